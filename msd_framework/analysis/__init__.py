@@ -1,0 +1,1 @@
+"""Studies, reports and plots."""

@@ -1,0 +1,1 @@
+"""Configurations: from YAML to checked, built objects."""

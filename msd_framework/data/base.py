@@ -1,0 +1,97 @@
+"""What a data set and a processor promise: raw examples, and batches of tensors made of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from msd_framework.structures import DatasetInfo, ModalityInputs, ModalityKind
+
+
+@dataclass(frozen=True)
+class Example:
+    """One raw example.
+
+    Args:
+        id: unique within the data set and stable over runs.
+        inputs: what stands for each modality: a text, the path of a file.
+        target: a class, a list of C labels or scores, or None where a blind test has none.
+        source: the file and line that it comes from, for errors.
+        facts: other columns worth keeping with the predictions.
+    """
+
+    id: str
+    inputs: Mapping[str, Any]
+    target: int | Sequence[float] | None
+    source: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+class MultimodalDataset(ABC):
+    """Raw examples of one split, in their publisher's layout. Reading the index may cost time, an example must not.
+
+    The constructor takes ``split`` from the run, and its other options from the YAML.
+    """
+
+    splits: ClassVar[tuple[str, ...]]
+    """The names of the splits, as the publisher calls them."""
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
+        """What is known of the data set with these options of a YAML, without reading it."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
+        """What is missing on disk for a split, as sentences that say where to get it."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class Processor(ABC):
+    """Turns what stands for one modality of an example into tensors, and B of them into a batch's."""
+
+    kind: ClassVar[ModalityKind]
+    """What the values of its batches are."""
+
+    random: bool = False
+    """Whether the same input can become different tensors, so that they cannot be kept or cached."""
+
+    @abstractmethod
+    def load(self, value: Any) -> Any:
+        """One example's input, read and turned into tensors; runs in a worker process.
+
+        Raises:
+            DataError: if the file cannot be read.
+        """
+
+    @abstractmethod
+    def collate(self, loaded: Sequence[Any]) -> ModalityInputs:
+        """B loaded inputs as one modality of a batch."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a model may want to know when it is built, by the name of its argument, such as ``vocab_size``."""
+        return {}
+
+    def fit(self, values: Iterable[Any]) -> None:  # noqa: B027
+        """Learns from the training inputs, where a processor must, such as a tokenizer trained on the spot."""
+
+    def save(self, folder: Path) -> None:  # noqa: B027
+        """Writes what a later run needs to make the same tensors."""
+
+    def restore(self, folder: Path) -> None:  # noqa: B027
+        """Reads what `save` wrote, in place of `fit`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that is the same for two processors that make the same tensors."""
+        return type(self).__name__

@@ -1,0 +1,59 @@
+"""Mistakes that a user can mend, each told in a sentence that says what to change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class MSDError(Exception):
+    """Base of every mistake that a user can mend; the tools print it without a traceback and exit with 2."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a configuration.
+
+    Args:
+        path: the dotted key that is wrong, such as ``objective.views[1]``; empty for the whole configuration.
+        message: a sentence: what was got, what was wanted, the nearest valid name.
+    """
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(MSDError, ValueError):
+    """A configuration that cannot be run, with every problem that was found in it."""
+
+    def __init__(self, *problems: Problem | str):
+        self.problems = tuple(p if isinstance(p, Problem) else Problem("", p) for p in problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class DataError(MSDError, ValueError):
+    """A data file that cannot be read, with the file and the line."""
+
+
+class CheckpointError(MSDError, RuntimeError):
+    """A checkpoint that is missing, incomplete, or of something else."""
+
+
+class TrainingError(MSDError, RuntimeError):
+    """A run that cannot go on, such as one whose loss is not a number."""
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """The closest option as a question, or an empty string.
+
+    >>> did_you_mean("temprature", ["temperature", "weight"])
+    " Did you mean 'temperature'?"
+    >>> did_you_mean("xyz", ["temperature"])
+    ''
+    """
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""

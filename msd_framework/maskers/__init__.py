@@ -1,0 +1,1 @@
+"""Maskers: how a modality is hidden."""

@@ -1,0 +1,66 @@
+"""Hides modalities of a batch, to see what a model does with the others."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from msd_framework.structures import FULL, Batch, ModalityInputs, ModalityKind, Setting, visible_modalities
+
+ALL_KINDS: frozenset[ModalityKind] = frozenset({"tokens", "features", "pixels", "waveform"})
+
+
+class Masker(nn.Module, ABC):
+    """A subclass says how one modality is hidden; which ones a view hides is said here.
+
+    What is hidden keeps its special positions ([CLS], [SEP]): they belong to the model, not to the content.
+    """
+
+    kinds: ClassVar[frozenset[ModalityKind]] = ALL_KINDS
+    """The kinds of values that it can hide."""
+
+    removes: ClassVar[bool] = False
+    """Whether it may leave a modality out of the inputs, which not every model can take."""
+
+    needs_fit: ClassVar[bool] = False
+    """Whether `fit` must see the training examples before the first view."""
+
+    @abstractmethod
+    def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
+        """The modality with its content hidden, or None where nothing is left of it."""
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Looks at the training examples once, where a masker needs their statistics."""
+
+    def view(self, batch: Batch, name: str) -> Batch:
+        """The batch as a view shows it: `full`, `text`, `image+text`, `~text`.
+
+        Raises:
+            ValueError: if the view names a modality that the batch lacks, or hides all of them.
+        """
+        if name == FULL:
+            return batch
+        shown = visible_modalities(name, batch.modalities)
+        seen = {m: x if m in shown else self.hide(m, x) for m, x in batch.inputs.items()}
+        return batch.with_inputs({m: x for m, x in seen.items() if x is not None})
+
+    def only(self, batch: Batch, modality: str) -> Batch:
+        """The batch with every other modality hidden."""
+        return self.view(batch, modality)
+
+    def without(self, batch: Batch, modality: str) -> Batch:
+        """The batch with this modality hidden."""
+        return self.view(batch, f"~{modality}")
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        """What this masker could not hide in a run, as sentences."""
+        return [
+            f"{cls.__name__} cannot hide {modality!r}, whose values are {kind}; it hides {', '.join(sorted(cls.kinds))}. "
+            f"Take another masker for it: {{type: by_modality, maskers: {{{modality}: drop, ...}}}}."
+            for modality, kind in sorted(setting.kinds.items())
+            if kind not in cls.kinds
+        ]

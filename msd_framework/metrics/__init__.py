@@ -1,0 +1,1 @@
+"""Metrics, computed once on every prediction of a split."""

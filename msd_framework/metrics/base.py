@@ -1,0 +1,28 @@
+"""What a metric promises: one number for all predictions of a split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from msd_framework.structures import Task
+
+
+class Metric(ABC):
+    """A number for a split, computed once on every prediction of it."""
+
+    tasks: ClassVar[frozenset[Task]]
+    """The tasks that it is for."""
+
+    larger_is_better: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, targets: Tensor) -> float:
+        """The metric.
+
+        Args:
+            logits: float [N, C] of all N examples of the split.
+            targets: int64 [N] or float [N, C].
+        """

@@ -1,0 +1,91 @@
+"""What every model and every encoder promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.structures import Inputs, ModalityInputs, ModelOutput
+
+
+class MultimodalModel(nn.Module, ABC):
+    """A classifier of examples with several modalities.
+
+    It takes any non-empty subset of its modalities, ignores modalities that are not its own, and a masked position
+    never changes its logits. Hiding a modality by its mask, by dropping its positions, or by leaving it out of the
+    inputs is the same to it.
+
+    Attributes:
+        modalities: the names of what it takes, sorted.
+        num_classes: C.
+    """
+
+    takes_subsets: ClassVar[bool] = True
+    """Whether a modality may be absent from the inputs; a model that needs all of them cannot take the `drop` masker."""
+
+    modalities: tuple[str, ...]
+    num_classes: int
+
+    @classmethod
+    @abstractmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The modalities of a model with these options of a YAML, without building it; sorted."""
+
+    @abstractmethod
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        """Logits [B, C] of one view.
+
+        Raises:
+            ValueError: if none of the model's modalities is among the inputs.
+        """
+
+    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
+        """Logits [V, B, C] of several views of the same examples; a model that shares work between views overrides this.
+
+        One forward a view, so that a batch norm sees one view at a time.
+        """
+        return ModelOutput(torch.stack([self(inputs).logits for inputs in views]))
+
+    def own(self, inputs: Inputs) -> dict[str, ModalityInputs]:
+        """The inputs that are this model's, in sorted order.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        mine = {m: inputs[m] for m in self.modalities if m in inputs}
+        if not mine:
+            raise ValueError(f"this model takes {', '.join(self.modalities)} and got {', '.join(sorted(inputs)) or 'nothing'}")
+        return mine
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One modality, encoded.
+
+    Args:
+        tokens: float [B, L, D].
+        mask: bool [B, L], True where a position holds something.
+        pooled: float [B, D], a summary of the unmasked positions.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+
+class Encoder(nn.Module, ABC):
+    """Turns one modality into tokens and a summary of them. A masked position never changes either.
+
+    Attributes:
+        width: D.
+    """
+
+    width: int
+
+    @abstractmethod
+    def forward(self, inputs: ModalityInputs) -> Encoded: ...

@@ -1,0 +1,262 @@
+"""Names to classes, one registry a kind of component."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import types
+from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
+
+from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.options import Option, mismatch, options_of
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Components of one kind, found by name.
+
+    Nothing is imported until the first look-up, which imports the modules of the package and then the installed
+    entry points of the group ``msd_framework.<plural>``. A dotted name is imported as it is, with nothing registered.
+
+    Args:
+        kind: what one of its components is called, such as ``masker``.
+        package: the package whose modules register themselves.
+        contract: the dotted name of the class that its components extend. A constructor argument annotated with that
+            class takes one of these components, nested in the YAML.
+    """
+
+    def __init__(self, kind: str, package: str, contract: str):
+        self.kind, self.package, self.contract = kind, package, contract
+        self._classes: dict[str, type[T]] = {}
+        self._discovered = False
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator that makes a class buildable as ``type: <name>``.
+
+        Raises:
+            ConfigError: if another class has the name; both places are named.
+        """
+
+        def add(cls: type[T]) -> type[T]:
+            known = self._classes.get(name)
+            if known is not None and _place(known) != _place(cls):
+                raise ConfigError(f"{self.kind} {name!r} is registered twice: by {_place(known)} and by {_place(cls)}. Rename one.")
+            self._classes[name] = cls
+            return cls
+
+        return add
+
+    @property
+    def group(self) -> str:
+        """The plural of the kind, such as ``maskers``."""
+        return next(plural for plural, registry in REGISTRIES.items() if registry is self)
+
+    def names(self) -> list[str]:
+        """Every registered name, sorted."""
+        self._discover()
+        return sorted(self._classes)
+
+    def get(self, name: str, at: str = "") -> type[T]:
+        """The class of a registered or dotted name.
+
+        Raises:
+            ConfigError: if there is none, with the nearest name.
+        """
+        if name in self.names():
+            return self._classes[name]
+        if "." in name:
+            return self._import(name, at)
+        raise ConfigError(
+            Problem(
+                at,
+                f"no {self.kind} is named {name!r}.{did_you_mean(name, self.names())} Known: {', '.join(self.names())}. "
+                f"A file of your own must be listed under `imports:` or lie in `user_dir:`.",
+            )
+        )
+
+    def check(self, spec: Any, at: str = "", facts: Collection[str] = (), context: Collection[str] = ()) -> list[Problem]:
+        """Everything that is wrong with a component's part of a YAML, found without building it.
+
+        Args:
+            spec: ``name`` or ``{type: name, option: value, ...}``.
+            at: the key path of the part.
+            facts: names of options that the run fills in when the user does not.
+            context: names of arguments that only the run can give.
+        """
+        at = at or self.kind
+        try:
+            name, given = split(spec, at, self)
+            cls = self.get(name, at)
+            options = options_of(cls)
+        except ConfigError as error:
+            return list(error.problems)
+        problems = []
+        for key, value in given.items():
+            if key in context or key not in options:
+                settable = [n for n in options if n not in context]
+                hint = did_you_mean(key, settable)
+                problems.append(
+                    Problem(f"{at}.{key}", f"{name} has no such option.{hint} It takes: {', '.join(settable) or 'none'}.")
+                )
+            else:
+                problems += check_option(options[key], value, f"{at}.{key}", facts, context)
+        missing = [n for n, o in options.items() if o.required and n not in given and n not in facts and n not in context]
+        problems += [
+            Problem(f"{at}.{n}", f"{name} needs this option{': ' + options[n].doc if options[n].doc else '.'}") for n in missing
+        ]
+        return problems
+
+    def build(self, spec: Any, at: str = "", facts: Mapping[str, Any] | None = None, **context: Any) -> T:
+        """Builds a component, and the components nested in it.
+
+        Args:
+            spec: ``name`` or ``{type: name, option: value, ...}``.
+            at: the key path of the part, for errors.
+            facts: values for options that the user left out.
+            context: arguments that only the run can give; those that the constructor does not take are ignored.
+
+        Raises:
+            ConfigError: with everything that is wrong, or with what the constructor refused.
+        """
+        at, facts = at or self.kind, facts or {}
+        problems = self.check(spec, at, facts, context)
+        if problems:
+            raise ConfigError(*problems)
+        name, given = split(spec, at, self)
+        cls = self.get(name, at)
+        options = options_of(cls)
+        arguments = {n: v for n, v in facts.items() if n in options}
+        arguments |= {n: build_option(options[n], v, f"{at}.{n}", facts, context) for n, v in given.items()}
+        arguments |= {n: v for n, v in context.items() if n in options}
+        try:
+            return cls(**arguments)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(Problem(at, str(error))) from error
+
+    def _import(self, name: str, at: str) -> type[T]:
+        module, _, attribute = name.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(Problem(at, f"{self.kind} {name!r} cannot be imported: {error}.")) from error
+        if not isinstance(found, type):
+            raise ConfigError(Problem(at, f"{self.kind} {name!r} is not a class but a {type(found).__name__}."))
+        return found
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__, self.package + "."):
+            importlib.import_module(module.name)
+        for point in entry_points(group=f"msd_framework.{self.group}"):
+            self.register(point.name)(point.load())
+
+
+def split(spec: Any, at: str, registry: Registry[Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a component's part of a YAML."""
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, Mapping) and isinstance(spec.get("type"), str):
+        return spec["type"], {str(k): v for k, v in spec.items() if k != "type"}
+    wanted = f"wanted a {registry.kind}: its name, or {{type: name, option: value}}; known: {', '.join(registry.names())}"
+    raise ConfigError(Problem(at, f"{wanted}; got {spec!r}."))
+
+
+def check_option(option: Option, value: Any, at: str, facts: Collection[str], context: Collection[str]) -> list[Problem]:
+    """What is wrong with an option's value, nested components included."""
+    registry, container = nested(option.annotation)
+    if registry is None:
+        text = mismatch(value, option.annotation)
+        return [Problem(at, text + ("" if text.endswith(("?", ".")) else "."))] if text else []
+    if value is None and accepts_none(option.annotation):
+        return []
+    if container is None:
+        return registry.check(value, at, facts, context)
+    if not isinstance(value, container):
+        return [Problem(at, f"wanted a {container.__name__} of {registry.kind}s, got {value!r}.")]
+    return [p for key, v in _items(value) for p in registry.check(v, at + key, facts, context)]
+
+
+def build_option(option: Option, value: Any, at: str, facts: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
+    """An option's value with the components nested in it built."""
+    registry, container = nested(option.annotation)
+    if registry is None or value is None:
+        return value
+    if container is None:
+        return registry.build(value, at, facts, **context)
+    built = [registry.build(v, at + key, facts, **context) for key, v in _items(value)]
+    return dict(zip(value, built)) if container is dict else built
+
+
+def nested(annotation: Any) -> tuple[Registry[Any] | None, type[dict[Any, Any]] | type[list[Any]] | None]:
+    """The registry that an annotation takes components from, and whether it takes a dict or a list of them."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        found = [nested(a) for a in get_args(annotation)]
+        return next((f for f in found if f[0] is not None), (None, None))
+    if get_origin(annotation) in (dict, Mapping):
+        return nested(get_args(annotation)[1])[0], dict
+    if get_origin(annotation) is list:
+        return nested(get_args(annotation)[0])[0], list
+    if not inspect.isclass(annotation):
+        return None, None
+    contract = f"{annotation.__module__}.{annotation.__qualname__}"
+    return next((r for r in REGISTRIES.values() if r.contract == contract), None), None
+
+
+def accepts_none(annotation: Any) -> bool:
+    """Whether an annotation has None among its types."""
+    return annotation is Any or type(None) in get_args(annotation)
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(f".{k}", v) for k, v in value.items()]
+    return [(f"[{i}]", v) for i, v in enumerate(value)]
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+MODELS: Registry[Any] = Registry("model", "msd_framework.models", "msd_framework.models.base.MultimodalModel")
+ENCODERS: Registry[Any] = Registry("encoder", "msd_framework.models", "msd_framework.models.base.Encoder")
+MASKERS: Registry[Any] = Registry("masker", "msd_framework.maskers", "msd_framework.maskers.base.Masker")
+TASK_LOSSES: Registry[Any] = Registry("task loss", "msd_framework.losses", "msd_framework.losses.base.TaskLoss")
+DISTILLATION_LOSSES: Registry[Any] = Registry(
+    "distillation loss", "msd_framework.losses", "msd_framework.losses.base.DistillationLoss"
+)
+SALIENCIES: Registry[Any] = Registry("saliency", "msd_framework.saliency", "msd_framework.saliency.base.Saliency")
+WEIGHTINGS: Registry[Any] = Registry("weighting", "msd_framework.weighting", "msd_framework.weighting.base.WeightingStrategy")
+OBJECTIVES: Registry[Any] = Registry("objective", "msd_framework.objectives", "msd_framework.objectives.base.Objective")
+DATASETS: Registry[Any] = Registry("dataset", "msd_framework.data", "msd_framework.data.base.MultimodalDataset")
+PROCESSORS: Registry[Any] = Registry("processor", "msd_framework.data", "msd_framework.data.base.Processor")
+METRICS: Registry[Any] = Registry("metric", "msd_framework.metrics", "msd_framework.metrics.base.Metric")
+CALLBACKS: Registry[Any] = Registry("callback", "msd_framework.callbacks", "msd_framework.callbacks.base.Callback")
+OPTIMIZERS: Registry[Any] = Registry("optimizer", "msd_framework.engine", "msd_framework.engine.optim.OptimizerRecipe")
+SCHEDULERS: Registry[Any] = Registry("scheduler", "msd_framework.engine", "msd_framework.engine.optim.Schedule")
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "models": MODELS,
+    "encoders": ENCODERS,
+    "maskers": MASKERS,
+    "task_losses": TASK_LOSSES,
+    "distillation_losses": DISTILLATION_LOSSES,
+    "saliencies": SALIENCIES,
+    "weightings": WEIGHTINGS,
+    "objectives": OBJECTIVES,
+    "datasets": DATASETS,
+    "processors": PROCESSORS,
+    "metrics": METRICS,
+    "callbacks": CALLBACKS,
+    "optimizers": OPTIMIZERS,
+    "schedulers": SCHEDULERS,
+}
+"""Every registry by the plural of its kind, which is also the name of its entry-point group."""

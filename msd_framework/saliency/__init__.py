@@ -1,0 +1,1 @@
+"""Saliency scores: how much a modality matters to the teacher."""

@@ -1,0 +1,220 @@
+"""What flows through the framework: a batch in, a model's output out, a loss at the end.
+
+One legend of shapes for the whole library: B examples, V views, M modalities, L positions, D features, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from msd_framework.errors import did_you_mean
+
+FULL = "full"
+"""The view that shows every modality."""
+
+Task: TypeAlias = Literal["single_label", "multi_label", "soft_target"]
+"""How targets are read: a class [B], a set of labels [B, C] of 0 and 1, or a score a class [B, C] in [0, 1]."""
+
+ModalityKind: TypeAlias = Literal["tokens", "features", "pixels", "waveform"]
+"""What the values of a modality are: ids [B, L], features [B, L, D], pixels [B, C, H, W], samples [B, T]."""
+
+
+@dataclass(frozen=True)
+class ModalityInputs:
+    """One modality of a batch.
+
+    Args:
+        values: token ids, int64 [B, L]; features, float [B, L, D]; pixels, float [B, C, H, W]; or a waveform, float [B, T].
+        mask: bool [B, L], True where a position holds something; [B, 1] for pixels, [B, T] for a waveform.
+        extras: tensors aligned with the positions. ``special``, bool [B, L]: positions that belong to the model
+            rather than to the content, such as [CLS] and [SEP]; they stay when the modality is hidden.
+            ``positions``, int64 [B, L]: position ids where they are not 0, 1, 2, ... (a dropped text keeps those of its
+            special tokens). ``boxes``, float [B, L, 4 or 5]; ``segments``, int64 [B, L].
+    """
+
+    values: Tensor
+    mask: Tensor
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def special(self) -> Tensor:
+        """Positions that belong to the model rather than to the content, bool [B, L]."""
+        return self.extras["special"] if "special" in self.extras else torch.zeros_like(self.mask)
+
+    @property
+    def present(self) -> Tensor:
+        """Whether an example has any content of this modality, bool [B]."""
+        return (self.mask & ~self.special).any(1)
+
+
+Inputs: TypeAlias = Mapping[str, ModalityInputs]
+"""The modalities of a batch by name, in sorted order."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B examples.
+
+    Args:
+        inputs: each modality by name.
+        targets: int64 [B], or float [B, C] for several labels or soft targets.
+        ids: B strings, stable over epochs and runs.
+    """
+
+    inputs: Inputs
+    targets: Tensor
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(sorted(self.inputs))
+
+    def with_inputs(self, inputs: Inputs) -> Batch:
+        """The same examples seen through other inputs."""
+        return replace(self, inputs={m: inputs[m] for m in sorted(inputs)})
+
+    def to(self, device: torch.device) -> Batch:
+        return tree_map(lambda t: t.to(device, non_blocking=True), self)
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What a model says of a batch.
+
+    Args:
+        logits: float [B, C], or [V, B, C] for several views.
+        features: named intermediates ``<modality or fused>.<layer>.<kind>``, only those that were asked for.
+    """
+
+    logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What an objective says of a batch.
+
+    Args:
+        loss: scalar to be minimised, with its graph.
+        terms: detached scalars by name, to be logged.
+        output: the trained model's output on the full view.
+    """
+
+    loss: Tensor
+    terms: Mapping[str, Tensor]
+    output: ModelOutput
+
+
+@dataclass(frozen=True)
+class View:
+    """What the teacher sees of an example and what the student sees of it.
+
+    Args:
+        teacher: ``full``, ``text`` (only text), ``image+text``, ``~text`` (all but text).
+        student: the same; another one than the teacher's makes the distillation crossmodal.
+    """
+
+    teacher: str
+    student: str
+
+    @classmethod
+    def parse(cls, spec: str | Mapping[str, str]) -> View:
+        """A view from its name in a YAML: ``image``, or ``{teacher: audio, student: image}``.
+
+        >>> View.parse("image").name, View.parse({"teacher": "audio", "student": "image"}).name
+        ('image', 'audio>image')
+        """
+        if isinstance(spec, str):
+            return cls(spec, spec)
+        if set(spec) != {"teacher", "student"}:
+            raise ValueError(f"a view is a name or {{teacher: name, student: name}}, got {dict(spec)}")
+        return cls(spec["teacher"], spec["student"])
+
+    @property
+    def name(self) -> str:
+        return self.student if self.teacher == self.student else f"{self.teacher}>{self.student}"
+
+
+def visible_modalities(view: str, modalities: Sequence[str]) -> tuple[str, ...]:
+    """The modalities that a view shows, sorted.
+
+    Raises:
+        ValueError: if the view names a modality that is not there, or hides all of them.
+
+    >>> visible_modalities("~text", ["audio", "image", "text"])
+    ('audio', 'image')
+    >>> visible_modalities("audio+image", ["audio", "image", "text"])
+    ('audio', 'image')
+    """
+    if view == FULL:
+        return tuple(sorted(modalities))
+    named = view.removeprefix("~").split("+")
+    for name in named:
+        if name not in modalities:
+            hint = did_you_mean(name, [*modalities, FULL])
+            raise ValueError(
+                f"view {view!r} names {name!r}, which is not one of the modalities {', '.join(sorted(modalities))}.{hint}"
+            )
+    shown = [m for m in modalities if (m in named) != view.startswith("~")]
+    if not shown:
+        raise ValueError(f"view {view!r} hides every modality of {', '.join(sorted(modalities))}")
+    return tuple(sorted(shown))
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set without reading it.
+
+    Args:
+        modalities: the kind of each modality's values, by name.
+        num_classes: C.
+        task: how its targets are read.
+        class_names: C names, for reports; empty where nobody named them.
+    """
+
+    modalities: Mapping[str, ModalityKind]
+    num_classes: int
+    task: Task
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a component may look at when it is checked, before anything is loaded.
+
+    Args:
+        data: the data set's description.
+        student_modalities: what the trained model takes.
+        teacher_modalities: what the teacher takes; None without a teacher.
+        kinds: the kind of each modality's values as the processors make them (an image may be pixels or features).
+    """
+
+    data: DatasetInfo
+    student_modalities: tuple[str, ...]
+    teacher_modalities: tuple[str, ...] | None
+    kinds: Mapping[str, ModalityKind]
+
+
+T = TypeVar("T")
+
+
+def tree_map(function: Callable[[Tensor], Tensor], tree: T) -> T:
+    """Applies a function to every tensor of a nest of data classes, mappings and sequences."""
+    result: Any = tree
+    if isinstance(tree, Tensor):
+        result = function(tree)
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        result = replace(tree, **{f.name: tree_map(function, getattr(tree, f.name)) for f in fields(tree)})
+    elif isinstance(tree, Mapping):
+        result = {key: tree_map(function, value) for key, value in tree.items()}
+    elif isinstance(tree, (list, tuple)):
+        result = type(tree)(tree_map(function, value) for value in tree)
+    return result

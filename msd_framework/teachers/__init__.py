@@ -1,0 +1,1 @@
+"""Teachers: what do you predict for these views of these examples?"""

@@ -1,0 +1,1 @@
+"""Weighting strategies: how much each view counts."""
