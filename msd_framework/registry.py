@@ -8,10 +8,22 @@ import pkgutil
 import types
 from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.options import Option, mismatch, options_of
+
+if TYPE_CHECKING:
+    from msd_framework.callbacks.base import Callback
+    from msd_framework.data.base import MultimodalDataset, Processor
+    from msd_framework.engine.optim import OptimizerRecipe, Schedule
+    from msd_framework.losses.base import DistillationLoss, TaskLoss
+    from msd_framework.maskers.base import Masker
+    from msd_framework.metrics.base import Metric
+    from msd_framework.models.base import Encoder, MultimodalModel
+    from msd_framework.objectives.base import Objective
+    from msd_framework.saliency.base import Saliency
+    from msd_framework.weighting.base import WeightingStrategy
 
 T = TypeVar("T")
 
@@ -226,22 +238,22 @@ def _place(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-MODELS: Registry[Any] = Registry("model", "msd_framework.models", "msd_framework.models.base.MultimodalModel")
-ENCODERS: Registry[Any] = Registry("encoder", "msd_framework.models", "msd_framework.models.base.Encoder")
-MASKERS: Registry[Any] = Registry("masker", "msd_framework.maskers", "msd_framework.maskers.base.Masker")
-TASK_LOSSES: Registry[Any] = Registry("task loss", "msd_framework.losses", "msd_framework.losses.base.TaskLoss")
-DISTILLATION_LOSSES: Registry[Any] = Registry(
+MODELS: Registry[MultimodalModel] = Registry("model", "msd_framework.models", "msd_framework.models.base.MultimodalModel")
+ENCODERS: Registry[Encoder] = Registry("encoder", "msd_framework.models", "msd_framework.models.base.Encoder")
+MASKERS: Registry[Masker] = Registry("masker", "msd_framework.maskers", "msd_framework.maskers.base.Masker")
+TASK_LOSSES: Registry[TaskLoss] = Registry("task loss", "msd_framework.losses", "msd_framework.losses.base.TaskLoss")
+DISTILLATION_LOSSES: Registry[DistillationLoss] = Registry(
     "distillation loss", "msd_framework.losses", "msd_framework.losses.base.DistillationLoss"
 )
-SALIENCIES: Registry[Any] = Registry("saliency", "msd_framework.saliency", "msd_framework.saliency.base.Saliency")
-WEIGHTINGS: Registry[Any] = Registry("weighting", "msd_framework.weighting", "msd_framework.weighting.base.WeightingStrategy")
-OBJECTIVES: Registry[Any] = Registry("objective", "msd_framework.objectives", "msd_framework.objectives.base.Objective")
-DATASETS: Registry[Any] = Registry("dataset", "msd_framework.data", "msd_framework.data.base.MultimodalDataset")
-PROCESSORS: Registry[Any] = Registry("processor", "msd_framework.data", "msd_framework.data.base.Processor")
-METRICS: Registry[Any] = Registry("metric", "msd_framework.metrics", "msd_framework.metrics.base.Metric")
-CALLBACKS: Registry[Any] = Registry("callback", "msd_framework.callbacks", "msd_framework.callbacks.base.Callback")
-OPTIMIZERS: Registry[Any] = Registry("optimizer", "msd_framework.engine", "msd_framework.engine.optim.OptimizerRecipe")
-SCHEDULERS: Registry[Any] = Registry("scheduler", "msd_framework.engine", "msd_framework.engine.optim.Schedule")
+SALIENCIES: Registry[Saliency] = Registry("saliency", "msd_framework.saliency", "msd_framework.saliency.base.Saliency")
+WEIGHTINGS: Registry[WeightingStrategy] = Registry("weighting", "msd_framework.weighting", "msd_framework.weighting.base.WeightingStrategy")
+OBJECTIVES: Registry[Objective] = Registry("objective", "msd_framework.objectives", "msd_framework.objectives.base.Objective")
+DATASETS: Registry[MultimodalDataset] = Registry("dataset", "msd_framework.data", "msd_framework.data.base.MultimodalDataset")
+PROCESSORS: Registry[Processor] = Registry("processor", "msd_framework.data", "msd_framework.data.base.Processor")
+METRICS: Registry[Metric] = Registry("metric", "msd_framework.metrics", "msd_framework.metrics.base.Metric")
+CALLBACKS: Registry[Callback] = Registry("callback", "msd_framework.callbacks", "msd_framework.callbacks.base.Callback")
+OPTIMIZERS: Registry[OptimizerRecipe] = Registry("optimizer", "msd_framework.engine", "msd_framework.engine.optim.OptimizerRecipe")
+SCHEDULERS: Registry[Schedule] = Registry("scheduler", "msd_framework.engine", "msd_framework.engine.optim.Schedule")
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "models": MODELS,

@@ -77,6 +77,10 @@ class Processor(ABC):
     def collate(self, loaded: Sequence[Any]) -> ModalityInputs:
         """B loaded inputs as one modality of a batch."""
 
+    def deterministic(self) -> Processor:
+        """This processor with nothing random, for evaluation and for a teacher's cache."""
+        return self
+
     @property
     def facts(self) -> dict[str, Any]:
         """What a model may want to know when it is built, by the name of its argument, such as ``vocab_size``."""

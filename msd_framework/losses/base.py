@@ -5,11 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from msd_framework.structures import ModelOutput, Task
 
 ALL_TASKS: frozenset[Task] = frozenset({"single_label", "multi_label", "soft_target"})
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values of a lower precision as float32, others as they are.
+
+    >>> at_least_float32(torch.ones(2, dtype=torch.bfloat16)).dtype, at_least_float32(torch.ones(2, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class TaskLoss(nn.Module, ABC):

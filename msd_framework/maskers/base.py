@@ -22,11 +22,14 @@ class Masker(nn.Module, ABC):
     kinds: ClassVar[frozenset[ModalityKind]] = ALL_KINDS
     """The kinds of values that it can hide."""
 
-    removes: ClassVar[bool] = False
+    removes: bool = False
     """Whether it may leave a modality out of the inputs, which not every model can take."""
 
-    needs_fit: ClassVar[bool] = False
+    needs_fit: bool = False
     """Whether `fit` must see the training examples before the first view."""
+
+    repeatable: bool = True
+    """Whether a view of an example is the same in every batch, so that what a teacher says of it can be cached."""
 
     @abstractmethod
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:

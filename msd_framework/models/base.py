@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from msd_framework.structures import Inputs, ModalityInputs, ModelOutput
+from msd_framework.structures import Inputs, ModalityInputs, ModelOutput, Setting
 
 
 class MultimodalModel(nn.Module, ABC):
@@ -35,6 +35,11 @@ class MultimodalModel(nn.Module, ABC):
     @abstractmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The modalities of a model with these options of a YAML, without building it; sorted."""
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        """What would not work in a run, as sentences, without building it."""
+        return []
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> ModelOutput:

@@ -11,6 +11,21 @@ from torch import Tensor, nn
 from msd_framework.structures import ModelOutput
 
 
+def without(modality: str, modalities: Sequence[str]) -> str:
+    """The name of the view that hides one modality; where one other is left, that one's name, so that no view has two names.
+
+    Raises:
+        ValueError: if no other modality is left.
+
+    >>> without("image", ["image", "text"]), without("image", ["audio", "image", "text"])
+    ('text', '~image')
+    """
+    others = [m for m in modalities if m != modality]
+    if not others:
+        raise ValueError(f"no view is without {modality!r}, which is the only modality; this saliency needs two or more.")
+    return others[0] if len(others) == 1 else f"~{modality}"
+
+
 class Saliency(nn.Module, ABC):
     """A score S_m(x) for each modality m of each example x; larger means more salient."""
 

@@ -48,7 +48,11 @@ class WeightingStrategy(nn.Module, ABC):
     needs_fit: ClassVar[bool] = False
     """Whether `fit` must see the training examples before the first step."""
 
-    saliency: Saliency | None = None
+    saliency: Saliency | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saliency = None  # in the instance: a default of the class would hide a submodule of that name
 
     @abstractmethod
     def forward(self, evidence: Evidence) -> Tensor:

@@ -1,0 +1,44 @@
+"""Ends a run that no longer gets better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from msd_framework.callbacks.base import Callback
+from msd_framework.registry import CALLBACKS
+
+if TYPE_CHECKING:
+    from msd_framework.engine.runner import Runner
+
+
+@CALLBACKS.register("early_stopping")
+class EarlyStopping(Callback):
+    """Stops after some validations without a new best value of the monitored metric.
+
+    Args:
+        patience: validations in a row that may bring nothing better.
+        min_delta: by how much a value must be better to count.
+    """
+
+    def __init__(self, patience: int = 3, min_delta: float = 0.0):
+        if patience < 1:
+            raise ValueError(f"patience must be 1 or more, got {patience}.")
+        self.patience, self.min_delta = patience, min_delta
+        self.best: float | None = None
+        self.waited = 0
+
+    def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+        value = metrics[runner.plan.monitor] * (1 if runner.plan.larger_is_better else -1)
+        if self.best is None or value > self.best + self.min_delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        if self.waited >= self.patience:
+            runner.stop(f"{runner.plan.monitor} has not improved in {self.patience} validations")
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best, self.waited = state.get("best"), state.get("waited", 0)

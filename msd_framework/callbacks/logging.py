@@ -1,0 +1,101 @@
+"""Numbers of a run, written where they are looked for: metrics.jsonl, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msd_framework.callbacks.base import Callback
+from msd_framework.registry import CALLBACKS
+
+if TYPE_CHECKING:
+    from msd_framework.engine.runner import Runner
+
+
+@CALLBACKS.register("json_lines")
+class JsonLines(Callback):
+    """Writes a line of JSON at each log and each validation.
+
+    A resumed run first takes away the lines of updates that it makes again.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+
+    def on_fit_start(self, runner: Runner) -> None:
+        if not runner.world.is_first:
+            return
+        old = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in old if _update(line) <= runner.update]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".draft")
+        draft.write_text("".join(f"{line}\n" for line in kept))
+        draft.replace(self.path)
+
+    def on_log(self, runner: Runner, terms: Mapping[str, float]) -> None:
+        self.write(runner, {f"train/{k}": v for k, v in terms.items()})
+
+    def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+        self.write(runner, {f"validation/{k}": v for k, v in metrics.items()})
+
+    def write(self, runner: Runner, values: Mapping[str, Any]) -> None:
+        if runner.world.is_first:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"update": runner.update, **values}) + "\n")
+
+
+@CALLBACKS.register("tensorboard")
+class TensorBoard(Callback):
+    """Writes the same numbers for TensorBoard.
+
+    Args:
+        folder: where its event files go.
+
+    Raises:
+        ValueError: if TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str):
+        if not tensorboard_is_installed():
+            raise ValueError("tensorboard is not installed; pip install 'msd_framework[tensorboard]'.")
+        self.folder = folder
+        self.writer: Any = None
+
+    def on_fit_start(self, runner: Runner) -> None:
+        if runner.world.is_first:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(self.folder, purge_step=runner.update or None)
+
+    def on_log(self, runner: Runner, terms: Mapping[str, float]) -> None:
+        self.write(runner, "train", terms)
+
+    def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+        self.write(runner, "validation", metrics)
+
+    def on_fit_end(self, runner: Runner) -> None:
+        if self.writer:
+            self.writer.close()
+
+    def write(self, runner: Runner, group: str, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if self.writer:
+                self.writer.add_scalar(f"{group}/{name}", value, runner.update)
+
+
+def tensorboard_is_installed() -> bool:
+    """Whether TensorBoard can be imported, without importing it."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+def _update(line: str) -> int:
+    try:
+        return int(json.loads(line)["update"])
+    except (json.JSONDecodeError, KeyError, TypeError):  # a line that a killed run wrote in part
+        return 2**62

@@ -1,0 +1,71 @@
+"""How far a run is, on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from msd_framework.callbacks.base import Callback
+from msd_framework.registry import CALLBACKS
+
+if TYPE_CHECKING:
+    from msd_framework.engine.runner import Runner
+    from msd_framework.structures import StepOutput
+
+
+@CALLBACKS.register("progress")
+class ProgressBar(Callback):
+    """A bar with the updates made, the time left, the last loss and the last validation.
+
+    On a screen that is no terminal it prints a line at each validation and no bar.
+
+    Args:
+        label: what stands in front of the bar.
+    """
+
+    def __init__(self, label: str = "training"):
+        self.label = label
+        self.loss = self.score = ""
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+
+    def on_fit_start(self, runner: Runner) -> None:
+        if not runner.world.is_first:
+            return
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        ]
+        console = Console(stderr=True)
+        self.bar = Progress(*columns, TextColumn("{task.fields[values]}"), console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task(self.label, total=runner.plan.num_updates, completed=runner.update, values="")
+        self.bar.start()
+
+    def on_step_end(self, runner: Runner, output: StepOutput) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=runner.update)
+
+    def on_log(self, runner: Runner, terms: Mapping[str, float]) -> None:
+        self.loss = f"loss {terms['loss']:.4f}"
+        self.show()
+
+    def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+        self.score = f"{runner.plan.monitor} {metrics[runner.plan.monitor]:.4f} (best {runner.best:.4f})"
+        self.show()
+        if self.bar and self.bar.disable:
+            line = f"{self.label}: update {runner.update}/{runner.plan.num_updates}, {self.loss}, {self.score}"
+            self.bar.console.print(line, highlight=False, soft_wrap=True)
+
+    def on_fit_end(self, runner: Runner) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def show(self) -> None:
+        if self.bar:
+            self.bar.update(self.task, values=f"{self.loss}  {self.score}")

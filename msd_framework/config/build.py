@@ -1,0 +1,339 @@
+"""A checked configuration to the objects that run it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from msd_framework.callbacks.base import Callback
+from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
+from msd_framework.callbacks.progress import ProgressBar
+from msd_framework.config.check import plain
+from msd_framework.config.schema import RunConfig
+from msd_framework.data.base import MultimodalDataset, Processor
+from msd_framework.data.loader import Collator, EvaluationBatches, ExampleReader, TrainingBatches, TrainingPlan
+from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, load_weights, read
+from msd_framework.engine.distributed import World
+from msd_framework.engine.evaluation import Predictions, measure, predict
+from msd_framework.engine.runner import Plan, Runner
+from msd_framework.errors import CheckpointError, DataError
+from msd_framework.maskers.base import Masker
+from msd_framework.metrics.base import Metric
+from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
+from msd_framework.registry import (
+    CALLBACKS,
+    DATASETS,
+    MASKERS,
+    METRICS,
+    MODELS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PROCESSORS,
+    SCHEDULERS,
+    split,
+)
+from msd_framework.structures import FULL, Batch, DatasetInfo, visible_modalities
+from msd_framework.teachers.base import Teacher
+from msd_framework.teachers.live import LiveTeacher
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a run, each made from its part of the configuration when it is first asked for.
+
+    Args:
+        config: what the run is.
+        world: this process among all.
+    """
+
+    config: RunConfig
+    world: World
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.env.save_dir)
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        name, options = split(self.config.data.dataset, "data.dataset", DATASETS)
+        described = DATASETS.get(name).describe(options)
+        return described
+
+    def dataset(self, use: str) -> MultimodalDataset:
+        """The split that is used for `train`, `validation` or `test`."""
+        data = self.config.data
+        name = getattr(data, use)
+        limit = data.max_train_examples if use == "train" else data.max_eval_examples
+        built = DATASETS.build(
+            data.dataset, "data.dataset", self.known, split=name, on_error=data.on_error, max_examples=limit
+        )
+        if len(built) == 0:
+            raise DataError(f"data.{use}: the split {name!r} of {plain(data.dataset)['type']} is empty.")
+        return built
+
+    @cached_property
+    def known(self) -> dict[str, Any]:
+        """What is known before any data is read, for components that ask for it by name."""
+        info = self.info
+        facts = {"num_classes": info.num_classes, "task": info.task, "class_names": info.class_names}
+        return {**facts, "seed": self.config.seed}
+
+    @cached_property
+    def processors(self) -> dict[str, Processor]:
+        """How each modality becomes tensors; what they learn comes from the run's folder, the teacher, or the training split."""
+        specs = self.config.data.processors
+        built = {m: PROCESSORS.build(spec, f"data.processors.{m}", self.known) for m, spec in sorted(specs.items())}
+        learned = self._learned_processors()
+        if learned is None and self.world.is_first:
+            examples = self.dataset("train")
+            for modality, processor in built.items():
+                processor.fit(examples[i].inputs[modality] for i in range(len(examples)))
+        if self.world.is_first and learned != self.folder / "processors":
+            for modality, processor in built.items():
+                if learned is not None:
+                    processor.restore(learned / modality)
+                processor.save(self.folder / "processors" / modality)
+        self.world.wait()
+        for modality, processor in built.items():
+            processor.restore(self.folder / "processors" / modality)
+        return built
+
+    def _learned_processors(self) -> Path | None:
+        data, teacher = self.config.data, self.config.teacher
+        own = self.folder / "processors"
+        if own.is_dir() and (self.config.run_type != "train" or self.config.checkpoint.resume):
+            return own
+        given = self.config.checkpoint.load if self.config.run_type != "train" else data.processors_from
+        given = given or (teacher.checkpoint if teacher else None)
+        return processors_folder(given) if given else None
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What components may ask for by name, the processors' part of it included."""
+        learned = {k: v for p in self.processors.values() for k, v in p.facts.items()}
+        return {**self.known, **learned}
+
+    @cached_property
+    def masker(self) -> Masker:
+        built = MASKERS.build(self.config.masker, "masker", self.facts)
+        return built
+
+    @cached_property
+    def model(self) -> MultimodalModel:
+        built = MODELS.build(self.config.model, "model", self.facts)
+        return built.to(self.world.device)
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """How the model is rebuilt, kept with its weights."""
+        specs = self.config.data.processors
+        processors = {m: {"spec": plain(specs[m]), "fingerprint": p.fingerprint} for m, p in self.processors.items()}
+        return {
+            "model": plain(self.config.model),
+            "facts": self.facts,
+            "modalities": list(self.model.modalities),
+            "processors": processors,
+        }
+
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """The teacher, with its weights, in eval mode on this process's device.
+
+        Raises:
+            CheckpointError: if its weights are of another model, or its processors learned something else.
+        """
+        teacher = self.config.teacher
+        if teacher is None:
+            return None
+        masker = MASKERS.build(teacher.masker, "teacher.masker", self.facts) if teacher.masker else self.masker
+        if teacher.model is not None:
+            return LiveTeacher(MODELS.build(teacher.model, "teacher.model", self.facts).to(self.world.device), masker)
+        folder = find_checkpoint(str(teacher.checkpoint))
+        checkpoint = read(folder)
+        for modality in checkpoint.card["modalities"]:
+            if checkpoint.card["processors"][modality]["fingerprint"] != self.processors[modality].fingerprint:
+                raise CheckpointError(
+                    f"{folder}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or length). "
+                    f"Set data.processors_from={teacher.checkpoint}."
+                )
+        model = MODELS.build(checkpoint.card["model"], "teacher", checkpoint.card["facts"])
+        load_weights(model, checkpoint.model, str(folder))
+        return LiveTeacher(model.to(self.world.device), masker)
+
+    @cached_property
+    def objective(self) -> Objective:
+        context = {"model": self.model, "teacher": self.teacher, "masker": self.masker}
+        built = OBJECTIVES.build(self.config.objective, "objective", self.facts, **context)
+        return built.to(self.world.device)
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        specs = self.config.evaluation.metrics
+        return {plain(s)["type"]: METRICS.build(s, f"evaluation.metrics[{i}]", self.facts) for i, s in enumerate(specs)}
+
+    @property
+    def monitor(self) -> str:
+        return self.config.evaluation.monitor or next(iter(self.metrics))
+
+    @cached_property
+    def collator(self) -> Collator:
+        return Collator(self.processors, self.info)
+
+    def reader(self, use: str) -> ExampleReader:
+        data = self.config.data
+        return ExampleReader(self.dataset(use), self.processors, data.cache_mb, data.on_error == "skip")
+
+    @cached_property
+    def training_reader(self) -> ExampleReader:
+        return self.reader("train")
+
+    @cached_property
+    def evaluation(self) -> dict[str, EvaluationBatches]:
+        """The batches of the splits that are named, by their use; each is read once and then kept."""
+        return {use: self.in_order(self.reader(use)) for use in ("validation", "test") if getattr(self.config.data, use)}
+
+    def in_order(self, reader: ExampleReader, shared: bool = True) -> EvaluationBatches:
+        """A split in its own order: shared out among the processes, or all of it on each of them."""
+        place = (self.world.rank, self.world.size) if shared else (0, 1)
+        pin = self.world.device.type == "cuda"
+        return EvaluationBatches(reader, self.collator, self.config.evaluation.batch_size, *place, self.config.data.workers, pin)
+
+    @cached_property
+    def num_updates(self) -> int:
+        training = self.config.training
+        if training.max_updates is not None:
+            return training.max_updates
+        assert training.max_epochs is not None
+        return math.ceil(training.max_epochs * len(self.training_reader.dataset) / training.batch_size)
+
+    @cached_property
+    def plan(self) -> Plan:
+        training, evaluation, checkpoint = self.config.training, self.config.evaluation, self.config.checkpoint
+        epoch = len(self.training_reader.dataset) / training.batch_size
+        every = evaluation.every_updates or epoch
+        ends = {math.ceil(i * every) for i in range(1, math.floor(self.num_updates / every) + 1)}
+        saves = (
+            set(range(checkpoint.every_updates, self.num_updates, checkpoint.every_updates)) if checkpoint.every_updates else set()
+        )
+        return Plan(
+            num_updates=self.num_updates,
+            accumulate=training.accumulate,
+            clip_norm=training.clip_norm,
+            precision=training.precision,
+            log_every=training.log_every,
+            validate_at=frozenset({u for u in ends if u < self.num_updates} | {self.num_updates}),
+            save_at=frozenset(saves),
+            monitor=self.monitor,
+            larger_is_better=self.metrics[self.monitor.rpartition("/")[2]].larger_is_better,
+        )
+
+    @cached_property
+    def training_batches(self) -> TrainingBatches:
+        training, data = self.config.training, self.config.data
+        length = len(self.training_reader.dataset)
+        plan = TrainingPlan(
+            length, training.batch_size, self.num_updates, training.accumulate, self.world.rank, self.world.size, self.config.seed
+        )
+        return TrainingBatches(self.training_reader, self.collator, plan, data.workers, self.world.device.type == "cuda")
+
+    @cached_property
+    def callbacks(self) -> list[Callback]:
+        """What always watches, and what the configuration adds."""
+        always: list[Callback] = [ProgressBar(self.config.name), JsonLines(str(self.folder / "metrics.jsonl"))]
+        if tensorboard_is_installed():
+            always.append(TensorBoard(str(self.folder / "tensorboard")))
+        return always + [CALLBACKS.build(c, f"callbacks[{i}]", self.facts) for i, c in enumerate(self.config.callbacks)]
+
+    @cached_property
+    def checkpoints(self) -> CheckpointFolder:
+        return CheckpointFolder(self.folder / "checkpoints", self.config.checkpoint.keep)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The runner, before its first update."""
+        optimizer = OPTIMIZERS.build(self.config.optimizer, "optimizer", self.facts).build(self.objective)
+        schedule = SCHEDULERS.build(self.config.scheduler, "scheduler", self.facts)
+        return Runner(
+            self.objective,
+            self.training_batches,
+            optimizer,
+            schedule.build(optimizer, self.num_updates),
+            self.plan,
+            self.world,
+            (lambda: measure(self.predict("validation"), self.metrics)) if self.config.data.validation else None,
+            self.checkpoints,
+            self.card,
+            self.callbacks,
+        )
+
+    def predict(self, use: str) -> Predictions:
+        """The trained model's predictions of a split, on every view that the configuration asks for."""
+        views = self.config.evaluation.views
+
+        def ask(batch: Any, names: Any) -> Any:
+            return self.model.eval().forward_views([self.masker.view(batch, n).inputs for n in names]).logits
+
+        return predict(ask, self.evaluation[use], views, self.world)
+
+    def ask_teacher(self, use: str) -> Predictions | None:
+        """The teacher's predictions of a split on the same views, of those that it can be shown."""
+        teacher = self.teacher
+        if teacher is None:
+            return None
+        views = [v for v in self.config.evaluation.views if v == FULL or _can_see(teacher, v)]
+        return predict(lambda batch, names: teacher.predict(batch, names).logits, self.evaluation[use], views, self.world)
+
+    def fit_statistics(self) -> None:
+        """Lets the objective (or a masker that only evaluation uses) look at the training split once, if it has to."""
+        batches = _OnDevice(self.in_order(self.training_reader, shared=False), self.world)
+        if self.objective.needs_fit:
+            self.objective.fit(batches)
+        elif self.masker.needs_fit:
+            self.masker.fit(batches)
+
+    def load_model(self, path: str | Path) -> int:
+        """Takes the trained model, and what the objective learned, from a checkpoint; returns its update."""
+        folder = find_checkpoint(path)
+        checkpoint = read(folder)
+        load_weights(self.model, checkpoint.model, str(folder))
+        learned = {k.removeprefix("masker."): v for k, v in checkpoint.objective.items() if k.startswith("masker.")}
+        self.masker.load_state_dict(learned, strict=False)
+        return int(checkpoint.state["update"])
+
+
+@dataclass(frozen=True)
+class _OnDevice:
+    """Batches on this process's device, to be gone through as often as needed."""
+
+    batches: EvaluationBatches
+    world: World
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch.to(self.world.device) for batch in self.batches)
+
+
+def processors_folder(path: str) -> Path:
+    """Where a run keeps what its processors learned.
+
+    Args:
+        path: the run's folder, or one of its checkpoints.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    for folder in (Path(path), *Path(path).resolve().parents[:2], *find_checkpoint(path).parents[:2]):
+        if (folder / "processors").is_dir():
+            return folder / "processors"
+    raise CheckpointError(f"{path}: has no folder `processors` beside its checkpoints; copy the whole folder of the run.")
+
+
+def _can_see(teacher: Teacher, view: str) -> bool:
+    try:
+        return bool(visible_modalities(view, teacher.modalities))
+    except ValueError:
+        return False

@@ -1,0 +1,222 @@
+"""The options of a run, a sentence each. A component's own options are its constructor's signature."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, TypeAlias
+
+Component: TypeAlias = str | dict[str, Any]
+"""A registered or dotted name, or ``{type: name, option: value, ...}``."""
+
+
+def component(kind: str, **default: Any) -> Any:
+    """A field that holds a component, or a list or mapping of components, of a registry."""
+    return field(metadata={"kind": kind}, **default)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Where a run writes and what it runs on."""
+
+    save_dir: str = "runs/${name}"
+    """The folder that a run writes everything to."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What computes: auto takes a GPU where there is one."""
+
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch its own choice."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learned from, and how it becomes tensors."""
+
+    dataset: Component = component("datasets")
+    """The data set, such as `{type: hateful_memes, root: data/hateful_memes}`."""
+
+    processors: dict[str, Component] = component("processors")
+    """How each modality becomes tensors, by its name, such as `{text: tokenizer, image: {type: pixels, size: 224}}`."""
+
+    processors_from: str | None = None
+    """The folder of a run whose processors' learned part (a tokenizer's vocabulary) is taken; the teacher's if null."""
+
+    train: str | None = None
+    """The split that is trained on."""
+
+    validation: str | None = None
+    """The split that chooses the best checkpoint; never the one that is reported."""
+
+    test: str | None = None
+    """The split that the best checkpoint is reported on at the end."""
+
+    max_train_examples: int | None = None
+    """Trains on the first so many examples of the split; all of them if null."""
+
+    max_eval_examples: int | None = None
+    """Evaluates on the first so many examples of each split; all of them if null."""
+
+    on_error: Literal["raise", "skip"] = "raise"
+    """What a broken line or file does: stops the run with its name, or is left out and counted at the end."""
+
+    workers: int = 0
+    """Processes that read ahead; 0 reads in the run's own process."""
+
+    cache_mb: int = 1024
+    """Memory for examples that were read and decoded once, in MB; 0 keeps none."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The model that teaches: one that a run has trained, or one with published weights."""
+
+    checkpoint: str | None = None
+    """The folder of a finished run, or of one of its checkpoints; the model is rebuilt from it."""
+
+    model: Component | None = component("models", default=None)
+    """A model that brings its own weights, in place of a checkpoint."""
+
+    masker: Component | None = component("maskers", default=None)
+    """How the teacher's views hide a modality; the student's way if null."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long a run trains and what one update is."""
+
+    max_updates: int | None = None
+    """Optimizer updates of the run; give this or `max_epochs`."""
+
+    max_epochs: float | None = None
+    """Passes over the training split; give this or `max_updates`."""
+
+    batch_size: int = 32
+    """Examples an update sees, over all processes and all of `accumulate`."""
+
+    accumulate: int = 1
+    """Parts that each process computes its share of a batch in, one after another, to save memory."""
+
+    clip_norm: float | None = 1.0
+    """The largest norm of the gradient; null does not clip."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """The type that matrix products are computed in; weights stay float32."""
+
+    log_every: int = 50
+    """Updates between two lines of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured, how often, and what counts as best."""
+
+    metrics: list[Component] = component("metrics", default_factory=lambda: ["accuracy"])
+    """What is computed for each split, once on all of its predictions."""
+
+    monitor: str | None = None
+    """The metric that chooses the best checkpoint, such as `auroc` or `image/accuracy`; the first one if null."""
+
+    every_updates: int | None = None
+    """Updates between two validations; an epoch if null."""
+
+    views: list[str] = field(default_factory=lambda: ["full"])
+    """The views that predictions and metrics are made for; metrics of others than full get their view's name in front."""
+
+    batch_size: int = 256
+    """Examples that are predicted at once, in each process."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept, and what a run starts from."""
+
+    resume: bool = False
+    """Goes on from `checkpoints/last` of the run's folder, to the same bits; starts afresh if there is none."""
+
+    every_updates: int | None = None
+    """Updates between two checkpoints; at every validation if null."""
+
+    keep: int = 1
+    """Checkpoints kept beside the best and the last one."""
+
+    load: str | None = None
+    """A checkpoint that `run_type` val, test and predict take in place of the run's best one."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run depends on."""
+
+    data: DataConfig
+    """What is learned from."""
+
+    model: Component = component("models")
+    """The model that is trained: the student, or a teacher of its own runs."""
+
+    objective: Component = component("objectives", default="supervised")
+    """What is minimised: `supervised`, or `{type: distillation, views: [full, image, text]}`."""
+
+    name: str = "run"
+    """What the run is called, in its folder's name and in reports."""
+
+    run_type: Literal["train", "val", "test", "predict", "check"] = "train"
+    """What is done: train and report, evaluate a split, predict the test split, or only check this configuration."""
+
+    seed: int = 0
+    """The seed of weights, order and noise; 0 is a seed like any other."""
+
+    teacher: TeacherConfig | None = None
+    """What teaches, for objectives that need it."""
+
+    masker: Component = component("maskers", default="drop")
+    """How a view hides a modality."""
+
+    optimizer: Component = component("optimizers", default="adamw")
+    """How weights are changed."""
+
+    scheduler: Component = component("schedulers", default="constant")
+    """How the learning rate goes over the run."""
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How long, and in what steps."""
+
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What is measured."""
+
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """What is kept and resumed."""
+
+    callbacks: list[Component] = component("callbacks", default_factory=list)
+    """What watches the run beside the progress bar and the logs, such as `{type: early_stopping, patience: 3}`."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """Where it writes and what it runs on."""
+
+    imports: list[str] = field(default_factory=list)
+    """Modules of your own that register components."""
+
+    user_dir: str | None = None
+    """A folder of Python files of your own that register components."""
+
+    expected: dict[str, float] = field(default_factory=dict)
+    """Metrics that this configuration was measured to reach, shown beside what it reaches now."""
+
+
+@cache
+def field_docs(schema: type) -> dict[str, str]:
+    """The sentence under each field of a schema, by the field's name."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    pairs = zip(body.body, body.body[1:])
+    return {
+        named.target.id: " ".join(str(text.value.value).split())
+        for named, text in pairs
+        if isinstance(named, ast.AnnAssign)
+        and isinstance(named.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }

@@ -1,0 +1,164 @@
+"""Image files as pixels: read whatever their mode, resized, perhaps augmented, normalised a batch at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msd_framework.data.base import Processor
+from msd_framework.errors import DataError
+from msd_framework.registry import PROCESSORS
+from msd_framework.structures import ModalityInputs
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+MAX_PIXELS = 100_000_000
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@PROCESSORS.register("pixels")
+class Pixels(Processor):
+    r"""An image file as pixels of one size.
+
+    .. math:: x = (u / 255 - \mu) / \sigma
+
+    with :math:`u` the 8-bit pixels after resizing, and mean :math:`\mu` and deviation :math:`\sigma` per channel. What is
+    transparent becomes white. The aspect ratio is not kept.
+
+    Args:
+        size: height and width in pixels, one number for a square.
+        channels: 3 for colour, 1 for grey.
+        mean: one number in [0, 1] a channel; ImageNet's if left out (their average for grey).
+        std: one positive number a channel; ImageNet's if left out (their average for grey).
+        interpolation: how an image is resized; "box" undoes a magnification by a whole number exactly.
+        augment: "crop_flip" trains on random parts of the image, mirrored at random; "none" on the image as it is.
+
+    Raises:
+        ValueError: if a number is out of range, or a list has another length than needed.
+
+    >>> Pixels(size=[2, 4], channels=1).facts
+    {'image_size': [2, 4], 'image_channels': 1}
+    """
+
+    kind = "pixels"
+
+    def __init__(
+        self,
+        size: int | list[int] = 224,
+        channels: int = 3,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        interpolation: Literal["nearest", "box", "bilinear", "bicubic"] = "bilinear",
+        augment: Literal["none", "crop_flip"] = "none",
+    ):
+        self.size = [size, size] if isinstance(size, int) else list(size)
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size is {size}, wanted a positive number, or [height, width]")
+        if channels not in (1, 3):
+            raise ValueError(f"channels is {channels}, wanted 3 for colour or 1 for grey")
+        self.channels, self.interpolation, self.augment = channels, interpolation, augment
+        self.mean, self.std = _statistics(mean, IMAGENET_MEAN, channels), _statistics(std, IMAGENET_STD, channels)
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise ValueError(f"mean is {self.mean} and std is {self.std}, wanted {channels} of each, the latter positive")
+        self.random = augment != "none"
+        self._transform = _transform(self.size, interpolation, augment)
+
+    def load(self, value: Any) -> Tensor:
+        """An image file as uint8 [C, H, W].
+
+        Raises:
+            DataError: if it is missing, damaged, not an image, or has more than 100 million pixels.
+        """
+        image = read_image(Path(value))
+        pixels: Tensor = self._transform(image if self.channels == 3 else image.convert("L"))
+        return pixels  # [C, H, W]
+
+    def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
+        """Normalised pixels, float32 [B, C, H, W], and a mask [B, 1] of ones."""
+        mean, std = torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)  # [C, 1, 1]
+        pixels = torch.stack(list(loaded)).float().div_(255).sub_(mean).div_(std)  # [B, C, H, W]
+        return ModalityInputs(pixels, torch.ones(len(loaded), 1, dtype=torch.bool))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``image_size``, one number for a square, else [height, width]; and ``image_channels``."""
+        height, width = self.size
+        return {"image_size": height if height == width else self.size, "image_channels": self.channels}
+
+    @property
+    def fingerprint(self) -> str:
+        return f"pixels {self.size} {self.channels} {self.mean} {self.std} {self.interpolation} {self.augment}"
+
+    def deterministic(self) -> Pixels:
+        return Pixels(self.size, self.channels, self.mean, self.std, self.interpolation)
+
+
+def read_image(file: Path) -> Any:
+    """An image file as a PIL image in RGB, with what is transparent on white and 16 bits brought to 8.
+
+    Raises:
+        DataError: if it is missing, damaged, not an image, or has more than 100 million pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata that is not read, and sizes that are checked below
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError(f"{image.width} x {image.height}")
+                return to_rgb(image)
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: no such image file") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{file}: has too many pixels ({error}), wanted at most {MAX_PIXELS:,}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{file}: is not an image ({file.stat().st_size} bytes), wanted one of {', '.join(FORMATS)}") from error
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise DataError(f"{file}: cannot be read as an image ({error})") from error
+
+
+def to_rgb(image: Any) -> Any:
+    """A PIL image of any mode with 8 or 16 bits a channel as RGB.
+
+    Raises:
+        ValueError: if its values have no known range.
+
+    >>> from PIL import Image
+    >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("its values are floating-point numbers of no known range, wanted 8 or 16 bits a channel")
+    if image.mode.startswith("I"):  # 16 bits; PIL would clip them to 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" not in image.info and image.mode not in ("RGBA", "RGBa", "LA", "La", "PA"):
+        return image.convert("RGB")
+    ground = Image.new("RGBA", image.size, "white")
+    ground.alpha_composite(image.convert("RGBA"))
+    return ground.convert("RGB")
+
+
+def _statistics(given: list[float] | None, imagenet: Sequence[float], channels: int) -> list[float]:
+    if given is not None:
+        return [float(x) for x in given]
+    return list(imagenet) if channels == 3 else [sum(imagenet) / 3]
+
+
+def _transform(size: list[int], interpolation: str, augment: str) -> Any:
+    from torchvision import transforms
+    from torchvision.transforms import InterpolationMode
+
+    mode = InterpolationMode(interpolation)
+    steps = {
+        "none": [transforms.Resize(size, mode)],
+        "crop_flip": [transforms.RandomResizedCrop(size, interpolation=mode), transforms.RandomHorizontalFlip()],
+    }
+    return transforms.Compose([*steps[augment], transforms.PILToTensor()])

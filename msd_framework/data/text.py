@@ -1,0 +1,248 @@
+"""Text as token ids, with a tokenizer that is trained on the spot or one that a pretrained model was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from msd_framework.data.base import Processor
+from msd_framework.data.files import write_whole
+from msd_framework.errors import CheckpointError, DataError
+from msd_framework.registry import PROCESSORS
+from msd_framework.structures import ModalityInputs
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+FILE = "tokenizer.json"
+
+
+@PROCESSORS.register("tokenizer")
+class Tokenizer(Processor):
+    """Text as the ids of its tokens, between the tokens that mark its beginning and its end.
+
+    Without a ``name`` the vocabulary is learnt from the training texts: the most frequent words (``wordlevel``) or pieces of
+    words (``wordpiece``, Schuster & Nakajima, ICASSP 2012), the same for the same texts. A text is ``[CLS] text [SEP]``.
+
+    Args:
+        name: a model of the Hugging Face hub, a folder or a `tokenizer.json` whose tokenizer to use; if left out, one is learnt.
+        max_vocabulary: how many different tokens to learn at most (wordpiece keeps every character even so).
+        min_frequency: how often a word or piece must be seen to be learnt.
+        algorithm: what to learn, whole words or pieces of words.
+        lowercase: whether capital letters and accents are dropped before learning and reading.
+        max_length: how many tokens to keep of a text, those that mark its beginning and end included.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    >>> tokenizer = Tokenizer(max_length=4)
+    >>> tokenizer.fit(["look how many people love you", "love"])
+    >>> batch = tokenizer.collate([tokenizer.load("love you how"), tokenizer.load("love")])
+    >>> batch.values
+    tensor([[ 2,  5, 10,  3],
+            [ 2,  5,  3,  0]])
+    >>> batch.special
+    tensor([[ True, False, False,  True],
+            [ True, False,  True, False]])
+    """
+
+    kind = "tokens"
+
+    def __init__(
+        self,
+        name: str | None = None,
+        max_vocabulary: int = 8000,
+        min_frequency: int = 1,
+        algorithm: Literal["wordlevel", "wordpiece"] = "wordlevel",
+        lowercase: bool = True,
+        max_length: int = 128,
+    ):
+        if max_length < 3:
+            raise ValueError(f"max_length is {max_length}, wanted at least 3: a beginning, a token and an end")
+        if max_vocabulary <= len(SPECIAL_TOKENS):
+            raise ValueError(f"max_vocabulary is {max_vocabulary}, wanted more than the {len(SPECIAL_TOKENS)} special tokens")
+        if min_frequency < 1:
+            raise ValueError(f"min_frequency is {min_frequency}, wanted at least 1")
+        self.name, self.max_vocabulary, self.min_frequency = name, max_vocabulary, min_frequency
+        self.algorithm, self.lowercase, self.max_length = algorithm, lowercase, max_length
+        self._tokenizer: Any = None
+
+    def fit(self, values: Iterable[Any]) -> None:
+        """Learns the vocabulary from texts, or reads the named tokenizer."""
+        self._use(_learn([_text(v) for v in values], self) if self.name is None else _load(self.name))
+
+    def load(self, value: Any) -> Tensor:
+        """A text's token ids and, below each, whether it belongs to the model rather than to the text, int32 [2, L]."""
+        encoding = self.tokenizer.encode(_text(value))
+        return torch.tensor([encoding.ids, encoding.special_tokens_mask], dtype=torch.int32)
+
+    def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
+        """Ids int64 [B, L], padded to the longest of the batch; ``special`` is True at the model's own tokens, not at padding."""
+        values = pad_sequence([ids for ids, _ in loaded], batch_first=True, padding_value=self.tokenizer.padding["pad_id"])
+        special = pad_sequence([special for _, special in loaded], batch_first=True)
+        mask = pad_sequence([torch.ones_like(ids) for ids, _ in loaded], batch_first=True)
+        return ModalityInputs(values.long(), mask.bool(), {"special": special.bool()})  # [B, L]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``vocab_size``, ``pad_id``, and ``cls_id`` and ``sep_id`` where the tokenizer marks beginning and end."""
+        ids, special = self.load("a").tolist()
+        marks = {"cls_id": ids[0] if special[0] else None, "sep_id": ids[-1] if special[-1] else None}
+        sizes = {"vocab_size": max(self.tokenizer.get_vocab().values()) + 1, "pad_id": self.tokenizer.padding["pad_id"]}
+        return sizes | {name: i for name, i in marks.items() if i is not None}
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()  # truncation to max_length is part of the text
+
+    def save(self, folder: Path) -> None:
+        """Writes ``tokenizer.json``."""
+        write_whole(folder / FILE, self.tokenizer.to_str())
+
+    def restore(self, folder: Path) -> None:
+        """Reads ``tokenizer.json``.
+
+        Raises:
+            CheckpointError: if it is missing or damaged.
+        """
+        try:
+            self._use(_read(folder / FILE))
+        except DataError as error:
+            raise CheckpointError(str(error)) from error
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the `tokenizers` library, truncating to ``max_length``.
+
+        Raises:
+            RuntimeError: if its vocabulary is not known yet.
+        """
+        if self._tokenizer is None and self.name is not None:
+            self._use(_load(self.name))
+        if self._tokenizer is None:
+            raise RuntimeError("this tokenizer has no vocabulary yet: call fit with the training texts, or restore")
+        return self._tokenizer
+
+    def _use(self, tokenizer: Any) -> None:
+        padding = tokenizer.padding or _padding(tokenizer)
+        tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"])  # one text alone is never padded
+        tokenizer.enable_truncation(self.max_length)
+        self._tokenizer = tokenizer
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"wanted a text, got {value!r} ({type(value).__name__})")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"wanted whole Unicode characters, got {value!r}") from error
+    return value
+
+
+def _learn(texts: Sequence[str], options: Tokenizer) -> Any:
+    from tokenizers import Tokenizer as Pipeline
+    from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+
+    if not texts:
+        raise DataError("a tokenizer cannot learn its vocabulary from no text at all")
+    algorithms: dict[str, tuple[Any, Any]] = {
+        "wordlevel": (models.WordLevel, trainers.WordLevelTrainer),
+        "wordpiece": (models.WordPiece, trainers.WordPieceTrainer),
+    }
+    model, trainer = algorithms[options.algorithm]
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=options.lowercase), pre_tokenizers.BertPreTokenizer()
+
+    def pipeline(untrained: Any) -> Any:
+        result = Pipeline(untrained)
+        result.normalizer, result.pre_tokenizer = normalizer, pre_tokenizer
+        return result
+
+    # The trainer of pieces numbers characters in the order of a randomly seeded hash map and breaks ties by number. Listed
+    # beforehand, they are numbered by us, and equal texts give equal vocabularies.
+    listed: list[str] = []
+    if options.algorithm == "wordpiece":
+        words = {word for text in texts for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))}
+        listed = sorted({c for word in words for c in word}) + sorted({f"##{c}" for word in words for c in word[1:]})
+    learner = pipeline(model(unk_token="[UNK]"))  # noqa: S106
+    with _without_threads():
+        learner.train_from_iterator(
+            texts,
+            trainer(
+                vocab_size=options.max_vocabulary,
+                min_frequency=options.min_frequency,
+                special_tokens=[*SPECIAL_TOKENS, *listed],
+                show_progress=False,
+            ),
+        )
+    vocabulary = learner.get_vocab()
+    learned = pipeline(model(vocabulary, unk_token="[UNK]"))  # noqa: S106
+    learned.add_special_tokens(list(SPECIAL_TOKENS))
+    learned.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+    )
+    return learned
+
+
+@contextmanager
+def _without_threads() -> Iterator[None]:
+    """Lets the library learn on one thread, so that it does not complain in the loader's processes that are forked later."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _load(name: str) -> Any:
+    path = Path(name)
+    if path.is_file() or path.suffix == ".json":
+        return _read(path)
+    if (path / FILE).is_file():
+        return _read(path / FILE)
+    from transformers import AutoTokenizer
+
+    try:
+        pretrained = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
+    except Exception as error:  # a damaged folder can make it raise anything
+        raise DataError(
+            f"no tokenizer can be loaded from {name!r}, wanted a model of the hub, a folder or a tokenizer.json: {error}"
+        ) from error
+    if not pretrained.is_fast:
+        raise DataError(f"the tokenizer {name!r} exists in Python only, wanted one with a tokenizer.json")
+    tokenizer = pretrained.backend_tokenizer
+    if pretrained.pad_token is not None:
+        tokenizer.enable_padding(pad_id=pretrained.pad_token_id, pad_token=pretrained.pad_token)
+    return tokenizer
+
+
+def _read(file: Path) -> Any:
+    from tokenizers import Tokenizer as Pipeline
+
+    if not file.is_file():
+        raise DataError(f"{file}: no such file, wanted a tokenizer.json")
+    try:
+        tokenizer = Pipeline.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{file}: is not a tokenizer.json ({error})") from error
+    if not tokenizer.get_vocab_size():
+        raise DataError(f"{file}: has an empty vocabulary")
+    return tokenizer
+
+
+def _padding(tokenizer: Any) -> dict[str, Any]:
+    """The padding token by its usual names; else the end mark, else the first token: padding is masked, so any will do."""
+    vocabulary = tokenizer.get_vocab()
+    names = ["[PAD]", "<pad>", *reversed(tokenizer.encode("").tokens), min(vocabulary, key=vocabulary.__getitem__)]
+    name = next(n for n in names if n in vocabulary)
+    return {"pad_id": vocabulary[name], "pad_token": name}

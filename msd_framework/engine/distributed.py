@@ -1,0 +1,96 @@
+"""This process among those that train together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, as seen from one of them.
+
+    Args:
+        rank: which one this is, from 0.
+        size: how many there are.
+        device: what this one computes on.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    @contextmanager
+    def join(cls, device: str = "auto") -> Iterator[World]:
+        """The world that ``torchrun`` describes in the environment, left at the end; a world of one without it.
+
+        Args:
+            device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+        """
+        gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
+        if gpu:
+            torch.cuda.set_device(here)
+        if "RANK" not in os.environ:
+            yield cls(device=here)
+            return
+        dist.init_process_group("nccl" if gpu else "gloo")
+        try:
+            yield cls(dist.get_rank(), dist.get_world_size(), here)
+        finally:
+            dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over all processes.
+
+        Each of its parameters must get a gradient in every step, be it zero: a model's full view sees to that.
+        """
+        if self.size == 1 or not any(p.requires_grad for p in module.parameters()):
+            return module
+        return DistributedDataParallel(module)
+
+    def accumulating(self, module: nn.Module, last: bool) -> Any:
+        """A context in which gradients are added up here and, unless it is the last part of a batch, not averaged yet."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """A picklable value of every process, in the order of their ranks, on each of them."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, on each of them."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Waits for every process."""
+        if self.size > 1:
+            dist.barrier()

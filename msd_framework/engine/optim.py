@@ -1,0 +1,153 @@
+"""How weights are changed: optimizers with their parameter groups, and how the learning rate goes over a run."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from msd_framework.registry import OPTIMIZERS, SCHEDULERS
+
+
+class OptimizerRecipe(ABC):
+    """Makes an optimizer once the parameters are known."""
+
+    @abstractmethod
+    def build(self, module: nn.Module) -> Optimizer:
+        """An optimizer of the module's trainable parameters, in the order of their names in the module."""
+
+
+@OPTIMIZERS.register("adamw")
+class AdamWRecipe(OptimizerRecipe):
+    """AdamW (Loshchilov & Hutter, ICLR 2019), with no decay on biases and normalisation.
+
+    Args:
+        lr: the learning rate at its highest.
+        weight_decay: decoupled decay of parameters with two dimensions or more.
+        beta1: decay of the mean of gradients.
+        beta2: decay of the mean of squared gradients.
+        eps: what is added to the root of the latter.
+    """
+
+    def __init__(self, lr: float = 5e-5, weight_decay: float = 0.01, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
+        _positive(lr=lr, eps=eps)
+        self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, (beta1, beta2), eps
+
+    def build(self, module: nn.Module) -> Optimizer:
+        groups = decay_groups(module, self.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+
+
+@OPTIMIZERS.register("sgd")
+class SGDRecipe(OptimizerRecipe):
+    """Stochastic gradient descent with momentum (Sutskever et al., ICML 2013), with no decay on biases and normalisation.
+
+    Args:
+        lr: the learning rate at its highest.
+        momentum: the share of the last step that is kept.
+        weight_decay: L2 penalty of parameters with two dimensions or more.
+        nesterov: looks ahead along the momentum.
+    """
+
+    def __init__(self, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False):
+        _positive(lr=lr)
+        if nesterov and not momentum:
+            raise ValueError("nesterov needs a momentum above 0, got 0.")
+        self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
+
+    def build(self, module: nn.Module) -> Optimizer:
+        groups = decay_groups(module, self.weight_decay)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups: matrices, which decay, and biases and normalisation, which do not."""
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    return [
+        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+class Schedule(ABC):
+    """The learning rate over a run, as a share of its highest."""
+
+    @abstractmethod
+    def factor(self, update: int, num_updates: int) -> float:
+        """The share at an update, counted from 0."""
+
+    def build(self, optimizer: Optimizer, num_updates: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda update: self.factor(update, num_updates))
+
+
+@SCHEDULERS.register("constant")
+class ConstantSchedule(Schedule):
+    """The same learning rate throughout, after a linear rise.
+
+    Args:
+        warmup: updates of the rise; below 1, a share of all updates.
+    """
+
+    def __init__(self, warmup: float = 0):
+        self.warmup = _warmup(warmup)
+
+    def factor(self, update: int, num_updates: int) -> float:
+        return _rise(update, num_updates, self.warmup)
+
+
+@SCHEDULERS.register("warmup_linear")
+class LinearSchedule(Schedule):
+    """A linear rise, then a linear fall to 0.
+
+    Args:
+        warmup: updates of the rise; below 1, a share of all updates.
+    """
+
+    def __init__(self, warmup: float = 0.1):
+        self.warmup = _warmup(warmup)
+
+    def factor(self, update: int, num_updates: int) -> float:
+        start = _updates(self.warmup, num_updates)
+        fall = (num_updates - update) / max(1.0, num_updates - start)
+        return min(_rise(update, num_updates, self.warmup), max(0.0, fall))
+
+
+@SCHEDULERS.register("warmup_cosine")
+class CosineSchedule(Schedule):
+    """A linear rise times half a cosine wave from 1 to 0 (Loshchilov & Hutter, ICLR 2017, without restarts).
+
+    Args:
+        warmup: updates of the rise; below 1, a share of all updates.
+    """
+
+    def __init__(self, warmup: float = 0.1):
+        self.warmup = _warmup(warmup)
+
+    def factor(self, update: int, num_updates: int) -> float:
+        wave = 0.5 * (1 + math.cos(math.pi * min(1.0, update / max(1, num_updates))))
+        return _rise(update, num_updates, self.warmup) * wave
+
+
+def _rise(update: int, num_updates: int, warmup: float) -> float:
+    return min(1.0, (update + 1) / max(1.0, _updates(warmup, num_updates)))
+
+
+def _updates(warmup: float, num_updates: int) -> float:
+    return warmup * num_updates if warmup < 1 else warmup
+
+
+def _warmup(warmup: float) -> float:
+    if warmup < 0:
+        raise ValueError(f"warmup must be 0 or more, got {warmup}.")
+    return warmup
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise ValueError(f"{name} must be above 0, got {value}.")

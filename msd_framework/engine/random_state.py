@@ -1,0 +1,33 @@
+"""The state of every random number generator of this process, as tensors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch, its device, Python and NumPy by name."""
+    numpy = np.random.get_state(legacy=False)["state"]
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(random.getstate()[1]),
+        "numpy": torch.tensor([*numpy["key"].tolist(), numpy["pos"]]),
+    }
+    return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def restore_random_state(state: Mapping[str, Tensor]) -> None:
+    """Puts back what `random_state` took; nothing where this process was not there when it was taken."""
+    if not state:
+        return
+    torch.set_rng_state(state["torch"])
+    random.setstate((3, tuple(state["python"].tolist()), None))
+    *keys, position = state["numpy"].tolist()
+    np.random.set_state({"bit_generator": "MT19937", "state": {"key": np.array(keys, dtype=np.uint32), "pos": position}})
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,233 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from msd_framework.callbacks.base import Callback
+from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, load_weights, optimizer_tensors, read, restore_optimizer
+from msd_framework.engine.distributed import World
+from msd_framework.engine.log_window import LogWindow
+from msd_framework.engine.random_state import random_state, restore_random_state
+from msd_framework.errors import CheckpointError
+from msd_framework.objectives.base import Objective
+from msd_framework.structures import Batch, StepOutput
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Batches(Protocol):
+    """Where the runner takes its batches from."""
+
+    def starting_at(self, update: int) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is and what happens when.
+
+    Args:
+        num_updates: optimizer updates of the whole run.
+        accumulate: parts of a batch that are computed one after another.
+        clip_norm: the largest norm of the gradient; None does not clip.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        log_every: updates between two logs.
+        validate_at: the updates after which a validation is made.
+        save_at: the updates after which a checkpoint is written, beside those that are the best so far.
+        monitor: the metric that chooses the best checkpoint.
+        larger_is_better: whether it does so by its largest value.
+    """
+
+    num_updates: int
+    accumulate: int = 1
+    clip_norm: float | None = None
+    precision: str = "fp32"
+    log_every: int = 50
+    validate_at: frozenset[int] = frozenset()
+    save_at: frozenset[int] = frozenset()
+    monitor: str = ""
+    larger_is_better: bool = True
+
+
+class Runner:
+    """Minimises an objective.
+
+    Args:
+        objective: what is minimised; its `model` is what a checkpoint calls the model.
+        batches: this process's parts of each update's batch.
+        optimizer: changes the objective's parameters.
+        scheduler: changes the optimizer's learning rate, once an update.
+        plan: how long, and what happens when.
+        world: this process among all.
+        validate: makes a validation and returns its metrics, the same ones on every process.
+        checkpoints: where checkpoints go; None writes none.
+        card: how the model is rebuilt, kept with each checkpoint.
+        callbacks: what watches.
+
+    Attributes:
+        update: updates made so far.
+        best: the best value of the monitored metric so far, None before the first validation.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        batches: Batches,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        plan: Plan,
+        world: World | None = None,
+        validate: Callable[[], dict[str, float]] | None = None,
+        checkpoints: CheckpointFolder | None = None,
+        card: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ):
+        self.objective, self.batches, self.plan, self.world = objective, batches, plan, world or World()
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.validate, self.checkpoints, self.card, self.callbacks = validate, checkpoints, dict(card or {}), callbacks
+        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=plan.precision == "fp16")
+        self.update, self.stop_reason = 0, ""
+        self.best: float | None = None
+        self.window = LogWindow(self.world.device)
+
+    def fit(self) -> None:
+        """Trains to the end of the plan, from wherever the runner stands.
+
+        Raises:
+            TrainingError: at the first log after a loss or a gradient that is not finite, naming its update.
+        """
+        module = self.world.wrap(self.objective).train()
+        parts = self.batches.starting_at(self.update)
+        self.emit("on_fit_start")
+        try:
+            while self.update < self.plan.num_updates and not self.stop_reason:
+                output = self.step(module, parts)
+                self.update += 1
+                self.emit("on_step_end", output)
+                if self.update % self.plan.log_every == 0 or self.update == self.plan.num_updates:
+                    self.log()
+                if self.update in self.plan.validate_at:
+                    self.validate_and_save()
+                elif self.update in self.plan.save_at:
+                    self.save()
+        finally:
+            self.emit("on_fit_end")
+
+    def step(self, module: nn.Module, parts: Iterator[Batch]) -> StepOutput:
+        """One update: every part's gradient added up, clipped, applied."""
+        for i in range(self.plan.accumulate):
+            batch = next(parts).to(self.world.device)
+            with self.world.accumulating(module, last=i == self.plan.accumulate - 1):
+                with self.autocast():
+                    output: StepOutput = module(batch)
+                self.scaler.scale(output.loss / self.plan.accumulate).backward()  # type: ignore[no-untyped-call]
+            self.window.add(self.update + 1, output)
+        self.scaler.unscale_(self.optimizer)
+        self.window.watch(self.update + 1, self.clip())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step()
+        return output
+
+    def clip(self) -> Tensor | None:
+        """Clips the gradient; its norm before that is None where a scaler answers for it or nothing is clipped."""
+        if self.plan.clip_norm is None:
+            return None
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip_norm)
+        return None if self.scaler.is_enabled() else norm
+
+    def autocast(self) -> torch.autocast:
+        """The context that matrix products are computed in."""
+        dtype = AUTOCAST.get(self.plan.precision)
+        return torch.autocast(self.world.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def log(self) -> None:
+        """Reads what the window held, the one place in training that waits for the device."""
+        terms = self.window.read(self.world)
+        self.emit("on_log", {**terms, "lr": self.scheduler.get_last_lr()[0]})
+
+    def validate_and_save(self) -> None:
+        """A validation, and a checkpoint that is the best one if it is."""
+        self.window.check(self.world)
+        if self.validate is None:
+            return self.save()
+        self.objective.eval()
+        metrics = self.validate()
+        self.objective.train()
+        value = metrics[self.plan.monitor]
+        improved = self.best is None or (value > self.best if self.plan.larger_is_better else value < self.best)
+        self.best = value if improved else self.best
+        self.emit("on_validation_end", metrics)
+        self.save(best=improved)
+
+    def stop(self, reason: str) -> None:
+        """Ends training after this update; for callbacks, which must ask for it on every process."""
+        self.stop_reason = reason
+
+    def save(self, best: bool = False) -> None:
+        """Writes a checkpoint of everything that the rest of the run depends on."""
+        if self.checkpoints is None:
+            return
+        self.window.check(self.world)
+        states = self.world.gather(random_state(self.world.device))
+        if self.world.is_first:
+            tensors, rest = optimizer_tensors(self.optimizer)
+            objective = self.objective.state_dict()
+            checkpoint = Checkpoint(
+                model=self.objective.model.state_dict(),
+                objective={k: v for k, v in objective.items() if not k.startswith("model.")},
+                optimizer=tensors,
+                random={f"{rank}.{name}": t for rank, state in enumerate(states) for name, t in state.items()},
+                state={
+                    "update": self.update,
+                    "best": self.best,
+                    "optimizer": rest,
+                    "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"},
+                    "scaler": self.scaler.state_dict(),
+                    "window": self.window.state(),
+                    "callbacks": {type(c).__name__: c.state() for c in self.callbacks},
+                },
+                card=self.card,
+            )
+            self.checkpoints.save(checkpoint, self.update, best)
+        self.world.wait()
+        self.emit("on_checkpoint")
+
+    def resume(self) -> bool:
+        """Goes back to the last checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: if it is damaged, or of another model.
+        """
+        path = self.checkpoints.path("last") if self.checkpoints else None
+        if path is None:
+            return False
+        saved = read(path)
+        if saved.card.get("model") != self.card.get("model"):
+            raise CheckpointError(
+                f"{path}: is of another model ({saved.card.get('model')}) than this run's ({self.card.get('model')}). "
+                f"Give the run another env.save_dir, or the model its old options."
+            )
+        load_weights(self.objective.model, saved.model, str(path))
+        self.objective.load_state_dict(saved.objective, strict=False)
+        restore_optimizer(self.optimizer, saved.optimizer, saved.state["optimizer"])
+        self.scheduler.load_state_dict(saved.state["scheduler"])
+        self.scaler.load_state_dict(saved.state["scaler"])
+        self.window.restore(saved.state["window"])
+        for callback in self.callbacks:
+            callback.restore(saved.state["callbacks"].get(type(callback).__name__, {}))
+        self.update, self.best = saved.state["update"], saved.state["best"]
+        restore_random_state({k.partition(".")[2]: t for k, t in saved.random.items() if k.startswith(f"{self.world.rank}.")})
+        return True
+
+    def emit(self, event: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *arguments)

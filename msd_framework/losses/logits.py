@@ -1,0 +1,144 @@
+"""How far a student's logits are from its teacher's."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from msd_framework.losses.base import ALL_TASKS, DistillationLoss, at_least_float32
+from msd_framework.registry import DISTILLATION_LOSSES
+from msd_framework.structures import ModelOutput, Task
+
+
+@DISTILLATION_LOSSES.register("kl")
+class SoftenedKL(DistillationLoss):
+    r"""Divergence of the student's class probabilities from the teacher's, both softened by a temperature.
+
+    .. math:: D = T^2 \sum_c p_c (\log p_c - \log q_c)
+
+    with :math:`p` and :math:`q` the softmax of the teacher's and the student's logits divided by :math:`T`. The square
+    keeps the size of the gradient when T changes (Hinton et al., 2015, arXiv:1503.02531, section 2).
+
+    Args:
+        temperature: T, above 0; larger shows more of what the teacher thinks of the wrong classes.
+
+    Raises:
+        ValueError: if the temperature is not positive.
+
+    >>> student, teacher = ModelOutput(torch.zeros(1, 2)), ModelOutput(torch.tensor([[0.0, 100.0]]))
+    >>> SoftenedKL()(student, teacher)  # log 2: the teacher is sure, the student tosses a coin
+    tensor([0.6931])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "soft_target"})
+
+    def __init__(self, temperature: float = 1.0):
+        super().__init__()
+        self.temperature = _positive(temperature)
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        log_q = (_logits(student) / self.temperature).log_softmax(-1)
+        log_p = (_logits(teacher).detach() / self.temperature).log_softmax(-1)
+        return self.temperature**2 * _by_example(_kl(log_p, log_q))
+
+
+@DISTILLATION_LOSSES.register("bernoulli_kl")
+class BernoulliKL(DistillationLoss):
+    r"""Divergence of the student's probability of each label from the teacher's, added up over labels.
+
+    .. math:: D = T^2 \sum_c \left[p_c \log \frac{p_c}{q_c} + (1 - p_c) \log \frac{1 - p_c}{1 - q_c}\right]
+
+    with :math:`p` and :math:`q` the sigmoid of the teacher's and the student's logits divided by :math:`T`: the
+    divergence between all labels together, where they are independent given the input.
+
+    Args:
+        temperature: T, above 0.
+
+    Raises:
+        ValueError: if the temperature is not positive.
+
+    >>> student, teacher = ModelOutput(torch.zeros(1, 3)), ModelOutput(torch.tensor([[0.0, 100.0, -100.0]]))
+    >>> BernoulliKL()(student, teacher)  # 2 log 2: they agree on the first label alone
+    tensor([1.3863])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"multi_label", "soft_target"})
+
+    def __init__(self, temperature: float = 1.0):
+        super().__init__()
+        self.temperature = _positive(temperature)
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        log_q = _log_bernoulli(_logits(student) / self.temperature)
+        log_p = _log_bernoulli(_logits(teacher).detach() / self.temperature)
+        return self.temperature**2 * _by_example(_kl(log_p, log_q).sum(-1))
+
+
+@DISTILLATION_LOSSES.register("mse")
+class LogitMSE(DistillationLoss):
+    r"""Squared difference of the logits, averaged over classes.
+
+    .. math:: D = \frac{1}{C} \sum_c \left(z^S_c - z^T_c\right)^2
+
+    Logits are compared as they are, so a constant added to all of a softmax's logits counts too (Ba and Caruana, 2014,
+    section 2.1, who write half the sum).
+
+    >>> LogitMSE()(ModelOutput(torch.zeros(1, 2)), ModelOutput(torch.tensor([[1.0, 3.0]])))
+    tensor([5.])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = ALL_TASKS
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        return _by_example((_logits(student) - _logits(teacher).detach()).square().mean(-1))
+
+
+@DISTILLATION_LOSSES.register("js")
+class JensenShannon(DistillationLoss):
+    r"""Jensen-Shannon divergence between the class probabilities: symmetric, and between 0 and 1.
+
+    .. math:: D = \tfrac12 \sum_c p_c \log_2 \frac{p_c}{m_c} + \tfrac12 \sum_c q_c \log_2 \frac{q_c}{m_c},
+        \qquad m = \tfrac12 (p + q)
+
+    with :math:`p` and :math:`q` the softmax of the teacher's and the student's logits (Lin, 1991, equation 4.1).
+
+    >>> JensenShannon()(ModelOutput(torch.tensor([[100.0, 0.0]])), ModelOutput(torch.tensor([[0.0, 100.0]])))
+    tensor([1.])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "soft_target"})
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        log_q = _logits(student).log_softmax(-1)
+        log_p = _logits(teacher).detach().log_softmax(-1)
+        log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+        return _by_example(_kl(log_p, log_m) + _kl(log_q, log_m)) / (2 * math.log(2))
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Divergence of q from p over the last dimension."""
+    return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+
+
+def _log_bernoulli(logits: Tensor) -> Tensor:
+    """Log-probabilities of yes and of no, [.., C, 2]."""
+    return torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], -1)
+
+
+def _logits(output: ModelOutput) -> Tensor:
+    return at_least_float32(output.logits)
+
+
+def _by_example(values: Tensor) -> Tensor:
+    """Values [B] as they are, [B, L] averaged over positions."""
+    return values if values.ndim == 1 else values.mean(1)
+
+
+def _positive(temperature: float) -> float:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}.")
+    return temperature

@@ -1,0 +1,108 @@
+"""How far a prediction is from its label, its labels, or its scores."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from msd_framework.losses.base import TaskLoss, at_least_float32
+from msd_framework.registry import TASK_LOSSES
+from msd_framework.structures import ModelOutput, Task
+
+IGNORED = -100
+"""The target of a position that is not scored."""
+
+
+@TASK_LOSSES.register("cross_entropy")
+class CrossEntropy(TaskLoss):
+    r"""Negative log-probability of the right class, for one label an example.
+
+    .. math:: \ell = -\sum_c \left[(1 - \varepsilon) 1_{c = y} + \varepsilon / C\right] \log p_c
+
+    with :math:`p` the softmax of the logits, :math:`y` the target and :math:`\varepsilon` the label smoothing (Szegedy
+    et al., 2016, section 7). Logits [B, L, C] with targets [B, L] give the mean over the scored positions; an example in
+    which nothing is scored (every target -100) has loss 0.
+
+    Args:
+        label_smoothing: probability mass that is spread over all classes, at least 0 and below 1.
+
+    Raises:
+        ValueError: if the label smoothing is out of range.
+
+    >>> import torch
+    >>> CrossEntropy()(ModelOutput(torch.zeros(2, 4)), torch.tensor([3, -100]))  # log 4, and nothing to score
+    tensor([1.3863, 0.0000])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
+
+    def __init__(self, label_smoothing: float = 0.0):
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
+        losses = F.cross_entropy(
+            at_least_float32(output.logits).flatten(0, -2),
+            targets.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+        ).view(len(targets), -1)  # [B, L], 0 where not scored
+        num_scored = (targets != IGNORED).view(len(targets), -1).sum(1)
+        return losses.sum(1) / num_scored.clamp(min=1)  # [B]
+
+
+@TASK_LOSSES.register("binary_cross_entropy")
+class BinaryCrossEntropy(TaskLoss):
+    r"""Negative log-probability of each label by itself, for several labels or scores an example.
+
+    .. math:: \ell = -\sum_c \left[y_c \log \sigma(z_c) + (1 - y_c) \log(1 - \sigma(z_c))\right]
+
+    with :math:`z` the logits and :math:`y` the targets in [0, 1]. The sum over classes is what VQA models are trained
+    with (Anderson et al., 2018; MMF's `logit_bce` is the mean times C): with the mean, a few right answers among
+    thousands of classes would hardly be felt. Logits [B, L, C] are averaged over L.
+
+    Args:
+        class_reduction: whether the classes' losses are added up or averaged.
+
+    >>> import torch
+    >>> BinaryCrossEntropy()(ModelOutput(torch.zeros(1, 3)), torch.tensor([[1.0, 0.0, 0.3]]))  # 3 log 2
+    tensor([2.0794])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"multi_label", "soft_target"})
+
+    def __init__(self, class_reduction: Literal["sum", "mean"] = "sum"):
+        super().__init__()
+        self.class_reduction = class_reduction
+
+    def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
+        logits = at_least_float32(output.logits)
+        losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")  # [B, C] or [B, L, C]
+        by_position = losses.sum(-1) if self.class_reduction == "sum" else losses.mean(-1)
+        return by_position.view(len(targets), -1).mean(1)  # [B]
+
+
+@TASK_LOSSES.register("soft_cross_entropy")
+class SoftCrossEntropy(TaskLoss):
+    r"""Negative log-probability of the classes, each counted by its score, for soft targets that compete.
+
+    .. math:: \ell = -\sum_c y_c \log p_c
+
+    with :math:`p` the softmax of the logits and :math:`y` the scores, which need not add up to 1. Logits [B, L, C] are
+    averaged over L.
+
+    >>> import torch
+    >>> SoftCrossEntropy()(ModelOutput(torch.zeros(1, 4)), torch.tensor([[0.5, 0.5, 0.0, 0.0]]))  # log 4
+    tensor([1.3863])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"soft_target"})
+
+    def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
+        losses = -(targets * at_least_float32(output.logits).log_softmax(-1)).sum(-1)  # [B] or [B, L]
+        return losses.view(len(targets), -1).mean(1)  # [B]

@@ -1,0 +1,91 @@
+"""Hides each modality in a way of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from msd_framework.errors import ConfigError, did_you_mean
+from msd_framework.maskers.base import Masker
+from msd_framework.registry import MASKERS, split
+from msd_framework.structures import Batch, ModalityInputs, Setting
+
+
+@MASKERS.register("by_modality")
+class ModalityMasker(Masker):
+    """Has one masker for each modality.
+
+    Args:
+        maskers: masker by modality, such as `{text: {type: constant, token: 103}, image: mean}`.
+        otherwise: masker of the modalities that are not listed; null if all are.
+
+    >>> import torch
+    >>> from msd_framework.maskers.attention import AttentionMasker
+    >>> from msd_framework.maskers.drop import DropMasker
+    >>> masker = ModalityMasker({"image": DropMasker()}, otherwise=AttentionMasker())
+    >>> inputs = ModalityInputs(torch.tensor([[7]]), torch.tensor([[True]]))
+    >>> masker.hide("image", inputs), masker.hide("text", inputs).mask, masker.removes
+    (None, tensor([[False]]), True)
+    """
+
+    def __init__(self, maskers: dict[str, Masker], otherwise: Masker | None = None):
+        super().__init__()
+        self.maskers = nn.ModuleDict(maskers)
+        self.otherwise = otherwise
+        children = [*maskers.values(), *([otherwise] if otherwise else [])]
+        self.removes = any(child.removes for child in children)
+        self.needs_fit = any(child.needs_fit for child in children)
+        self.repeatable = all(child.repeatable for child in children)
+
+    def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
+        """The modality as its masker hides it.
+
+        Raises:
+            ValueError: if it has none.
+        """
+        masker = self.masker_of(modality)
+        if masker is None:
+            raise ValueError(f"by_modality has no masker for {modality!r}. List it under `maskers`, or give `otherwise`.")
+        return masker.hide(modality, inputs)
+
+    def masker_of(self, modality: str) -> Masker | None:
+        """The masker that hides a modality, if there is one."""
+        return self.maskers[modality] if modality in self.maskers else self.otherwise  # type: ignore[return-value]
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Shows each masker that needs it the modalities that it hides; the batches are read once for each of them."""
+        children: list[Any] = [*self.maskers.values(), self.otherwise]
+        for masker in dict.fromkeys(child for child in children if child is not None and child.needs_fit):
+            masker.fit(self._hidden_by(masker, batches))
+
+    def _hidden_by(self, masker: Masker, batches: Iterable[Batch]) -> Iterable[Batch]:
+        for batch in batches:
+            yield batch.with_inputs({m: x for m, x in batch.inputs.items() if self.masker_of(m) is masker})
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        given, otherwise = options.get("maskers", {}), options.get("otherwise")
+        problems = [
+            f"maskers: {name!r} is not one of the modalities {', '.join(sorted(setting.kinds))}.{did_you_mean(name, setting.kinds)}"
+            for name in given
+            if name not in setting.kinds
+        ]
+        for modality, kind in sorted(setting.kinds.items()):
+            spec = given.get(modality, otherwise)
+            if spec is None:
+                problems.append(f"maskers: {modality!r} has none. List it, or give `otherwise`.")
+            else:
+                problems += _check(spec, replace(setting, kinds={modality: kind}))
+        return problems
+
+
+def _check(spec: Any, setting: Setting) -> list[str]:
+    try:
+        name, options = split(spec, "masker", MASKERS)
+        masker = MASKERS.get(name)
+    except ConfigError:  # told by the check of the options themselves
+        return []
+    return masker.check(options, setting)

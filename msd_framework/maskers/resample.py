@@ -1,0 +1,163 @@
+"""Hides a modality behind other content: the mean of the training examples, noise, or another example's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.maskers.base import Masker
+from msd_framework.maskers.content import replace_content
+from msd_framework.registry import MASKERS
+from msd_framework.structures import Batch, ModalityInputs, ModalityKind, tree_map
+
+
+@MASKERS.register("mean")
+class MeanMasker(Masker):
+    r"""Replaces the content by its mean over the training examples.
+
+    .. math:: \mu_m = \frac{1}{N} \sum_{i, l} x_{il}
+
+    over the N unmasked, not special positions of modality m: a vector [D] for features, an image [C, H, W] for pixels, a
+    number for a waveform. The means are buffers ``mean_<modality>``, saved and restored with the objective.
+
+    >>> image = ModalityInputs(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]), torch.tensor([[True, True]]))
+    >>> masker = MeanMasker()
+    >>> masker.fit([Batch({"image": image}, torch.tensor([0]), ("a",))])
+    >>> masker.hide("image", image).values
+    tensor([[[2., 4.],
+             [2., 4.]]])
+    """
+
+    kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"features", "pixels", "waveform"})
+    needs_fit = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("_device", torch.empty(0), persistent=False)  # where means that are loaded go
+        self.register_load_state_dict_pre_hook(_expect_means)  # type: ignore[no-untyped-call]
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        for batch in batches:
+            for modality, inputs in batch.inputs.items():
+                if inputs.values.is_floating_point():
+                    x = _content(inputs)  # [N, ..]
+                    sums[modality] = sums.get(modality, 0) + x.double().sum(0)
+                    counts[modality] = counts.get(modality, 0) + len(x)
+        for modality in (m for m, count in counts.items() if count > 0):
+            self.register_buffer(_name(modality), (sums[modality] / counts[modality]).float())
+
+    def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
+        """The modality with its mean in every place.
+
+        Raises:
+            RuntimeError: if the mean of the modality is not known.
+        """
+        if _name(modality) not in self._buffers:
+            raise RuntimeError(f"the mean of {modality!r} is not known: fit the masker on training batches, or load a fitted one.")
+        return replace_content(inputs, self.get_buffer(_name(modality)))
+
+
+@MASKERS.register("noise")
+class NoiseMasker(Masker):
+    """Replaces the content by Gaussian noise, or by tokens drawn uniformly from the vocabulary.
+
+    It draws from torch's global generator on the device, so no two views of an example are the same. Tokens drawn may be
+    special ones.
+
+    Args:
+        standard_deviation: that of the noise, whose mean is 0; above 0.
+        vocab_size: the number of tokens to draw from; needed to hide tokens.
+
+    Raises:
+        ValueError: if an option is not positive.
+
+    >>> image = ModalityInputs(torch.zeros(1, 2, 3), torch.tensor([[True, False]]))
+    >>> NoiseMasker().hide("image", image).values.ne(0).any(2)
+    tensor([[ True, False]])
+    """
+
+    repeatable = False
+
+    def __init__(self, standard_deviation: float = 1.0, vocab_size: int | None = None):
+        super().__init__()
+        if not standard_deviation > 0:
+            raise ValueError(f"standard_deviation must be above 0, got {standard_deviation}.")
+        if vocab_size is not None and vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}.")
+        self.standard_deviation, self.vocab_size = standard_deviation, vocab_size
+
+    def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
+        """The modality with noise in every place.
+
+        Raises:
+            ValueError: if it holds tokens and the size of the vocabulary is not known.
+        """
+        if inputs.values.is_floating_point():
+            return replace_content(inputs, self.standard_deviation * torch.randn_like(inputs.values))
+        if self.vocab_size is None:
+            raise ValueError(f"noise needs vocab_size to hide {modality!r}, whose values are tokens.")
+        return replace_content(inputs, torch.randint_like(inputs.values, self.vocab_size))
+
+
+@MASKERS.register("other")
+class OtherMasker(Masker):
+    """Replaces the whole modality by that of another example of the batch, a number of rows above.
+
+    Hidden content is thus seen by another example, and its length is hidden too. A batch needs an example to take from:
+    where the last batch of a split may hold a single one, choose a batch size that leaves more.
+
+    Args:
+        shift: how many rows above the other example is, at least 1; a multiple of the batch's size is refused.
+
+    Raises:
+        ValueError: if the shift is not positive.
+
+    >>> text = ModalityInputs(torch.tensor([[1], [2], [3]]), torch.ones(3, 1, dtype=torch.bool))
+    >>> OtherMasker().hide("text", text).values.flatten()
+    tensor([3, 1, 2])
+    """
+
+    repeatable = False
+
+    def __init__(self, shift: int = 1):
+        super().__init__()
+        if shift < 1:
+            raise ValueError(f"shift must be at least 1, got {shift}.")
+        self.shift = shift
+
+    def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
+        """The modality with each example's inputs those of another.
+
+        Raises:
+            ValueError: if the shift leads every example back to itself, as in a batch of one.
+        """
+        size = len(inputs.values)
+        if self.shift % size == 0:
+            raise ValueError(
+                f"no other example to take {modality!r} from: the batch holds {size} and the shift is {self.shift}. "
+                f"Choose another batch size, so that the last batch of a split is larger too."
+            )
+        return tree_map(lambda values: values.roll(self.shift, 0), inputs)
+
+
+def _name(modality: str) -> str:
+    return f"mean_{modality}"
+
+
+def _content(inputs: ModalityInputs) -> Tensor:
+    """Values at unmasked positions that are not special, [N, D] of features, [N] of a waveform, [N, C, H, W] of pixels."""
+    values = inputs.values[:, None] if inputs.values.ndim == 4 else inputs.values  # an image is one position: [B, 1, C, H, W]
+    return values[inputs.mask & ~inputs.special]
+
+
+def _expect_means(masker: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Makes room for the means in a state that is about to be loaded: their names are those of the modalities."""
+    for key, value in state.items():
+        name = key.removeprefix(prefix)
+        if key.startswith(prefix + _name("")) and "." not in name:
+            masker.register_buffer(name, torch.empty_like(value, device=masker.get_buffer("_device").device))

@@ -1,0 +1,90 @@
+"""Late fusion: one encoder a modality, their summaries fused and classified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.errors import did_you_mean
+from msd_framework.models.base import Encoder, MultimodalModel
+from msd_framework.models.fusion import FUSIONS
+from msd_framework.registry import MODELS
+from msd_framework.structures import Inputs, ModalityInputs, ModelOutput
+
+
+@MODELS.register("late_fusion")
+class LateFusion(MultimodalModel):
+    r"""One encoder a modality; what an example lacks is a learned vector.
+
+    .. math::
+        x_m &= \begin{cases} W_m\, \mathrm{encoder}_m(\mathrm{input}_m) + b_m & \text{if the example has } m \\
+                             \mathrm{missing}_m & \text{else} \end{cases} \\
+        z &= \mathrm{classifier}(\mathrm{fusion}(x_1, \ldots, x_M))
+
+    An example has a modality if it has a position of it that is neither masked nor special, so all ways of hiding one
+    give the same logits. Of a modality that is left out of the inputs, the encoder does not run and gets no gradient:
+    under DDP one view of a step must show it, as the full view does. All else always has one, be it zero.
+
+    Args:
+        encoders: an encoder for each modality, by its name.
+        num_classes: C.
+        fusion: how the modalities' vectors become one: concat, sum, mean or gated.
+        hidden_size: features of each modality's vector, and inside the classifier.
+        dropout: the share of features that is dropped before either layer of the classifier.
+
+    Raises:
+        ValueError: if there is no encoder, or no such fusion.
+
+    >>> from msd_framework.models.region_features import RegionFeatures
+    >>> model = LateFusion({"image": RegionFeatures(feature_size=6), "sound": RegionFeatures(feature_size=4)}, num_classes=3)
+    >>> image = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
+    >>> model({"image": image}).logits.shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        encoders: dict[str, Encoder],
+        num_classes: int,
+        fusion: str = "concat",
+        hidden_size: int = 256,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        if not encoders:
+            raise ValueError("encoders must name at least one modality, got none")
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}.{did_you_mean(fusion, FUSIONS)}")
+        self.modalities = tuple(sorted(encoders))
+        self.num_classes = num_classes
+        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.projections = nn.ModuleDict({m: nn.Linear(encoders[m].width, hidden_size) for m in self.modalities})
+        self.missing = nn.ParameterDict({m: nn.Parameter(0.02 * torch.randn(hidden_size)) for m in self.modalities})
+        self.fusion = FUSIONS[fusion](len(encoders), hidden_size)
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(self.fusion.width, hidden_size),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_size, num_classes),
+        )
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(sorted(options["encoders"]))
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        own = self.own(inputs)
+        size = len(next(iter(own.values())).mask)
+        vectors = torch.stack([self._vector(m, own.get(m), size) for m in self.modalities], 1)  # [B, M, D]
+        return ModelOutput(self.classifier(self.fusion(vectors)))  # [B, C]
+
+    def _vector(self, modality: str, inputs: ModalityInputs | None, size: int) -> Tensor:
+        missing: Tensor = self.missing[modality].expand(size, -1)  # [B, D]
+        if inputs is None:
+            return missing
+        encoded = self.projections[modality](self.encoders[modality](inputs).pooled)
+        return torch.where(inputs.present[:, None], encoded, missing)

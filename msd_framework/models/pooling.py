@@ -1,0 +1,31 @@
+"""The mean of a sequence over the positions that hold something."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    r"""The mean of the unmasked positions, zeros where there is none.
+
+    .. math:: \frac{\sum_l m_l x_l}{\max(1, \sum_l m_l)}
+
+    Args:
+        tokens: float [B, L, D]; what stands under the mask is never read, not even if it is not a number.
+        mask: bool [B, L].
+
+    Returns:
+        float [B, D].
+
+    >>> tokens = torch.tensor([[[1.0], [3.0], [torch.nan]], [[torch.nan]] * 3])
+    >>> masked_mean(tokens, torch.tensor([[True, True, False], [False] * 3])).tolist()
+    [[2.0], [0.0]]
+    """
+    seen = visible(tokens, mask)  # [B, L, D]
+    return seen.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def visible(values: Tensor, mask: Tensor) -> Tensor:
+    """Values [B, L, D] with zeros where the mask [B, L] is False, so that no gradient can pick up what was there."""
+    return torch.where(mask[..., None], values, torch.zeros((), dtype=values.dtype, device=values.device))

@@ -1,0 +1,75 @@
+"""ResNet: torchvision's convolutional image encoders, whose grid cells are the tokens."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.pooling import masked_mean
+from msd_framework.models.weights import load_exactly, read_tensors
+from msd_framework.registry import ENCODERS
+from msd_framework.structures import ModalityInputs
+
+
+@ENCODERS.register("resnet")
+class ResNet(Encoder):
+    """A torchvision ResNet without its classifier: a token for each cell of the last grid, and the mean over them.
+
+    It has batch norms, which mix the examples of a batch in training, unless they are frozen.
+
+    Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
+
+    Args:
+        name: how deep; 18 and 34 give 512 features, the others 2048.
+        weights: a name of torchvision's, such as IMAGENET1K_V1 or DEFAULT, which is downloaded once, or a file of such weights,
+            .safetensors or .pth; random if left out.
+        freeze_batch_norm: whether the batch norms keep the statistics and scales of the weights.
+
+    Raises:
+        ValueError: if torchvision has no such weights, or the file's do not fit.
+
+    >>> import torch
+    >>> images = ModalityInputs(torch.randn(1, 3, 64, 64), torch.ones(1, 1, dtype=torch.bool))
+    >>> ResNet()(images).tokens.shape
+    torch.Size([1, 4, 512])
+    """
+
+    def __init__(
+        self,
+        name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet18",
+        weights: str | None = None,
+        freeze_batch_norm: bool = False,
+    ):
+        super().__init__()
+        network = _network(name, weights, freeze_batch_norm)
+        self.width = network.fc.in_features
+        self.grid = nn.Sequential(OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc")))
+        if weights is not None and _is_file(weights):
+            tensors = read_tensors(Path(weights).expanduser())
+            load_exactly(self.grid, {n: t for n, t in tensors.items() if not n.startswith("fc.")}, weights)
+
+    def forward(self, inputs: ModalityInputs) -> Encoded:
+        tokens = self.grid(inputs.values).flatten(2).transpose(1, 2)  # [B, L, D]
+        mask = inputs.mask.expand(tokens.shape[:2])  # [B, L]
+        return Encoded(tokens, mask, masked_mean(tokens, mask))
+
+
+def _is_file(weights: str) -> bool:
+    return Path(weights).suffix in (".safetensors", ".pth", ".pt", ".bin")
+
+
+def _network(name: str, weights: str | None, freeze_batch_norm: bool) -> Any:
+    from torchvision.models import get_model, get_model_weights
+    from torchvision.ops import FrozenBatchNorm2d
+
+    known = None if weights is None or _is_file(weights) else weights
+    names = get_model_weights(name).__members__
+    if known is not None and known not in {"DEFAULT", *names}:
+        raise ValueError(
+            f"torchvision's weights of {name} are {', '.join(names)}, got {known!r}; a file ends in .safetensors or .pth"
+        )
+    return get_model(name, weights=known, norm_layer=FrozenBatchNorm2d if freeze_batch_norm else nn.BatchNorm2d)

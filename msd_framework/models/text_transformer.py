@@ -1,0 +1,68 @@
+"""A small text encoder that starts from nothing: embeddings and transformer layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.pooling import masked_mean
+from msd_framework.models.transformer import Transformer
+from msd_framework.registry import ENCODERS
+from msd_framework.structures import ModalityInputs
+
+
+@ENCODERS.register("transformer")
+class TextTransformer(Encoder):
+    """Word and position embeddings, transformer layers, and the mean over the words.
+
+    Args:
+        vocab_size: how many word ids there are.
+        pad_id: the id of [PAD].
+        hidden_size: D.
+        num_layers: transformer layers.
+        num_heads: heads of each attention.
+        intermediate_size: features inside each layer's perceptron; 4 D if left out.
+        max_positions: the longest text.
+        dropout: the share of features that is dropped.
+        attention_dropout: the share of attention weights that is dropped.
+        norm_first: whether layer norms stand before each part of a layer, which needs no warm-up, or after, as in BERT.
+
+    >>> text = ModalityInputs(torch.tensor([[2, 7, 9, 0]]), torch.tensor([[True, True, True, False]]))
+    >>> TextTransformer(vocab_size=50, hidden_size=8, num_heads=2)(text).tokens.shape
+    torch.Size([1, 4, 8])
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        pad_id: int = 0,
+        hidden_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        intermediate_size: int | None = None,
+        max_positions: int = 512,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        norm_first: bool = True,
+    ):
+        super().__init__()
+        self.width, self.pad_id = hidden_size, pad_id
+        self.word = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_id)
+        self.position = nn.Embedding(max_positions, hidden_size)
+        for table in (self.word, self.position):
+            nn.init.normal_(table.weight, std=0.05)
+        self.dropout = nn.Dropout(dropout)
+        self.transformer = Transformer(
+            num_layers, hidden_size, num_heads, intermediate_size or 4 * hidden_size, dropout, attention_dropout, norm_first, 1e-5
+        )
+
+    def forward(self, inputs: ModalityInputs) -> Encoded:
+        length, longest = inputs.values.shape[1], self.position.num_embeddings
+        if length > longest:
+            raise ValueError(f"a text has {length} positions and this encoder takes {longest}; set max_positions")
+        ids = inputs.values.masked_fill(~inputs.mask, self.pad_id)
+        positions = inputs.extras.get("positions", torch.arange(length, device=ids.device))
+        embedded = self.dropout(self.word(ids) + self.position(positions))  # [B, L, D]
+        tokens = self.transformer(embedded, inputs.mask)
+        return Encoded(tokens, inputs.mask, masked_mean(tokens, inputs.mask))

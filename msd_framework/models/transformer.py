@@ -1,0 +1,169 @@
+"""Transformer layers: the ones of BERT, shared by every model and encoder that is written out here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    r"""Multi-head attention of a sequence to itself.
+
+    .. math:: \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V
+
+    with one Q, K, V for each head and d features a head. Written out rather than fused: it then also has
+    forward-mode derivatives and derivatives of derivatives.
+
+    Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, section 3.2.
+
+    Args:
+        hidden_size: D.
+        num_heads: into how many heads D is split.
+        dropout: the share of attention weights that is dropped.
+
+    Raises:
+        ValueError: if D cannot be split into that many heads.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__()
+        if num_heads < 1 or hidden_size % num_heads:
+            raise ValueError(f"num_heads must divide hidden_size, got {num_heads} heads for {hidden_size} features")
+        self.num_heads = num_heads
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """What each position reads [B, L, D] in the positions of a sequence [B, L, D] whose mask [B, L] is True."""
+        query, key, value = (self._heads(project(x)) for project in (self.query, self.key, self.value))  # [B, heads, L, d]
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5  # [B, heads, L, L]
+        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+        weights = self.dropout(scores.softmax(-1))
+        read: Tensor = self.output((weights @ value).transpose(1, 2).flatten(2))  # [B, L, D]
+        return read
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    r"""Attention and a two-layer perceptron, each with a residual and a layer norm.
+
+    .. math::
+        x' &= \mathrm{norm}(x + \mathrm{attention}(x)), & y &= \mathrm{norm}(x' + \mathrm{mlp}(x')) && \text{(BERT)} \\
+        x' &= x + \mathrm{attention}(\mathrm{norm}(x)), & y &= x' + \mathrm{mlp}(\mathrm{norm}(x')) && \text{(norm first)}
+
+    Source: Devlin et al., BERT, NAACL 2019; Xiong et al., On Layer Normalization in the Transformer Architecture, ICML 2020.
+
+    Args:
+        hidden_size: D.
+        num_heads: heads of the attention.
+        intermediate_size: features between the perceptron's two layers.
+        dropout: the share of features that is dropped after either part.
+        attention_dropout: the share of attention weights that is dropped.
+        norm_first: whether the layer norms stand before the two parts rather than after their residuals.
+        layer_norm_eps: what a layer norm adds to the variance.
+
+    >>> layer = TransformerLayer(hidden_size=8, num_heads=2, intermediate_size=16)
+    >>> layer(torch.zeros(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        norm_first: bool = False,
+        layer_norm_eps: float = 1e-12,
+    ):
+        super().__init__()
+        self.attention = SelfAttention(hidden_size, num_heads, attention_dropout)
+        self.attention_norm = nn.LayerNorm(hidden_size, layer_norm_eps)
+        self.expand = nn.Linear(hidden_size, intermediate_size)
+        self.contract = nn.Linear(intermediate_size, hidden_size)
+        self.mlp_norm = nn.LayerNorm(hidden_size, layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.norm_first = norm_first
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The sequence [B, L, D] one layer on; positions whose mask [B, L] is False are not read."""
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.attention_norm(x), mask))
+            x = x + self.dropout(self._mlp(self.mlp_norm(x)))
+        else:
+            x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
+            x = self.mlp_norm(x + self.dropout(self._mlp(x)))
+        return x
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        y: Tensor = self.contract(nn.functional.gelu(self.expand(x)))
+        return y
+
+
+class Transformer(nn.Module):
+    """A stack of layers; where the norms come first, a last one ends the stack.
+
+    Args:
+        num_layers: how many layers.
+        hidden_size: D.
+        num_heads: heads of each attention.
+        intermediate_size: features between each perceptron's two layers.
+        dropout: the share of features that is dropped after either part of a layer.
+        attention_dropout: the share of attention weights that is dropped.
+        norm_first: whether the layer norms stand before the two parts of a layer.
+        layer_norm_eps: what a layer norm adds to the variance.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        norm_first: bool = False,
+        layer_norm_eps: float = 1e-12,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TransformerLayer(hidden_size, num_heads, intermediate_size, dropout, attention_dropout, norm_first, layer_norm_eps)
+            for _ in range(num_layers)
+        )
+        self.last_norm = nn.LayerNorm(hidden_size, layer_norm_eps) if norm_first else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The sequence [B, L, D] after the last layer."""
+        for layer in self.layers:
+            x = layer(x, mask)
+        y: Tensor = self.last_norm(x)
+        return y
+
+    def hidden_states(self, x: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        """The sequence [B, L, D] after each layer in turn; the last one is what `forward` returns."""
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x, mask)
+            yield self.last_norm(x) if i == last else x
+
+
+def bert_initialization(standard_deviation: float) -> Callable[[nn.Module], None]:
+    """What BERT starts from, to be given to `nn.Module.apply`: normal weights, zero biases, zero padding embedding."""
+
+    def initialize(module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=standard_deviation)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+    return initialize

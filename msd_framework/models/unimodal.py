@@ -1,0 +1,66 @@
+"""Unimodal models: one encoder and a linear classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from msd_framework.models.base import Encoder, MultimodalModel
+from msd_framework.registry import MODELS
+from msd_framework.structures import Inputs, ModelOutput
+
+
+class UnimodalModel(MultimodalModel):
+    r"""A classifier that looks at one modality and ignores the others: :math:`z = W\, \mathrm{encoder}(x) + b`.
+
+    Args:
+        encoder: makes a summary of the modality.
+        num_classes: C.
+        dropout: the share of the summary's features that is dropped.
+    """
+
+    modality: ClassVar[str]
+
+    def __init__(self, encoder: Encoder, num_classes: int, dropout: float = 0.1):
+        super().__init__()
+        self.modalities = (self.modality,)
+        self.num_classes = num_classes
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(encoder.width, num_classes)
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return (cls.modality,)
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        encoded = self.encoder(self.own(inputs)[self.modality])
+        return ModelOutput(self.classifier(self.dropout(encoded.pooled)))  # [B, C]
+
+
+@MODELS.register("unimodal_text")
+class UnimodalText(UnimodalModel):
+    """A classifier of the text alone.
+
+    Args:
+        encoder: makes a summary of the text.
+        num_classes: C.
+        dropout: the share of the summary's features that is dropped.
+    """
+
+    modality = "text"
+
+
+@MODELS.register("unimodal_image")
+class UnimodalImage(UnimodalModel):
+    """A classifier of the image alone.
+
+    Args:
+        encoder: makes a summary of the image.
+        num_classes: C.
+        dropout: the share of the summary's features that is dropped.
+    """
+
+    modality = "image"

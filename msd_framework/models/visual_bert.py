@@ -1,0 +1,265 @@
+"""VisualBERT: one transformer that reads the words and the regions or patches of an image as one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.models.base import Encoded, Encoder, MultimodalModel
+from msd_framework.models.pooling import visible
+from msd_framework.models.transformer import Transformer, bert_initialization
+from msd_framework.models.visual_bert_weights import VisualBertSizes, our_tensors, write_transformers
+from msd_framework.models.weights import load_exactly, read_pretrained
+from msd_framework.registry import MODELS
+from msd_framework.structures import Inputs, ModalityInputs, ModelOutput
+
+
+class VisualBertEmbeddings(nn.Module):
+    r"""What the transformer reads: an embedding for each word and for each region.
+
+    .. math::
+        e_\mathrm{word} = \mathrm{word}_i + \mathrm{position}_p + \mathrm{segment}_s, \qquad
+        e_\mathrm{region} = W v + b + \mathrm{visual\ position}_0 + \mathrm{visual\ segment}_t
+
+    followed by one layer norm and dropout. All regions have visual position 0.
+
+    Args:
+        sizes: the sizes of the model.
+        pad_id: the word that learns nothing.
+        visual_token_type: t, the segment of every region.
+        dropout: the share of features that is dropped.
+    """
+
+    def __init__(self, sizes: VisualBertSizes, pad_id: int, visual_token_type: int, dropout: float):
+        super().__init__()
+        self.word = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=pad_id)
+        self.position = nn.Embedding(sizes.max_positions, sizes.hidden_size)
+        self.segment = nn.Embedding(sizes.num_segments, sizes.hidden_size)
+        self.visual_projection = nn.Linear(sizes.feature_size, sizes.hidden_size)
+        self.visual_position = nn.Embedding(sizes.max_positions, sizes.hidden_size)
+        self.visual_segment = nn.Embedding(sizes.num_segments, sizes.hidden_size)
+        self.norm = nn.LayerNorm(sizes.hidden_size, sizes.layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.pad_id, self.visual_token_type = pad_id, visual_token_type
+
+    def text(self, text: ModalityInputs) -> Tensor:
+        """Words [B, L] to embeddings [B, L, D].
+
+        Raises:
+            ValueError: if there are more words than positions.
+        """
+        length, longest = text.values.shape[1], self.position.num_embeddings
+        if length > longest:
+            raise ValueError(
+                f"a text has {length} positions and this model takes {longest}; set a maximum length for its processor"
+            )
+        ids = text.values.masked_fill(~text.mask, self.pad_id)
+        positions = text.extras.get("positions", torch.arange(length, device=ids.device))
+        segments = text.extras.get("segments", torch.zeros_like(ids))
+        return self._finish(self.word(ids) + self.position(positions) + self.segment(segments))  # [B, L, D]
+
+    def image(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Regions [B, L, F] to embeddings [B, L, D]."""
+        projected = self.visual_projection(visible(features, mask))  # [B, L, D]
+        return self._finish(projected + self.visual_position.weight[0] + self.visual_segment.weight[self.visual_token_type])
+
+    def _finish(self, embeddings: Tensor) -> Tensor:
+        finished: Tensor = self.dropout(self.norm(embeddings))
+        return finished
+
+
+def linear_head(sizes: VisualBertSizes, num_classes: int) -> nn.Module:
+    """One linear layer on the pooled output."""
+    return nn.Linear(sizes.hidden_size, num_classes)
+
+
+def transform_head(sizes: VisualBertSizes, num_classes: int) -> nn.Module:
+    """MMF's head: BERT's transform of predictions, then a linear layer."""
+    return nn.Sequential(
+        nn.Linear(sizes.hidden_size, sizes.hidden_size),
+        nn.GELU(),
+        nn.LayerNorm(sizes.hidden_size, sizes.layer_norm_eps),
+        nn.Linear(sizes.hidden_size, num_classes),
+    )
+
+
+HEADS = {"linear": linear_head, "transform": transform_head}
+
+
+@MODELS.register("visual_bert")
+class VisualBert(MultimodalModel):
+    r"""VisualBERT, numerically `transformers.VisualBertModel` with a classifier on its pooled output.
+
+    .. math::
+        x &= [\mathrm{text}; \mathrm{image}], \quad h = \mathrm{Transformer}(x), \quad p = \tanh(W h_1 + b) \\
+        z &= \mathrm{head}(\mathrm{dropout}(p))
+
+    Regions are features [B, L, F], or the tokens that an image encoder makes of pixels. The first word is [CLS]; the
+    text carries its special words in ``extras["special"]``, so that they stay when the text is hidden. If the text is
+    left out altogether, [CLS] and [SEP] stand in for it at positions 0 and 1. Hidden by a mask or dropped, a modality
+    gives the same numbers, since words keep their position ids and regions have none.
+
+    If a modality is left out, what embeds it gets no gradient: under DDP one view of a step must show it.
+
+    Source: Li et al., VisualBERT: A Simple and Performant Baseline for Vision and Language, 2019.
+
+    Args:
+        num_classes: C.
+        vocab_size: how many word ids there are; 30522 if neither this nor `pretrained` says.
+        pad_id: the id of [PAD], which has no meaning to learn.
+        feature_size: F, features a region; 2048 if neither this nor `pretrained` says. An image encoder sets it.
+        hidden_size: D; 768 if neither this nor `pretrained` says.
+        num_layers: transformer layers; 12 if neither this nor `pretrained` says.
+        num_heads: heads of each attention; 12 if neither this nor `pretrained` says.
+        intermediate_size: features inside each layer's perceptron; 3072 if neither this nor `pretrained` says.
+        max_positions: the longest text; 512 if neither this nor `pretrained` says.
+        dropout: the share of features that is dropped.
+        attention_dropout: the share of attention weights that is dropped.
+        visual_token_type: the segment of the regions. Weights trained by VisualBERT's authors or transformers have 1; MMF
+            feeds 0, and its weights give other numbers with 1.
+        head: the classifier, one linear layer or MMF's dense, GELU, layer norm and linear.
+        pretrained: a folder or hub name with transformers' weights of a VisualBERT, or of a BERT whose segments and positions
+            then begin those of the regions.
+        image_encoder: turns pixels into regions; none if the image comes as features.
+        cls_id: the id of [CLS], used only where the text is left out.
+        sep_id: the id of [SEP], used only where the text is left out.
+        initializer_range: standard deviation of the initial weights; small models learn faster from larger ones.
+
+    Raises:
+        ValueError: if a size contradicts the pretrained weights, or if they do not fit.
+
+    >>> model = VisualBert(num_classes=3, vocab_size=50, feature_size=6, hidden_size=8, num_layers=1, num_heads=2, cls_id=2)
+    >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
+    >>> image = ModalityInputs(torch.randn(1, 4, 6), torch.ones(1, 4, dtype=torch.bool))
+    >>> model({"image": image, "text": text}).logits.shape, model({"text": text}).logits.shape
+    (torch.Size([1, 3]), torch.Size([1, 3]))
+    """
+
+    modalities = ("image", "text")
+    no_text: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocab_size: int | None = None,
+        pad_id: int = 0,
+        feature_size: int | None = None,
+        hidden_size: int | None = None,
+        num_layers: int | None = None,
+        num_heads: int | None = None,
+        intermediate_size: int | None = None,
+        max_positions: int | None = None,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        visual_token_type: int = 1,
+        head: Literal["linear", "transform"] = "linear",
+        pretrained: str | None = None,
+        image_encoder: Encoder | None = None,
+        cls_id: int = 101,
+        sep_id: int = 102,
+        initializer_range: float = 0.02,
+    ):
+        super().__init__()
+        weights = read_pretrained(pretrained) if pretrained is not None else None
+        given = {
+            "vocab_size": vocab_size,
+            "feature_size": feature_size if image_encoder is None else image_encoder.width,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "intermediate_size": intermediate_size,
+            "max_positions": max_positions,
+        }
+        self.sizes = sizes = VisualBertSizes.choose(given, weights)
+        for name, value, count in (
+            ("pad_id", pad_id, sizes.vocab_size),
+            ("visual_token_type", visual_token_type, sizes.num_segments),
+        ):
+            if not 0 <= value < count:
+                raise ValueError(f"{name} must be in 0..{count - 1}, got {value}")
+        self.num_classes = num_classes
+        self.attention_dropout = attention_dropout
+        self.register_buffer("no_text", torch.tensor([cls_id, sep_id]), persistent=False)
+        self.can_miss_text = max(cls_id, sep_id) < sizes.vocab_size
+        self.embeddings = VisualBertEmbeddings(sizes, pad_id, visual_token_type, dropout)
+        self.encoder = Transformer(
+            sizes.num_layers,
+            sizes.hidden_size,
+            sizes.num_heads,
+            sizes.intermediate_size,
+            dropout,
+            attention_dropout,
+            layer_norm_eps=sizes.layer_norm_eps,
+        )
+        self.pooler = nn.Linear(sizes.hidden_size, sizes.hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.head = HEADS[head](sizes, num_classes)
+        self.apply(bert_initialization(initializer_range))
+        self.image_encoder = image_encoder
+        if weights is not None:
+            body = self._body()
+            load_exactly(body, our_tensors(weights, body.state_dict()), weights.source)
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return cls.modalities
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        return ModelOutput(self.head(self.dropout(self.encode(inputs).pooled)))  # [B, C]
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        """The sequence after the last layer, words first, and its pooled summary."""
+        sequence, mask = self.embed(inputs)
+        hidden = self.encoder(sequence, mask)  # [B, L, D]
+        return Encoded(hidden, mask, torch.tanh(self.pooler(hidden[:, 0])))
+
+    def embed(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The sequence that the transformer reads, float [B, L, D], and its mask, bool [B, L]; words come first."""
+        own = self.own(inputs)
+        text = own["text"] if "text" in own else self._no_text(own["image"])
+        parts = [(self.embeddings.text(text), text.mask)]
+        if "image" in own:
+            features, mask = self._regions(own["image"])
+            parts.append((self.embeddings.image(features, mask), mask))
+        embedded, masks = zip(*parts)
+        return torch.cat(embedded, 1), torch.cat(masks, 1)
+
+    def save_transformers(self, folder: str | Path) -> None:
+        """Writes the encoder, without classifier and image encoder, for `transformers.VisualBertModel.from_pretrained`.
+
+        Feed that model ``visual_token_type_ids`` of this model's `visual_token_type`: left to itself it takes 1.
+        """
+        others = {
+            "hidden_dropout_prob": self.dropout.p,
+            "attention_probs_dropout_prob": self.attention_dropout,
+            "pad_token_id": self.embeddings.pad_id,
+        }
+        write_transformers(Path(folder), self._body().state_dict(), self.sizes.config() | others)
+
+    def _body(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"embeddings": self.embeddings, "encoder": self.encoder, "pooler": self.pooler})
+
+    def _regions(self, image: ModalityInputs) -> tuple[Tensor, Tensor]:
+        if self.image_encoder is not None:
+            encoded = self.image_encoder(image)
+            return encoded.tokens, encoded.mask
+        if image.values.ndim != 3 or image.values.shape[-1] != self.sizes.feature_size:
+            raise ValueError(
+                f"image must be features [B, L, {self.sizes.feature_size}], got {list(image.values.shape)}; "
+                f"set feature_size, or give pixels an image_encoder"
+            )
+        return image.values, image.mask
+
+    def _no_text(self, image: ModalityInputs) -> ModalityInputs:
+        if not self.can_miss_text:
+            raise ValueError(
+                f"the text is left out, and the cls_id and sep_id that stand in for it are not among the {self.sizes.vocab_size} "
+                f"words of this model; set them to the tokenizer's"
+            )
+        ids = self.no_text.expand(len(image.mask), 2)
+        shown = torch.ones_like(ids, dtype=torch.bool)
+        return ModalityInputs(ids, shown, {"special": shown})

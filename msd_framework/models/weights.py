@@ -1,0 +1,119 @@
+"""Published weights: a folder or a hub name, read without running what is in it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A published model.
+
+    Args:
+        source: its folder or hub name, for errors.
+        config: what its config.json says.
+        tensors: its weights by name.
+    """
+
+    source: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def read_pretrained(source: str) -> Pretrained:
+    """A model in the layout of transformers: config.json beside model.safetensors or pytorch_model.bin.
+
+    Args:
+        source: a folder, or a name on the Hugging Face hub.
+
+    Raises:
+        ValueError: if there is no such folder and no such name, or if a file is missing or cannot be read.
+    """
+    config = json.loads(find_file(source, "config.json").read_text())
+    return Pretrained(source, config, read_tensors(find_file(source, *WEIGHT_FILES)))
+
+
+def find_file(source: str, *names: str) -> Path:
+    """The first of these files that a folder or a hub name has.
+
+    Raises:
+        ValueError: if it has none of them.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        found = next((folder / name for name in names if (folder / name).is_file()), None)
+        if found is None:
+            raise ValueError(f"the folder {source} has no {' or '.join(names)}")
+        return found
+    from transformers.utils.hub import cached_file
+
+    for name in names:
+        try:
+            return Path(cached_file(source, name))
+        except OSError as error:
+            reason = error
+    raise ValueError(
+        f"{source!r} is neither a folder here nor a model with {' or '.join(names)} on the Hugging Face hub, as far as it can be "
+        f"reached: {str(reason).splitlines()[0]}"
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a torch file that holds nothing but tensors.
+
+    Raises:
+        ValueError: if the file is missing, is broken, or holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no weight file {path}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a file of tensors alone, so it is not read: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path} holds something else than tensors by name; save the model's state_dict alone")
+    return dict(state)
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Loads every tensor into a module and leaves none of the module's out.
+
+    Raises:
+        ValueError: with every name that is missing, unexpected, or of another shape.
+    """
+    wanted = module.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - wanted.keys())
+    shapes = [
+        f"{n} {list(tensors[n].shape)}, wanted {list(wanted[n].shape)}"
+        for n in sorted(wanted.keys() & tensors.keys())
+        if tensors[n].shape != wanted[n].shape
+    ]
+    found = {"it lacks": missing, "it has besides": unexpected, "of another shape": shapes}
+    problems = [f"{what} {', '.join(names)}" for what, names in found.items() if names]
+    if problems:
+        raise ValueError(f"the weights of {source} do not fit: {'; '.join(problems)}")
+    module.load_state_dict(dict(tensors))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    return tensors

@@ -1,0 +1,40 @@
+"""What an objective promises: a batch in, a loss out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from msd_framework.models.base import MultimodalModel
+from msd_framework.structures import Batch, Setting, StepOutput
+
+
+class Objective(nn.Module, ABC):
+    """What is minimised. Data-parallel training wraps the objective, not the model, so that one call is one step.
+
+    Attributes:
+        model: the model that is trained.
+    """
+
+    needs_teacher: ClassVar[bool] = False
+
+    model: MultimodalModel
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> StepOutput: ...
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether `fit` must see the training examples before the first step."""
+        return False
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Looks at all training examples once, where a masker or a weighting needs their statistics."""
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        """What would not work in a run, as sentences."""
+        return []

@@ -1,0 +1,163 @@
+"""Learning from a teacher, one view of an example at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from msd_framework.losses import default_distillation_loss, default_task_loss
+from msd_framework.losses.base import DistillationLoss, TaskLoss
+from msd_framework.maskers.base import Masker
+from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
+from msd_framework.registry import OBJECTIVES, WEIGHTINGS, split
+from msd_framework.saliency.base import Saliency
+from msd_framework.structures import FULL, Batch, ModelOutput, Setting, StepOutput, Task, View, visible_modalities
+from msd_framework.teachers.base import Teacher
+from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.fixed import UniformWeights
+
+
+@OBJECTIVES.register("distillation")
+class DistillationObjective(Objective):
+    r"""Task loss plus weighted distillation over views of the same example.
+
+    .. math:: L = (1 - \lambda) \, \ell(f(x), y) + \lambda \sum_v w_v(x) \, D(f(x_v), f_T(x_v))
+
+    averaged over the batch, with :math:`f` the student, :math:`f_T` the teacher, :math:`x_v` the example with the
+    modalities that view :math:`v` shows. The single view `full` is distillation as in Hinton et al. (2015,
+    arXiv:1503.02531); the views `full` and each modality alone are modality-specific distillation (Jin et al., 2021,
+    arXiv:2101.01881); a view `{teacher: audio, student: image}` is crossmodal distillation (Xue et al., 2023,
+    arXiv:2206.06487).
+
+    Args:
+        views: what is distilled: names of views (`full`, `text`, `image+text`, `~text`), or
+            `{teacher: name, student: name}` where the two see different modalities.
+        distill_weight: lambda, the share of the teacher in the loss, between 0 and 1.
+        distill_loss: D; the task's usual one if null.
+        task_loss: l; the task's usual one if null.
+        weighting: w, how much each view of each example counts; 1 each if null.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        teacher: Teacher,
+        masker: Masker,
+        views: list[str | dict[str, str]],
+        distill_weight: float = 0.5,
+        distill_loss: DistillationLoss | None = None,
+        task_loss: TaskLoss | None = None,
+        weighting: WeightingStrategy | None = None,
+        task: Task = "single_label",
+    ):
+        super().__init__()
+        if not 0 <= distill_weight <= 1:
+            raise ValueError(f"distill_weight must lie between 0 and 1, got {distill_weight}.")
+        self.model, self.teacher, self.masker = model, teacher, masker
+        self.views = tuple(View.parse(v) for v in views)
+        self.distill_weight = distill_weight
+        self.distill_loss = distill_loss or default_distillation_loss(task)
+        self.task_loss = task_loss or default_task_loss(task)
+        self.weighting = weighting or UniformWeights()
+
+    def forward(self, batch: Batch) -> StepOutput:
+        student = self.student_logits(batch)  # [1 + V, B, C], the full view first
+        teacher = self.teacher_outputs(batch)
+        full, *seen = (ModelOutput(logits) for logits in student)
+        taught = [teacher[v.teacher] for v in self.views]
+
+        task = self.task_loss(full, batch.targets)  # [B]
+        distill = torch.stack([self.distill_loss(s, t) for s, t in zip(seen, taught)])  # [V, B]
+        w = self.weighting(self.evidence(batch, teacher, student[1:], distill))  # [V] or [V, B]
+        w = w if w.ndim == 2 else w[:, None]
+
+        lam = self.distill_weight
+        loss = ((1 - lam) * task + lam * (w * distill).sum(0)).mean()
+        return StepOutput(loss, self.terms(task, distill, w), full)
+
+    def student_logits(self, batch: Batch) -> Tensor:
+        """The student's logits on the full view and on its side of each view, [1 + V, B, C]; each view is asked for once."""
+        names = dict.fromkeys([FULL, *(v.student for v in self.views)])
+        output = self.model.forward_views([self.masker.view(batch, name).inputs for name in names])
+        place = {name: i for i, name in enumerate(names)}
+        return output.logits[[0, *(place[v.student] for v in self.views)]]
+
+    def teacher_outputs(self, batch: Batch) -> dict[str, ModelOutput]:
+        """What the teacher says of its side of each view and of each view that the saliency looks at, by name."""
+        names = list(dict.fromkeys([*(v.teacher for v in self.views), *self.saliency_views()]))
+        logits = self.teacher.predict(batch, names).logits  # [V', B, C]
+        return {name: ModelOutput(one) for name, one in zip(names, logits)}
+
+    def evidence(self, batch: Batch, teacher: Mapping[str, ModelOutput], student: Tensor, losses: Tensor) -> Evidence:
+        """What the weighting may look at, with no graph in it."""
+        taught = [teacher[v.teacher] for v in self.views]
+        return Evidence(
+            views=self.views,
+            modalities=self.teacher.modalities,
+            teacher=torch.stack([t.logits for t in taught]),
+            student=student.detach(),
+            losses=losses.detach(),
+            teacher_losses=torch.stack([self.task_loss(t, batch.targets) for t in taught]),
+            saliency=self.scores(batch, teacher),
+            targets=batch.targets,
+        )
+
+    def terms(self, task: Tensor, distill: Tensor, w: Tensor) -> dict[str, Tensor]:
+        """Batch means of the loss's parts, for the log."""
+        losses = {f"distill/{v.name}": d.detach().mean() for v, d in zip(self.views, distill)}
+        weights = {f"weight/{v.name}": one.detach().mean() for v, one in zip(self.views, w)}
+        return {"task": task.detach().mean(), **losses, **weights}
+
+    @property
+    def saliency(self) -> Saliency | None:
+        return self.weighting.saliency
+
+    def saliency_views(self) -> tuple[str, ...]:
+        return self.saliency.views(self.teacher.modalities) if self.saliency else ()
+
+    def scores(self, batch: Batch, teacher: Mapping[str, ModelOutput]) -> Tensor | None:
+        """The saliency of each of the teacher's modalities, [B, M], if the weighting wants it."""
+        return self.saliency(teacher, batch.targets, self.teacher.modalities) if self.saliency else None
+
+    @property
+    def needs_fit(self) -> bool:
+        return self.masker.needs_fit or self.weighting.needs_fit
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        if self.masker.needs_fit:
+            self.masker.fit(batches)
+        if self.weighting.needs_fit:
+            self.weighting.fit(self._training_scores(batches))
+
+    def _training_scores(self, batches: Iterable[Batch]) -> Iterable[Tensor]:
+        assert self.saliency is not None
+        for batch in batches:
+            names = self.saliency_views()
+            outputs = dict(zip(names, map(ModelOutput, self.teacher.predict(batch, names).logits)))
+            yield self.saliency(outputs, batch.targets, self.teacher.modalities)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        problems, views = [], []
+        if not options["views"]:
+            return ["views: wanted at least one view, got none; `[full]` is plain distillation."]
+        for i, spec in enumerate(options["views"]):
+            try:
+                view = View.parse(spec)
+                visible_modalities(view.teacher, setting.teacher_modalities or tuple(setting.data.modalities))
+                visible_modalities(view.student, setting.student_modalities)
+                views.append(view)
+            except ValueError as error:
+                problems.append(f"views[{i}]: {error}.")
+        if len(set(views)) < len(views):
+            problems.append("views: a view is listed twice.")
+        if options.get("weighting") is not None:
+            name, given = split(options["weighting"], "weighting", WEIGHTINGS)
+            problems += [f"weighting.{text}" for text in WEIGHTINGS.get(name).check(given, setting, tuple(views))]
+        return problems

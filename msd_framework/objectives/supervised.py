@@ -1,0 +1,44 @@
+"""Learning from labels alone: how teachers are trained, and the students that nobody teaches."""
+
+from __future__ import annotations
+
+from msd_framework.losses import default_task_loss
+from msd_framework.losses.base import TaskLoss
+from msd_framework.maskers.modality_dropout import modality_dropout
+from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
+from msd_framework.registry import OBJECTIVES
+from msd_framework.structures import Batch, StepOutput, Task
+
+
+@OBJECTIVES.register("supervised")
+class SupervisedObjective(Objective):
+    r"""The task loss of the full view.
+
+    .. math:: L = \frac{1}{B} \sum_i \ell(f(x_i), y_i)
+
+    Args:
+        task_loss: what a prediction is compared with its target by; the task's usual one if null.
+        modality_dropout: the probability that a training example loses each one of its M modalities, at most 1 / M;
+            it makes what the model says of a single modality faithful to what that modality tells.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        task_loss: TaskLoss | None = None,
+        modality_dropout: float = 0.0,
+        task: Task = "single_label",
+    ):
+        super().__init__()
+        if not 0 <= modality_dropout * len(model.modalities) <= 1:
+            raise ValueError(f"modality_dropout must lie between 0 and 1/{len(model.modalities)}, got {modality_dropout}.")
+        self.model = model
+        self.task_loss = task_loss or default_task_loss(task)
+        self.modality_dropout = modality_dropout
+
+    def forward(self, batch: Batch) -> StepOutput:
+        seen = modality_dropout(batch, self.modality_dropout if self.training else 0.0)
+        output = self.model(seen.inputs)
+        loss = self.task_loss(output, batch.targets).mean()
+        return StepOutput(loss, {"task": loss.detach()}, output)

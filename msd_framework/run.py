@@ -1,0 +1,219 @@
+"""What a run does: trains, evaluates or predicts, and writes down what came out."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from msd_framework.config.build import Assembly
+from msd_framework.config.check import checked
+from msd_framework.config.load import Source, load, resolve
+from msd_framework.engine.distributed import World
+from msd_framework.engine.evaluation import Predictions, measure
+from msd_framework.metrics.fidelity import fidelity
+from msd_framework.structures import FULL
+
+PACKAGES = (
+    "msd_framework",
+    "torch",
+    "torchvision",
+    "transformers",
+    "tokenizers",
+    "omegaconf",
+    "safetensors",
+    "torchmetrics",
+    "numpy",
+)
+
+
+def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Does what a configuration says.
+
+    Args:
+        path: a YAML file.
+        overrides: words ``a.b=value`` over it.
+
+    Returns:
+        The report, which is also written to `report.json`; empty for ``run_type=check``.
+
+    Raises:
+        MSDError: if the user can mend what is wrong.
+    """
+    source = load(path, overrides)
+    config = checked(source)
+    if config.run_type == "check":
+        return {}
+    if config.env.threads:
+        torch.set_num_threads(config.env.threads)
+    torch.manual_seed(config.seed)
+    with World.join(config.env.device) as world:
+        return RUN_TYPES[config.run_type](Assembly(config, world), resolve(source))
+
+
+def train(assembly: Assembly, source: Source) -> dict[str, Any]:
+    """Fits the model, then reports the best checkpoint on the validation and the test split."""
+    started = time.monotonic()
+    if assembly.world.is_first:
+        write_text(assembly.folder / "config.yaml", yaml.safe_dump(source.values, sort_keys=False, allow_unicode=True))
+        write_json(assembly.folder / "environment.json", environment(assembly.world))
+    assembly.world.wait()
+    runner = assembly.runner
+    if not (assembly.config.checkpoint.resume and runner.resume()):
+        assembly.fit_statistics()
+        torch.manual_seed(assembly.config.seed)  # whatever the statistics drew
+    runner.fit()
+    return report(
+        assembly, {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
+    )
+
+
+def evaluate(assembly: Assembly, source: Source) -> dict[str, Any]:
+    """Reports a checkpoint on the split that the run type names."""
+    return report(assembly, {})
+
+
+RUN_TYPES = {"train": train, "val": evaluate, "test": evaluate, "predict": evaluate}
+"""What each `run_type` does."""
+
+SPLITS = {"train": ("validation", "test"), "val": ("validation",), "test": ("test",), "predict": ("test",)}
+"""The splits that each `run_type` reports on."""
+
+
+def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Predicts and measures with the best checkpoint, and writes predictions, `report.json` and `report.md`."""
+    config = assembly.config
+    best = assembly.load_model(config.checkpoint.load or assembly.folder)
+    metrics: dict[str, float] = {}
+    for use in SPLITS[config.run_type]:
+        if use in assembly.evaluation:
+            predictions = assembly.predict(use)
+            metrics |= split_metrics(assembly, use, predictions)
+            if assembly.world.is_first:
+                write_predictions(assembly, getattr(config.data, use), predictions)
+    result = {
+        "name": config.name,
+        "run_type": config.run_type,
+        "seed": config.seed,
+        "metrics": metrics,
+        "expected": config.expected,
+        "best_update": best,
+        "parameters": sum(p.numel() for p in assembly.model.parameters()),
+        "examples": {use: len(b.reader.dataset) for use, b in assembly.evaluation.items()},
+        **facts,
+        "skipped": skipped(assembly),
+    }
+    if assembly.world.is_first:
+        name = "report" if config.run_type == "train" else f"report_{config.run_type}"
+        write_json(assembly.folder / f"{name}.json", result)
+        write_text(assembly.folder / f"{name}.md", markdown(result))
+        show(result)
+    return result
+
+
+def split_metrics(assembly: Assembly, use: str, predictions: Predictions) -> dict[str, float]:
+    """The metrics of a split, and how faithful they are to the teacher where there is one."""
+    found: dict[str, float] = {}
+    if assembly.config.run_type != "predict" and bool(predictions.labelled.any()):
+        found |= {f"{use}/{k}": v for k, v in measure(predictions, assembly.metrics).items()}
+    taught = assembly.ask_teacher(use)
+    for view, logits in (taught.logits if taught else {}).items():
+        prefix = f"{use}/" if view == FULL else f"{use}/{view}/"
+        found |= {prefix + k: v for k, v in fidelity(predictions.logits[view], logits, assembly.info.task).items()}
+    return found
+
+
+def skipped(assembly: Assembly) -> list[str]:
+    """What was wrong with each line or file that was left out."""
+    readers = [b.reader for b in assembly.evaluation.values()]
+    if "training_reader" in vars(assembly):
+        readers.append(assembly.training_reader)
+    return [text for r in readers for text in (*getattr(r.dataset, "skipped", []), *r.skipped.values())]
+
+
+def write_predictions(assembly: Assembly, split: str, predictions: Predictions) -> None:
+    """A row an example: id, label, and a column of probabilities a class, for each view."""
+    config, info = assembly.config, assembly.info
+    names = info.class_names or tuple(str(i) for i in range(info.num_classes))
+    probabilities = {v: x.softmax(-1) if info.task == "single_label" else x.sigmoid() for v, x in predictions.logits.items()}
+    header = [n if v == FULL else f"{v}/{n}" for v in probabilities for n in names]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["id", "label", *header])
+    rows = torch.cat(list(probabilities.values()), 1).tolist()
+    for name, target, known, row in zip(predictions.ids, predictions.targets.tolist(), predictions.labelled.tolist(), rows):
+        label = "" if not known else target if isinstance(target, int) else " ".join(f"{t:g}" for t in target)
+        writer.writerow([name, label, *(f"{p:.6f}" for p in row)])
+    write_text(Path(config.env.save_dir) / f"predictions_{split.replace('/', '_')}.csv", text.getvalue())
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What the run was made with."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+        "cpus": os.cpu_count(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The report as a page."""
+    lines = [
+        f"# {result['name']}",
+        "",
+        f"Seed {result['seed']}, {result['parameters']:,} parameters, best at update {result['best_update']}.",
+    ]
+    if "seconds" in result:
+        lines.append(f"{result['updates']} updates in {result['seconds']} s. {result['stopped']}".rstrip())
+    expected = result["expected"]
+    lines += ["", "| metric | value | expected |", "|---|---|---|"]
+    lines += [f"| {k} | {v:.4f} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()]
+    if result["skipped"]:
+        lines += ["", f"{len(result['skipped'])} examples were left out:", "", *(f"- {text}" for text in result["skipped"][:20])]
+    return "\n".join(lines) + "\n"
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """The report on the screen."""
+    table = Table(title=f"{result['name']} (seed {result['seed']})", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("expected", justify="right")
+    for name, value in result["metrics"].items():
+        wanted = result["expected"].get(name)
+        table.add_row(name, f"{value:.4f}", "" if wanted is None else f"{wanted:.4f}")
+    console = Console()
+    console.print(table)
+    if result["skipped"]:
+        console.print(f"{len(result['skipped'])} examples were left out; report.json names them.")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,99 @@
+"""Saliency by prediction: how far the teacher's answer moves when it sees less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from msd_framework.losses.base import DistillationLoss
+from msd_framework.losses.defaults import default_distillation_loss
+from msd_framework.registry import SALIENCIES
+from msd_framework.saliency.base import Saliency, without
+from msd_framework.structures import FULL, ModelOutput, Task
+
+
+@SALIENCIES.register("drop")
+class DropSaliency(Saliency):
+    r"""How far the teacher's prediction moves when the modality is hidden: is it *necessary*?
+
+    .. math:: S_m(x) = D\left(f_T(x), f_T(x_{\setminus m})\right)
+
+    with :math:`f_T` the teacher and :math:`x_{\setminus m}` the example without modality m. The full prediction takes the
+    teacher's place in D, so `kl` is the divergence from it of the prediction without m.
+
+    **With two modalities this looks at the other one's view**: `drop(image)` is read off the text-only view and
+    `drop(text)` off the image-only view, while `keep(image)` is read off the image-only view. `drop` and `keep` thus
+    rank two modalities through opposite views, and can rank them in opposite order.
+
+    Args:
+        distance: D; the task's usual one if null, at temperature 1.
+        task: how targets are read.
+
+    Raises:
+        ValueError: if the distance is not for the task.
+
+    >>> predictions = {"full": ModelOutput(torch.tensor([[2.0, 0.0]])), "image": ModelOutput(torch.tensor([[2.0, 0.0]])),
+    ...                "text": ModelOutput(torch.tensor([[0.0, 2.0]]))}
+    >>> DropSaliency()(predictions, torch.tensor([0]), ["image", "text"])  # text alone gets it wrong: the image is needed
+    tensor([[1.5232, 0.0000]])
+    """
+
+    non_negative: ClassVar[bool] = True
+
+    def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label"):
+        super().__init__()
+        self.distance = _distance(distance, task)
+
+    def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        return (FULL, *(without(m, modalities) for m in modalities))
+
+    def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
+        hidden = [predictions[without(m, modalities)] for m in modalities]
+        return torch.stack([self.distance(f, predictions[FULL]) for f in hidden], -1)  # [B, M]
+
+
+@SALIENCIES.register("keep")
+class KeepSaliency(Saliency):
+    r"""How near the teacher's prediction stays when it sees the modality alone: is it *sufficient*?
+
+    .. math:: S_m(x) = -D\left(f_T(x), f_T(x_m)\right)
+
+    with :math:`f_T` the teacher and :math:`x_m` the example with modality m alone. The full prediction takes the
+    teacher's place in D. Scores are at most 0.
+
+    **With two modalities this looks at the opposite view of `drop`**: `keep(image)` is read off the image-only view,
+    `drop(image)` off the text-only view. The two can rank the modalities in opposite order.
+
+    Args:
+        distance: D; the task's usual one if null, at temperature 1.
+        task: how targets are read.
+
+    Raises:
+        ValueError: if the distance is not for the task.
+
+    >>> predictions = {"full": ModelOutput(torch.tensor([[2.0, 0.0]])), "image": ModelOutput(torch.tensor([[2.0, 0.0]])),
+    ...                "text": ModelOutput(torch.tensor([[0.0, 2.0]]))}
+    >>> KeepSaliency()(predictions, torch.tensor([0]), ["image", "text"])  # the image alone is enough
+    tensor([[-0.0000, -1.5232]])
+    """
+
+    non_negative: ClassVar[bool] = False
+
+    def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label"):
+        super().__init__()
+        self.distance = _distance(distance, task)
+
+    def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        return (FULL, *modalities)
+
+    def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
+        return torch.stack([-self.distance(predictions[m], predictions[FULL]) for m in modalities], -1)  # [B, M]
+
+
+def _distance(distance: DistillationLoss | None, task: Task) -> DistillationLoss:
+    if distance is not None and task not in distance.tasks:
+        raise ValueError(f"distance: {type(distance).__name__} is for {', '.join(sorted(distance.tasks))}, and the task is {task}.")
+    return distance or default_distillation_loss(task)

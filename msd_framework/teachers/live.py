@@ -1,0 +1,29 @@
+"""A teacher that is asked anew each time: a frozen model in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from msd_framework.maskers.base import Masker
+from msd_framework.models.base import MultimodalModel
+from msd_framework.structures import Batch, ModelOutput
+from msd_framework.teachers.base import Teacher
+
+
+class LiveTeacher(Teacher):
+    """Runs a model on each view.
+
+    Args:
+        model: the teaching model; it is put in eval mode and frozen, and stays so.
+        masker: how a view hides a modality from it.
+    """
+
+    def __init__(self, model: MultimodalModel, masker: Masker):
+        self.model, self.masker = model.requires_grad_(False).eval(), masker
+        self.modalities, self.num_classes = model.modalities, model.num_classes
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, views: Sequence[str]) -> ModelOutput:
+        return self.model.forward_views([self.masker.view(batch, name).inputs for name in views])

@@ -1,0 +1,68 @@
+"""Weights that the user states, the same for all examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msd_framework.errors import did_you_mean
+from msd_framework.registry import WEIGHTINGS
+from msd_framework.structures import FULL, Setting, View
+from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.normalise import non_negative
+
+
+@WEIGHTINGS.register("uniform")
+class UniformWeights(WeightingStrategy):
+    """Every view counts 1.
+
+    Args:
+        modality_scale: what every view but `full` counts, at least 0.
+
+    Raises:
+        ValueError: if the scale is negative.
+    """
+
+    def __init__(self, modality_scale: float = 1.0):
+        super().__init__()
+        self.modality_scale = non_negative("modality_scale", modality_scale)
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        return _constants([1.0 if v.name == FULL else self.modality_scale for v in evidence.views], evidence.losses)
+
+
+@WEIGHTINGS.register("fixed")
+class FixedWeights(WeightingStrategy):
+    """Every view counts what the user says, 1 unless stated.
+
+    Args:
+        weights: weight by the view's name, such as `{full: 1.0, text: 0.5}`; a view on which teacher and student see
+            different modalities is named `audio>image`.
+
+    Raises:
+        ValueError: if a weight is negative.
+    """
+
+    def __init__(self, weights: dict[str, float] | None = None):
+        super().__init__()
+        self.weights = {name: non_negative(f"the weight of {name!r}", w) for name, w in (weights or {}).items()}
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        return _constants([self.weights.get(v.name, 1.0) for v in evidence.views], evidence.losses)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
+        names = [v.name for v in views]
+        return [
+            f"weights: {name!r} is not one of the views {', '.join(names)}.{did_you_mean(name, names)}"
+            for name in options.get("weights") or {}
+            if name not in names
+        ]
+
+
+def _constants(weights: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers as a tensor [V], made on the device without a copy to it."""
+    return torch.stack([like.new_full((), w) for w in weights])

@@ -1,0 +1,90 @@
+"""From scores to weights whose mean is 1, so that a scheme changes what is weighed and not how much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from msd_framework.structures import FULL, View
+
+Normalise: TypeAlias = Literal["ratio", "softmax"]
+"""How scores become weights: in proportion to them, or to their exponential."""
+
+SMALLEST = 1e-12
+"""What is added to every score of a ratio, so that scores that are all 0 give equal weights."""
+
+
+def ratio(scores: Tensor) -> Tensor:
+    r"""Weights in proportion to the scores, :math:`w_v = V S_v / \sum_u S_u`; equal where all scores are 0.
+
+    Args:
+        scores: float [V, ..], not negative (what is below 0 by rounding counts as 0).
+
+    >>> ratio(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+    tensor([[0.5000, 1.0000],
+            [1.5000, 1.0000]])
+    """
+    shares = scores.clamp(min=0) + SMALLEST
+    return len(scores) * shares / shares.sum(0)
+
+
+def softmax(scores: Tensor, temperature: float) -> Tensor:
+    r"""Weights in proportion to the exponential of the scores, :math:`w_v = V e^{S_v / T} / \sum_u e^{S_u / T}`.
+
+    Args:
+        scores: float [V, ..].
+        temperature: T; larger gives more equal weights.
+
+    >>> softmax(torch.tensor([0.0, 0.0]), temperature=1.0)
+    tensor([1., 1.])
+    """
+    return len(scores) * (scores / temperature).softmax(0)
+
+
+def normaliser(name: Normalise, temperature: float) -> Callable[[Tensor], Tensor]:
+    """The function of that name.
+
+    Raises:
+        ValueError: if the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}.")
+    functions: dict[Normalise, Callable[[Tensor], Tensor]] = {"ratio": ratio, "softmax": partial(softmax, temperature=temperature)}
+    return functions[name]
+
+
+def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: Callable[[Tensor], Tensor]) -> Tensor:
+    """Normalised weights for the views that hide something, and a fixed one for the view `full`.
+
+    Args:
+        scores: float [V] or [V, B]; the one of `full` is not looked at.
+        views: V views.
+        full_weight: the weight of `full`.
+        normalise: scores of the other views to weights of the same shape.
+
+    Returns:
+        The shape of the scores.
+
+    >>> views = [View.parse(name) for name in ("full", "image", "text")]
+    >>> weigh(torch.tensor([4.0, 1.0, 3.0]), views, full_weight=2.0, normalise=ratio)
+    tensor([2.0000, 0.5000, 1.5000])
+    """
+    by_view = list(zip(views, scores))
+    others = [score for view, score in by_view if view.name != FULL]
+    weights = iter(normalise(torch.stack(others)) if others else ())
+    return torch.stack([torch.full_like(score, full_weight) if view.name == FULL else next(weights) for view, score in by_view])
+
+
+def non_negative(name: str, weight: float) -> float:
+    """A weight that a user stated.
+
+    Raises:
+        ValueError: if it is negative or not a number.
+    """
+    if not weight >= 0:
+        raise ValueError(f"{name} must be at least 0, got {weight}.")
+    return weight

@@ -1,0 +1,158 @@
+"""Weights by saliency: a view counts by how much its modalities matter to the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.registry import WEIGHTINGS
+from msd_framework.saliency.base import Saliency
+from msd_framework.saliency.prediction import DropSaliency
+from msd_framework.structures import Task, View, visible_modalities
+from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.normalise import Normalise, non_negative, normaliser, weigh
+
+
+def view_saliency(scores: Tensor, modalities: Sequence[str], views: Sequence[View]) -> Tensor:
+    """The saliency of each view: the sum of those of the modalities that the teacher sees in it.
+
+    Args:
+        scores: float [M] or [B, M].
+        modalities: M names, in the order of the scores.
+        views: V views.
+
+    Returns:
+        float [V] or [V, B].
+
+    >>> views = [View.parse(name) for name in ("full", "image", "~image")]
+    >>> view_saliency(torch.tensor([1.0, 2.0, 4.0]), ["audio", "image", "text"], views)
+    tensor([7., 2., 5.])
+    """
+    of = dict(zip(modalities, scores.unbind(-1)))
+    seen = [visible_modalities(v.teacher, modalities) for v in views]
+    return torch.stack([torch.stack([of[m] for m in shown]).sum(0) for shown in seen])
+
+
+@WEIGHTINGS.register("instance")
+class InstanceWeights(WeightingStrategy):
+    r"""Each example's views count by its own saliency scores.
+
+    .. math:: w_v(x) = V \frac{S_v(x)}{\sum_u S_u(x)}, \qquad S_v(x) = \sum_{m \in v} S_m(x)
+
+    over the V views other than `full`, whose mean weight is 1 for every example; an example whose scores are all 0 weighs
+    its views equally. `softmax` puts :math:`e^{S / T}` in the place of S.
+
+    With two modalities and the saliency `drop`, the view that shows the image alone counts by how far the teacher's
+    prediction moves on the view that shows the text alone: see `DropSaliency`.
+
+    Args:
+        saliency: S_m; `drop` with the task's usual distance if null.
+        normalise: weights in proportion to the scores (`ratio`), or to their exponential (`softmax`).
+        temperature: T of the softmax, above 0.
+        full_weight: the weight of the view `full`, at least 0.
+        task: how targets are read.
+
+    Raises:
+        ValueError: if an option is out of range, or scores that can be negative are to be used as a ratio.
+    """
+
+    def __init__(
+        self,
+        saliency: Saliency | None = None,
+        normalise: Normalise = "ratio",
+        temperature: float = 1.0,
+        full_weight: float = 1.0,
+        task: Task = "single_label",
+    ):
+        super().__init__()
+        self.saliency = _fitting(saliency or DropSaliency(task=task), normalise)
+        self.normalise = normaliser(normalise, temperature)
+        self.full_weight = non_negative("full_weight", full_weight)
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        assert evidence.saliency is not None
+        scores = view_saliency(evidence.saliency, evidence.modalities, evidence.views)  # [V, B]
+        return weigh(scores, evidence.views, self.full_weight, self.normalise)
+
+
+@WEIGHTINGS.register("population")
+class PopulationWeights(WeightingStrategy):
+    r"""Each view counts by the mean saliency of its modalities over the training examples.
+
+    .. math:: w_v = V \frac{\bar S_v}{\sum_u \bar S_u}, \qquad
+        \bar S_v = \sum_{m \in v} \frac{1}{N} \sum_i S_m(x_i)
+
+    over the V views other than `full`, whose mean weight is 1. `softmax` puts :math:`e^{\bar S / T}` in the place of
+    :math:`\bar S`. The mean scores are a buffer, saved and restored with the objective.
+
+    Args:
+        saliency: S_m; `drop` with the task's usual distance if null.
+        normalise: weights in proportion to the scores (`ratio`), or to their exponential (`softmax`).
+        temperature: T of the softmax, above 0.
+        full_weight: the weight of the view `full`, at least 0.
+        task: how targets are read.
+
+    Raises:
+        ValueError: if an option is out of range, or scores that can be negative are to be used as a ratio.
+    """
+
+    needs_fit = True
+
+    mean_saliency: Tensor
+
+    def __init__(
+        self,
+        saliency: Saliency | None = None,
+        normalise: Normalise = "ratio",
+        temperature: float = 1.0,
+        full_weight: float = 1.0,
+        task: Task = "single_label",
+    ):
+        super().__init__()
+        self.saliency = _fitting(saliency or DropSaliency(task=task), normalise)
+        self.normalise = normaliser(normalise, temperature)
+        self.full_weight = non_negative("full_weight", full_weight)
+        self.register_buffer("mean_saliency", torch.empty(0))  # [M] once it is fitted or loaded
+        self.register_load_state_dict_pre_hook(_expect_mean)  # type: ignore[no-untyped-call]
+
+    def fit(self, scores: Iterable[Tensor]) -> None:
+        """Takes the mean of the scores, float [B, M] a batch, of all training examples.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        sums = [(s.double().sum(0), len(s)) for s in scores]
+        if not sums:
+            raise ValueError("population weights were given no training example to take the mean saliency of.")
+        self.mean_saliency = (torch.stack([s for s, _ in sums]).sum(0) / sum(n for _, n in sums)).float()
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Weights [V].
+
+        Raises:
+            RuntimeError: if the mean saliency is not known.
+        """
+        if self.mean_saliency.numel() == 0:
+            raise RuntimeError(
+                "the mean saliency is not known: fit the population weights on training scores, or load fitted ones."
+            )
+        scores = view_saliency(self.mean_saliency, evidence.modalities, evidence.views)  # [V]
+        return weigh(scores, evidence.views, self.full_weight, self.normalise)
+
+
+def _fitting(saliency: Saliency, normalise: Normalise) -> Saliency:
+    if normalise == "ratio" and not saliency.non_negative:
+        raise ValueError(
+            f"the scores of {type(saliency).__name__} can be negative, which no ratio can use; take normalise: softmax."
+        )
+    return saliency
+
+
+def _expect_mean(weights: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Makes room for the mean scores in a state that is about to be loaded: one for each modality that it knew."""
+    if f"{prefix}mean_saliency" in state:
+        device = weights.get_buffer("mean_saliency").device
+        weights.mean_saliency = torch.empty_like(state[f"{prefix}mean_saliency"], device=device)

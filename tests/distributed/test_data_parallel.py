@@ -1,0 +1,104 @@
+"""Several processes make the same updates as one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from msd_framework.callbacks.base import Callback
+from msd_framework.engine.distributed import World
+from msd_framework.engine.evaluation import predict
+from msd_framework.errors import TrainingError
+from msd_framework.testing import made_batch, run_processes, take
+from tests.runs import tiny_model, tiny_runner
+
+
+def _train(folder: str, accumulate: int) -> None:
+    with World.join("cpu") as world:
+        runner, recorder = tiny_runner(world, accumulate)
+        runner.fit()
+        weights = nn.utils.parameters_to_vector(runner.objective.model.parameters())
+        (Path(folder) / f"{world.rank}.json").write_text(json.dumps({"losses": recorder.losses, "weights": weights.tolist()}))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, accumulate):
+    run_processes(_train, 2, str(tmp_path), accumulate)
+    runner, recorder = tiny_runner()
+    runner.fit()
+    alone = nn.utils.parameters_to_vector(runner.objective.model.parameters())
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert max(abs(a - b) for a, b in zip(found["losses"], recorder.losses, strict=True)) <= 1e-10  # order of float64 sums
+        torch.testing.assert_close(torch.tensor(found["weights"], dtype=torch.float64), alone, atol=1e-8, rtol=0)
+
+
+def _predict(folder: str, num_examples: int) -> None:
+    with World.join("cpu") as world:
+        model, data = tiny_model(0).eval(), made_batch(num_examples)
+        mine = list(range(world.rank, num_examples, world.size))
+        batches = [take(data, mine[i : i + 2]) for i in range(0, len(mine), 2)]
+        found = predict(lambda batch, _: model(batch.inputs).logits[None], batches, ["full"], world)
+        result = {"ids": found.ids, "logits": found.logits["full"].tolist()}
+        (Path(folder) / f"{world.rank}.json").write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize("num_examples", [1, 7, 8])
+def test_predictions_of_two_processes_are_gathered_each_example_once_and_in_order(tmp_path, num_examples):
+    run_processes(_predict, 2, str(tmp_path), num_examples)
+    data = made_batch(num_examples)
+    logits = tiny_model(0).eval()(data.inputs).logits.float()
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert tuple(found["ids"]) == data.ids
+        torch.testing.assert_close(torch.tensor(found["logits"]), logits, atol=1e-6, rtol=0)
+
+
+def _go_wrong(folder: str) -> None:
+    with World.join("cpu") as world:
+        runner, _ = tiny_runner(world)
+        if world.rank == 1:
+            runner.batches.data.inputs["image"].values.fill_(float("nan"))  # type: ignore[attr-defined]
+        with pytest.raises(TrainingError, match="since update 1"):
+            runner.fit()
+        (Path(folder) / f"{world.rank}").touch()
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_all_of_them(tmp_path):
+    run_processes(_go_wrong, 2, str(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1"]
+
+
+class StopAt(Callback):
+    def __init__(self, update: int):
+        self.update = update
+
+    def on_step_end(self, runner, output):
+        if runner.update == self.update:
+            runner.stop("test")
+
+
+def _resume(folder: str, stop_at: int) -> None:
+    with World.join("cpu") as world:
+        runner, recorder = tiny_runner(world, folder=Path(folder), dropout=0.3, save_at=frozenset({6}))
+        runner.resume()
+        if stop_at:
+            runner.callbacks = [*runner.callbacks, StopAt(stop_at)]
+        runner.fit()
+        weights = nn.utils.parameters_to_vector(runner.objective.model.parameters())
+        torch.save(weights, Path(folder) / f"weights_{world.rank}.pt")
+
+
+def test_two_processes_resume_to_the_same_bits(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    run_processes(_resume, 2, str(tmp_path / "whole"), 0)
+    run_processes(_resume, 2, str(tmp_path / "cut"), 8)  # trains 8 updates, of which a checkpoint holds 6
+    run_processes(_resume, 2, str(tmp_path / "cut"), 0)
+    for rank in range(2):
+        whole, cut = (torch.load(tmp_path / f / f"weights_{rank}.pt", weights_only=True) for f in ("whole", "cut"))
+        assert torch.equal(whole, cut)

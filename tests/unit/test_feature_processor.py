@@ -1,0 +1,194 @@
+"""Region features from files, against numpy."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from msd_framework.data.features import RegionFeatures
+from msd_framework.errors import CheckpointError, DataError
+
+GRID = np.linspace(-2, 2, 5 * 8).reshape(5, 8)
+
+
+def write(folder: Path, name: str, array: np.ndarray) -> None:
+    np.save(folder / f"{name}.npy", array, allow_pickle=True)
+
+
+@pytest.fixture
+def features(tmp_path) -> RegionFeatures:
+    return RegionFeatures(str(tmp_path), max_regions=4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_batch_is_float32_and_padded_to_its_longest(tmp_path, features, dtype, order):
+    arrays = {"a": GRID[:3].astype(dtype, order=order), "b": GRID[:2].astype(dtype, order=order)}
+    for name, array in arrays.items():
+        write(tmp_path, name, array)
+    batch = features.collate([features.load(Path("img/a.png")), features.load("img/b.jpg")])
+    expected = np.stack([arrays["a"], np.vstack([arrays["b"], np.zeros((1, 8))])]).astype(np.float32)
+    assert batch.values.dtype == torch.float32
+    assert np.array_equal(batch.values.numpy(), expected)
+    assert batch.mask.tolist() == [[True, True, True], [True, True, False]]
+    assert not batch.special.any()
+
+
+def test_the_first_regions_are_kept(tmp_path, features):
+    write(tmp_path, "a", GRID.astype(np.float16))
+    loaded = features.load("a.png")
+    assert np.array_equal(loaded.numpy(), GRID[:4].astype(np.float16))
+    assert loaded.dtype == torch.float16  # small in memory
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="open mappings are listed on Linux only")
+def test_a_loaded_file_is_closed(tmp_path, features):
+    write(tmp_path, "closed", GRID)
+    loaded = features.load("closed.png")
+    assert "closed.npy" not in Path("/proc/self/maps").read_text()
+    assert loaded.shape == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("array", "sentence"),
+    [
+        (np.zeros(8), r"shape \[8\], wanted floats \[N, D\]"),
+        (np.zeros((1, 5, 8)), r"shape \[1, 5, 8\]"),
+        (np.zeros((0, 8)), r"shape \[0, 8\], .+ N at least 1"),
+        (np.zeros((5, 0)), r"shape \[5, 0\]"),
+        (np.zeros((5, 8), dtype=np.int64), "holds int64, wanted floats"),
+        (np.zeros((5, 8), dtype=complex), "holds complex128"),
+        (np.zeros((5, 8), dtype=np.longdouble), "holds (float128|float96)"),
+        (np.full((5, 8), np.nan), "no finite float32"),
+        (np.full((5, 8), np.inf), "no finite float32"),
+        (np.full((5, 8), 1e300), "no finite float32"),
+        (np.array([{"features": 1}], dtype=object), "is not a plain array that can be read without unpickling"),
+    ],
+)
+def test_anything_but_finite_floats_is_refused(tmp_path, features, array, sentence):
+    write(tmp_path, "a", array)
+    with pytest.raises(DataError, match=rf"a.npy: .*({sentence})"):
+        features.load("a.png")
+
+
+@pytest.mark.parametrize("length", [0, 5, 60, 200])
+def test_a_truncated_file_is_refused(tmp_path, features, length):
+    write(tmp_path, "a", GRID)
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:length])
+    with pytest.raises(DataError, match=r"a.npy: is not a plain array"):
+        features.load("a.png")
+
+
+def test_an_archive_of_arrays_is_refused(tmp_path, features):
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.savez(file, a=GRID)
+    with pytest.raises(DataError, match=r"a.npy: holds several arrays"):
+        features.load("a.png")
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_under_the_name_of_an_array_is_never_run(tmp_path, features):
+    (tmp_path / "a.npy").write_bytes(pickle.dumps(Touch(tmp_path / "was_run")))
+    with pytest.raises(DataError, match=r"a.npy: is not a plain array that can be read without unpickling"):
+        features.load("a.png")
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_missing_file_is_named(tmp_path, features):
+    with pytest.raises(DataError, match=r"gone.npy: no such feature file"):
+        features.load("img/gone.png")
+
+
+@pytest.mark.parametrize("value", ["../../outside.png", "/etc/outside.png", "..", "img/.."])
+def test_no_name_leads_out_of_the_folder(tmp_path, value):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    write(tmp_path, "outside", GRID)
+    with pytest.raises(DataError, match=rf"{folder}/.+: no such feature file"):
+        RegionFeatures(str(folder)).load(value)
+
+
+def test_no_link_leads_out_of_the_folder(tmp_path):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    write(tmp_path, "outside", GRID)
+    (folder / "a.npy").symlink_to(tmp_path / "outside.npy")
+    with pytest.raises(DataError, match=r"'a.npy' does not lie inside"):
+        RegionFeatures(str(folder)).load("a.png")
+
+
+def test_a_given_feature_size_is_checked(tmp_path):
+    write(tmp_path, "a", GRID)
+    with pytest.raises(DataError, match=r"shape \[5, 8\], wanted floats \[N, 2048\]"):
+        RegionFeatures(str(tmp_path), feature_size=2048).load("a.png")
+
+
+def test_the_feature_size_is_that_of_the_first_image_and_later_ones_must_agree(tmp_path, features):
+    write(tmp_path, "a", GRID)
+    write(tmp_path, "b", GRID[:, :3])
+    assert features.facts == {}
+    features.fit(iter(["a.png", "missing.png"]))
+    assert features.facts == {"feature_size": 8}
+    with pytest.raises(DataError, match=r"shape \[5, 3\], wanted floats \[N, 8\]"):
+        features.load("b.png")
+
+
+def test_a_later_run_knows_the_feature_size(tmp_path, features):
+    write(tmp_path, "a", GRID)
+    features.fit(["a.png"])
+    features.save(tmp_path / "saved")
+    again = RegionFeatures(str(tmp_path), max_regions=4)
+    again.restore(tmp_path / "saved")
+    assert again.facts == {"feature_size": 8}
+    assert again.fingerprint == features.fingerprint
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", "[]"])
+def test_a_damaged_checkpoint_is_named(tmp_path, features, content):
+    if content is not None:
+        (tmp_path / "region_features.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"region_features.json: cannot be read"):
+        features.restore(tmp_path)
+
+
+def test_changed_files_or_options_are_another_fingerprint(tmp_path, features):
+    write(tmp_path, "a", GRID)
+    os.utime(tmp_path / "a.npy", ns=(1, 1))
+    before = features.fingerprint
+    assert RegionFeatures(str(tmp_path), max_regions=4).fingerprint == before
+    assert RegionFeatures(str(tmp_path), max_regions=5).fingerprint != before
+    write(tmp_path, "a", GRID + 1)
+    assert features.fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"max_regions": 0}, "max_regions is 0, wanted at least 1"), ({"feature_size": 0}, "feature_size is 0, wanted at least 1")],
+)
+def test_numbers_out_of_range_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        RegionFeatures("features", **options)
+
+
+def test_listing_data_sets_and_processors_imports_nothing_heavy():
+    code = (
+        "import sys; from msd_framework.registry import DATASETS, PROCESSORS; "
+        "assert {'hateful_memes', 'nlvr'} <= set(DATASETS.names()); "
+        "assert {'tokenizer', 'pixels', 'region_features'} <= set(PROCESSORS.names()); "
+        "print([m for m in ('transformers', 'torchvision', 'tokenizers', 'PIL', 'sklearn') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,180 @@
+"""Metrics: against scikit-learn, and the fidelity report against numpy and torch's distributions."""
+
+import warnings
+
+import numpy as np
+import pytest
+import sklearn.metrics as oracle
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, kl_divergence
+
+from msd_framework.metrics.fidelity import fidelity
+from msd_framework.registry import METRICS
+
+with warnings.catch_warnings():  # some versions of what torchmetrics imports warn of each other
+    warnings.simplefilter("ignore")
+    import torchmetrics.functional.classification  # noqa: F401
+
+seeds = st.integers(0, 10_000)
+
+
+def logits(seed: int, n: int = 40, classes: int = 4, ties: bool = True) -> Tensor:
+    z = 3 * torch.randn(n, classes, generator=torch.Generator().manual_seed(seed))
+    return z.mul(4).round().div(4) if ties else z
+
+
+def one_label(seed: int, n: int = 40, classes: int = 4) -> Tensor:
+    drawn = torch.randint(classes, (n - classes,), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([torch.arange(classes), drawn])
+
+
+def labels(seed: int, n: int = 40, classes: int = 4) -> Tensor:
+    drawn = torch.rand(n - 2, classes, generator=torch.Generator().manual_seed(seed)) < 0.4
+    return torch.cat([torch.zeros(1, classes), torch.ones(1, classes), drawn.float()])
+
+
+def near(wanted: float) -> object:
+    """Torchmetrics adds up in float32, which over 40 examples is right to a few 1e-7."""
+    return pytest.approx(wanted, abs=2e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_accuracy_is_that_of_sklearn(seed: int) -> None:
+    z, y = logits(seed, ties=False), one_label(seed)
+    assert METRICS.build("accuracy")(z, y) == near(oracle.accuracy_score(y, z.argmax(1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "sklearn_metric"), [("auroc", oracle.roc_auc_score), ("average_precision", oracle.average_precision_score)]
+)
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_ranking_metrics_of_two_classes_are_those_of_sklearn(name: str, sklearn_metric: object, seed: int) -> None:
+    z, y = logits(seed, classes=2), one_label(seed, classes=2)
+    assert METRICS.build(name)(z, y) == near(sklearn_metric(y, z.double().softmax(1)[:, 1].numpy().round(12)))
+
+
+@pytest.mark.parametrize(
+    ("name", "sklearn_metric"), [("auroc", oracle.roc_auc_score), ("average_precision", oracle.average_precision_score)]
+)
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_ranking_metrics_of_several_labels_are_those_of_sklearn(name: str, sklearn_metric: object, seed: int) -> None:
+    z, y = logits(seed), labels(seed)
+    assert METRICS.build(name)(z, y) == near(sklearn_metric(y, z, average="macro"))
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
+def test_ranking_does_not_saturate_with_the_probabilities(name: str) -> None:
+    z = torch.tensor([[0.0, 50.0], [0.0, 60.0], [0.0, 70.0], [0.0, 80.0]])  # all of probability 1 in float32
+    assert METRICS.build(name)(z, torch.tensor([0, 0, 1, 1])) == 1.0
+    assert METRICS.build(name)(z, torch.tensor([1, 0, 0, 1])) < 1.0
+
+
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted", "samples"])
+@pytest.mark.parametrize("classes", [1, 4])
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_f1_is_that_of_sklearn(average: str, classes: int, seed: int) -> None:
+    z, y = logits(seed, classes=classes), labels(seed, classes=classes)
+    decided = (z.sigmoid() > 0.5).int()
+    # With one column sklearn would read both vectors as classes 0 and 1; the F1 of the positive ones is meant.
+    wanted = (
+        oracle.f1_score(y, decided, average=average, zero_division=0)
+        if classes > 1
+        else (decided * y).sum() / len(y)
+        if average == "samples"
+        else oracle.f1_score(y[:, 0], decided[:, 0], zero_division=0)
+    )
+    assert METRICS.build(f"f1_{average}")(z, y) == near(float(wanted))
+
+
+def test_a_label_that_never_occurs_counts_zero_in_macro_f1() -> None:
+    z = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])
+    assert METRICS.build("f1_macro")(z, (z > 0).float()) == 0.5
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_cross_entropy_is_the_log_loss_of_sklearn(seed: int) -> None:
+    z, y = logits(seed), one_label(seed)
+    metric = METRICS.build("cross_entropy")
+    assert metric(z, y) == pytest.approx(oracle.log_loss(y, z.double().softmax(1)), rel=1e-9)  # both in float64
+
+
+def test_cross_entropy_alone_is_better_when_lower() -> None:
+    ours = ["accuracy", "auroc", "average_precision", "f1_macro", "f1_micro", "f1_samples", "f1_weighted"]
+    assert not METRICS.get("cross_entropy").larger_is_better
+    assert all(METRICS.get(name).larger_is_better for name in ours)
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
+@pytest.mark.parametrize(("label", "amount"), [(0, "none"), (1, "all")])
+def test_ranking_examples_of_one_class_is_refused(name: str, label: int, amount: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is not defined: {amount} of the 5 examples are positive for class 1"):
+        METRICS.build(name)(torch.randn(5, 2), torch.full((5,), label))
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
+def test_ranking_by_a_label_that_is_always_the_same_names_it(name: str) -> None:
+    with pytest.raises(ValueError, match="none of the 5 examples are positive for label 2"):
+        METRICS.build(name)(torch.randn(5, 3), torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]))
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
+def test_ranking_more_than_two_classes_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} of one label an example is for two classes, got 3"):
+        METRICS.build(name)(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]))
+
+
+# Fidelity
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_fidelity_for_one_label_follows_its_formulas(seed: int) -> None:
+    s, t = logits(seed, classes=2, ties=False), logits(seed + 1, classes=2, ties=False)
+    p, q = Categorical(logits=t.double()), Categorical(logits=s.double())
+    report = fidelity(s, t, "single_label")
+    assert report["agreement"] == pytest.approx(oracle.accuracy_score(t.argmax(1), s.argmax(1)), abs=1e-12)
+    assert report["kl"] == pytest.approx(float(kl_divergence(p, q).mean()), abs=1e-10)
+    assert report["total_variation"] == pytest.approx(float((p.probs[:, 1] - q.probs[:, 1]).abs().mean()), abs=1e-12)
+    assert report["pearson"] == pytest.approx(np.corrcoef(p.probs[:, 1], q.probs[:, 1])[0, 1], abs=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_fidelity_for_several_labels_follows_its_formulas(seed: int) -> None:
+    s, t = logits(seed, ties=False), logits(seed + 1, ties=False)
+    p, q = Bernoulli(logits=t.double()), Bernoulli(logits=s.double())
+    report = fidelity(s, t, "multi_label")
+    assert report["agreement"] == pytest.approx(1 - oracle.hamming_loss(t > 0, s > 0), abs=1e-12)
+    assert report["kl"] == pytest.approx(float(kl_divergence(p, q).sum(1).mean()), abs=1e-9)
+    assert report["total_variation"] == pytest.approx(float((p.probs - q.probs).abs().mean()), abs=1e-12)
+    columns = [np.corrcoef(p.probs[:, c], q.probs[:, c])[0, 1] for c in range(4)]
+    assert report["pearson"] == pytest.approx(np.mean(columns), abs=1e-9)
+
+
+def test_fidelity_for_soft_targets_agrees_on_the_best_answer() -> None:
+    s, t = torch.tensor([[-1.0, -2.0], [3.0, 4.0]]), torch.tensor([[5.0, 4.0], [-3.0, -4.0]])
+    assert fidelity(s, t, "soft_target")["agreement"] == 0.5
+
+
+@pytest.mark.parametrize("task", ["single_label", "multi_label", "soft_target"])
+def test_a_teacher_is_faithful_to_itself(task: str) -> None:
+    z = logits(0)
+    assert fidelity(z, z, task) == pytest.approx({"agreement": 1, "kl": 0, "total_variation": 0, "pearson": 1}, abs=1e-9)
+
+
+def test_a_prediction_that_never_varies_has_no_correlation() -> None:
+    assert np.isnan(fidelity(torch.zeros(3, 2), logits(0, 3, 2), "single_label")["pearson"])
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((3, 2), (2, 2)), ((0, 2), (0, 2))])
+def test_fidelity_of_different_or_no_examples_is_refused(student: tuple[int, int], teacher: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"fidelity compares logits \[N, C\] of the same examples, got"):
+        fidelity(torch.zeros(student), torch.zeros(teacher), "single_label")

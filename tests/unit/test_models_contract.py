@@ -1,0 +1,345 @@
+"""What every registered model and encoder promises, shown on each of them, built tiny."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from msd_framework.models.base import Encoder, MultimodalModel
+from msd_framework.registry import ENCODERS, MODELS
+from msd_framework.structures import Inputs, ModalityInputs
+
+FACTS = {
+    "num_classes": 3,
+    "vocab_size": 40,
+    "pad_id": 0,
+    "cls_id": 1,
+    "sep_id": 2,
+    "image_size": 8,
+    "image_channels": 3,
+    "feature_size": 6,
+}
+EXACT = 1e-12  # float64: the same sums in another order
+
+WORDS = {"type": "transformer", "hidden_size": 8, "num_layers": 1, "num_heads": 2, "max_positions": 16}
+PATCHES = {"type": "patches", "patch_size": 4, "hidden_size": 8}
+REGIONS = {"type": "features", "hidden_size": 8}
+BERT_CONFIG = {
+    "model_type": "bert",
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 16,
+}
+SINGLE_STREAM = {"type": "visual_bert", "hidden_size": 8, "num_layers": 2, "num_heads": 2, "intermediate_size": 16, "max_positions": 16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny component, the kind of values of each of its modalities, and what it promises besides the contract."""
+
+    spec: dict[str, Any]
+    kinds: dict[str, str]
+    absent_is_hidden: bool = False  # leaving a modality out, special positions and all, is hiding it
+
+
+IMAGE_TEXT = {"image": "features", "text": "tokens"}
+PIXELS_TEXT = {"image": "pixels", "text": "tokens"}
+FUSED = {"type": "late_fusion", "hidden_size": 8}
+
+MODEL_CASES: dict[str, list[Case]] = {
+    "visual_bert": [
+        Case(SINGLE_STREAM, IMAGE_TEXT),
+        Case(SINGLE_STREAM | {"image_encoder": PATCHES, "head": "transform", "visual_token_type": 0}, PIXELS_TEXT),
+    ],
+    "late_fusion": [
+        Case(FUSED | {"encoders": {"image": REGIONS, "text": WORDS}, "fusion": "concat"}, IMAGE_TEXT, True),
+        Case(FUSED | {"encoders": {"image": PATCHES, "text": WORDS}, "fusion": "sum"}, PIXELS_TEXT, True),
+        Case(FUSED | {"encoders": {"image": PATCHES, "text": {"type": "bert", "config": BERT_CONFIG}}, "fusion": "mean"}, PIXELS_TEXT, True),
+        Case(
+            FUSED | {"encoders": {"audio": REGIONS, "image": PATCHES, "text": WORDS}, "fusion": "gated"},
+            {"audio": "features"} | PIXELS_TEXT,
+            True,
+        ),
+    ],
+    "unimodal_text": [Case({"type": "unimodal_text", "encoder": WORDS}, {"text": "tokens"})],
+    "unimodal_image": [Case({"type": "unimodal_image", "encoder": REGIONS}, {"image": "features"})],
+}
+
+ENCODER_CASES: dict[str, list[Case]] = {
+    "bert": [
+        Case({"type": "bert", "config": BERT_CONFIG}, {"x": "tokens"}),
+        Case(
+            {"type": "bert", "config": BERT_CONFIG | {"model_type": "roberta", "max_position_embeddings": 18, "pad_token_id": 1}},
+            {"x": "tokens"},
+        ),
+        Case(
+            {"type": "bert", "config": {"model_type": "distilbert", "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}},
+            {"x": "tokens"},
+        ),
+    ],
+    "transformer": [Case(WORDS, {"x": "tokens"}), Case(WORDS | {"norm_first": False}, {"x": "tokens"})],
+    "features": [Case(REGIONS, {"x": "features"})],
+    "patches": [Case(PATCHES, {"x": "pixels"}), Case(PATCHES | {"num_layers": 1, "num_heads": 2}, {"x": "pixels"})],
+    "resnet": [Case({"type": "resnet"}, {"x": "pixels"}), Case({"type": "resnet", "freeze_batch_norm": True}, {"x": "pixels"})],
+}
+
+
+def named(cases: dict[str, list[Case]]) -> list[Any]:
+    return [pytest.param(case, id=f"{name}-{i}") for name, group in cases.items() for i, case in enumerate(group)]
+
+
+every_model = pytest.mark.parametrize("case", named(MODEL_CASES))
+every_encoder = pytest.mark.parametrize("case", named(ENCODER_CASES))
+
+
+def tokens(generator: torch.Generator) -> ModalityInputs:
+    """Four texts, [CLS] words [SEP]; the last one has its words hidden."""
+    lengths = torch.tensor([7, 5, 4, 5])
+    place = torch.arange(7)
+    mask = place < lengths[:, None]
+    special = (place == 0) | (place == lengths[:, None] - 1)
+    ids = torch.randint(3, 40, (4, 7), generator=generator)
+    ids = torch.where(place == 0, 1, torch.where(special, 2, ids))
+    mask = mask & (special | (torch.arange(4) < 3)[:, None])
+    segments = (place >= 3).long().expand(4, 7)
+    return ModalityInputs(ids, mask, {"special": special & mask, "segments": segments})
+
+
+def features(generator: torch.Generator) -> ModalityInputs:
+    """Four images of regions; the third one has none."""
+    mask = torch.arange(5) < torch.tensor([5, 3, 0, 4])[:, None]
+    width = 6
+    return ModalityInputs(torch.randn(4, 5, width, generator=generator, dtype=torch.float64), mask)
+
+
+def pixels(generator: torch.Generator) -> ModalityInputs:
+    """Four images; the third one is hidden."""
+    values = torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return ModalityInputs(values, torch.tensor([[True], [True], [False], [True]]))
+
+
+MAKERS: dict[str, Callable[[torch.Generator], ModalityInputs]] = {"tokens": tokens, "features": features, "pixels": pixels}
+
+
+def make_inputs(case: Case, seed: int = 0) -> dict[str, ModalityInputs]:
+    generator = torch.Generator().manual_seed(seed)
+    return {m: MAKERS[kind](generator) for m, kind in sorted(case.kinds.items())}
+
+
+def build_model(case: Case, seed: int = 0) -> MultimodalModel:
+    torch.manual_seed(seed)
+    model: MultimodalModel = MODELS.build(case.spec, facts=FACTS)
+    return shake(model)
+
+
+def build_encoder(case: Case, seed: int = 0) -> Encoder:
+    torch.manual_seed(seed)
+    encoder: Encoder = ENCODERS.build(case.spec, facts=FACTS)
+    return shake(encoder)
+
+
+def shake(module: Any) -> Any:
+    """Moves every vector off its initial zeros, so that nothing is equal for want of a bias."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return module.double().eval()
+
+
+def hide_by_mask(x: ModalityInputs) -> ModalityInputs:
+    return replace(x, mask=x.mask & x.special)
+
+
+def hide_by_dropping(x: ModalityInputs) -> ModalityInputs | None:
+    """Keeps the special positions alone, with their position ids."""
+    kept = x.mask & x.special
+    if not kept.any():
+        return None
+    count = int(kept.sum(1).max())
+    order = (~kept).long().argsort(dim=1, stable=True)[:, :count]  # the special ones first
+    extras = {name: value.gather(1, order) for name, value in x.extras.items()}
+    return ModalityInputs(x.values.gather(1, order), kept.gather(1, order), extras | {"positions": order})
+
+
+def hide(inputs: Inputs, names: tuple[str, ...], how: Callable[[ModalityInputs], ModalityInputs | None]) -> Inputs:
+    seen = {m: how(x) if m in names else x for m, x in inputs.items()}
+    return {m: x for m, x in seen.items() if x is not None}
+
+
+def change_masked(x: ModalityInputs, seed: int = 9) -> ModalityInputs:
+    """Other values wherever the mask is False."""
+    generator = torch.Generator().manual_seed(seed)
+    if not x.values.is_floating_point():
+        return replace(x, values=torch.where(x.mask, x.values, torch.randint(0, 40, x.values.shape, generator=generator)))
+    shape = x.mask.shape + (1,) * (x.values.ndim - x.mask.ndim)
+    return replace(x, values=torch.where(x.mask.view(shape), x.values, 100 * torch.ones_like(x.values)))
+
+
+def example(inputs: Inputs, index: int) -> Inputs:
+    def one(t: Tensor) -> Tensor:
+        return t[index : index + 1]
+
+    return {m: ModalityInputs(one(x.values), one(x.mask), {n: one(e) for n, e in x.extras.items()}) for m, x in inputs.items()}
+
+
+def proper_subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [c for size in range(1, len(names)) for c in combinations(names, size)]
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=EXACT, rtol=EXACT)
+
+
+@pytest.mark.parametrize(("registry", "cases"), [(MODELS, MODEL_CASES), (ENCODERS, ENCODER_CASES)], ids=["models", "encoders"])
+def test_every_registered_component_is_under_contract(registry: Any, cases: dict[str, list[Case]]) -> None:
+    ours = [name for name in registry.names() if registry.get(name).__module__.startswith("msd_framework.")]
+    assert sorted(cases) == ours
+
+
+@every_model
+def test_a_model_says_its_modalities_and_classes(case: Case) -> None:
+    model = build_model(case)
+    options = {k: v for k, v in case.spec.items() if k != "type"}
+    assert model.modalities == type(model).modalities_of(options) == tuple(sorted(case.kinds))
+    assert model(make_inputs(case)).logits.shape == (4, model.num_classes) == (4, 3)
+
+
+@every_model
+def test_a_model_takes_every_subset_of_its_modalities(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    full = model(inputs).logits
+    for names in proper_subsets(model.modalities):
+        logits = model({m: inputs[m] for m in names}).logits
+        assert logits.shape == full.shape
+        assert logits.isfinite().all()
+        assert not torch.allclose(logits[:2], full[:2])  # the first two examples have content of each modality
+
+
+@every_model
+def test_masked_positions_never_change_the_logits(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    changed = {m: change_masked(x) for m, x in inputs.items()}
+    assert any(not torch.equal(changed[m].values, inputs[m].values) for m in inputs)
+    close(model(changed).logits, model(inputs).logits)
+
+
+@every_model
+def test_hidden_by_dropping_is_hidden_by_mask(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    for names in [*proper_subsets(model.modalities), model.modalities]:
+        masked, dropped = hide(inputs, names, hide_by_mask), hide(inputs, names, hide_by_dropping)
+        if not dropped:  # no special position is left either, so there is nothing to look at
+            continue
+        logits = model(masked).logits
+        close(model(dropped).logits, logits)
+        if names != model.modalities and case.absent_is_hidden:
+            close(model({m: x for m, x in inputs.items() if m not in names}).logits, logits)
+
+
+@every_model
+def test_eval_is_deterministic(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    first = model(inputs).logits
+    torch.manual_seed(123)
+    assert torch.equal(model(inputs).logits, first)
+
+
+@every_model
+def test_gradients_reach_every_parameter(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    (model(inputs).logits * torch.arange(1, 4)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        if not name.endswith("key.bias"):  # attention does not feel a shift of all keys
+            assert parameter.grad.abs().sum() > 0, name
+
+
+@every_model
+def test_a_hidden_modality_leaves_no_parameter_without_a_gradient(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    for names in proper_subsets(model.modalities):
+        model.zero_grad(set_to_none=True)
+        model(hide(inputs, names, hide_by_mask)).logits.sum().backward()
+        assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@every_model
+def test_examples_do_not_mix(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    together = model(inputs).logits
+    close(torch.cat([model(example(inputs, i)).logits for i in range(4)]), together)
+
+
+@every_model
+def test_forward_views_is_one_forward_a_view(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    views = [inputs, *(hide(inputs, names, hide_by_dropping) for names in proper_subsets(model.modalities))]
+    close(model.forward_views(views).logits, torch.stack([model(view).logits for view in views]))
+
+
+@every_model
+def test_a_state_dict_carries_a_model(case: Case) -> None:
+    inputs = make_inputs(case)
+    saved, other = build_model(case, seed=0), build_model(case, seed=1)
+    assert not torch.allclose(other(inputs).logits, saved(inputs).logits)
+    other.load_state_dict(saved.state_dict())
+    assert torch.equal(other(inputs).logits, saved(inputs).logits)
+
+
+@every_model
+def test_modalities_of_others_are_ignored(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    stranger = ModalityInputs(torch.randn(4, 9), torch.ones(4, 9, dtype=torch.bool))
+    assert torch.equal(model(inputs | {"smell": stranger}).logits, model(inputs).logits)
+    with pytest.raises(ValueError, match=f"this model takes {', '.join(model.modalities)} and got smell"):
+        model({"smell": stranger})
+
+
+@every_encoder
+def test_an_encoder_gives_tokens_a_mask_and_a_summary(case: Case) -> None:
+    encoder, inputs = build_encoder(case), make_inputs(case)["x"]
+    encoded = encoder(inputs)
+    assert encoded.tokens.shape == (*encoded.mask.shape, encoder.width)
+    assert encoded.pooled.shape == (4, encoder.width)
+    assert encoded.mask.dtype == torch.bool
+    assert torch.equal(encoded.mask.any(1), inputs.mask.any(1))
+
+
+@every_encoder
+def test_masked_positions_never_change_what_an_encoder_gives(case: Case) -> None:
+    encoder, inputs = build_encoder(case), make_inputs(case)["x"]
+    encoded, changed = encoder(inputs), encoder(change_masked(inputs))
+    close(changed.tokens[encoded.mask], encoded.tokens[encoded.mask])
+    close(changed.pooled, encoded.pooled)
+
+
+@every_encoder
+def test_examples_do_not_mix_in_an_encoder(case: Case) -> None:
+    encoder, inputs = build_encoder(case), make_inputs(case)
+    together = encoder(inputs["x"]).pooled
+    close(torch.cat([encoder(example(inputs, i)["x"]).pooled for i in range(4)]), together)
+
+
+@every_encoder
+def test_gradients_reach_every_parameter_of_an_encoder(case: Case) -> None:
+    encoder, inputs = build_encoder(case), make_inputs(case)["x"]
+    (encoder(inputs).pooled * torch.arange(1, encoder.width + 1)).square().sum().backward()
+    assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
+
+
+@every_encoder
+def test_a_state_dict_carries_an_encoder(case: Case) -> None:
+    inputs = make_inputs(case)["x"]
+    saved, other = build_encoder(case, seed=0), build_encoder(case, seed=1)
+    other.load_state_dict(saved.state_dict())
+    assert torch.equal(other(inputs).pooled, saved(inputs).pooled)
