@@ -190,7 +190,7 @@ class Runner:
                     "update": self.update,
                     "best": self.best,
                     "optimizer": rest,
-                    "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"},
+                    "scheduler": self.scheduler.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "window": self.window.state(),
                     "callbacks": {type(c).__name__: c.state() for c in self.callbacks},

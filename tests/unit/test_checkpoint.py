@@ -1,0 +1,182 @@
+"""Checkpoints appear whole or not at all, and damage is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msd_framework.engine.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    find_checkpoint,
+    optimizer_tensors,
+    read,
+    read_card,
+    restore_optimizer,
+    write,
+)
+from msd_framework.errors import CheckpointError
+
+
+def made(value: float = 1.0) -> Checkpoint:
+    return Checkpoint({"weight": torch.full((3, 2), value)}, state={"update": int(value)}, card={"model": {"type": "x"}})
+
+
+def test_what_is_written_is_read_back_to_the_bit(tmp_path):
+    tensors = {"a": torch.randn(3, 2, dtype=torch.float64), "b": torch.randint(9, (4,)), "c": torch.randn(2).bfloat16()}
+    state = {"update": 7, "best": 0.1 + 0.2, "nested": {"x": [1, None, True]}}
+    write(Checkpoint(tensors, tensors, tensors, tensors, state, {"model": {"type": "x"}}), tmp_path / "c")
+    found = read(tmp_path / "c")
+    for name in ("model", "objective", "optimizer", "random"):
+        assert all(torch.equal(getattr(found, name)[k], t) for k, t in tensors.items())
+    assert found.state == state
+    assert found.card == {"model": {"type": "x"}}
+
+
+def test_tied_weights_are_written_and_read(tmp_path):
+    shared = torch.randn(3)
+    write(Checkpoint({"a": shared, "b": shared}), tmp_path / "c")
+    found = read(tmp_path / "c").model
+    assert torch.equal(found["a"], shared)
+    assert torch.equal(found["b"], shared)
+
+
+def test_best_and_last_are_kept_and_so_many_others(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=1)
+    for update, best in [(1, True), (2, False), (3, False), (4, False)]:
+        folder.save(made(update), update, best)
+    assert sorted(p.name for p in tmp_path.glob("update_*")) == ["update_00000001", "update_00000003", "update_00000004"]
+    assert folder.path("best").name == "update_00000001"
+    assert read(folder.path("last")).state["update"] == 4
+
+
+def test_an_update_that_is_made_again_replaces_its_checkpoint(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(made(1), 5, best=False)
+    folder.save(made(2), 5, best=False)
+    assert read(folder.path("last")).state["update"] == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "card.json", "random.safetensors"])
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_a_changed_byte_anywhere_is_found(tmp_path_factory, name, data):
+    folder = tmp_path_factory.mktemp("damaged") / "c"
+    write(made(), folder)
+    content = bytearray((folder / name).read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    (folder / name).write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=f"{name}: is damaged"):
+        read(folder)
+
+
+def test_a_truncated_file_is_found(tmp_path):
+    write(made(), tmp_path / "c")
+    path = tmp_path / "c" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is damaged"):
+        read(tmp_path / "c")
+
+
+def test_a_missing_file_is_found(tmp_path):
+    write(made(), tmp_path / "c")
+    (tmp_path / "c" / "optimizer.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors: is missing, so this checkpoint is incomplete"):
+        read(tmp_path / "c")
+
+
+def test_a_folder_without_its_list_of_files_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"files\.json: is missing"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("{", "is damaged"), ("[]", "wanted an object, got a list")])
+def test_a_list_of_files_that_is_no_json_object_is_found(tmp_path, text, sentence):
+    (tmp_path / "files.json").write_text(text)
+    with pytest.raises(CheckpointError, match=sentence):
+        read(tmp_path)
+
+
+def test_another_format_is_refused(tmp_path):
+    write(made(), tmp_path / "c")
+    (tmp_path / "c" / "files.json").write_text(json.dumps({"format": 99, "sha256": {}}))
+    with pytest.raises(CheckpointError, match="is of format 99, wanted 1"):
+        read(tmp_path / "c")
+
+
+def test_a_user_may_name_a_run_or_a_checkpoint(tmp_path):
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    folder.save(made(1), 1, best=True)
+    folder.save(made(2), 2, best=False)
+    assert find_checkpoint(tmp_path).name == "update_00000001"
+    assert find_checkpoint(tmp_path / "checkpoints" / "last").name == "update_00000002"
+    assert read_card(tmp_path) == {"model": {"type": "x"}}
+
+
+def test_no_folder_and_no_checkpoint_are_told_apart(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no folder .*nowhere"):
+        find_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+
+
+def test_an_optimizer_goes_on_from_what_was_written(tmp_path):
+    def two_steps(optimizer, parameter, seed):
+        torch.manual_seed(seed)
+        for _ in range(2):
+            parameter.grad = torch.randn(4)
+            optimizer.step()
+
+    parameter = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    two_steps(optimizer, parameter, 0)
+    tensors, rest = optimizer_tensors(optimizer)
+    write(Checkpoint({"p": parameter}, optimizer=tensors, state=rest), tmp_path / "c")
+    found = read(tmp_path / "c")
+    again = torch.nn.Parameter(found.model["p"])
+    other = torch.optim.AdamW([again], lr=0.5)
+    restore_optimizer(other, found.optimizer, found.state)
+    two_steps(optimizer, parameter, 1)
+    two_steps(other, again, 1)
+    assert torch.equal(parameter, again)
+
+
+SAVE_FOREVER = """
+import sys, torch
+from pathlib import Path
+from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder
+folder = CheckpointFolder(Path(sys.argv[1]), keep=1)
+for update in range(1, 10**6):
+    tensors = {str(i): torch.full((64, 64), float(update)) for i in range(20)}
+    folder.save(Checkpoint(tensors, state={"update": update}), update, best=update % 3 == 0)
+    print(update, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [2, 5])
+def test_a_process_killed_while_it_writes_leaves_a_whole_last_and_best(tmp_path, after):
+    process = subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(after):
+        process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    folder = CheckpointFolder(tmp_path)
+    for name in ("last", *(["best"] if after >= 3 else [])):
+        path = folder.path(name)
+        assert path is not None
+        found = read(path)
+        assert (found.model["7"] == found.state["update"]).all()
+    folder.save(made(9), 10**7, best=False)
+    assert not list(Path(tmp_path).glob(".update_*"))  # what the killed process left half-written

@@ -1,0 +1,192 @@
+"""The training loop: what an update is, and what survives an interruption."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from msd_framework.callbacks.base import Callback
+from msd_framework.callbacks.early_stopping import EarlyStopping
+from msd_framework.errors import CheckpointError, TrainingError
+from msd_framework.testing import made_batch, take
+from tests.runs import NUM_UPDATES, tiny_model, tiny_objective, tiny_runner
+
+
+def weights_of(runner):
+    return nn.utils.parameters_to_vector(runner.objective.model.parameters()).detach()
+
+
+def test_an_update_is_adamw_on_the_clipped_gradient_of_the_batch():
+    runner, recorder = tiny_runner(num_updates=3)
+    objective = tiny_objective()
+    decayed = [p for p in objective.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in objective.parameters() if p.requires_grad and p.ndim < 2]
+    oracle = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(oracle, lambda u: 0.5 * (1 + math.cos(math.pi * u / 3)))
+    data, plan, losses = made_batch(20), runner.batches.plan, []
+    for update in range(3):
+        loss = objective(take(data, list(plan.batch(update)))).loss
+        losses.append(loss.item())
+        loss.backward()
+        nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+        oracle.step()
+        oracle.zero_grad()
+        schedule.step()
+    runner.fit()
+    assert max(abs(a - b) for a, b in zip(losses, recorder.losses, strict=True)) <= 1e-10
+    torch.testing.assert_close(weights_of(runner), nn.utils.parameters_to_vector(objective.model.parameters()).detach(), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_parts_added_up_are_the_whole_batch(accumulate):
+    whole, parts = tiny_runner()[0], tiny_runner(accumulate=accumulate)[0]
+    whole.fit()
+    parts.fit()
+    torch.testing.assert_close(weights_of(parts), weights_of(whole), atol=1e-8, rtol=0)  # order of float64 sums over 12 Adam steps
+
+
+class StopAt(Callback):
+    def __init__(self, update):
+        self.stop_at = update
+
+    def on_step_end(self, runner, output):
+        if runner.update == self.stop_at:
+            runner.stop("test")
+
+
+@pytest.mark.parametrize("stop_at", [5, 7, 11])
+def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path, stop_at):
+    saves = {"save_at": frozenset({5, 7, 11}), "dropout": 0.3}
+    whole, whole_log = tiny_runner(folder=tmp_path / "whole", **saves)
+    whole.fit()
+    first, _ = tiny_runner(folder=tmp_path / "cut", **saves)
+    first.callbacks = [*first.callbacks, StopAt(stop_at)]
+    first.fit()
+    second, second_log = tiny_runner(folder=tmp_path / "cut", **saves)
+    torch.rand(17)  # another state of the random numbers than the one saved
+    assert second.resume()
+    assert second.update == stop_at
+    second.fit()
+    assert torch.equal(weights_of(whole), weights_of(second))
+    assert whole_log.losses[stop_at:] == second_log.losses
+    ours, theirs = whole.optimizer.state_dict()["state"], second.optimizer.state_dict()["state"]
+    assert all(torch.equal(ours[i][k], theirs[i][k]) for i in ours for k in ours[i])
+
+
+def test_nothing_is_resumed_where_there_is_no_checkpoint(tmp_path):
+    runner, _ = tiny_runner(folder=tmp_path)
+    assert not runner.resume()
+    assert runner.update == 0
+
+
+def test_a_run_of_another_model_is_not_resumed(tmp_path):
+    runner, _ = tiny_runner(folder=tmp_path, save_at=frozenset({1}), num_updates=2)
+    runner.fit()
+    other, _ = tiny_runner(folder=tmp_path)
+    other.card = {"model": {"type": "late_fusion"}}
+    with pytest.raises(CheckpointError, match="is of another model"):
+        other.resume()
+
+
+def test_weights_of_other_shapes_are_refused_with_the_first_difference(tmp_path):
+    runner, _ = tiny_runner(folder=tmp_path, save_at=frozenset({1}), num_updates=2)
+    runner.fit()
+    objective = tiny_objective()
+    objective.model = tiny_model(2, hidden_size=4)
+    other, _ = tiny_runner(folder=tmp_path, objective=objective)
+    with pytest.raises(CheckpointError, match=r"weights of another model: .* is \(.*4.*\) here and \(.*8.*\) there"):
+        other.resume()
+
+
+@pytest.mark.parametrize("bad_update", [1, 4])
+def test_a_loss_that_is_no_number_names_its_update_and_spoils_no_checkpoint(tmp_path, bad_update):
+    runner, _ = tiny_runner(folder=tmp_path, save_at=frozenset(range(1, NUM_UPDATES)))
+
+    class Spoil(Callback):
+        def on_checkpoint(self, runner):
+            if runner.update == bad_update - 1:
+                next(iter(runner.objective.model.parameters())).data.fill_(float("nan"))
+
+    if bad_update == 1:
+        next(iter(runner.objective.model.parameters())).data.fill_(float("nan"))
+    runner.callbacks = [*runner.callbacks, Spoil()]
+    with pytest.raises(TrainingError, match=f"not finite since update {bad_update}\\."):
+        runner.fit()
+    last = runner.checkpoints.path("last")
+    assert (last.name if last else "none") == {1: "none", 4: "update_00000003"}[bad_update]
+
+
+def test_the_best_checkpoint_is_the_one_with_the_best_validation(tmp_path):
+    scores = iter([0.1, 0.7, 0.3])
+    runner, _ = tiny_runner(folder=tmp_path, validate_at=frozenset({4, 8, 12}), monitor="score")
+    runner.validate = lambda: {"score": next(scores)}
+    runner.fit()
+    assert runner.checkpoints.path("best").name == "update_00000008"
+    assert runner.checkpoints.path("last").name == "update_00000012"
+    assert runner.best == 0.7
+
+
+def test_a_metric_that_is_better_when_smaller_is_minimised(tmp_path):
+    scores = iter([0.7, 0.1, 0.3])
+    runner, _ = tiny_runner(folder=tmp_path, validate_at=frozenset({4, 8, 12}), monitor="score", larger_is_better=False)
+    runner.validate = lambda: {"score": next(scores)}
+    runner.fit()
+    assert runner.checkpoints.path("best").name == "update_00000008"
+
+
+def test_early_stopping_waits_its_patience_and_remembers_it_over_an_interruption(tmp_path):
+    scores = iter([0.5, 0.4, 0.3, 0.9])
+    runner, _ = tiny_runner(folder=tmp_path, validate_at=frozenset({2, 4, 6, 8}), monitor="score")
+    runner.validate = lambda: {"score": next(scores)}
+    stopping = EarlyStopping(patience=2)
+    runner.callbacks = [*runner.callbacks, stopping]
+    runner.fit()
+    assert runner.update == 6
+    assert "has not improved in 2 validations" in runner.stop_reason
+    again = EarlyStopping(patience=2)
+    again.restore(stopping.state())
+    assert (again.best, again.waited) == (0.5, 2)
+
+
+def test_a_patience_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="patience must be 1 or more, got 0"):
+        EarlyStopping(patience=0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_close_to_full_precision(precision):
+    def trained(precision):
+        objective = tiny_objective()
+        objective.model.float()
+        objective.teacher.model.float()
+        runner, recorder = tiny_runner(objective=objective, precision=precision)
+        runner.batches.data = made_batch(20)
+        for x in runner.batches.data.inputs.values():
+            if x.values.is_floating_point():
+                x.values.data = x.values.data.float()
+        runner.fit()
+        return recorder.losses
+
+    full, half = trained("fp32"), trained(precision)
+    assert max(abs(a - b) for a, b in zip(full, half, strict=True)) < 0.05  # three digits of bf16 over 12 updates
+    assert full != half
+
+
+def test_events_come_in_the_documented_order(tmp_path):
+    events = []
+
+    class Names(Callback):
+        def __getattribute__(self, name):
+            if name.startswith("on_"):
+                return lambda *_: events.append(name)
+            return object.__getattribute__(self, name)
+
+    runner, _ = tiny_runner(folder=tmp_path, num_updates=2, validate_at=frozenset({2}), monitor="score")
+    runner.validate = lambda: {"score": 1.0}
+    runner.callbacks = [Names()]
+    runner.fit()
+    step = ["on_step_end", "on_log"]
+    assert events == ["on_fit_start", *step, *step, "on_validation_end", "on_checkpoint", "on_fit_end"]
