@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -35,11 +35,14 @@ class ModalityInputs:
             rather than to the content, such as [CLS] and [SEP]; they stay when the modality is hidden.
             ``positions``, int64 [B, L]: position ids where they are not 0, 1, 2, ... (a dropped text keeps those of its
             special tokens). ``boxes``, float [B, L, 4 or 5]; ``segments``, int64 [B, L].
+        num_special: the most special positions that an example has, where whoever made the batch counted them; a shape that
+            depends on it then needs no word from the device.
     """
 
     values: Tensor
     mask: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    num_special: int | None = None
 
     @property
     def special(self) -> Tensor:
@@ -221,4 +224,4 @@ def tree_map(function: Callable[[Tensor], Tensor], tree: T) -> T:
         result = {key: tree_map(function, value) for key, value in tree.items()}
     elif isinstance(tree, (list, tuple)):
         result = type(tree)(tree_map(function, value) for value in tree)
-    return result
+    return cast(T, result)

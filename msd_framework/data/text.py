@@ -87,7 +87,7 @@ class Tokenizer(Processor):
         values = pad_sequence([ids for ids, _ in loaded], batch_first=True, padding_value=self.tokenizer.padding["pad_id"])
         special = pad_sequence([special for _, special in loaded], batch_first=True)
         mask = pad_sequence([torch.ones_like(ids) for ids, _ in loaded], batch_first=True)
-        return ModalityInputs(values.long(), mask.bool(), {"special": special.bool()})  # [B, L]
+        return ModalityInputs(values.long(), mask.bool(), {"special": special.bool()}, int(special.sum(1).max()))  # [B, L]
 
     @property
     def facts(self) -> dict[str, Any]:

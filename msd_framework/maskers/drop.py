@@ -31,7 +31,9 @@ class DropMasker(Masker):
         if "special" not in inputs.extras:
             return None
         kept = inputs.mask & inputs.special  # [B, L]
-        num_kept = int(kept.sum(1).max())  # a shape that depends on the data: the one thing here that waits for the device
+        num_kept = inputs.num_special
+        if num_kept is None:  # counting them waits for the device, so processors do it while they are not there yet
+            num_kept = int(kept.sum(1).max())
         if num_kept == 0:
             return None
         order = kept.byte().argsort(dim=1, descending=True, stable=True)[:, :num_kept]  # [B, S], kept positions first
@@ -40,4 +42,4 @@ class DropMasker(Masker):
             return values.take_along_dim(over(order, values), 1)  # [B, S, ..]
 
         extras = {name: gather(values) for name, values in inputs.extras.items()}
-        return ModalityInputs(gather(inputs.values), gather(kept), {"positions": order, **extras})
+        return ModalityInputs(gather(inputs.values), gather(kept), {"positions": order, **extras}, num_kept)

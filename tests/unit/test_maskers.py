@@ -1,0 +1,505 @@
+"""Maskers: what is hidden is hidden, what is not stays, and what was learned survives a checkpoint."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from msd_framework.errors import ConfigError
+from msd_framework.maskers.base import Masker
+from msd_framework.maskers.composite import ModalityMasker
+from msd_framework.maskers.content import replace_content
+from msd_framework.maskers.drop import DropMasker
+from msd_framework.maskers.resample import MeanMasker
+from msd_framework.registry import MASKERS
+from msd_framework.structures import Batch, DatasetInfo, ModalityInputs, ModalityKind, Setting, visible_modalities
+
+VOCAB = 50
+KINDS: dict[str, ModalityKind] = {"audio": "waveform", "image": "pixels", "regions": "features", "text": "tokens"}
+MODALITIES = tuple(KINDS)
+MASKS = torch.tensor([[True] * 6, [True, True, True, True, False, False], [True, True, True, False, False, False]])
+SPECIAL = torch.zeros(3, 6, dtype=torch.bool).index_fill(1, torch.tensor([0, 2]), True)  # [CLS] and [SEP] of short texts
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def text(seed: int = 0) -> ModalityInputs:
+    values = torch.randint(3, VOCAB, (3, 6), generator=generator(seed))
+    return ModalityInputs(values.masked_fill(SPECIAL, 1), MASKS, {"special": SPECIAL, "segments": torch.zeros(3, 6).long()})
+
+
+def regions(seed: int = 0) -> ModalityInputs:
+    return ModalityInputs(
+        torch.randn(3, 6, 4, generator=generator(seed)), MASKS, {"boxes": torch.rand(3, 6, 5, generator=generator(seed + 1))}
+    )
+
+
+def image(seed: int = 0) -> ModalityInputs:
+    return ModalityInputs(torch.randn(3, 2, 4, 4, generator=generator(seed)), torch.tensor([[True], [True], [False]]))
+
+
+def audio(seed: int = 0) -> ModalityInputs:
+    return ModalityInputs(torch.randn(3, 6, generator=generator(seed)), MASKS)
+
+
+MAKE: dict[str, Callable[[int], ModalityInputs]] = {"audio": audio, "image": image, "regions": regions, "text": text}
+
+
+def batch(seed: int = 0) -> Batch:
+    return Batch({m: MAKE[m](seed) for m in MODALITIES}, torch.tensor([0, 1, 0]), ("a", "b", "c"))
+
+
+def build(spec: object, fit: bool = True) -> Masker:
+    masker = MASKERS.build(spec, facts={"vocab_size": VOCAB})
+    if fit and masker.needs_fit:
+        masker.fit([batch(100), batch(101)])
+    return masker
+
+
+def spread(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.reshape(mask.shape + (1,) * (like.ndim - 2)).expand(like.shape)
+
+
+def visible(inputs: ModalityInputs | None) -> list[Tensor]:
+    """Everything of a modality that a model may look at: the mask, and values and extras where it is True."""
+    if inputs is None:
+        return []
+    shown = [inputs.values, *(inputs.extras[k] for k in sorted(inputs.extras))]
+    return [inputs.mask, *(x.masked_fill(~spread(inputs.mask, x), 0) for x in shown)]
+
+
+def with_other_content(inputs: ModalityInputs, other: ModalityInputs) -> ModalityInputs:
+    """The same special positions and lengths, with the content of another."""
+    content = inputs.mask & ~inputs.special
+    extras = {
+        k: torch.where(spread(content, x), other.extras[k], x) if x.is_floating_point() else x for k, x in inputs.extras.items()
+    }
+    return replace(inputs, values=torch.where(spread(content, inputs.values), other.values, inputs.values), extras=extras)
+
+
+SPECS = ["drop", "attention", "constant", {"type": "constant", "token": 4, "feature": 0.5}, "mean", "noise", "other"]
+HIDING = [s for s in SPECS if s != "other"]
+BY_MODALITY = {"type": "by_modality", "maskers": {"text": "drop"}, "otherwise": "mean"}
+
+
+def cases(specs: list) -> list:
+    return [
+        pytest.param(spec, m, id=f"{spec if isinstance(spec, str) else 'custom ' + spec['type']}-{m}")
+        for spec in specs
+        for m in MODALITIES
+        if KINDS[m] in MASKERS.get(spec if isinstance(spec, str) else spec["type"]).kinds
+    ]
+
+
+# All maskers
+
+
+def test_every_registered_masker_is_tested_here() -> None:
+    tested = {s if isinstance(s, str) else s["type"] for s in [*SPECS, BY_MODALITY]}
+    assert tested == set(MASKERS.names())
+
+
+@pytest.mark.parametrize(("spec", "modality"), cases([*HIDING, BY_MODALITY]))
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_hidden_content_changes_nothing_that_a_model_sees(spec: object, modality: str, seed: int) -> None:
+    masker, inputs = build(spec), MAKE[modality](seed)
+    changed = with_other_content(inputs, MAKE[modality](seed + 7))
+    assert not torch.equal(inputs.values, changed.values)
+    torch.manual_seed(seed)
+    one = visible(masker.hide(modality, inputs))
+    torch.manual_seed(seed)
+    other = visible(masker.hide(modality, changed))
+    assert len(one) == len(other)
+    assert all(torch.equal(a, b) for a, b in zip(one, other))
+
+
+@pytest.mark.parametrize(("spec", "modality"), cases([*SPECS, BY_MODALITY]))
+def test_hiding_leaves_the_given_inputs_as_they_were(spec: object, modality: str) -> None:
+    inputs = MAKE[modality](0)
+    before = copy.deepcopy(inputs)
+    build(spec).hide(modality, inputs)
+    assert all(torch.equal(a, b) for a, b in zip(visible(inputs), visible(before)))
+    assert torch.equal(inputs.values, before.values)
+
+
+@pytest.mark.parametrize("spec", [s for s in HIDING if s != "mean"])
+def test_special_tokens_stay(spec: object) -> None:
+    hidden = build(spec).hide("text", text())
+    assert hidden is not None
+    assert hidden.values[hidden.mask & hidden.special].tolist() == [1] * 6
+
+
+@pytest.mark.parametrize("spec", ["constant", "mean", "noise", {"type": "constant", "feature": 2.0}])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_replaced_values_keep_their_type_and_padding(spec: object, dtype: torch.dtype) -> None:
+    inputs = replace(regions(), values=regions().values.to(dtype))
+    hidden = build(spec).hide("regions", inputs)
+    assert hidden is not None
+    assert hidden.values.dtype == dtype
+    assert torch.equal(hidden.mask, inputs.mask)
+    assert torch.equal(hidden.values[~MASKS], inputs.values[~MASKS])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    view=st.sets(st.sampled_from(MODALITIES), min_size=1, max_size=3).flatmap(
+        lambda named: st.sampled_from(["+".join(sorted(named)), "~" + "+".join(sorted(named))])
+    ),
+    spec=st.sampled_from(["drop", "attention", "constant", "noise", "other", BY_MODALITY]),
+)
+def test_a_view_touches_only_what_it_hides(view: str, spec: object) -> None:
+    full, masker = batch(), build(spec)
+    seen = masker.view(full, view)
+    shown = visible_modalities(view, MODALITIES)
+    assert all(seen.inputs[m] is full.inputs[m] for m in shown)
+    assert all(seen.inputs[m] is not full.inputs[m] for m in seen.inputs if m not in shown)
+    assert seen.ids == full.ids
+    assert seen.targets is full.targets
+    assert list(seen.inputs) == sorted(seen.inputs)
+
+
+@pytest.mark.parametrize("spec", ["attention", "constant", "noise", "other"])
+def test_only_a_masker_that_removes_leaves_a_modality_out(spec: str) -> None:
+    assert not build(spec).removes
+    assert tuple(build(spec).view(batch(), "text").inputs) == MODALITIES
+
+
+@pytest.mark.parametrize(
+    ("spec", "repeatable"),
+    [("drop", True), ("attention", True), ("constant", True), ("mean", True), ("noise", False), ("other", False)],
+)
+def test_views_that_cannot_be_cached_say_so(spec: str, repeatable: bool) -> None:
+    assert build(spec, fit=False).repeatable is repeatable
+
+
+# Drop
+
+
+def test_drop_keeps_special_positions_with_their_original_position_ids() -> None:
+    hidden = DropMasker().hide("text", text())
+    assert hidden is not None
+    assert hidden.values.tolist() == [[1, 1]] * 3
+    assert hidden.mask.all()
+    assert hidden.special.all()
+    assert hidden.extras["positions"].tolist() == [[0, 2]] * 3
+    assert hidden.extras["segments"].shape == (3, 2)
+
+
+def test_drop_keeps_position_ids_that_were_given() -> None:
+    given_positions = text().extras | {"positions": torch.arange(10, 16).expand(3, 6)}
+    hidden = DropMasker().hide("text", replace(text(), extras=given_positions))
+    assert hidden is not None
+    assert hidden.extras["positions"].tolist() == [[10, 12]] * 3
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from("cs-x")] * 5), min_size=1, max_size=4), st.integers(0, 100))
+def test_drop_keeps_just_the_special_positions_for_any_mixture(rows: list[tuple[str, ...]], seed: int) -> None:
+    """c content, s special, - padding, x special but masked out."""
+    mask = torch.tensor([[p in "cs" for p in row] for row in rows])
+    special = torch.tensor([[p in "sx" for p in row] for row in rows])
+    values = torch.randn(len(rows), 5, 2, generator=generator(seed))
+    hidden = DropMasker().hide("regions", ModalityInputs(values, mask, {"special": special, "boxes": values.clone()}))
+    kept = [[i for i, p in enumerate(row) if p == "s"] for row in rows]
+    if not any(kept):
+        assert hidden is None
+        return
+    assert hidden is not None
+    assert hidden.values.shape[1] == max(map(len, kept))
+    for row, places in enumerate(kept):
+        assert hidden.extras["positions"][row][hidden.mask[row]].tolist() == places
+        assert torch.equal(hidden.values[row][hidden.mask[row]], values[row, places])
+        assert torch.equal(hidden.extras["boxes"][row][hidden.mask[row]], values[row, places])
+
+
+@pytest.mark.parametrize("modality", ["audio", "image", "regions"])
+def test_drop_leaves_out_a_modality_without_special_positions(modality: str) -> None:
+    assert DropMasker().hide(modality, MAKE[modality](0)) is None
+    assert modality not in DropMasker().without(batch(), modality).inputs
+
+
+# Attention and constants
+
+
+def test_attention_masks_the_content_and_keeps_the_values() -> None:
+    hidden = build("attention").hide("text", text())
+    assert hidden is not None
+    assert hidden.values is not None
+    assert torch.equal(hidden.values, text().values)
+    assert torch.equal(hidden.mask, SPECIAL)
+    assert not hidden.present.any()
+
+
+def test_a_constant_token_is_the_padding_unless_stated() -> None:
+    content = MASKS & ~SPECIAL
+    padded = MASKERS.build("constant", facts={"pad_id": 9}).hide("text", text())
+    stated = MASKERS.build({"type": "constant", "token": 3}, facts={"pad_id": 9}).hide("text", text())
+    assert set(padded.values[content].tolist()) == {9}
+    assert set(stated.values[content].tolist()) == {3}
+
+
+@pytest.mark.parametrize("modality", ["audio", "image", "regions"])
+def test_a_constant_feature_fills_every_hidden_number(modality: str) -> None:
+    hidden = build({"type": "constant", "feature": 0.25}).hide(modality, MAKE[modality](0))
+    assert hidden is not None
+    assert (hidden.values[spread(hidden.mask, hidden.values)] == 0.25).all()
+
+
+def test_replaced_regions_lose_their_boxes_and_replaced_tokens_keep_their_segments() -> None:
+    boxes = replace_content(regions(), torch.zeros(())).extras["boxes"]
+    assert boxes[MASKS].eq(0).all()
+    assert boxes[~MASKS].ne(0).all()
+    segments = replace(text(), extras={"segments": torch.ones(3, 6).long()})
+    assert replace_content(segments, torch.zeros(())).extras["segments"].eq(1).all()
+
+
+# Mean
+
+
+def test_the_mean_of_features_is_over_unmasked_positions_that_are_not_special() -> None:
+    values = torch.randn(3, 6, 4, dtype=torch.float64)
+    inputs = ModalityInputs(values, MASKS, {"special": SPECIAL})
+    masker = MeanMasker()
+    masker.fit([Batch({"regions": inputs}, torch.zeros(3), ("a", "b", "c"))])
+    wanted = values[MASKS & ~SPECIAL].numpy().mean(0)
+    torch.testing.assert_close(masker.mean_regions, torch.from_numpy(wanted).float())
+
+
+@pytest.mark.parametrize("modality", ["audio", "image", "regions"])
+def test_the_mean_of_several_batches_is_that_of_all_examples(modality: str) -> None:
+    batches = [batch(1), batch(2), batch(3)]
+    masker = MeanMasker()
+    masker.fit(iter(batches))
+    rows = [b.inputs[modality] for b in batches]
+    kept = [x.values[x.mask[:, 0]] if modality == "image" else x.values[x.mask] for x in rows]
+    wanted = torch.cat(kept).double().mean(0).float()
+    torch.testing.assert_close(masker.get_buffer(f"mean_{modality}"), wanted)  # one rounding to float32
+    hidden = masker.hide(modality, rows[0])
+    assert hidden is not None
+    assert torch.equal(hidden.values[0], wanted.expand(rows[0].values[0].shape))
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a fresh masker", "a masker fitted on something else"])
+def test_means_are_saved_and_restored(again: bool) -> None:
+    fitted, other = build("mean"), build("mean", fit=False)
+    if again:
+        other.fit([batch(5)])
+    other.load_state_dict(fitted.state_dict())
+    assert set(fitted.state_dict()) == {"mean_audio", "mean_image", "mean_regions"}
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in fitted.state_dict().items())
+
+
+def test_means_are_restored_inside_other_modules() -> None:
+    spec = {"type": "by_modality", "maskers": {"image": "mean", "regions": "mean"}, "otherwise": "drop"}
+    saved = torch.nn.ModuleDict({"masker": build(spec)}).state_dict()
+    assert set(saved) == {"masker.maskers.image.mean_image", "masker.maskers.regions.mean_regions"}
+    fresh = torch.nn.ModuleDict({"masker": build(spec, fit=False)})
+    assert not fresh.load_state_dict(saved, strict=False).unexpected_keys
+    hidden = fresh["masker"].hide("image", image())
+    assert torch.equal(hidden.values[0], saved["masker.maskers.image.mean_image"])
+
+
+def test_a_copy_of_a_masker_loads_into_itself() -> None:
+    fresh = build("mean", fit=False)
+    copied = copy.deepcopy(fresh)
+    copied.load_state_dict(build("mean").state_dict())
+    copied.hide("image", image())
+    with pytest.raises(RuntimeError, match="is not known"):
+        fresh.hide("image", image())
+
+
+@pytest.mark.filterwarnings("ignore:for mean_:UserWarning")  # torch copies no numbers to its stand-in for a device
+def test_loaded_means_are_on_the_device_of_the_masker() -> None:
+    fresh = build("mean", fit=False).to("meta")
+    fresh.load_state_dict(build("mean").state_dict())
+    assert {b.device.type for b in fresh.buffers()} == {"meta"}
+
+
+def test_a_mean_that_was_not_fitted_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="the mean of 'image' is not known: fit the masker on training batches"):
+        MeanMasker().hide("image", image())
+
+
+def test_a_modality_that_no_training_example_has_has_no_mean() -> None:
+    masker = MeanMasker()
+    masker.fit([Batch({"image": replace(image(), mask=torch.zeros(3, 1, dtype=torch.bool))}, torch.zeros(3), ("a", "b", "c"))])
+    with pytest.raises(RuntimeError, match="the mean of 'image' is not known"):
+        masker.hide("image", image())
+
+
+# Noise and other examples
+
+
+def test_noise_has_the_standard_deviation_that_was_asked_for() -> None:
+    torch.manual_seed(0)
+    pixels = ModalityInputs(torch.zeros(4, 3, 100, 100), torch.ones(4, 1, dtype=torch.bool))
+    hidden = build({"type": "noise", "standard_deviation": 3.0}).hide("image", pixels)
+    assert hidden is not None
+    # 120,000 draws: five standard errors are .043 for the mean and .031 for the standard deviation
+    assert abs(float(hidden.values.mean())) < 0.043
+    assert abs(float(hidden.values.std()) - 3) < 0.031
+
+
+def test_noise_draws_tokens_from_the_whole_vocabulary() -> None:
+    torch.manual_seed(0)
+    tokens = ModalityInputs(torch.zeros(50, 100, dtype=torch.int64), torch.ones(50, 100, dtype=torch.bool))
+    hidden = build("noise").hide("text", tokens)
+    assert hidden is not None
+    assert set(hidden.values.flatten().tolist()) == set(range(VOCAB))
+
+
+def test_noise_differs_between_calls_and_follows_the_global_seed() -> None:
+    masker = build("noise")
+    torch.manual_seed(1)
+    first, second = (masker.hide("regions", regions()) for _ in range(2))
+    torch.manual_seed(1)
+    again = masker.hide("regions", regions())
+    assert first is not None
+    assert second is not None
+    assert again is not None
+    assert not torch.equal(first.values, second.values)
+    assert torch.equal(first.values, again.values)
+
+
+def test_noise_without_a_vocabulary_cannot_hide_tokens() -> None:
+    with pytest.raises(ValueError, match="noise needs vocab_size to hide 'text'"):
+        MASKERS.build("noise").hide("text", text())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"type": "noise", "standard_deviation": 0.0}, "standard_deviation must be above 0, got 0.0"),
+        ({"type": "noise", "vocab_size": 0}, "vocab_size must be at least 1, got 0"),
+        ({"type": "other", "shift": 0}, "shift must be at least 1, got 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(spec: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MASKERS.build(spec)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("shift", [1, 2, 4])
+def test_other_shows_all_of_the_example_a_number_of_rows_above(modality: str, shift: int) -> None:
+    inputs = MAKE[modality](0)
+    hidden = build({"type": "other", "shift": shift}).hide(modality, inputs)
+    assert hidden is not None
+    for i in range(3):
+        j = (i - shift) % 3
+        assert j != i
+        assert torch.equal(hidden.values[i], inputs.values[j])
+        assert torch.equal(hidden.mask[i], inputs.mask[j])
+        assert all(torch.equal(hidden.extras[k][i], inputs.extras[k][j]) for k in inputs.extras)
+
+
+@pytest.mark.parametrize(("size", "shift"), [(1, 1), (1, 2), (3, 3)])
+def test_other_refuses_to_show_an_example_itself(size: int, shift: int) -> None:
+    alone = ModalityInputs(torch.zeros(size, 2), torch.ones(size, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=f"no other example to take 'audio' from: the batch holds {size} and the shift is {shift}"):
+        build({"type": "other", "shift": shift}).hide("audio", alone)
+
+
+# By modality
+
+
+def test_by_modality_hides_each_modality_its_own_way() -> None:
+    maskers = {"text": {"type": "constant", "token": 3}, "image": "mean"}
+    masker = build({"type": "by_modality", "maskers": maskers, "otherwise": "drop"})
+    seen = masker.view(batch(), "audio")
+    assert tuple(seen.inputs) == ("audio", "image", "text")
+    assert set(seen.inputs["text"].values[MASKS & ~SPECIAL].tolist()) == {3}
+    assert torch.equal(seen.inputs["image"].values[0], build("mean").get_buffer("mean_image"))
+
+
+@pytest.mark.parametrize(
+    ("maskers", "otherwise", "removes", "needs_fit", "repeatable"),
+    [
+        ({"text": "attention"}, "constant", False, False, True),
+        ({"text": "drop"}, None, True, False, True),
+        ({"text": "constant"}, "drop", True, False, True),
+        ({"text": "constant", "image": "mean"}, None, False, True, True),
+        ({"text": "drop"}, "noise", True, False, False),
+    ],
+)
+def test_by_modality_promises_what_its_maskers_do(
+    maskers: dict, otherwise: str | None, removes: bool, needs_fit: bool, repeatable: bool
+) -> None:
+    masker = build({"type": "by_modality", "maskers": maskers, "otherwise": otherwise}, fit=False)
+    assert (masker.removes, masker.needs_fit, masker.repeatable) == (removes, needs_fit, repeatable)
+
+
+def test_by_modality_shows_each_masker_what_it_hides() -> None:
+    masker = build({"type": "by_modality", "maskers": {"image": "mean", "text": "drop"}, "otherwise": "mean"})
+    assert isinstance(masker, ModalityMasker)
+    assert set(masker.state_dict()) == {"maskers.image.mean_image", "otherwise.mean_audio", "otherwise.mean_regions"}
+    assert torch.equal(masker.state_dict()["maskers.image.mean_image"], build("mean").get_buffer("mean_image"))
+
+
+def test_by_modality_without_a_masker_for_a_modality_refuses_to_hide_it() -> None:
+    masker = build({"type": "by_modality", "maskers": {"image": "drop"}})
+    with pytest.raises(ValueError, match="by_modality has no masker for 'text'"):
+        masker.hide("text", text())
+
+
+# Checks
+
+
+def setting(**kinds: ModalityKind) -> Setting:
+    return Setting(DatasetInfo(kinds, 2, "single_label"), tuple(kinds), tuple(kinds), kinds)
+
+
+def check(spec: dict, **kinds: ModalityKind) -> list[str]:
+    return MASKERS.get(spec["type"]).check({k: v for k, v in spec.items() if k != "type"}, setting(**kinds))
+
+
+def test_a_mean_of_tokens_is_refused() -> None:
+    (problem,) = check({"type": "mean"}, text="tokens", image="pixels")
+    assert "MeanMasker cannot hide 'text', whose values are tokens; it hides features, pixels, waveform" in problem
+
+
+@pytest.mark.parametrize("name", ["drop", "attention", "constant", "noise", "other"])
+def test_the_other_maskers_hide_every_kind(name: str) -> None:
+    assert check({"type": name}, **KINDS) == []
+
+
+def test_by_modality_is_checked_with_its_maskers() -> None:
+    spec = {"type": "by_modality", "maskers": {"text": "mean", "imge": "drop"}}
+    problems = check(spec, text="tokens", image="pixels")
+    assert problems[0] == "maskers: 'imge' is not one of the modalities image, text. Did you mean 'image'?"
+    assert problems[1] == "maskers: 'image' has none. List it, or give `otherwise`."
+    assert "MeanMasker cannot hide 'text'" in problems[2]
+    assert len(problems) == 3
+
+
+def test_by_modality_looks_at_the_kinds_that_a_masker_meets() -> None:
+    spec = {"type": "by_modality", "maskers": {"text": {"type": "constant", "token": 3}}, "otherwise": "mean"}
+    assert check(spec, text="tokens", image="pixels") == []
+    assert "MeanMasker cannot hide 'caption'" in check(spec, text="tokens", caption="tokens")[0]
+
+
+def test_by_modality_leaves_masker_names_to_the_registry() -> None:
+    spec = {"type": "by_modality", "maskers": {"text": "atention"}}
+    assert check(spec, text="tokens") == []
+    (problem,) = MASKERS.check(spec)
+    assert str(problem).startswith("masker.maskers.text: no masker is named 'atention'. Did you mean 'attention'?")
+
+
+def test_drop_gives_the_same_whether_special_positions_were_counted_before_or_not():
+    ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
+    special = torch.tensor([[True, False, False, True], [True, False, True, False]])
+    counted = ModalityInputs(ids, ids != 0, {"special": special}, num_special=2)
+    uncounted = ModalityInputs(ids, ids != 0, {"special": special})
+    a, b = DropMasker().hide("text", counted), DropMasker().hide("text", uncounted)
+    assert a is not None
+    assert b is not None
+    assert torch.equal(a.values, b.values)
+    assert torch.equal(a.extras["positions"], torch.tensor([[0, 3], [0, 2]]))
