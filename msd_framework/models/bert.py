@@ -61,7 +61,7 @@ def _published(name: str) -> Any:
 
     try:
         return AutoModel.from_pretrained(name, attn_implementation="eager").float()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"transformers finds no model {name!r}: {str(error).splitlines()[0]}") from error
 
 

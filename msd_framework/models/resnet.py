@@ -68,7 +68,7 @@ def _network(name: str, weights: str | None, freeze_batch_norm: bool) -> Any:
 
     known = None if weights is None or _is_file(weights) else weights
     names = get_model_weights(name).__members__
-    if known is not None and known not in {"DEFAULT", *names}:
+    if known is not None and known not in names:
         raise ValueError(
             f"torchvision's weights of {name} are {', '.join(names)}, got {known!r}; a file ends in .safetensors or .pth"
         )

@@ -127,7 +127,7 @@ class VisualBert(MultimodalModel):
         image_encoder: turns pixels into regions; none if the image comes as features.
         cls_id: the id of [CLS], used only where the text is left out.
         sep_id: the id of [SEP], used only where the text is left out.
-        initializer_range: standard deviation of the initial weights; small models learn faster from larger ones.
+        initializer_range: standard deviation of the initial weights; 0.1 suits a model of 64 features from scratch.
 
     Raises:
         ValueError: if a size contradicts the pretrained weights, or if they do not fit.

@@ -39,7 +39,11 @@ def read_pretrained(source: str) -> Pretrained:
     Raises:
         ValueError: if there is no such folder and no such name, or if a file is missing or cannot be read.
     """
-    config = json.loads(find_file(source, "config.json").read_text())
+    file = find_file(source, "config.json")
+    try:
+        config = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
     return Pretrained(source, config, read_tensors(find_file(source, *WEIGHT_FILES)))
 
 

@@ -11,6 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from msd_framework.maskers.attention import AttentionMasker
+from msd_framework.maskers.base import Masker
+from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.base import Encoder, MultimodalModel
 from msd_framework.registry import ENCODERS, MODELS
 from msd_framework.structures import Inputs, ModalityInputs
@@ -38,7 +41,14 @@ BERT_CONFIG = {
     "intermediate_size": 16,
     "max_position_embeddings": 16,
 }
-SINGLE_STREAM = {"type": "visual_bert", "hidden_size": 8, "num_layers": 2, "num_heads": 2, "intermediate_size": 16, "max_positions": 16}
+SINGLE_STREAM = {
+    "type": "visual_bert",
+    "hidden_size": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "intermediate_size": 16,
+    "max_positions": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,11 @@ MODEL_CASES: dict[str, list[Case]] = {
     "late_fusion": [
         Case(FUSED | {"encoders": {"image": REGIONS, "text": WORDS}, "fusion": "concat"}, IMAGE_TEXT, True),
         Case(FUSED | {"encoders": {"image": PATCHES, "text": WORDS}, "fusion": "sum"}, PIXELS_TEXT, True),
-        Case(FUSED | {"encoders": {"image": PATCHES, "text": {"type": "bert", "config": BERT_CONFIG}}, "fusion": "mean"}, PIXELS_TEXT, True),
+        Case(
+            FUSED | {"encoders": {"image": PATCHES, "text": {"type": "bert", "config": BERT_CONFIG}}, "fusion": "mean"},
+            PIXELS_TEXT,
+            True,
+        ),
         Case(
             FUSED | {"encoders": {"audio": REGIONS, "image": PATCHES, "text": WORDS}, "fusion": "gated"},
             {"audio": "features"} | PIXELS_TEXT,
@@ -155,23 +169,8 @@ def shake(module: Any) -> Any:
     return module.double().eval()
 
 
-def hide_by_mask(x: ModalityInputs) -> ModalityInputs:
-    return replace(x, mask=x.mask & x.special)
-
-
-def hide_by_dropping(x: ModalityInputs) -> ModalityInputs | None:
-    """Keeps the special positions alone, with their position ids."""
-    kept = x.mask & x.special
-    if not kept.any():
-        return None
-    count = int(kept.sum(1).max())
-    order = (~kept).long().argsort(dim=1, stable=True)[:, :count]  # the special ones first
-    extras = {name: value.gather(1, order) for name, value in x.extras.items()}
-    return ModalityInputs(x.values.gather(1, order), kept.gather(1, order), extras | {"positions": order})
-
-
-def hide(inputs: Inputs, names: tuple[str, ...], how: Callable[[ModalityInputs], ModalityInputs | None]) -> Inputs:
-    seen = {m: how(x) if m in names else x for m, x in inputs.items()}
+def hide(inputs: Inputs, names: tuple[str, ...], masker: Masker) -> Inputs:
+    seen = {m: masker.hide(m, x) if m in names else x for m, x in inputs.items()}
     return {m: x for m, x in seen.items() if x is not None}
 
 
@@ -236,7 +235,7 @@ def test_masked_positions_never_change_the_logits(case: Case) -> None:
 def test_hidden_by_dropping_is_hidden_by_mask(case: Case) -> None:
     model, inputs = build_model(case), make_inputs(case)
     for names in [*proper_subsets(model.modalities), model.modalities]:
-        masked, dropped = hide(inputs, names, hide_by_mask), hide(inputs, names, hide_by_dropping)
+        masked, dropped = hide(inputs, names, AttentionMasker()), hide(inputs, names, DropMasker())
         if not dropped:  # no special position is left either, so there is nothing to look at
             continue
         logits = model(masked).logits
@@ -269,7 +268,7 @@ def test_a_hidden_modality_leaves_no_parameter_without_a_gradient(case: Case) ->
     model, inputs = build_model(case), make_inputs(case)
     for names in proper_subsets(model.modalities):
         model.zero_grad(set_to_none=True)
-        model(hide(inputs, names, hide_by_mask)).logits.sum().backward()
+        model(hide(inputs, names, AttentionMasker())).logits.sum().backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
@@ -283,8 +282,19 @@ def test_examples_do_not_mix(case: Case) -> None:
 @every_model
 def test_forward_views_is_one_forward_a_view(case: Case) -> None:
     model, inputs = build_model(case), make_inputs(case)
-    views = [inputs, *(hide(inputs, names, hide_by_dropping) for names in proper_subsets(model.modalities))]
+    views = [inputs, *(hide(inputs, names, DropMasker()) for names in proper_subsets(model.modalities))]
     close(model.forward_views(views).logits, torch.stack([model(view).logits for view in views]))
+
+
+@every_model
+def test_a_model_runs_in_half_precision_under_autocast(case: Case) -> None:
+    model = build_model(case).float().train()
+    inputs = {m: replace(x, values=x.values.float()) if x.values.is_floating_point() else x for m, x in make_inputs(case).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = torch.stack([model(inputs).logits, *(model({m: inputs[m]}).logits for m in model.modalities)])
+    logits.float().sum().backward()
+    assert logits.isfinite().all()
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
 
 
 @every_model

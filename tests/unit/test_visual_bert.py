@@ -207,7 +207,7 @@ def test_a_small_one_learns_what_needs_both_modalities() -> None:
         "image": ModalityInputs(regions, torch.ones(64, 2, dtype=torch.bool)),
         "text": ModalityInputs(words, torch.ones_like(words, dtype=torch.bool)),
     }
-    model = build(num_classes=2, num_layers=1, initializer_range=0.05).train()
+    model = build(num_classes=2, num_layers=1, dropout=0.0, attention_dropout=0.0, initializer_range=0.1).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
         loss = nn.functional.cross_entropy(model(inputs).logits, first ^ second)
@@ -312,8 +312,13 @@ def test_bert_weights_read_text_as_bert_does(tmp_path: Path, kind: str) -> None:
 def test_the_names_of_2018_are_understood(tmp_path: Path) -> None:
     reference = their_bert()
     reference.config.save_pretrained(tmp_path)
-    old = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t for n, t in state(reference)}
-    torch.save({"bert." + n: t for n, t in old.items()} | {"bert.embeddings.position_ids": torch.arange(20)}, tmp_path / "pytorch_model.bin")
+    old = {
+        n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t for n, t in state(reference)
+    }
+    torch.save(
+        {"bert." + n: t for n, t in old.items()} | {"bert.embeddings.position_ids": torch.arange(20)},
+        tmp_path / "pytorch_model.bin",
+    )
     model = VisualBert(3, pretrained=str(tmp_path))
     assert torch.equal(model.encoder.layers[1].mlp_norm.weight, reference.encoder.layer[1].output.LayerNorm.weight)
 
@@ -359,9 +364,14 @@ def edit_config(**changes: Any) -> Callable[[Path], None]:
         (edit_config(model_type="vilt"), {}, r"holds a model of type 'vilt', wanted 'visual_bert' or 'bert'"),
         (edit_config(num_hidden_layers=4), {}, r"do not fit: it lacks encoder\.layers\.3\.attention\.key\.bias, .*"),
         (edit_config(num_hidden_layers=2), {}, r"do not fit: it has besides encoder\.layers\.2\.attention\.key\.bias, .*"),
-        (edit_config(intermediate_size=41), {}, r"of another shape encoder\.layers\.0\.contract\.weight \[24, 40\], wanted \[24, 41\]"),
+        (
+            edit_config(intermediate_size=41),
+            {},
+            r"of another shape encoder\.layers\.0\.contract\.weight \[24, 40\], wanted \[24, 41\]",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), {}, r"has no model\.safetensors or pytorch_model\.bin"),
         (lambda folder: (folder / "config.json").unlink(), {}, r"has no config\.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), {}, r"config\.json is not JSON: Expecting property name"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99), {}, r"is not a safetensors file"),
     ],
 )

@@ -1,0 +1,116 @@
+"""Late fusion, unimodal models, and what importing any model costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from msd_framework.errors import ConfigError
+from msd_framework.models.fusion import FUSIONS, Gated
+from msd_framework.models.late_fusion import LateFusion
+from msd_framework.models.region_features import RegionFeatures
+from msd_framework.models.unimodal import UnimodalImage, UnimodalText
+from msd_framework.registry import MODELS
+from msd_framework.structures import ModalityInputs
+
+
+def regions(mask: list[list[bool]]) -> ModalityInputs:
+    seen = torch.tensor(mask)
+    return ModalityInputs(torch.randn(*seen.shape, 4), seen)
+
+
+def late_fusion(fusion: str = "concat") -> LateFusion:
+    return LateFusion({m: RegionFeatures(4, 8) for m in ("left", "right")}, num_classes=3, fusion=fusion, hidden_size=8).eval()
+
+
+def same(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)  # float64: sums in another order
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("concat", lambda a, b: torch.cat([a, b], 1)),
+        ("sum", lambda a, b: a + b),
+        ("mean", lambda a, b: (a + b) / 2),
+    ],
+)
+def test_fusion_is_its_formula(name: str, formula: object) -> None:
+    a, b = torch.randn(2, 5, 6, dtype=torch.float64)
+    fusion = FUSIONS[name](2, 6)
+    fused = fusion(torch.stack([a, b], 1))
+    same(fused, formula(a, b))  # type: ignore[operator]
+    assert fused.shape == (5, fusion.width)
+
+
+def test_gated_fusion_of_two_is_the_published_unit() -> None:
+    gated = Gated(2, 6).double()
+    a, b = torch.randn(2, 5, 6, dtype=torch.float64)
+    gate_a, gate_b = gated.gates(torch.cat([a, b], 1)).chunk(2, 1)
+    z = torch.sigmoid(gate_a - gate_b)
+    same(gated(torch.stack([a, b], 1)), z * a.tanh() + (1 - z) * b.tanh())
+
+
+def test_an_example_without_a_modality_gets_the_learned_vector() -> None:
+    model = late_fusion()
+    left, right = regions([[True, True], [True, True]]), regions([[True, False], [False, False]])
+    both, missing = model({"left": left, "right": right}).logits, model({"left": left}).logits
+    assert torch.equal(both[1], missing[1])
+    assert not torch.allclose(both[0], missing[0])
+    with torch.no_grad():
+        model.missing["right"].add_(1.0)
+    moved = model({"left": left, "right": right}).logits
+    assert torch.equal(moved[0], both[0])
+    assert not torch.allclose(moved[1], both[1])
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_every_parameter_has_a_gradient_whoever_lacks_what(fusion: str) -> None:
+    everyone, nobody = [[True], [True]], [[False], [False]]
+    for left, right in ((everyone, everyone), (everyone, nobody), (nobody, everyone)):
+        model = late_fusion(fusion)
+        model({"left": regions(left), "right": regions(right)}).logits.sum().backward()
+        assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_a_modality_that_is_left_out_leaves_only_its_encoder_without_gradients() -> None:
+    model = late_fusion()
+    model({"left": regions([[True]])}).logits.sum().backward()
+    without = {n.rsplit(".", 1)[0].split(".right")[0] for n, p in model.named_parameters() if p.grad is None}
+    assert without == {"encoders", "projections"}
+
+
+def test_late_fusion_refuses_what_it_cannot_fuse() -> None:
+    with pytest.raises(ValueError, match="encoders must name at least one modality, got none"):
+        LateFusion({}, num_classes=2)
+    with pytest.raises(ValueError, match=r"fusion must be one of concat, sum, mean, gated, got 'gatd'. Did you mean 'gated'\?"):
+        late_fusion("gatd")
+
+
+def test_a_yaml_says_the_modalities_without_building() -> None:
+    options = {"encoders": {"text": "bert", "audio": "features"}}
+    assert MODELS.get("late_fusion").modalities_of(options) == ("audio", "text")
+    assert MODELS.get("visual_bert").modalities_of({}) == ("image", "text")
+    assert UnimodalText.modalities_of({}) == ("text",)
+    assert UnimodalImage.modalities_of({}) == ("image",)
+
+
+def test_a_yaml_with_a_wrong_encoder_says_where() -> None:
+    spec = {"type": "late_fusion", "encoders": {"image": {"type": "features", "hiden_size": 8}}}
+    with pytest.raises(
+        ConfigError, match=r"model\.encoders\.image\.hiden_size: features has no such option\. Did you mean 'hidden_size'"
+    ):
+        MODELS.build(spec, facts={"num_classes": 2, "feature_size": 4})
+
+
+def test_listing_models_and_encoders_imports_no_other_library_of_models() -> None:
+    code = (
+        "import sys; from msd_framework.registry import ENCODERS, MODELS; MODELS.names(), ENCODERS.names(); "
+        "print([m for m in ('transformers', 'torchvision', 'mmf', 'huggingface_hub', 'safetensors') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
