@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.multiprocessing as multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from msd_framework.structures import Batch, ModalityInputs
 
@@ -64,10 +64,15 @@ def run_processes(function: Callable[..., Any], size: int, *arguments: Any) -> N
     Raises:
         ProcessRaisedException: with the traceback of the process that failed.
     """
+    spawn(_run_rank, (function, size, free_port(), arguments), nprocs=size)  # type: ignore[no-untyped-call]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    multiprocessing.spawn(_run_rank, (function, size, port, arguments), nprocs=size)  # type: ignore[no-untyped-call]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _run_rank(rank: int, function: Callable[..., Any], size: int, port: int, arguments: tuple[Any, ...]) -> None:

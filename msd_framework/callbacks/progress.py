@@ -59,8 +59,8 @@ class ProgressBar(Callback):
         self.score = f"{runner.plan.monitor} {metrics[runner.plan.monitor]:.4f} (best {runner.best:.4f})"
         self.show()
         if self.bar and self.bar.disable:
-            line = f"{self.label}: update {runner.update}/{runner.plan.num_updates}, {self.loss}, {self.score}"
-            self.bar.console.print(line, highlight=False, soft_wrap=True)
+            parts = [f"{self.label}: update {runner.update}/{runner.plan.num_updates}", self.loss, self.score]
+            self.bar.console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True)
 
     def on_fit_end(self, runner: Runner) -> None:
         if self.bar:

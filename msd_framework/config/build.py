@@ -12,7 +12,7 @@ from typing import Any
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
-from msd_framework.config.check import plain
+from msd_framework.config.folders import processors_folder
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.loader import Collator, EvaluationBatches, ExampleReader, TrainingBatches, TrainingPlan
@@ -35,6 +35,7 @@ from msd_framework.registry import (
     OPTIMIZERS,
     PROCESSORS,
     SCHEDULERS,
+    plain,
     split,
 )
 from msd_framework.structures import FULL, Batch, DatasetInfo, visible_modalities
@@ -69,9 +70,7 @@ class Assembly:
         data = self.config.data
         name = getattr(data, use)
         limit = data.max_train_examples if use == "train" else data.max_eval_examples
-        built = DATASETS.build(
-            data.dataset, "data.dataset", self.known, split=name, on_error=data.on_error, max_examples=limit
-        )
+        built = DATASETS.build(data.dataset, "data.dataset", self.known, split=name, on_error=data.on_error, max_examples=limit)
         if len(built) == 0:
             raise DataError(f"data.{use}: the split {name!r} of {plain(data.dataset)['type']} is empty.")
         return built
@@ -133,8 +132,10 @@ class Assembly:
         """How the model is rebuilt, kept with its weights."""
         specs = self.config.data.processors
         processors = {m: {"spec": plain(specs[m]), "fingerprint": p.fingerprint} for m, p in self.processors.items()}
+        name, options = split(self.config.model, "model", MODELS)
         return {
             "model": plain(self.config.model),
+            "rebuild": {"type": name, **self.model.rebuild_options(options)},
             "facts": self.facts,
             "modalities": list(self.model.modalities),
             "processors": processors,
@@ -161,7 +162,7 @@ class Assembly:
                     f"{folder}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or length). "
                     f"Set data.processors_from={teacher.checkpoint}."
                 )
-        model = MODELS.build(checkpoint.card["model"], "teacher", checkpoint.card["facts"])
+        model = MODELS.build(checkpoint.card["rebuild"], "teacher", checkpoint.card["facts"])
         load_weights(model, checkpoint.model, str(folder))
         return LiveTeacher(model.to(self.world.device), masker)
 
@@ -185,8 +186,10 @@ class Assembly:
         return Collator(self.processors, self.info)
 
     def reader(self, use: str) -> ExampleReader:
-        data = self.config.data
-        return ExampleReader(self.dataset(use), self.processors, data.cache_mb, data.on_error == "skip")
+        """Reads a split; only training sees random transforms."""
+        data, made = self.config.data, self.processors
+        processors = made if use == "train" else {m: p.deterministic() for m, p in made.items()}
+        return ExampleReader(self.dataset(use), processors, data.cache_mb, data.on_error == "skip")
 
     @cached_property
     def training_reader(self) -> ExampleReader:
@@ -315,21 +318,6 @@ class _OnDevice:
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch.to(self.world.device) for batch in self.batches)
-
-
-def processors_folder(path: str) -> Path:
-    """Where a run keeps what its processors learned.
-
-    Args:
-        path: the run's folder, or one of its checkpoints.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
-    for folder in (Path(path), *Path(path).resolve().parents[:2], *find_checkpoint(path).parents[:2]):
-        if (folder / "processors").is_dir():
-            return folder / "processors"
-    raise CheckpointError(f"{path}: has no folder `processors` beside its checkpoints; copy the whole folder of the run.")
 
 
 def _can_see(teacher: Teacher, view: str) -> bool:

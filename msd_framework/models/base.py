@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from msd_framework.registry import ENCODERS, split
 from msd_framework.structures import Inputs, ModalityInputs, ModelOutput, Setting
 
 
@@ -40,6 +41,14 @@ class MultimodalModel(nn.Module, ABC):
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         """What would not work in a run, as sentences, without building it."""
         return []
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that rebuild this model where the files that its first weights came from are not at hand.
+
+        Args:
+            options: those that it was built with, of a YAML.
+        """
+        return dict(options)
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> ModelOutput:
@@ -91,6 +100,15 @@ class Encoder(nn.Module, ABC):
     """
 
     width: int
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that rebuild this encoder where the files that its first weights came from are not at hand."""
+        return dict(options)
+
+    def rebuild_spec(self, spec: Any) -> dict[str, Any]:
+        """The part of a YAML that this encoder was built from, with options that rebuild it."""
+        name, options = split(spec, "encoder", ENCODERS)
+        return {"type": name, **self.rebuild_options(options)}
 
     @abstractmethod
     def forward(self, inputs: ModalityInputs) -> Encoded: ...

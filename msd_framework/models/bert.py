@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,6 +47,10 @@ class Bert(Encoder):
         positions = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
         padding = getattr(positions, "padding_idx", None)
         self.first_position = 0 if padding is None else padding + 1  # RoBERTa counts positions from the padding's on
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        config = {"model_type": self.model.config.model_type, **self.model.config.to_diff_dict()}
+        return {**options, "name": None, "config": json.loads(json.dumps(config, default=str))}
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
         length = inputs.values.shape[1]

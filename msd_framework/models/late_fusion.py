@@ -76,6 +76,10 @@ class LateFusion(MultimodalModel):
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(sorted(options["encoders"]))
 
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        specs = options["encoders"]
+        return {**options, "encoders": {m: e.rebuild_spec(specs[m]) for m, e in self.encoders.items() if isinstance(e, Encoder)}}
+
     def forward(self, inputs: Inputs) -> ModelOutput:
         own = self.own(inputs)
         size = len(next(iter(own.values())).mask)

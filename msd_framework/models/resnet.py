@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +52,9 @@ class ResNet(Encoder):
         if weights is not None and _is_file(weights):
             tensors = read_tensors(Path(weights).expanduser())
             load_exactly(self.grid, {n: t for n, t in tensors.items() if not n.startswith("fc.")}, weights)
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**options, "weights": None}
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
         tokens = self.grid(inputs.values).flatten(2).transpose(1, 2)  # [B, L, D]

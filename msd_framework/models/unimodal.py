@@ -35,6 +35,9 @@ class UnimodalModel(MultimodalModel):
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         return (cls.modality,)
 
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**options, "encoder": self.encoder.rebuild_spec(options["encoder"])}
+
     def forward(self, inputs: Inputs) -> ModelOutput:
         encoded = self.encoder(self.own(inputs)[self.modality])
         return ModelOutput(self.classifier(self.dropout(encoded.pooled)))  # [B, C]

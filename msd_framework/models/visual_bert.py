@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,6 +118,8 @@ class VisualBert(MultimodalModel):
         num_heads: heads of each attention; 12 if neither this nor `pretrained` says.
         intermediate_size: features inside each layer's perceptron; 3072 if neither this nor `pretrained` says.
         max_positions: the longest text; 512 if neither this nor `pretrained` says.
+        num_segments: segments that words and regions can have; 2 if neither this nor `pretrained` says.
+        layer_norm_eps: what layer norms add to the variance; 1e-12 if neither this nor `pretrained` says.
         dropout: the share of features that is dropped.
         attention_dropout: the share of attention weights that is dropped.
         visual_token_type: the segment of the regions. Weights trained by VisualBERT's authors or transformers have 1; MMF
@@ -153,6 +156,8 @@ class VisualBert(MultimodalModel):
         num_heads: int | None = None,
         intermediate_size: int | None = None,
         max_positions: int | None = None,
+        num_segments: int | None = None,
+        layer_norm_eps: float | None = None,
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
         visual_token_type: int = 1,
@@ -173,6 +178,8 @@ class VisualBert(MultimodalModel):
             "num_heads": num_heads,
             "intermediate_size": intermediate_size,
             "max_positions": max_positions,
+            "num_segments": num_segments,
+            "layer_norm_eps": layer_norm_eps,
         }
         self.sizes = sizes = VisualBertSizes.choose(given, weights)
         for name, value, count in (
@@ -207,6 +214,10 @@ class VisualBert(MultimodalModel):
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         return cls.modalities
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        encoder = {} if self.image_encoder is None else {"image_encoder": self.image_encoder.rebuild_spec(options["image_encoder"])}
+        return {**options, **asdict(self.sizes), **encoder, "pretrained": None}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
         return ModelOutput(self.head(self.dropout(self.encode(inputs).pooled)))  # [B, C]

@@ -63,7 +63,7 @@ class VisualBertSizes:
     layer_norm_eps: float = 1e-12
 
     @classmethod
-    def choose(cls, given: Mapping[str, int | None], pretrained: Pretrained | None) -> VisualBertSizes:
+    def choose(cls, given: Mapping[str, Any], pretrained: Pretrained | None) -> VisualBertSizes:
         """The sizes of the published weights if there are any, else those given, else the defaults.
 
         A vocabulary that is smaller than the published one fits it: all its ids have an embedding.

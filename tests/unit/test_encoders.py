@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from msd_framework.models.resnet import ResNet
 from msd_framework.models.text_transformer import TextTransformer
 from msd_framework.models.transformer import Transformer, TransformerLayer
 from msd_framework.models.weights import read_tensors
+from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
 
 BERT_SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
@@ -277,3 +279,15 @@ def test_region_features_are_a_perceptron_and_a_mean() -> None:
     same(encoded.pooled[0], encoder.perceptron(x)[0, :2].mean(0))
     encoded.pooled.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", ["transformer", "bert"])
+def test_an_encoder_is_rebuilt_from_its_own_options(name):
+    config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    spec = {"type": "bert", "config": config} if name == "bert" else {"type": "transformer", "hidden_size": 8, "num_heads": 2}
+    facts = {"vocab_size": 50}
+    encoder = ENCODERS.build(spec, "encoder", facts)
+    rebuilt = json.loads(json.dumps(encoder.rebuild_spec(spec)))  # as a checkpoint keeps it
+    again = ENCODERS.build(rebuilt, "encoder", facts)
+    again.load_state_dict(encoder.state_dict())
+    assert again.width == encoder.width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -443,3 +444,15 @@ def test_a_yaml_builds_one_with_an_image_encoder() -> None:
     assert model.encode({"image": pixels, "text": text}).tokens.shape == (2, 5 + 2, 24)
     with pytest.raises(ConfigError, match=r"model\.image_encoder: patch_size must divide image_size, got 3 for \[8, 4\]"):
         MODELS.build(spec | {"image_encoder": {"type": "patches", "patch_size": 3}}, facts=facts)
+
+
+def test_a_model_with_published_weights_is_rebuilt_without_their_files(tmp_path):
+    sizes = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 16, "feature_size": 6, "vocab_size": 110}
+    VisualBert(num_classes=2, layer_norm_eps=1e-5, num_segments=3, **sizes).save_transformers(tmp_path / "published")
+    options = {"pretrained": str(tmp_path / "published"), "dropout": 0.2}
+    facts = {"num_classes": 2, "vocab_size": 105}
+    model = MODELS.build({"type": "visual_bert", **options}, "model", facts)
+    shutil.rmtree(tmp_path / "published")
+    again = MODELS.build({"type": "visual_bert", **model.rebuild_options(options)}, "model", facts)
+    again.load_state_dict(model.state_dict())
+    assert again.sizes == model.sizes

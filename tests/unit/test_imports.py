@@ -1,0 +1,53 @@
+"""What an import brings along, and who may import what."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LIBRARY = Path(__file__).parents[2] / "msd_framework"
+HEAVY = ("transformers", "torchvision", "mmf", "sklearn", "matplotlib", "PIL", "tokenizers", "torchmetrics", "tensorboard")
+LIST_ALL = "from msd_framework.registry import REGISTRIES; [r.names() for r in REGISTRIES.values()]"
+
+
+def loaded(code: str) -> set[str]:
+    """The top-level packages that are imported after running some code in a fresh process."""
+    script = f"{code}\nimport json, sys; print(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("code", ["import msd_framework", LIST_ALL, "import msd_framework.run, msd_framework.cli"])
+def test_nothing_heavy_is_imported_before_it_is_used(code):
+    assert loaded(code).isdisjoint(HEAVY)
+
+
+def test_the_package_alone_does_not_even_import_torch():
+    assert "torch" not in loaded("import msd_framework")
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_only_distributed_and_testing_talk_to_other_processes(path):
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    talks = any(n.startswith(("torch.distributed", "torch.nn.parallel")) for n in names)
+    assert talks == (path.relative_to(LIBRARY).as_posix() == "engine/distributed.py")
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_no_pickle_eval_or_unchecked_load(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in ("eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler")
+            if name == "torch.load":
+                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
