@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from msd_framework.errors import ConfigError, MSDError, did_you_mean
+from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean
 
 
 def run(words: Sequence[str]) -> int:
@@ -32,7 +35,9 @@ def components(words: Sequence[str]) -> int:
     """[KIND] [NAME]: what can be named in a YAML, with options, types and defaults."""
     from msd_framework.config.show import show_components
 
-    print(show_components(*words[:2]))
+    if len(words) > 2:
+        raise ConfigError(f"wanted a kind and a name at most, such as `msd components maskers noise`, got {' '.join(words)}.")
+    print(show_components(*words))
     return 0
 
 
@@ -71,21 +76,62 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; a mistake of the user's is a sentence and exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or {"-h", "--help", "help"} & set(words):
         print(usage())
         return 0
     if words[0] not in COMMANDS and "=" in words[0]:
         words.insert(0, "run")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # modules of a user's own are found from here, as with `python -m`
     try:
         if words[0] not in COMMANDS:
-            raise ConfigError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)}\n\n{usage()}")
+            raise ConfigError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)} See `msd help`.")
         return COMMANDS[words[0]](words[1:])
-    except MSDError as error:
-        print(error, file=sys.stderr)
+    except BrokenPipeError:  # whoever reads the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (MSDError, OSError, RuntimeError, ValueError) as error:
+        sentence = mendable(error)
+        if not sentence:
+            raise
+        print(sentence, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; checkpoint.resume=true goes on from the last checkpoint.", file=sys.stderr)
         return 130
+
+
+def mendable(error: Exception) -> str:
+    """What a user can do about an error, or an empty string if it is a fault of the program's.
+
+    >>> mendable(PermissionError(13, "Permission denied", "runs/a"))
+    'runs/a: Permission denied. Give yourself the right to it, or name another place.'
+    """
+    if isinstance(error, MSDError) or (isinstance(error, ValueError) and _is_ours(error)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FULL_OR_FORBIDDEN:
+        return f"{error.filename or 'the disk'}: {error.strerror}. {FULL_OR_FORBIDDEN[error.errno]}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for a command that has no use for it
+        return "the GPU's memory is full. Lower training.batch_size or evaluation.batch_size, or raise training.accumulate."
+    return ""
+
+
+FULL_OR_FORBIDDEN = {
+    errno.ENOSPC: "Make room, or name another env.save_dir.",
+    errno.EDQUOT: "Make room, or name another env.save_dir.",
+    errno.EACCES: "Give yourself the right to it, or name another place.",
+    errno.EPERM: "Give yourself the right to it, or name another place.",
+    errno.EROFS: "Name a place that can be written to.",
+}
+"""What to do about a disk that is full or may not be used."""
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Whether this library raised it: then it is a sentence about a bad argument, such as a text that is too long."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
 def usage() -> str:
@@ -98,11 +144,13 @@ def take(words: Sequence[str], key: str) -> tuple[str, list[str]]:
     """The value of a word ``key=value`` that must be there, and the other words.
 
     Raises:
-        ConfigError: if it is missing.
+        ConfigError: if it is missing or there twice.
     """
     found = [w.partition("=")[2] for w in words if w.startswith(f"{key}=")]
     if len(found) != 1 or not found[0]:
-        raise ConfigError(f"wanted {key}=FILE once, got {' '.join(words) or 'nothing'}.")
+        files = [w for w in words if "=" not in w and w.endswith((".yaml", ".yml"))]
+        hint = f" Did you mean {key}={files[0]}?" if files else ""
+        raise ConfigError(Problem(key, f"wanted {key}=FILE once, got {' '.join(words) or 'nothing'}.{hint}"))
     return found[0], [w for w in words if not w.startswith(f"{key}=")]
 
 

@@ -48,12 +48,21 @@ class TrainingError(MSDError, RuntimeError):
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """The closest option as a question, or an empty string.
+    """The closest option as a question, or an empty string; capital letters make no difference.
 
     >>> did_you_mean("temprature", ["temperature", "weight"])
     " Did you mean 'temperature'?"
+    >>> did_you_mean("VisualBERT", ["visual_bert"])
+    " Did you mean 'visual_bert'?"
     >>> did_you_mean("xyz", ["temperature"])
     ''
     """
-    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    found = nearest(name, options)
+    return f" Did you mean {found!r}?" if found else ""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """The option that a name is a misspelling of, or an empty string."""
+    spelled = {option.casefold(): option for option in options}
+    close = difflib.get_close_matches(name.casefold(), spelled, n=1, cutoff=0.6)
+    return spelled[close[0]] if close else ""

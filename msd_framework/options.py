@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from msd_framework.errors import did_you_mean
+from msd_framework.errors import ConfigError, did_you_mean
 
 REQUIRED: Any = inspect.Parameter.empty
 """The default of an option that has none."""
@@ -37,31 +36,35 @@ class Option:
         return self.default is REQUIRED
 
 
-@cache
-def options_of(cls: type) -> Mapping[str, Option]:
-    """The options of a component in the order of its constructor.
+def options_of(component: type | Callable[..., Any]) -> Mapping[str, Option]:
+    """The options of a component, in the order of its constructor; or the arguments of a function.
 
     Raises:
-        TypeError: if the constructor takes ``*args`` or ``**kwargs``, which cannot be checked.
+        ConfigError: if it takes ``*args`` or ``**kwargs``, or its annotations cannot be resolved: it cannot be checked.
     """
-    parameters = [] if cls.__init__ is object.__init__ else list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+    constructor: Any = component.__init__ if isinstance(component, type) else component  # type: ignore[misc]
+    if isinstance(component, type) and _owner(component).__module__.partition(".")[0] in ("builtins", "torch"):
+        return {}  # nobody wrote a constructor: what nn.Module has takes nothing of ours
+    parameters = list(inspect.signature(constructor).parameters.values())[isinstance(component, type) :]
+    place = f"{component.__module__}.{component.__qualname__}"
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        if cls.__init__ not in vars(cls).values():  # nobody wrote a constructor: what nn.Module has takes nothing of ours
-            return {}
-        raise TypeError(f"{cls.__module__}.{cls.__qualname__} takes *args or **kwargs; a component names each of its options")
-    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
-    docs = argument_docs(cls)
+        raise ConfigError(f"{place} takes *args or **kwargs; a component must name each of its options.")
+    try:
+        hints = get_type_hints(constructor)
+    except NameError as error:
+        raise ConfigError(f"{place} has an annotation that cannot be resolved: {error}. Import it where it is defined.") from error
+    docs = argument_docs(component)
     return {p.name: Option(p.name, hints.get(p.name, Any), p.default, docs.get(p.name, "")) for p in parameters}
 
 
-def summary(cls: type) -> str:
-    """The first line of a component's docstring."""
-    return (inspect.getdoc(cls) or "").split("\n", 1)[0]
+def summary(component: Any) -> str:
+    """The first sentence of a component's docstring."""
+    return " ".join((inspect.getdoc(component) or "").split("\n\n", 1)[0].split())
 
 
-def argument_docs(cls: type) -> dict[str, str]:
+def argument_docs(component: Any) -> dict[str, str]:
     """What the ``Args:`` part of a Google-style docstring says of each argument."""
-    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", inspect.getdoc(cls) or "", re.MULTILINE)
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", inspect.getdoc(component) or "", re.MULTILINE)
     if section is None:
         return {}
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", section.group(1), re.MULTILINE)
@@ -83,19 +86,20 @@ def type_name(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(repr(a) for a in get_args(annotation))
     if get_args(annotation):
-        return f"{annotation.__origin__.__name__.lower()}[{', '.join(type_name(a) for a in get_args(annotation))}]"
+        name = "dict" if get_origin(annotation) in (dict, Mapping) else "list"
+        return f"{name}[{', '.join(type_name(a) for a in get_args(annotation) if a is not ...)}]"
     return str(getattr(annotation, "__name__", annotation))
 
 
 def mismatch(value: Any, annotation: Any) -> str:
-    """Why a value from a YAML does not fit an annotation, as the end of a sentence; empty if it fits.
+    """Why a value from a YAML does not fit an annotation, as a sentence; empty if it fits.
 
     >>> mismatch("2", int)
-    "wanted int, got '2' (str)"
+    "wanted int, got '2' (str). Write it without quotes."
     >>> mismatch("skp", Literal["raise", "skip"])
     "wanted 'raise' | 'skip', got 'skp'. Did you mean 'skip'?"
     >>> mismatch(1, float), mismatch(True, int)
-    ('', 'wanted int, got True (bool)')
+    ('', 'wanted int, got True (bool).')
     """
     if annotation is Any:
         return ""
@@ -104,30 +108,49 @@ def mismatch(value: Any, annotation: Any) -> str:
         found = [mismatch(value, a) for a in arguments]
         if "" in found:
             return ""
-        literal = [text for a, text in zip(arguments, found) if get_origin(a) is Literal and isinstance(value, str)]
-        return literal[0] if literal else _wanted(annotation, value)
+        nearest = [text for a, text in zip(arguments, found) if _same_shape(value, a)]
+        return nearest[0] if len(nearest) == 1 else _wanted(annotation, value)
     if origin is Literal:
-        if value in arguments and type(value) in {type(a) for a in arguments}:
+        if any(value == a and type(value) is type(a) for a in arguments):
             return ""
         return f"wanted {type_name(annotation)}, got {value!r}." + did_you_mean(str(value), [str(a) for a in arguments])
     if origin in (list, Sequence, tuple):
         if not isinstance(value, (list, tuple)):
             return _wanted(annotation, value)
-        wrong = [(i, mismatch(v, arguments[0])) for i, v in enumerate(value)]
-        return next((f"item {i}: {text}" for i, text in wrong if text), "")
+        items = [(f"item {i}", mismatch(v, arguments[0])) for i, v in enumerate(value)]
+        return next((f"{at}: {text}" for at, text in items if text), "")
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             return _wanted(annotation, value)
-        wrong_values = [(k, mismatch(k, arguments[0]) or mismatch(v, arguments[1])) for k, v in value.items()]
-        return next((f"{k}: {text}" for k, text in wrong_values if text), "")
-    if annotation is float:
-        return "" if isinstance(value, (int, float)) and not isinstance(value, bool) else _wanted(annotation, value)
-    if annotation is int:
-        return "" if isinstance(value, int) and not isinstance(value, bool) else _wanted(annotation, value)
-    if annotation is None:
-        annotation = type(None)
+        entries = [(k, mismatch(k, arguments[0]) or mismatch(v, arguments[1])) for k, v in value.items()]
+        return next((f"{k}: {text}" for k, text in entries if text), "")
+    if annotation in (float, int):
+        number = isinstance(value, (int, annotation)) and not isinstance(value, bool)
+        return "" if number else _wanted(annotation, value)
     return "" if isinstance(value, annotation) else _wanted(annotation, value)
 
 
+def _owner(component: type) -> type:
+    """The class that wrote the constructor which a class has."""
+    return next(base for base in component.__mro__ if "__init__" in vars(base))
+
+
+def _same_shape(value: Any, annotation: Any) -> bool:
+    """Whether a value is what a member of a union would take, but for what is inside it."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return isinstance(value, str)
+    return (origin in (list, Sequence) and isinstance(value, list)) or (origin in (dict, Mapping) and isinstance(value, Mapping))
+
+
 def _wanted(annotation: Any, value: Any) -> str:
-    return f"wanted {type_name(annotation)}, got {value!r} ({type(value).__name__})"
+    unquoted = isinstance(value, str) and _looks_like(value, annotation)
+    return f"wanted {type_name(annotation)}, got {value!r} ({type(value).__name__})." + " Write it without quotes." * unquoted
+
+
+def _looks_like(text: str, annotation: Any) -> bool:
+    """Whether a quoted text would fit without its quotes."""
+    types_wanted = {annotation, *get_args(annotation)}
+    is_bool = bool in types_wanted and text.lower() in ("true", "false")
+    is_number = bool({int, float} & types_wanted) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE)
+    return is_bool or bool(is_number)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import traceback
 import types
-from collections.abc import Callable, Collection, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
 
-from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean
 from msd_framework.options import Option, mismatch, options_of
 
 if TYPE_CHECKING:
@@ -82,13 +84,8 @@ class Registry(Generic[T]):
             return self._classes[name]
         if "." in name:
             return self._import(name, at)
-        raise ConfigError(
-            Problem(
-                at,
-                f"no {self.kind} is named {name!r}.{did_you_mean(name, self.names())} Known: {', '.join(self.names())}. "
-                f"A file of your own must be listed under `imports:` or lie in `user_dir:`.",
-            )
-        )
+        known = f"Known: {', '.join(self.names())}. A module of your own must be listed under `imports:` or lie in `user_dir:`."
+        raise ConfigError(Problem(at, f"no {self.kind} is named {name!r}.{did_you_mean(name, self.names())} {known}"))
 
     def check(self, spec: Any, at: str = "", facts: Collection[str] = (), context: Collection[str] = ()) -> list[Problem]:
         """Everything that is wrong with a component's part of a YAML, found without building it.
@@ -155,21 +152,49 @@ class Registry(Generic[T]):
         module, _, attribute = name.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(Problem(at, f"{self.kind} {name!r} cannot be imported: {error}.")) from error
+        except MSDError:
+            raise
+        except Exception as error:  # a module of a user's may raise anything
+            raise ConfigError(Problem(at, f"{self.kind} {name!r} cannot be imported: {raised_at(error)}")) from error
         if not isinstance(found, type):
-            raise ConfigError(Problem(at, f"{self.kind} {name!r} is not a class but a {type(found).__name__}."))
+            raise ConfigError(Problem(at, f"{self.kind} {name!r} is not a class but of type {type(found).__name__}."))
+        if not any(_place(base) == self.contract for base in found.__mro__):
+            raise ConfigError(Problem(at, f"{name} is no {self.kind}: it does not extend {self.contract}."))
         return found
 
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, self.package + "."):
-            importlib.import_module(module.name)
-        for point in entry_points(group=f"msd_framework.{self.group}"):
-            self.register(point.name)(point.load())
+        self._discovered = True  # from here on: a module that is imported now may look names up
+        try:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__, self.package + "."):
+                importlib.import_module(module.name)
+            for point in entry_points(group=f"msd_framework.{self.group}"):
+                self.register(point.name)(_load(point))
+        except BaseException:
+            self._discovered = False
+            raise
+
+
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except MSDError:
+        raise
+    except Exception as error:  # a package of a user's may raise anything
+        package = f" of the installed package {point.dist.name}" if point.dist else ""
+        text = f"the entry point {point.name} = {point.value} ({point.group}){package} cannot be loaded: {raised_at(error)}"
+        raise ConfigError(text) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """What was raised and where, as the end of a sentence: for modules that a user wrote."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}."
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: {text}." if frames else f"{text}."
 
 
 def split(spec: Any, at: str, registry: Registry[Any]) -> tuple[str, dict[str, Any]]:
@@ -182,12 +207,86 @@ def split(spec: Any, at: str, registry: Registry[Any]) -> tuple[str, dict[str, A
     raise ConfigError(Problem(at, f"{wanted}; got {spec!r}."))
 
 
+def plain(spec: Any) -> dict[str, Any]:
+    """A component's part of a YAML with its name always under `type`.
+
+    >>> plain("noise")
+    {'type': 'noise'}
+    """
+    return {"type": spec} if isinstance(spec, str) else dict(spec)
+
+
+def differences(registry: Registry[Any], here: Any, there: Any) -> str:
+    """In what two parts of YAMLs describe different components, defaults included; empty if they describe the same.
+
+    >>> differences(OPTIMIZERS, "adamw", {"type": "adamw", "lr": 1e-4, "eps": 1e-8})
+    'lr is 5e-05 here and 0.0001 there'
+    """
+    mine, theirs = _complete(registry, here), _complete(registry, there)
+    keys = ["type"] if mine["type"] != theirs["type"] else [k for k in mine if mine[k] != theirs[k]]
+    return ", ".join(f"{k} is {mine[k]!r} here and {theirs[k]!r} there" for k in keys)
+
+
+def _complete(registry: Registry[Any], spec: Any) -> dict[str, Any]:
+    """A component's part of a YAML with every option in it, nested components included."""
+    name, given = split(spec, registry.kind, registry)
+    full: dict[str, Any] = {"type": name}
+    for key, option in options_of(registry.get(name)).items():
+        value = given.get(key, None if option.required else option.default)
+        inner, container = nested(option.annotation)
+        if inner is None or value is None:
+            full[key] = value
+        else:
+            built = [_complete(inner, one) for _, one in ([("", value)] if container is None else _items(value))]
+            full[key] = built[0] if container is None else dict(zip(value, built)) if container is dict else built
+    return full
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component in a YAML, whose name and options are right.
+
+    Args:
+        path: its key path.
+        registry: where its name is known.
+        spec: what the YAML says.
+    """
+
+    path: str
+    registry: Registry[Any]
+    spec: Any
+
+    @property
+    def name(self) -> str:
+        return split(self.spec, self.path, self.registry)[0]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the YAML gives."""
+        return split(self.spec, self.path, self.registry)[1]
+
+    @property
+    def cls(self) -> type[Any]:
+        return self.registry.get(self.name, self.path)
+
+
+def parts(registry: Registry[Any], spec: Any, at: str) -> Iterator[Part]:
+    """A component and all that are nested in it, the innermost first."""
+    whole = Part(at, registry, spec)
+    for key, value in whole.options.items():
+        inner, container = nested(options_of(whole.cls)[key].annotation)
+        if inner is not None and value is not None:
+            for suffix, one in [("", value)] if container is None else _items(value):
+                yield from parts(inner, one, f"{at}.{key}{suffix}")
+    yield whole
+
+
 def check_option(option: Option, value: Any, at: str, facts: Collection[str], context: Collection[str]) -> list[Problem]:
     """What is wrong with an option's value, nested components included."""
     registry, container = nested(option.annotation)
     if registry is None:
         text = mismatch(value, option.annotation)
-        return [Problem(at, text + ("" if text.endswith(("?", ".")) else "."))] if text else []
+        return [Problem(at, text)] if text else []
     if value is None and accepts_none(option.annotation):
         return []
     if container is None:
@@ -246,7 +345,9 @@ DISTILLATION_LOSSES: Registry[DistillationLoss] = Registry(
     "distillation loss", "msd_framework.losses", "msd_framework.losses.base.DistillationLoss"
 )
 SALIENCIES: Registry[Saliency] = Registry("saliency", "msd_framework.saliency", "msd_framework.saliency.base.Saliency")
-WEIGHTINGS: Registry[WeightingStrategy] = Registry("weighting", "msd_framework.weighting", "msd_framework.weighting.base.WeightingStrategy")
+WEIGHTINGS: Registry[WeightingStrategy] = Registry(
+    "weighting", "msd_framework.weighting", "msd_framework.weighting.base.WeightingStrategy"
+)
 OBJECTIVES: Registry[Objective] = Registry("objective", "msd_framework.objectives", "msd_framework.objectives.base.Objective")
 DATASETS: Registry[MultimodalDataset] = Registry("dataset", "msd_framework.data", "msd_framework.data.base.MultimodalDataset")
 PROCESSORS: Registry[Processor] = Registry("processor", "msd_framework.data", "msd_framework.data.base.Processor")

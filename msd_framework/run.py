@@ -21,9 +21,10 @@ from rich.table import Table
 
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
-from msd_framework.config.load import Source, load, resolve
+from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure
+from msd_framework.errors import ConfigError
 from msd_framework.metrics.fidelity import fidelity
 from msd_framework.structures import FULL
 
@@ -60,8 +61,11 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     if config.env.threads:
         torch.set_num_threads(config.env.threads)
     torch.manual_seed(config.seed)
-    with World.join(config.env.device) as world:
-        return RUN_TYPES[config.run_type](Assembly(config, world), resolve(source))
+    try:
+        with World.join(config.env.device) as world:
+            return RUN_TYPES[config.run_type](Assembly(config, world), resolve(source))
+    except ConfigError as error:  # what a constructor refused once data was read
+        raise ConfigError(*(located(p, source) for p in error.problems)) from error
 
 
 def train(assembly: Assembly, source: Source) -> dict[str, Any]:

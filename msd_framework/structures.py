@@ -142,7 +142,7 @@ class View:
         if isinstance(spec, str):
             return cls(spec, spec)
         if set(spec) != {"teacher", "student"}:
-            raise ValueError(f"a view is a name or {{teacher: name, student: name}}, got {dict(spec)}")
+            raise ValueError(f"a view is a name or {{teacher: name, student: name}}, got {dict(spec)}.")
         return cls(spec["teacher"], spec["student"])
 
     @property
@@ -172,7 +172,7 @@ def visible_modalities(view: str, modalities: Sequence[str]) -> tuple[str, ...]:
             )
     shown = [m for m in modalities if (m in named) != view.startswith("~")]
     if not shown:
-        raise ValueError(f"view {view!r} hides every modality of {', '.join(sorted(modalities))}")
+        raise ValueError(f"view {view!r} hides every modality of {', '.join(sorted(modalities))}.")
     return tuple(sorted(shown))
 
 

@@ -1,5 +1,6 @@
 """What several tests look up."""
 
+import json
 import os
 from pathlib import Path
 
@@ -14,3 +15,56 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data at {folder}; set MSD_SHARED_DATA to the folder that holds nlvr/ and fsdd/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the layout of Hateful Memes, with a dozen examples a split."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("tiny") / "world"
+    (root / "img").mkdir(parents=True)
+    for s, split in enumerate(("train", "dev_seen", "test_seen")):
+        rows = [{"id": f"{s}{i:03}", "img": f"img/{s}{i:03}.png", "label": i % 2, "text": f"what a {i % 5} day"} for i in range(12)]
+        for i, row in enumerate(rows):
+            Image.new("RGB", (8, 8), (20 * i, 120 * (i % 2), 90)).save(root / row["img"])
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_world: Path) -> Path:
+    """The configuration of a run on `tiny_world` that takes a second; it needs an `env.save_dir`."""
+    path = tiny_world.parent / "tiny.yaml"
+    path.write_text(TINY_RUN.replace("WORLD", str(tiny_world)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tiny_config: Path) -> Path:
+    """The folder of a finished run on `tiny_world`."""
+    from msd_framework.run import run
+
+    folder = tiny_config.parent / "teacher"
+    run(tiny_config, [f"env.save_dir={folder}"])
+    return folder
+
+
+TINY_RUN = """\
+data:
+  dataset: {type: hateful_memes, root: WORLD}
+  processors:
+    text: {type: tokenizer, max_length: 8}
+    image: {type: pixels, size: 8}
+  train: train
+  validation: dev_seen
+  test: test_seen
+model:
+  type: late_fusion
+  encoders:
+    text: {type: transformer, hidden_size: 8, num_layers: 1, num_heads: 2}
+    image: {type: patches, patch_size: 4, hidden_size: 8, num_heads: 2}
+  hidden_size: 8
+training: {max_updates: 2, batch_size: 4}
+env: {device: cpu}
+"""

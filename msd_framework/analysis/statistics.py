@@ -61,9 +61,9 @@ class Difference:
         """
         if self.num_pairs < FEWEST_PAIRS:
             return f"{self.num_pairs} seed{'s are' if self.num_pairs > 1 else ' is'} too few to tell"
-        if self.low <= 0 <= self.high:
-            return "no difference shown"
-        return "better" if (self.low > 0) == self.larger_is_better else "worse"
+        if self.low > 0 or self.high < 0:
+            return "better" if (self.low > 0) == self.larger_is_better else "worse"
+        return "no difference shown"
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -75,7 +75,7 @@ def summarise(values: Sequence[float]) -> Summary:
     >>> summarise([1.0, 3.0])
     Summary(mean=2.0, sd=1.4142135623730951, num_values=2)
     """
-    if not values:
+    if len(values) == 0:
         raise ValueError("wanted at least one value, got none.")
     found = np.asarray(values, float)
     return Summary(float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else float("nan"), len(found))
@@ -112,7 +112,7 @@ def paired_difference(
     >>> paired_difference([3.0, 4.0], [1.0, 2.0])
     Difference(mean=2.0, low=2.0, high=2.0, wins=2, losses=0, num_pairs=2, larger_is_better=True)
     """
-    if len(method) != len(baseline) or not method:
+    if len(method) != len(baseline) or len(method) == 0:
         raise ValueError(f"wanted as many values of the method as of the baseline, got {len(method)} and {len(baseline)}.")
     d = np.asarray(method, float) - np.asarray(baseline, float)  # [n]
     drawn = np.random.default_rng(seed).integers(len(d), size=(num_resamples, len(d)))

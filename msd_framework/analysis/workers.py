@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -55,7 +55,7 @@ class Event:
     seconds: float = 0.0
 
 
-def work(tasks: Sequence[Task], num_workers: int) -> Iterator[Event]:
+def work(tasks: Sequence[Task], num_workers: int) -> Generator[Event, None, None]:
     """Does tasks in their order, as far as their needs allow, and tells what happens.
 
     A task that fails takes down those that need it, and no others. Whatever ends the iteration (its end, an error, Ctrl-C)
@@ -72,10 +72,11 @@ def work(tasks: Sequence[Task], num_workers: int) -> Iterator[Event]:
     workers = [_Worker() for _ in range(min(num_workers, len(tasks)))]
     try:
         while waiting or any(w.task for w in workers):
-            for task in [t for t in waiting if failed.intersection(t.needs)]:
-                waiting.remove(task)
-                failed.add(task.name)
-                yield Event(task, "skipped", f"needs {', '.join(sorted(failed.intersection(task.needs)))}")
+            for task in list(waiting):
+                if missing := failed.intersection(task.needs):
+                    waiting.remove(task)
+                    failed.add(task.name)
+                    yield Event(task, "skipped", f"needs {', '.join(sorted(missing))}")
             for worker in [w for w in workers if w.task is None]:
                 ready = next((t for t in waiting if done.issuperset(t.needs)), None)
                 if ready is not None:

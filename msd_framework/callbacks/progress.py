@@ -63,7 +63,7 @@ class ProgressBar(Callback):
             self.bar.console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True)
 
     def on_fit_end(self, runner: Runner) -> None:
-        if self.bar:
+        if self.bar and not self.bar.disable:  # stopping a disabled bar prints an empty line in older versions of rich
             self.bar.stop()
 
     def show(self) -> None:

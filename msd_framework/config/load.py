@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from msd_framework.config.schema import RunConfig
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 
 COMMAND_LINE = "command line"
+DEFAULT = "default"
 ROOT = Path(__file__).parents[2]
 SHARE = Path(sys.prefix) / "share" / "msd_framework"
 
@@ -26,17 +29,20 @@ class Source:
 
     Args:
         values: a nest of mappings, lists and plain values.
-        origins: ``file:line`` or ``command line`` by dotted key path.
+        origins: ``file:line``, ``command line`` or ``default`` by dotted key path.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
     def origin(self, path: str) -> str:
-        """Where a key was written, or the nearest key above it; empty if nowhere."""
+        """Where a key was written, or a key inside it, or the nearest key above it; empty if nowhere."""
+        inside = (o for p, o in self.origins.items() if p.startswith(f"{path}."))
         while path:
             if path in self.origins:
                 return self.origins[path]
+            if found := next(inside, ""):  # a.b=1 on the command line wrote `a` as well
+                return found
             path = re.sub(r"(\.|^)[^.\[]+$|\[\d+\]$", "", path)
         return ""
 
@@ -52,33 +58,35 @@ class Source:
     def _merge(self, under: Any, over: Any, at: str) -> Any:
         if isinstance(under, str) and isinstance(over, Mapping) and "type" not in over:
             under = {"type": under}
-        mappings = isinstance(under, Mapping) and isinstance(over, Mapping)
-        if not mappings or ("type" in over and over["type"] != under.get("type", over["type"])):
+            self.origins[f"{at}.type"] = self.origins.get(at, "")
+        both_mappings = isinstance(under, Mapping) and isinstance(over, Mapping)
+        if not both_mappings or over.get("type", under.get("type")) != under.get("type"):
             self._forget(at)
             return over
         merged = dict(under)
         for key, value in over.items():
-            path = f"{at}.{key}" if at else str(key)
-            merged[key] = self._merge(under[key], value, path) if key in under else value
+            merged[key] = self._merge(under[key], value, f"{at}.{key}" if at else str(key)) if key in under else value
         return merged
 
     def _forget(self, at: str) -> None:
         self.origins = {path: o for path, o in self.origins.items() if not path.startswith((f"{at}.", f"{at}["))}
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Source:
+def load(path: str | Path, overrides: Iterable[str] = (), schema: type = RunConfig) -> Source:
     """A configuration file over its bases, and the command line over both.
 
     Args:
         path: a YAML file; looked for here, then among the project's own files.
         overrides: words ``a.b=value`` whose values are YAML.
+        schema: what the file configures. The components that it names by default lie below the file, so that options
+            alone (``optimizer.lr=1e-4``) are theirs.
 
     Raises:
-        ConfigError: if a file is missing or cannot be parsed, or a word is no ``key=value``.
+        ConfigError: if a file is missing or cannot be parsed, or with each word that is no ``key=value``.
     """
-    source = read(find_file(str(path)), ())
-    for word in overrides:
-        source.overlay(parse_override(word))
+    source = _named_defaults(schema)
+    for layer in (*read(find_file(str(path)), ()), *parse_overrides(overrides)):
+        source.overlay(layer)
     return source
 
 
@@ -91,16 +99,16 @@ def resolve(source: Source) -> Source:
     try:
         values = OmegaConf.to_container(OmegaConf.create(source.values), resolve=True)
     except OmegaConfBaseException as error:
-        path = str(error.full_key or "")
-        text = " ".join(str(error.msg or error).split("\n")[0].split())
-        raise ConfigError(located(Problem(path, f"the interpolation cannot be filled in: {text}."), source)) from error
-    return Source(values, source.origins)  # type: ignore[arg-type]
+        problem = Problem(str(error.full_key or ""), f"the interpolation cannot be filled in: {_first_line(error)}.")
+        raise ConfigError(located(problem, source)) from error
+    assert isinstance(values, dict)
+    return Source({str(k): v for k, v in values.items()}, source.origins)
 
 
 def located(problem: Problem, source: Source) -> Problem:
-    """The problem with the file and line in front of its key."""
+    """The problem with the place that its key was written at in front of it."""
     origin = source.origin(problem.path)
-    return Problem(f"{origin}: {problem.path}" if origin and problem.path else problem.path or origin, problem.message)
+    return problem if origin in ("", DEFAULT) else Problem(f"{origin}: {problem.path}", problem.message)
 
 
 def find_file(path: str) -> Path:
@@ -109,50 +117,71 @@ def find_file(path: str) -> Path:
     Raises:
         ConfigError: if it is nowhere, with the nearest name.
     """
-    for base in (Path(), ROOT, SHARE):
-        if (base / path).is_file():
-            return base / path
-    folder = next((b / Path(path).parent for b in (Path(), ROOT, SHARE) if (b / Path(path).parent).is_dir()), None)
-    names = [p.name for p in folder.glob("*.yaml")] if folder else []
-    raise ConfigError(f"config={path}: there is no such file.{did_you_mean(Path(path).name, names)}")
+    places = [base / path for base in (Path(), ROOT, SHARE)]
+    for place in places:
+        if place.is_file():
+            return place
+    names = [p.name for place in places for p in place.parent.glob("*.yaml")]
+    raise ConfigError(Problem("config", f"there is no file {path}.{did_you_mean(Path(path).name, names)}"))
 
 
-def read(path: Path, stack: tuple[Path, ...]) -> Source:
-    """A YAML file over the files that its `base:` (or `includes:`) names, relative to it.
+def read(path: Path, stack: tuple[Path, ...]) -> list[Source]:
+    """A YAML file and the files that its `base:` (or `includes:`) names, each to be written over those before it.
 
     Raises:
         ConfigError: if a file is missing, is no YAML mapping, or includes itself.
     """
     if path.resolve() in stack:
-        raise ConfigError(f"{path}: includes itself, through {' -> '.join(p.name for p in (*stack, path))}.")
+        chain = " -> ".join(p.name for p in (*stack, path))
+        raise ConfigError(f"{path}: includes itself, through {chain}. Take one of these bases out.")
     own = parse(path)
-    source = Source()
-    for key in ("base", "includes"):
-        bases = own.values.pop(key, [])
-        for base in [bases] if isinstance(bases, str) else bases or []:
-            source.overlay(read(_base(path, base, own.origins.get(key, str(path))), (*stack, path.resolve())))
-    source.overlay(own)
-    return source
+    bases = [(key, name) for key in ("base", "includes") for name in _names(own.values.pop(key, None))]
+    layers = [read(_base(path, name, own.origin(key)), (*stack, path.resolve())) for key, name in bases]
+    return [*(layer for below in layers for layer in below), own]
 
 
 def parse(path: Path) -> Source:
-    """One YAML file alone."""
+    """One YAML file alone.
+
+    Raises:
+        ConfigError: if it cannot be read, or is no YAML mapping.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if node is not None else {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not a UTF-8 text: {error}.") from error
+        raise ConfigError(f"{path}: is not a UTF-8 text: {error}. Save it as UTF-8.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested without end: an alias (*name) stands inside what it names.") from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: is not valid YAML: {getattr(error, 'problem', None) or error}.") from error
+        raise ConfigError(f"{path}{_mark(error)}: is not valid YAML: {_yaml_problem(error)}") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: is not valid: {str(error.msg or error).splitlines()[0]}.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: wanted a mapping of options, got a {type(values).__name__}.")
-    origins = {at: f"{path}:{line}" for at, line in _lines(node)} if node is not None else {}
+        raise ConfigError(f"{path}: is not valid: {_first_line(error)}.") from error
+    if not isinstance(values, dict) or isinstance(node, yaml.ScalarNode):
+        raise ConfigError(f"{path}: wanted a mapping of options, `key: value` on each line, got {values!r:.60}.")
+    origins = {at: f"{path}:{line}" for at, line in _lines(node)}
     return Source({str(k): v for k, v in values.items()}, origins)
+
+
+def parse_overrides(words: Iterable[str]) -> list[Source]:
+    """The words of a command line, in order.
+
+    Raises:
+        ConfigError: with each of them that is no ``key=value``.
+    """
+    layers: list[Source] = []
+    problems: list[Problem] = []
+    for word in words:
+        try:
+            layers.append(parse_override(word))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    return layers
 
 
 def parse_override(word: str) -> Source:
@@ -162,8 +191,9 @@ def parse_override(word: str) -> Source:
         ConfigError: if it is no ``key=value``, or its value no YAML.
     """
     key, equals, value = word.partition("=")
-    if not equals or not key or not re.fullmatch(r"[\w.\-~+>]+", key):
-        raise ConfigError(f"{COMMAND_LINE}: {word!r} is not of the form key=value, such as training.max_updates=100.")
+    if not equals or not re.fullmatch(r"[^\s.\[\]{}:-][^\s.\[\]{}:]*(\.[^\s.\[\]{}:]+)*", key):
+        hint = " A list is given as a whole, such as objective.views=[full, image]." if "[" in key else ""
+        raise ConfigError(f"{COMMAND_LINE}: {word!r} is not of the form key=value, such as training.max_updates=100.{hint}")
     try:
         parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}" if value else "value: ''"), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -172,26 +202,41 @@ def parse_override(word: str) -> Source:
     values: Any = parsed["value"]
     for part in reversed(key.split(".")):
         values = {part: values}
-    return Source(values, {key: COMMAND_LINE} | _flat(parsed["value"], key))
+    return Source(values, dict.fromkeys([key, *_keys(parsed["value"], key)], COMMAND_LINE))
 
 
-def _flat(value: Any, at: str) -> dict[str, str]:
+def _named_defaults(schema: type) -> Source:
+    named = {f.name: f.default for f in fields(schema) if "kind" in f.metadata and isinstance(f.default, str)}
+    return Source(dict(named), dict.fromkeys(named, DEFAULT))
+
+
+def _names(bases: Any) -> list[Any]:
+    return bases if isinstance(bases, list) else [] if bases is None else [bases]
+
+
+def _base(path: Path, name: Any, origin: str) -> Path:
+    if not isinstance(name, str):
+        raise ConfigError(f"{origin}: base: wanted the path of a YAML file, got {name!r}.")
+    beside = Path(os.path.normpath(path.parent / name))
+    if beside.is_file():
+        return beside
+    try:
+        return find_file(name)
+    except ConfigError as error:
+        hint = did_you_mean(beside.name, [p.name for p in beside.parent.glob("*.yaml")])
+        raise ConfigError(f"{origin}: base: there is no file {beside}.{hint}") from error
+
+
+def _keys(value: Any, at: str) -> Iterator[str]:
+    """The key paths of a nest of mappings."""
     if isinstance(value, Mapping):
-        return {p: COMMAND_LINE for k, v in value.items() for p in (f"{at}.{k}", *_flat(v, f"{at}.{k}"))}
-    return {}
-
-
-def _base(path: Path, base: Any, origin: str) -> Path:
-    if not isinstance(base, str):
-        raise ConfigError(f"{origin}: base: wanted the path of a YAML file, got {base!r}.")
-    found = path.parent / base
-    if not found.is_file():
-        hint = did_you_mean(found.name, [p.name for p in found.parent.glob("*.yaml")] if found.parent.is_dir() else [])
-        raise ConfigError(f"{origin}: base: there is no file {found}.{hint}")
-    return found
+        for key, inner in value.items():
+            yield f"{at}.{key}"
+            yield from _keys(inner, f"{at}.{key}")
 
 
 def _lines(node: Any, at: str = "") -> Iterator[tuple[str, int]]:
+    """The key paths of a YAML file and the lines that they stand on."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = f"{at}.{key.value}" if at else str(key.value)
@@ -201,3 +246,17 @@ def _lines(node: Any, at: str = "") -> Iterator[tuple[str, int]]:
         for i, value in enumerate(node.value):
             yield f"{at}[{i}]", value.start_mark.line + 1
             yield from _lines(value, f"{at}[{i}]")
+
+
+def _mark(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f":{mark.line + 1}" if mark else ""
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    text = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{text.removesuffix('.')}." + (" Indent with spaces, not tabs." if r"\t" in text else "")
+
+
+def _first_line(error: OmegaConfBaseException) -> str:
+    return " ".join(str(error.msg or error).split("\n")[0].split())

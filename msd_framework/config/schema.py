@@ -1,5 +1,7 @@
 """The options of a run, a sentence each. A component's own options are its constructor's signature."""
 
+# ruff: noqa: RUF009 -- component() is dataclasses.field() under a name of ours
+
 from __future__ import annotations
 
 import ast

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
-from typing import Any, TypeVar, get_args, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from msd_framework.config.schema import RunConfig, field_docs
 from msd_framework.errors import Problem, did_you_mean
@@ -29,86 +28,122 @@ class ComponentSlot:
     spec: Any
 
 
-def structure_problems(values: Any, schema: type, at: str = "") -> list[Problem]:
-    """Keys that are unknown or missing and values of a wrong type, at every level of a schema."""
+def structure_problems(values: Any, schema: type, at: str = "", root: type | None = None) -> list[Problem]:
+    """Keys that are unknown or missing and values of a wrong type, at every level of a schema.
+
+    What a component slot holds is its registry's to check.
+
+    Args:
+        values: what a user wrote.
+        schema: what it should be.
+        at: its key path.
+        root: the schema that this one is a section of, where a misplaced key may belong; itself if None.
+    """
+    root = root or schema
+    docs, known = field_docs(schema), {f.name: f for f in fields(schema)}
     if not isinstance(values, Mapping):
-        return [Problem(at, f"wanted a mapping of options ({', '.join(field_docs(schema))}), got {values!r}.")]
-    hints, problems = _hints(schema), []
+        return [Problem(at, f"wanted a mapping of options ({', '.join(docs)}), got {values!r}.")]
+    problems = []
     for key, value in values.items():
         path = _join(at, key)
-        if key not in hints:
-            problems.append(Problem(path, f"no such option.{_suggestion(str(key), at, hints)} Options here: {', '.join(hints)}."))
+        if key not in known:
+            problems.append(
+                Problem(path, f"no such option.{_suggestion(str(key), path, known, root)} Options here: {', '.join(known)}.")
+            )
         elif value == "???":
-            problems.append(Problem(path, f"must be given: {field_docs(schema)[key]}"))
-        elif (section := _section(hints[key])) is not None and (value is not None or not _optional(hints[key])):
-            problems += structure_problems(value, section, path)
-        elif not _is_component(schema, key) and (text := mismatch(value, hints[key])):
-            problems.append(Problem(path, text + ("" if text.endswith(("?", ".")) else ".")))
-    for f in fields(schema):
-        if f.name not in values and f.default is MISSING and f.default_factory is MISSING:
-            problems.append(Problem(_join(at, f.name), f"must be given: {field_docs(schema)[f.name]}"))
+            problems.append(Problem(path, f"must be given: {docs[key]}"))
+        else:
+            problems += _value_problems(value, hints_of(schema)[key], known[key], path, root)
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            problems.append(Problem(_join(at, name), f"must be given: {docs[name]}"))
     return problems
 
 
 def structured(values: Mapping[str, Any], schema: type[T]) -> T:
     """The values as an instance of a schema that they fit."""
-    hints = _hints(schema)
-    nested = {k: structured(v, s) if v is not None and (s := _section(hints[k])) else v for k, v in values.items()}
+    hints = hints_of(schema)
+    nested = {k: structured(v, s) if v is not None and (s := section_of(hints[k])) else v for k, v in values.items()}
     return schema(**nested)
 
 
-def component_slots(config: RunConfig) -> Iterator[ComponentSlot]:
-    """Every component of a configuration, in the order of the schema."""
-    yield from _slots(config, "")
+def without(values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The values less one key; all of a list goes if its path is that of an item.
+
+    >>> without({"model": {"type": "bert", "hiden_size": 3}}, "model.hiden_size")
+    {'model': {'type': 'bert'}}
+    """
+    key, _, rest = path.partition("[")[0].partition(".")
+    if rest and isinstance(values.get(key), Mapping):
+        return {**values, key: without(values[key], rest)}
+    return {k: v for k, v in values.items() if k != key or rest}
 
 
-def _slots(section: Any, at: str) -> Iterator[ComponentSlot]:
-    for f in fields(section):
-        value, path = getattr(section, f.name), _join(at, f.name)
-        kind = f.metadata.get("kind")
-        if is_dataclass(value):
-            yield from _slots(value, path)
-        elif kind is None or value is None:
-            continue
-        elif isinstance(value, list):
-            yield from (ComponentSlot(f"{path}[{i}]", kind, spec) for i, spec in enumerate(value))
-        elif str(f.type).startswith("dict"):
-            yield from (ComponentSlot(f"{path}.{name}", kind, spec) for name, spec in value.items())
-        else:
-            yield ComponentSlot(path, kind, value)
+def component_slots(values: Mapping[str, Any], schema: type = RunConfig, at: str = "") -> Iterator[ComponentSlot]:
+    """Every component that values of the right structure hold, defaults included, in the order of the schema."""
+    for f in fields(schema):
+        value, path, annotation = values.get(f.name, default_of(f)), _join(at, f.name), hints_of(schema)[f.name]
+        if (section := section_of(annotation)) is not None:
+            yield from component_slots(value, section, path) if value is not None else ()
+        elif "kind" in f.metadata:
+            yield from (ComponentSlot(path + suffix, f.metadata["kind"], spec) for suffix, spec in _each(value, annotation))
 
 
-@cache
-def _hints(schema: type) -> dict[str, Any]:
+def default_of(f: Field[Any]) -> Any:
+    """What a field is if nobody says: no options for a section that has defaults, None where nothing is known."""
+    if f.default is not MISSING:
+        return f.default
+    made = f.default_factory() if f.default_factory is not MISSING else None
+    return {} if is_dataclass(made) else made
+
+
+def hints_of(schema: type) -> dict[str, Any]:
+    """The types of a schema's fields."""
     return get_type_hints(schema)
 
 
-def _section(annotation: Any) -> Any:
+def section_of(annotation: Any) -> Any:
+    """The schema of a field that is a section of its own, or None."""
     return next((a for a in (annotation, *get_args(annotation)) if is_dataclass(a)), None)
 
 
-def _optional(annotation: Any) -> bool:
-    return type(None) in get_args(annotation)
+def _value_problems(value: Any, annotation: Any, f: Field[Any], path: str, root: type) -> list[Problem]:
+    section = section_of(annotation)
+    if section is not None and (value is not None or type(None) not in get_args(annotation)):
+        return structure_problems(value, section, path, root)
+    if "kind" in f.metadata:
+        container = {list: list[Any], dict: dict[str, Any]}.get(get_origin(annotation), Any)
+        if value is None and type(None) not in get_args(annotation):
+            return [Problem(path, f"must be given: {f.name} cannot be null.")]
+        annotation = container
+    text = mismatch(value, annotation)
+    return [Problem(path, text)] if text else []
 
 
-def _is_component(schema: type, key: str) -> bool:
-    """Whether a field is checked by its registry rather than by its type."""
-    f = next(f for f in fields(schema) if f.name == key)
-    return "kind" in f.metadata and not str(f.type).startswith(("dict", "list"))
+def _each(value: Any, annotation: Any) -> Iterator[tuple[str, Any]]:
+    """The components that a field holds: itself, or its items; with what they add to its path."""
+    if value is not None:
+        container = get_origin(annotation)
+        if container is list:
+            yield from ((f"[{i}]", item) for i, item in enumerate(value))
+        elif container is dict:
+            yield from ((f".{key}", item) for key, item in value.items())
+        else:
+            yield "", value
 
 
 def _join(at: str, key: Any) -> str:
     return f"{at}.{key}" if at else str(key)
 
 
-def _suggestion(key: str, at: str, here: Mapping[str, Any]) -> str:
+def _suggestion(key: str, path: str, here: Iterable[str], root: type) -> str:
     """The nearest option here, or the place of the option of that name elsewhere."""
-    elsewhere = [path for path in _paths(RunConfig, "") if path.rpartition(".")[2] == key and path != _join(at, key)]
+    elsewhere = [other for other in _paths(root) if other.rpartition(".")[2] == key and other != path]
     return did_you_mean(key, here) or (f" Did you mean {elsewhere[0]!r}?" if elsewhere else "")
 
 
-def _paths(schema: type, at: str) -> Iterator[str]:
-    for key, annotation in _hints(schema).items():
+def _paths(schema: type, at: str = "") -> Iterator[str]:
+    for key, annotation in hints_of(schema).items():
         yield _join(at, key)
-        if section := _section(annotation):
+        if section := section_of(annotation):
             yield from _paths(section, _join(at, key))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,11 @@ class Pixels(Processor):
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise ValueError(f"mean is {self.mean} and std is {self.std}, wanted {channels} of each, the latter positive")
         self.random = augment != "none"
-        self._transform = _transform(self.size, interpolation, augment)
+
+    @cached_property
+    def _transform(self) -> Any:
+        """Made at the first image, since it takes a second to import what it is made of."""
+        return _transform(self.size, self.interpolation, self.augment)
 
     def load(self, value: Any) -> Tensor:
         """An image file as uint8 [C, H, W].

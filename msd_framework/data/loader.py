@@ -102,13 +102,24 @@ class Collator:
 
 @dataclass(frozen=True)
 class _Read:
-    """A part's batch, None if nothing of it could be read, and what was wrong with the examples left out of it."""
+    """A part's batch, None if nothing of it could be read, what was wrong with the examples left out of it, and what stops the run.
+
+    An error is a text here: torch's loader would add a worker's traceback to one that is raised there.
+    """
 
     batch: Batch | None
     skipped: dict[int, str]
+    error: str = ""
 
     def pin_memory(self) -> _Read:
-        return _Read(self.batch and self.batch.pin_memory(), self.skipped)
+        return _Read(self.batch and self.batch.pin_memory(), self.skipped, self.error)
+
+    def told_to(self, reader: ExampleReader) -> Batch | None:
+        """The batch, once the reader knows what was left out: a worker's own reader knows more than this one."""
+        if self.error:
+            raise DataError(self.error)
+        reader.skipped |= self.skipped
+        return self.batch
 
 
 class _Parts(Dataset[_Read]):
@@ -120,7 +131,10 @@ class _Parts(Dataset[_Read]):
     def __getitem__(self, part: Part) -> _Read:
         with torch.random.fork_rng(devices=[]):  # random transforms depend on the part alone, not on who reads it when
             torch.manual_seed(_mix(self.seed, part.number))
-            loaded = [x for x in map(self.reader, part.indices) if x is not None]
+            try:
+                loaded = [x for x in map(self.reader, part.indices) if x is not None]
+            except DataError as error:
+                return _Read(None, {}, str(error))
         skipped = {i: self.reader.skipped[i] for i in part.indices if i in self.reader.skipped}
         return _Read(self.collator(loaded) if loaded else None, skipped)
 
@@ -197,10 +211,10 @@ class TrainingBatches:
         """
         self.plan.start = update
         for read in self.loader:
-            self.reader.skipped |= read.skipped  # a worker's own reader knows more than this one
-            if read.batch is None:
+            batch = read.told_to(self.reader)
+            if batch is None:
                 raise DataError(f"no example of a batch could be read: {'; '.join(read.skipped.values())}")
-            yield read.batch
+            yield batch
 
 
 class EvaluationBatches:
@@ -233,9 +247,9 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for read in self.loader:
-            self.reader.skipped |= read.skipped
-            if read.batch is not None:
-                yield read.batch
+            batch = read.told_to(self.reader)
+            if batch is not None:
+                yield batch
 
     def __len__(self) -> int:
         return len(self.loader)

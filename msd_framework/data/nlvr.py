@@ -78,7 +78,8 @@ class NLVR(MultimodalDataset):
         file = self.root / self.folder / f"{self.folder}.json"
         rows, self.skipped = read_json_lines(file, "identifier", self._row, on_error)
         held_out = set(hold_out or [])
-        _check_directories(held_out, rows, file)
+        if part:
+            _check_directories(held_out, rows, file)
         chosen = [row for row in rows if not part or (row.directory in held_out) == (part == "held_out")]
         if not chosen:
             raise DataError(f"{file}: no example is left for split {split!r}, hold_out lists every directory")

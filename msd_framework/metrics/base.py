@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from msd_framework.structures import Task
+from msd_framework.structures import DatasetInfo, Task
 
 
 class Metric(ABC):
@@ -17,6 +17,11 @@ class Metric(ABC):
     """The tasks that it is for."""
 
     larger_is_better: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, info: DatasetInfo) -> list[str]:
+        """Why it could not be computed for a data set, as sentences."""
+        return []
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from msd_framework.metrics.base import Metric
 from msd_framework.registry import METRICS
-from msd_framework.structures import Task
+from msd_framework.structures import DatasetInfo, Task
 
 
 @METRICS.register("accuracy")
@@ -52,6 +52,10 @@ class AUROC(Metric):
 
         return _mean_over_labels(binary_auroc, "auroc", logits, targets)
 
+    @classmethod
+    def check(cls, info: DatasetInfo) -> list[str]:
+        return _more_than_two_classes("auroc", info)
+
 
 @METRICS.register("average_precision")
 class AveragePrecision(Metric):
@@ -72,6 +76,10 @@ class AveragePrecision(Metric):
         from torchmetrics.functional.classification import binary_average_precision
 
         return _mean_over_labels(binary_average_precision, "average_precision", logits, targets)
+
+    @classmethod
+    def check(cls, info: DatasetInfo) -> list[str]:
+        return _more_than_two_classes("average_precision", info)
 
 
 @METRICS.register("f1_macro")
@@ -174,6 +182,13 @@ def _two_sided(name: str, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     if logits.shape[1] != 2:
         raise ValueError(f"{name} of one label an example is for two classes, got {logits.shape[1]}; take accuracy instead.")
     return (logits[:, 1] - logits[:, 0])[:, None], targets[:, None]
+
+
+def _more_than_two_classes(name: str, info: DatasetInfo) -> list[str]:
+    """A sentence if an example has one label of more than two classes."""
+    if info.task != "single_label" or info.num_classes == 2:
+        return []
+    return [f"{name} of one label an example is for two classes, and the data set has {info.num_classes}; take accuracy instead."]
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class DistillationObjective(Objective):
         distill_loss: D; the task's usual one if null.
         task_loss: l; the task's usual one if null.
         weighting: w, how much each view of each example counts; 1 each if null.
+        task: how targets are read.
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -154,7 +155,7 @@ class DistillationObjective(Objective):
                 visible_modalities(view.student, setting.student_modalities)
                 views.append(view)
             except ValueError as error:
-                problems.append(f"views[{i}]: {error}.")
+                problems.append(f"views[{i}]: {error}")
         if len(set(views)) < len(views):
             problems.append("views: a view is listed twice.")
         if options.get("weighting") is not None:

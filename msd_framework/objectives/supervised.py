@@ -21,6 +21,7 @@ class SupervisedObjective(Objective):
         task_loss: what a prediction is compared with its target by; the task's usual one if null.
         modality_dropout: the probability that a training example loses each one of its M modalities, at most 1 / M;
             it makes what the model says of a single modality faithful to what that modality tells.
+        task: how targets are read.
     """
 
     def __init__(

@@ -225,7 +225,7 @@ def _numbers(
 ) -> list[Problem]:
     """What is wrong with numbers by name, none of which may be negative."""
     if text := mismatch(given, dict[str, Any]):
-        return [Problem(at, f"{text}.")]
+        return [Problem(at, text)]
     problems = []
     for name, value in given.items():
         if name not in known:
@@ -238,7 +238,7 @@ def _numbers(
 def _number(at: str, value: float, kind: type[int] | type[float], most: float = math.inf) -> list[Problem]:
     """What is wrong with a number that may not be negative."""
     if text := mismatch(value, kind):
-        return [Problem(at, f"{text}.")]
+        return [Problem(at, text)]
     if not (0 <= value <= most and math.isfinite(value)):
         upper = "" if math.isinf(most) else f" and at most {most:,}"
         return [Problem(at, f"wanted a number of at least 0{upper}, got {value}.")]

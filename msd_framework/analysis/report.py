@@ -1,0 +1,231 @@
+"""What a study has found: summary.json, summary.md, the same on the screen, and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odds
+from msd_framework.analysis.statistics import Difference, Summary, paired_difference, summarise
+from msd_framework.analysis.study_config import StudyConfig, larger_is_better
+from msd_framework.run import write_json, write_text
+
+ABSENT = "-"
+"""What stands where a run has no such number, as a student without a teacher has no fidelity."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method over its seeds.
+
+    Args:
+        name: the method, or ``teacher``.
+        metrics: each compared metric that it has.
+        parameters: of its model.
+        seconds: what a run took on average.
+    """
+
+    name: str
+    metrics: Mapping[str, Summary]
+    parameters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against a baseline in one metric."""
+
+    method: str
+    baseline: str
+    metric: str
+    difference: Difference
+
+    @property
+    def title(self) -> str:
+        return f"{self.method} - {self.baseline}"
+
+
+def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Compares the runs, and writes and shows what comes out.
+
+    Args:
+        config: the study.
+        runs: the report of each run, with the method as its `name`.
+
+    Returns:
+        what `summary.json` holds.
+    """
+    rows, comparisons = list(table(config, runs)), list(compare(config, runs))
+    kept = ("name", "seed", "metrics", "parameters", "seconds")
+    summary: dict[str, Any] = {
+        "name": config.name,
+        "seeds": config.seed_list,
+        "runs": [{key: r[key] for key in kept} for r in runs],
+        "table": [asdict(row) for row in rows],
+        "differences": [
+            {
+                "method": c.method,
+                "baseline": c.baseline,
+                "metric": c.metric,
+                **asdict(c.difference),
+                "verdict": c.difference.verdict,
+            }
+            for c in comparisons
+        ],
+        "note": config.note,
+    }
+    pictures = [*_draw_runs(config, runs), *_draw_densities(config)]
+    write_json(config.folder / "summary.json", _finite(summary))
+    write_text(config.folder / "summary.md", markdown(config, rows, comparisons, pictures))
+    show(config, rows, comparisons, pictures)
+    return summary
+
+
+def table(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """Means over seeds, a row for the teacher and each method."""
+    for name in config.run_files:
+        own = [r for r in runs if r["name"] == name]
+        metrics = {m: summarise([r["metrics"][m] for r in own]) for m in config.metrics if all(m in r["metrics"] for r in own)}
+        yield Row(name, metrics, own[0]["parameters"], sum(r["seconds"] for r in own) / len(own))
+
+
+def compare(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
+    """Every method against every baseline that comes before it, in each metric that both have."""
+    values = {(r["name"], r["seed"]): r["metrics"] for r in runs}
+    for method, baseline in pairs(list(config.methods), config.baselines):
+        for metric in config.metrics:
+            theirs, its = ([values[name, seed].get(metric) for seed in config.seed_list] for name in (baseline, method))
+            if None not in (*theirs, *its):
+                yield Comparison(method, baseline, metric, paired_difference(its, theirs, larger_is_better(metric)))
+
+
+def pairs(methods: Sequence[str], baselines: Sequence[str]) -> list[tuple[str, str]]:
+    """Who is compared with whom: two baselines once, the later one with the earlier one.
+
+    >>> pairs(["ce", "kd", "msd"], ["ce", "kd"])
+    [('kd', 'ce'), ('msd', 'ce'), ('msd', 'kd')]
+    """
+    earlier = {b: baselines[:i] for i, b in enumerate(baselines)}
+    return [(m, b) for m in methods for b in earlier.get(m, baselines)]
+
+
+def scale(metric: str) -> float:
+    """What a metric is shown times: 100 where larger is better, as for shares and areas, 1 for distances."""
+    return 100.0 if larger_is_better(metric) else 1.0
+
+
+def shown(metric: str, summary: Summary | None) -> str:
+    """A mean and its spread.
+
+    >>> shown("test/accuracy", Summary(0.8342, 0.0117, 10)), shown("test/kl", Summary(0.5, float("nan"), 1))
+    ('83.4 ± 1.2', '0.500')
+    """
+    if summary is None:
+        return ABSENT
+    digits = 1 if larger_is_better(metric) else 3
+    spread = "" if math.isnan(summary.sd) else f" ± {scale(metric) * summary.sd:.{digits}f}"
+    return f"{scale(metric) * summary.mean:.{digits}f}{spread}"
+
+
+def sentence(comparison: Comparison) -> str:
+    """A comparison in words.
+
+    >>> difference = Difference(0.0492, 0.0421, 0.0563, wins=10, losses=0, num_pairs=10)
+    >>> sentence(Comparison("msd", "kd", "test/accuracy", difference))
+    'msd - kd: +4.9 [+4.2, +5.6] test/accuracy, better on 10 of 10 seeds: better'
+    """
+    d = comparison.difference
+    return f"{comparison.title}: {interval(comparison)} {comparison.metric}, better on {d.wins} of {d.num_pairs} seeds: {d.verdict}"
+
+
+def interval(comparison: Comparison) -> str:
+    """A mean difference and its interval."""
+    d, digits = comparison.difference, 1 if larger_is_better(comparison.metric) else 3
+    mean, low, high = (f"{scale(comparison.metric) * x:+.{digits}f}" for x in (d.mean, d.low, d.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def caption(config: StudyConfig) -> str:
+    """How the numbers are to be read."""
+    seeds = len(config.seed_list)
+    distances = [m for m in config.metrics if not larger_is_better(m)]
+    units = f"Times 100, except {', '.join(distances)}, where smaller is better" if distances else "Times 100"
+    return f"{units}; " + (f"mean ± standard deviation over {seeds} seeds." if seeds > 1 else "one seed.")
+
+
+def markdown(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Comparison], pictures: Sequence[str]) -> str:
+    """The summary as a page."""
+    lines = [f"# {config.name}", "", caption(config), ""]
+    lines += [f"| | {' | '.join(config.metrics)} | parameters | seconds |", f"|---|{'---:|' * (len(config.metrics) + 2)}"]
+    for row in rows:
+        cells = [shown(m, row.metrics.get(m)) for m in config.metrics]
+        lines.append(f"| {row.name} | {' | '.join(cells)} | {row.parameters:,} | {row.seconds:.1f} |")
+    if comparisons:
+        lines += [
+            "",
+            "Paired differences with the 95 % bootstrap interval of their mean over seeds, not corrected for their number:",
+            "",
+        ]
+        lines += ["| | metric | difference | better on | |", "|---|---|---:|---:|---|"]
+        for c in comparisons:
+            d = c.difference
+            lines.append(f"| {c.title} | {c.metric} | {interval(c)} | {d.wins} of {d.num_pairs} | {d.verdict} |")
+    lines += ["", config.note] if config.note else []
+    lines += [text for name in pictures for text in ("", f"![{name.removesuffix('.png')}]({name})")]
+    return "\n".join(lines) + "\n"
+
+
+def show(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Comparison], pictures: Sequence[str]) -> None:
+    """The summary on the screen, with the comparisons of the main metric."""
+    columns = Table(title=config.name, title_justify="left", caption=caption(config), caption_justify="left", box=SIMPLE_HEAD)
+    columns.add_column("")
+    for name in (*config.metrics, "parameters", "seconds"):
+        columns.add_column(name.replace("/", "\n"), justify="right", vertical="bottom")
+    for row in rows:
+        cells = [shown(m, row.metrics.get(m)).replace(" ", "") for m in config.metrics]
+        columns.add_row(row.name, *cells, f"{row.parameters:,}", f"{row.seconds:.1f}")
+    console = Console()
+    console.print(columns)
+    texts = [sentence(c) for c in comparisons if c.metric == config.metrics[0]]
+    texts += [config.note] if config.note else []
+    texts.append(f"All of it is in {config.folder}: {', '.join(['summary.md', 'summary.json', *pictures])}.")
+    for text in texts:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _draw_runs(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    metric = config.metrics[0]
+    values = {
+        n: [scale(metric) * r["metrics"][metric] for r in runs if r["name"] == n and metric in r["metrics"]]
+        for n in config.run_files
+    }
+    draw_runs({name: found for name, found in values.items() if found}, metric, config.folder / "runs.png")
+    return ["runs.png"]
+
+
+def _draw_densities(config: StudyConfig) -> list[str]:
+    if not config.densities:
+        return []
+    panels = {}
+    for name in config.densities:
+        folder = config.folder / name / f"seed_{config.seed_list[0]}"
+        split = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]["test"]
+        panels[name] = read_log_odds(folder / f"predictions_{split.replace('/', '_')}.csv")
+    draw_densities(panels, config.folder / "densities.png")
+    return ["densities.png"]
+
+
+def _finite(value: Any) -> Any:
+    """A value with null where a number is none, since JSON has no word for that."""
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

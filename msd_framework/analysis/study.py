@@ -1,0 +1,206 @@
+"""Methods by seeds: the runs of a study, each done once, and what they show together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from msd_framework.analysis.report import write_report
+from msd_framework.analysis.study_config import TEACHER, StudyConfig, WorldConfig, load_study, needs_teacher
+from msd_framework.analysis.workers import Event, Task, work
+from msd_framework.config.load import load, resolve
+from msd_framework.data.world import make_world
+from msd_framework.errors import ConfigError, TrainingError
+from msd_framework.run import run
+
+STUDYS_OWN = ("name", "expected", "env", "checkpoint.resume", "data.dataset.root", "data.processors_from", "teacher.checkpoint")
+"""Keys in which a finished run may differ: what the study itself sets, and what changes no number."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed.
+
+    Args:
+        name: the method, or ``teacher``.
+        seed: the seed of the run and of its world.
+        config: its YAML.
+        folder: where it writes.
+        words: what the study sets.
+    """
+
+    name: str
+    seed: int
+    config: str
+    folder: Path
+    words: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / "report.json").is_file()
+
+    def differences(self) -> list[str]:
+        """What its folder was made with, where that is not what the study asks for."""
+        made = self.folder / "config.yaml"
+        if not made.is_file():
+            return []
+        there = dict(_flat(yaml.safe_load(made.read_text(encoding="utf-8"))))
+        here = dict(_flat(resolve(load(self.config, self.words)).values))
+        keys = [k for k in {**there, **here} if not any(k == own or k.startswith(f"{own}.") for own in STUDYS_OWN)]
+        return [
+            f"{k} is {there.get(k, 'not given')} there and {here.get(k, 'not given')} here"
+            for k in keys
+            if there.get(k) != here.get(k)
+        ]
+
+    def report(self) -> dict[str, Any]:
+        """What it has reported."""
+        found: dict[str, Any] = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+        return found
+
+
+def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Runs every method with every seed, unless that is done already, and compares them.
+
+    Args:
+        path: a study's YAML.
+        overrides: words ``a.b=value`` over it.
+
+    Returns:
+        The summary, which is also written to `summary.json`.
+
+    Raises:
+        MSDError: if the user can mend what is wrong.
+    """
+    config = load_study(path, overrides)
+    runs = list(planned(config))
+    refuse_others(runs)
+    do(tasks(config, runs), config)
+    return write_report(config, [{**r.report(), "name": r.name, "seed": r.seed} for r in runs])
+
+
+def planned(config: StudyConfig) -> Iterator[Run]:
+    """All runs of a study: seed by seed, the teacher first."""
+    taught = {name: needs_teacher(load(file).values["objective"]) for name, file in config.run_files.items()}
+    for seed in config.seed_list:
+        teacher = config.folder / TEACHER / f"seed_{seed}"
+        for name, file in config.run_files.items():
+            folder = config.folder / name / f"seed_{seed}"
+            settings = {"seed": seed, "env.save_dir": str(folder), "checkpoint.resume": True}
+            if config.world is not None:
+                settings["data.dataset.root"] = str(_world_folder(config, seed))
+            if config.teacher is not None and name != TEACHER:
+                settings["data.processors_from"] = str(teacher)
+                if taught[name]:
+                    settings["teacher.checkpoint"] = str(teacher)
+            yield Run(name, seed, file, folder, tuple(f"{key}={json.dumps(value)}" for key, value in settings.items()))
+
+
+def refuse_others(runs: Iterable[Run]) -> None:
+    """Makes sure that what lies in the runs' folders is of these runs.
+
+    Raises:
+        ConfigError: if something is not, with what differs.
+    """
+    differing = [(r, r.differences()) for r in runs]
+    problems = [
+        f"{r.folder} holds a run of another configuration: {'; '.join(texts)}. Name another env.save_dir, or delete that folder."
+        for r, texts in differing
+        if texts
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def tasks(config: StudyConfig, runs: Iterable[Run]) -> list[Task]:
+    """What is left to do: the runs that are not done, and before them the worlds that they read."""
+    left = [r for r in runs if not r.is_done]
+    found: list[Task] = []
+    for run_left in left:
+        world = f"world, seed {run_left.seed}"
+        if config.world is not None and all(t.name != world for t in found):
+            folder = _world_folder(config, run_left.seed)
+            log = folder.with_name(f"{folder.name}.log.txt")
+            found.append(Task(world, make_seed_world, (config.world, folder, run_left.seed), log))
+        before = {world, f"{TEACHER}, seed {run_left.seed}"}.intersection(t.name for t in found)
+        log = run_left.folder / "log.txt"
+        found.append(Task(run_left.title, do_run, (run_left.config, run_left.words), log, tuple(sorted(before))))
+    return found
+
+
+def do(left: list[Task], config: StudyConfig) -> None:
+    """Does what is left, with a line and a step of the bar for each task.
+
+    Raises:
+        TrainingError: if something failed, once all else is done.
+    """
+    if not left:
+        return
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    running: list[str] = []
+    failed: list[Event] = []
+    bar = Progress(*columns, TextColumn("{task.fields[running]}"), console=console, disable=not console.is_terminal)
+    with closing(work(left, config.jobs)) as events, bar:
+        shown = bar.add_task(config.name, total=len(left), running="")
+        for event in events:
+            if event.happened == "started":
+                running.append(event.task.name)
+            else:
+                running = [name for name in running if name != event.task.name]
+                failed += [event] if event.error else []
+                bar.advance(shown)
+                console.print(line(event), highlight=False, soft_wrap=True, markup=False)
+            bar.update(shown, running=" | ".join(running))
+    if failed:
+        causes = [e for e in failed if e.happened == "failed"]
+        sentences = [f"{e.task.name} failed: {e.error} Its output is in {e.task.log}." for e in causes]
+        rest = f"{len(left) - len(failed)} of {len(left)} tasks are done and will not be done again."
+        raise TrainingError("\n".join([*sentences, rest]))
+
+
+def line(event: Event) -> str:
+    """What happened to a task, in words.
+
+    >>> line(Event(Task("kd, seed 0", print, (), Path("log.txt")), "done", seconds=12.31))
+    'kd, seed 0: done in 12.3 s'
+    """
+    if event.happened == "done":
+        return f"{event.task.name}: done in {event.seconds:.1f} s"
+    return f"{event.task.name}: {event.happened}: {event.error}"
+
+
+def make_seed_world(world: WorldConfig, folder: Path, seed: int) -> None:
+    """Makes the world of a seed, in a worker."""
+    make_world(folder=folder, seed=seed, **asdict(world))
+
+
+def do_run(config: str, words: Iterable[str]) -> None:
+    """Does a run, in a worker."""
+    torch.set_num_threads(1)
+    run(config, words)
+
+
+def _world_folder(config: StudyConfig, seed: int) -> Path:
+    return config.folder / "world" / f"seed_{seed}"
+
+
+def _flat(values: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(values, Mapping):
+        yield at, values
+        return
+    for key, value in values.items():
+        yield from _flat(value, f"{at}.{key}" if at else str(key))

@@ -1,0 +1,88 @@
+"""What is wrong with components: their names, their options, and what their constructors refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msd_framework.config.structure import ComponentSlot
+from msd_framework.errors import ConfigError, DataError, Problem
+from msd_framework.registry import DATASETS, REGISTRIES, Part, parts, split
+from msd_framework.structures import DatasetInfo
+
+STAND_INS = {
+    "num_classes": 2,
+    "task": "single_label",
+    "class_names": (),
+    "vocab_size": 30522,
+    "pad_id": 0,
+    "cls_id": 2,
+    "sep_id": 3,
+    "image_size": 224,
+    "image_channels": 3,
+    "feature_size": 2048,
+    "seed": 0,
+}
+"""What a run fills in where a component asks for it by name, as far as it is not known before data is read."""
+
+CONTEXT = {"objectives": ("model", "teacher", "masker"), "datasets": ("split", "on_error", "max_examples")}
+"""Arguments that only the run can give, by the kind of component that takes them."""
+
+LIGHT = {
+    "maskers",
+    "task_losses",
+    "distillation_losses",
+    "saliencies",
+    "weightings",
+    "metrics",
+    "optimizers",
+    "schedulers",
+    "callbacks",
+    "processors",
+}
+"""Kinds that are built to be checked: their constructors read nothing and allocate nothing to speak of."""
+
+
+def component_problems(slots: Iterable[ComponentSlot]) -> list[Problem]:
+    """Names and options that components do not have, values of a wrong type, and values that a constructor refuses."""
+    slots = list(slots)
+    named = {s.path: REGISTRIES[s.kind].check(s.spec, s.path, STAND_INS, CONTEXT.get(s.kind, ())) for s in slots}
+    problems = [p for found in named.values() for p in found]
+    facts = STAND_INS
+    for slot in slots:
+        if slot.path == "data.dataset" and not named[slot.path]:
+            try:
+                facts = STAND_INS | known_facts(described(slot.spec))
+            except ConfigError as error:
+                problems += error.problems
+    right = [s for s in slots if not named[s.path]]
+    refused = [p for s in right for part in parts(REGISTRIES[s.kind], s.spec, s.path) for p in _refusals(part, facts)]
+    return [*problems, *dict.fromkeys(refused)]  # what is nested is refused once by itself and once in what holds it
+
+
+def described(dataset: Any) -> DatasetInfo:
+    """What is known of a data set, from its part of a YAML.
+
+    Raises:
+        ConfigError: if its options do not go together.
+    """
+    name, options = split(dataset, "data.dataset", DATASETS)
+    try:
+        return DATASETS.get(name, "data.dataset").describe(options)
+    except (ValueError, DataError) as error:
+        raise ConfigError(Problem("data.dataset", str(error))) from error
+
+
+def known_facts(info: DatasetInfo) -> dict[str, Any]:
+    """What components may ask for by name and a data set's description tells."""
+    return {"num_classes": info.num_classes, "task": info.task, "class_names": info.class_names}
+
+
+def _refusals(part: Part, facts: Mapping[str, Any]) -> tuple[Problem, ...]:
+    if part.registry.group not in LIGHT:
+        return ()
+    try:
+        part.registry.build(part.spec, part.path, facts)
+    except ConfigError as error:
+        return error.problems
+    return ()

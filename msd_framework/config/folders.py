@@ -1,0 +1,106 @@
+"""What is missing on disk, and what is already there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from msd_framework.config.schema import RunConfig
+from msd_framework.engine.checkpoint import find_checkpoint, read_card, read_json
+from msd_framework.errors import CheckpointError, ConfigError, Problem
+from msd_framework.options import options_of
+from msd_framework.registry import DATASETS, MODELS, differences, split
+
+USED_SPLITS = {"val": ("validation",), "test": ("test",), "predict": ("test",)}
+"""The splits that a run reads, by its `run_type`; all of them where it is not listed."""
+
+
+def data_problems(config: RunConfig) -> list[Problem]:
+    """Splits that do not exist and files of the data set that are missing."""
+    data = config.data
+    name, options = split(data.dataset, "data.dataset", DATASETS)
+    dataset = DATASETS.get(name)
+    uses = [use for use in USED_SPLITS.get(config.run_type, ("train", "validation", "test")) if getattr(data, use) is not None]
+    problems = [Problem(f"data.{use}", text) for use in uses for text in dataset.check(options, getattr(data, use))]
+    root = options.get("root", options_of(dataset)["root"].default) if "root" in options_of(dataset) else None
+    if problems and isinstance(root, str) and not Path(root).exists():  # one problem, not one a split
+        return [Problem("data.dataset.root", problems[0].message)]
+    return problems
+
+
+def folder_problems(config: RunConfig) -> list[Problem]:
+    """A folder that cannot be written to or holds another run, and checkpoints that are missing or of another model."""
+    folder = Path(config.env.save_dir)
+    if folder.exists() and not folder.is_dir():
+        return [Problem("env.save_dir", f"{folder} is a file, wanted a folder.")]
+    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        return [Problem("env.save_dir", f"{folder} cannot be made or written to: see {nearest}.")]
+    problems = _processors_problems(config)
+    if config.run_type in USED_SPLITS:
+        return problems + _checkpoint_problems(config)
+    if config.checkpoint.load is not None:
+        text = "is for run_type val, test and predict; a training run starts afresh, or goes on with checkpoint.resume=true."
+        problems.append(Problem("checkpoint.load", text))
+    last = folder / "checkpoints" / "last"
+    if config.run_type == "train" and last.exists():
+        return problems + (_resumed_problems(config, last) if config.checkpoint.resume else [_taken(folder)])
+    return problems
+
+
+def processors_folder(path: str) -> Path:
+    """Where a run keeps what its processors learned.
+
+    Args:
+        path: the run's folder, or one of its checkpoints.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    for folder in (Path(path), *Path(path).resolve().parents[:2], *find_checkpoint(path).parents[:2]):
+        if (folder / "processors").is_dir():
+            return folder / "processors"
+    raise CheckpointError(f"{path}: has no folder `processors` beside its checkpoints; copy the whole folder of the run.")
+
+
+def _taken(folder: Path) -> Problem:
+    text = f"{folder} already holds a run. Set checkpoint.resume=true to go on with it, or name another folder."
+    return Problem("env.save_dir", text)
+
+
+def _processors_problems(config: RunConfig) -> list[Problem]:
+    given = config.data.processors_from
+    try:
+        if given is not None:
+            processors_folder(given)
+    except CheckpointError as error:
+        return [Problem("data.processors_from", str(error))]
+    return []
+
+
+def _checkpoint_problems(config: RunConfig) -> list[Problem]:
+    """What is wrong with the checkpoint that is evaluated."""
+    key = "checkpoint.load" if config.checkpoint.load else "env.save_dir"
+    try:
+        found = find_checkpoint(config.checkpoint.load or config.env.save_dir)
+        other = _other_model(config, read_card(found).get("model"))
+    except CheckpointError as error:
+        return [Problem(key, str(error))]
+    text = f"the checkpoint {found} holds another model: {other}. Give the options that it was trained with."
+    return [Problem("model", text)] if other else []
+
+
+def _resumed_problems(config: RunConfig, last: Path) -> list[Problem]:
+    try:
+        other = _other_model(config, read_json(last / "card.json").get("model"))
+    except CheckpointError as error:
+        return [Problem("checkpoint.resume", str(error))]
+    text = f"{config.env.save_dir} holds a run of another model: {other}. Name another env.save_dir, or give the old options."
+    return [Problem("model", text)] if other else []
+
+
+def _other_model(config: RunConfig, saved: object) -> str:
+    try:
+        return differences(MODELS, config.model, saved)
+    except ConfigError:  # what was saved has no name here any more
+        return f"type is {split(config.model, 'model', MODELS)[0]!r} here and {saved!r} there"

@@ -1,0 +1,51 @@
+"""A user's own modules, imported so that their components have names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from msd_framework.errors import MSDError, Problem
+from msd_framework.registry import raised_at
+
+
+def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]:
+    """Imports modules by name and all Python files of a folder.
+
+    Args:
+        modules: what `imports` says.
+        folder: what `user_dir` says. It becomes a package of a name of its own, so that its files may import each other
+            (``from . import layers``).
+    """
+    problems = [p for i, module in enumerate(modules) for p in _import(module, f"imports[{i}]")]
+    if folder is None:
+        return problems
+    if not Path(folder).is_dir():
+        return [*problems, Problem("user_dir", f"there is no folder {folder}.")]
+    package = _package(Path(folder).resolve())
+    files = sorted(f.relative_to(folder).with_suffix("") for f in Path(folder).rglob("*.py"))
+    return problems + [p for file in files for p in _import(".".join([package, *file.parts]), "user_dir")]
+
+
+def _package(folder: Path) -> str:
+    name = f"msd_user_dir_{zlib.crc32(str(folder).encode()):08x}"
+    package = types.ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules.setdefault(name, package)
+    return name
+
+
+def _import(module: str, at: str) -> list[Problem]:
+    try:
+        importlib.import_module(module)
+    except MSDError as error:
+        return [Problem(at, str(error))]
+    except Exception as error:  # a module of a user's may raise anything
+        missing = isinstance(error, ModuleNotFoundError) and error.name is not None and module.startswith(error.name)
+        text = f"there is no module {module!r}" if missing else f"{module!r} cannot be imported: {raised_at(error)}"
+        return [Problem(at, text.removesuffix(".") + "." + " Install it, or put its folder under `user_dir`." * missing)]
+    return []

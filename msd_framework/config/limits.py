@@ -1,0 +1,72 @@
+"""Numbers of a run that cannot be, each by itself or beside its neighbour."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from msd_framework.config.schema import RunConfig
+from msd_framework.errors import Problem
+
+NEEDED_SPLIT = {"train": "train", "check": "train", "val": "validation", "test": "test", "predict": "test"}
+"""The split that each `run_type` cannot do without."""
+
+
+def limit_problems(config: RunConfig) -> list[Problem]:
+    """Lengths, sizes, splits and devices that a run cannot have."""
+    return [*_number_problems(config), *_length_problems(config), *_batch_problems(config), *_place_problems(config)]
+
+
+def _number_problems(config: RunConfig) -> list[Problem]:
+    training, evaluation, data = config.training, config.evaluation, config.data
+    above = {
+        "training.max_updates": training.max_updates,
+        "training.max_epochs": training.max_epochs,
+        "training.batch_size": training.batch_size,
+        "training.accumulate": training.accumulate,
+        "training.clip_norm": training.clip_norm,
+        "training.log_every": training.log_every,
+        "evaluation.batch_size": evaluation.batch_size,
+        "evaluation.every_updates": evaluation.every_updates,
+        "checkpoint.every_updates": config.checkpoint.every_updates,
+        "data.max_train_examples": data.max_train_examples,
+        "data.max_eval_examples": data.max_eval_examples,
+    }
+    least = {
+        "data.workers": data.workers,
+        "data.cache_mb": data.cache_mb,
+        "checkpoint.keep": config.checkpoint.keep,
+        "env.threads": config.env.threads,
+        "seed": config.seed,
+    }
+    return [
+        *(Problem(path, f"must be above 0, got {value}.") for path, value in above.items() if value is not None and not value > 0),
+        *(Problem(path, f"must be 0 or more, got {value}.") for path, value in least.items() if value < 0),
+    ]
+
+
+def _length_problems(config: RunConfig) -> list[Problem]:
+    given = [n for n in ("max_updates", "max_epochs") if getattr(config.training, n) is not None]
+    if len(given) == 1 or config.run_type not in ("train", "check"):
+        return []
+    return [Problem("training", f"wanted either max_updates or max_epochs, got {'both' if given else 'neither'}.")]
+
+
+def _batch_problems(config: RunConfig) -> list[Problem]:
+    training, processes = config.training, int(os.environ.get("WORLD_SIZE", "1"))
+    parts = processes * training.accumulate
+    if parts <= 0 or training.batch_size % parts == 0:
+        return []
+    wanted = f"must be a multiple of processes times training.accumulate, {processes} x {training.accumulate}"
+    return [Problem("training.batch_size", f"{wanted}, got {training.batch_size}.")]
+
+
+def _place_problems(config: RunConfig) -> list[Problem]:
+    problems = []
+    needed = NEEDED_SPLIT[config.run_type]
+    if getattr(config.data, needed) is None:
+        problems.append(Problem(f"data.{needed}", f"must name a split of the data set for run_type={config.run_type}."))
+    if config.env.device == "cuda" and not torch.cuda.is_available():
+        problems.append(Problem("env.device", "this machine has no GPU that torch can use. Set env.device=cpu or auto."))
+    return problems

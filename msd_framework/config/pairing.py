@@ -1,0 +1,285 @@
+"""What model, teacher, data, views, losses and metrics do not agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from msd_framework.config.components import STAND_INS, described, known_facts
+from msd_framework.config.schema import RunConfig
+from msd_framework.config.structure import component_slots
+from msd_framework.engine.checkpoint import read_card
+from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
+from msd_framework.maskers.base import Masker
+from msd_framework.models.base import MultimodalModel
+from msd_framework.registry import (
+    DATASETS,
+    MASKERS,
+    METRICS,
+    MODELS,
+    OBJECTIVES,
+    PROCESSORS,
+    REGISTRIES,
+    WEIGHTINGS,
+    Part,
+    differences,
+    parts,
+    split,
+)
+from msd_framework.structures import FULL, Batch, DatasetInfo, Inputs, ModelOutput, Setting, visible_modalities
+from msd_framework.teachers.base import Teacher
+
+REPORTED = ("validation", "test")
+"""The splits that metrics are computed for."""
+
+
+def pairing_problems(config: RunConfig) -> list[Problem]:
+    """What does not go together, though each part of it is right by itself."""
+    info = described(config.data.dataset)
+    name, options = split(config.model, "model", MODELS)
+    model = MODELS.get(name)
+    student = Taken(model.modalities_of(options), model.takes_subsets)
+    problems = _modality_problems(config, info, student)
+    if problems:
+        return problems
+    teacher, problems = _teacher(config, info)
+    kinds = {m: PROCESSORS.get(split(s, "", PROCESSORS)[0]).kind for m, s in config.data.processors.items()}
+    setting = Setting(info, student.modalities, teacher.modalities if teacher else None, kinds)
+    problems += [_under("model", text) for text in model.check(options, setting)]
+    problems += _evaluation_view_problems(config, student)
+    problems += _task_problems(config, info)
+    problems += _objective_problems(config, setting)
+    return problems + _masker_problems(config, setting, student, teacher)
+
+
+def measure_problems(config: RunConfig) -> list[Problem]:
+    """A metric to watch, or one that is expected, that nobody computes."""
+    names = [split(m, "", METRICS)[0] for m in config.evaluation.metrics]
+    if not names:
+        return [Problem("evaluation.metrics", "wanted at least one metric, got none.")]
+    if len(set(names)) < len(names):
+        return [Problem("evaluation.metrics", f"a metric is listed twice: {', '.join(names)}.")]
+    known = [m if v == FULL else f"{v}/{m}" for v in config.evaluation.views for m in names]
+    monitor, problems = config.evaluation.monitor, []
+    if monitor is not None and monitor not in known:
+        hint = did_you_mean(monitor, known)
+        problems.append(Problem("evaluation.monitor", f"{monitor!r} is none of the metrics {', '.join(known)}.{hint}"))
+    if monitor is not None and config.data.validation is None:
+        problems.append(Problem("evaluation.monitor", "needs a validation split. Name one in data.validation."))
+    if FULL not in config.evaluation.views and monitor is None:
+        problems.append(
+            Problem("evaluation.monitor", f"must be given where evaluation.views lacks {FULL!r}: one of {', '.join(known)}.")
+        )
+    reported = [f"{use}/{m}" for use in REPORTED for m in known]
+    if config.teacher is None:  # else what compares student and teacher is reported as well
+        problems += [
+            Problem(f"expected.{key}", f"no such metric is reported.{did_you_mean(key, reported)} Reported: {', '.join(reported)}.")
+            for key in config.expected
+            if key not in reported
+        ]
+    return problems
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What is known of a model without building it.
+
+    Args:
+        modalities: what it takes.
+        subsets: whether a modality may be left out of its inputs.
+    """
+
+    modalities: tuple[str, ...]
+    subsets: bool
+
+
+def _modality_problems(config: RunConfig, info: DatasetInfo, student: Taken) -> list[Problem]:
+    """Modalities that the model takes and nobody gives, or that a processor makes of nothing."""
+    name, dataset = split(config.model, "model", MODELS)[0], split(config.data.dataset, "data.dataset", DATASETS)[0]
+    known, given = ", ".join(info.modalities), config.data.processors
+    problems = [
+        Problem("model", f"{name} takes {m!r}, which {dataset} does not have; it has {known}.{did_you_mean(m, info.modalities)}")
+        for m in student.modalities
+        if m not in info.modalities
+    ]
+    problems += [
+        Problem(f"data.processors.{m}", f"{dataset} has no such modality.{did_you_mean(m, info.modalities)} It has {known}.")
+        for m in given
+        if m not in info.modalities
+    ]
+    problems += [
+        Problem("data.processors", f"nothing says how {m!r} becomes tensors, which the model takes. Add data.processors.{m}.")
+        for m in student.modalities
+        if m in info.modalities and m not in given
+    ]
+    return problems
+
+
+def _teacher(config: RunConfig, info: DatasetInfo) -> tuple[Taken | None, list[Problem]]:
+    """What is known of the teacher, and what is wrong with it."""
+    objective = split(config.objective, "objective", OBJECTIVES)[0]
+    wanted, teacher = OBJECTIVES.get(objective).needs_teacher, config.teacher
+    if teacher is None:
+        return None, [Problem("teacher", f"must be given: the objective {objective} learns from one.")] if wanted else []
+    if not wanted:
+        text = f"the objective {objective} has no use for one. Leave it out, or take objective.type=distillation."
+        return None, [Problem("teacher", text)]
+    if (teacher.checkpoint is None) == (teacher.model is None):
+        got = "neither" if teacher.model is None else "both"
+        return None, [Problem("teacher", f"wanted either `checkpoint` or `model`, got {got}.")]
+    if teacher.model is not None:
+        name, options = split(teacher.model, "teacher.model", MODELS)
+        taken = Taken(MODELS.get(name).modalities_of(options), MODELS.get(name).takes_subsets)
+        return taken, _teacher_input_problems("teacher.model", taken.modalities, config)
+    try:
+        card = read_card(str(teacher.checkpoint))
+        return _teacher_of(card, config, info)
+    except (CheckpointError, ConfigError) as error:
+        return None, [Problem("teacher.checkpoint", str(error))]
+    except (KeyError, TypeError) as error:
+        text = f"{teacher.checkpoint}: its card.json does not describe a model (it lacks {error}). Take another checkpoint."
+        return None, [Problem("teacher.checkpoint", text)]
+
+
+def _teacher_of(card: Mapping[str, Any], config: RunConfig, info: DatasetInfo) -> tuple[Taken, list[Problem]]:
+    at, facts = "teacher.checkpoint", card["facts"]
+    taken = Taken(tuple(card["modalities"]), MODELS.get(split(card["model"], at, MODELS)[0], at).takes_subsets)
+    problems = _teacher_input_problems(at, taken.modalities, config)
+    if facts["num_classes"] != info.num_classes:
+        text = f"the teacher tells {facts['num_classes']} classes apart and the data set has {info.num_classes}."
+        problems.append(Problem(at, f"{text} Take a teacher of this data set."))
+    elif info.class_names and facts["class_names"] and list(facts["class_names"]) != list(info.class_names):
+        text = f"the teacher's classes are {', '.join(facts['class_names'])} and the data set's {', '.join(info.class_names)}."
+        problems.append(Problem(at, f"{text} Take a teacher of this data set."))
+    for m, spec in config.data.processors.items():
+        if m in taken.modalities and (other := differences(PROCESSORS, spec, card["processors"][m]["spec"])):
+            text = f"the teacher was trained on other tensors: {other}. Both must see the same: write the teacher's options here."
+            problems.append(Problem(f"data.processors.{m}", text))
+    return taken, problems
+
+
+def _teacher_input_problems(at: str, modalities: Iterable[str], config: RunConfig) -> list[Problem]:
+    return [
+        Problem(at, f"the teacher takes {m!r}, and data.processors does not say how it becomes tensors. Add data.processors.{m}.")
+        for m in modalities
+        if m not in config.data.processors
+    ]
+
+
+def _evaluation_view_problems(config: RunConfig, student: Taken) -> list[Problem]:
+    problems = []
+    for i, view in enumerate(config.evaluation.views):
+        try:
+            visible_modalities(view, student.modalities)
+        except ValueError as error:
+            problems.append(Problem(f"evaluation.views[{i}]", _sentence(error)))
+    if not config.evaluation.views:
+        problems.append(Problem("evaluation.views", f"wanted at least one view, got none; [{FULL}] is the usual one."))
+    return problems
+
+
+def _task_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
+    """Losses and metrics that are for other targets than the data set's, or for another number of classes."""
+    found = [p for slot in component_slots(asdict(config)) for p in parts(REGISTRIES[slot.kind], slot.spec, slot.path)]
+    wrong = [(p, sorted(p.cls.tasks)) for p in found if info.task not in getattr(p.cls, "tasks", (info.task,))]
+    problems = [
+        Problem(
+            p.path, f"{p.name} is for {' or '.join(t)} targets, and the data set's are {info.task}. Take another {p.registry.kind}."
+        )
+        for p, t in wrong
+    ]
+    metrics = [p for p in found if p.registry is METRICS]
+    return problems + [Problem(p.path, _sentence(text)) for p in metrics for text in p.cls.check(info)]
+
+
+def _objective_problems(config: RunConfig, setting: Setting) -> list[Problem]:
+    """What the objective itself says, of its options and in its constructor."""
+    name, options = split(config.objective, "objective", OBJECTIVES)
+    problems = [_under("objective", text) for text in OBJECTIVES.get(name).check(options, setting)]
+    if problems:
+        return problems
+    facts = STAND_INS | known_facts(setting.data)
+    modalities = setting.teacher_modalities or tuple(setting.data.modalities)
+    num_classes = setting.data.num_classes
+    context = {"model": _Student(setting.student_modalities, num_classes), "teacher": _Teacher(modalities, num_classes)}
+    try:
+        OBJECTIVES.build(config.objective, "objective", facts, masker=MASKERS.build(config.masker, "masker", facts), **context)
+    except ConfigError as error:
+        return list(error.problems)
+    return _saliency_problems(config, modalities, facts)
+
+
+def _saliency_problems(config: RunConfig, modalities: Sequence[str], facts: Mapping[str, Any]) -> list[Problem]:
+    """Saliency scores that need views which the teacher does not have."""
+    problems = []
+    for part in _weightings(config):
+        saliency = WEIGHTINGS.build(part.spec, part.path, facts).saliency
+        try:
+            for view in saliency.views(modalities) if saliency else ():
+                visible_modalities(view, modalities)
+        except ValueError as error:
+            problems.append(Problem(part.path, _sentence(error)))
+    return problems
+
+
+def _masker_problems(config: RunConfig, setting: Setting, student: Taken, teacher: Taken | None) -> list[Problem]:
+    """Maskers that cannot hide what a view hides, or leave out what a model needs."""
+    facts = STAND_INS | known_facts(setting.data)
+    problems = []
+    own = config.teacher.masker if config.teacher else None
+    for path, spec in {"masker": config.masker, "teacher.masker": own}.items():
+        if spec is not None:
+            name, options = split(spec, path, MASKERS)
+            problems += [_under(path, text) for text in MASKERS.get(name).check(options, setting)]
+    distilled = split(config.objective, "objective", OBJECTIVES)[1].get("views", [])
+    hides = any(v not in (FULL, {"teacher": FULL, "student": FULL}) for v in [*config.evaluation.views, *distilled])
+    if problems or not (hides or _weightings(config)):
+        return problems
+    shared: Masker = MASKERS.build(config.masker, "masker", facts)
+    teachers = MASKERS.build(own, "teacher.masker", facts) if own is not None else shared
+    shown = [("masker", shared, "model", student), ("teacher.masker" if own else "masker", teachers, "teacher", teacher)]
+    return [
+        Problem(path, f"leaves modalities out, and the {who} needs all of them. Take {path}=attention, or constant.")
+        for path, masker, who, model in shown
+        if model is not None and masker.removes and not model.subsets
+    ]
+
+
+def _weightings(config: RunConfig) -> list[Part]:
+    return [p for p in parts(OBJECTIVES, config.objective, "objective") if p.registry is WEIGHTINGS]
+
+
+class _Student(MultimodalModel):
+    """Stands in for a model where an objective's constructor asks no more than its modalities and classes."""
+
+    def __init__(self, modalities: tuple[str, ...], num_classes: int):
+        super().__init__()
+        self.modalities, self.num_classes = modalities, num_classes
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        raise NotImplementedError
+
+
+class _Teacher(Teacher):
+    """Stands in for a teacher in the same way."""
+
+    def __init__(self, modalities: tuple[str, ...], num_classes: int):
+        self.modalities, self.num_classes = modalities, num_classes
+
+    def predict(self, batch: Batch, views: Sequence[str]) -> ModelOutput:
+        raise NotImplementedError
+
+
+def _under(at: str, text: str) -> Problem:
+    """A component's own sentence, which may begin with one of its keys."""
+    key, colon, rest = text.partition(": ")
+    return Problem(f"{at}.{key}", _sentence(rest)) if colon and " " not in key else Problem(at, _sentence(text))
+
+
+def _sentence(text: object) -> str:
+    return str(text) if str(text).endswith((".", "?")) else f"{text}."

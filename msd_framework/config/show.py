@@ -1,0 +1,184 @@
+"""What users see when they ask: the options of a run with their origins, and the components that a YAML can name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from itertools import chain
+from pathlib import Path
+from typing import Any, get_origin
+
+import yaml
+
+from msd_framework.config.check import understood
+from msd_framework.config.components import CONTEXT, STAND_INS
+from msd_framework.config.load import DEFAULT, Source, load, located, resolve
+from msd_framework.config.schema import RunConfig
+from msd_framework.config.structure import default_of, hints_of, section_of
+from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.options import Option, options_of, summary, type_name
+from msd_framework.registry import REGISTRIES, Registry, nested, split
+
+FILLED_IN = "the run"
+"""The origin of an option that a component asks for by name and the run fills in, such as the number of classes."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One option of a run.
+
+    Args:
+        key: its key path.
+        value: what it is, in YAML; empty where only the run knows.
+        origin: where it was written.
+    """
+
+    key: str
+    value: str
+    origin: str
+
+
+def show_config(path: str | Path, overrides: Iterable[str] = ()) -> str:
+    """Every option of a run, those of its components included, with its value and where that was written.
+
+    Args:
+        path: a YAML file.
+        overrides: words ``a.b=value`` over it.
+
+    Raises:
+        ConfigError: if the file names options or components that do not exist, or gives them values of a wrong type.
+    """
+    source = resolve(load(path, overrides))
+    problems = understood(source.values)[1]
+    if problems:
+        raise ConfigError(*(located(p, source) for p in problems))
+    lines = list(_section(source.values, RunConfig, "", source))
+    keys, values = max(len(x.key) for x in lines) + 1, min(max(len(x.value) for x in lines), 48)
+    return "\n".join(f"{x.key + ':':<{keys}} {x.value:<{values}}  # {x.origin}" for x in lines)
+
+
+def show_components(kind: str | None = None, name: str | None = None) -> str:
+    """The components of all kinds, of one kind, or the options of one component.
+
+    Args:
+        kind: the plural of a kind, such as ``maskers``; the singular will do.
+        name: a registered or dotted name of that kind.
+
+    Raises:
+        ConfigError: if there is no such kind or component.
+    """
+    if kind is None:
+        return "\n\n".join(_table(plural) for plural in REGISTRIES)
+    plurals = {spelling: plural for plural, r in REGISTRIES.items() for spelling in (plural, r.kind, r.kind.replace(" ", "_"))}
+    if kind not in plurals:
+        raise ConfigError(f"there is no kind of component {kind!r}.{did_you_mean(kind, plurals)} Kinds: {', '.join(REGISTRIES)}.")
+    return _table(plurals[kind]) if name is None else _component(plurals[kind], name)
+
+
+def _section(values: Mapping[str, Any], schema: type, at: str, source: Source) -> Iterator[Line]:
+    for f in fields(schema):
+        key, annotation = f"{at}.{f.name}" if at else f.name, hints_of(schema)[f.name]
+        value, section = values.get(f.name, default_of(f)), section_of(annotation)
+        if section is not None and value is not None:
+            yield from _section(value, section, key, source)
+        elif "kind" in f.metadata and value:
+            yield from _components(REGISTRIES[f.metadata["kind"]], value, get_origin(annotation), key, source)
+        else:
+            yield Line(key, _yaml(value), source.origin(key) if f.name in values else DEFAULT)
+
+
+def _components(registry: Registry[Any], value: Any, container: Any, key: str, source: Source) -> Iterator[Line]:
+    """A component, or each one of a list or a mapping of them."""
+    if container is list:
+        items = [(f"{key}[{i}]", one) for i, one in enumerate(value)]
+    elif container is dict:
+        items = [(f"{key}.{name}", one) for name, one in value.items()]
+    else:
+        items = [(key, value)]
+    for at, spec in items:
+        name, given = split(spec, at, registry)
+        yield Line(f"{at}.type", name, source.origin(f"{at}.type") or DEFAULT)
+        for option in settable(registry, name):
+            yield from _option(option, given, f"{at}.{option.name}", source)
+
+
+def _option(option: Option, given: Mapping[str, Any], key: str, source: Source) -> Iterator[Line]:
+    inner, container = nested(option.annotation)
+    if option.name in given and inner is not None and given[option.name]:
+        yield from _components(inner, given[option.name], container, key, source)
+    elif option.name in given:
+        yield Line(key, _yaml(given[option.name]), source.origin(key))
+    elif option.name in STAND_INS:
+        yield Line(key, "", FILLED_IN)
+    else:
+        yield Line(key, _yaml(option.default), DEFAULT)
+
+
+def settable(registry: Registry[Any], name: str) -> list[Option]:
+    """The options of a component that a YAML may give."""
+    own = CONTEXT.get(registry.group, ())
+    return [option for option in options_of(registry.get(name)).values() if option.name not in own]
+
+
+def _table(plural: str) -> str:
+    registry = REGISTRIES[plural]
+    rows = [(name, summary(registry.get(name))) for name in registry.names()]
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([f"{plural}:", *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+
+def _component(plural: str, name: str) -> str:
+    registry = REGISTRIES[plural]
+    try:
+        cls = registry.get(name)
+    except ConfigError as error:
+        raise ConfigError(*(Problem("", p.message.partition(" A module of your own")[0]) for p in error.problems)) from error
+    options = settable(registry, name)
+    rows = [(o.name, type_name(o.annotation), _default(o), o.doc) for o in options]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    table = [f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}" for row in rows]
+    copied = {"type": name} | {o.name: "???" if o.required else o.default for o in options if _is_worth_copying(o)}
+    head = [f"{name}: {registry.kind}, {cls.__module__}.{cls.__qualname__}", "", f"  {summary(cls)}", ""]
+    return "\n".join([*head, "options:", *(table or ["  none"]), "", "to copy:", f"  {_in_place(plural, copied)}"])
+
+
+def _default(option: Option) -> str:
+    if option.name in STAND_INS:
+        return "= the run's"
+    return "required" if option.required else f"= {_yaml(option.default)}"
+
+
+def _is_worth_copying(option: Option) -> bool:
+    return option.name not in STAND_INS and (option.required or option.default is not None)
+
+
+def _in_place(plural: str, spec: Mapping[str, Any]) -> str:
+    """A line of YAML that gives a component to whatever takes one of its kind."""
+    objectives_first = sorted(REGISTRIES.values(), key=lambda r: r.group != "objectives")
+    options = (option for r in objectives_first for name in r.names() for option in settable(r, name))
+    takers = ((o.name, c) for o in options for r, c in [nested(o.annotation)] if r is REGISTRIES[plural])
+    key, container = next(chain(_slots(RunConfig, plural), takers), (plural, None))
+    return f"{key}: {_yaml([spec] if container is list else {'image': spec} if container is dict else spec)}"
+
+
+def _slots(schema: type, plural: str) -> Iterator[tuple[str, Any]]:
+    """The keys of a schema that take a component of a kind, and whether each takes a list or a mapping of them."""
+    for f in fields(schema):
+        annotation = hints_of(schema)[f.name]
+        if section := section_of(annotation):
+            yield from _slots(section, plural)
+        elif f.metadata.get("kind") == plural:
+            yield f.name, get_origin(annotation)
+
+
+def _yaml(value: Any) -> str:
+    """A value as it stands in a YAML, on one line."""
+    text: str = yaml.safe_dump(_listed(value), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, which YAML has no other word for."""
+    if isinstance(value, Mapping):
+        return {k: _listed(v) for k, v in value.items()}
+    return [_listed(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,113 @@
+"""Every YAML of the tree goes through every check that needs neither data nor weights."""
+
+from __future__ import annotations
+
+import subprocess
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from msd_framework.analysis.study_config import load_study
+from msd_framework.config.check import checked, understood
+from msd_framework.config.components import STAND_INS, described, known_facts
+from msd_framework.config.load import load, resolve
+from msd_framework.config.schema import RunConfig
+from msd_framework.config.structure import structured
+from msd_framework.errors import ConfigError
+from msd_framework.models.base import MultimodalModel
+from msd_framework.registry import MODELS, PROCESSORS, plain
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(p for folder in ("configs", "projects") for p in (ROOT / folder).rglob("*.y*ml"))
+STUDIES = [p for p in FILES if "\nmethods:" in p.read_text()]
+DEFAULTS = [p for p in FILES if p.is_relative_to(ROOT / "configs")]
+RUNS = [p for p in FILES if p not in STUDIES and p not in DEFAULTS]
+
+ON_DISK = ("data.dataset.root", "data.train", "data.validation", "data.test", "data.processors_from", "teacher.checkpoint")
+"""Keys that may be wrong here: what they name is made or downloaded by whoever runs the file."""
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def problems(path: Path, words: list[str]) -> list[str]:
+    """What is wrong with a run's file beside what is not on this disk."""
+    try:
+        checked(load(path, words))
+    except ConfigError as error:
+        return [str(p) for p in error.problems if not str(p.path).endswith(ON_DISK)]
+    return []
+
+
+def test_no_file_is_overlooked():
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "configs", "projects"], capture_output=True, text=True, check=False
+    )
+    listed = {line for line in tracked.stdout.splitlines() if line.endswith((".yaml", ".yml")) and (ROOT / line).exists()}
+    assert listed <= {name(p) for p in FILES}
+    assert len(FILES) == len(STUDIES) + len(DEFAULTS) + len(RUNS)
+    assert min(len(STUDIES), len(DEFAULTS), len(RUNS)) > 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_file_begins_with_a_comment_that_says_what_it_is(path):
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name)
+def test_every_run_is_right_but_for_what_is_not_on_this_disk(path, tmp_path):
+    assert problems(path, [f"env.save_dir={tmp_path / 'run'}"]) == []
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name)
+def test_every_student_goes_together_with_its_teacher(path, tmp_path):
+    """With the teacher's model in the place of its checkpoint, views, weights and losses are checked as well."""
+    values = resolve(load(path)).values
+    words = [f"env.save_dir={tmp_path / 'run'}"]
+    if values.get("teacher"):
+        words += ["teacher.checkpoint=null", f"teacher.model={values['model']}"]
+    assert problems(path, words) == []
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=name)
+def test_every_study_is_right(path):
+    assert load_study(path).methods
+
+
+@pytest.mark.parametrize("path", DEFAULTS, ids=name)
+def test_every_default_is_right_as_far_as_it_goes(path):
+    found = understood(resolve(load(path)).values)[1]
+    assert [p for p in found if p.path.partition(".")[0] not in ("data", "model") or "must be given" not in p.message] == []
+
+
+def build_on_nothing(path: Path) -> MultimodalModel:
+    """The model of a run without memory for its weights, where those are not to be downloaded."""
+    config = structured(resolve(load(path)).values, RunConfig)
+    facts = STAND_INS | known_facts(described(config.data.dataset))
+    for modality, spec in config.data.processors.items():
+        if plain(spec)["type"] == "pixels":
+            facts |= PROCESSORS.build(spec, modality).facts
+    with torch.device("meta"):
+        return MODELS.build(config.model, "model", facts)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=name)
+def test_every_model_can_be_built_on_the_images_of_its_run(path):
+    assert sum(p.numel() for p in build_on_nothing(path).parameters()) > 0
+
+
+def defaults(folder: str) -> list[Path]:
+    return [p for p in DEFAULTS if p.parent.name == folder]
+
+
+@pytest.mark.parametrize(
+    "files", list(product(defaults("data"), defaults("models"), defaults("training"))), ids=lambda f: "+".join(p.stem for p in f)
+)
+def test_all_defaults_go_together(files, tmp_path):
+    (tmp_path / "run.yaml").write_text(f"base: [{', '.join(map(str, files))}]\nenv: {{save_dir: {tmp_path / 'run'}}}\n")
+    assert problems(tmp_path / "run.yaml", []) == []
+    if "pretrained:" not in files[1].read_text():
+        assert build_on_nothing(tmp_path / "run.yaml").num_classes == 2

@@ -1,0 +1,237 @@
+"""Studies: every run done once, whatever ends it, and compared with the others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from msd_framework.analysis.study import planned, run_study
+from msd_framework.analysis.study_config import load_study
+from msd_framework.data.hateful_memes import HatefulMemes
+from msd_framework.errors import ConfigError, TrainingError
+from msd_framework.structures import DatasetInfo
+
+QUICKSTART = Path(__file__).parents[2] / "projects" / "quickstart" / "configs"
+
+FILES = {
+    "teacher": {"training": {"max_epochs": None, "max_updates": 6}, "evaluation": {"every_updates": 3}},
+    "ce": {"training": {"max_updates": 4}, "evaluation": {"every_updates": 2}, "data": {"max_train_examples": 16}},
+    "kd": {"training": {"max_updates": 4}, "evaluation": {"every_updates": 2}, "data": {"max_train_examples": 16}},
+    "msd": {"training": {"max_updates": 4}, "evaluation": {"every_updates": 2}, "data": {"max_train_examples": 16}},
+}
+
+
+def write(folder: Path, **changes) -> Path:
+    """A study of 2 seeds with runs of a few updates; changes are over the study's own options."""
+    for name, options in FILES.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"base": str(QUICKSTART / f"{name}.yaml"), **options}))
+    study = {
+        "name": "tiny",
+        "seeds": 2,
+        "world": {"layout": "hateful_memes", "sizes": {"train": 64, "dev_seen": 32, "test_seen": 32}},
+        "teacher": "teacher.yaml",
+        "methods": {"ce": "ce.yaml", "kd": "kd.yaml", "msd": "msd.yaml"},
+        "baselines": ["ce", "kd"],
+        "metrics": ["test/auroc", "test/image/auroc", "test/kl"],
+        "densities": ["teacher", "kd", "msd"],
+        "note": "Nothing: it is too small.",
+        "env": {"save_dir": str(folder / "runs")},
+        **changes,
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    return folder / "study.yaml"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A study that has been run, and its summary."""
+    file = write(tmp_path_factory.mktemp("study"))
+    return file, run_study(file)
+
+
+def test_summary_holds_every_run_as_it_reported(done):
+    file, _ = done
+    written = json.loads((file.parent / "runs" / "summary.json").read_text())
+    assert [(r["name"], r["seed"]) for r in written["runs"]] == [(n, s) for s in (0, 1) for n in ("teacher", "ce", "kd", "msd")]
+    for r in written["runs"]:
+        report = json.loads((file.parent / "runs" / r["name"] / f"seed_{r['seed']}" / "report.json").read_text())
+        assert {key: report[key] for key in ("metrics", "parameters", "seconds")}.items() <= r.items()
+        assert report["seed"] == r["seed"]
+
+
+def test_table_and_differences_are_of_the_runs(done):
+    _, summary = done
+    auroc = {(r["name"], r["seed"]): r["metrics"]["test/auroc"] for r in summary["runs"]}
+    row = next(row for row in summary["table"] if row["name"] == "kd")
+    assert row["metrics"]["test/auroc"]["mean"] == pytest.approx((auroc["kd", 0] + auroc["kd", 1]) / 2)
+    found = {(d["method"], d["baseline"]): d for d in summary["differences"] if d["metric"] == "test/auroc"}
+    assert list(found) == [("kd", "ce"), ("msd", "ce"), ("msd", "kd")]
+    pairs = np.array([auroc["msd", s] - auroc["kd", s] for s in (0, 1)])
+    assert found["msd", "kd"]["mean"] == pytest.approx(pairs.mean())
+    assert found["msd", "kd"]["verdict"] == "2 seeds are too few to tell"
+
+
+def test_students_without_a_teacher_are_compared_in_what_they_have(done):
+    file, summary = done
+    fidelity = [(d["method"], d["baseline"]) for d in summary["differences"] if d["metric"] == "test/kl"]
+    assert fidelity == [("msd", "kd")]
+    assert "| ce | " in (page := (file.parent / "runs" / "summary.md").read_text())
+    assert next(line for line in page.splitlines() if line.startswith("| ce |")).count(" - ") == 1
+
+
+def test_page_tells_what_the_numbers_do_not_show(done):
+    file, _ = done
+    page = (file.parent / "runs" / "summary.md").read_text()
+    assert "Nothing: it is too small." in page
+    for name in ("runs.png", "densities.png"):
+        assert f"({name})" in page
+        assert (file.parent / "runs" / name).stat().st_size > 5000
+
+
+def test_students_read_as_their_teacher_does(done):
+    file, _ = done
+    vocabularies = [(file.parent / "runs" / n / "seed_0" / "processors/text/tokenizer.json").read_text() for n in ("teacher", "ce")]
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_finished_study_runs_nothing_again(done, capsys):
+    file, summary = done
+    reports = sorted((file.parent / "runs").glob("*/seed_*/*"))
+    before = {p: p.stat().st_mtime_ns for p in reports}
+    again = run_study(file)
+    assert {p: p.stat().st_mtime_ns for p in reports} == before
+    assert again["runs"] == summary["runs"]
+    assert "msd - kd: " in capsys.readouterr().out
+
+
+def test_killed_study_ends_its_processes_and_goes_on_to_the_same_numbers(done, tmp_path):
+    _, summary = done
+    file = write(tmp_path, seeds=[0], methods={"kd": "kd.yaml"}, baselines=[], densities=[])
+    command = [sys.executable, "-m", "msd_framework.cli", "study", f"config={file}", "jobs=1"]
+    study = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    last = tmp_path / "runs" / "kd" / "seed_0" / "checkpoints" / "last"
+    while not last.exists():
+        assert study.poll() is None
+        time.sleep(0.002)
+    children = [int(p) for p in Path(f"/proc/{study.pid}/task/{study.pid}/children").read_text().split()]
+    study.send_signal(signal.SIGKILL)
+    study.wait()
+    deadline = time.monotonic() + 60
+    while any(_alive(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(_alive(child) for child in children)
+
+    teacher = (tmp_path / "runs" / "teacher" / "seed_0" / "report.json").stat().st_mtime_ns
+    (metrics,) = [r["metrics"] for r in run_study(file)["runs"] if r["name"] == "kd"]
+    assert metrics == next(r["metrics"] for r in summary["runs"] if r["name"] == "kd")  # the same bits
+    assert (tmp_path / "runs" / "teacher" / "seed_0" / "report.json").stat().st_mtime_ns == teacher
+
+
+def test_failed_run_is_told_with_its_log_and_the_others_go_on(done, tmp_path):
+    file = write(tmp_path, seeds=1, jobs=1, methods={"kd": "kd.yaml", "msd": "msd.yaml"}, baselines=[], densities=[])
+    options = yaml.safe_load((tmp_path / "kd.yaml").read_text())
+    options["data"]["train"] = "trian"
+    (tmp_path / "kd.yaml").write_text(yaml.safe_dump(options))
+    with pytest.raises(TrainingError, match=r"kd, seed 0 failed: .*'trian'(.|\n)*/kd/seed_0/log.txt.\n3 of 4 tasks are done"):
+        run_study(file)
+    assert (tmp_path / "runs" / "msd" / "seed_0" / "report.json").is_file()
+    assert "'trian'" in (tmp_path / "runs" / "kd" / "seed_0" / "log.txt").read_text()
+
+
+def test_run_of_another_configuration_is_refused(done):
+    file, _ = done
+    kd = file.parent / "kd.yaml"
+    before = kd.read_text()
+    options = yaml.safe_load(before)
+    kd.write_text(yaml.safe_dump({**options, "objective": {"distill_weight": 0.5}, "seed": 7, "expected": {"test/auroc": 1.0}}))
+    try:
+        with pytest.raises(ConfigError) as raised:
+            run_study(file)
+    finally:
+        kd.write_text(before)
+    assert str(raised.value).splitlines() == [
+        f"{file.parent}/runs/kd/seed_{seed} holds a run of another configuration: "
+        f"objective.distill_weight is 0.7 there and 0.5 here. Name another env.save_dir, or delete that folder."
+        for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sedes": 3}, r"study.yaml:\d+: sedes: no such option. Did you mean 'seeds'\?"),
+        ({"seeds": "three"}, r"study.yaml:2: seeds: wanted int \| list\[int\], got 'three'"),
+        ({"seeds": 0}, r"study.yaml:2: seeds: wanted 1 or more, or a list of different seeds that are 0 or more, got 0."),
+        ({"seeds": [1, 1]}, r"seeds: wanted 1 or more, or a list of different seeds that are 0 or more, got \[1, 1\]."),
+        ({"jobs": 0}, r"jobs: must be 1 or more, got 0."),
+        ({"methods": {}, "baselines": [], "densities": []}, "methods: wanted at least one method, got none."),
+        ({"metrics": []}, "metrics: wanted at least one metric, got none."),
+        ({"methods": {"teacher": "kd.yaml"}, "baselines": [], "densities": []}, "'teacher' cannot be the name of a method"),
+        ({"methods": {"a/b": "kd.yaml"}, "baselines": [], "densities": []}, "'a/b' cannot be the name of a method"),
+        ({"methods": {"kd": "kb.yaml"}}, r"methods.kd: there is no file .*/kb.yaml. Did you mean 'kd.yaml'\?"),
+        ({"baselines": ["dk"]}, r"baselines\[0\]: 'dk' is none of ce, kd, msd."),
+        ({"densities": ["teachr"]}, r"densities\[0\]: 'teachr' is none of teacher, ce, kd, msd. Did you mean 'teacher'\?"),
+        ({"metrics": ["test/aurco"]}, r"metrics\[0\]: 'test/aurco' is none of .* Did you mean 'test/auroc'\?"),
+        ({"world": {"layout": "hatefull_memes"}}, r"world.layout: no layout .* Did you mean 'hateful_memes'\?"),
+        (
+            {"world": {"layout": "hateful_memes", "sizes": {"trian": 9}}},
+            r"world.sizes.trian: 'trian' is none of .* Did you mean 'train'\?",
+        ),
+        (
+            {"world": {"layout": "hateful_memes", "mix": {"bot": 1}}},
+            r"world.mix.bot: 'bot' is none of .* Did you mean 'both'\?",
+        ),
+        ({"world": {"layot": "hateful_memes"}}, r"world.layot: no such option. Did you mean 'layout'\?"),
+    ],
+)
+def test_mistakes_in_a_study_are_sentences(tmp_path, changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load_study(write(tmp_path, **changes))
+
+
+def test_mistakes_in_the_runs_of_a_study_are_told_before_anything_is_run(tmp_path):
+    file = write(tmp_path)
+    (tmp_path / "msd.yaml").write_text("base: kd.yaml\nobjective: {views: [full], distill_wieght: 0.5}\n")
+    with pytest.raises(ConfigError, match=r"msd.yaml:2: objective.distill_wieght: .* Did you mean 'distill_weight'\?"):
+        run_study(file)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_outputs_that_are_not_predicted_cannot_be_drawn(tmp_path):
+    file = write(tmp_path, metrics=["validation/auroc"], densities=["teacher"])
+    (tmp_path / "teacher.yaml").write_text(f"base: {QUICKSTART / 'teacher.yaml'}\ndata: {{test: null}}\n")
+    with pytest.raises(ConfigError, match=r"densities\[0\]: teacher predicts no test split. Name one in its data.test."):
+        load_study(file)
+
+
+def test_outputs_for_three_classes_cannot_be_drawn(tmp_path, monkeypatch):
+    three = DatasetInfo({"image": "pixels", "text": "tokens"}, 3, "single_label")
+    monkeypatch.setattr(HatefulMemes, "describe", lambda options: three)
+    with pytest.raises(ConfigError, match=r"densities\[1\]: kd tells 3 classes apart, and densities are drawn for two."):
+        load_study(write(tmp_path))
+
+
+def test_runs_keep_their_own_data_and_teachers_where_the_study_has_none(tmp_path):
+    file = write(tmp_path, world=None, teacher=None, densities=[])
+    words = {r.name: " ".join(r.words) for r in planned(load_study(file))}
+    assert not any("data." in w or "teacher.checkpoint" in w for w in words.values())
+
+
+def test_a_study_writes_under_its_name_if_nothing_else_is_said(tmp_path):
+    assert load_study(write(tmp_path, env={})).folder == Path("runs/tiny")
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return state != "Z"

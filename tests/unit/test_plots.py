@@ -1,0 +1,54 @@
+"""Pictures of a study."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from msd_framework.analysis.plots import draw_densities, draw_runs, gaussian_density, read_log_odds
+from msd_framework.errors import DataError
+
+
+def test_density_is_scipys():
+    found = np.random.default_rng(0).normal(size=200)
+    at = np.linspace(-3, 3, 31)
+    # the same sum in float64, but scipy's factors the variance first
+    np.testing.assert_allclose(gaussian_density(found, at), stats.gaussian_kde(found, "scott")(at), rtol=1e-10)
+
+
+def test_log_odds_are_read_from_predictions(tmp_path):
+    file = tmp_path / "predictions_test.csv"
+    file.write_text("id,label,benign,hateful,image/benign,image/hateful\na,1,0.25,0.75,0.5,0.5\nb,,1.000000,0.000000,0.9,0.1\n")
+    found = read_log_odds(file)
+    assert list(found) == ["full", "image"]
+    np.testing.assert_allclose(found["image"], [0, -np.log(9)], rtol=1e-12)
+    np.testing.assert_allclose(found["full"], [np.log(3), np.log(1e-6 / (1 - 1e-6))], rtol=1e-12)  # 0 is known to 6 digits
+
+
+def test_densities_of_more_than_two_classes_are_refused(tmp_path):
+    file = tmp_path / "predictions_test.csv"
+    file.write_text("id,label,no,maybe,yes\na,1,0.2,0.3,0.5\n")
+    with pytest.raises(DataError, match="has 3 columns for 1 views; densities are drawn for two classes"):
+        read_log_odds(file)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:pyparsing")  # matplotlib 3.8 calls what pyparsing 3.2 renamed
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")
+def test_pictures_are_written_in_panels(tmp_path):
+    outputs = np.random.default_rng(0).normal(size=(3, 50))
+    views = dict(zip(("full", "image", "text"), outputs))
+    draw_densities({"teacher": views, "kd": views, "msd": views}, tmp_path / "densities.png")
+    draw_runs({"kd": [79.0, 80.0], "msd": [83.0, 84.0]}, "test/auroc", tmp_path / "runs.png")
+    densities, runs = (Image.open(tmp_path / name) for name in ("densities.png", "runs.png"))
+    assert densities.size[0] > 2 * densities.size[1]
+    for picture in (densities, runs):
+        assert np.asarray(picture.convert("L")).min() < 100  # something is drawn
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["densities.png", "runs.png"]
+
+
+def test_matplotlib_is_imported_only_to_draw():
+    code = "import sys, msd_framework.analysis.study; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
