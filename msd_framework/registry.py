@@ -7,8 +7,7 @@ import inspect
 import pkgutil
 import traceback
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
 
@@ -216,71 +215,6 @@ def plain(spec: Any) -> dict[str, Any]:
     return {"type": spec} if isinstance(spec, str) else dict(spec)
 
 
-def differences(registry: Registry[Any], here: Any, there: Any) -> str:
-    """In what two parts of YAMLs describe different components, defaults included; empty if they describe the same.
-
-    >>> differences(OPTIMIZERS, "adamw", {"type": "adamw", "lr": 1e-4, "eps": 1e-8})
-    'lr is 5e-05 here and 0.0001 there'
-    """
-    mine, theirs = _complete(registry, here), _complete(registry, there)
-    keys = ["type"] if mine["type"] != theirs["type"] else [k for k in mine if mine[k] != theirs[k]]
-    return ", ".join(f"{k} is {mine[k]!r} here and {theirs[k]!r} there" for k in keys)
-
-
-def _complete(registry: Registry[Any], spec: Any) -> dict[str, Any]:
-    """A component's part of a YAML with every option in it, nested components included."""
-    name, given = split(spec, registry.kind, registry)
-    full: dict[str, Any] = {"type": name}
-    for key, option in options_of(registry.get(name)).items():
-        value = given.get(key, None if option.required else option.default)
-        inner, container = nested(option.annotation)
-        if inner is None or value is None:
-            full[key] = value
-        else:
-            built = [_complete(inner, one) for _, one in ([("", value)] if container is None else _items(value))]
-            full[key] = built[0] if container is None else dict(zip(value, built)) if container is dict else built
-    return full
-
-
-@dataclass(frozen=True)
-class Part:
-    """A component in a YAML, whose name and options are right.
-
-    Args:
-        path: its key path.
-        registry: where its name is known.
-        spec: what the YAML says.
-    """
-
-    path: str
-    registry: Registry[Any]
-    spec: Any
-
-    @property
-    def name(self) -> str:
-        return split(self.spec, self.path, self.registry)[0]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that the YAML gives."""
-        return split(self.spec, self.path, self.registry)[1]
-
-    @property
-    def cls(self) -> type[Any]:
-        return self.registry.get(self.name, self.path)
-
-
-def parts(registry: Registry[Any], spec: Any, at: str) -> Iterator[Part]:
-    """A component and all that are nested in it, the innermost first."""
-    whole = Part(at, registry, spec)
-    for key, value in whole.options.items():
-        inner, container = nested(options_of(whole.cls)[key].annotation)
-        if inner is not None and value is not None:
-            for suffix, one in [("", value)] if container is None else _items(value):
-                yield from parts(inner, one, f"{at}.{key}{suffix}")
-    yield whole
-
-
 def check_option(option: Option, value: Any, at: str, facts: Collection[str], context: Collection[str]) -> list[Problem]:
     """What is wrong with an option's value, nested components included."""
     registry, container = nested(option.annotation)
@@ -293,7 +227,7 @@ def check_option(option: Option, value: Any, at: str, facts: Collection[str], co
         return registry.check(value, at, facts, context)
     if not isinstance(value, container):
         return [Problem(at, f"wanted a {container.__name__} of {registry.kind}s, got {value!r}.")]
-    return [p for key, v in _items(value) for p in registry.check(v, at + key, facts, context)]
+    return [p for key, v in items(value) for p in registry.check(v, at + key, facts, context)]
 
 
 def build_option(option: Option, value: Any, at: str, facts: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
@@ -303,7 +237,7 @@ def build_option(option: Option, value: Any, at: str, facts: Mapping[str, Any], 
         return value
     if container is None:
         return registry.build(value, at, facts, **context)
-    built = [registry.build(v, at + key, facts, **context) for key, v in _items(value)]
+    built = [registry.build(v, at + key, facts, **context) for key, v in items(value)]
     return dict(zip(value, built)) if container is dict else built
 
 
@@ -327,7 +261,8 @@ def accepts_none(annotation: Any) -> bool:
     return annotation is Any or type(None) in get_args(annotation)
 
 
-def _items(value: Any) -> list[tuple[str, Any]]:
+def items(value: Any) -> list[tuple[str, Any]]:
+    """The items of a list or mapping, each with what it adds to a key path."""
     if isinstance(value, Mapping):
         return [(f".{k}", v) for k, v in value.items()]
     return [(f"[{i}]", v) for i, v in enumerate(value)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msd_framework.config.parts import Part, parts
 from msd_framework.config.structure import ComponentSlot
 from msd_framework.errors import ConfigError, DataError, Problem
-from msd_framework.registry import DATASETS, REGISTRIES, Part, parts, split
+from msd_framework.registry import DATASETS, REGISTRIES, split
 from msd_framework.structures import DatasetInfo
 
 STAND_INS = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from msd_framework.config.parts import differences
 from msd_framework.config.schema import RunConfig
 from msd_framework.engine.checkpoint import find_checkpoint, read_card, read_json
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.options import options_of
-from msd_framework.registry import DATASETS, MODELS, differences, split
+from msd_framework.registry import DATASETS, MODELS, split
 
 USED_SPLITS = {"val": ("validation",), "test": ("test",), "predict": ("test",)}
 """The splits that a run reads, by its `run_type`; all of them where it is not listed."""

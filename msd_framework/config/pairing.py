@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from msd_framework.config.components import STAND_INS, described, known_facts
+from msd_framework.config.parts import Part, differences, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
 from msd_framework.engine.checkpoint import read_card
@@ -22,9 +23,6 @@ from msd_framework.registry import (
     PROCESSORS,
     REGISTRIES,
     WEIGHTINGS,
-    Part,
-    differences,
-    parts,
     split,
 )
 from msd_framework.structures import FULL, Batch, DatasetInfo, Inputs, ModelOutput, Setting, visible_modalities

@@ -15,14 +15,9 @@ from msd_framework.options import summary
 from msd_framework.registry import (
     MASKERS,
     METRICS,
-    OBJECTIVES,
-    OPTIMIZERS,
     REGISTRIES,
     SALIENCIES,
-    WEIGHTINGS,
     Registry,
-    differences,
-    parts,
     plain,
     split,
 )
@@ -193,35 +188,6 @@ def test_what_is_neither_name_nor_options_is_refused(cups, spec):
 
 def test_a_name_alone_and_a_name_with_options_are_the_same_thing():
     assert plain("drop") == plain({"type": "drop"}) == {"type": "drop"}
-
-
-def test_parts_are_a_component_and_those_inside_it_innermost_first():
-    spec = {"type": "distillation", "views": ["full"], "weighting": {"type": "instance", "saliency": "drop"}}
-    found = [(p.path, p.registry.kind, p.name) for p in parts(OBJECTIVES, spec, "o")]
-    assert found == [
-        ("o.weighting.saliency", "saliency", "drop"),
-        ("o.weighting", "weighting", "instance"),
-        ("o", "objective", "distillation"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("registry", "here", "there", "text"),
-    [
-        (OPTIMIZERS, "adamw", {"type": "adamw", "lr": 5e-5}, ""),
-        (OPTIMIZERS, "adamw", {"type": "adamw", "lr": 1e-3}, "lr is 5e-05 here and 0.001 there"),
-        (OPTIMIZERS, "adamw", "sgd", "type is 'adamw' here and 'sgd' there"),
-        (WEIGHTINGS, {"type": "instance", "saliency": "drop"}, {"type": "instance", "saliency": {"type": "drop"}}, ""),
-        (
-            MASKERS,
-            {"type": "by_modality", "maskers": {"a": "drop"}},
-            {"type": "by_modality", "maskers": {"a": {"type": "drop"}}},
-            "",
-        ),
-    ],
-)
-def test_differences_look_through_spellings_and_defaults(registry, here, there, text):
-    assert differences(registry, here, there) == text
 
 
 @pytest.mark.parametrize("plural", REGISTRIES)

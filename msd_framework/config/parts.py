@@ -1,0 +1,76 @@
+"""A component's part of a YAML and the parts nested in it: gone through, and compared with another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from msd_framework.options import options_of
+from msd_framework.registry import Registry, items, nested, split
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component in a YAML, whose name and options are right.
+
+    Args:
+        path: its key path.
+        registry: where its name is known.
+        spec: what the YAML says.
+    """
+
+    path: str
+    registry: Registry[Any]
+    spec: Any
+
+    @property
+    def name(self) -> str:
+        return split(self.spec, self.path, self.registry)[0]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the YAML gives."""
+        return split(self.spec, self.path, self.registry)[1]
+
+    @property
+    def cls(self) -> type[Any]:
+        return self.registry.get(self.name, self.path)
+
+
+def parts(registry: Registry[Any], spec: Any, at: str) -> Iterator[Part]:
+    """A component and all that are nested in it, the innermost first."""
+    whole = Part(at, registry, spec)
+    for key, value in whole.options.items():
+        inner, container = nested(options_of(whole.cls)[key].annotation)
+        if inner is not None and value is not None:
+            for suffix, one in [("", value)] if container is None else items(value):
+                yield from parts(inner, one, f"{at}.{key}{suffix}")
+    yield whole
+
+
+def differences(registry: Registry[Any], here: Any, there: Any) -> str:
+    """In what two parts of YAMLs describe different components, defaults included; empty if they describe the same.
+
+    >>> from msd_framework.registry import OPTIMIZERS
+    >>> differences(OPTIMIZERS, "adamw", {"type": "adamw", "lr": 1e-4, "eps": 1e-8})
+    'lr is 5e-05 here and 0.0001 there'
+    """
+    mine, theirs = _complete(registry, here), _complete(registry, there)
+    keys = ["type"] if mine["type"] != theirs["type"] else [k for k in mine if mine[k] != theirs[k]]
+    return ", ".join(f"{k} is {mine[k]!r} here and {theirs[k]!r} there" for k in keys)
+
+
+def _complete(registry: Registry[Any], spec: Any) -> dict[str, Any]:
+    """A component's part of a YAML with every option in it, nested components included."""
+    name, given = split(spec, registry.kind, registry)
+    full: dict[str, Any] = {"type": name}
+    for key, option in options_of(registry.get(name)).items():
+        value = given.get(key, None if option.required else option.default)
+        inner, container = nested(option.annotation)
+        if inner is None or value is None:
+            full[key] = value
+        else:
+            built = [_complete(inner, one) for _, one in ([("", value)] if container is None else items(value))]
+            full[key] = built[0] if container is None else dict(zip(value, built)) if container is dict else built
+    return full
