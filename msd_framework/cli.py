@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence = mendable(error)
         if not sentence:
             raise
-        print(sentence, file=sys.stderr)
+        if not (isinstance(error, ConfigError) and int(os.environ.get("RANK", "0"))):  # every process finds the same mistakes
+            print(sentence, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; checkpoint.resume=true goes on from the last checkpoint.", file=sys.stderr)

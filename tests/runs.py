@@ -31,7 +31,12 @@ SIZES = {"vocab_size": 20, "feature_size": 6, "cls_id": 2, "sep_id": 3, "num_hea
 def tiny_model(seed: int, hidden_size: int = 8, dropout: float = 0.0) -> VisualBert:
     torch.manual_seed(seed)
     model = VisualBert(
-        num_classes=3, hidden_size=hidden_size, num_layers=1, dropout=dropout, attention_dropout=dropout, **SIZES  # type: ignore[arg-type]
+        num_classes=3,
+        hidden_size=hidden_size,
+        num_layers=1,
+        dropout=dropout,
+        attention_dropout=dropout,
+        **SIZES,  # type: ignore[arg-type]
     )
     return model.double()
 

@@ -159,8 +159,8 @@ class Assembly:
         for modality in checkpoint.card["modalities"]:
             if checkpoint.card["processors"][modality]["fingerprint"] != self.processors[modality].fingerprint:
                 raise CheckpointError(
-                    f"{folder}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or length). "
-                    f"Set data.processors_from={teacher.checkpoint}."
+                    f"{folder}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or "
+                    f"length). Set data.processors_from={teacher.checkpoint}."
                 )
         model = MODELS.build(checkpoint.card["rebuild"], "teacher", checkpoint.card["facts"])
         load_weights(model, checkpoint.model, str(folder))

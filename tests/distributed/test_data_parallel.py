@@ -84,7 +84,7 @@ class StopAt(Callback):
 
 def _resume(folder: str, stop_at: int) -> None:
     with World.join("cpu") as world:
-        runner, recorder = tiny_runner(world, folder=Path(folder), dropout=0.3, save_at=frozenset({6}))
+        runner, _ = tiny_runner(world, folder=Path(folder), dropout=0.3, save_at=frozenset({6}))
         runner.resume()
         if stop_at:
             runner.callbacks = [*runner.callbacks, StopAt(stop_at)]

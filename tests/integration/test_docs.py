@@ -13,7 +13,12 @@ from msd_framework.run import run
 from tests.integration.test_run import student, teacher, world  # noqa: F401  (fixtures)
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "projects").glob("*/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "projects").glob("*/README.md")),
+]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -181,7 +181,11 @@ def test_two_processes_under_torchrun_make_the_run_of_one(world, teacher, tmp_pa
     one, two = (json.loads((tmp_path / n / "report.json").read_text())["metrics"] for n in ("one", "two"))
     assert one.keys() == two.keys()
     ours, theirs = (
-        [json.loads(line)["train/loss"] for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines() if "train/loss" in line]
+        [
+            json.loads(line)["train/loss"]
+            for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()
+            if "train/loss" in line
+        ]
         for n in ("one", "two")
     )
     # float32 sums in another order; Adam makes full steps of the noise where a gradient is 0 (the biases of attention's keys)

@@ -124,7 +124,7 @@ def test_a_user_may_name_a_run_or_a_checkpoint(tmp_path):
 
 
 def test_no_folder_and_no_checkpoint_are_told_apart(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no folder .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"there is no folder .*nowhere"):
         find_checkpoint(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         find_checkpoint(tmp_path)

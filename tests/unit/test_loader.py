@@ -70,7 +70,9 @@ def plan(length=10, batch_size=4, num_updates=7, accumulate=1, rank=0, size=1, s
     return TrainingPlan(length, batch_size, num_updates, accumulate, rank, size, seed)
 
 
-@given(length=st.integers(1, 30), width=st.integers(1, 4), accumulate=st.integers(1, 3), size=st.integers(1, 3), seed=st.integers(0, 9))
+@given(
+    length=st.integers(1, 30), width=st.integers(1, 4), accumulate=st.integers(1, 3), size=st.integers(1, 3), seed=st.integers(0, 9)
+)
 def test_processes_and_parts_share_out_the_batches_of_one_process(length, width, accumulate, size, seed):
     batch_size, updates = width * accumulate * size, 6
     alone = plan(length, batch_size, updates, seed=seed)

@@ -37,7 +37,9 @@ def test_an_update_is_adamw_on_the_clipped_gradient_of_the_batch():
         schedule.step()
     runner.fit()
     assert max(abs(a - b) for a, b in zip(losses, recorder.losses, strict=True)) <= 1e-10
-    torch.testing.assert_close(weights_of(runner), nn.utils.parameters_to_vector(objective.model.parameters()).detach(), atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        weights_of(runner), nn.utils.parameters_to_vector(objective.model.parameters()).detach(), atol=1e-10, rtol=0
+    )
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
