@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(sentence, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; checkpoint.resume=true goes on from the last checkpoint.", file=sys.stderr)
+        print("stopped. A run goes on with checkpoint.resume=true, a study with the same command.", file=sys.stderr)
         return 130
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odd
 from msd_framework.analysis.statistics import Difference, Summary, paired_difference, summarise
 from msd_framework.analysis.study_config import StudyConfig, larger_is_better
 from msd_framework.run import write_json, write_text
+
+WIDTH = 132
+"""Columns of what is printed to no terminal."""
 
 ABSENT = "-"
 """What stands where a run has no such number, as a student without a teacher has no fidelity."""
@@ -184,14 +188,22 @@ def markdown(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Com
 
 def show(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Comparison], pictures: Sequence[str]) -> None:
     """The summary on the screen, with the comparisons of the main metric."""
-    columns = Table(title=config.name, title_justify="left", caption=caption(config), caption_justify="left", box=SIMPLE_HEAD)
-    columns.add_column("")
-    for name in (*config.metrics, "parameters", "seconds"):
+    columns = Table(
+        title=config.name,
+        title_justify="left",
+        caption=caption(config),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    columns.add_column("", overflow="fold")
+    for name in (*config.metrics, "para/meters", "seconds"):
         columns.add_column(name.replace("/", "\n"), justify="right", vertical="bottom")
     for row in rows:
         cells = [shown(m, row.metrics.get(m)).replace(" ", "") for m in config.metrics]
         columns.add_row(row.name, *cells, f"{row.parameters:,}", f"{row.seconds:.1f}")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(columns)
     texts = [sentence(c) for c in comparisons if c.metric == config.metrics[0]]
     texts += [config.note] if config.note else []
@@ -206,7 +218,9 @@ def _draw_runs(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[s
         n: [scale(metric) * r["metrics"][metric] for r in runs if r["name"] == n and metric in r["metrics"]]
         for n in config.run_files
     }
-    draw_runs({name: found for name, found in values.items() if found}, metric, config.folder / "runs.png")
+    draw_runs(
+        {name: found for name, found in values.items() if found}, f"{metric}, times {scale(metric):g}", config.folder / "runs.png"
+    )
     return ["runs.png"]
 
 

@@ -111,6 +111,7 @@ def test_finished_study_runs_nothing_again(done, capsys):
     assert "msd - kd: " in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the study's processes in /proc")
 def test_killed_study_ends_its_processes_and_goes_on_to_the_same_numbers(done, tmp_path):
     _, summary = done
     file = write(tmp_path, seeds=[0], methods={"kd": "kd.yaml"}, baselines=[], densities=[])
