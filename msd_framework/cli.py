@@ -54,7 +54,8 @@ def study(words: Sequence[str]) -> int:
     from msd_framework.analysis.study import run_study
 
     config, overrides = take(words, "config")
-    run_study(config, overrides)
+    if not run_study(config, overrides):
+        print(f"{config}: nothing is wrong with it.")
     return 0
 
 
@@ -110,21 +111,22 @@ def mendable(error: Exception) -> str:
     """
     if isinstance(error, MSDError) or (isinstance(error, ValueError) and _is_ours(error)):
         return str(error)
-    if isinstance(error, OSError) and error.errno in FULL_OR_FORBIDDEN:
-        return f"{error.filename or 'the disk'}: {error.strerror}. {FULL_OR_FORBIDDEN[error.errno]}"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in REMEDIES):
+        return f"{error.filename or 'the disk'}: {error.strerror}. {REMEDIES.get(error.errno or 0, 'Name another file or folder.')}"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for a command that has no use for it
         return "the GPU's memory is full. Lower training.batch_size or evaluation.batch_size, or raise training.accumulate."
     return ""
 
 
-FULL_OR_FORBIDDEN = {
+REMEDIES = {
     errno.ENOSPC: "Make room, or name another env.save_dir.",
     errno.EDQUOT: "Make room, or name another env.save_dir.",
     errno.EACCES: "Give yourself the right to it, or name another place.",
     errno.EPERM: "Give yourself the right to it, or name another place.",
+    errno.ENAMETOOLONG: "Name a shorter one.",
     errno.EROFS: "Name a place that can be written to.",
 }
-"""What to do about a disk that is full or may not be used."""
+"""What to do where another file or folder is not all that helps."""
 
 
 def _is_ours(error: ValueError) -> bool:

@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 import traceback
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
 
@@ -124,21 +124,29 @@ class Registry(Generic[T]):
         Args:
             spec: ``name`` or ``{type: name, option: value, ...}``.
             at: the key path of the part, for errors.
-            facts: values for options that the user left out.
+            facts: values for options that the user left out. Those under ``modalities`` are known of one modality each:
+                what is built for a modality (under its name in a mapping, or in an option such as ``image_encoder``) sees
+                those of that modality alone, a model those of its modalities, and all those that no two modalities differ in.
             context: arguments that only the run can give; those that the constructor does not take are ignored.
 
         Raises:
             ConfigError: with everything that is wrong, or with what the constructor refused.
         """
         at, facts = at or self.kind, facts or {}
-        problems = self.check(spec, at, facts, context)
+        problems = self.check(spec, at, {name for told in agreed(facts) for name in told}, context)
         if problems:
             raise ConfigError(*problems)
         name, given = split(spec, at, self)
         cls = self.get(name, at)
         options = options_of(cls)
-        arguments = {n: v for n, v in facts.items() if n in options}
-        arguments |= {n: build_option(options[n], v, f"{at}.{n}", facts, context) for n, v in given.items()}
+        modalities_of = getattr(cls, "modalities_of", None)  # a model, which is for some of the modalities
+        facts = narrowed(facts, modalities_of(given)) if modalities_of else facts
+        known, disputed = agreed(facts)
+        problems = [Problem(f"{at}.{n}", disputed[n]) for n in options if n in disputed and n not in given]
+        if problems:
+            raise ConfigError(*problems)
+        arguments = {n: v for n, v in known.items() if n in options}
+        arguments |= {n: build_option(options[n], v, f"{at}.{n}", named(facts, n), context) for n, v in given.items()}
         arguments |= {n: v for n, v in context.items() if n in options}
         try:
             return cls(**arguments)
@@ -237,8 +245,45 @@ def build_option(option: Option, value: Any, at: str, facts: Mapping[str, Any], 
         return value
     if container is None:
         return registry.build(value, at, facts, **context)
-    built = [registry.build(v, at + key, facts, **context) for key, v in items(value)]
-    return dict(zip(value, built)) if container is dict else built
+    if container is dict:
+        return {k: registry.build(v, f"{at}.{k}", narrowed(facts, [k]), **context) for k, v in value.items()}
+    return [registry.build(v, at + key, facts, **context) for key, v in items(value)]
+
+
+def narrowed(facts: Mapping[str, Any], modalities: Iterable[str]) -> Mapping[str, Any]:
+    """Facts without those of other modalities; as they are, if nothing is known of any of these.
+
+    >>> narrowed({"seed": 0, "modalities": {"text": {"vocab_size": 9}, "title": {"vocab_size": 7}}}, ["text"])
+    {'seed': 0, 'modalities': {'text': {'vocab_size': 9}}}
+    """
+    known = facts.get("modalities", {})
+    kept = {m: known[m] for m in modalities if m in known}
+    return {**facts, "modalities": kept} if kept else facts
+
+
+def named(facts: Mapping[str, Any], option: str) -> Mapping[str, Any]:
+    """The facts for an option, narrowed if it begins with a modality's name, as `image_encoder` does."""
+    return narrowed(facts, [m for m in facts.get("modalities", {}) if option.startswith(f"{m}_")])
+
+
+def agreed(facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What is known whatever the modality, and a sentence on each fact that modalities differ in.
+
+    >>> agreed({"seed": 0, "modalities": {"text": {"pad_id": 0, "vocab_size": 9}, "title": {"pad_id": 0, "vocab_size": 7}}})
+    ({'seed': 0, 'pad_id': 0}, {'vocab_size': 'must be given: that of text is 9 and that of title is 7.'})
+    """
+    known, disputed = {n: v for n, v in facts.items() if n != "modalities"}, {}
+    told: dict[str, dict[str, Any]] = {}
+    for modality, found in facts.get("modalities", {}).items():
+        for name, value in found.items():
+            told.setdefault(name, {})[modality] = value
+    for name, values in told.items():
+        first = next(iter(values.values()))
+        if all(value == first for value in values.values()):
+            known[name] = first
+        else:
+            disputed[name] = f"must be given: {' and '.join(f'that of {m} is {v}' for m, v in values.items())}."
+    return known, disputed
 
 
 def nested(annotation: Any) -> tuple[Registry[Any] | None, type[dict[Any, Any]] | type[list[Any]] | None]:

@@ -6,6 +6,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import sys
@@ -24,6 +25,7 @@ from msd_framework.config.check import checked
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure
+from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError
 from msd_framework.metrics.fidelity import fidelity
 from msd_framework.structures import FULL
@@ -60,7 +62,7 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
         return {}
     if config.env.threads:
         torch.set_num_threads(config.env.threads)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)  # every process makes the same weights
     try:
         with World.join(config.env.device) as world:
             return RUN_TYPES[config.run_type](Assembly(config, world), resolve(source))
@@ -78,7 +80,7 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
     runner = assembly.runner
     if not (assembly.config.checkpoint.resume and runner.resume()):
         assembly.fit_statistics()
-        torch.manual_seed(assembly.config.seed)  # whatever the statistics drew
+        seed_everything(assembly.config.seed, assembly.world.rank)  # and then draws noise of its own
     runner.fit()
     return report(
         assembly, {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
@@ -102,12 +104,14 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
     config = assembly.config
     best = assembly.load_model(config.checkpoint.load or assembly.folder)
     metrics: dict[str, float] = {}
+    examples: dict[str, int] = {}
     for use in SPLITS[config.run_type]:
-        if use in assembly.evaluation:
+        if getattr(config.data, use):
             predictions = assembly.predict(use)
+            examples[use] = len(predictions.ids)
             metrics |= split_metrics(assembly, use, predictions)
             if assembly.world.is_first:
-                write_predictions(assembly, getattr(config.data, use), predictions)
+                write_predictions(assembly, use, predictions)
     result = {
         "name": config.name,
         "run_type": config.run_type,
@@ -116,7 +120,7 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
         "expected": config.expected,
         "best_update": best,
         "parameters": sum(p.numel() for p in assembly.model.parameters()),
-        "examples": {use: len(b.reader.dataset) for use, b in assembly.evaluation.items()},
+        "examples": examples,
         **facts,
         "skipped": skipped(assembly),
     }
@@ -141,26 +145,30 @@ def split_metrics(assembly: Assembly, use: str, predictions: Predictions) -> dic
 
 
 def skipped(assembly: Assembly) -> list[str]:
-    """What was wrong with each line or file that was left out."""
+    """What was wrong with each line or file that was left out, by any process."""
     readers = [b.reader for b in assembly.evaluation.values()]
     if "training_reader" in vars(assembly):
         readers.append(assembly.training_reader)
-    return [text for r in readers for text in (*getattr(r.dataset, "skipped", []), *r.skipped.values())]
+    mine = [text for r in readers for text in (*getattr(r.dataset, "skipped", []), *r.skipped.values())]
+    return list(dict.fromkeys(text for texts in assembly.world.gather(mine) for text in texts))
 
 
-def write_predictions(assembly: Assembly, split: str, predictions: Predictions) -> None:
-    """A row an example: id, label, and a column of probabilities a class, for each view."""
+def write_predictions(assembly: Assembly, use: str, predictions: Predictions) -> None:
+    """A row an example: id, what the data set keeps with it, label, and a column of probabilities a class, for each view."""
     config, info = assembly.config, assembly.info
+    split, dataset = getattr(config.data, use), assembly.evaluation[use].reader.dataset
+    facts = {example.id: example.facts for example in (dataset[i] for i in range(len(dataset)))}
+    kept = list(dict.fromkeys(name for known in facts.values() for name in known))
     names = info.class_names or tuple(str(i) for i in range(info.num_classes))
     probabilities = {v: x.softmax(-1) if info.task == "single_label" else x.sigmoid() for v, x in predictions.logits.items()}
     header = [n if v == FULL else f"{v}/{n}" for v in probabilities for n in names]
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["id", "label", *header])
+    writer.writerow(["id", *kept, "label", *header])
     rows = torch.cat(list(probabilities.values()), 1).tolist()
     for name, target, known, row in zip(predictions.ids, predictions.targets.tolist(), predictions.labelled.tolist(), rows):
         label = "" if not known else target if isinstance(target, int) else " ".join(f"{t:g}" for t in target)
-        writer.writerow([name, label, *(f"{p:.6f}" for p in row)])
+        writer.writerow([name, *(facts[name].get(k, "") for k in kept), label, *(f"{p:.6f}" for p in row)])
     write_text(Path(config.env.save_dir) / f"predictions_{split.replace('/', '_')}.csv", text.getvalue())
 
 
@@ -211,8 +219,17 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Writes a JSON file whole or not at all; numbers that are not finite, which JSON does not have, become null."""
+    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """A nest of plain values with None in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -37,12 +37,14 @@ class ModalityInputs:
             special tokens). ``boxes``, float [B, L, 4 or 5]; ``segments``, int64 [B, L].
         num_special: the most special positions that an example has, where whoever made the batch counted them; a shape that
             depends on it then needs no word from the device.
+        num_positions: how many positions there were before some were dropped, if known.
     """
 
     values: Tensor
     mask: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     num_special: int | None = None
+    num_positions: int | None = None
 
     @property
     def special(self) -> Tensor:
@@ -67,11 +69,13 @@ class Batch:
         inputs: each modality by name.
         targets: int64 [B], or float [B, C] for several labels or soft targets.
         ids: B strings, stable over epochs and runs.
+        places: where they stand in their split, where that matters.
     """
 
     inputs: Inputs
     targets: Tensor
     ids: tuple[str, ...]
+    places: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -34,10 +34,11 @@ def read_log_odds(path: Path) -> dict[str, NDArray[np.float64]]:
     """
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = list(csv.reader(file))
-    views = list(dict.fromkeys(name.rpartition("/")[0] for name in header[2:]))
-    if len(header) - 2 != 2 * len(views):
-        raise DataError(f"{path}: has {len(header) - 2} columns for {len(views)} views; densities are drawn for two classes.")
-    p = np.array([row[2:] for row in rows], float)[:, 1::2].clip(SMALLEST, 1 - SMALLEST)  # [N, V]
+    first = header.index("label") + 1
+    views = list(dict.fromkeys(name.rpartition("/")[0] for name in header[first:]))
+    if len(header) - first != 2 * len(views):
+        raise DataError(f"{path}: has {len(header) - first} columns for {len(views)} views; densities are drawn for two classes.")
+    p = np.array([row[first:] for row in rows], float)[:, 1::2].clip(SMALLEST, 1 - SMALLEST)  # [N, V]
     return {view or FULL: column for view, column in zip(views, np.log(p / (1 - p)).T)}
 
 

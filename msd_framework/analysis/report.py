@@ -96,7 +96,11 @@ def table(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Ro
     """Means over seeds, a row for the teacher and each method."""
     for name in config.run_files:
         own = [r for r in runs if r["name"] == name]
-        metrics = {m: summarise([r["metrics"][m] for r in own]) for m in config.metrics if all(m in r["metrics"] for r in own)}
+        metrics = {
+            m: summarise([r["metrics"][m] for r in own])
+            for m in config.metrics
+            if all(r["metrics"].get(m) is not None for r in own)
+        }
         yield Row(name, metrics, own[0]["parameters"], sum(r["seconds"] for r in own) / len(own))
 
 
@@ -143,10 +147,16 @@ def sentence(comparison: Comparison) -> str:
 
     >>> difference = Difference(0.0492, 0.0421, 0.0563, wins=10, losses=0, num_pairs=10)
     >>> sentence(Comparison("msd", "kd", "test/accuracy", difference))
-    'msd - kd: +4.9 [+4.2, +5.6] test/accuracy, better on 10 of 10 seeds: better'
+    'msd - kd: +4.9 [+4.2, +5.6] test/accuracy, 10 wins, 0 losses: better'
     """
     d = comparison.difference
-    return f"{comparison.title}: {interval(comparison)} {comparison.metric}, better on {d.wins} of {d.num_pairs} seeds: {d.verdict}"
+    return f"{comparison.title}: {interval(comparison)} {comparison.metric}, {tally(comparison)}: {d.verdict}"
+
+
+def tally(comparison: Comparison) -> str:
+    """On how many seeds a method is better and worse; the others are ties."""
+    wins, losses = comparison.difference.wins, comparison.difference.losses
+    return f"{wins} win{'s' * (wins != 1)}, {losses} loss{'es' * (losses != 1)}"
 
 
 def interval(comparison: Comparison) -> str:
@@ -177,10 +187,10 @@ def markdown(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Com
             "Paired differences with the 95 % bootstrap interval of their mean over seeds, not corrected for their number:",
             "",
         ]
-        lines += ["| | metric | difference | better on | |", "|---|---|---:|---:|---|"]
+        lines += ["| | metric | difference | wins, losses | |", "|---|---|---:|---:|---|"]
         for c in comparisons:
             d = c.difference
-            lines.append(f"| {c.title} | {c.metric} | {interval(c)} | {d.wins} of {d.num_pairs} | {d.verdict} |")
+            lines.append(f"| {c.title} | {c.metric} | {interval(c)} | {tally(c)} | {d.verdict} |")
     lines += ["", config.note] if config.note else []
     lines += [text for name in pictures for text in ("", f"![{name.removesuffix('.png')}]({name})")]
     return "\n".join(lines) + "\n"
@@ -215,7 +225,7 @@ def show(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Compari
 def _draw_runs(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
     metric = config.metrics[0]
     values = {
-        n: [scale(metric) * r["metrics"][metric] for r in runs if r["name"] == n and metric in r["metrics"]]
+        n: [scale(metric) * r["metrics"][metric] for r in runs if r["name"] == n and r["metrics"].get(metric) is not None]
         for n in config.run_files
     }
     draw_runs(

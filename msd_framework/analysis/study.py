@@ -19,11 +19,12 @@ from msd_framework.analysis.study_config import TEACHER, StudyConfig, WorldConfi
 from msd_framework.analysis.workers import Event, Task, work
 from msd_framework.config.load import load, resolve
 from msd_framework.data.world import make_world
+from msd_framework.data.world.make import MANIFEST
 from msd_framework.errors import ConfigError, TrainingError
 from msd_framework.run import run
 
-STUDYS_OWN = ("name", "expected", "env", "checkpoint.resume", "data.dataset.root", "data.processors_from", "teacher.checkpoint")
-"""Keys in which a finished run may differ: what the study itself sets, and what changes no number."""
+NO_NUMBERS = ("name", "expected", "env")
+"""Keys that change no number of a run."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,14 @@ class Run:
         return (self.folder / "report.json").is_file()
 
     def differences(self) -> list[str]:
-        """What its folder was made with, where that is not what the study asks for."""
+        """What its folder was made with, where that is not what the study asks for and would give other numbers."""
         made = self.folder / "config.yaml"
         if not made.is_file():
             return []
         there = dict(_flat(yaml.safe_load(made.read_text(encoding="utf-8"))))
         here = dict(_flat(resolve(load(self.config, self.words)).values))
-        keys = [k for k in {**there, **here} if not any(k == own or k.startswith(f"{own}.") for own in STUDYS_OWN)]
+        free = (*NO_NUMBERS, *(word.partition("=")[0] for word in self.words))  # folders of the study, which may have been moved
+        keys = [k for k in {**there, **here} if not any(k == own or k.startswith(f"{own}.") for own in free)]
         return [
             f"{k} is {there.get(k, 'not given')} there and {here.get(k, 'not given')} here"
             for k in keys
@@ -80,14 +82,16 @@ def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]
         overrides: words ``a.b=value`` over it.
 
     Returns:
-        The summary, which is also written to `summary.json`.
+        The summary, which is also written to `summary.json`; empty for ``run_type=check``.
 
     Raises:
         MSDError: if the user can mend what is wrong.
     """
     config = load_study(path, overrides)
     runs = list(planned(config))
-    refuse_others(runs)
+    refuse_others(config, runs)
+    if config.run_type == "check":
+        return {}
     do(tasks(config, runs), config)
     return write_report(config, [{**r.report(), "name": r.name, "seed": r.seed} for r in runs])
 
@@ -109,8 +113,8 @@ def planned(config: StudyConfig) -> Iterator[Run]:
             yield Run(name, seed, file, folder, tuple(f"{key}={json.dumps(value)}" for key, value in settings.items()))
 
 
-def refuse_others(runs: Iterable[Run]) -> None:
-    """Makes sure that what lies in the runs' folders is of these runs.
+def refuse_others(config: StudyConfig, runs: Iterable[Run]) -> None:
+    """Makes sure that what lies in the folders of the runs and of their worlds is of this study.
 
     Raises:
         ConfigError: if something is not, with what differs.
@@ -121,6 +125,11 @@ def refuse_others(runs: Iterable[Run]) -> None:
         for r, texts in differing
         if texts
     ]
+    for seed in config.seed_list if config.world else ():
+        folder = _world_folder(config, seed)
+        if texts := _world_differences(config, seed):
+            text = f"{folder} holds another made world, and the runs here are of that one: {'; '.join(texts)}."
+            problems.append(f"{text} Name another env.save_dir, or delete {config.folder}.")
     if problems:
         raise ConfigError(*problems)
 
@@ -196,6 +205,16 @@ def do_run(config: str, words: Iterable[str]) -> None:
 
 def _world_folder(config: StudyConfig, seed: int) -> Path:
     return config.folder / "world" / f"seed_{seed}"
+
+
+def _world_differences(config: StudyConfig, seed: int) -> list[str]:
+    """What the world of a seed was made with, where that is not what the study asks for."""
+    made = _world_folder(config, seed) / MANIFEST
+    if config.world is None or not made.is_file():
+        return []
+    there = dict(_flat(json.loads(made.read_text(encoding="utf-8"))))
+    here = dict(_flat(asdict(config.world.plan(seed))))
+    return [f"world.{k} is {there.get(k)} there and {here.get(k)} here" for k in {**there, **here} if there.get(k) != here.get(k)]
 
 
 def _flat(values: Any, at: str = "") -> Iterator[tuple[str, Any]]:

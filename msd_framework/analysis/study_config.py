@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from msd_framework.config.check import understood
 from msd_framework.config.components import described
+from msd_framework.config.limits import LARGEST_SEED
 from msd_framework.config.load import find_file, load, located, resolve
 from msd_framework.config.schema import Component, RunConfig
 from msd_framework.config.structure import structure_problems, structured
-from msd_framework.data.world import LAYOUTS
+from msd_framework.data.world import WorldPlan
+from msd_framework.data.world.make import _plan as plan_world
 from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.metrics.fidelity import FIDELITY
 from msd_framework.registry import METRICS, OBJECTIVES, split
 from msd_framework.structures import FULL
 
 TEACHER = "teacher"
 """What the teacher's runs are called."""
-
-FIDELITY = {"agreement": True, "kl": False, "total_variation": False, "pearson": True}
-"""What every student is compared with its teacher by, and whether a larger value is a better one."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class WorldConfig:
 
     label_noise: float = 0.0
     """The share of wrong labels in the training split."""
+
+    def plan(self, seed: int) -> WorldPlan:
+        """All that the world of a seed depends on.
+
+        Raises:
+            ConfigError: with every option that is wrong.
+        """
+        return plan_world(seed=seed, **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,9 @@ class StudyConfig:
 
     name: str = "study"
     """What the study is called."""
+
+    run_type: Literal["train", "check"] = "train"
+    """What is done: run and compare what is not done yet, or only check this file, those of its runs, and what is there."""
 
     seeds: int | list[int] = 3
     """How many seeds, counted from 0, or which ones."""
@@ -156,8 +168,8 @@ def larger_is_better(metric: str) -> bool:
 
 def _value_problems(config: StudyConfig) -> Iterator[Problem]:
     seeds = config.seed_list
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        yield Problem("seeds", f"wanted 1 or more, or a list of different seeds that are 0 or more, got {config.seeds}.")
+    if not seeds or min(seeds) < 0 or max(seeds) > LARGEST_SEED or len(set(seeds)) < len(seeds):
+        yield Problem("seeds", f"wanted 1 or more, or a list of different seeds from 0 to 2**63 - 1, got {config.seeds}.")
     if config.jobs < 1:
         yield Problem("jobs", f"must be 1 or more, got {config.jobs}.")
     if not config.methods:
@@ -174,15 +186,10 @@ def _value_problems(config: StudyConfig) -> Iterator[Problem]:
 
 
 def _world_problems(world: WorldConfig) -> Iterator[Problem]:
-    if world.layout not in LAYOUTS:
-        hint = did_you_mean(world.layout, LAYOUTS)
-        yield Problem("world.layout", f"no layout is named {world.layout!r}.{hint} Known: {', '.join(LAYOUTS)}.")
-        return
-    layout = LAYOUTS[world.layout]
-    for key, given, known in (("sizes", world.sizes, list(layout.splits)), ("mix", world.mix, list(layout.mix))):
-        for name in given or {}:
-            if name not in known:
-                yield Problem(f"world.{key}.{name}", f"{name!r} is none of {', '.join(known)}.{did_you_mean(name, known)}")
+    try:
+        world.plan(seed=0)
+    except ConfigError as error:
+        yield from (Problem(f"world.{p.path}", p.message) for p in error.problems)
 
 
 def _unknown(names: Sequence[str], key: str, known: Sequence[str]) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from msd_framework.engine.runner import Runner
@@ -16,6 +16,9 @@ class Callback:
     Order of calls, on every process: `on_fit_start`, then an update's `on_step_end`, at some updates followed by
     `on_log`, `on_validation_end` and `on_checkpoint`; last, however the run ends, `on_fit_end`.
     """
+
+    needs_validation: ClassVar[bool] = False
+    """Whether it does nothing in a run that never validates."""
 
     def on_fit_start(self, runner: Runner) -> None:
         """Before the first update, or the first after a resumption."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from msd_framework.callbacks.base import Callback
+from msd_framework.ranges import not_negative
 from msd_framework.registry import CALLBACKS
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ class EarlyStopping(Callback):
         min_delta: by how much a value must be better to count.
     """
 
+    needs_validation = True
+
     def __init__(self, patience: int = 3, min_delta: float = 0.0):
         if patience < 1:
             raise ValueError(f"patience must be 1 or more, got {patience}.")
+        not_negative(min_delta=min_delta)
         self.patience, self.min_delta = patience, min_delta
         self.best: float | None = None
         self.waited = 0

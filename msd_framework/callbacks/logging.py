@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class JsonLines(Callback):
     """Writes a line of JSON at each log and each validation.
 
-    A resumed run first takes away the lines of updates that it makes again.
+    A resumed run first takes away the lines of updates that it makes again. What is not defined is null.
 
     Args:
         path: the file.
@@ -44,10 +45,11 @@ class JsonLines(Callback):
     def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
         self.write(runner, {f"validation/{k}": v for k, v in metrics.items()})
 
-    def write(self, runner: Runner, values: Mapping[str, Any]) -> None:
+    def write(self, runner: Runner, values: Mapping[str, float]) -> None:
         if runner.world.is_first:
+            known = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no word for what is not defined
             with self.path.open("a") as file:
-                file.write(json.dumps({"update": runner.update, **values}) + "\n")
+                file.write(json.dumps({"update": runner.update, **known}) + "\n")
 
 
 @CALLBACKS.register("tensorboard")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
-from msd_framework.config.folders import processors_folder
+from msd_framework.config.folders import is_evaluated, learned_processors, teacher_is_there
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.loader import Collator, EvaluationBatches, ExampleReader, TrainingBatches, TrainingPlan
-from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, load_weights, read
+from msd_framework.engine.checkpoint import WEIGHTS, CheckpointFolder, find_checkpoint, load_weights, read, read_card
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure, predict
 from msd_framework.engine.runner import Plan, Runner
@@ -83,44 +85,76 @@ class Assembly:
         return {**facts, "seed": self.config.seed}
 
     @cached_property
+    def modalities(self) -> tuple[str, ...]:
+        """What the student or its teacher takes; nothing else is read."""
+        taken = set(modalities_of(self.config.model))
+        if self.config.teacher and teacher_is_there(self.config):
+            taken |= set(read_card(self.config.teacher.checkpoint)["modalities"])
+        return tuple(sorted(taken))
+
+    @cached_property
     def processors(self) -> dict[str, Processor]:
-        """How each modality becomes tensors; what they learn comes from the run's folder, the teacher, or the training split."""
-        specs = self.config.data.processors
-        built = {m: PROCESSORS.build(spec, f"data.processors.{m}", self.known) for m, spec in sorted(specs.items())}
-        learned = self._learned_processors()
-        if learned is None and self.world.is_first:
-            examples = self.dataset("train")
-            for modality, processor in built.items():
-                processor.fit(examples[i].inputs[modality] for i in range(len(examples)))
-        if self.world.is_first and learned != self.folder / "processors":
-            for modality, processor in built.items():
-                if learned is not None:
-                    processor.restore(learned / modality)
-                processor.save(self.folder / "processors" / modality)
-        self.world.wait()
+        """How each modality becomes tensors. What is not yet learned is learned from the training split."""
+        specs, learned = self.config.data.processors, self._learned
+        built = {m: PROCESSORS.build(specs[m], f"data.processors.{m}", self.known) for m in self.modalities}
+        if not is_evaluated(self.config):
+            own = {m: self.folder / "processors" / m for m in built}
+            if self.world.is_first:
+                self._learn({m: p for m, p in built.items() if m not in learned})
+                for modality, processor in built.items():
+                    if modality in learned:
+                        processor.restore(learned[modality])
+                    own[modality].mkdir(parents=True, exist_ok=True)
+                    processor.save(own[modality])
+            self.world.wait()
+            learned = own
         for modality, processor in built.items():
-            processor.restore(self.folder / "processors" / modality)
+            processor.restore(learned[modality])
         return built
 
-    def _learned_processors(self) -> Path | None:
-        data, teacher = self.config.data, self.config.teacher
-        own = self.folder / "processors"
-        if own.is_dir() and (self.config.run_type != "train" or self.config.checkpoint.resume):
-            return own
-        given = self.config.checkpoint.load if self.config.run_type != "train" else data.processors_from
-        given = given or (teacher.checkpoint if teacher else None)
-        return processors_folder(given) if given else None
+    @cached_property
+    def _learned(self) -> dict[str, Path]:
+        """Where what a modality's processor learned is, if it is: with what is evaluated or resumed, else where the user says."""
+        config = self.config
+        sources = [config.teacher.checkpoint] if config.teacher and teacher_is_there(config) else []
+        if is_evaluated(config):
+            sources.append(self.evaluated)
+        else:
+            sources += [config.data.processors_from] if config.data.processors_from else []
+            sources += [str(self.folder)] if config.checkpoint.resume and self.checkpoints.path("last") else []
+        return {m: path for source in sources for m, path in learned_processors(source).items()}
+
+    def _learn(self, processors: Mapping[str, Processor]) -> None:
+        if not processors:
+            return
+        examples = self.dataset("train")
+        for modality, processor in processors.items():
+            processor.fit(examples[i].inputs[modality] for i in range(len(examples)))
+
+    @property
+    def evaluated(self) -> str:
+        """The run or checkpoint whose model is evaluated."""
+        return self.config.checkpoint.load or str(self.folder)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What components may ask for by name, the processors' part of it included."""
-        learned = {k: v for p in self.processors.values() for k, v in p.facts.items()}
-        return {**self.known, **learned}
+        """What components may ask for by name, the processors' part of it by modality."""
+        return {**self.known, "modalities": {m: p.facts for m, p in self.processors.items()}}
 
     @cached_property
     def masker(self) -> Masker:
+        """How views hide a modality, from the student and, where it has no masker of its own, from the teacher."""
         built = MASKERS.build(self.config.masker, "masker", self.facts)
-        return built
+        return built.to(self.world.device)
+
+    @cached_property
+    def teacher_masker(self) -> Masker | None:
+        """How views hide a modality from the teacher, where it is another way than the student's."""
+        teacher = self.config.teacher
+        if teacher is None or teacher.masker is None:
+            return None
+        built = MASKERS.build(teacher.masker, "teacher.masker", self.facts)
+        return built.to(self.world.device)
 
     @cached_property
     def model(self) -> MultimodalModel:
@@ -131,7 +165,7 @@ class Assembly:
     def card(self) -> dict[str, Any]:
         """How the model is rebuilt, kept with its weights."""
         specs = self.config.data.processors
-        processors = {m: {"spec": plain(specs[m]), "fingerprint": p.fingerprint} for m, p in self.processors.items()}
+        processors = {m: {"spec": plain(specs[m]), "fingerprint": fingerprint(p)} for m, p in self.processors.items()}
         name, options = split(self.config.model, "model", MODELS)
         return {
             "model": plain(self.config.model),
@@ -143,33 +177,36 @@ class Assembly:
 
     @cached_property
     def teacher(self) -> Teacher | None:
-        """The teacher, with its weights, in eval mode on this process's device.
+        """The teacher, with its weights, in eval mode on this process's device; None where there is none to ask.
 
         Raises:
             CheckpointError: if its weights are of another model, or its processors learned something else.
         """
         teacher = self.config.teacher
-        if teacher is None:
+        if teacher is None or not teacher_is_there(self.config):
             return None
-        masker = MASKERS.build(teacher.masker, "teacher.masker", self.facts) if teacher.masker else self.masker
-        if teacher.model is not None:
-            return LiveTeacher(MODELS.build(teacher.model, "teacher.model", self.facts).to(self.world.device), masker)
-        folder = find_checkpoint(str(teacher.checkpoint))
-        checkpoint = read(folder)
-        for modality in checkpoint.card["modalities"]:
-            if checkpoint.card["processors"][modality]["fingerprint"] != self.processors[modality].fingerprint:
-                raise CheckpointError(
-                    f"{folder}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or "
-                    f"length). Set data.processors_from={teacher.checkpoint}."
-                )
+        folder = find_checkpoint(teacher.checkpoint)
+        checkpoint = read(folder, WEIGHTS)
+        for modality in self._other_tensors(checkpoint.card):
+            raise CheckpointError(
+                f"{folder}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or "
+                f"length). Set data.processors_from={teacher.checkpoint}."
+            )
         model = MODELS.build(checkpoint.card["rebuild"], "teacher", checkpoint.card["facts"])
         load_weights(model, checkpoint.model, str(folder))
-        return LiveTeacher(model.to(self.world.device), masker)
+        return LiveTeacher(model.to(self.world.device), self.teacher_masker or self.masker)
+
+    def _other_tensors(self, card: Mapping[str, Any]) -> list[str]:
+        """Modalities of a saved model of which this run makes other tensors than it was trained on."""
+        saved = card["processors"]
+        return [m for m in card["modalities"] if saved[m]["fingerprint"] != fingerprint(self.processors[m])]
 
     @cached_property
     def objective(self) -> Objective:
+        """What is minimised; it holds the maskers, so that what they learned is saved with it."""
         context = {"model": self.model, "teacher": self.teacher, "masker": self.masker}
         built = OBJECTIVES.build(self.config.objective, "objective", self.facts, **context)
+        built.masker, built.teacher_masker = self.masker, self.teacher_masker
         return built.to(self.world.device)
 
     @cached_property
@@ -197,8 +234,8 @@ class Assembly:
 
     @cached_property
     def evaluation(self) -> dict[str, EvaluationBatches]:
-        """The batches of the splits that are named, by their use; each is read once and then kept."""
-        return {use: self.in_order(self.reader(use)) for use in ("validation", "test") if getattr(self.config.data, use)}
+        """The batches of a split by its use, made when they are first asked for and then kept."""
+        return _Made(lambda use: self.in_order(self.reader(use)))
 
     def in_order(self, reader: ExampleReader, shared: bool = True) -> EvaluationBatches:
         """A split in its own order: shared out among the processes, or all of it on each of them."""
@@ -220,16 +257,16 @@ class Assembly:
         epoch = len(self.training_reader.dataset) / training.batch_size
         every = evaluation.every_updates or epoch
         ends = {math.ceil(i * every) for i in range(1, math.floor(self.num_updates / every) + 1)}
-        saves = (
-            set(range(checkpoint.every_updates, self.num_updates, checkpoint.every_updates)) if checkpoint.every_updates else set()
-        )
+        validations = {u for u in ends if u < self.num_updates} | {self.num_updates}
+        regular = range(checkpoint.every_updates, self.num_updates, checkpoint.every_updates) if checkpoint.every_updates else None
+        saves = {*(validations if regular is None else regular), self.num_updates}
         return Plan(
             num_updates=self.num_updates,
             accumulate=training.accumulate,
             clip_norm=training.clip_norm,
             precision=training.precision,
             log_every=training.log_every,
-            validate_at=frozenset({u for u in ends if u < self.num_updates} | {self.num_updates}),
+            validate_at=frozenset(validations),
             save_at=frozenset(saves),
             monitor=self.monitor,
             larger_is_better=self.metrics[self.monitor.rpartition("/")[2]].larger_is_better,
@@ -278,9 +315,11 @@ class Assembly:
         """The trained model's predictions of a split, on every view that the configuration asks for."""
         views = self.config.evaluation.views
 
-        def ask(batch: Any, names: Any) -> Any:
-            return self.model.eval().forward_views([self.masker.view(batch, n).inputs for n in names]).logits
+        def ask(batch: Batch, names: Sequence[str]) -> Tensor:
+            return self.model.forward_views([self.masker.view(batch, n).inputs for n in names]).logits
 
+        self.model.eval()
+        self.masker.eval()
         return predict(ask, self.evaluation[use], views, self.world)
 
     def ask_teacher(self, use: str) -> Predictions | None:
@@ -289,23 +328,36 @@ class Assembly:
         if teacher is None:
             return None
         views = [v for v in self.config.evaluation.views if v == FULL or _can_see(teacher, v)]
+        for masker in (self.masker, self.teacher_masker):
+            if masker is not None:
+                masker.eval()
         return predict(lambda batch, names: teacher.predict(batch, names).logits, self.evaluation[use], views, self.world)
 
     def fit_statistics(self) -> None:
-        """Lets the objective (or a masker that only evaluation uses) look at the training split once, if it has to."""
+        """Lets the maskers, and then the objective, look at the training split once, if they have to."""
         batches = _OnDevice(self.in_order(self.training_reader, shared=False), self.world)
-        if self.objective.needs_fit:
-            self.objective.fit(batches)
-        elif self.masker.needs_fit:
-            self.masker.fit(batches)
+        for part in (self.masker, self.teacher_masker, self.objective):
+            if part is not None and part.needs_fit:
+                part.fit(batches)
 
     def load_model(self, path: str | Path) -> int:
-        """Takes the trained model, and what the objective learned, from a checkpoint; returns its update."""
+        """Takes the trained model, and what the maskers learned, from a checkpoint; returns its update.
+
+        Raises:
+            CheckpointError: if its weights are of another model, or it was trained on other tensors than this run makes.
+        """
         folder = find_checkpoint(path)
-        checkpoint = read(folder)
+        checkpoint = read(folder, WEIGHTS)
+        for modality in self._other_tensors(checkpoint.card):
+            raise CheckpointError(
+                f"{folder}: was trained on other {modality} tensors than this run makes. Give data.processors.{modality} the "
+                f"options that it was trained with: {checkpoint.card['processors'][modality]['spec']}."
+            )
         load_weights(self.model, checkpoint.model, str(folder))
-        learned = {k.removeprefix("masker."): v for k, v in checkpoint.objective.items() if k.startswith("masker.")}
-        self.masker.load_state_dict(learned, strict=False)
+        for name, masker in {"masker.": self.masker, "teacher_masker.": self.teacher_masker}.items():
+            learned = {k.removeprefix(name): v for k, v in checkpoint.objective.items() if k.startswith(name)}
+            if masker is not None:
+                masker.load_state_dict(learned, strict=False)
         return int(checkpoint.state["update"])
 
 
@@ -318,6 +370,29 @@ class _OnDevice:
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch.to(self.world.device) for batch in self.batches)
+
+
+class _Made(dict[str, EvaluationBatches]):
+    """What is made when it is first asked for."""
+
+    def __init__(self, make: Callable[[str], EvaluationBatches]):
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, key: str) -> EvaluationBatches:
+        self[key] = self.make(key)
+        return self[key]
+
+
+def fingerprint(processor: Processor) -> str:
+    """What a teacher and its student, or a model that is trained and then evaluated, must share of a processor."""
+    return processor.deterministic().fingerprint
+
+
+def modalities_of(model: Any) -> tuple[str, ...]:
+    """The modalities that a model takes, from its part of a YAML."""
+    name, options = split(model, "model", MODELS)
+    return MODELS.get(name).modalities_of(options)
 
 
 def _can_see(teacher: Teacher, view: str) -> bool:

@@ -64,7 +64,7 @@ def _later_problems(config: RunConfig, earlier: Sequence[Problem]) -> list[Probl
         problems += folder_problems(config)
     if untouched("data"):
         problems += data_problems(config)
-    if untouched("data", "evaluation", "teacher", "expected"):
+    if untouched("data", "evaluation", "teacher", "expected", "callbacks"):
         problems += measure_problems(config)
     if untouched("data", "evaluation", "teacher") and _comparable(config, earlier):
         problems += pairing_problems(config)

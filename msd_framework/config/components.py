@@ -15,7 +15,7 @@ STAND_INS = {
     "num_classes": 2,
     "task": "single_label",
     "class_names": (),
-    "vocab_size": 30522,
+    "vocab_size": 2**31 - 1,  # large, so that no id is refused that may be there
     "pad_id": 0,
     "cls_id": 2,
     "sep_id": 3,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from msd_framework.config.parts import differences
+from msd_framework.config.resume import resume_problems
 from msd_framework.config.schema import RunConfig
-from msd_framework.engine.checkpoint import find_checkpoint, read_card, read_json
+from msd_framework.engine.checkpoint import find_checkpoint, read_card
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.options import options_of
-from msd_framework.registry import DATASETS, MODELS, split
+from msd_framework.registry import DATASETS, MODELS, PROCESSORS, plain, split
 
 USED_SPLITS = {"val": ("validation",), "test": ("test",), "predict": ("test",)}
 """The splits that a run reads, by its `run_type`; all of them where it is not listed."""
@@ -38,14 +40,14 @@ def folder_problems(config: RunConfig) -> list[Problem]:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         return [Problem("env.save_dir", f"{folder} cannot be made or written to: see {nearest}.")]
     problems = _processors_problems(config)
-    if config.run_type in USED_SPLITS:
+    if is_evaluated(config):
         return problems + _checkpoint_problems(config)
     if config.checkpoint.load is not None:
         text = "is for run_type val, test and predict; a training run starts afresh, or goes on with checkpoint.resume=true."
         problems.append(Problem("checkpoint.load", text))
     last = folder / "checkpoints" / "last"
     if config.run_type == "train" and last.exists():
-        return problems + (_resumed_problems(config, last) if config.checkpoint.resume else [_taken(folder)])
+        return problems + (resume_problems(config) if config.checkpoint.resume else [_taken(folder)])
     return problems
 
 
@@ -64,19 +66,65 @@ def processors_folder(path: str) -> Path:
     raise CheckpointError(f"{path}: has no folder `processors` beside its checkpoints; copy the whole folder of the run.")
 
 
+def learned_processors(path: str) -> dict[str, Path]:
+    """Where a run keeps what the processor of each of its modalities learned.
+
+    Args:
+        path: the run's folder, or one of its checkpoints.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    folder = processors_folder(path)
+    return {modality: folder / modality for modality in read_card(path)["processors"]}
+
+
+def other_tensors(here: Any, there: Any) -> str:
+    """In what two processors' parts of YAMLs make different tensors of the same example; empty if they make the same.
+
+    >>> other_tensors({"type": "pixels", "size": 32, "augment": "crop_flip"}, {"type": "pixels", "size": 64})
+    'size is 32 here and 64 there'
+    """
+    free = PROCESSORS.get(split(here, "processor", PROCESSORS)[0]).free_options
+    mine, theirs = ({k: v for k, v in plain(spec).items() if k not in free} for spec in (here, there))
+    return differences(PROCESSORS, mine, theirs)
+
+
+def is_evaluated(config: RunConfig) -> bool:
+    """Whether a trained model is evaluated, so that nothing is needed that only training needs."""
+    return config.run_type in USED_SPLITS
+
+
+def teacher_is_there(config: RunConfig) -> bool:
+    """Whether there is a teacher to ask: what evaluates a student does without one whose folder is gone."""
+    teacher = config.teacher
+    return teacher is not None and (not is_evaluated(config) or Path(teacher.checkpoint).exists())
+
+
 def _taken(folder: Path) -> Problem:
     text = f"{folder} already holds a run. Set checkpoint.resume=true to go on with it, or name another folder."
     return Problem("env.save_dir", text)
 
 
 def _processors_problems(config: RunConfig) -> list[Problem]:
-    given = config.data.processors_from
+    """What is wrong with the run that gives its processors; an evaluated one has its own."""
+    given, teacher = config.data.processors_from, config.teacher
+    if given is None or is_evaluated(config):
+        return []
     try:
-        if given is not None:
-            processors_folder(given)
-    except CheckpointError as error:
+        learned = learned_processors(given)
+        saved = read_card(given)["processors"]
+        specs = {m: spec for m, spec in config.data.processors.items() if m in learned}
+        other = {m: other_tensors(spec, saved[m]["spec"]) for m, spec in specs.items()}
+    except (CheckpointError, ConfigError) as error:
         return [Problem("data.processors_from", str(error))]
-    return []
+    except (KeyError, TypeError) as error:
+        text = f"{given}: its card.json does not describe its processors (it lacks {error}). Take another run."
+        return [Problem("data.processors_from", text)]
+    if teacher is not None and teacher.checkpoint == given:  # compared where teacher and student are
+        return []
+    text = "the run of data.processors_from was made with other options: {}. Write those here, or leave data.processors_from out."
+    return [Problem(f"data.processors.{m}", text.format(found)) for m, found in other.items() if found]
 
 
 def _checkpoint_problems(config: RunConfig) -> list[Problem]:
@@ -88,15 +136,6 @@ def _checkpoint_problems(config: RunConfig) -> list[Problem]:
     except CheckpointError as error:
         return [Problem(key, str(error))]
     text = f"the checkpoint {found} holds another model: {other}. Give the options that it was trained with."
-    return [Problem("model", text)] if other else []
-
-
-def _resumed_problems(config: RunConfig, last: Path) -> list[Problem]:
-    try:
-        other = _other_model(config, read_json(last / "card.json").get("model"))
-    except CheckpointError as error:
-        return [Problem("checkpoint.resume", str(error))]
-    text = f"{config.env.save_dir} holds a run of another model: {other}. Name another env.save_dir, or give the old options."
     return [Problem("model", text)] if other else []
 
 

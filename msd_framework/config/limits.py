@@ -12,10 +12,19 @@ from msd_framework.errors import Problem
 NEEDED_SPLIT = {"train": "train", "check": "train", "val": "validation", "test": "test", "predict": "test"}
 """The split that each `run_type` cannot do without."""
 
+LARGEST_SEED = 2**63 - 1
+"""The largest seed: what a signed number of 64 bits can hold."""
+
 
 def limit_problems(config: RunConfig) -> list[Problem]:
     """Lengths, sizes, splits and devices that a run cannot have."""
-    return [*_number_problems(config), *_length_problems(config), *_batch_problems(config), *_place_problems(config)]
+    return [
+        *_number_problems(config),
+        *_length_problems(config),
+        *_batch_problems(config),
+        *_place_problems(config),
+        *_split_problems(config),
+    ]
 
 
 def _number_problems(config: RunConfig) -> list[Problem]:
@@ -43,6 +52,7 @@ def _number_problems(config: RunConfig) -> list[Problem]:
     return [
         *(Problem(path, f"must be above 0, got {value}.") for path, value in above.items() if value is not None and not value > 0),
         *(Problem(path, f"must be 0 or more, got {value}.") for path, value in least.items() if value < 0),
+        *([Problem("seed", f"must be at most 2**63 - 1, got {config.seed}.")] if config.seed > LARGEST_SEED else []),
     ]
 
 
@@ -62,8 +72,22 @@ def _batch_problems(config: RunConfig) -> list[Problem]:
     return [Problem("training.batch_size", f"{wanted}, got {training.batch_size}.")]
 
 
+def _split_problems(config: RunConfig) -> list[Problem]:
+    """Uses of a split that another use would spoil, in runs that train."""
+    if config.run_type not in ("train", "check"):
+        return []
+    used = {use: getattr(config.data, use) for use in ("train", "validation", "test")}
+    why = {"validation": "what it chooses must not be what is trained on", "test": "what is reported must be seen by nothing else"}
+    return [
+        Problem(f"data.{use}", f"is {used[use]!r}, as is data.{other}: {text}. Name another split, or null.")
+        for use, text in why.items()
+        for other in ("train", "validation")
+        if other != use and used[use] is not None and used[use] == used[other]
+    ]
+
+
 def _place_problems(config: RunConfig) -> list[Problem]:
-    problems = []
+    problems = [] if config.env.save_dir else [Problem("env.save_dir", "must name a folder, got nothing.")]
     needed = NEEDED_SPLIT[config.run_type]
     if getattr(config.data, needed) is None:
         problems.append(Problem(f"data.{needed}", f"must name a split of the data set for run_type={config.run_type}."))

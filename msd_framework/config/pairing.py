@@ -7,14 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from msd_framework.config.components import STAND_INS, described, known_facts
-from msd_framework.config.parts import Part, differences, parts
+from msd_framework.config.folders import other_tensors, teacher_is_there
+from msd_framework.config.models import model_problems
+from msd_framework.config.parts import Part, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
 from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
-from msd_framework.maskers.base import Masker
+from msd_framework.maskers.base import Masker, Views
+from msd_framework.metrics.fidelity import FIDELITY
 from msd_framework.models.base import MultimodalModel
 from msd_framework.registry import (
+    CALLBACKS,
     DATASETS,
     MASKERS,
     METRICS,
@@ -44,7 +48,7 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     teacher, problems = _teacher(config, info)
     kinds = {m: PROCESSORS.get(split(s, "", PROCESSORS)[0]).kind for m, s in config.data.processors.items()}
     setting = Setting(info, student.modalities, teacher.modalities if teacher else None, kinds)
-    problems += [_under("model", text) for text in model.check(options, setting)]
+    problems += [_under("model", text) for text in model.check(options, setting)] or model_problems(config, info)
     problems += _evaluation_view_problems(config, student)
     problems += _task_problems(config, info)
     problems += _objective_problems(config, setting)
@@ -65,17 +69,24 @@ def measure_problems(config: RunConfig) -> list[Problem]:
         problems.append(Problem("evaluation.monitor", f"{monitor!r} is none of the metrics {', '.join(known)}.{hint}"))
     if monitor is not None and config.data.validation is None:
         problems.append(Problem("evaluation.monitor", "needs a validation split. Name one in data.validation."))
+    if config.data.validation is None:
+        problems += [
+            Problem(f"callbacks[{i}]", "stops by what a validation finds. Name a split in data.validation, or leave it out.")
+            for i, spec in enumerate(config.callbacks)
+            if CALLBACKS.get(split(spec, "", CALLBACKS)[0]).needs_validation
+        ]
     if FULL not in config.evaluation.views and monitor is None:
         problems.append(
             Problem("evaluation.monitor", f"must be given where evaluation.views lacks {FULL!r}: one of {', '.join(known)}.")
         )
-    reported = [f"{use}/{m}" for use in REPORTED for m in known]
-    if config.teacher is None:  # else what compares student and teacher is reported as well
-        problems += [
-            Problem(f"expected.{key}", f"no such metric is reported.{did_you_mean(key, reported)} Reported: {', '.join(reported)}.")
-            for key in config.expected
-            if key not in reported
-        ]
+    compared = FIDELITY if config.teacher else ()  # what compares student and teacher is reported as well
+    shown = [m if v == FULL else f"{v}/{m}" for v in config.evaluation.views for m in (*names, *compared)]
+    reported = [f"{use}/{m}" for use in REPORTED for m in shown]
+    problems += [
+        Problem(f"expected.{key}", f"no such metric is reported.{did_you_mean(key, reported)} Reported: {', '.join(reported)}.")
+        for key in config.expected
+        if key not in reported
+    ]
     return problems
 
 
@@ -123,15 +134,10 @@ def _teacher(config: RunConfig, info: DatasetInfo) -> tuple[Taken | None, list[P
     if not wanted:
         text = f"the objective {objective} has no use for one. Leave it out, or take objective.type=distillation."
         return None, [Problem("teacher", text)]
-    if (teacher.checkpoint is None) == (teacher.model is None):
-        got = "neither" if teacher.model is None else "both"
-        return None, [Problem("teacher", f"wanted either `checkpoint` or `model`, got {got}.")]
-    if teacher.model is not None:
-        name, options = split(teacher.model, "teacher.model", MODELS)
-        taken = Taken(MODELS.get(name).modalities_of(options), MODELS.get(name).takes_subsets)
-        return taken, _teacher_input_problems("teacher.model", taken.modalities, config)
+    if not teacher_is_there(config):
+        return None, []
     try:
-        card = read_card(str(teacher.checkpoint))
+        card = read_card(teacher.checkpoint)
         return _teacher_of(card, config, info)
     except (CheckpointError, ConfigError) as error:
         return None, [Problem("teacher.checkpoint", str(error))]
@@ -151,7 +157,7 @@ def _teacher_of(card: Mapping[str, Any], config: RunConfig, info: DatasetInfo) -
         text = f"the teacher's classes are {', '.join(facts['class_names'])} and the data set's {', '.join(info.class_names)}."
         problems.append(Problem(at, f"{text} Take a teacher of this data set."))
     for m, spec in config.data.processors.items():
-        if m in taken.modalities and (other := differences(PROCESSORS, spec, card["processors"][m]["spec"])):
+        if m in taken.modalities and (other := other_tensors(spec, card["processors"][m]["spec"])):
             text = f"the teacher was trained on other tensors: {other}. Both must see the same: write the teacher's options here."
             problems.append(Problem(f"data.processors.{m}", text))
     return taken, problems
@@ -269,7 +275,7 @@ class _Teacher(Teacher):
     def __init__(self, modalities: tuple[str, ...], num_classes: int):
         self.modalities, self.num_classes = modalities, num_classes
 
-    def predict(self, batch: Batch, views: Sequence[str]) -> ModelOutput:
+    def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
         raise NotImplementedError
 
 

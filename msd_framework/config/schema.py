@@ -74,13 +74,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The model that teaches: one that a run has trained, or one with published weights."""
+    """The model that teaches: one that a run has trained."""
 
-    checkpoint: str | None = None
+    checkpoint: str
     """The folder of a finished run, or of one of its checkpoints; the model is rebuilt from it."""
-
-    model: Component | None = component("models", default=None)
-    """A model that brings its own weights, in place of a checkpoint."""
 
     masker: Component | None = component("maskers", default=None)
     """How the teacher's views hide a modality; the student's way if null."""

@@ -20,7 +20,7 @@ class Example:
         inputs: what stands for each modality: a text, the path of a file.
         target: a class, a list of C labels or scores, or None where a blind test has none.
         source: the file and line that it comes from, for errors.
-        facts: other columns worth keeping with the predictions.
+        facts: other columns that are kept with the predictions.
     """
 
     id: str
@@ -62,6 +62,9 @@ class Processor(ABC):
     kind: ClassVar[ModalityKind]
     """What the values of its batches are."""
 
+    free_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that a teacher's processor and its student's may differ in: both still make the same tensors of an example."""
+
     random: bool = False
     """Whether the same input can become different tensors, so that they cannot be kept or cached."""
 
@@ -97,5 +100,5 @@ class Processor(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A text that is the same for two processors that make the same tensors."""
+        """A text that is the same for two processors that make the same tensors, wherever their files lie."""
         return type(self).__name__

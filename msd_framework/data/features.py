@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,6 +46,7 @@ class RegionFeatures(Processor):
     """
 
     kind = "features"
+    free_options = frozenset({"folder"})
 
     def __init__(self, folder: str, max_regions: int = 100, feature_size: int | None = None):
         if max_regions < 1:
@@ -97,9 +97,7 @@ class RegionFeatures(Processor):
 
     @property
     def fingerprint(self) -> str:
-        found = [(file.name, file.stat()) for file in sorted(self.folder.glob("*.npy"))]
-        files = repr([(name, status.st_size, status.st_mtime_ns) for name, status in found])
-        return f"region_features {self.max_regions} {self.feature_size} {hashlib.sha256(files.encode()).hexdigest()}"
+        return f"region_features {self.max_regions} {self.feature_size}"
 
     def save(self, folder: Path) -> None:
         """Writes the feature size."""

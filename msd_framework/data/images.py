@@ -47,6 +47,7 @@ class Pixels(Processor):
     """
 
     kind = "pixels"
+    free_options = frozenset({"augment"})
 
     def __init__(
         self,

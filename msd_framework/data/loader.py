@@ -37,7 +37,8 @@ class ExampleReader:
     Args:
         dataset: the raw examples.
         processors: how each modality becomes tensors.
-        cache_mb: memory for examples that were read once, in MB; none is kept of a modality with random transforms.
+        cache_mb: memory for examples that were read once, in MB, in each process that reads; none is kept if a modality has
+            random transforms.
         skip_errors: leaves out an example that cannot be read, in place of raising.
 
     Attributes:
@@ -58,8 +59,8 @@ class ExampleReader:
         Raises:
             DataError: if it cannot be read, with the line that names it.
         """
-        if index in self.kept:
-            return self.kept[index]
+        if index in self.kept or index in self.skipped:
+            return self.kept.get(index)
         example = self.dataset[index]
         try:
             loaded = example, {m: p.load(example.inputs[m]) for m, p in self.processors.items()}
@@ -87,10 +88,10 @@ class Collator:
     def __init__(self, processors: Mapping[str, Processor], info: DatasetInfo):
         self.processors, self.info = processors, info
 
-    def __call__(self, loaded: list[Loaded]) -> Batch:
+    def __call__(self, loaded: list[Loaded], places: tuple[int, ...] = ()) -> Batch:
         examples = [example for example, _ in loaded]
         inputs = {m: self.processors[m].collate([x[m] for _, x in loaded]) for m in sorted(self.processors)}
-        return Batch(inputs, self.targets(examples), tuple(e.id for e in examples))
+        return Batch(inputs, self.targets(examples), tuple(e.id for e in examples), places)
 
     def targets(self, examples: list[Example]) -> Tensor:
         """Targets int64 [B] or float [B, C]; -100 (or NaN) where a blind test has none."""
@@ -123,20 +124,32 @@ class _Read:
 
 
 class _Parts(Dataset[_Read]):
-    """Parts by what they hold; torch's loader reads them here or in its workers."""
+    """Parts by what they hold; torch's loader reads them here or in its workers.
 
-    def __init__(self, reader: ExampleReader, collator: Collator, seed: int):
-        self.reader, self.collator, self.seed = reader, collator, seed
+    Args:
+        reader: the split's examples.
+        collator: makes batches of them.
+        seed: the seed of random transforms.
+        full: whether the next example of the split takes the place of one that is left out, so that all parts count the same.
+    """
+
+    def __init__(self, reader: ExampleReader, collator: Collator, seed: int, full: bool):
+        self.reader, self.collator, self.seed, self.full = reader, collator, seed, full
 
     def __getitem__(self, part: Part) -> _Read:
         with torch.random.fork_rng(devices=[]):  # random transforms depend on the part alone, not on who reads it when
-            torch.manual_seed(_mix(self.seed, part.number))
+            torch.default_generator.manual_seed(_mix(self.seed, part.number))  # torch.manual_seed would touch a GPU's as well
             try:
-                loaded = [x for x in map(self.reader, part.indices) if x is not None]
+                read = [x for x in map(self._read, part.indices) if x is not None]
             except DataError as error:
                 return _Read(None, {}, str(error))
-        skipped = {i: self.reader.skipped[i] for i in part.indices if i in self.reader.skipped}
-        return _Read(self.collator(loaded) if loaded else None, skipped)
+        places, loaded = tuple(i for i, _ in read), [x for _, x in read]
+        return _Read(self.collator(loaded, places) if loaded else None, dict(self.reader.skipped))
+
+    def _read(self, index: int) -> tuple[int, Loaded] | None:
+        length = len(self.reader.dataset)
+        places = (i % length for i in range(index, index + (length if self.full else 1)))
+        return next(((i, loaded) for i in places if (loaded := self.reader(i)) is not None), None)
 
 
 class TrainingPlan(Sampler[Part]):
@@ -201,7 +214,7 @@ class TrainingBatches:
 
     def __init__(self, reader: ExampleReader, collator: Collator, plan: TrainingPlan, workers: int = 0, pin: bool = False):
         self.reader, self.plan = reader, plan
-        self.loader = _loader(_Parts(reader, collator, plan.seed), plan, workers, pin)
+        self.loader = _loader(_Parts(reader, collator, plan.seed, full=True), plan, workers, pin)
 
     def starting_at(self, update: int) -> Iterator[Batch]:
         """The parts of an update and of those after it.
@@ -243,7 +256,7 @@ class EvaluationBatches:
         self.reader = reader
         mine = range(rank, len(reader.dataset), size)
         parts = [Part(i, tuple(mine[i : i + batch_size])) for i in range(0, len(mine), batch_size)]
-        self.loader = _loader(_Parts(reader, collator, 0), parts, workers, pin)  # type: ignore[arg-type]
+        self.loader = _loader(_Parts(reader, collator, 0, full=False), parts, workers, pin)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Batch]:
         for read in self.loader:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from torch import Tensor, nn
 from msd_framework.errors import CheckpointError
 
 FORMAT = 1
-MODEL_FILE = "model.safetensors"
+TENSORS = ("model", "objective", "optimizer", "random")
+"""The files of tensors in a checkpoint."""
+
+WEIGHTS = ("model", "objective")
+"""Those that a model, and what hides modalities from it, are rebuilt from."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,19 @@ class CheckpointFolder:
         self.folder, self.keep = folder, keep
 
     def save(self, checkpoint: Checkpoint, update: int, best: bool) -> Path:
-        """Writes a checkpoint under a temporary name, renames it, and only then lets `last` (and `best`) point to it."""
+        """Writes a checkpoint under a temporary name, renames it, and only then lets `best` and `last` point to it.
+
+        `last` comes last: a run that is killed before goes on from the one before, and makes this one again.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        final = self.folder / f"update_{update:08d}"
+        final = self._free_name(update)
         draft = self.folder / f".{final.name}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
         write(checkpoint, draft)
-        if final.exists():
-            shutil.rmtree(final)
         draft.rename(final)
         _sync(self.folder)
-        self._point("last", final)
-        if best:
-            self._point("best", final)
+        for name in ("best", "last") if best else ("last",):
+            self._point(name, final)
         self._prune()
         return final
 
@@ -75,6 +80,12 @@ class CheckpointFolder:
         """Where `best` or `last` is, if it is anywhere."""
         link = self.folder / name
         return link.resolve() if link.exists() else None
+
+    def _free_name(self, update: int) -> Path:
+        """Where an update's checkpoint goes; one that was made before may still be pointed to, so it is left alone."""
+        name = f"update_{update:08d}"
+        names = itertools.chain([name], (f"{name}.{i}" for i in itertools.count(1)))
+        return next(self.folder / n for n in names if not (self.folder / n).exists())
 
     def _point(self, name: str, target: Path) -> None:
         draft = self.folder / f".{name}.{os.getpid()}"
@@ -86,14 +97,14 @@ class CheckpointFolder:
         linked = {self.path("best"), self.path("last")}
         others = sorted(p for p in self.folder.glob("update_*") if p.resolve() not in linked)
         drafts = [p for p in self.folder.glob(".update_*") if p.is_dir()]
-        for old in others[: len(others) - self.keep] + drafts:
+        for old in others[: max(0, len(others) - self.keep)] + drafts:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes a checkpoint's files into a new folder, each flushed to disk, the one with their hashes last."""
     folder.mkdir(parents=True)
-    for name in ("model", "objective", "optimizer", "random"):
+    for name in TENSORS:
         tensors = {k: t.detach().to("cpu").contiguous() for k, t in getattr(checkpoint, name).items()}
         save_file(_apart(tensors), folder / f"{name}.safetensors")
     for name in ("state", "card"):
@@ -104,23 +115,29 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         _sync(path)
 
 
-def read(folder: Path) -> Checkpoint:
-    """A checkpoint, with every file compared with the hash that was written with it.
+def read(folder: Path, names: Sequence[str] = TENSORS) -> Checkpoint:
+    """A checkpoint, with every file that is read compared with the hash that was written with it.
+
+    Args:
+        folder: where it is.
+        names: which tensors are read; `model` and `objective` are what a model is rebuilt from.
 
     Raises:
         CheckpointError: if a file is missing or is not what was written.
     """
-    check_files(folder)
-    tensors = {n: _load_tensors(folder / f"{n}.safetensors") for n in ("model", "objective", "optimizer", "random")}
+    check_files(folder, {f"{n}.safetensors" for n in names} | {"state.json", "card.json"})
+    tensors = {n: _load_tensors(folder / f"{n}.safetensors") if n in names else {} for n in TENSORS}
     return Checkpoint(**tensors, state=read_json(folder / "state.json"), card=read_json(folder / "card.json"))
 
 
-def check_files(folder: Path) -> None:
-    """Compares the files of a checkpoint with their hashes."""
+def check_files(folder: Path, wanted: Collection[str]) -> None:
+    """Compares files of a checkpoint with their hashes."""
     listed = read_json(folder / "files.json")
     if listed.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: is of format {listed.get('format')}, wanted {FORMAT}; it was written by another version.")
     for name, digest in listed["sha256"].items():
+        if name not in wanted:
+            continue
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: is missing, so this checkpoint is incomplete. Take another one.")
         if _sha256(folder / name) != digest:

@@ -82,14 +82,6 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def share(self, value: Any) -> Any:
-        """The first process's value, on each of them."""
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
-
     def wait(self) -> None:
         """Waits for every process."""
         if self.size > 1:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.engine.distributed import World
-from msd_framework.errors import DataError
+from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.base import Metric
 from msd_framework.structures import FULL, Batch
 
@@ -45,19 +45,29 @@ def predict(ask: Ask, batches: Iterable[Batch], views: Sequence[str], world: Wor
 
     Raises:
         DataError: if the split is empty.
+        TrainingError: if a prediction is not finite.
     """
-    rows: list[tuple[str, Tensor, Tensor]] = []
+    read: list[Batch] = []
+    said: list[Tensor] = []
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(0)
         for batch in batches:
-            logits = ask(batch.to(world.device), views).float().cpu()  # [V, B, C]
-            rows += zip(batch.ids, batch.targets, logits.unbind(1))
-    shares = world.gather(rows)
-    rows = [share[i] for i in range(max(map(len, shares))) for share in shares if i < len(share)]
-    if not rows:
+            said.append(ask(batch.to(world.device), views).float())  # [V, B, C]
+            read.append(Batch({}, batch.targets, batch.ids, batch.places))
+    mine = (read, torch.cat(said, 1).cpu() if said else None)
+    shares = [(batches, logits) for batches, logits in world.gather(mine) if batches]
+    if not shares:
         raise DataError("the split has no example to evaluate.")
-    logits = torch.stack([row[2] for row in rows], 1)  # [V, N, C]
-    return Predictions(tuple(r[0] for r in rows), torch.stack([r[1] for r in rows]), dict(zip(views, logits)))
+    logits = torch.cat([logits for _, logits in shares], 1)  # [V, N, C]
+    if not logits.isfinite().all():
+        raise TrainingError(
+            "the model predicts values that are not finite: training went wrong. Lower optimizer.lr, or set training.clip_norm."
+        )
+    all_read = [batch for batches, _ in shares for batch in batches]
+    ids, places = ([x for batch in all_read for x in getattr(batch, name)] for name in ("ids", "places"))
+    order = sorted(range(len(ids)), key=places.__getitem__) if places else list(range(len(ids)))
+    targets = torch.cat([batch.targets for batch in all_read])
+    return Predictions(tuple(ids[i] for i in order), targets[order], dict(zip(views, logits[:, order])))
 
 
 def measure(predictions: Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:

@@ -40,7 +40,7 @@ class LogWindow:
         if seen:
             raise TrainingError(
                 f"the loss or its gradient is not finite since update {min(seen)}. Lower optimizer.lr, set training.clip_norm, "
-                f"or take training.precision=fp32; checkpoints/last holds the weights of before."
+                f"or take training.precision=fp32. The last checkpoint, if there is one, is from before."
             )
 
     def read(self, world: World) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from msd_framework.ranges import below_one, not_negative, positive
 from msd_framework.registry import OPTIMIZERS, SCHEDULERS
 
 
@@ -35,7 +36,9 @@ class AdamWRecipe(OptimizerRecipe):
     """
 
     def __init__(self, lr: float = 5e-5, weight_decay: float = 0.01, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
-        _positive(lr=lr, eps=eps)
+        positive(lr=lr, eps=eps)
+        not_negative(weight_decay=weight_decay)
+        below_one(beta1=beta1, beta2=beta2)
         self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, (beta1, beta2), eps
 
     def build(self, module: nn.Module) -> Optimizer:
@@ -55,7 +58,8 @@ class SGDRecipe(OptimizerRecipe):
     """
 
     def __init__(self, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False):
-        _positive(lr=lr)
+        positive(lr=lr)
+        not_negative(momentum=momentum, weight_decay=weight_decay)
         if nesterov and not momentum:
             raise ValueError("nesterov needs a momentum above 0, got 0.")
         self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
@@ -142,12 +146,5 @@ def _updates(warmup: float, num_updates: int) -> float:
 
 
 def _warmup(warmup: float) -> float:
-    if warmup < 0:
-        raise ValueError(f"warmup must be 0 or more, got {warmup}.")
+    not_negative(warmup=warmup)
     return warmup
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if value <= 0:
-            raise ValueError(f"{name} must be above 0, got {value}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, load_w
 from msd_framework.engine.distributed import World
 from msd_framework.engine.log_window import LogWindow
 from msd_framework.engine.random_state import random_state, restore_random_state
-from msd_framework.errors import CheckpointError
+from msd_framework.errors import TrainingError
 from msd_framework.objectives.base import Objective
 from msd_framework.structures import Batch, StepOutput
 
@@ -113,10 +114,9 @@ class Runner:
                 self.emit("on_step_end", output)
                 if self.update % self.plan.log_every == 0 or self.update == self.plan.num_updates:
                     self.log()
-                if self.update in self.plan.validate_at:
-                    self.validate_and_save()
-                elif self.update in self.plan.save_at:
-                    self.save()
+                improved = self.update in self.plan.validate_at and self.improves()
+                if improved or self.update in self.plan.save_at:
+                    self.save(best=improved)
         finally:
             self.emit("on_fit_end")
 
@@ -138,10 +138,9 @@ class Runner:
         return output
 
     def clip(self) -> Tensor | None:
-        """Clips the gradient; its norm before that is None where a scaler answers for it or nothing is clipped."""
-        if self.plan.clip_norm is None:
-            return None
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip_norm)
+        """Clips the gradient; its norm before that, None where a scaler answers for it."""
+        largest = math.inf if self.plan.clip_norm is None else self.plan.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), largest)
         return None if self.scaler.is_enabled() else norm
 
     def autocast(self) -> torch.autocast:
@@ -154,19 +153,29 @@ class Runner:
         terms = self.window.read(self.world)
         self.emit("on_log", {**terms, "lr": self.scheduler.get_last_lr()[0]})
 
-    def validate_and_save(self) -> None:
-        """A validation, and a checkpoint that is the best one if it is."""
+    def improves(self) -> bool:
+        """Makes a validation; whether the model is the best so far.
+
+        Raises:
+            TrainingError: if the monitored metric is undefined; a checkpoint is written first.
+        """
         self.window.check(self.world)
         if self.validate is None:
-            return self.save()
+            return False
         self.objective.eval()
         metrics = self.validate()
         self.objective.train()
         value = metrics[self.plan.monitor]
-        improved = self.best is None or (value > self.best if self.plan.larger_is_better else value < self.best)
-        self.best = value if improved else self.best
+        if math.isnan(value):
+            self.save()
+            raise TrainingError(
+                f"{self.plan.monitor} is undefined on the validation split, as where all of its examples are of one class. "
+                f"Monitor another metric, or take a larger split; the model is in checkpoints/last."
+            )
+        better = self.best is None or (value > self.best if self.plan.larger_is_better else value < self.best)
+        self.best = value if better else self.best
         self.emit("on_validation_end", metrics)
-        self.save(best=improved)
+        return better
 
     def stop(self, reason: str) -> None:
         """Ends training after this update; for callbacks, which must ask for it on every process."""
@@ -193,7 +202,8 @@ class Runner:
                     "scheduler": self.scheduler.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "window": self.window.state(),
-                    "callbacks": {type(c).__name__: c.state() for c in self.callbacks},
+                    "stop_reason": self.stop_reason,
+                    "callbacks": [c.state() for c in self.callbacks],
                 },
                 card=self.card,
             )
@@ -205,26 +215,21 @@ class Runner:
         """Goes back to the last checkpoint, if there is one.
 
         Raises:
-            CheckpointError: if it is damaged, or of another model.
+            CheckpointError: if it is damaged, or its weights are of another model.
         """
         path = self.checkpoints.path("last") if self.checkpoints else None
         if path is None:
             return False
         saved = read(path)
-        if saved.card.get("model") != self.card.get("model"):
-            raise CheckpointError(
-                f"{path}: is of another model ({saved.card.get('model')}) than this run's ({self.card.get('model')}). "
-                f"Give the run another env.save_dir, or the model its old options."
-            )
         load_weights(self.objective.model, saved.model, str(path))
         self.objective.load_state_dict(saved.objective, strict=False)
         restore_optimizer(self.optimizer, saved.optimizer, saved.state["optimizer"])
         self.scheduler.load_state_dict(saved.state["scheduler"])
         self.scaler.load_state_dict(saved.state["scaler"])
         self.window.restore(saved.state["window"])
-        for callback in self.callbacks:
-            callback.restore(saved.state["callbacks"].get(type(callback).__name__, {}))
-        self.update, self.best = saved.state["update"], saved.state["best"]
+        for callback, state in zip(self.callbacks, saved.state["callbacks"]):
+            callback.restore(state)
+        self.update, self.best, self.stop_reason = (saved.state[k] for k in ("update", "best", "stop_reason"))
         restore_random_state({k.partition(".")[2]: t for k, t in saved.random.items() if k.startswith(f"{self.world.rank}.")})
         return True
 

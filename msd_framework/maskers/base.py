@@ -28,12 +28,13 @@ class Masker(nn.Module, ABC):
     needs_fit: bool = False
     """Whether `fit` must see the training examples before the first view."""
 
-    repeatable: bool = True
-    """Whether a view of an example is the same in every batch, so that what a teacher says of it can be cached."""
-
     @abstractmethod
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         """The modality with its content hidden, or None where nothing is left of it."""
+
+    def hide_in(self, batch: Batch, modality: str) -> ModalityInputs | None:
+        """One modality of a batch as `hide` shows it; for maskers that look at more of the batch than the modality."""
+        return self.hide(modality, batch.inputs[modality])
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """Looks at the training examples once, where a masker needs their statistics."""
@@ -47,7 +48,7 @@ class Masker(nn.Module, ABC):
         if name == FULL:
             return batch
         shown = visible_modalities(name, batch.modalities)
-        seen = {m: x if m in shown else self.hide(m, x) for m, x in batch.inputs.items()}
+        seen = {m: x if m in shown else self.hide_in(batch, m) for m, x in batch.inputs.items()}
         return batch.with_inputs({m: x for m, x in seen.items() if x is not None})
 
     def only(self, batch: Batch, modality: str) -> Batch:
@@ -67,3 +68,21 @@ class Masker(nn.Module, ABC):
             for modality, kind in sorted(setting.kinds.items())
             if kind not in cls.kinds
         ]
+
+
+class Views:
+    """The views of one batch, each made once, so that all who look at one see the same, noise included.
+
+    Args:
+        masker: how a view hides a modality.
+        batch: the batch in full.
+    """
+
+    def __init__(self, masker: Masker, batch: Batch):
+        self.masker, self.batch = masker, batch
+        self.made: dict[str, Batch] = {}
+
+    def __getitem__(self, name: str) -> Batch:
+        if name not in self.made:
+            self.made[name] = self.masker.view(self.batch, name)
+        return self.made[name]

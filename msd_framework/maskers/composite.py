@@ -38,7 +38,6 @@ class ModalityMasker(Masker):
         children = [*maskers.values(), *([otherwise] if otherwise else [])]
         self.removes = any(child.removes for child in children)
         self.needs_fit = any(child.needs_fit for child in children)
-        self.repeatable = all(child.repeatable for child in children)
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         """The modality as its masker hides it.
@@ -46,10 +45,15 @@ class ModalityMasker(Masker):
         Raises:
             ValueError: if it has none.
         """
-        masker = self.masker_of(modality)
-        if masker is None:
-            raise ValueError(f"by_modality has no masker for {modality!r}. List it under `maskers`, or give `otherwise`.")
-        return masker.hide(modality, inputs)
+        return self._listed(modality).hide(modality, inputs)
+
+    def hide_in(self, batch: Batch, modality: str) -> ModalityInputs | None:
+        """The modality as its masker hides it in a batch.
+
+        Raises:
+            ValueError: if it has none.
+        """
+        return self._listed(modality).hide_in(batch, modality)
 
     def masker_of(self, modality: str) -> Masker | None:
         """The masker that hides a modality, if there is one."""
@@ -61,6 +65,12 @@ class ModalityMasker(Masker):
         children: list[Any] = [*self.maskers.values(), self.otherwise]
         for masker in dict.fromkeys(child for child in children if child is not None and child.needs_fit):
             masker.fit(self._hidden_by(masker, batches))
+
+    def _listed(self, modality: str) -> Masker:
+        masker = self.masker_of(modality)
+        if masker is None:
+            raise ValueError(f"by_modality has no masker for {modality!r}. List it under `maskers`, or give `otherwise`.")
+        return masker
 
     def _hidden_by(self, masker: Masker, batches: Iterable[Batch]) -> Iterable[Batch]:
         for batch in batches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msd_framework.maskers.base import Masker
 from msd_framework.maskers.content import replace_content
+from msd_framework.ranges import not_negative
 from msd_framework.registry import MASKERS
 from msd_framework.structures import ModalityInputs
 
@@ -18,6 +19,10 @@ class ConstantMasker(Masker):
         feature: what every hidden number of features, pixels or a waveform becomes.
         token: the id that every hidden token becomes, such as that of [MASK]; the padding's id if null.
         pad_id: the id of the padding token.
+        vocab_size: how many tokens there are, if that is known.
+
+    Raises:
+        ValueError: if there is no such token.
 
     >>> import torch
     >>> text = ModalityInputs(torch.tensor([[5, 7, 0]]), torch.tensor([[True, True, False]]))
@@ -25,8 +30,11 @@ class ConstantMasker(Masker):
     tensor([[103, 103,   0]])
     """
 
-    def __init__(self, feature: float = 0.0, token: int | None = None, pad_id: int = 0):
+    def __init__(self, feature: float = 0.0, token: int | None = None, pad_id: int = 0, vocab_size: int | None = None):
         super().__init__()
+        not_negative(token=token)
+        if token is not None and vocab_size is not None and token >= vocab_size:
+            raise ValueError(f"token must be one of the {vocab_size} that there are, counted from 0, got {token}.")
         self.feature, self.token = feature, pad_id if token is None else token
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:

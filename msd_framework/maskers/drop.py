@@ -42,4 +42,5 @@ class DropMasker(Masker):
             return values.take_along_dim(over(order, values), 1)  # [B, S, ..]
 
         extras = {name: gather(values) for name, values in inputs.extras.items()}
-        return ModalityInputs(gather(inputs.values), gather(kept), {"positions": order, **extras}, num_kept)
+        num_positions = inputs.num_positions if "positions" in extras else inputs.mask.shape[1]
+        return ModalityInputs(gather(inputs.values), gather(kept), {"positions": order, **extras}, num_kept, num_positions)

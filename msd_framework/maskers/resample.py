@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
+from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from msd_framework.maskers.base import Masker
 from msd_framework.maskers.content import replace_content
+from msd_framework.ranges import positive
 from msd_framework.registry import MASKERS
-from msd_framework.structures import Batch, ModalityInputs, ModalityKind, tree_map
+from msd_framework.structures import Batch, ModalityInputs, ModalityKind, Setting, tree_map
 
 
 @MASKERS.register("mean")
@@ -66,12 +69,12 @@ class MeanMasker(Masker):
 class NoiseMasker(Masker):
     """Replaces the content by Gaussian noise, or by tokens drawn uniformly from the vocabulary.
 
-    It draws from torch's global generator on the device, so no two views of an example are the same. Tokens drawn may be
-    special ones.
+    In training, it draws from torch's global generator on the device, so no two views of an example are the same. In eval mode
+    an example's id says what is drawn: the same for whoever asks, in any batch. Tokens drawn may be special ones.
 
     Args:
         standard_deviation: that of the noise, whose mean is 0; above 0.
-        vocab_size: the number of tokens to draw from; needed to hide tokens.
+        vocab_size: the number of tokens to draw from; needed to hide tokens, and known to a run.
 
     Raises:
         ValueError: if an option is not positive.
@@ -81,15 +84,17 @@ class NoiseMasker(Masker):
     tensor([[ True, False]])
     """
 
-    repeatable = False
-
     def __init__(self, standard_deviation: float = 1.0, vocab_size: int | None = None):
         super().__init__()
-        if not standard_deviation > 0:
-            raise ValueError(f"standard_deviation must be above 0, got {standard_deviation}.")
+        positive(standard_deviation=standard_deviation)
         if vocab_size is not None and vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, got {vocab_size}.")
         self.standard_deviation, self.vocab_size = standard_deviation, vocab_size
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        known = ["vocab_size: a run takes the tokenizer's, so that no token is drawn that the model lacks. Leave it out."]
+        return super().check(options, setting) + known * ("vocab_size" in options)
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         """The modality with noise in every place.
@@ -99,20 +104,42 @@ class NoiseMasker(Masker):
         """
         if inputs.values.is_floating_point():
             return replace_content(inputs, self.standard_deviation * torch.randn_like(inputs.values))
+        return replace_content(inputs, torch.randint_like(inputs.values, self._num_tokens(modality)))
+
+    def hide_in(self, batch: Batch, modality: str) -> ModalityInputs | None:
+        """The modality with noise in every place; in eval mode each example's own.
+
+        Raises:
+            ValueError: if it holds tokens and the size of the vocabulary is not known.
+        """
+        inputs = batch.inputs[modality]
+        if self.training:
+            return self.hide(modality, inputs)
+        rows = np.stack([self._row(modality, name, inputs.values[0]) for name in batch.ids])  # [B, L, ..]
+        return replace_content(inputs, torch.from_numpy(rows).to(inputs.values.device))
+
+    def _row(self, modality: str, name: str, like: Tensor) -> Any:
+        """The noise of one example, whose first positions do not depend on how many there are."""
+        generator = np.random.default_rng([crc32(modality.encode()), crc32(name.encode())])
+        if like.is_floating_point():
+            return self.standard_deviation * generator.standard_normal(like.shape, np.float32)
+        return generator.integers(self._num_tokens(modality), size=like.shape)
+
+    def _num_tokens(self, modality: str) -> int:
         if self.vocab_size is None:
             raise ValueError(f"noise needs vocab_size to hide {modality!r}, whose values are tokens.")
-        return replace_content(inputs, torch.randint_like(inputs.values, self.vocab_size))
+        return self.vocab_size
 
 
 @MASKERS.register("other")
 class OtherMasker(Masker):
     """Replaces the whole modality by that of another example of the batch, a number of rows above.
 
-    Hidden content is thus seen by another example, and its length is hidden too. A batch needs an example to take from:
-    where the last batch of a split may hold a single one, choose a batch size that leaves more.
+    Hidden content is thus seen by another example, and its length is hidden too. Which example that is depends on the batch.
+    An example that is alone in its batch, such as the last of a split, is shown the last one of the latest batch of several.
 
     Args:
-        shift: how many rows above the other example is, at least 1; a multiple of the batch's size is refused.
+        shift: how many rows above the other example is, at least 1, counted in circles; 1 where it would lead back to itself.
 
     Raises:
         ValueError: if the shift is not positive.
@@ -122,27 +149,29 @@ class OtherMasker(Masker):
     tensor([3, 1, 2])
     """
 
-    repeatable = False
-
     def __init__(self, shift: int = 1):
         super().__init__()
         if shift < 1:
             raise ValueError(f"shift must be at least 1, got {shift}.")
         self.shift = shift
+        self.latest: dict[str, ModalityInputs] = {}
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         """The modality with each example's inputs those of another.
 
         Raises:
-            ValueError: if the shift leads every example back to itself, as in a batch of one.
+            ValueError: if it is alone in its batch, and there was no batch of several before.
         """
         size = len(inputs.values)
-        if self.shift % size == 0:
+        if size > 1:
+            self.latest[modality] = tree_map(lambda values: values[-1:].clone(), inputs)
+            return tree_map(lambda values: values.roll(self.shift % size or 1, 0), inputs)
+        if modality not in self.latest:
             raise ValueError(
-                f"no other example to take {modality!r} from: the batch holds {size} and the shift is {self.shift}. "
-                f"Choose another batch size, so that the last batch of a split is larger too."
+                f"no other example to take {modality!r} from: the first batch holds a single one. Choose larger batches "
+                f"(training.batch_size over all processes and parts, evaluation.batch_size)."
             )
-        return tree_map(lambda values: values.roll(self.shift, 0), inputs)
+        return self.latest[modality]
 
 
 def _name(modality: str) -> str:

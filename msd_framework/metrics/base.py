@@ -25,7 +25,7 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor) -> float:
-        """The metric.
+        """The metric; NaN where it is not defined, as a ranking of examples of one class.
 
         Args:
             logits: float [N, C] of all N examples of the split.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -34,7 +35,8 @@ class Accuracy(Metric):
 class AUROC(Metric):
     """Probability that a positive example is ranked above a negative one: of class 1 of two, or the mean over labels.
 
-    Examples are ranked by logits, so that probabilities which round to 1 are no ties.
+    Examples are ranked by logits, so that probabilities which round to 1 are no ties. NaN if a label is never or always
+    positive.
 
     >>> AUROC()(torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]]), torch.tensor([0, 0, 1]))
     1.0
@@ -46,7 +48,7 @@ class AUROC(Metric):
         """The metric.
 
         Raises:
-            ValueError: if one label an example is one of more than two classes, or a label is never or always positive.
+            ValueError: if one label an example is one of more than two classes.
         """
         from torchmetrics.functional.classification import binary_auroc
 
@@ -61,6 +63,8 @@ class AUROC(Metric):
 class AveragePrecision(Metric):
     """Area under the precision-recall steps: of class 1 of two, or the mean over labels.
 
+    NaN if a label is never or always positive.
+
     >>> AveragePrecision()(torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]]), torch.tensor([0, 0, 1]))
     1.0
     """
@@ -71,7 +75,7 @@ class AveragePrecision(Metric):
         """The metric.
 
         Raises:
-            ValueError: if one label an example is one of more than two classes, or a label is never or always positive.
+            ValueError: if one label an example is one of more than two classes.
         """
         from torchmetrics.functional.classification import binary_average_precision
 
@@ -167,11 +171,8 @@ def _f1(logits: Tensor, targets: Tensor, average: Literal["macro", "micro", "wei
 
 def _mean_over_labels(metric: Callable[[Tensor, Tensor], Tensor], name: str, logits: Tensor, targets: Tensor) -> float:
     scores, labels = _two_sided(name, logits, targets)
-    for label, positive in enumerate(labels.double().mean(0).tolist()):
-        if positive in (0.0, 1.0):
-            what = f"label {label}" if labels.shape[1] > 1 else "class 1"
-            amount = "none" if positive == 0.0 else "all"
-            raise ValueError(f"{name} is not defined: {amount} of the {len(labels)} examples are positive for {what}.")
+    if bool((labels == labels[0]).all(0).any()):
+        return math.nan
     return float(torch.stack([metric(_ranks(s), y) for s, y in zip(scores.T, labels.T)]).mean())
 
 

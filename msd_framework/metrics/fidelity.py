@@ -8,6 +8,9 @@ from torch import Tensor
 from msd_framework.losses.defaults import default_distillation_loss
 from msd_framework.structures import ModelOutput, Task
 
+FIDELITY = {"agreement": True, "kl": False, "total_variation": False, "pearson": True}
+"""What every student is compared with its teacher by, and whether a larger value is a better one."""
+
 
 def fidelity(student: Tensor, teacher: Tensor, task: Task) -> dict[str, float]:
     r"""How near a student's predictions are to its teacher's on the same N examples.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.registry import ENCODERS, split
-from msd_framework.structures import Inputs, ModalityInputs, ModelOutput, Setting
+from msd_framework.structures import Inputs, ModalityInputs, ModalityKind, ModelOutput, Setting
 
 
 class MultimodalModel(nn.Module, ABC):
@@ -28,6 +28,9 @@ class MultimodalModel(nn.Module, ABC):
 
     takes_subsets: ClassVar[bool] = True
     """Whether a modality may be absent from the inputs; a model that needs all of them cannot take the `drop` masker."""
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Options that name files or published weights, which the constructor reads."""
 
     modalities: tuple[str, ...]
     num_classes: int
@@ -99,6 +102,12 @@ class Encoder(nn.Module, ABC):
         width: D.
     """
 
+    kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"tokens", "features", "pixels", "waveform"})
+    """The kinds of values that it takes."""
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Options that name files or published weights, which the constructor reads."""
+
     width: int
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,3 +121,20 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: ModalityInputs) -> Encoded: ...
+
+
+def encoder_problems(at: str, spec: Any, modality: str, setting: Setting) -> list[str]:
+    """A sentence if an encoder of a YAML is for other values than those that a modality has.
+
+    Args:
+        at: the option that holds the encoder, such as `encoders.text`.
+        spec: what the YAML says there.
+        modality: what it is to encode.
+        setting: says the kinds of values.
+    """
+    name, _ = split(spec, at, ENCODERS)
+    kinds, kind = ENCODERS.get(name).kinds, setting.kinds.get(modality)
+    if kind is None or kind in kinds:
+        return []
+    fitting = ", ".join(n for n in ENCODERS.names() if kind in ENCODERS.get(n).kinds)
+    return [f"{at}: {name} takes {' or '.join(sorted(kinds))}, and the values of {modality!r} are {kind}. Take one of {fitting}."]

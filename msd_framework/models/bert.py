@@ -8,17 +8,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from msd_framework.models.base import Encoded, Encoder
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
+
+ABSOLUTE = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
+"""The architectures to which the place of a word is its position id alone."""
 
 
 @ENCODERS.register("bert")
 class Bert(Encoder):
     """A text encoder of transformers; its summary is the pooler's, or the first word where it has no pooler.
 
-    Position ids of a text whose words were dropped are handed on to the models that take them.
+    A text whose words were dropped gives the numbers of one whose words were masked. To a model that knows the place of a
+    word by its position id alone, the ids of the words that are left are handed on; to any other (relative positions, or none
+    to hand on), the words go back to their places with masked ones between them.
 
     Args:
         name: a folder or a name on the Hugging Face hub.
@@ -26,13 +32,16 @@ class Bert(Encoder):
         vocab_size: how many word ids there are; the model must have an embedding for each.
 
     Raises:
-        ValueError: if not exactly one of `name` and `config` is given, if there is no such model, or if its vocabulary is
-            too small.
+        ValueError: if not exactly one of `name` and `config` is given, if there is no such model, or if it takes no texts or
+            its vocabulary is too small.
 
     >>> config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     >>> Bert(config=config, vocab_size=50).width
     8
     """
+
+    kinds = frozenset({"tokens"})
+    reads = frozenset({"name"})
 
     def __init__(self, name: str | None = None, config: dict[str, Any] | None = None, vocab_size: int | None = None):
         super().__init__()
@@ -40,26 +49,59 @@ class Bert(Encoder):
             raise ValueError(f"give either name or config, got name {name!r} and config {config!r}")
         self.model = _published(name) if name is not None else _random(dict(config or {}), vocab_size)
         sizes = self.model.config
+        self.takes = frozenset(inspect.signature(self.model.forward).parameters)
+        if "input_ids" not in self.takes:
+            raise ValueError(f"{name or 'config'} is a model of type {sizes.model_type}, which does not take texts")
         if vocab_size is not None and vocab_size > sizes.vocab_size:
             raise ValueError(f"the tokenizer has {vocab_size} words and {name or 'config'} has embeddings for {sizes.vocab_size}")
         self.width = sizes.hidden_size
-        self.takes = frozenset(inspect.signature(self.model.forward).parameters)
+        self.pad_id = sizes.pad_token_id or 0
         positions = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
         padding = getattr(positions, "padding_idx", None)
         self.first_position = 0 if padding is None else padding + 1  # RoBERTa counts positions from the padding's on
+        self.max_positions = None if positions is None else positions.num_embeddings - self.first_position
+        absolute = sizes.model_type in ABSOLUTE and getattr(sizes, "position_embedding_type", "absolute") == "absolute"
+        self.can_skip_positions = absolute and "position_ids" in self.takes
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         config = {"model_type": self.model.config.model_type, **self.model.config.to_diff_dict()}
         return {**options, "name": None, "config": json.loads(json.dumps(config, default=str))}
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
+        if self.can_skip_positions or "positions" not in inputs.extras:
+            return self._encode(inputs)
+        whole, places = _at_their_places(inputs)
+        encoded = self._encode(whole)
+        return Encoded(encoded.tokens.take_along_dim(places[..., None], 1), inputs.mask, encoded.pooled)
+
+    def _encode(self, inputs: ModalityInputs) -> Encoded:
         length = inputs.values.shape[1]
+        if self.max_positions is not None and length > self.max_positions:
+            raise ValueError(
+                f"a text has {length} positions and this encoder takes {self.max_positions}; set the max_length of its processor"
+            )
         positions = inputs.extras.get("positions", torch.arange(length, device=inputs.values.device).expand(inputs.values.shape))
-        aligned = {"position_ids": positions + self.first_position, "token_type_ids": inputs.extras.get("segments")}
-        arguments = {name: ids for name, ids in aligned.items() if name in self.takes and ids is not None}
-        output = self.model(input_ids=inputs.values, attention_mask=inputs.mask.long(), **arguments)
+        aligned = {"position_ids": positions + self.first_position}
+        if "segments" in inputs.extras:
+            aligned["token_type_ids"] = inputs.extras["segments"].masked_fill(~inputs.mask, 0)
+        arguments = {name: ids for name, ids in aligned.items() if name in self.takes}
+        ids = inputs.values.masked_fill(~inputs.mask, self.pad_id)  # some architectures convolve over masked words
+        output = self.model(input_ids=ids, attention_mask=inputs.mask.long(), **arguments)
         tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)  # [B, L, D], [B, D]
         return Encoded(tokens, inputs.mask, tokens[:, 0] if pooled is None else pooled)
+
+
+def _at_their_places(inputs: ModalityInputs) -> tuple[ModalityInputs, Tensor]:
+    """A text as it was before words were dropped, with the dropped ones masked, and the places [B, L] of those that are left."""
+    positions = inputs.extras["positions"].masked_fill(~inputs.mask, 0)  # [B, L]
+    length = int(positions.max()) + 1 if inputs.num_positions is None else inputs.num_positions
+    goals = positions.masked_fill(~inputs.mask, length)  # what is masked goes behind the end, which is cut off
+
+    def spread(x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), length + 1).scatter(1, goals, x)[:, :length]
+
+    extras = {name: spread(x) for name, x in inputs.extras.items() if name == "segments"}
+    return ModalityInputs(spread(inputs.values), spread(inputs.mask), extras), positions
 
 
 def _published(name: str) -> Any:

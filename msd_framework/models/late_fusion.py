@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from msd_framework.errors import did_you_mean
-from msd_framework.models.base import Encoder, MultimodalModel
+from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
 from msd_framework.models.fusion import FUSIONS
+from msd_framework.ranges import positive
 from msd_framework.registry import MODELS
-from msd_framework.structures import Inputs, ModalityInputs, ModelOutput
+from msd_framework.structures import Inputs, ModalityInputs, ModelOutput, Setting
 
 
 @MODELS.register("late_fusion")
@@ -36,7 +36,7 @@ class LateFusion(MultimodalModel):
         dropout: the share of features that is dropped before either layer of the classifier.
 
     Raises:
-        ValueError: if there is no encoder, or no such fusion.
+        ValueError: if there is no encoder, or a size that is not positive.
 
     >>> from msd_framework.models.region_features import RegionFeatures
     >>> model = LateFusion({"image": RegionFeatures(feature_size=6), "sound": RegionFeatures(feature_size=4)}, num_classes=3)
@@ -49,15 +49,14 @@ class LateFusion(MultimodalModel):
         self,
         encoders: dict[str, Encoder],
         num_classes: int,
-        fusion: str = "concat",
+        fusion: Literal["concat", "sum", "mean", "gated"] = "concat",
         hidden_size: int = 256,
         dropout: float = 0.1,
     ):
         super().__init__()
         if not encoders:
             raise ValueError("encoders must name at least one modality, got none")
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}.{did_you_mean(fusion, FUSIONS)}")
+        positive(hidden_size=hidden_size)
         self.modalities = tuple(sorted(encoders))
         self.num_classes = num_classes
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
@@ -75,6 +74,10 @@ class LateFusion(MultimodalModel):
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(sorted(options["encoders"]))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        return [text for m, spec in options["encoders"].items() for text in encoder_problems(f"encoders.{m}", spec, m, setting)]
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         specs = options["encoders"]

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from msd_framework.models.base import Encoded, Encoder
-from msd_framework.models.pooling import masked_mean
+from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.transformer import Transformer
+from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
 
@@ -32,12 +33,14 @@ class Patches(Encoder):
         dropout: the share of features that is dropped.
 
     Raises:
-        ValueError: if patches of this size do not fill the image.
+        ValueError: if patches of this size do not fill the image, or a size is not positive.
 
     >>> images = ModalityInputs(torch.randn(2, 3, 16, 16), torch.ones(2, 1, dtype=torch.bool))
     >>> Patches(image_size=16, patch_size=8, hidden_size=32)(images).tokens.shape
     torch.Size([2, 4, 32])
     """
+
+    kinds = frozenset({"pixels"})
 
     def __init__(
         self,
@@ -50,6 +53,8 @@ class Patches(Encoder):
         dropout: float = 0.1,
     ):
         super().__init__()
+        positive(image_channels=image_channels, hidden_size=hidden_size)
+        not_negative(num_layers=num_layers)
         height, width = image_size if isinstance(image_size, list) else (image_size, image_size)
         if patch_size < 1 or height % patch_size or width % patch_size:
             raise ValueError(f"patch_size must divide image_size, got {patch_size} for {image_size}")
@@ -70,7 +75,7 @@ class Patches(Encoder):
     def forward(self, inputs: ModalityInputs) -> Encoded:
         if inputs.values.shape[1:] != self.shape:
             raise ValueError(f"images must be {list(self.shape)}, got {list(inputs.values.shape[1:])}")
-        patches = self.unfold(inputs.values).transpose(1, 2)  # [B, L, channels * patch * patch]
+        patches = self.unfold(visible(inputs.values, inputs.mask)).transpose(1, 2)  # [B, L, channels * patch * patch]
         tokens = self.dropout(self.embed(patches) + self.position)  # [B, L, D]
         mask = inputs.mask.expand(tokens.shape[:2])  # [B, L]
         if self.layers is not None:

@@ -27,5 +27,9 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def visible(values: Tensor, mask: Tensor) -> Tensor:
-    """Values [B, L, D] with zeros where the mask [B, L] is False, so that no gradient can pick up what was there."""
-    return torch.where(mask[..., None], values, torch.zeros((), dtype=values.dtype, device=values.device))
+    """Features [B, L, D] or pixels [B, C, H, W] with zeros where the mask, [B, L] or [B, 1], is False.
+
+    Neither a gradient nor the statistics of a batch norm can then pick up what was there.
+    """
+    shown = mask.view(mask.shape + (1,) * (values.ndim - mask.ndim))
+    return torch.where(shown, values, torch.zeros((), dtype=values.dtype, device=values.device))

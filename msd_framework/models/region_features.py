@@ -6,6 +6,7 @@ from torch import nn
 
 from msd_framework.models.base import Encoded, Encoder
 from msd_framework.models.pooling import masked_mean, visible
+from msd_framework.ranges import positive
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
 
@@ -19,6 +20,9 @@ class RegionFeatures(Encoder):
         hidden_size: D.
         dropout: the share of features that is dropped inside the perceptron.
 
+    Raises:
+        ValueError: if a size is not positive.
+
     >>> import torch
     >>> regions = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
     >>> encoded = RegionFeatures(feature_size=6, hidden_size=8)(regions)
@@ -26,8 +30,11 @@ class RegionFeatures(Encoder):
     (torch.Size([2, 5, 8]), torch.Size([2, 8]))
     """
 
+    kinds = frozenset({"features"})
+
     def __init__(self, feature_size: int, hidden_size: int = 256, dropout: float = 0.1):
         super().__init__()
+        positive(feature_size=feature_size, hidden_size=hidden_size)
         self.width = hidden_size
         self.perceptron = nn.Sequential(
             nn.Linear(feature_size, hidden_size), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_size, hidden_size)

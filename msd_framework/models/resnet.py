@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from msd_framework.models.base import Encoded, Encoder
-from msd_framework.models.pooling import masked_mean
+from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.weights import load_exactly, read_tensors
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
@@ -20,7 +20,9 @@ from msd_framework.structures import ModalityInputs
 class ResNet(Encoder):
     """A torchvision ResNet without its classifier: a token for each cell of the last grid, and the mean over them.
 
-    It has batch norms, which mix the examples of a batch in training, unless they are frozen.
+    It has batch norms, which mix the examples of a batch in training, unless they are frozen. What a masked image holds
+    never matters, but in training it stands as zeros in their statistics, where an image that was dropped does not stand
+    at all: the maskers `attention` and `drop` then give other numbers. Freeze the batch norms where they shall be the same.
 
     Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
 
@@ -38,6 +40,9 @@ class ResNet(Encoder):
     >>> ResNet()(images).tokens.shape
     torch.Size([1, 4, 512])
     """
+
+    reads = frozenset({"weights"})
+    kinds = frozenset({"pixels"})
 
     def __init__(
         self,
@@ -57,7 +62,15 @@ class ResNet(Encoder):
         return {**options, "weights": None}
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
-        tokens = self.grid(inputs.values).flatten(2).transpose(1, 2)  # [B, L, D]
+        """The cells of the last grid.
+
+        Raises:
+            ValueError: if a batch norm that learns has a single number of each feature, which has no spread.
+        """
+        try:
+            tokens = self.grid(visible(inputs.values, inputs.mask)).flatten(2).transpose(1, 2)  # [B, L, D]
+        except ValueError as error:
+            raise ValueError(f"{error}; raise training.batch_size or the image's size, or set freeze_batch_norm") from error
         mask = inputs.mask.expand(tokens.shape[:2])  # [B, L]
         return Encoded(tokens, mask, masked_mean(tokens, mask))
 

@@ -8,6 +8,7 @@ from torch import nn
 from msd_framework.models.base import Encoded, Encoder
 from msd_framework.models.pooling import masked_mean
 from msd_framework.models.transformer import Transformer
+from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
 
@@ -28,10 +29,15 @@ class TextTransformer(Encoder):
         attention_dropout: the share of attention weights that is dropped.
         norm_first: whether layer norms stand before each part of a layer, which needs no warm-up, or after, as in BERT.
 
+    Raises:
+        ValueError: if a size is not positive, or if there is no such padding id.
+
     >>> text = ModalityInputs(torch.tensor([[2, 7, 9, 0]]), torch.tensor([[True, True, True, False]]))
     >>> TextTransformer(vocab_size=50, hidden_size=8, num_heads=2)(text).tokens.shape
     torch.Size([1, 4, 8])
     """
+
+    kinds = frozenset({"tokens"})
 
     def __init__(
         self,
@@ -47,6 +53,10 @@ class TextTransformer(Encoder):
         norm_first: bool = True,
     ):
         super().__init__()
+        positive(vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=intermediate_size, max_positions=max_positions)
+        not_negative(num_layers=num_layers)
+        if not 0 <= pad_id < vocab_size:
+            raise ValueError(f"pad_id must be in 0..{vocab_size - 1}, got {pad_id}")
         self.width, self.pad_id = hidden_size, pad_id
         self.word = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_id)
         self.position = nn.Embedding(max_positions, hidden_size)

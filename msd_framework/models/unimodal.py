@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from msd_framework.models.base import Encoder, MultimodalModel
+from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
 from msd_framework.registry import MODELS
-from msd_framework.structures import Inputs, ModelOutput
+from msd_framework.structures import Inputs, ModelOutput, Setting
 
 
 class UnimodalModel(MultimodalModel):
@@ -34,6 +34,10 @@ class UnimodalModel(MultimodalModel):
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         return (cls.modality,)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        return encoder_problems("encoder", options["encoder"], cls.modality, setting)
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "encoder": self.encoder.rebuild_spec(options["encoder"])}

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoded, Encoder, MultimodalModel
+from msd_framework.models.base import Encoded, Encoder, MultimodalModel, encoder_problems
 from msd_framework.models.pooling import visible
 from msd_framework.models.transformer import Transformer, bert_initialization
 from msd_framework.models.visual_bert_weights import VisualBertSizes, our_tensors, write_transformers
 from msd_framework.models.weights import load_exactly, read_pretrained
+from msd_framework.ranges import positive
 from msd_framework.registry import MODELS
-from msd_framework.structures import Inputs, ModalityInputs, ModelOutput
+from msd_framework.structures import Inputs, ModalityInputs, ModelOutput, Setting
 
 
 class VisualBertEmbeddings(nn.Module):
@@ -143,6 +144,7 @@ class VisualBert(MultimodalModel):
     """
 
     modalities = ("image", "text")
+    reads = frozenset({"pretrained"})
     no_text: Tensor
 
     def __init__(
@@ -182,6 +184,7 @@ class VisualBert(MultimodalModel):
             "layer_norm_eps": layer_norm_eps,
         }
         self.sizes = sizes = VisualBertSizes.choose(given, weights)
+        positive(**asdict(sizes))
         for name, value, count in (
             ("pad_id", pad_id, sizes.vocab_size),
             ("visual_token_type", visual_token_type, sizes.num_segments),
@@ -214,6 +217,16 @@ class VisualBert(MultimodalModel):
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         return cls.modalities
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        encoder, image, text = options.get("image_encoder"), setting.kinds.get("image"), setting.kinds.get("text")
+        problems = [] if encoder is None else encoder_problems("image_encoder", encoder, "image", setting)
+        if encoder is None and image not in (None, "features"):
+            problems.append(f"image_encoder: must be given, since the values of 'image' are {image} and no features.")
+        if text not in (None, "tokens"):
+            problems.append(f"the values of 'text' must be tokens, and the processor makes {text}.")
+        return problems
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         encoder = {} if self.image_encoder is None else {"image_encoder": self.image_encoder.rebuild_spec(options["image_encoder"])}

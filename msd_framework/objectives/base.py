@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
 from msd_framework.structures import Batch, Setting, StepOutput
 
@@ -17,11 +18,15 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         model: the model that is trained.
+        masker: how views hide a modality; the run fits it before the first step, and it is saved with the objective.
+        teacher_masker: how they hide it from the teacher, where that is another way.
     """
 
     needs_teacher: ClassVar[bool] = False
 
     model: MultimodalModel
+    masker: Masker | None
+    teacher_masker: Masker | None
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput: ...
@@ -32,7 +37,7 @@ class Objective(nn.Module, ABC):
         return False
 
     def fit(self, batches: Iterable[Batch]) -> None:
-        """Looks at all training examples once, where a masker or a weighting needs their statistics."""
+        """Looks at all training examples once, where a weighting needs their statistics."""
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

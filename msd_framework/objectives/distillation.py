@@ -10,7 +10,7 @@ from torch import Tensor
 
 from msd_framework.losses import default_distillation_loss, default_task_loss
 from msd_framework.losses.base import DistillationLoss, TaskLoss
-from msd_framework.maskers.base import Masker
+from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
 from msd_framework.registry import OBJECTIVES, WEIGHTINGS, split
@@ -45,6 +45,8 @@ class DistillationObjective(Objective):
 
     needs_teacher: ClassVar[bool] = True
 
+    masker: Masker
+
     def __init__(
         self,
         model: MultimodalModel,
@@ -68,8 +70,9 @@ class DistillationObjective(Objective):
         self.weighting = weighting or UniformWeights()
 
     def forward(self, batch: Batch) -> StepOutput:
-        student = self.student_logits(batch)  # [1 + V, B, C], the full view first
-        teacher = self.teacher_outputs(batch)
+        shown = Views(self.masker, batch)
+        student = self.student_logits(shown)  # [1 + V, B, C], the full view first
+        teacher = self.teacher_outputs(shown)
         full, *seen = (ModelOutput(logits) for logits in student)
         taught = [teacher[v.teacher] for v in self.views]
 
@@ -82,17 +85,16 @@ class DistillationObjective(Objective):
         loss = ((1 - lam) * task + lam * (w * distill).sum(0)).mean()
         return StepOutput(loss, self.terms(task, distill, w), full)
 
-    def student_logits(self, batch: Batch) -> Tensor:
+    def student_logits(self, shown: Views) -> Tensor:
         """The student's logits on the full view and on its side of each view, [1 + V, B, C]; each view is asked for once."""
-        names = dict.fromkeys([FULL, *(v.student for v in self.views)])
-        output = self.model.forward_views([self.masker.view(batch, name).inputs for name in names])
-        place = {name: i for i, name in enumerate(names)}
-        return output.logits[[0, *(place[v.student] for v in self.views)]]
+        names = list(dict.fromkeys([FULL, *(v.student for v in self.views)]))
+        logits = dict(zip(names, self.model.forward_views([shown[name].inputs for name in names]).logits))
+        return torch.stack([logits[FULL], *(logits[v.student] for v in self.views)])
 
-    def teacher_outputs(self, batch: Batch) -> dict[str, ModelOutput]:
+    def teacher_outputs(self, shown: Views) -> dict[str, ModelOutput]:
         """What the teacher says of its side of each view and of each view that the saliency looks at, by name."""
         names = list(dict.fromkeys([*(v.teacher for v in self.views), *self.saliency_views()]))
-        logits = self.teacher.predict(batch, names).logits  # [V', B, C]
+        logits = self.teacher.predict(shown.batch, names, shown).logits  # [V', B, C]
         return {name: ModelOutput(one) for name, one in zip(names, logits)}
 
     def evidence(self, batch: Batch, teacher: Mapping[str, ModelOutput], student: Tensor, losses: Tensor) -> Evidence:
@@ -128,13 +130,10 @@ class DistillationObjective(Objective):
 
     @property
     def needs_fit(self) -> bool:
-        return self.masker.needs_fit or self.weighting.needs_fit
+        return self.weighting.needs_fit
 
     def fit(self, batches: Iterable[Batch]) -> None:
-        if self.masker.needs_fit:
-            self.masker.fit(batches)
-        if self.weighting.needs_fit:
-            self.weighting.fit(self._training_scores(batches))
+        self.weighting.fit(self._training_scores(batches))
 
     def _training_scores(self, batches: Iterable[Batch]) -> Iterable[Tensor]:
         assert self.saliency is not None
@@ -146,14 +145,18 @@ class DistillationObjective(Objective):
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         problems, views = [], []
+        shown: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
         if not options["views"]:
             return ["views: wanted at least one view, got none; `[full]` is plain distillation."]
         for i, spec in enumerate(options["views"]):
             try:
                 view = View.parse(spec)
-                visible_modalities(view.teacher, setting.teacher_modalities or tuple(setting.data.modalities))
-                visible_modalities(view.student, setting.student_modalities)
+                taught = visible_modalities(view.teacher, setting.teacher_modalities or tuple(setting.data.modalities))
+                learned = visible_modalities(view.student, setting.student_modalities)
                 views.append(view)
+                first = shown.setdefault((taught, learned), view.name)
+                if first != view.name:
+                    problems.append(f"views[{i}]: {view.name!r} shows the same as {first!r}.")
             except ValueError as error:
                 problems.append(f"views[{i}]: {error}")
         if len(set(views)) < len(views):

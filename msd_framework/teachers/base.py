@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from msd_framework.maskers.base import Views
 from msd_framework.structures import Batch, ModelOutput
 
 
@@ -22,5 +23,11 @@ class Teacher(ABC):
     num_classes: int
 
     @abstractmethod
-    def predict(self, batch: Batch, views: Sequence[str]) -> ModelOutput:
-        """Logits float [V, B, C] for the views of the batch, which arrives in full."""
+    def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
+        """Logits float [V, B, C] for the views of the batch, which arrives in full.
+
+        Args:
+            batch: the examples.
+            views: names of V views.
+            shown: the views as the student sees them, for a teacher that looks at them in the same way.
+        """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from msd_framework.maskers.base import Masker
+from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
 from msd_framework.structures import Batch, ModelOutput
 from msd_framework.teachers.base import Teacher
@@ -25,5 +25,6 @@ class LiveTeacher(Teacher):
         self.modalities, self.num_classes = model.modalities, model.num_classes
 
     @torch.no_grad()
-    def predict(self, batch: Batch, views: Sequence[str]) -> ModelOutput:
-        return self.model.forward_views([self.masker.view(batch, name).inputs for name in views])
+    def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
+        seen = shown if shown is not None and shown.masker is self.masker else Views(self.masker, batch)
+        return self.model.forward_views([seen[name].inputs for name in views])

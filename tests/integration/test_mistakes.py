@@ -266,6 +266,30 @@ RUNNING = [
         ["model.encoders.text.num_heads=3"],
         r"model\.encoders\.text: num_heads must divide hidden_size",
     ),
+    Mistake(
+        "token that the vocabulary lacks",
+        ["masker={type: constant, token: 99999}", "evaluation.views=[full, image]"],
+        r"masker: token must be one of the \d+ that there are, counted from 0, got 99999",
+    ),
+    Mistake(
+        "text that is too long for a published architecture",
+        [
+            "model={type: unimodal_text, encoder: {type: bert, config: {model_type: bert, hidden_size: 8, num_hidden_layers: 1, "
+            "num_attention_heads: 2, intermediate_size: 8, max_position_embeddings: 3}}}"
+        ],
+        r"a text has 6 positions and this encoder takes 3; set the max_length of its processor",
+    ),
+    Mistake(
+        "batch of one for a batch norm",
+        ["model={type: unimodal_image, encoder: resnet}", "training.batch_size=1"],
+        r"Expected more than 1 value per channel .*; raise training\.batch_size",
+    ),
+    Mistake(
+        "file of a callback",
+        ["callbacks=[{type: json_lines, path: /proc/x}]"],
+        r"/proc/x\.draft: .*\. Name another file or folder\.",
+    ),
+    Mistake("name that is too long", ["env.save_dir=<here>/" + "a" * 300], r"File name too long\. Name a shorter one\."),
     Mistake("size of an image", ["data.processors.image.size=0"], r"data\.processors\.image: size is 0, wanted a positive number"),
 ]
 
@@ -280,8 +304,8 @@ CHECKPOINTS = [
     ),
     Mistake("no teacher", DISTILLATION[:1], r"teacher: must be given: the objective distillation learns from one\."),
     Mistake("teacher for nothing", DISTILLATION[1:], r"teacher: the objective supervised has no use for one\. Leave it out, or"),
-    Mistake("two teachers", student("teacher.model=visual_bert"), r"teacher: wanted either `checkpoint` or `model`, got both\."),
-    Mistake("empty teacher", [DISTILLATION[0], "teacher={}"], r"teacher: wanted either `checkpoint` or `model`, got neither\."),
+    Mistake("model for a teacher", student("teacher.model=visual_bert"), r"teacher\.model: no such option\."),
+    Mistake("empty teacher", [DISTILLATION[0], "teacher={}"], r"teacher\.checkpoint: must be given: The folder of a finished run"),
     Mistake(
         "teacher of other classes",
         student("teacher.checkpoint=<here>/copy"),
@@ -399,9 +423,10 @@ PAIRS = [
             "objective.views=[full]",
             "objective.weighting={type: instance, saliency: drop}",
             "evaluation.views=[full]",
-            "teacher.model={type: unimodal_text, encoder: transformer}",
+            "teacher.checkpoint=<here>/copy",
         ],
         r"objective\.weighting: no view is without 'text', which is the only modality",
+        lambda h, w, t: edit_card(t, h, lambda card: card.update(modalities=["text"])),
     ),
     Mistake("masker of other values", ["masker=mean"], r"masker: MeanMasker cannot hide 'text', whose values are tokens"),
     Mistake(
@@ -447,6 +472,105 @@ PAIRS = [
     ),
 ]
 
+VISUAL_BERT = "model={type: visual_bert, hidden_size: 8, num_layers: 1, num_heads: 2, intermediate_size: 16, "
+UNREAD = [
+    Mistake("heads", ["model.encoders.text.num_heads=5"], r"model\.encoders\.text: num_heads must divide hidden_size, got 5"),
+    Mistake("dropout", ["model.dropout=2"], r"model: dropout probability has to be between 0 and 1, but got 2"),
+    Mistake(
+        "patches", ["model.encoders.image.patch_size=7"], r"model\.encoders\.image: patch_size must divide image_size, got 7 for 8"
+    ),
+    Mistake("fusion", ["model.fusion=concta"], r"model\.fusion: wanted 'concat' \| .*Did you mean 'concat'\?"),
+    Mistake("padding", ["model.encoders.text.pad_id=-1"], r"model\.encoders\.text: pad_id must be in 0\.\.\d+, got -1"),
+    Mistake(
+        "padding of VisualBERT",
+        [VISUAL_BERT + "pad_id: -1, image_encoder: {type: patches, patch_size: 4, hidden_size: 8}}"],
+        r"model: pad_id must be in 0\.\.\d+, got -1",
+    ),
+    Mistake("negative size", ["model.hidden_size=-4"], r"model: hidden_size must be above 0, got -4"),
+    Mistake("no size", ["model.hidden_size=0"], r"model: hidden_size must be above 0, got 0"),
+    Mistake(
+        "negative layers", ["model.encoders.text.num_layers=-1"], r"model\.encoders\.text: num_layers must be 0 or more, got -1"
+    ),
+    Mistake(
+        "negative size of VisualBERT",
+        ["model={type: visual_bert, num_layers: -1, image_encoder: {type: patches, patch_size: 4}}"],
+        r"model: num_layers must be above 0, got -1",
+    ),
+    Mistake(
+        "pixels for VisualBERT",
+        ["model={type: visual_bert, image_encoder: null}"],
+        r"model\.image_encoder: must be given, since the values of 'image' are pixels",
+    ),
+    Mistake(
+        "encoder of other values for VisualBERT",
+        ["model={type: visual_bert, image_encoder: transformer}"],
+        r"model\.image_encoder: transformer takes tokens, and the values of 'image' are pixels\. Take one of patches, resnet\.",
+    ),
+    Mistake(
+        "encoder of texts for an image",
+        ["model={type: unimodal_image, encoder: transformer}"],
+        r"model\.encoder: transformer takes tokens, and the values of 'image' are pixels",
+    ),
+    Mistake(
+        "encoder of images for a text",
+        ["model={type: late_fusion, encoders: {text: patches, image: patches}}"],
+        r"model\.encoders\.text: patches takes pixels, and the values of 'text' are tokens\. Take one of bert, transformer\.",
+    ),
+    Mistake(
+        "folder of published weights",
+        ["model={type: visual_bert, pretrained: /nowhere, image_encoder: {type: patches, patch_size: 4}}"],
+        r"model\.pretrained: there is no file or folder /nowhere\.",
+    ),
+    Mistake(
+        "file of published weights",
+        ["model={type: unimodal_image, encoder: {type: resnet, weights: /nowhere/x.pth}}"],
+        r"model\.encoder\.weights: there is no file or folder /nowhere/x\.pth\.",
+    ),
+    Mistake(
+        "folder of a text encoder",
+        ["model={type: unimodal_text, encoder: {type: bert, name: ./none}}"],
+        r"model\.encoder\.name: there is no file or folder \./none\.",
+    ),
+    Mistake(
+        "configuration of another kind of model",
+        ["model={type: unimodal_text, encoder: {type: bert, config: {model_type: vit}}}"],
+        r"model\.encoder: config is a model of type vit, which does not take texts",
+    ),
+    Mistake(
+        "train and validation", ["data.validation=train"], r"data\.validation: is 'train', as is data\.train: what it chooses must"
+    ),
+    Mistake(
+        "validation and test", ["data.test=dev_seen"], r"data\.test: is 'dev_seen', as is data\.validation: what is reported must"
+    ),
+    Mistake("folder without a name", ["env.save_dir="], r"env\.save_dir: must name a folder"),
+    Mistake("seed", ["seed=99999999999999999999999"], r"seed: must be at most 2\*\*63 - 1, got 9"),
+    Mistake("momentum", ["optimizer={type: sgd, momentum: -1}"], r"optimizer: momentum must be 0 or more, got -1"),
+    Mistake("rate", ["optimizer.lr=.nan"], r"optimizer: lr must be above 0, got nan"),
+    Mistake("token", ["masker={type: constant, token: -1}"], r"masker: token must be 0 or more, got -1"),
+    Mistake("tokens", ["masker={type: noise, vocab_size: 99999}"], r"masker\.vocab_size: a run takes the tokenizer's"),
+    Mistake(
+        "view by another name",
+        student("objective.views=[full, image, ~text]"),
+        r"objective\.views\[2\]: '~text' shows the same as 'image'\.",
+    ),
+    Mistake(
+        "whole view by another name",
+        student("objective.views=[full, image+text]"),
+        r"\[1\]: 'image\+text' shows the same as 'full'",
+    ),
+    Mistake(
+        "expected metric of a student",
+        student("expected={test/acuracy: 0.9, test/kl: 0.1}"),
+        r"expected\.test/acuracy: no such metric is reported\. Did you mean 'test/accuracy'\?",
+    ),
+    Mistake(
+        "stopping by a validation that is not made",
+        ["callbacks=[early_stopping]", "data.validation=null"],
+        r"callbacks\[0\]: stops by what a validation finds\. Name a split",
+    ),
+]
+"""Mistakes that are found without reading data or weights."""
+
 WORDS = [
     Mistake("word without value", ["training.max_updates"], r"command line: 'training\.max_updates' is not of the form key=value"),
     Mistake("item of a list", ["objective.views[1]=image"], r"command line: .*A list is given as a whole, such as"),
@@ -456,7 +580,7 @@ WORDS = [
     Mistake("option with dashes", ["--seed=3"], r"command line: '--seed=3' is not of the form key=value"),
 ]
 
-MISTAKES = [*SECTIONS, *COMPONENTS, *NUMBERS, *FILES, *RUNNING, *CHECKPOINTS, *PAIRS, *WORDS]
+MISTAKES = [*SECTIONS, *COMPONENTS, *NUMBERS, *FILES, *RUNNING, *CHECKPOINTS, *PAIRS, *UNREAD, *WORDS]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.name)
@@ -594,6 +718,25 @@ def test_a_folder_that_may_not_be_written_to_is_told(monkeypatch, tmp_path, tiny
     assert msd([], tmp_path, tiny_config, tiny_world, tiny_teacher) == 2
     assert "env.save_dir: " in (said := capsys.readouterr().err)
     assert "cannot be made or written to" in said
+
+
+@pytest.mark.parametrize("mistake", UNREAD, ids=lambda m: m.name)
+def test_a_check_finds_what_takes_neither_data_nor_weights_to_find(
+    mistake, tmp_path, tiny_config, tiny_world, tiny_teacher, capsys
+):
+    assert msd([*mistake.words, "run_type=check"], tmp_path, tiny_config, tiny_world, tiny_teacher) == 2
+    assert re.search(mistake.said, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("run_type", ["val", "test"])
+def test_any_split_can_be_evaluated(run_type, tmp_path, tiny_config, tiny_world, tiny_teacher):
+    words = [f"run_type={run_type}", "checkpoint.load=<teacher>", "data.validation=train", "data.test=train"]
+    assert msd(words, tmp_path, tiny_config, tiny_world, tiny_teacher) == 0
+
+
+def test_a_text_encoder_whose_sizes_are_in_files_is_right_as_far_as_can_be_told(tmp_path, tiny_config, tiny_world, tiny_teacher):
+    words = ["run_type=check", "model.encoders.text={type: bert, name: owner/model}"]
+    assert msd(words, tmp_path, tiny_config, tiny_world, tiny_teacher) == 0
 
 
 def test_a_right_configuration_is_called_right(tmp_path, tiny_config, tiny_world, tiny_teacher, capsys):

@@ -217,3 +217,30 @@ def test_a_folder_that_holds_a_run_is_not_written_over(world, teacher):
 def test_check_writes_nothing(world, tmp_path):
     assert run(QUICKSTART / "teacher.yaml", words(world, tmp_path / "out", "run_type=check")) == {}
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("optimizer.lr=1e-9", "optimizer"),
+        ("optimizer=sgd", "optimizer"),
+        ("seed=7", "seed"),
+        ("data.max_train_examples=50", "data.max_train_examples"),
+        ("training.precision=bf16", "training.precision"),
+        ("masker=noise", "masker"),
+        ("model.hidden_size=8", "model"),
+        ("objective=supervised", "objective"),
+    ],
+)
+def test_a_run_that_is_gone_on_with_keeps_what_its_weights_depend_on(world, teacher, word, key):
+    before = (teacher / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match=rf"{key}.*in the run that is gone on with"):
+        run(QUICKSTART / "teacher.yaml", words(world, teacher, "checkpoint.resume=true", word))
+    assert (teacher / "config.yaml").read_bytes() == before
+
+
+def test_a_default_that_is_written_out_is_no_change(world, teacher):
+    run(
+        QUICKSTART / "teacher.yaml",
+        words(world, teacher, "checkpoint.resume=true", "model.dropout=0.1", "optimizer.eps=1e-8", "run_type=check"),
+    )

@@ -14,6 +14,8 @@ import yaml
 
 from msd_framework.analysis.study import planned, run_study
 from msd_framework.analysis.study_config import load_study
+from msd_framework.cli import main
+from msd_framework.config.load import load, resolve
 from msd_framework.data.hateful_memes import HatefulMemes
 from msd_framework.errors import ConfigError, TrainingError
 from msd_framework.structures import DatasetInfo
@@ -164,13 +166,35 @@ def test_run_of_another_configuration_is_refused(done):
     ]
 
 
+def test_runs_of_another_world_are_refused_though_they_are_done(done):
+    file, _ = done
+    with pytest.raises(ConfigError) as raised:
+        run_study(file, ["world.noise=0.9", "world.sizes.train=65"])
+    assert str(raised.value).splitlines() == [
+        f"{file.parent}/runs/world/seed_{seed} holds another made world, and the runs here are of that one: world.sizes.train is "
+        f"64 there and 65 here; world.noise is 0.1 there and 0.9 here. Name another env.save_dir, or delete {file.parent}/runs."
+        for seed in (0, 1)
+    ]
+
+
+def test_runs_of_other_data_of_their_own_are_refused(tmp_path):
+    only = {"methods": {"ce": "ce.yaml"}, "baselines": [], "densities": [], "metrics": ["test/auroc"]}
+    file = write(tmp_path, world=None, teacher=None, seeds=1, **only)
+    (tmp_path / "runs" / "ce" / "seed_0").mkdir(parents=True)
+    (made,) = planned(load_study(file))
+    values = resolve(load(made.config, made.words)).values
+    values["data"]["dataset"]["root"] = "elsewhere"
+    (made.folder / "config.yaml").write_text(yaml.safe_dump(values))
+    assert made.differences() == ["data.dataset.root is elsewhere there and runs/quickstart/world/seed_0 here"]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"sedes": 3}, r"study.yaml:\d+: sedes: no such option. Did you mean 'seeds'\?"),
         ({"seeds": "three"}, r"study.yaml:2: seeds: wanted int \| list\[int\], got 'three'"),
-        ({"seeds": 0}, r"study.yaml:2: seeds: wanted 1 or more, or a list of different seeds that are 0 or more, got 0."),
-        ({"seeds": [1, 1]}, r"seeds: wanted 1 or more, or a list of different seeds that are 0 or more, got \[1, 1\]."),
+        ({"seeds": 0}, r"study.yaml:2: seeds: wanted 1 or more, or a list of different seeds from 0 to 2\*\*63 - 1, got 0."),
+        ({"seeds": [1, 1]}, r"seeds: wanted 1 or more, or a list of different seeds from 0 to 2\*\*63 - 1, got \[1, 1\]."),
         ({"jobs": 0}, r"jobs: must be 1 or more, got 0."),
         ({"methods": {}, "baselines": [], "densities": []}, "methods: wanted at least one method, got none."),
         ({"metrics": []}, "metrics: wanted at least one metric, got none."),
@@ -183,12 +207,18 @@ def test_run_of_another_configuration_is_refused(done):
         ({"world": {"layout": "hatefull_memes"}}, r"world.layout: no layout .* Did you mean 'hateful_memes'\?"),
         (
             {"world": {"layout": "hateful_memes", "sizes": {"trian": 9}}},
-            r"world.sizes.trian: 'trian' is none of .* Did you mean 'train'\?",
+            r"world.sizes.trian: hateful_memes has no such split. Did you mean 'train'\?",
         ),
         (
             {"world": {"layout": "hateful_memes", "mix": {"bot": 1}}},
-            r"world.mix.bot: 'bot' is none of .* Did you mean 'both'\?",
+            r"world.mix.bot: hateful_memes has no such kind of row. Did you mean 'both'\?",
         ),
+        ({"world": {"layout": "vqa_v2", "noise": -3}}, r"world.noise: wanted a number of at least 0, got -3."),
+        (
+            {"world": {"layout": "hateful_memes", "sizes": {"train": -5}}},
+            r"world.sizes.train: wanted a number of at least 0 .*got -5.",
+        ),
+        ({"seeds": [2**63]}, r"seeds: wanted 1 or more, .* got \[9223372036854775808\]."),
         ({"world": {"layot": "hateful_memes"}}, r"world.layot: no such option. Did you mean 'layout'\?"),
     ],
 )
@@ -203,6 +233,14 @@ def test_mistakes_in_the_runs_of_a_study_are_told_before_anything_is_run(tmp_pat
     with pytest.raises(ConfigError, match=r"msd.yaml:2: objective.distill_wieght: .* Did you mean 'distill_weight'\?"):
         run_study(file)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_check_runs_nothing(tmp_path, capsys):
+    assert main(["study", f"config={write(tmp_path)}", "run_type=check"]) == 0
+    assert "study.yaml: nothing is wrong with it." in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+    assert main(["study", f"config={write(tmp_path)}", "run_type=check", "world.noise=-3"]) == 2
+    assert "world.noise: wanted a number of at least 0, got -3." in capsys.readouterr().err
 
 
 def test_outputs_that_are_not_predicted_cannot_be_drawn(tmp_path):

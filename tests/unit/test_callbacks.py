@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 
 import pytest
 
 from msd_framework.callbacks import logging
+from msd_framework.callbacks.early_stopping import EarlyStopping
 from msd_framework.callbacks.logging import JsonLines, TensorBoard
 from msd_framework.callbacks.progress import ProgressBar
 from tests.runs import tiny_runner
@@ -38,6 +40,17 @@ def test_lines_of_updates_that_are_made_again_are_taken_away_and_so_are_half_lin
     runner.fit()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["update"] for line in lines] == [1, 2]
+
+
+def test_what_is_not_defined_is_null(tmp_path):
+    runner, _ = tiny_runner(num_updates=1)
+    JsonLines(str(tmp_path / "metrics.jsonl")).on_validation_end(runner, {"auroc": math.nan, "accuracy": 1.0})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"update": 0, "validation/auroc": null, "validation/accuracy": 1.0}\n'
+
+
+def test_a_negative_improvement_is_none():
+    with pytest.raises(ValueError, match="min_delta must be 0 or more, got -1"):
+        EarlyStopping(min_delta=-1)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")

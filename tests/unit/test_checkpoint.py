@@ -59,11 +59,26 @@ def test_best_and_last_are_kept_and_so_many_others(tmp_path):
     assert read(folder.path("last")).state["update"] == 4
 
 
-def test_an_update_that_is_made_again_replaces_its_checkpoint(tmp_path):
+@pytest.mark.parametrize("keep", [0, 1, 3, 5])
+def test_as_many_others_are_kept_as_asked(tmp_path, keep):
+    folder = CheckpointFolder(tmp_path, keep)
+    for update in range(1, 11):
+        folder.save(made(update), update, best=update == 1)
+    assert len(list(tmp_path.glob("update_*"))) == keep + 2
+
+
+def test_an_update_that_is_made_again_gets_a_checkpoint_of_its_own(tmp_path):
     folder = CheckpointFolder(tmp_path)
-    folder.save(made(1), 5, best=False)
+    folder.save(made(1), 5, best=True)
     folder.save(made(2), 5, best=False)
     assert read(folder.path("last")).state["update"] == 2
+    assert read(folder.path("best")).state["update"] == 1
+
+
+def test_only_what_is_asked_for_is_read_and_verified(tmp_path):
+    write(made(), tmp_path / "c")
+    (tmp_path / "c" / "optimizer.safetensors").write_bytes(b"")
+    assert torch.equal(read(tmp_path / "c", ("model",)).model["weight"], torch.ones(3, 2))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "card.json", "random.safetensors"])

@@ -54,6 +54,11 @@ def test_show_and_components_print(tiny_config, capsys):
         (OSError(errno.ENOSPC, "No space left on device", "runs/a"), "runs/a: No space left on device. Make room"),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk: No space left on device. Make room"),
         (PermissionError(errno.EACCES, "Permission denied", "runs/a"), "runs/a: Permission denied. Give yourself"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 9), "aaaaaaaaa: File name too long. Name a shorter one."),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"),
+            "/proc/x: No such file or directory. Name another",
+        ),
         (torch.OutOfMemoryError("CUDA out of memory"), "the GPU's memory is full. Lower training.batch_size"),
     ],
 )

@@ -79,14 +79,17 @@ def test_a_misplaced_option_is_sent_to_its_place_within_its_own_schema():
 
 
 def test_slots_are_all_components_with_their_paths_defaults_included():
-    values = RIGHT | {"evaluation": {"metrics": ["auroc", {"type": "accuracy"}]}, "teacher": {"model": "visual_bert"}}
+    values = RIGHT | {
+        "evaluation": {"metrics": ["auroc", {"type": "accuracy"}]},
+        "teacher": {"checkpoint": "runs/a", "masker": "drop"},
+    }
     found = [(s.path, s.kind) for s in component_slots(values)]
     assert found == [
         ("data.dataset", "datasets"),
         ("data.processors.text", "processors"),
         ("model", "models"),
         ("objective", "objectives"),
-        ("teacher.model", "models"),
+        ("teacher.masker", "maskers"),
         ("masker", "maskers"),
         ("optimizer", "optimizers"),
         ("scheduler", "schedulers"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from msd_framework.maskers.attention import AttentionMasker
+from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.bert import Bert
 from msd_framework.models.patches import Patches
 from msd_framework.models.pooling import masked_mean
@@ -125,6 +128,82 @@ def test_bert_is_that_of_transformers(tmp_path: Path, model_type: str, padding: 
     same(encoded.tokens[mask], expected.last_hidden_state[mask], 1e-5)  # float32, eager against fused attention
     pooled = expected.pooler_output if "pooler_output" in expected else expected.last_hidden_state[:, 0]
     same(encoded.pooled, pooled, 1e-5)
+
+
+ROBERTAS = ("roberta", "xlm-roberta", "camembert", "mpnet")
+RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    **{name: {"pad_token_id": 1} for name in ROBERTAS},
+    **{name: {} for name in ("bert", "albert", "electra", "convbert", "roformer", "modernbert")},
+    "deberta": RELATIVE,
+    "deberta-v2": RELATIVE | {"position_biased_input": False},
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
+}
+
+
+def large_bert(model_type: str, **options: Any) -> Bert:
+    """An encoder with weights large enough for a shifted position to show, in float64."""
+    import transformers
+
+    if model_type not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
+    torch.manual_seed(0)
+    sizes = {k: v for k, v in BERT_SIZES.items() if model_type != "distilbert" or k == "vocab_size"}
+    encoder = Bert(
+        config={"model_type": model_type, **sizes, "pad_token_id": 0, "max_position_embeddings": 20}
+        | ARCHITECTURES[model_type]
+        | options
+    )
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return encoder.double().eval()
+
+
+def sentences() -> ModalityInputs:
+    """Three texts of 12, 9 and 7 words, the first and the last of each special."""
+    place, lengths = torch.arange(12), torch.tensor([12, 9, 7])[:, None]
+    ids = torch.randint(3, 40, (3, 12), generator=torch.Generator().manual_seed(0))
+    extras = {"special": (place == 0) | (place == lengths - 1), "segments": (place > 5).long().expand(3, 12)}
+    return ModalityInputs(ids, place < lengths, extras)
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["length known", "length not known"])
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_bert_gives_the_same_for_dropped_and_for_masked_words(model_type: str, counted: bool) -> None:
+    encoder, x = large_bert(model_type), sentences()
+    dropped = DropMasker().hide("text", x)
+    assert dropped is not None
+    assert dropped.num_positions == 12
+    masked, rest = encoder(AttentionMasker().hide("text", x)), encoder(dropped if counted else replace(dropped, num_positions=None))
+    same(rest.pooled, masked.pooled)
+    same(rest.tokens, masked.tokens.take_along_dim(dropped.extras["positions"][..., None], 1))
+    assert not torch.allclose(encoder(x).pooled, masked.pooled, atol=1e-3)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_what_masked_words_are_never_matters_to_bert(model_type: str) -> None:
+    encoder, x = large_bert(model_type), sentences()
+    masked = AttentionMasker().hide("text", x)
+    other = replace(masked, values=torch.where(masked.mask, x.values, (x.values + 5) % 40))
+    same(encoder(other).pooled, encoder(masked).pooled)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2"])
+def test_what_is_masked_among_the_words_that_are_left_lands_nowhere(model_type: str) -> None:
+    encoder, x = large_bert(model_type), sentences()
+    third = (torch.arange(12) == 3) & (torch.arange(3) == 1)[:, None]  # one example keeps a word more than the others
+    dropped = DropMasker().hide("text", replace(x, extras=x.extras | {"special": x.special | third}))
+    assert dropped is not None
+    assert not dropped.mask.all()
+    moved = replace(dropped, extras=dropped.extras | {"positions": dropped.extras["positions"].masked_fill(~dropped.mask, 0)})
+    same(encoder(moved).pooled, encoder(dropped).pooled)
+
+
+def test_relative_positions_of_bert_itself_are_heeded() -> None:
+    encoder, x = large_bert("bert", position_embedding_type="relative_key"), sentences()
+    masked, rest = (encoder(masker.hide("text", x)) for masker in (AttentionMasker(), DropMasker()))
+    same(rest.pooled, masked.pooled)
 
 
 def test_bert_reads_segments() -> None:
@@ -243,6 +322,7 @@ def test_read_tensors_gives_what_was_saved(tmp_path: Path) -> None:
 
 def test_a_patch_is_a_token_of_its_own() -> None:
     encoder, x = Patches(image_size=8, patch_size=4, hidden_size=16).eval(), images(8)
+    x = replace(x, mask=torch.ones(2, 1, dtype=torch.bool))
     tokens = encoder(x).tokens
     lit = x.values.clone()
     lit[:, :, :4, 4:] += 1  # the upper right patch
@@ -250,9 +330,18 @@ def test_a_patch_is_a_token_of_its_own() -> None:
     assert changed.tolist() == [[False, True, False, False]] * 2
 
 
+@pytest.mark.parametrize("encoder", [ResNet(), ResNet(freeze_batch_norm=True), Patches(image_size=64, hidden_size=16)])
+def test_not_even_a_masked_nan_reaches_a_pixel_encoder(encoder: Any) -> None:
+    x = images()
+    spoiled = ModalityInputs(x.values.masked_fill(~x.mask[..., None, None], torch.nan), x.mask)
+    encoder.train()(spoiled).pooled.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+    assert all(b.isfinite().all() for b in encoder.buffers())
+
+
 def test_patches_embed_what_a_convolution_would() -> None:
     encoder, x = Patches(image_size=8, patch_size=4, hidden_size=16).double().eval(), images(8)
-    x = ModalityInputs(x.values.double(), x.mask)
+    x = ModalityInputs(x.values.double(), torch.ones(2, 1, dtype=torch.bool))
     first = encoder.embed[0]
     grid = nn.functional.conv2d(x.values, first.weight.view(16, 3, 4, 4), first.bias, stride=4)
     expected = encoder.embed[2](nn.functional.gelu(grid.flatten(2).transpose(1, 2))) + encoder.position

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure, predict
-from msd_framework.errors import DataError
+from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.classification import Accuracy
 from msd_framework.testing import made_batch, take
 from tests.runs import tiny_model
@@ -57,3 +59,15 @@ def test_a_blind_split_cannot_be_measured():
     predictions = Predictions(("a",), torch.tensor([-100]), {"full": torch.zeros(1, 2)})
     with pytest.raises(DataError, match="no example of this split has a label"):
         measure(predictions, {"accuracy": Accuracy()})
+
+
+def test_predictions_come_in_the_order_of_the_split():
+    data = made_batch(4)
+    parts = [replace(take(data, [3, 1]), places=(3, 1)), replace(take(data, [2, 0]), places=(2, 0))]
+    assert predict(ask, parts, ["full"], World()).ids == data.ids
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_predictions_that_are_not_finite_are_no_scores(value):
+    with pytest.raises(TrainingError, match="predicts values that are not finite"):
+        predict(lambda batch, views: torch.full((1, len(batch), 3), value), [made_batch(2)], ["full"], World())

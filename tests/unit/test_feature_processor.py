@@ -165,14 +165,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path, features, content):
         features.restore(tmp_path)
 
 
-def test_changed_files_or_options_are_another_fingerprint(tmp_path, features):
+def test_other_options_are_another_fingerprint_and_files_that_were_touched_or_copied_are_not(tmp_path, features):
     write(tmp_path, "a", GRID)
-    os.utime(tmp_path / "a.npy", ns=(1, 1))
     before = features.fingerprint
-    assert RegionFeatures(str(tmp_path), max_regions=4).fingerprint == before
+    os.utime(tmp_path / "a.npy", ns=(1, 1))
+    assert features.fingerprint == before
+    assert RegionFeatures(str(tmp_path / "copy"), max_regions=4).fingerprint == before
     assert RegionFeatures(str(tmp_path), max_regions=5).fingerprint != before
-    write(tmp_path, "a", GRID + 1)
-    assert features.fingerprint != before
+    assert RegionFeatures(str(tmp_path), max_regions=4, feature_size=8).fingerprint != before
 
 
 @pytest.mark.parametrize(

@@ -170,10 +170,24 @@ def test_examples_that_cannot_be_read_are_left_out_and_told_if_asked(workers):
     assert sorted(made.reader.skipped.values()) == ["numbers:2: wanted a number from 0", "numbers:7: wanted a number from 0"]
 
 
-def test_a_batch_of_which_nothing_can_be_read_stops_even_if_errors_are_skipped():
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_next_example_takes_the_place_of_one_that_is_left_out_so_that_batches_stay_full(workers):
+    made = TrainingBatches(reader(broken=[3, 4], skip_errors=True), Collator({"number": Float()}, INFO), plan(), workers)
+    seen = [tuple(map(int, batch.ids)) for batch in made.starting_at(0)]
+    whole = [tuple(5 if i in (3, 4) else i for i in plan().batch(u)) for u in range(7)]
+    assert seen == whole
+    assert len(made.reader.skipped) == 2
+
+
+def test_a_split_of_which_nothing_can_be_read_stops_even_if_errors_are_skipped():
     broken = reader(broken=range(10), skip_errors=True)
     with pytest.raises(DataError, match="no example of a batch could be read: numbers:"):
         next(TrainingBatches(broken, Collator({"number": Float()}, INFO), plan()).starting_at(0))
+
+
+def test_reading_does_not_touch_the_random_numbers_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU was seeded"))
+    list(EvaluationBatches(reader(processor=Noisy()), Collator({"number": Noisy()}, INFO), 4))
 
 
 def test_targets_are_read_as_the_task_says():

@@ -172,14 +172,6 @@ def test_only_a_masker_that_removes_leaves_a_modality_out(spec: str) -> None:
     assert tuple(build(spec).view(batch(), "text").inputs) == MODALITIES
 
 
-@pytest.mark.parametrize(
-    ("spec", "repeatable"),
-    [("drop", True), ("attention", True), ("constant", True), ("mean", True), ("noise", False), ("other", False)],
-)
-def test_views_that_cannot_be_cached_say_so(spec: str, repeatable: bool) -> None:
-    assert build(spec, fit=False).repeatable is repeatable
-
-
 # Drop
 
 
@@ -369,9 +361,65 @@ def test_noise_differs_between_calls_and_follows_the_global_seed() -> None:
     assert torch.equal(first.values, again.values)
 
 
-def test_noise_without_a_vocabulary_cannot_hide_tokens() -> None:
+def one_by_one(several: Batch) -> list[Batch]:
+    """Batches of a single example, as long as that example is."""
+
+    def alone(x: ModalityInputs, i: int) -> ModalityInputs:
+        length = int(x.mask[i].sum()) if x.values.ndim < 4 else x.values.shape[1]
+
+        def cut(t: Tensor) -> Tensor:
+            return t[i : i + 1, :length]
+
+        return ModalityInputs(cut(x.values), cut(x.mask), {k: cut(e) for k, e in x.extras.items()})
+
+    rows = range(len(several))
+    return [Batch({m: alone(x, i) for m, x in several.inputs.items()}, several.targets[[i]], (several.ids[i],)) for i in rows]
+
+
+@pytest.mark.parametrize("spec", ["noise", {"type": "by_modality", "maskers": {"text": "noise"}, "otherwise": "noise"}])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_noise_in_eval_mode_is_the_examples_own_in_any_batch(spec: object, modality: str) -> None:
+    together = build(spec).eval().without(batch(), modality).inputs[modality]
+    torch.manual_seed(7)  # the run's random numbers have no part in it
+    other_masker = build(spec).eval()
+    for i, alone in enumerate(one_by_one(batch())):
+        hidden = other_masker.without(alone, modality).inputs[modality]
+        shown = hidden.mask[0]
+        row = together.values[i] if hidden.values.ndim == 4 else together.values[i, : len(shown)]
+        assert torch.equal(hidden.values[0], row)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_noise_in_eval_mode_differs_between_examples_and_modalities(modality: str) -> None:
+    shown = torch.ones(3, 1 if KINDS[modality] == "pixels" else 6, dtype=torch.bool)
+    inputs = ModalityInputs(MAKE[modality](0).values, shown)
+    both = Batch({"again": inputs, modality: inputs, "seen": inputs}, torch.zeros(3), ("a", "b", "c"))
+    view = build("noise").eval().view(both, "seen")
+    assert not torch.equal(view.inputs[modality].values, view.inputs["again"].values)
+    assert len({tuple(row.flatten().tolist()) for row in view.inputs[modality].values}) == 3
+
+
+def test_noise_in_eval_mode_has_the_distribution_that_was_asked_for() -> None:
+    shown = torch.ones(4, 1, dtype=torch.bool)
+    pixels, words = torch.zeros(4, 3, 100, 100), torch.zeros(4, 1000, dtype=torch.int64)
+    inputs = {"image": ModalityInputs(pixels, shown), "seen": audio(), "text": ModalityInputs(words, shown.expand(4, 1000))}
+    view = build({"type": "noise", "standard_deviation": 3.0}).eval().view(Batch(inputs, torch.zeros(4), tuple("abcd")), "seen")
+    values = view.inputs["image"].values  # 120000 numbers; the tolerances are five standard errors
+    assert abs(float(values.mean())) < 0.043
+    assert abs(float(values.std()) - 3) < 0.031
+    assert set(view.inputs["text"].values.flatten().tolist()) == set(range(VOCAB))
+
+
+def test_noise_in_training_is_another_in_each_view() -> None:
+    masker = build("noise")
+    first, second = (masker.without(batch(), "regions").inputs["regions"].values for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_noise_without_a_vocabulary_cannot_hide_tokens(training: bool) -> None:
     with pytest.raises(ValueError, match="noise needs vocab_size to hide 'text'"):
-        MASKERS.build("noise").hide("text", text())
+        MASKERS.build("noise").train(training).without(batch(), "text")
 
 
 @pytest.mark.parametrize(
@@ -401,11 +449,30 @@ def test_other_shows_all_of_the_example_a_number_of_rows_above(modality: str, sh
         assert all(torch.equal(hidden.extras[k][i], inputs.extras[k][j]) for k in inputs.extras)
 
 
-@pytest.mark.parametrize(("size", "shift"), [(1, 1), (1, 2), (3, 3)])
-def test_other_refuses_to_show_an_example_itself(size: int, shift: int) -> None:
-    alone = ModalityInputs(torch.zeros(size, 2), torch.ones(size, 2, dtype=torch.bool))
-    with pytest.raises(ValueError, match=f"no other example to take 'audio' from: the batch holds {size} and the shift is {shift}"):
-        build({"type": "other", "shift": shift}).hide("audio", alone)
+@given(st.integers(2, 9), st.integers(1, 30))
+def test_other_never_shows_an_example_itself(size: int, shift: int) -> None:
+    inputs = ModalityInputs(torch.arange(size)[:, None].float(), torch.ones(size, 1, dtype=torch.bool))
+    hidden = build({"type": "other", "shift": shift}).hide("audio", inputs)
+    assert hidden is not None
+    assert (hidden.values != inputs.values).all()
+    assert set(hidden.values.flatten().tolist()) == set(range(size))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_example_alone_in_the_last_batch_is_shown_one_of_the_batch_before(modality: str, times: int) -> None:
+    masker, before = build("other"), MAKE[modality](0)
+    masker.without(batch(), modality)
+    lone = one_by_one(batch(1))[0]
+    hidden = [masker.without(lone, modality).inputs[modality] for _ in range(times)][-1]
+    assert torch.equal(hidden.values, before.values[-1:])
+    assert torch.equal(hidden.mask, before.mask[-1:])
+    assert all(torch.equal(hidden.extras[k], before.extras[k][-1:]) for k in before.extras)
+
+
+def test_other_refuses_a_first_batch_of_one() -> None:
+    with pytest.raises(ValueError, match="no other example to take 'audio' from: the first batch holds a single one"):
+        build("other").without(one_by_one(batch())[0], "audio")
 
 
 # By modality
@@ -421,20 +488,17 @@ def test_by_modality_hides_each_modality_its_own_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("maskers", "otherwise", "removes", "needs_fit", "repeatable"),
+    ("maskers", "otherwise", "removes", "needs_fit"),
     [
-        ({"text": "attention"}, "constant", False, False, True),
-        ({"text": "drop"}, None, True, False, True),
-        ({"text": "constant"}, "drop", True, False, True),
-        ({"text": "constant", "image": "mean"}, None, False, True, True),
-        ({"text": "drop"}, "noise", True, False, False),
+        ({"text": "attention"}, "constant", False, False),
+        ({"text": "drop"}, None, True, False),
+        ({"text": "constant"}, "drop", True, False),
+        ({"text": "constant", "image": "mean"}, None, False, True),
     ],
 )
-def test_by_modality_promises_what_its_maskers_do(
-    maskers: dict, otherwise: str | None, removes: bool, needs_fit: bool, repeatable: bool
-) -> None:
+def test_by_modality_promises_what_its_maskers_do(maskers: dict, otherwise: str | None, removes: bool, needs_fit: bool) -> None:
     masker = build({"type": "by_modality", "maskers": maskers, "otherwise": otherwise}, fit=False)
-    assert (masker.removes, masker.needs_fit, masker.repeatable) == (removes, needs_fit, repeatable)
+    assert (masker.removes, masker.needs_fit) == (removes, needs_fit)
 
 
 def test_by_modality_shows_each_masker_what_it_hides() -> None:

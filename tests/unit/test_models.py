@@ -87,8 +87,8 @@ def test_a_modality_that_is_left_out_leaves_only_its_encoder_without_gradients()
 def test_late_fusion_refuses_what_it_cannot_fuse() -> None:
     with pytest.raises(ValueError, match="encoders must name at least one modality, got none"):
         LateFusion({}, num_classes=2)
-    with pytest.raises(ValueError, match=r"fusion must be one of concat, sum, mean, gated, got 'gatd'. Did you mean 'gated'\?"):
-        late_fusion("gatd")
+    with pytest.raises(ValueError, match="hidden_size must be above 0, got 0"):
+        LateFusion({"image": RegionFeatures(feature_size=4)}, num_classes=2, hidden_size=0)
 
 
 def test_a_yaml_says_the_modalities_without_building() -> None:

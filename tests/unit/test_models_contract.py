@@ -33,6 +33,7 @@ EXACT = 1e-12  # float64: the same sums in another order
 WORDS = {"type": "transformer", "hidden_size": 8, "num_layers": 1, "num_heads": 2, "max_positions": 16}
 PATCHES = {"type": "patches", "patch_size": 4, "hidden_size": 8}
 REGIONS = {"type": "features", "hidden_size": 8}
+RESNET = {"type": "resnet"}
 BERT_CONFIG = {
     "model_type": "bert",
     "hidden_size": 8,
@@ -82,6 +83,7 @@ MODEL_CASES: dict[str, list[Case]] = {
             {"audio": "features"} | PIXELS_TEXT,
             True,
         ),
+        Case(FUSED | {"encoders": {"image": RESNET, "text": WORDS}}, PIXELS_TEXT, True),
     ],
     "unimodal_text": [Case({"type": "unimodal_text", "encoder": WORDS}, {"text": "tokens"})],
     "unimodal_image": [Case({"type": "unimodal_image", "encoder": REGIONS}, {"image": "features"})],
@@ -102,7 +104,7 @@ ENCODER_CASES: dict[str, list[Case]] = {
     "transformer": [Case(WORDS, {"x": "tokens"}), Case(WORDS | {"norm_first": False}, {"x": "tokens"})],
     "features": [Case(REGIONS, {"x": "features"})],
     "patches": [Case(PATCHES, {"x": "pixels"}), Case(PATCHES | {"num_layers": 1, "num_heads": 2}, {"x": "pixels"})],
-    "resnet": [Case({"type": "resnet"}, {"x": "pixels"}), Case({"type": "resnet", "freeze_batch_norm": True}, {"x": "pixels"})],
+    "resnet": [Case(RESNET, {"x": "pixels"}), Case({"type": "resnet", "freeze_batch_norm": True}, {"x": "pixels"})],
 }
 
 
@@ -183,6 +185,16 @@ def change_masked(x: ModalityInputs, seed: int = 9) -> ModalityInputs:
     return replace(x, values=torch.where(x.mask.view(shape), x.values, 100 * torch.ones_like(x.values)))
 
 
+def train_once(module: Any, inputs: Any) -> dict[str, Tensor]:
+    """What a step in training looks at and leaves behind: what is said, the gradients, and the buffers."""
+    torch.manual_seed(5)
+    output = module.train()(inputs)
+    said = output.logits if isinstance(module, MultimodalModel) else output.pooled
+    said.square().sum().backward()
+    gradients = {f"grad {name}": p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return {"said": said, **gradients, **dict(module.named_buffers())}
+
+
 def example(inputs: Inputs, index: int) -> Inputs:
     def one(t: Tensor) -> Tensor:
         return t[index : index + 1]
@@ -229,6 +241,13 @@ def test_masked_positions_never_change_the_logits(case: Case) -> None:
     changed = {m: change_masked(x) for m, x in inputs.items()}
     assert any(not torch.equal(changed[m].values, inputs[m].values) for m in inputs)
     close(model(changed).logits, model(inputs).logits)
+
+
+@every_model
+def test_masked_positions_never_change_the_logits_in_training(case: Case) -> None:
+    inputs = make_inputs(case)
+    given, changed = (train_once(build_model(case), x) for x in (inputs, {m: change_masked(x) for m, x in inputs.items()}))
+    torch.testing.assert_close(changed, given, atol=EXACT, rtol=EXACT)
 
 
 @every_model
@@ -331,6 +350,25 @@ def test_masked_positions_never_change_what_an_encoder_gives(case: Case) -> None
     encoded, changed = encoder(inputs), encoder(change_masked(inputs))
     close(changed.tokens[encoded.mask], encoded.tokens[encoded.mask])
     close(changed.pooled, encoded.pooled)
+
+
+@every_encoder
+def test_masked_positions_never_change_what_an_encoder_gives_in_training(case: Case) -> None:
+    x = make_inputs(case)["x"]
+    given, changed = (train_once(build_encoder(case), inputs) for inputs in (x, change_masked(x)))
+    torch.testing.assert_close(changed, given, atol=EXACT, rtol=EXACT)
+
+
+@every_encoder
+def test_an_encoder_gives_the_same_for_dropped_and_for_masked_words(case: Case) -> None:
+    encoder, inputs = build_encoder(case), make_inputs(case)["x"]
+    dropped = DropMasker().hide("x", inputs)
+    if dropped is None:  # nothing is left to look at
+        return
+    whole, rest = encoder(AttentionMasker().hide("x", inputs)), encoder(dropped)
+    close(rest.pooled, whole.pooled)
+    left = whole.tokens.take_along_dim(dropped.extras["positions"][..., None], 1)
+    close(rest.tokens[dropped.mask], left[dropped.mask])
 
 
 @every_encoder

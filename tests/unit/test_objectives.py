@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from msd_framework.losses.logits import SoftenedKL
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
+from msd_framework.maskers.resample import NoiseMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.supervised import SupervisedObjective
 from msd_framework.saliency.prediction import DropSaliency, KeepSaliency
@@ -93,9 +94,9 @@ class _Asked(LiveTeacher):
         super().__init__(*arguments)
         self.asked: list[tuple[str, ...]] = []
 
-    def predict(self, batch, views):
+    def predict(self, batch, views, shown=None):
         self.asked.append(tuple(views))
-        return super().predict(batch, views)
+        return super().predict(batch, views, shown)
 
 
 def test_each_view_is_asked_of_the_teacher_once_even_if_the_saliency_looks_at_it_too():
@@ -105,6 +106,15 @@ def test_each_view_is_asked_of_the_teacher_once_even_if_the_saliency_looks_at_it
     objective = DistillationObjective(tiny_model(2), teacher, masker, views, weighting=InstanceWeights(DropSaliency()))
     objective(made_batch(4))
     assert teacher.asked == [("full", "image", "text")]
+
+
+def test_teacher_and_student_see_the_same_noise():
+    """A student that is its teacher's twin has nothing to learn from it, whatever hides the modalities."""
+    masker = NoiseMasker(vocab_size=20)
+    twin = tiny_model(1, 16)
+    views: list[Any] = ["full", "image", "text"]
+    objective = DistillationObjective(tiny_model(1, 16), LiveTeacher(twin, masker), masker, views, distill_weight=1.0)
+    assert objective(made_batch(5)).loss.item() == pytest.approx(0.0, abs=1e-12)
 
 
 class _Spy(WeightingStrategy):

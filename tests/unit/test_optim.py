@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -68,6 +70,13 @@ def test_options_reach_the_optimizer():
     [
         (lambda: AdamWRecipe(lr=0), "lr must be above 0, got 0"),
         (lambda: AdamWRecipe(eps=-1), "eps must be above 0, got -1"),
+        (lambda: AdamWRecipe(lr=math.nan), "lr must be above 0, got nan"),
+        (lambda: AdamWRecipe(lr=math.inf), "lr must be above 0, got inf"),
+        (lambda: AdamWRecipe(beta1=1.5), "beta1 must be 0 or more and below 1, got 1.5"),
+        (lambda: AdamWRecipe(beta2=-0.1), "beta2 must be 0 or more and below 1, got -0.1"),
+        (lambda: AdamWRecipe(weight_decay=-1), "weight_decay must be 0 or more, got -1"),
+        (lambda: SGDRecipe(momentum=-1), "momentum must be 0 or more, got -1"),
+        (lambda: SGDRecipe(weight_decay=math.nan), "weight_decay must be 0 or more, got nan"),
         (lambda: SGDRecipe(nesterov=True), "nesterov needs a momentum above 0"),
         (lambda: SCHEDULERS.build({"type": "warmup_linear", "warmup": -1}), "warmup must be 0 or more, got -1"),
     ],

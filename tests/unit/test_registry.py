@@ -15,9 +15,12 @@ from msd_framework.options import summary
 from msd_framework.registry import (
     MASKERS,
     METRICS,
+    MODELS,
     REGISTRIES,
     SALIENCIES,
     Registry,
+    agreed,
+    narrowed,
     plain,
     split,
 )
@@ -203,3 +206,43 @@ def test_every_registered_class_extends_its_contract_and_says_what_its_options_a
 
 def test_a_group_is_the_plural_that_entry_points_are_offered_under():
     assert (MASKERS.group, SALIENCIES.group, METRICS.group) == ("maskers", "saliencies", "metrics")
+
+
+MODALITIES = {"text": {"vocab_size": 9, "pad_id": 0}, "title": {"vocab_size": 7, "pad_id": 0}, "image": {"image_size": 8}}
+FACTS = {"seed": 0, "modalities": MODALITIES}
+
+
+def test_facts_that_modalities_agree_on_are_told_to_all_and_others_to_none():
+    known, disputed = agreed(FACTS)
+    assert known == {"seed": 0, "pad_id": 0, "image_size": 8}
+    assert disputed == {"vocab_size": "must be given: that of text is 9 and that of title is 7."}
+
+
+@pytest.mark.parametrize(("modality", "size"), [("text", 9), ("title", 7)])
+def test_a_component_of_one_modality_is_told_the_facts_of_that_one(modality, size):
+    masker = MASKERS.build({"type": "by_modality", "maskers": {modality: "noise"}, "otherwise": "drop"}, facts=FACTS)
+    assert masker.maskers[modality].vocab_size == size
+
+
+def test_a_component_of_all_modalities_must_be_given_what_they_differ_in():
+    with pytest.raises(ConfigError, match=r"masker\.vocab_size: must be given: that of text is 9 and that of title is 7\."):
+        MASKERS.build("noise", facts=FACTS)
+    assert MASKERS.build({"type": "noise", "vocab_size": 5}, facts=FACTS).vocab_size == 5
+
+
+def test_an_option_named_after_a_modality_is_told_the_facts_of_that_one():
+    facts = {"num_classes": 2, "modalities": {"image": {"feature_size": 6}, "text": {"vocab_size": 9, "feature_size": 4}}}
+    sizes = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "feature_size": 4}
+    model = MODELS.build({"type": "visual_bert", **sizes, "image_encoder": {"type": "features", "hidden_size": 8}}, facts=facts)
+    assert model.image_encoder.perceptron[0].in_features == 6
+
+
+def test_facts_of_modalities_of_which_nothing_is_known_stay_as_they_are():
+    assert narrowed(FACTS, ["sound"]) == FACTS
+    assert narrowed({"seed": 0}, ["text"]) == {"seed": 0}
+
+
+def test_a_model_is_told_the_facts_of_its_own_modalities():
+    encoder = {"type": "transformer", "hidden_size": 8, "num_layers": 1, "num_heads": 2}
+    model = MODELS.build({"type": "unimodal_text", "encoder": encoder}, facts={"num_classes": 2, **FACTS})
+    assert model.encoder.word.num_embeddings == 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,13 +51,17 @@ def test_parts_added_up_are_the_whole_batch(accumulate):
     torch.testing.assert_close(weights_of(parts), weights_of(whole), atol=1e-8, rtol=0)  # order of float64 sums over 12 Adam steps
 
 
-class StopAt(Callback):
-    def __init__(self, update):
-        self.stop_at = update
+class InterruptionError(Exception):
+    pass
 
-    def on_step_end(self, runner, output):
-        if runner.update == self.stop_at:
-            runner.stop("test")
+
+class InterruptAt(Callback):
+    def __init__(self, update):
+        self.interrupt_at = update
+
+    def on_checkpoint(self, runner):
+        if runner.update == self.interrupt_at:
+            raise InterruptionError
 
 
 @pytest.mark.parametrize("stop_at", [5, 7, 11])
@@ -65,8 +70,9 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path,
     whole, whole_log = tiny_runner(folder=tmp_path / "whole", **saves)
     whole.fit()
     first, _ = tiny_runner(folder=tmp_path / "cut", **saves)
-    first.callbacks = [*first.callbacks, StopAt(stop_at)]
-    first.fit()
+    first.callbacks = [*first.callbacks, InterruptAt(stop_at)]
+    with pytest.raises(InterruptionError):
+        first.fit()
     second, second_log = tiny_runner(folder=tmp_path / "cut", **saves)
     torch.rand(17)  # another state of the random numbers than the one saved
     assert second.resume()
@@ -82,15 +88,6 @@ def test_nothing_is_resumed_where_there_is_no_checkpoint(tmp_path):
     runner, _ = tiny_runner(folder=tmp_path)
     assert not runner.resume()
     assert runner.update == 0
-
-
-def test_a_run_of_another_model_is_not_resumed(tmp_path):
-    runner, _ = tiny_runner(folder=tmp_path, save_at=frozenset({1}), num_updates=2)
-    runner.fit()
-    other, _ = tiny_runner(folder=tmp_path)
-    other.card = {"model": {"type": "late_fusion"}}
-    with pytest.raises(CheckpointError, match="is of another model"):
-        other.resume()
 
 
 def test_weights_of_other_shapes_are_refused_with_the_first_difference(tmp_path):
@@ -123,12 +120,28 @@ def test_a_loss_that_is_no_number_names_its_update_and_spoils_no_checkpoint(tmp_
 
 def test_the_best_checkpoint_is_the_one_with_the_best_validation(tmp_path):
     scores = iter([0.1, 0.7, 0.3])
-    runner, _ = tiny_runner(folder=tmp_path, validate_at=frozenset({4, 8, 12}), monitor="score")
+    runner, _ = tiny_runner(folder=tmp_path, validate_at=frozenset({4, 8, 12}), save_at=frozenset({12}), monitor="score")
     runner.validate = lambda: {"score": next(scores)}
     runner.fit()
     assert runner.checkpoints.path("best").name == "update_00000008"
     assert runner.checkpoints.path("last").name == "update_00000012"
     assert runner.best == 0.7
+
+
+def test_a_validation_that_brings_nothing_better_writes_no_checkpoint_of_its_own(tmp_path):
+    scores = iter([0.5, 0.4, 0.3])
+    runner, _ = tiny_runner(folder=tmp_path, validate_at=frozenset({4, 8, 12}), monitor="score")
+    runner.validate = lambda: {"score": next(scores)}
+    runner.fit()
+    assert [p.name for p in tmp_path.glob("update_*")] == ["update_00000004"]
+
+
+def test_a_monitored_metric_that_is_undefined_ends_the_run_with_its_weights_saved(tmp_path):
+    runner, _ = tiny_runner(folder=tmp_path, validate_at=frozenset({4}), monitor="score")
+    runner.validate = lambda: {"score": float("nan")}
+    with pytest.raises(TrainingError, match="score is undefined on the validation split"):
+        runner.fit()
+    assert runner.checkpoints.path("last").name == "update_00000004"
 
 
 def test_a_metric_that_is_better_when_smaller_is_minimised(tmp_path):
@@ -141,21 +154,32 @@ def test_a_metric_that_is_better_when_smaller_is_minimised(tmp_path):
 
 def test_early_stopping_waits_its_patience_and_remembers_it_over_an_interruption(tmp_path):
     scores = iter([0.5, 0.4, 0.3, 0.9])
-    runner, _ = tiny_runner(folder=tmp_path, validate_at=frozenset({2, 4, 6, 8}), monitor="score")
+    plan = {"validate_at": frozenset({2, 4, 6, 8}), "save_at": frozenset({2, 4, 6, 8}), "monitor": "score"}
+    runner, _ = tiny_runner(folder=tmp_path, **plan)
     runner.validate = lambda: {"score": next(scores)}
     stopping = EarlyStopping(patience=2)
     runner.callbacks = [*runner.callbacks, stopping]
     runner.fit()
     assert runner.update == 6
     assert "has not improved in 2 validations" in runner.stop_reason
-    again = EarlyStopping(patience=2)
-    again.restore(stopping.state())
-    assert (again.best, again.waited) == (0.5, 2)
+    again, _ = tiny_runner(folder=tmp_path, **plan)
+    again.callbacks = [*again.callbacks, EarlyStopping(patience=2)]
+    assert again.resume()
+    again.fit()
+    assert again.update == 6  # what has stopped stays stopped
 
 
 def test_a_patience_of_nothing_is_refused():
     with pytest.raises(ValueError, match="patience must be 1 or more, got 0"):
         EarlyStopping(patience=0)
+
+
+def test_a_gradient_that_is_no_number_is_told_even_if_nothing_is_clipped():
+    runner, _ = tiny_runner()
+    runner.plan = replace(runner.plan, clip_norm=None)
+    next(runner.objective.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(TrainingError, match=r"not finite since update 1\."):
+        runner.fit()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

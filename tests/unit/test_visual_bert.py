@@ -407,7 +407,7 @@ def test_weights_that_are_nowhere_are_refused(monkeypatch: pytest.MonkeyPatch) -
     ("options", "message"),
     [
         ({"num_heads": 5}, "num_heads must divide hidden_size, got 5 heads for 24 features"),
-        ({"num_heads": 0}, "num_heads must divide hidden_size, got 0 heads"),
+        ({"num_heads": 0}, "num_heads must be above 0, got 0"),
         ({"pad_id": 50}, r"pad_id must be in 0\.\.49, got 50"),
         ({"visual_token_type": 2}, r"visual_token_type must be in 0\.\.1, got 2"),
     ],

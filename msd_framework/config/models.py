@@ -1,0 +1,87 @@
+"""What is wrong with a model, as far as it can be told without data and weights: it is built where tensors hold no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msd_framework.config.components import STAND_INS, known_facts
+from msd_framework.config.parts import Part, parts
+from msd_framework.config.schema import RunConfig
+from msd_framework.errors import ConfigError, Problem
+from msd_framework.options import options_of
+from msd_framework.registry import ENCODERS, MODELS, PROCESSORS, Registry, nested, split
+from msd_framework.structures import DatasetInfo
+
+ANY_ENCODER = {"type": "features", "feature_size": 1}
+"""Stands in for an encoder whose sizes are in files."""
+
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".json")
+
+
+def model_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
+    """Files that a model would read and are not there; else what the constructors of it and its encoders refuse."""
+    found = list(parts(MODELS, config.model, "model"))
+    missing = [p for part in found for p in _missing_files(part)]
+    return missing or _refusals(found, known_facts(info) | {"seed": config.seed, "modalities": _facts(config)})
+
+
+def _missing_files(part: Part) -> list[Problem]:
+    named = {key: part.options.get(key) for key in sorted(part.cls.reads)}
+    return [
+        Problem(f"{part.path}.{key}", f"there is no file or folder {value}.")
+        for key, value in named.items()
+        if isinstance(value, str) and _is_a_path(value) and not Path(value).expanduser().exists()
+    ]
+
+
+def _is_a_path(name: str) -> bool:
+    """Whether a name cannot be one on a hub, such as `bert-base-uncased` or `owner/model`."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(FILE_SUFFIXES)
+
+
+def _facts(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """What the processors can tell before they have seen any data; a vocabulary has to be learned or read first."""
+    made = {m: PROCESSORS.build(spec, f"data.processors.{m}") for m, spec in config.data.processors.items()}
+    return {m: processor.facts for m, processor in made.items() if processor.kind != "tokens"}
+
+
+def _refusals(found: list[Part], facts: Mapping[str, Any]) -> list[Problem]:
+    """What the outermost constructor that reads no file refuses, or one of those nested in it."""
+    whole = next((part for part in reversed(found) if not _reads(part)), None)
+    if whole is None:
+        return []
+    try:
+        with torch.device("meta"):
+            whole.registry.build(_without_files(whole.registry, whole.spec, facts), whole.path, facts)
+    except ConfigError as error:
+        return list(error.problems)
+    except Exception:  # a module of a user's may look at its weights, which is right where there are some
+        return []
+    return []
+
+
+def _reads(part: Part) -> bool:
+    return any(part.options.get(key) is not None for key in part.cls.reads)
+
+
+def _without_files(registry: Registry[Any], spec: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A component's part of a YAML, with stand-ins for what it must be given, is unknown yet or would be read."""
+    part = Part("", registry, spec)
+    if registry is ENCODERS and _reads(part):
+        return ANY_ENCODER
+    known = {*facts, *(name for told in facts["modalities"].values() for name in told)}
+    options = options_of(part.cls)
+    filled: dict[str, Any] = {n: STAND_INS[n] for n, o in options.items() if o.required and n in STAND_INS and n not in known}
+    for key, value in part.options.items():
+        inner, container = nested(options[key].annotation)
+        if inner is None or value is None:
+            filled[key] = value
+        elif container is dict:
+            filled[key] = {k: _without_files(inner, one, facts) for k, one in value.items()}
+        else:
+            filled[key] = [_without_files(inner, one, facts) for one in value] if container else _without_files(inner, value, facts)
+    return {"type": split(spec, "", registry)[0], **filled}

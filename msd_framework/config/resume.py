@@ -1,0 +1,77 @@
+"""What a resumed run may not change: everything that its weights depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from msd_framework.config.load import load, resolve
+from msd_framework.config.parts import complete
+from msd_framework.config.schema import RunConfig
+from msd_framework.config.structure import component_slots, structure_problems, structured
+from msd_framework.errors import ConfigError, Problem
+from msd_framework.registry import REGISTRIES
+
+FREE = (
+    "name",
+    "run_type",
+    "expected",
+    "callbacks",
+    "checkpoint",
+    "env",
+    "imports",
+    "user_dir",
+    "teacher.checkpoint",
+    "data.dataset.root",
+    "data.test",
+    "data.workers",
+    "data.cache_mb",
+    "data.processors_from",
+    "data.max_eval_examples",
+    "training.max_updates",
+    "training.max_epochs",
+    "training.accumulate",
+    "training.log_every",
+    "evaluation",
+)
+"""Where a folder lies, how long the run is, what is watched and measured: these may differ from what the run was begun with."""
+
+
+def resume_problems(config: RunConfig) -> list[Problem]:
+    """What differs from the run in the folder that is gone on with."""
+    folder = Path(config.env.save_dir)
+    if config.run_type not in ("train", "check") or not config.checkpoint.resume or not (folder / "checkpoints" / "last").exists():
+        return []
+    try:
+        values = resolve(load(folder / "config.yaml")).values
+    except ConfigError as error:
+        return [Problem("checkpoint.resume", f"{folder} cannot be gone on with: {error}")]
+    if structure_problems(values, RunConfig):
+        return [Problem("checkpoint.resume", f"{folder / 'config.yaml'} is of another version. Name another env.save_dir.")]
+    here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(structured(values, RunConfig))))
+    text = "is {} here and {} in the run that is gone on with. Name another env.save_dir to change it."
+    keys = [k for k in {**there, **here} if not _is_free(k) and here.get(k) != there.get(k)]
+    return [Problem(key, text.format(here.get(key), there.get(key))) for key in keys]
+
+
+def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value by its key path, components with all of their options."""
+    slots = {slot.path: complete(REGISTRIES[slot.kind], slot.spec) for slot in component_slots(values)}
+    yield from slots.items()
+    yield from _plain(values, "", tuple(slots))
+
+
+def _plain(value: Any, at: str, slots: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    if at in slots:
+        return
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _plain(inner, f"{at}.{key}" if at else str(key), slots)
+    elif not any(s.startswith(f"{at}[") for s in slots):
+        yield at, value
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith((f"{free}.", f"{free}[")) for free in FREE)
