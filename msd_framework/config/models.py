@@ -1,4 +1,4 @@
-"""What is wrong with a model, as far as it can be told without data and weights: it is built where tensors hold no numbers."""
+"""What is wrong with a model, as far as it can be told without data and weights: it is built, and its weights are left empty."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch.overrides import TorchFunctionMode
 
 from msd_framework.config.components import STAND_INS, known_facts
 from msd_framework.config.parts import Part, parts
@@ -15,6 +15,25 @@ from msd_framework.errors import ConfigError, Problem
 from msd_framework.options import options_of
 from msd_framework.registry import ENCODERS, MODELS, PROCESSORS, Registry, nested, split
 from msd_framework.structures import DatasetInfo
+
+RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"}
+"""What draws the first numbers of weights, in torch and in `torch.nn.init`."""
+
+
+class Unfilled(TorchFunctionMode):
+    """A context in which weights get no first numbers, so that memory is only set aside and a big model costs no time.
+
+    The device `meta` is for this as well, but its first operation imports torch's compiler, which takes a second.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        if getattr(function, "__name__", "") in RANDOM_FILLS:
+            return arguments[0] if arguments else options["tensor"]
+        return function(*arguments, **(options or {}))
+
+
+LARGE_VOCABULARY = 2**18
+"""Stands in for a vocabulary that is not learned yet: larger than those of published models, and with room for its embedding."""
 
 ANY_ENCODER = {"type": "features", "feature_size": 1}
 """Stands in for an encoder whose sizes are in files."""
@@ -55,7 +74,7 @@ def _refusals(found: list[Part], facts: Mapping[str, Any]) -> list[Problem]:
     if whole is None:
         return []
     try:
-        with torch.device("meta"):
+        with Unfilled():
             whole.registry.build(_without_files(whole.registry, whole.spec, facts), whole.path, facts)
     except ConfigError as error:
         return list(error.problems)
@@ -75,7 +94,8 @@ def _without_files(registry: Registry[Any], spec: Any, facts: Mapping[str, Any])
         return ANY_ENCODER
     known = {*facts, *(name for told in facts["modalities"].values() for name in told)}
     options = options_of(part.cls)
-    filled: dict[str, Any] = {n: STAND_INS[n] for n, o in options.items() if o.required and n in STAND_INS and n not in known}
+    stand_ins = STAND_INS | {"vocab_size": LARGE_VOCABULARY}
+    filled: dict[str, Any] = {n: stand_ins[n] for n, o in options.items() if o.required and n in STAND_INS and n not in known}
     for key, value in part.options.items():
         inner, container = nested(options[key].annotation)
         if inner is None or value is None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.config.load import load, resolve
-from msd_framework.config.parts import complete
+from msd_framework.config.parts import differences
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.structure import component_slots, structure_problems, structured
+from msd_framework.config.structure import ComponentSlot, component_slots, structure_problems, structured
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.registry import REGISTRIES
 
@@ -51,14 +51,25 @@ def resume_problems(config: RunConfig) -> list[Problem]:
     if structure_problems(values, RunConfig):
         return [Problem("checkpoint.resume", f"{folder / 'config.yaml'} is of another version. Name another env.save_dir.")]
     here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(structured(values, RunConfig))))
-    text = "is {} here and {} in the run that is gone on with. Name another env.save_dir to change it."
-    keys = [k for k in {**there, **here} if not _is_free(k) and here.get(k) != there.get(k)]
-    return [Problem(key, text.format(here.get(key), there.get(key))) for key in keys]
+    texts = {k: _difference(here.get(k), there.get(k)) for k in {**there, **here} if not _is_free(k)}
+    text = "{}, in the run that is gone on with. Name another env.save_dir to change it."
+    return [Problem(key, text.format(found)) for key, found in texts.items() if found]
+
+
+def _difference(here: Any, there: Any) -> str:
+    """In what two values differ; empty if they do not."""
+    if isinstance(here, ComponentSlot) and isinstance(there, ComponentSlot):
+        return differences(REGISTRIES[here.kind], here.spec, there.spec)
+    return "" if here == there else f"is {_shown(here)} here and {_shown(there)} there"
+
+
+def _shown(value: Any) -> str:
+    return repr(value.spec if isinstance(value, ComponentSlot) else value)
 
 
 def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every value by its key path, components with all of their options."""
-    slots = {slot.path: complete(REGISTRIES[slot.kind], slot.spec) for slot in component_slots(values)}
+    """Every value by its key path; components as a whole."""
+    slots = {slot.path: slot for slot in component_slots(values)}
     yield from slots.items()
     yield from _plain(values, "", tuple(slots))
 

@@ -374,7 +374,7 @@ CHECKPOINTS = [
     Mistake(
         "resumption of another model",
         ["checkpoint.resume=true", "env.save_dir=<here>/copy", "model.fusion=sum"],
-        r"model: .*copy holds a run of another model: fusion is 'sum' here and 'concat' there",
+        r"model: fusion is 'sum' here and 'concat' there, in the run that is gone on with\. Name another env\.save_dir",
         lambda h, w, t: copied(t, h),
     ),
     Mistake(
