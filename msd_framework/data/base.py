@@ -68,6 +68,11 @@ class Processor(ABC):
     random: bool = False
     """Whether the same input can become different tensors, so that they cannot be kept or cached."""
 
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> list[str]:
+        """What is missing on disk for these options of a YAML, as sentences."""
+        return []
+
     @abstractmethod
     def load(self, value: Any) -> Any:
         """One example's input, read and turned into tensors; runs in a worker process.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,11 @@ class RegionFeatures(Processor):
         """Takes the feature size from the first image, unless it was given."""
         if self.feature_size is None:
             self.feature_size = next((self.load(value).shape[1] for value in values), None)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> list[str]:
+        folder = Path(options["folder"])
+        return [] if folder.is_dir() else [f"there is no folder {folder}; wanted one with a `<image>.npy` for each image."]
 
     def load(self, value: Any) -> Tensor:
         """An image's regions, float [N, D] with N at most ``max_regions``, in the precision of the file.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +76,14 @@ class Tokenizer(Processor):
     def fit(self, values: Iterable[Any]) -> None:
         """Learns the vocabulary from texts, or reads the named tokenizer."""
         self._use(_learn([_text(v) for v in values], self) if self.name is None else _load(self.name))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> list[str]:
+        name = options.get("name")
+        is_path = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.endswith(".json"))
+        if not is_path or Path(str(name)).expanduser().exists():
+            return []
+        return [f"there is no tokenizer at {name}; wanted a folder or a tokenizer.json, or a name of the Hugging Face hub."]
 
     def load(self, value: Any) -> Tensor:
         """A text's token ids and, below each, whether it belongs to the model rather than to the text, int32 [2, L]."""

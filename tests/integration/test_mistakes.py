@@ -372,6 +372,16 @@ CHECKPOINTS = [
     ),
     Mistake("nothing to test", ["run_type=test"], r"env\.save_dir: there is no folder .*; wanted the folder of a finished run"),
     Mistake(
+        "tokenizer that is not there",
+        ["data.processors.text.name=./nowhere/tokenizer.json"],
+        r"data\.processors\.text: there is no tokenizer at \./nowhere/tokenizer\.json; wanted a folder or a tokenizer\.json",
+    ),
+    Mistake(
+        "folder of features that is not there",
+        ["data.processors.image={type: region_features, folder: nowhere, feature_size: 8}", "model.encoders.image=features"],
+        r"data\.processors\.image: there is no folder nowhere; wanted one with a `<image>\.npy` for each image",
+    ),
+    Mistake(
         "resumption of another model",
         ["checkpoint.resume=true", "env.save_dir=<here>/copy", "model.fusion=sum"],
         r"model: fusion is 'sum' here and 'concat' there, in the run that is gone on with\. Name another env\.save_dir",
