@@ -25,19 +25,10 @@ def data_problems(config: RunConfig) -> list[Problem]:
     dataset = DATASETS.get(name)
     uses = [use for use in USED_SPLITS.get(config.run_type, ("train", "validation", "test")) if getattr(data, use) is not None]
     problems = [Problem(f"data.{use}", text) for use in uses for text in dataset.check(options, getattr(data, use))]
-    made = {m: split(spec, "", PROCESSORS) for m, spec in data.processors.items()}
-    missing = [
-        Problem(f"data.processors.{m}", text) for m, (kind, given) in made.items() for text in PROCESSORS.get(kind).check(given)
-    ]
     root = options.get("root", options_of(dataset)["root"].default) if "root" in options_of(dataset) else None
     if problems and isinstance(root, str) and not Path(root).exists():  # one problem, not one a split
-        return [Problem("data.dataset.root", problems[0].message), *missing]
-    return problems + missing
-
-
-def _missing_of(processor: Any) -> list[str]:
-    name, options = split(processor, "", PROCESSORS)
-    return PROCESSORS.get(name).check(options)
+        return [Problem("data.dataset.root", problems[0].message)]
+    return problems
 
 
 def folder_problems(config: RunConfig) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,11 +48,19 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     teacher, problems = _teacher(config, info)
     kinds = {m: PROCESSORS.get(split(s, "", PROCESSORS)[0]).kind for m, s in config.data.processors.items()}
     setting = Setting(info, student.modalities, teacher.modalities if teacher else None, kinds)
+    problems += _missing_problems(config, {*student.modalities, *(teacher.modalities if teacher else ())})
     problems += [_under("model", text) for text in model.check(options, setting)] or model_problems(config, info)
     problems += _evaluation_view_problems(config, student)
     problems += _task_problems(config, info)
     problems += _objective_problems(config, setting)
     return problems + _masker_problems(config, setting, student, teacher)
+
+
+def _missing_problems(config: RunConfig, modalities: Collection[str]) -> list[Problem]:
+    """What processors need on disk, of the modalities that somebody takes."""
+    made = {m: split(s, "", PROCESSORS) for m, s in config.data.processors.items() if m in modalities}
+    texts = {m: PROCESSORS.get(name).check(options) for m, (name, options) in made.items()}
+    return [Problem(f"data.processors.{m}", text) for m, found in texts.items() for text in found]
 
 
 def measure_problems(config: RunConfig) -> list[Problem]:
