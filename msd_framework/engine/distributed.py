@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -46,7 +48,12 @@ class World:
         dist.init_process_group("nccl" if gpu else "gloo")
         try:
             yield cls(dist.get_rank(), dist.get_world_size(), here)
+            dist.barrier()  # nobody leaves while another still talks
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
         finally:
+            gc.collect()  # a wrapped module is part of cycles that hold the group, whose threads must end before the process
             dist.destroy_process_group()
 
     @property
