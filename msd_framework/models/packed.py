@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import accumulate, chain
 from operator import or_
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msd_framework.models.transformer import SelfAttention, Transformer, whole
+from msd_framework.models.transformer import SelfAttention, Transformer, TransformerLayer, whole
 
 Take: TypeAlias = Callable[[Tensor], Tensor]
 """Takes U tokens, [U, ..], from anything that is aligned with the positions of a batch, [B, L, ..]."""
@@ -100,7 +100,7 @@ class Rows:
         return attended
 
     def _split(self, x: Tensor, lengths: list[int]) -> list[Tensor]:
-        pieces = x.split([block.num_rows * length for block, length in zip(self.blocks, lengths)])
+        pieces = torch.split(x, [block.num_rows * length for block, length in zip(self.blocks, lengths)])
         return [piece.view(block.num_rows, length, -1) for piece, block, length in zip(pieces, self.blocks, lengths)]  # [n, l, D]
 
 
@@ -112,7 +112,7 @@ def read_first(transformer: Transformer, x: Tensor, rows: Rows) -> Tensor:
         x: float [N, D], the sequence before the first layer.
         rows: how it divides into rows.
     """
-    *layers, last = transformer.layers
+    *layers, last = cast("list[TransformerLayer]", list(transformer.layers))
     for layer in layers:
         x = layer.step(x, whole, partial(rows.attend, layer.attention))  # [N, D]
     x = last.step(x, rows.keep_first, partial(rows.attend_first, last.attention))  # [R, D]
@@ -135,7 +135,7 @@ def pack(views: Sequence[Sequence[Part]], token_cost: int) -> tuple[Tensor, Rows
     """
     masks = [torch.cat([part.mask for part in view], 1) for view in views]  # [B, L]
     kept = [torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1) for mask in masks]  # [B, L]
-    embeddings, tokens = _embed(views, [k.split([part.mask.shape[1] for part in view], 1) for view, k in zip(views, kept)])
+    embeddings, tokens = _embed(views, [torch.split(k, [part.mask.shape[1] for part in view], 1) for view, k in zip(views, kept)])
     if can_look(embeddings):
         return embeddings, _short_rows(tokens, masks, kept, BLOCK_COST // token_cost)
     return embeddings, _padded_rows(tokens, masks)
@@ -182,7 +182,7 @@ def _taking(kept: Tensor) -> tuple[Take, Tensor]:
 
 def _padded_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> Rows:
     """Rows at the full length of their view, which is a block."""
-    blocks = tuple(Block(*mask.shape, mask) for mask in masks)
+    blocks = tuple(Block(mask.shape[0], mask.shape[1], mask) for mask in masks)
     starts = accumulate((block.num_rows * block.length for block in blocks), initial=0)
     device = tokens[0].device
     first = [start + block.length * torch.arange(block.num_rows, device=device) for start, block in zip(starts, blocks)]
@@ -201,7 +201,8 @@ def _short_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor], kept: Sequenc
     mask = torch.zeros_like(mask).masked_scatter(filled, mask[keep])
 
     blocks, places, first, begin, size = [], [], [], 0, 0
-    for end, length in _cuts(lengths.tolist(), tolerance):
+    counted = [int(length) for length in lengths.unbind()]  # older versions have no tolist within torch.func.jvp
+    for end, length in _cuts(counted, tolerance):
         seen = mask[begin:end, :length]
         blocks.append(Block(end - begin, length, None if seen.all() else seen))
         places.append(token[begin:end, :length].flatten())

@@ -218,6 +218,8 @@ class VisualBert(MultimodalModel):
         ):
             if not 0 <= value < count:
                 raise ValueError(f"{name} must be in 0..{count - 1}, got {value}")
+        if sizes.num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {sizes.num_layers}")
         self.num_classes = num_classes
         self.attention_dropout = attention_dropout
         self.packed, self.share_embedding_dropout = packed, share_embedding_dropout
@@ -265,7 +267,7 @@ class VisualBert(MultimodalModel):
         else:
             sequence = self.embeddings.dropout(rows.place(embeddings))  # [N, D]
         logits = self._classify(self._pool(read_first(self.encoder, sequence, rows)))  # [V * B, C]
-        return ModelOutput(logits.unflatten(0, (len(views), -1)))  # [V, B, C]
+        return ModelOutput(logits.view(len(views), -1, self.num_classes))  # [V, B, C]
 
     def encode(self, inputs: Inputs) -> Encoded:
         """The sequence after the last layer, words first, and its pooled summary."""
@@ -325,7 +327,7 @@ class VisualBert(MultimodalModel):
 
     def _word_part(self, text: ModalityInputs) -> Part:
         e, ids = self.embeddings, text.values
-        made_of = (ids, text.extras.get("positions"), text.extras.get("segments"))
+        made_of: tuple[object, ...] = (ids, text.extras.get("positions"), text.extras.get("segments"))
         if not (can_look(ids) and text.mask[:, 0].all()):  # a row that may begin with a hidden word, which is read as [PAD]
             ids = ids.masked_fill(~text.mask, e.pad_id)
             made_of = (ids,)
