@@ -25,6 +25,9 @@ from msd_framework.models.transformer import SelfAttention, Transformer, Transfo
 Take: TypeAlias = Callable[[Tensor], Tensor]
 """Takes U tokens, [U, ..], from anything that is aligned with the positions of a batch, [B, L, ..]."""
 
+Move: TypeAlias = Callable[[Tensor], Tensor]
+"""Takes some positions of a sequence, or all."""
+
 BLOCK_COST = 3_000_000
 """What it costs a layer to take one more block of rows, in multiplications that a CPU could do meanwhile."""
 
@@ -83,19 +86,26 @@ class Rows:
         """The first position of each row, [R, D], of a sequence [N, D]."""
         return x.index_select(0, self.first)
 
-    def attend(self, attention: SelfAttention, x: Tensor) -> Tensor:
-        """What each place of a sequence [N, D] reads in its row, [N, D]."""
-        return self._attend(attention, x, x, [block.length for block in self.blocks])
+    def attend(self, attention: SelfAttention, place: Move, x: Tensor) -> Tensor:
+        """What each place of a sequence reads in its row, [N, D].
 
-    def attend_first(self, attention: SelfAttention, x: Tensor) -> Tensor:
-        """What the first position of each row reads in its row of a sequence [N, D], [R, D]."""
-        return self._attend(attention, self.keep_first(x), x, [1 for _ in self.blocks])
+        Args:
+            attention: the attention.
+            place: makes the sequence of x: `whole`, or where x is [U, D], the distinct tokens, this class's `place`.
+            x: float [N, D] or [U, D]; it is projected as it is, so that distinct tokens are projected once.
+        """
+        query, key, value = place(attention.query(x)), place(attention.key(x)), place(attention.value(x))  # [N, D]
+        return self._attend(attention, query, [block.length for block in self.blocks], key, value)
 
-    def _attend(self, attention: SelfAttention, reading: Tensor, x: Tensor, num_reading: list[int]) -> Tensor:
+    def attend_first(self, attention: SelfAttention, place: Move, x: Tensor) -> Tensor:
+        """What the first position of each row reads in its row of a sequence, [R, D]; arguments as of `attend`."""
+        query, key, value = attention.query(self.keep_first(place(x))), place(attention.key(x)), place(attention.value(x))
+        return self._attend(attention, query, [1 for _ in self.blocks], key, value)
+
+    def _attend(self, attention: SelfAttention, query: Tensor, num_reading: list[int], key: Tensor, value: Tensor) -> Tensor:
         lengths = [block.length for block in self.blocks]
-        queries = self._split(attention.query(reading), num_reading)
-        keys, values = self._split(attention.key(x), lengths), self._split(attention.value(x), lengths)
-        read = [attention.read(q, k, v, block.mask).flatten(0, 1) for q, k, v, block in zip(queries, keys, values, self.blocks)]
+        blocks = zip(self._split(query, num_reading), self._split(key, lengths), self._split(value, lengths), self.blocks)
+        read = [attention.read(q, k, v, block.mask).flatten(0, 1) for q, k, v, block in blocks]
         attended: Tensor = attention.output(torch.cat(read))
         return attended
 
@@ -104,18 +114,20 @@ class Rows:
         return [piece.view(block.num_rows, length, -1) for piece, block, length in zip(pieces, self.blocks, lengths)]  # [n, l, D]
 
 
-def read_first(transformer: Transformer, x: Tensor, rows: Rows) -> Tensor:
+def read_first(transformer: Transformer, x: Tensor, rows: Rows, place: Move = whole) -> Tensor:
     """What a transformer makes of the first position of each row, [R, D]; its last layer computes nothing else.
 
     Args:
         transformer: a stack of layers.
-        x: float [N, D], the sequence before the first layer.
-        rows: how it divides into rows.
+        x: float [N, D], the sequence before the first layer; or [U, D], the distinct tokens in it.
+        rows: how the sequence divides into rows.
+        place: makes the sequence of x: `rows.place` if x is the distinct tokens.
     """
     *layers, last = cast("list[TransformerLayer]", list(transformer.layers))
     for layer in layers:
-        x = layer.step(x, whole, partial(rows.attend, layer.attention))  # [N, D]
-    x = last.step(x, rows.keep_first, partial(rows.attend_first, last.attention))  # [R, D]
+        x = layer.step(x, place, partial(rows.attend, layer.attention, place))  # [N, D]
+        place = whole
+    x = last.step(x, lambda x: rows.keep_first(place(x)), partial(rows.attend_first, last.attention, place))  # [R, D]
     read: Tensor = transformer.last_norm(x).index_select(0, rows.rank)
     return read
 

@@ -126,9 +126,9 @@ class VisualBert(MultimodalModel):
     gives the same numbers, since words keep their position ids and regions have none.
 
     All views of a batch go through the transformer in one pass without padding (`models/packed.py`), and the last layer computes
-    only what the classifier reads. The numbers are those of the padded form, which ``packed: false`` keeps; what an example
-    gives of which nothing at all is shown is up to the form. With dropout each view draws its own, but for an image encoder,
-    which runs once for all views that show the same image.
+    only what the classifier reads. The numbers are those of the padded form, which ``packed: false`` keeps; only for an example of
+    which nothing at all is shown the two may differ. Dropout has the same distribution in each view. What all views share, it
+    drops for all of them at once: inside an image encoder, which runs once for an image, and in the embeddings, unless told not to.
 
     If a modality is left out, what embeds it gets no gradient: under DDP one view of a step must show it.
 
@@ -158,7 +158,8 @@ class VisualBert(MultimodalModel):
         sep_id: the id of [SEP], used only where the text is left out.
         initializer_range: standard deviation of the initial weights; 0.1 suits a model of 64 features from scratch.
         packed: whether views share one pass without padding; if not, each runs padded and for itself, with the same numbers.
-        share_embedding_dropout: whether views that show the same words or regions drop the same features of their embeddings.
+        share_embedding_dropout: whether views that show the same words or regions drop the same features of their embeddings, so
+            that the first layer projects each of them once; if not, each view draws its own. Only where `packed`.
 
     Raises:
         ValueError: if a size contradicts the pretrained weights, or if they do not fit.
@@ -196,7 +197,7 @@ class VisualBert(MultimodalModel):
         sep_id: int = 102,
         initializer_range: float = 0.02,
         packed: bool = True,
-        share_embedding_dropout: bool = False,
+        share_embedding_dropout: bool = True,
     ):
         super().__init__()
         weights = read_pretrained(pretrained) if pretrained is not None else None
@@ -261,12 +262,12 @@ class VisualBert(MultimodalModel):
         if not self.packed:
             return super().forward_views(views)
         embeddings, rows = pack(self._parts([self.own(view) for view in views]), self.encoder.token_cost)
-        embeddings = self.embeddings.norm(embeddings)  # [U, D]
-        if self.share_embedding_dropout:
-            sequence = rows.place(self.embeddings.dropout(embeddings))  # [N, D]
+        embeddings, drop = self.embeddings.norm(embeddings), self.embeddings.dropout  # [U, D]
+        if self.share_embedding_dropout or not self.training:
+            first = read_first(self.encoder, drop(embeddings), rows, rows.place)  # [V * B, D]
         else:
-            sequence = self.embeddings.dropout(rows.place(embeddings))  # [N, D]
-        logits = self._classify(self._pool(read_first(self.encoder, sequence, rows)))  # [V * B, C]
+            first = read_first(self.encoder, drop(rows.place(embeddings)), rows)
+        logits = self._classify(self._pool(first))  # [V * B, C]
         return ModelOutput(logits.view(len(views), -1, self.num_classes))  # [V, B, C]
 
     def encode(self, inputs: Inputs) -> Encoded:

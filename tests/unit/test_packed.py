@@ -22,7 +22,7 @@ from msd_framework.maskers.resample import OtherMasker
 from msd_framework.models import packed
 from msd_framework.models.packed import _cuts, read_first
 from msd_framework.models.patches import Patches
-from msd_framework.models.transformer import Transformer
+from msd_framework.models.transformer import Transformer, whole
 from msd_framework.models.visual_bert import VisualBert
 from msd_framework.structures import Batch, Inputs, ModalityInputs
 
@@ -113,11 +113,12 @@ layouts = pytest.mark.parametrize(("form", "tolerance"), [(SHORT, 0), (SHORT, 3)
     masker=st.sampled_from(sorted(MASKERS)),
     names=st.lists(st.sampled_from(VIEWS), min_size=1, max_size=4),
     train=st.booleans(),
+    share=st.booleans(),
 )
 def test_packed_equals_padded(
-    form: str, tolerance: int | None, lengths: list[tuple[int, int]], masker: str, names: list[str], train: bool
+    form: str, tolerance: int | None, lengths: list[tuple[int, int]], masker: str, names: list[str], train: bool, share: bool
 ) -> None:
-    model, padded = two_forms(dropout=0.0, attention_dropout=0.0)
+    model, padded = two_forms(dropout=0.0, attention_dropout=0.0, share_embedding_dropout=share)
     batch = make_batch(lengths)
     with rows(form, tolerance):
         same_with_gradients(model.train(train), padded.train(train), views_of(batch, MASKERS[masker], names), 1e-9)
@@ -339,25 +340,36 @@ def _to_meta(extras: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_embedding_dropout_keeps_its_share_and_is_shared_if_asked_for(share: bool) -> None:
+def test_embedding_dropout_keeps_its_share_and_is_shared_if_asked_for(share: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(dropout=0.3, attention_dropout=0.0, share_embedding_dropout=share).train()
-    seen = Seen(model.encoder.layers[0].attention.query)
-    lengths = [(9, 6)] * 40
-    views = [make_batch(lengths).inputs] * 2  # one view twice
-    model.forward_views(views)
-    kept = seen.inputs[0].view(2, 40 * 15, 12) != 0  # rows of one length, in the order of the views
-    count = kept.numel()
-    assert kept.double().mean().item() == pytest.approx(0.7, abs=4 * (0.3 * 0.7 / count) ** 0.5 * 2**0.5)  # 4 sd; pairs if shared
+    sequences: list[Tensor] = []
+
+    def look(transformer: Transformer, x: Tensor, rows: packed.Rows, place: packed.Move = whole) -> Tensor:
+        sequences.append(place(x).detach())
+        return read_first(transformer, x, rows, place)
+
+    monkeypatch.setattr("msd_framework.models.visual_bert.read_first", look)
+    model.forward_views([make_batch([(9, 6)] * 40).inputs] * 2)  # one view twice
+    kept = sequences[0].view(2, 40 * 15, 12) != 0  # rows of one length, in the order of the views
+    count = kept.numel() / 2
+    assert kept.double().mean().item() == pytest.approx(0.7, abs=4 * (0.3 * 0.7 / count) ** 0.5)  # 4 standard errors
     agreement = (kept[0] == kept[1]).double().mean().item()
-    expected = 1.0 if share else 0.7**2 + 0.3**2
-    assert agreement == pytest.approx(expected, abs=4 * (0.58 * 0.42 / (count / 2)) ** 0.5)
+    assert agreement == pytest.approx(1.0 if share else 0.7**2 + 0.3**2, abs=4 * (0.58 * 0.42 / count) ** 0.5)
 
 
-def test_dropout_gives_the_same_distribution_as_when_padded() -> None:
-    options = {"dropout": 0.2, "attention_dropout": 0.2}
-    model, padded = (m.train() for m in two_forms(**options))
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_the_first_layer_projects_each_token_once_where_views_share_it(num_layers: int) -> None:
+    model = build(num_layers=num_layers)
+    seen = Seen(model.encoder.layers[0].attention.key)
+    model.forward_views(views_of(make_batch([(9, 3), (4, 6), (5, 2)]), AttentionMasker()))
+    assert seen.calls == [(9 + 4 + 5) + (3 + 6 + 2)]
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_dropout_gives_each_view_the_same_distribution_as_when_padded(share: bool) -> None:
+    model, padded = (m.train() for m in two_forms(dropout=0.2, attention_dropout=0.2, share_embedding_dropout=share))
     batch = make_batch([(9, 3), (4, 6)])
-    draws = 1500
+    draws = 1000
     many = batch.with_inputs(
         {
             m: ModalityInputs(x.values.repeat(draws, *[1] * (x.values.ndim - 1)), x.mask.repeat(draws, 1), _repeat(x, draws))
@@ -370,7 +382,7 @@ def test_dropout_gives_the_same_distribution_as_when_padded() -> None:
         a, b = (m.forward_views(views).logits.view(3, draws, 2, 3) for m in (model, padded))
     error = ((a.var(1) + b.var(1)) / draws).sqrt()
     assert ((a.mean(1) - b.mean(1)).abs() < 4.5 * error).all()  # 18 comparisons
-    assert (a.std(1) / b.std(1) - 1).abs().max() < 0.15  # the standard error of each is about 0.03
+    assert (a.std(1) / b.std(1) - 1).abs().max() < 0.2  # the standard error of each is about 0.04
 
 
 def _repeat(x: ModalityInputs, draws: int) -> dict[str, Tensor]:
