@@ -1,7 +1,8 @@
-"""All views of a batch in one pass of a transformer: each token embedded once, and no padding between the rows.
+"""All views of a batch in one pass of a transformer: each token embedded once, and next to no padding.
 
 A row is one view of one example. Rows stand one after the other in a flat sequence; what looks at one token at a time takes all
-of it at once, and attention takes rows of one length together.
+of it at once, and attention takes rows of one length together. Rows of nearly one length are padded to the longest of them where
+that costs less than taking them apart.
 
 How long rows are can be looked up on a CPU. Other devices would have to be waited for: there rows keep their padding, and
 attention takes those of a view together.
