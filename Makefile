@@ -31,8 +31,9 @@ types: $(VENV)/.developed
 imports: $(VENV)/.developed  ## which part may import which
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed  ## start-up times; benchmarks/README.md says how to read them
+bench: $(VENV)/.installed  ## start-up times and what a step costs; benchmarks/README.md says how to read them
 	$(BIN)/python benchmarks/startup.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/packed.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-floor build dist *.egg-info

@@ -40,11 +40,17 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """What each position reads [B, L, D] in the positions of a sequence [B, L, D] whose mask [B, L] is True."""
-        query, key, value = (self._heads(project(x)) for project in (self.query, self.key, self.value))  # [B, heads, L, d]
-        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5  # [B, heads, L, L]
-        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+        read: Tensor = self.output(self.read(self.query(x), self.key(x), self.value(x), mask))  # [B, L, D]
+        return read
+
+    def read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """What queries [B, Q, D] read in values [B, L, D] where the mask [B, L] of the keys is True, or everywhere."""
+        query, key, value = self._heads(query), self._heads(key), self._heads(value)  # [B, heads, Q or L, d]
+        scores = query / query.shape[-1] ** 0.5 @ key.transpose(-1, -2)  # [B, heads, Q, L]
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
         weights = self.dropout(scores.softmax(-1))
-        read: Tensor = self.output((weights @ value).transpose(1, 2).flatten(2))  # [B, L, D]
+        read: Tensor = (weights @ value).transpose(1, 2).flatten(2)  # [B, Q, D]
         return read
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -95,11 +101,21 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """The sequence [B, L, D] one layer on; positions whose mask [B, L] is False are not read."""
+        return self.step(x, whole, lambda y: self.attention(y, mask))
+
+    def step(self, x: Tensor, keep: Callable[[Tensor], Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """The positions that are kept, one layer on.
+
+        Args:
+            x: float [.., D].
+            keep: takes from x the positions that go on.
+            attend: what each of them reads in x.
+        """
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), mask))
+            x = keep(x) + self.dropout(attend(self.attention_norm(x)))
             x = x + self.dropout(self._mlp(self.mlp_norm(x)))
         else:
-            x = self.attention_norm(x + self.dropout(self.attention(x, mask)))
+            x = self.attention_norm(keep(x) + self.dropout(attend(x)))
             x = self.mlp_norm(x + self.dropout(self._mlp(x)))
         return x
 
@@ -139,6 +155,8 @@ class Transformer(nn.Module):
             for _ in range(num_layers)
         )
         self.last_norm = nn.LayerNorm(hidden_size, layer_norm_eps) if norm_first else nn.Identity()
+        self.token_cost = 4 * hidden_size**2 + 2 * hidden_size * intermediate_size
+        """The multiplications that a layer's matrices do for one token."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """The sequence [B, L, D] after the last layer."""
@@ -153,6 +171,11 @@ class Transformer(nn.Module):
         for i, layer in enumerate(self.layers):
             x = layer(x, mask)
             yield self.last_norm(x) if i == last else x
+
+
+def whole(x: Tensor) -> Tensor:
+    """All positions go on."""
+    return x
 
 
 def bert_initialization(standard_deviation: float) -> Callable[[nn.Module], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import Encoded, Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.packed import Part, can_look, pack, read_first
 from msd_framework.models.pooling import visible
 from msd_framework.models.transformer import Transformer, bert_initialization
 from msd_framework.models.visual_bert_weights import VisualBertSizes, our_tensors, write_transformers
@@ -54,22 +55,42 @@ class VisualBertEmbeddings(nn.Module):
         Raises:
             ValueError: if there are more words than positions.
         """
+        ids = text.values.masked_fill(~text.mask, self.pad_id)
+        return self.finish(self.words(ids, self.positions(text), self.segments(text)))  # [B, L, D]
+
+    def image(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Regions [B, L, F] to embeddings [B, L, D]."""
+        return self.finish(self.regions(visible(features, mask)))  # [B, L, D]
+
+    def positions(self, text: ModalityInputs) -> Tensor:
+        """Position ids of words, [B, L] or [L].
+
+        Raises:
+            ValueError: if there are more words than positions.
+        """
         length, longest = text.values.shape[1], self.position.num_embeddings
         if length > longest:
             raise ValueError(
                 f"a text has {length} positions and this model takes {longest}; set a maximum length for its processor"
             )
-        ids = text.values.masked_fill(~text.mask, self.pad_id)
-        positions = text.extras.get("positions", torch.arange(length, device=ids.device))
-        segments = text.extras.get("segments", torch.zeros_like(ids))
-        return self._finish(self.word(ids) + self.position(positions) + self.segment(segments))  # [B, L, D]
+        return text.extras.get("positions", torch.arange(length, device=text.values.device))
 
-    def image(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Regions [B, L, F] to embeddings [B, L, D]."""
-        projected = self.visual_projection(visible(features, mask))  # [B, L, D]
-        return self._finish(projected + self.visual_position.weight[0] + self.visual_segment.weight[self.visual_token_type])
+    def segments(self, text: ModalityInputs) -> Tensor:
+        """Segments of words, [B, L]."""
+        return text.extras.get("segments", torch.zeros_like(text.values))
 
-    def _finish(self, embeddings: Tensor) -> Tensor:
+    def words(self, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+        """Words [..] to the sums of their embeddings [.., D]."""
+        embedded: Tensor = self.word(ids) + self.position(positions) + self.segment(segments)
+        return embedded
+
+    def regions(self, features: Tensor) -> Tensor:
+        """Regions [.., F] to the sums of their embeddings [.., D]."""
+        projected: Tensor = self.visual_projection(features)
+        return projected + self.visual_position.weight[0] + self.visual_segment.weight[self.visual_token_type]
+
+    def finish(self, embeddings: Tensor) -> Tensor:
+        """Sums of embeddings to what the transformer reads."""
         finished: Tensor = self.dropout(self.norm(embeddings))
         return finished
 
@@ -105,6 +126,11 @@ class VisualBert(MultimodalModel):
     left out altogether, [CLS] and [SEP] stand in for it at positions 0 and 1. Hidden by a mask or dropped, a modality
     gives the same numbers, since words keep their position ids and regions have none.
 
+    All views of a batch go through the transformer in one pass without padding (`models/packed.py`), and the last layer computes
+    only what the classifier reads. The numbers are those of the padded form, which ``packed: false`` keeps; only for an example of
+    which nothing at all is shown the two may differ. Dropout has the same distribution in each view. What all views share, it
+    drops for all of them at once: inside an image encoder, which runs once for an image, and in the embeddings, unless told not to.
+
     If a modality is left out, what embeds it gets no gradient: under DDP one view of a step must show it.
 
     Source: Li et al., VisualBERT: A Simple and Performant Baseline for Vision and Language, 2019.
@@ -132,6 +158,9 @@ class VisualBert(MultimodalModel):
         cls_id: the id of [CLS], used only where the text is left out.
         sep_id: the id of [SEP], used only where the text is left out.
         initializer_range: standard deviation of the initial weights; 0.1 suits a model of 64 features from scratch.
+        packed: whether views share one pass without padding; if not, each runs padded and for itself, with the same numbers.
+        share_embedding_dropout: whether views that show the same words or regions drop the same features of their embeddings, so
+            that the first layer projects each of them once; if not, each view draws its own. Only where `packed`.
 
     Raises:
         ValueError: if a size contradicts the pretrained weights, or if they do not fit.
@@ -169,6 +198,8 @@ class VisualBert(MultimodalModel):
         cls_id: int = 101,
         sep_id: int = 102,
         initializer_range: float = 0.02,
+        packed: bool = True,
+        share_embedding_dropout: bool = True,
     ):
         super().__init__()
         weights = read_pretrained(pretrained) if pretrained is not None else None
@@ -193,6 +224,7 @@ class VisualBert(MultimodalModel):
                 raise ValueError(f"{name} must be in 0..{count - 1}, got {value}")
         self.num_classes = num_classes
         self.attention_dropout = attention_dropout
+        self.packed, self.share_embedding_dropout = packed, share_embedding_dropout
         self.register_buffer("no_text", torch.tensor([cls_id, sep_id]), persistent=False)
         self.can_miss_text = max(cls_id, sep_id) < sizes.vocab_size
         self.embeddings = VisualBertEmbeddings(sizes, pad_id, visual_token_type, dropout)
@@ -233,18 +265,32 @@ class VisualBert(MultimodalModel):
         return {**options, **asdict(self.sizes), **encoder, "pretrained": None}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
-        return ModelOutput(self.head(self.dropout(self.encode(inputs).pooled)))  # [B, C]
+        if self.packed:
+            return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
+        return ModelOutput(self._classify(self.encode(inputs).pooled))  # [B, C]
+
+    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
+        if not self.packed:
+            return super().forward_views(views)
+        embeddings, rows = pack(self._parts([self.own(view) for view in views]), self.encoder.token_cost)
+        embeddings, drop = self.embeddings.norm(embeddings), self.embeddings.dropout  # [U, D]
+        if self.share_embedding_dropout or not self.training:
+            first = read_first(self.encoder, drop(embeddings), rows, rows.place)  # [V * B, D]
+        else:
+            first = read_first(self.encoder, drop(rows.place(embeddings)), rows)
+        logits = self._classify(self._pool(first))  # [V * B, C]
+        return ModelOutput(logits.view(len(views), -1, self.num_classes))  # [V, B, C]
 
     def encode(self, inputs: Inputs) -> Encoded:
         """The sequence after the last layer, words first, and its pooled summary."""
         sequence, mask = self.embed(inputs)
         hidden = self.encoder(sequence, mask)  # [B, L, D]
-        return Encoded(hidden, mask, torch.tanh(self.pooler(hidden[:, 0])))
+        return Encoded(hidden, mask, self._pool(hidden[:, 0]))
 
     def embed(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The sequence that the transformer reads, float [B, L, D], and its mask, bool [B, L]; words come first."""
         own = self.own(inputs)
-        text = own["text"] if "text" in own else self._no_text(own["image"])
+        text = self._text(own)
         parts = [(self.embeddings.text(text), text.mask)]
         if "image" in own:
             features, mask = self._regions(own["image"])
@@ -277,6 +323,34 @@ class VisualBert(MultimodalModel):
                 f"set feature_size, or give pixels an image_encoder"
             )
         return image.values, image.mask
+
+    def _pool(self, first: Tensor) -> Tensor:
+        return torch.tanh(self.pooler(first))
+
+    def _classify(self, pooled: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits
+
+    def _parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
+        images = {id(view["image"]): view["image"] for view in views if "image" in view}
+        regions = {i: self._region_part(*self._regions(image)) for i, image in images.items()}  # an encoder runs once an image
+        words = [self._word_part(self._text(view)) for view in views]
+        return [[text, *([regions[id(view["image"])]] if "image" in view else [])] for text, view in zip(words, views)]
+
+    def _word_part(self, text: ModalityInputs) -> Part:
+        e, ids = self.embeddings, text.values
+        made_of: tuple[object, ...] = (ids, text.extras.get("positions"), text.extras.get("segments"))
+        if not (can_look(ids) and text.mask[:, 0].all()):  # a row that may begin with a hidden word, which is read as [PAD]
+            ids = ids.masked_fill(~text.mask, e.pad_id)
+            made_of = (ids,)
+        positions, segments = e.positions(text).expand(ids.shape), e.segments(text)
+        return Part(made_of, text.mask, lambda take: e.words(take(ids), take(positions), take(segments)))
+
+    def _region_part(self, features: Tensor, mask: Tensor) -> Part:
+        return Part((features,), mask, lambda take: self.embeddings.regions(take(features)))
+
+    def _text(self, inputs: Inputs) -> ModalityInputs:
+        return inputs["text"] if "text" in inputs else self._no_text(inputs["image"])
 
     def _no_text(self, image: ModalityInputs) -> ModalityInputs:
         if not self.can_miss_text:

@@ -68,7 +68,9 @@ FUSED = {"type": "late_fusion", "hidden_size": 8}
 MODEL_CASES: dict[str, list[Case]] = {
     "visual_bert": [
         Case(SINGLE_STREAM, IMAGE_TEXT),
+        Case(SINGLE_STREAM | {"packed": False}, IMAGE_TEXT),
         Case(SINGLE_STREAM | {"image_encoder": PATCHES, "head": "transform", "visual_token_type": 0}, PIXELS_TEXT),
+        Case(SINGLE_STREAM | {"image_encoder": PATCHES, "packed": False}, PIXELS_TEXT),
     ],
     "late_fusion": [
         Case(FUSED | {"encoders": {"image": REGIONS, "text": WORDS}, "fusion": "concat"}, IMAGE_TEXT, True),

@@ -95,6 +95,9 @@ def their_output(model: Any, inputs: dict[str, ModalityInputs], visual_token_typ
     )
 
 
+both_forms = pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+
+
 def same(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> None:
     """Float64 by default: sums in another order."""
     torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
@@ -118,9 +121,10 @@ def test_output_is_that_of_transformers(
     same(encoded.tokens[encoded.mask], expected.last_hidden_state[encoded.mask], tolerance)
 
 
-def test_the_visual_token_type_matters() -> None:
+@both_forms
+def test_the_visual_token_type_matters(packed: bool) -> None:
     inputs = make_inputs(torch.float32)
-    zero, one = (shaken(build(visual_token_type=t))(inputs).logits for t in (0, 1))
+    zero, one = (shaken(build(visual_token_type=t, packed=packed))(inputs).logits for t in (0, 1))
     assert (zero - one)[0].abs().max() > 1e-3
 
 
@@ -137,21 +141,23 @@ def test_gradients_are_those_of_transformers(tmp_path: Path) -> None:
     same(ours.output.weight.grad, other.output.dense.weight.grad)
 
 
-def test_text_left_out_is_cls_and_sep_alone() -> None:
-    model, inputs = shaken(build()).double(), make_inputs()
+@both_forms
+def test_text_left_out_is_cls_and_sep_alone(packed: bool) -> None:
+    model, inputs = shaken(build(packed=packed)).double(), make_inputs()
     marks = torch.tensor([[1, 2]]).expand(4, 2)
     shown = torch.ones(4, 2, dtype=torch.bool)
     only_marks = ModalityInputs(marks, shown, {"special": shown})
     same(model({"image": inputs["image"]}).logits, model({"image": inputs["image"], "text": only_marks}).logits)
 
 
+@both_forms
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(2, 9), st.integers(1, 6)), min_size=1, max_size=4),
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
 )
-def test_dropped_positions_equal_masked_ones(lengths: list[tuple[int, int]], padding: tuple[int, int]) -> None:
-    model = shaken(build()).double()
+def test_dropped_positions_equal_masked_ones(packed: bool, lengths: list[tuple[int, int]], padding: tuple[int, int]) -> None:
+    model = shaken(build(packed=packed)).double()
     words, regions = (max(n) + extra for n, extra in zip(zip(*lengths), padding))
     generator = torch.Generator().manual_seed(len(lengths))
     place = torch.arange(words)
@@ -168,8 +174,9 @@ def test_dropped_positions_equal_masked_ones(lengths: list[tuple[int, int]], pad
         same(model({"image": image, "text": text}).logits[0], masked[i])
 
 
-def test_what_is_not_a_number_under_the_mask_reaches_neither_logits_nor_gradients() -> None:
-    model, inputs = build(), make_inputs(torch.float32)
+@both_forms
+def test_what_is_not_a_number_under_the_mask_reaches_neither_logits_nor_gradients(packed: bool) -> None:
+    model, inputs = build(packed=packed), make_inputs(torch.float32)
     image = inputs["image"]
     spoiled = ModalityInputs(image.values.masked_fill(~image.mask[..., None], torch.nan), image.mask)
     model({**inputs, "image": spoiled}).logits.sum().backward()
@@ -184,9 +191,10 @@ def test_hidden_states_end_in_what_forward_returns() -> None:
     assert torch.equal(states[-1], model.encode(inputs).tokens)
 
 
+@both_forms
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # torch's own, when it first loads its forward mode
-def test_forward_mode_derivative_is_the_backward_one() -> None:
-    model, inputs = build().double(), make_inputs()
+def test_forward_mode_derivative_is_the_backward_one(packed: bool) -> None:
+    model, inputs = build(packed=packed).double(), make_inputs()
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     direction = {n: torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(3)) for n, p in parameters.items()}
 
@@ -199,7 +207,8 @@ def test_forward_mode_derivative_is_the_backward_one() -> None:
     same(forward, sum((gradient[n] * direction[n]).sum() for n in parameters), 1e-10)  # sums of thousands of terms
 
 
-def test_a_small_one_learns_what_needs_both_modalities() -> None:
+@both_forms
+def test_a_small_one_learns_what_needs_both_modalities(packed: bool) -> None:
     torch.manual_seed(0)
     first, second = torch.randint(0, 2, (2, 64))
     words = torch.stack([torch.full((64,), 1), 10 + first, torch.full((64,), 2)], 1)
@@ -208,7 +217,7 @@ def test_a_small_one_learns_what_needs_both_modalities() -> None:
         "image": ModalityInputs(regions, torch.ones(64, 2, dtype=torch.bool)),
         "text": ModalityInputs(words, torch.ones_like(words, dtype=torch.bool)),
     }
-    model = build(num_classes=2, num_layers=1, dropout=0.0, attention_dropout=0.0, initializer_range=0.1).train()
+    model = build(num_classes=2, packed=packed, num_layers=1, dropout=0.0, attention_dropout=0.0, initializer_range=0.1).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
         loss = nn.functional.cross_entropy(model(inputs).logits, first ^ second)
@@ -409,6 +418,7 @@ def test_weights_that_are_nowhere_are_refused(monkeypatch: pytest.MonkeyPatch) -
         ({"num_heads": 5}, "num_heads must divide hidden_size, got 5 heads for 24 features"),
         ({"num_heads": 0}, "num_heads must be above 0, got 0"),
         ({"pad_id": 50}, r"pad_id must be in 0\.\.49, got 50"),
+        ({"num_layers": 0}, "num_layers must be above 0, got 0"),
         ({"visual_token_type": 2}, r"visual_token_type must be in 0\.\.1, got 2"),
     ],
 )
