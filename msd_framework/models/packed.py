@@ -40,12 +40,14 @@ class Part:
     Args:
         made_of: what their embeddings are made of; parts that are made of the very same objects are embedded once.
         mask: bool [B, L], which positions can be seen.
-        embed: makes embeddings [U, D] of the tokens that the function it is given takes.
+        contents: what `embed` takes, each aligned with the positions, [B, L, ..].
+        embed: makes embeddings [U, D] of the contents of U tokens; parts that share it are embedded in one call.
     """
 
     made_of: tuple[object, ...]
     mask: Tensor
-    embed: Callable[[Take], Tensor]
+    contents: tuple[Tensor, ...]
+    embed: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -161,17 +163,20 @@ def can_look(tensor: Tensor) -> bool:
 
 def _embed(views: Sequence[Sequence[Part]], kept: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
     """Embeddings [U, D], and for each view which of them stands at each position, int64 [B, L]."""
-    shared: dict[tuple[int, ...], list[tuple[Part, Tensor]]] = {}
+    shared: dict[Callable[..., Tensor], dict[tuple[int, ...], list[tuple[Part, Tensor]]]] = {}
     for part, keep in zip(chain(*views), chain(*kept)):
-        shared.setdefault(_identity(part), []).append((part, keep))
+        shared.setdefault(part.embed, {}).setdefault(_identity(part), []).append((part, keep))
     embedded: list[Tensor] = []
     tokens: dict[tuple[int, ...], Tensor] = {}
     num_tokens = 0
-    for identity, parts in shared.items():
-        take, place = _taking(reduce(or_, (keep for _, keep in parts)))
-        embedded.append(parts[0][0].embed(take))  # [U', D]
-        tokens[identity] = place + num_tokens
-        num_tokens += len(embedded[-1])
+    for embed, alike in shared.items():
+        contents: list[list[Tensor]] = []
+        for identity, parts in alike.items():
+            take, place = _taking(reduce(or_, (keep for _, keep in parts)))
+            contents.append([take(content) for content in parts[0][0].contents])
+            tokens[identity] = place + num_tokens
+            num_tokens += len(contents[-1][0])
+        embedded.append(embed(*(same[0] if len(same) == 1 else torch.cat(same) for same in zip(*contents))))  # [U', D]
     return torch.cat(embedded), [torch.cat([tokens[_identity(part)] for part in view], 1) for view in views]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from msd_framework.models.dropout import Dropout
+
 
 class SelfAttention(nn.Module):
     r"""Multi-head attention of a sequence to itself.
@@ -36,7 +38,7 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(hidden_size, hidden_size)
         self.value = nn.Linear(hidden_size, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """What each position reads [B, L, D] in the positions of a sequence [B, L, D] whose mask [B, L] is True."""
@@ -47,10 +49,11 @@ class SelfAttention(nn.Module):
         """What queries [B, Q, D] read in values [B, L, D] where the mask [B, L] of the keys is True, or everywhere."""
         query, key, value = self._heads(query), self._heads(key), self._heads(value)  # [B, heads, Q or L, d]
         scores = query / query.shape[-1] ** 0.5 @ key.transpose(-1, -2)  # [B, heads, Q, L]
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
-        weights = self.dropout(scores.softmax(-1))
-        read: Tensor = (weights @ value).transpose(1, 2).flatten(2)  # [B, Q, D]
+        if mask is not None:  # added, since the derivative of that costs nothing
+            hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
+            scores = scores + hidden[:, None, None, :]
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+        read: Tensor = (self.dropout(weights) @ value).transpose(1, 2).flatten(2)  # [B, Q, D]
         return read
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -96,7 +99,7 @@ class TransformerLayer(nn.Module):
         self.expand = nn.Linear(hidden_size, intermediate_size)
         self.contract = nn.Linear(intermediate_size, hidden_size)
         self.mlp_norm = nn.LayerNorm(hidden_size, layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm_first = norm_first
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import Encoded, Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.dropout import Dropout
 from msd_framework.models.packed import Part, can_look, pack, read_first
 from msd_framework.models.pooling import visible
 from msd_framework.models.transformer import Transformer, bert_initialization
@@ -46,7 +47,7 @@ class VisualBertEmbeddings(nn.Module):
         self.visual_position = nn.Embedding(sizes.max_positions, sizes.hidden_size)
         self.visual_segment = nn.Embedding(sizes.num_segments, sizes.hidden_size)
         self.norm = nn.LayerNorm(sizes.hidden_size, sizes.layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.pad_id, self.visual_token_type = pad_id, visual_token_type
 
     def text(self, text: ModalityInputs) -> Tensor:
@@ -238,7 +239,7 @@ class VisualBert(MultimodalModel):
             layer_norm_eps=sizes.layer_norm_eps,
         )
         self.pooler = nn.Linear(sizes.hidden_size, sizes.hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = HEADS[head](sizes, num_classes)
         self.apply(bert_initialization(initializer_range))
         self.image_encoder = image_encoder
@@ -267,19 +268,27 @@ class VisualBert(MultimodalModel):
     def forward(self, inputs: Inputs) -> ModelOutput:
         if self.packed:
             return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
-        return ModelOutput(self._classify(self.encode(inputs).pooled))  # [B, C]
+        return ModelOutput(self.classify(self.encode(inputs).pooled))  # [B, C]
 
     def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
         if not self.packed:
             return super().forward_views(views)
+        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
+
+    @property
+    def summary_size(self) -> int:
+        return self.sizes.hidden_size
+
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
+        if not self.packed:
+            return torch.stack([self.encode(view).pooled for view in views])  # [V, B, D]
         embeddings, rows = pack(self._parts([self.own(view) for view in views]), self.encoder.token_cost)
         embeddings, drop = self.embeddings.norm(embeddings), self.embeddings.dropout  # [U, D]
         if self.share_embedding_dropout or not self.training:
             first = read_first(self.encoder, drop(embeddings), rows, rows.place)  # [V * B, D]
         else:
             first = read_first(self.encoder, drop(rows.place(embeddings)), rows)
-        logits = self._classify(self._pool(first))  # [V * B, C]
-        return ModelOutput(logits.view(len(views), -1, self.num_classes))  # [V, B, C]
+        return self._pool(first).view(len(views), -1, self.sizes.hidden_size)  # [V, B, D]
 
     def encode(self, inputs: Inputs) -> Encoded:
         """The sequence after the last layer, words first, and its pooled summary."""
@@ -327,8 +336,8 @@ class VisualBert(MultimodalModel):
     def _pool(self, first: Tensor) -> Tensor:
         return torch.tanh(self.pooler(first))
 
-    def _classify(self, pooled: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.dropout(pooled))
+    def classify(self, summary: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(summary))
         return logits
 
     def _parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
@@ -344,10 +353,10 @@ class VisualBert(MultimodalModel):
             ids = ids.masked_fill(~text.mask, e.pad_id)
             made_of = (ids,)
         positions, segments = e.positions(text).expand(ids.shape), e.segments(text)
-        return Part(made_of, text.mask, lambda take: e.words(take(ids), take(positions), take(segments)))
+        return Part(made_of, text.mask, (ids, positions, segments), e.words)
 
     def _region_part(self, features: Tensor, mask: Tensor) -> Part:
-        return Part((features,), mask, lambda take: self.embeddings.regions(take(features)))
+        return Part((features,), mask, (features,), self.embeddings.regions)
 
     def _text(self, inputs: Inputs) -> ModalityInputs:
         return inputs["text"] if "text" in inputs else self._no_text(inputs["image"])

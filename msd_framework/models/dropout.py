@@ -1,0 +1,57 @@
+"""Dropout that a CPU draws quickly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STEPS = 2**16
+"""How finely a CPU draws: the share that is dropped is a multiple of 1 / STEPS."""
+
+
+class Dropout(nn.Module):
+    r"""Drops a share of the features in training.
+
+    .. math:: y_i = \frac{b_i x_i}{1 - p}, \qquad b_i \sim \mathrm{Bernoulli}(1 - p)
+
+    On a CPU torch makes a random number of 64 bits for each feature, which takes a tenth of a distillation step. Here one makes
+    four draws of 16 bits, with p the multiple of 1/65536 that is nearest to the one asked for. Elsewhere it is torch's dropout.
+
+    Source: Srivastava et al., Dropout, JMLR 2014.
+
+    Args:
+        p: the share of features that is dropped.
+
+    Raises:
+        ValueError: if p is not in 0..1.
+
+    >>> x = Dropout(0.25)(torch.ones(1000))
+    >>> x.unique().tolist()
+    [0.0, 1.3333333730697632]
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"dropout must lie between 0 and 1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of any shape, some of them zero and the others larger while training."""
+        dropped = round(STEPS * self.p)
+        if not self.training or not dropped:
+            return x
+        if x.device.type != "cpu" or dropped == STEPS:
+            return F.dropout(x, self.p)
+        kept = torch.ge(_bits(x), dropped - STEPS // 2, out=torch.empty_like(x, requires_grad=False))
+        return x * kept * (STEPS / (STEPS - dropped))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def _bits(x: Tensor) -> Tensor:
+    """Random int16 in the shape of a tensor."""
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.int16)[: x.numel()].view(x.shape)
