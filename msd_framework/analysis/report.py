@@ -16,7 +16,8 @@ from rich.table import Table
 from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odds
 from msd_framework.analysis.statistics import Difference, Summary, paired_difference, summarise
 from msd_framework.analysis.study_config import StudyConfig, larger_is_better
-from msd_framework.run import write_json, write_text
+from msd_framework.run import write_json
+from msd_framework.writing import write_text
 
 WIDTH = 132
 """Columns of what is printed to no terminal."""

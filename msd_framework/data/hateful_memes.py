@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.files import JsonLine, missing, read_json_lines, unknown_split
+from msd_framework.data.files import DataFolder, missing, unknown_split
+from msd_framework.data.json_lines import JsonLine, JsonLines
 from msd_framework.errors import DataError
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
@@ -17,11 +18,9 @@ PAGE = "https://hatefulmemeschallenge.com"
 
 
 class _Row(NamedTuple):
-    id: str
     text: str
     image: str
     target: int | None
-    source: str
     facts: Mapping[str, str]
 
 
@@ -63,8 +62,9 @@ class HatefulMemes(MultimodalDataset):
         problems = self.check({"root": root}, split)
         if problems:
             raise DataError(" ".join(problems))
-        self.root, self.blind = Path(root), split.startswith("test")
-        self.rows, self.skipped = read_json_lines(self.root / f"{split}.jsonl", "id", self._row, on_error, max_examples)
+        self.folder, self.blind = DataFolder(Path(root)), split.startswith("test")
+        self.lines = JsonLines(self.folder.root / f"{split}.jsonl", "id", self._row, on_error, max_examples)
+        self.skipped = self.lines.skipped
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -77,19 +77,21 @@ class HatefulMemes(MultimodalDataset):
         return unknown or missing(file, PAGE, [f"{split}.jsonl", "img/<id>.png"])
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.lines)
 
     def __getitem__(self, index: int) -> Example:
-        row = self.rows[index]
-        return Example(row.id, {"image": self.root / row.image, "text": row.text}, row.target, row.source, row.facts)
+        line = self.lines[index]
+        text, image, target, facts = self._row(line)
+        return Example(line.identifier("id"), {"image": self.folder.root / image, "text": text}, target, line.place, facts)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.lines.fingerprint
 
     def _row(self, line: JsonLine) -> _Row:
-        without_label = self.blind and "label" not in line.record
         return _Row(
-            id=line.identifier("id"),
-            text=line.text("text"),
-            image=line.file(self.root, line.text("img")),
-            target=None if without_label else line.label("label", (0, 1)),
-            source=line.place,
-            facts={"decided_by": line.text("decided_by")} if "decided_by" in line.record else {},
+            line.text("text"),
+            line.path(self.folder, line.text("img")),
+            None if self.blind and "label" not in line.record else line.label("label", (0, 1)),
+            {"decided_by": line.text("decided_by")} if "decided_by" in line.record else {},
         )

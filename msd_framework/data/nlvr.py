@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
+
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.files import JsonLine, missing, read_json_lines, unknown_split
+from msd_framework.data.files import DataFolder, missing, unknown_split
+from msd_framework.data.json_lines import JsonLine, JsonLines
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
@@ -22,7 +27,6 @@ class _Row(NamedTuple):
     sentence: str
     directory: str
     target: int
-    source: str
 
 
 @DATASETS.register("nlvr")
@@ -73,18 +77,26 @@ class NLVR(MultimodalDataset):
         problems = self.check({"root": root, "hold_out": hold_out}, split)
         if problems:
             raise DataError(" ".join(problems))
-        self.root, self.permutations = Path(root), permutations
+        self.data, self.permutations = DataFolder(Path(root)), permutations
         self.folder, _, part = split.partition("/")
-        file = self.root / self.folder / f"{self.folder}.json"
-        rows, self.skipped = read_json_lines(file, "identifier", self._row, on_error)
-        held_out = set(hold_out or [])
+        held_out, directories = set(hold_out or []), set[str]()
+        orders = array("B")  # for each line, one bit an order of its boxes that is used
+
+        def check(line: JsonLine) -> None:
+            row = self._row(line)
+            directories.add(row.directory)
+            chosen = not part or (row.directory in held_out) == (part == "held_out")
+            orders.append(sum(self._is_there(row, k) << k for k in range(permutations)) if chosen else 0)
+
+        file = self.data.root / self.folder / f"{self.folder}.json"
+        self.lines = JsonLines(file, "identifier", check, on_error)
+        self.skipped = self.lines.skipped
         if part:
-            _check_directories(held_out, rows, file)
-        chosen = [row for row in rows if not part or (row.directory in held_out) == (part == "held_out")]
-        if not chosen:
+            _check_directories(held_out, directories, file)
+        used = np.flatnonzero(np.unpackbits(np.frombuffer(orders, np.uint8), bitorder="little"))  # 8 * line + k
+        if not len(used):
             raise DataError(f"{file}: no example is left for split {split!r}, hold_out lists every directory")
-        every = [(row, k) for row in chosen for k in range(permutations) if k == 0 or (self.root / self._image(row, k)).is_file()]
-        self.rows = every[:max_examples]
+        self.used = used[:max_examples].copy()
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -102,31 +114,35 @@ class NLVR(MultimodalDataset):
         return missing(Path(options.get("root", ROOT)) / folder / f"{folder}.json", PAGE, tree)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.used)
 
     def __getitem__(self, index: int) -> Example:
-        row, k = self.rows[index]
-        inputs = {"image": self.root / self._image(row, k), "text": row.sentence}
-        return Example(f"{row.identifier}-{k}", inputs, row.target, row.source, {"directory": row.directory})
+        number, k = divmod(int(self.used[index]), 8)
+        line = self.lines[number]
+        row = self._row(line)
+        inputs = {"image": self.data.root / self._image(row, k), "text": row.sentence}
+        return Example(f"{row.identifier}-{k}", inputs, row.target, line.place, {"directory": row.directory})
+
+    @property
+    def fingerprint(self) -> str:
+        return self.lines.fingerprint
 
     def _row(self, line: JsonLine) -> _Row:
-        row = _Row(
-            identifier=line.text("identifier"),
-            sentence=line.text("sentence"),
-            directory=line.text("directory"),
-            target=line.label("label", ("false", "true")),
-            source=line.place,
-        )
+        row = _Row(line.text("identifier"), line.text("sentence"), line.text("directory"), line.label("label", ("false", "true")))
         for k in range(self.permutations):
-            line.file(self.root, self._image(row, k))
+            line.path(self.data, self._image(row, k))
         return row
+
+    def _is_there(self, row: _Row, k: int) -> bool:
+        """Whether an order of the boxes is used: the first one always is, so that its file is missed if it is not there."""
+        return k == 0 or os.path.isfile(f"{self.data.root}/{self._image(row, k)}")
 
     def _image(self, row: _Row, k: int) -> str:
         return f"{self.folder}/images/{row.directory}/{self.folder}-{row.identifier}-{k}.png"
 
 
-def _check_directories(held_out: set[str], rows: list[_Row], file: Path) -> None:
-    directories = sorted({row.directory for row in rows})
-    for name in sorted(held_out.difference(directories)):
-        hint = did_you_mean(name, directories)
-        raise DataError(f"{file}: no example has the directory {name!r} of hold_out.{hint} Known: {', '.join(directories)}")
+def _check_directories(held_out: set[str], directories: set[str], file: Path) -> None:
+    for name in sorted(held_out - directories):
+        known = sorted(directories)
+        hint = did_you_mean(name, known)
+        raise DataError(f"{file}: no example has the directory {name!r} of hold_out.{hint} Known: {', '.join(known)}")

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from msd_framework.data.base import Processor
-from msd_framework.data.files import write_whole
 from msd_framework.errors import CheckpointError, DataError
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
+from msd_framework.writing import write_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILE = "tokenizer.json"
@@ -74,8 +74,8 @@ class Tokenizer(Processor):
         self._tokenizer: Any = None
 
     def fit(self, values: Iterable[Any]) -> None:
-        """Learns the vocabulary from texts, or reads the named tokenizer."""
-        self._use(_learn([_text(v) for v in values], self) if self.name is None else _load(self.name))
+        """Learns the vocabulary from texts, which are kept only if they can be gone through but once; or reads the named one."""
+        self._use(_learn(_Texts(values), self) if self.name is None else _load(self.name))
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[str]:
@@ -90,12 +90,15 @@ class Tokenizer(Processor):
         encoding = self.tokenizer.encode(_text(value))
         return torch.tensor([encoding.ids, encoding.special_tokens_mask], dtype=torch.int32)
 
+    def length(self, value: Any) -> int:
+        return len(self.tokenizer.encode(_text(value)))
+
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Ids int64 [B, L], padded to the longest of the batch; ``special`` is True at the model's own tokens, not at padding."""
-        values = pad_sequence([ids for ids, _ in loaded], batch_first=True, padding_value=self.tokenizer.padding["pad_id"])
-        special = pad_sequence([special for _, special in loaded], batch_first=True)
-        mask = pad_sequence([torch.ones_like(ids) for ids, _ in loaded], batch_first=True)
-        return ModalityInputs(values.long(), mask.bool(), {"special": special.bool()}, int(special.sum(1).max()))  # [B, L]
+        both = pad_sequence([x.T for x in loaded], batch_first=True, padding_value=self.tokenizer.padding["pad_id"])  # [B, L, 2]
+        mask = torch.arange(both.shape[1]) < torch.tensor([x.shape[1] for x in loaded])[:, None]  # [B, L]
+        special = both[..., 1].bool() & mask
+        return ModalityInputs(both[..., 0].long(), mask, {"special": special}, int(special.sum(1).max()))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -111,7 +114,7 @@ class Tokenizer(Processor):
 
     def save(self, folder: Path) -> None:
         """Writes ``tokenizer.json``."""
-        write_whole(folder / FILE, self.tokenizer.to_str())
+        write_text(folder / FILE, self.tokenizer.to_str())
 
     def restore(self, folder: Path) -> None:
         """Reads ``tokenizer.json``.
@@ -154,11 +157,21 @@ def _text(value: Any) -> str:
     return value
 
 
-def _learn(texts: Sequence[str], options: Tokenizer) -> Any:
+class _Texts:
+    """Texts that are gone through as often as wanted, each checked every time."""
+
+    def __init__(self, values: Iterable[Any]):
+        self.values = list(values) if isinstance(values, Iterator) else values
+
+    def __iter__(self) -> Iterator[str]:
+        return map(_text, self.values)
+
+
+def _learn(texts: Iterable[str], options: Tokenizer) -> Any:
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-    if not texts:
+    if next(iter(texts), None) is None:
         raise DataError("a tokenizer cannot learn its vocabulary from no text at all")
     algorithms: dict[str, tuple[Any, Any]] = {
         "wordlevel": (models.WordLevel, trainers.WordLevelTrainer),

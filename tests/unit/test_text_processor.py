@@ -263,3 +263,17 @@ def test_a_tokenizer_of_python_only_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CTRLTokenizer"}))
     with pytest.raises(DataError, match=r"exists in Python only, wanted one with a tokenizer.json"):
         Tokenizer(name=str(tmp_path)).fit([])
+
+
+@pytest.mark.parametrize("algorithm", ["wordlevel", "wordpiece"])
+def test_texts_that_are_read_again_give_the_vocabulary_of_texts_in_memory(algorithm):
+    class Read:
+        def __iter__(self):
+            return (f"word {i % 37} of {i % 11} texts" for i in range(2000))
+
+    learned = []
+    for texts in (list(Read()), Read(), iter(Read())):
+        tokenizer = Tokenizer(algorithm=algorithm)
+        tokenizer.fit(texts)
+        learned.append(tokenizer.tokenizer.to_str())
+    assert learned[0] == learned[1] == learned[2]

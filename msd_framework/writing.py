@@ -1,0 +1,41 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+@contextmanager
+def draft(path: Path) -> Iterator[TextIO]:
+    """A text file to write into, which takes its name once all of it is written; what went wrong before leaves nothing.
+
+    Args:
+        path: the name that it takes; its folder is made if need be.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "deep" / "numbers.txt"
+    >>> with draft(path) as file:
+    ...     written = [file.write(f"{i} ") for i in range(3)]
+    ...     path.exists()
+    False
+    >>> path.read_text()
+    '0 1 2 '
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file: a reader finds the old content or the new, never half of it."""
+    with draft(path) as file:
+        file.write(text)

@@ -1,0 +1,36 @@
+"""Files that are written whole or not at all."""
+
+import pytest
+
+from msd_framework.writing import draft, write_text
+
+
+def test_writing_replaces_the_file_and_leaves_nothing_else(tmp_path):
+    for text in ("old", "new"):
+        write_text(tmp_path / "deep" / "file.json", text)
+    assert (tmp_path / "deep" / "file.json").read_text() == "new"
+    assert [f.name for f in (tmp_path / "deep").iterdir()] == ["file.json"]
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with draft(path) as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_what_goes_wrong_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError), draft(path) as file:
+        file.writelines(["half", "\ud800"])
+    assert path.read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_lines_end_as_they_are_written(tmp_path):
+    write_text(tmp_path / "file.csv", "a\r\nb\né")
+    assert (tmp_path / "file.csv").read_bytes() == "a\r\nb\né".encode()
