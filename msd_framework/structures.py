@@ -14,6 +14,8 @@ from torch import Tensor
 
 from msd_framework.errors import did_you_mean
 
+T = TypeVar("T")
+
 FULL = "full"
 """The view that shows every modality."""
 
@@ -22,6 +24,19 @@ Task: TypeAlias = Literal["single_label", "multi_label", "soft_target"]
 
 ModalityKind: TypeAlias = Literal["tokens", "features", "pixels", "waveform"]
 """What the values of a modality are: ids [B, L], features [B, L, D], pixels [B, C, H, W], samples [B, T]."""
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Which examples of a batch have the same input, where some do.
+
+    Args:
+        first: int64 [U], the first row of each of the U distinct inputs.
+        of: int64 [B], which of them each row is.
+    """
+
+    first: Tensor
+    of: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,8 @@ class ModalityInputs:
         num_special: the most special positions that an example has, where whoever made the batch counted them; a shape that
             depends on it then needs no word from the device.
         num_positions: how many positions there were before some were dropped, if known.
+        distinct: which rows are the same, extras included; None if that is not known or all differ. Who changes single rows
+            must leave it out.
     """
 
     values: Tensor
@@ -45,6 +62,7 @@ class ModalityInputs:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     num_special: int | None = None
     num_positions: int | None = None
+    distinct: Distinct | None = None
 
     @property
     def special(self) -> Tensor:
@@ -55,6 +73,29 @@ class ModalityInputs:
     def present(self) -> Tensor:
         """Whether an example has any content of this modality, bool [B]."""
         return (self.mask & ~self.special).any(1)
+
+    def once(self, encode: Callable[[ModalityInputs], T]) -> T:
+        """What a function makes of the rows, with those that are the same computed once.
+
+        It must look at one row at a time. If it drops features at random, rows that are the same lose the same ones.
+
+        Args:
+            encode: makes a tensor, or a nest of them, whose first dimension is that of its inputs.
+
+        Returns:
+            The same for all B rows; gradients of rows that are the same are added up.
+
+        >>> rows = torch.tensor([[1.0], [2.0], [1.0]])
+        >>> same = Distinct(torch.tensor([0, 1]), torch.tensor([0, 1, 0]))
+        >>> ModalityInputs(rows, rows > 0, distinct=same).once(lambda x: print(len(x.values)) or 10 * x.values).flatten()
+        2
+        tensor([10., 20., 10.])
+        """
+        if self.distinct is None:
+            return encode(self)
+        first, of = self.distinct.first, self.distinct.of
+        rows = tree_map(lambda x: x.index_select(0, first), replace(self, distinct=None))  # [U, ..]
+        return tree_map(lambda x: x.index_select(0, of), encode(rows))  # [B, ..]
 
 
 Inputs: TypeAlias = Mapping[str, ModalityInputs]
@@ -212,9 +253,6 @@ class Setting:
     student_modalities: tuple[str, ...]
     teacher_modalities: tuple[str, ...] | None
     kinds: Mapping[str, ModalityKind]
-
-
-T = TypeVar("T")
 
 
 def tree_map(function: Callable[[Tensor], Tensor], tree: T) -> T:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from msd_framework.structures import DatasetInfo, ModalityInputs, ModalityKind
@@ -55,6 +56,18 @@ class MultimodalDataset(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Example: ...
 
+    @property
+    def fingerprint(self) -> str:
+        """A text that is the same for two data sets of the same examples in the same order, wherever their files lie.
+
+        Of a file its name counts; what is in it does not. A data set that reads one file of examples tells that file's hash.
+        """
+        digest = hashlib.sha256()
+        for example in (self[i] for i in range(len(self))):
+            inputs = {m: value.name if isinstance(value, PurePath) else value for m, value in sorted(example.inputs.items())}
+            digest.update(repr((example.id, inputs)).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
 
 class Processor(ABC):
     """Turns what stands for one modality of an example into tensors, and B of them into a batch's."""
@@ -85,6 +98,14 @@ class Processor(ABC):
     def collate(self, loaded: Sequence[Any]) -> ModalityInputs:
         """B loaded inputs as one modality of a batch."""
 
+    def length(self, value: Any) -> int:
+        """How many positions an input has in a batch of its own; a processor that need not load it for that overrides this.
+
+        Raises:
+            DataError: if the input cannot be read.
+        """
+        return self.collate([self.load(value)]).mask.shape[1]
+
     def deterministic(self) -> Processor:
         """This processor with nothing random, for evaluation and for a teacher's cache."""
         return self
@@ -104,6 +125,20 @@ class Processor(ABC):
         """Reads what `save` wrote, in place of `fit`."""
 
     @property
+    def files(self) -> str:
+        """Where files lie that it reads beside those of the data set, such as a detector's features; empty if there are none."""
+        return ""
+
+    @property
     def fingerprint(self) -> str:
         """A text that is the same for two processors that make the same tensors, wherever their files lie."""
         return type(self).__name__
+
+
+def input_name(value: Any) -> tuple[type, str] | None:
+    """What a raw input is known by: inputs of one name are the same; None where only its own object is known to be the same.
+
+    >>> input_name("a meme") == input_name("a meme"), input_name([1, 2])
+    (True, None)
+    """
+    return (type(value), str(value)) if isinstance(value, (str, int, PurePath)) else None

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from msd_framework.data.base import Processor
-from msd_framework.data.files import inside, write_whole
+from msd_framework.data.files import inside
 from msd_framework.errors import CheckpointError, DataError
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
+from msd_framework.writing import write_text
 
 FILE = "region_features.json"
 
@@ -71,23 +72,17 @@ class RegionFeatures(Processor):
         Raises:
             DataError: if the file is missing, damaged, or holds anything but finite floats [N, D].
         """
-        file = inside(self.folder, f"{Path(value).stem}.npy")
-        try:
-            stored = np.load(file, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise DataError(f"{file}: no such feature file") from error
-        except Exception as error:  # a damaged file can make numpy raise anything
-            raise DataError(f"{file}: is not a plain array that can be read without unpickling ({error})") from error
-        wanted = f"wanted floats [N, {self.feature_size or 'D'}] with N at least 1"
-        if not isinstance(stored, np.ndarray) or stored.dtype.kind != "f" or stored.dtype.itemsize > 8:
-            raise DataError(f"{file}: holds {getattr(stored, 'dtype', 'several arrays')}, {wanted}")
-        if stored.ndim != 2 or 0 in stored.shape or self.feature_size not in (None, stored.shape[1]):
-            raise DataError(f"{file}: holds an array of shape {list(stored.shape)}, {wanted}")
+        file, stored = self._open(value)
         kept = np.array(stored[: self.max_regions], dtype=stored.dtype.newbyteorder("="))  # a copy, so that the file is closed
         regions = torch.from_numpy(kept)  # [N, D]
         if not regions.float().isfinite().all():
-            raise DataError(f"{file}: holds numbers that are no finite float32, {wanted}")
+            raise DataError(f"{file}: holds numbers that are no finite float32, {self._wanted}")
         return regions
+
+    def length(self, value: Any) -> int:
+        """How many regions are kept of an image, from the head of its file."""
+        _, stored = self._open(value)
+        return min(len(stored), self.max_regions)
 
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Features float32 [B, L, D], padded with zeros to the most regions of the batch, and which are there [B, L]."""
@@ -101,12 +96,16 @@ class RegionFeatures(Processor):
         return {} if self.feature_size is None else {"feature_size": self.feature_size}
 
     @property
+    def files(self) -> str:
+        return str(self.folder.resolve())
+
+    @property
     def fingerprint(self) -> str:
         return f"region_features {self.max_regions} {self.feature_size}"
 
     def save(self, folder: Path) -> None:
         """Writes the feature size."""
-        write_whole(folder / FILE, json.dumps(self.facts))
+        write_text(folder / FILE, json.dumps(self.facts))
 
     def restore(self, folder: Path) -> None:
         """Reads the feature size, unless it was given.
@@ -119,3 +118,22 @@ class RegionFeatures(Processor):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / FILE}: cannot be read ({error!r}), wanted the feature size of a run") from error
         self.feature_size = self.feature_size or saved
+
+    @property
+    def _wanted(self) -> str:
+        return f"wanted floats [N, {self.feature_size or 'D'}] with N at least 1"
+
+    def _open(self, value: Any) -> tuple[Path, np.ndarray[Any, Any]]:
+        """The file of an image, and the array that it holds, of which nothing but the head is read yet."""
+        file = inside(self.folder, f"{Path(value).stem}.npy")
+        try:
+            stored = np.load(file, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise DataError(f"{file}: no such feature file") from error
+        except Exception as error:  # a damaged file can make numpy raise anything
+            raise DataError(f"{file}: is not a plain array that can be read without unpickling ({error})") from error
+        if not isinstance(stored, np.ndarray) or stored.dtype.kind != "f" or stored.dtype.itemsize > 8:
+            raise DataError(f"{file}: holds {getattr(stored, 'dtype', 'several arrays')}, {self._wanted}")
+        if stored.ndim != 2 or 0 in stored.shape or self.feature_size not in (None, stored.shape[1]):
+            raise DataError(f"{file}: holds an array of shape {list(stored.shape)}, {self._wanted}")
+        return file, stored

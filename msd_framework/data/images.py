@@ -84,6 +84,9 @@ class Pixels(Processor):
         pixels: Tensor = self._transform(image if self.channels == 3 else image.convert("L"))
         return pixels  # [C, H, W]
 
+    def length(self, value: Any) -> int:
+        return 1
+
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Normalised pixels, float32 [B, C, H, W], and a mask [B, 1] of ones."""
         mean, std = torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)  # [C, 1, 1]

@@ -21,5 +21,7 @@ class AttentionMasker(Masker):
     tensor([[False, False]])
     """
 
+    keeps_repeats = True
+
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         return replace(inputs, mask=inputs.mask & inputs.special)

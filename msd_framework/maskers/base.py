@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import nn
@@ -25,6 +26,12 @@ class Masker(nn.Module, ABC):
     removes: bool = False
     """Whether it may leave a modality out of the inputs, which not every model can take."""
 
+    random: bool = False
+    """Whether what is hidden shows something that chance or the rest of the batch decides, so that no two looks need be the same."""
+
+    keeps_repeats: ClassVar[bool] = False
+    """Whether inputs of a batch that are the same are hidden the same way, so that they need not be encoded one by one."""
+
     needs_fit: bool = False
     """Whether `fit` must see the training examples before the first view."""
 
@@ -35,6 +42,11 @@ class Masker(nn.Module, ABC):
     def hide_in(self, batch: Batch, modality: str) -> ModalityInputs | None:
         """One modality of a batch as `hide` shows it; for maskers that look at more of the batch than the modality."""
         return self.hide(modality, batch.inputs[modality])
+
+    def hidden(self, batch: Batch, modality: str) -> ModalityInputs | None:
+        """One modality of a batch as `hide_in` shows it, with what is known of repeated inputs only where it remains true."""
+        hidden = self.hide_in(batch, modality)
+        return hidden if hidden is None or self.keeps_repeats else replace(hidden, distinct=None)
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """Looks at the training examples once, where a masker needs their statistics."""
@@ -48,7 +60,7 @@ class Masker(nn.Module, ABC):
         if name == FULL:
             return batch
         shown = visible_modalities(name, batch.modalities)
-        seen = {m: x if m in shown else self.hide_in(batch, m) for m, x in batch.inputs.items()}
+        seen = {m: x if m in shown else self.hidden(batch, m) for m, x in batch.inputs.items()}
         return batch.with_inputs({m: x for m, x in seen.items() if x is not None})
 
     def only(self, batch: Batch, modality: str) -> Batch:

@@ -31,12 +31,15 @@ class ModalityMasker(Masker):
     (None, tensor([[False]]), True)
     """
 
+    keeps_repeats = True  # each masker answers for its own
+
     def __init__(self, maskers: dict[str, Masker], otherwise: Masker | None = None):
         super().__init__()
         self.maskers = nn.ModuleDict(maskers)
         self.otherwise = otherwise
         children = [*maskers.values(), *([otherwise] if otherwise else [])]
         self.removes = any(child.removes for child in children)
+        self.random = any(child.random for child in children)
         self.needs_fit = any(child.needs_fit for child in children)
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
@@ -53,7 +56,7 @@ class ModalityMasker(Masker):
         Raises:
             ValueError: if it has none.
         """
-        return self._listed(modality).hide_in(batch, modality)
+        return self._listed(modality).hidden(batch, modality)
 
     def masker_of(self, modality: str) -> Masker | None:
         """The masker that hides a modality, if there is one."""

@@ -30,6 +30,8 @@ class ConstantMasker(Masker):
     tensor([[103, 103,   0]])
     """
 
+    keeps_repeats = True
+
     def __init__(self, feature: float = 0.0, token: int | None = None, pad_id: int = 0, vocab_size: int | None = None):
         super().__init__()
         not_negative(token=token)

@@ -26,6 +26,7 @@ class DropMasker(Masker):
     """
 
     removes = True
+    keeps_repeats = True
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         if "special" not in inputs.extras:
@@ -43,4 +44,5 @@ class DropMasker(Masker):
 
         extras = {name: gather(values) for name, values in inputs.extras.items()}
         num_positions = inputs.num_positions if "positions" in extras else inputs.mask.shape[1]
-        return ModalityInputs(gather(inputs.values), gather(kept), {"positions": order, **extras}, num_kept, num_positions)
+        extras = {"positions": order, **extras}
+        return ModalityInputs(gather(inputs.values), gather(kept), extras, num_kept, num_positions, inputs.distinct)

@@ -21,5 +21,5 @@ def modality_dropout(batch: Batch, probability: float) -> Batch:
     seen = {}
     for i, (modality, inputs) in enumerate(batch.inputs.items()):
         hidden = (i * probability <= draw) & (draw < (i + 1) * probability)  # [B]
-        seen[modality] = replace(inputs, mask=inputs.mask & (inputs.special | ~hidden[:, None]))
+        seen[modality] = replace(inputs, mask=inputs.mask & (inputs.special | ~hidden[:, None]), distinct=None)
     return batch.with_inputs(seen)

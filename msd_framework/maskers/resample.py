@@ -35,6 +35,7 @@ class MeanMasker(Masker):
     """
 
     kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"features", "pixels", "waveform"})
+    keeps_repeats = True
     needs_fit = True
 
     def __init__(self) -> None:
@@ -83,6 +84,8 @@ class NoiseMasker(Masker):
     >>> NoiseMasker().hide("image", image).values.ne(0).any(2)
     tensor([[ True, False]])
     """
+
+    random = True
 
     def __init__(self, standard_deviation: float = 1.0, vocab_size: int | None = None):
         super().__init__()
@@ -148,6 +151,8 @@ class OtherMasker(Masker):
     >>> OtherMasker().hide("text", text).values.flatten()
     tensor([3, 1, 2])
     """
+
+    random = True
 
     def __init__(self, shift: int = 1):
         super().__init__()

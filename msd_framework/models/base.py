@@ -68,6 +68,19 @@ class MultimodalModel(nn.Module, ABC):
         """
         return ModelOutput(torch.stack([self(inputs).logits for inputs in views]))
 
+    @property
+    def summary_size(self) -> int | None:
+        """D, where a model makes its logits of a summary of what it saw and tells both parts; else None."""
+        return None
+
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
+        """The summaries [V, B, D] of several views: `classify` of them is `forward_views`."""
+        raise NotImplementedError(f"{type(self).__name__} does not tell its summary")
+
+    def classify(self, summary: Tensor) -> Tensor:
+        """Summaries [.., D] to logits [.., C]."""
+        raise NotImplementedError(f"{type(self).__name__} does not tell its summary")
+
     def own(self, inputs: Inputs) -> dict[str, ModalityInputs]:
         """The inputs that are this model's, in sorted order.
 

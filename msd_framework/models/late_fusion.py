@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.fusion import FUSIONS
 from msd_framework.ranges import positive
 from msd_framework.registry import MODELS
 from msd_framework.structures import Inputs, ModalityInputs, ModelOutput, Setting
+
+Made: TypeAlias = dict[tuple[str, int], Tensor]
+"""Vectors [B, D] by modality and the inputs they were made of, so that views which show the same share them."""
 
 
 @MODELS.register("late_fusion")
@@ -27,6 +31,9 @@ class LateFusion(MultimodalModel):
     An example has a modality if it has a position of it that is neither masked nor special, so all ways of hiding one
     give the same logits. Of a modality that is left out of the inputs, the encoder does not run and gets no gradient:
     under DDP one view of a step must show it, as the full view does. All else always has one, be it zero.
+
+    What several views show alike is encoded once for all of them, dropout inside the encoder included; by an encoder whose batch
+    norm learns, once a view.
 
     Args:
         encoders: an encoder for each modality, by its name.
@@ -84,14 +91,34 @@ class LateFusion(MultimodalModel):
         return {**options, "encoders": {m: e.rebuild_spec(specs[m]) for m, e in self.encoders.items() if isinstance(e, Encoder)}}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
-        own = self.own(inputs)
-        size = len(next(iter(own.values())).mask)
-        vectors = torch.stack([self._vector(m, own.get(m), size) for m in self.modalities], 1)  # [B, M, D]
-        return ModelOutput(self.classifier(self.fusion(vectors)))  # [B, C]
+        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
 
-    def _vector(self, modality: str, inputs: ModalityInputs | None, size: int) -> Tensor:
+    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
+        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
+
+    @property
+    def summary_size(self) -> int:
+        return self.fusion.width
+
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
+        made: Made = {}
+        return torch.stack([self._summary(self.own(inputs), made) for inputs in views])  # [V, B, D]
+
+    def classify(self, summary: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(summary)
+        return logits
+
+    def _summary(self, inputs: Inputs, made: Made) -> Tensor:
+        size = len(next(iter(inputs.values())).mask)
+        vectors = torch.stack([self._vector(m, inputs.get(m), size, made) for m in self.modalities], 1)  # [B, M, D]
+        fused: Tensor = self.fusion(vectors)
+        return fused
+
+    def _vector(self, modality: str, inputs: ModalityInputs | None, size: int, made: Made) -> Tensor:
         missing: Tensor = self.missing[modality].expand(size, -1)  # [B, D]
         if inputs is None:
             return missing
-        encoded = self.projections[modality](self.encoders[modality](inputs).pooled)
-        return torch.where(inputs.present[:, None], encoded, missing)
+        encoder, key = self.encoders[modality], (modality, id(inputs))
+        if key not in made or mixes_examples(encoder):
+            made[key] = self.projections[modality](encode_once(encoder, inputs, lambda x: encoder(x).pooled))  # [B, D]
+        return torch.where(inputs.present[:, None], made[key], missing)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.distinct import encode_once
 from msd_framework.registry import MODELS
 from msd_framework.structures import Inputs, ModelOutput, Setting
 
@@ -43,8 +44,9 @@ class UnimodalModel(MultimodalModel):
         return {**options, "encoder": self.encoder.rebuild_spec(options["encoder"])}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
-        encoded = self.encoder(self.own(inputs)[self.modality])
-        return ModelOutput(self.classifier(self.dropout(encoded.pooled)))  # [B, C]
+        own = self.own(inputs)[self.modality]
+        pooled = encode_once(self.encoder, own, lambda x: self.encoder(x).pooled)  # [B, D]
+        return ModelOutput(self.classifier(self.dropout(pooled)))  # [B, C]
 
 
 @MODELS.register("unimodal_text")
@@ -71,3 +73,16 @@ class UnimodalImage(UnimodalModel):
     """
 
     modality = "image"
+
+
+@MODELS.register("unimodal_audio")
+class UnimodalAudio(UnimodalModel):
+    """A classifier of the sound alone.
+
+    Args:
+        encoder: makes a summary of the sound.
+        num_classes: C.
+        dropout: the share of the summary's features that is dropped.
+    """
+
+    modality = "audio"

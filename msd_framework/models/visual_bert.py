@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import Encoded, Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.distinct import encode_once
 from msd_framework.models.dropout import Dropout
 from msd_framework.models.packed import Part, can_look, pack, read_first
 from msd_framework.models.pooling import visible
@@ -324,7 +325,7 @@ class VisualBert(MultimodalModel):
 
     def _regions(self, image: ModalityInputs) -> tuple[Tensor, Tensor]:
         if self.image_encoder is not None:
-            encoded = self.image_encoder(image)
+            encoded = encode_once(self.image_encoder, image, self.image_encoder)
             return encoded.tokens, encoded.mask
         if image.values.ndim != 3 or image.values.shape[-1] != self.sizes.feature_size:
             raise ValueError(

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd_framework.data.base import Example, MultimodalDataset, Processor
-from msd_framework.data.loader import Collator, EvaluationBatches, ExampleReader, TrainingBatches, TrainingPlan
+from msd_framework.data.collate import Collator
+from msd_framework.data.loader import EvaluationBatches, TrainingBatches
+from msd_framework.data.plan import EvaluationPlan, TrainingPlan
+from msd_framework.data.reader import DecodedInputs, ExampleReader
 from msd_framework.errors import DataError
 from msd_framework.structures import DatasetInfo, ModalityInputs
 
@@ -92,9 +95,22 @@ def test_every_epoch_holds_each_example_once(length, batch_size, seed):
 
 
 def test_epochs_and_seeds_have_other_orders():
-    a, b = plan(100).permutation(0), plan(100).permutation(1)
+    a, b = (plan(100).order(epoch).tolist() for epoch in (0, 1))
     assert a != b
-    assert plan(100, seed=1).permutation(0) != a
+    assert plan(100, seed=1).order(0).tolist() != a
+
+
+def test_an_order_of_a_million_examples_takes_4_megabytes_and_no_list_of_numbers():
+    million = plan(1_000_000, 32, 40_000)
+    assert million.batch(31_249) + million.batch(31_250)  # over the end of the first epoch
+    assert million.order(1).nbytes == 4_000_000
+    assert not [name for name, value in vars(million).items() if isinstance(value, (list, tuple, dict))]
+
+
+def test_the_parts_of_an_evaluation_are_made_as_they_are_asked_for():
+    parts = EvaluationPlan(10**12, 1000)
+    assert len(parts) == 10**9
+    assert next(iter(parts)).indices == tuple(range(1000))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -133,27 +149,8 @@ def test_evaluation_sees_each_example_once_over_all_processes(size):
     assert sorted(seen, key=int) == [str(i) for i in range(10)]
 
 
-def test_examples_that_fit_into_memory_are_read_once():
-    kept = reader(cache_mb=1)
-    for _ in range(3):
-        kept(4)
-    assert kept.dataset.reads[4] == 1
-    fresh = reader(cache_mb=0)
-    for _ in range(3):
-        fresh(4)
-    assert fresh.dataset.reads[4] == 3
-
-
-def test_no_more_is_kept_than_there_is_room_for():
-    kept = reader(cache_mb=0)
-    kept.room = 9  # two examples of one float32
-    for i in range(5):
-        kept(i)
-    assert len(kept.kept) == 2
-
-
 def test_random_transforms_are_never_kept():
-    noisy = reader(processor=Noisy(), cache_mb=1)
+    noisy = reader(processor=Noisy(), decoded=DecodedInputs(1))
     assert not torch.equal(noisy(3)[1]["number"], noisy(3)[1]["number"])
 
 

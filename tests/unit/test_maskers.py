@@ -103,7 +103,7 @@ def cases(specs: list) -> list:
 
 def test_every_registered_masker_is_tested_here() -> None:
     tested = {s if isinstance(s, str) else s["type"] for s in [*SPECS, BY_MODALITY]}
-    assert tested == set(MASKERS.names())
+    assert tested == {name for name in MASKERS.names() if MASKERS.get(name).__module__.startswith("msd_framework.")}
 
 
 @pytest.mark.parametrize(("spec", "modality"), cases([*HIDING, BY_MODALITY]))

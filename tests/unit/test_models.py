@@ -84,6 +84,27 @@ def test_a_modality_that_is_left_out_leaves_only_its_encoder_without_gradients()
     assert without == {"encoders", "projections"}
 
 
+@pytest.mark.parametrize(("with_batch_norm", "calls"), [(False, 2), (True, 4)])
+def test_what_views_show_alike_is_encoded_once_unless_a_batch_norm_learns(with_batch_norm: bool, calls: int) -> None:
+    model = late_fusion().train()
+    if with_batch_norm:
+        for encoder in model.encoders.values():
+            encoder.norm = torch.nn.BatchNorm1d(3)
+    seen: list[Tensor] = []
+    for encoder in model.encoders.values():
+        encoder.register_forward_hook(lambda module, inputs, output: seen.append(output.pooled))
+    a, b = (regions([[True, True], [True, False]]) for _ in range(2))
+    model.forward_views([{"left": a, "right": b}, {"left": a}, {"right": b}])
+    assert len(seen) == calls
+
+
+def test_views_together_equal_views_apart() -> None:
+    model = late_fusion()
+    a, b = (regions([[True, True], [True, False]]) for _ in range(2))
+    views = [{"left": a, "right": b}, {"left": a}, {"right": b}]
+    same(model.forward_views(views).logits, torch.stack([model(view).logits for view in views]))
+
+
 def test_late_fusion_refuses_what_it_cannot_fuse() -> None:
     with pytest.raises(ValueError, match="encoders must name at least one modality, got none"):
         LateFusion({}, num_classes=2)

@@ -27,6 +27,7 @@ FACTS = {
     "image_size": 8,
     "image_channels": 3,
     "feature_size": 6,
+    "sample_rate": 8000,
 }
 EXACT = 1e-12  # float64: the same sums in another order
 
@@ -34,6 +35,7 @@ WORDS = {"type": "transformer", "hidden_size": 8, "num_layers": 1, "num_heads": 
 PATCHES = {"type": "patches", "patch_size": 4, "hidden_size": 8}
 REGIONS = {"type": "features", "hidden_size": 8}
 RESNET = {"type": "resnet"}
+SOUND = {"type": "log_mel", "window": 16, "hop": 8, "num_bands": 8, "num_channels": 8, "hidden_size": 32}
 BERT_CONFIG = {
     "model_type": "bert",
     "hidden_size": 8,
@@ -89,6 +91,11 @@ MODEL_CASES: dict[str, list[Case]] = {
     ],
     "unimodal_text": [Case({"type": "unimodal_text", "encoder": WORDS}, {"text": "tokens"})],
     "unimodal_image": [Case({"type": "unimodal_image", "encoder": REGIONS}, {"image": "features"})],
+    "unimodal_audio": [Case({"type": "unimodal_audio", "encoder": SOUND}, {"audio": "waveform"})],
+    "logit_fusion": [
+        Case({"type": "logit_fusion", "encoders": {"audio": SOUND, "image": PATCHES}}, {"audio": "waveform", "image": "pixels"}, True),
+        Case({"type": "logit_fusion", "encoders": {"image": REGIONS, "text": WORDS}}, IMAGE_TEXT),
+    ],
 }
 
 ENCODER_CASES: dict[str, list[Case]] = {
@@ -106,6 +113,7 @@ ENCODER_CASES: dict[str, list[Case]] = {
     "transformer": [Case(WORDS, {"x": "tokens"}), Case(WORDS | {"norm_first": False}, {"x": "tokens"})],
     "features": [Case(REGIONS, {"x": "features"})],
     "patches": [Case(PATCHES, {"x": "pixels"}), Case(PATCHES | {"num_layers": 1, "num_heads": 2}, {"x": "pixels"})],
+    "log_mel": [Case(SOUND, {"x": "waveform"})],
     "resnet": [Case(RESNET, {"x": "pixels"}), Case({"type": "resnet", "freeze_batch_norm": True}, {"x": "pixels"})],
 }
 
@@ -144,7 +152,18 @@ def pixels(generator: torch.Generator) -> ModalityInputs:
     return ModalityInputs(values, torch.tensor([[True], [True], [False], [True]]))
 
 
-MAKERS: dict[str, Callable[[torch.Generator], ModalityInputs]] = {"tokens": tokens, "features": features, "pixels": pixels}
+def sounds(generator: torch.Generator) -> ModalityInputs:
+    """Four sounds; the third one is hidden."""
+    values = torch.randn(4, 60, generator=generator, dtype=torch.float64)
+    return ModalityInputs(values, torch.arange(60) < torch.tensor([60, 41, 0, 17])[:, None])
+
+
+MAKERS: dict[str, Callable[[torch.Generator], ModalityInputs]] = {
+    "tokens": tokens,
+    "features": features,
+    "pixels": pixels,
+    "waveform": sounds,
+}
 
 
 def make_inputs(case: Case, seed: int = 0) -> dict[str, ModalityInputs]:

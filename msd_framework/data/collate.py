@@ -1,0 +1,61 @@
+"""Loaded examples become a batch, in which inputs that several examples share are made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msd_framework.data.base import Processor, input_name
+from msd_framework.data.reader import Loaded
+from msd_framework.structures import Batch, DatasetInfo, Distinct, ModalityInputs, tree_map
+
+
+class Collator:
+    """Makes a batch of loaded examples.
+
+    Args:
+        processors: how each modality becomes tensors.
+        info: the data set's description, which says how targets are read.
+    """
+
+    def __init__(self, processors: Mapping[str, Processor], info: DatasetInfo):
+        self.processors, self.info = processors, info
+
+    def __call__(self, loaded: list[Loaded], places: tuple[int, ...] = ()) -> Batch:
+        examples = [example for example, _ in loaded]
+        inputs = {
+            m: collate(self.processors[m], [e.inputs[m] for e in examples], [x[m] for _, x in loaded])
+            for m in sorted(self.processors)
+        }
+        return Batch(inputs, self.targets(examples), tuple(e.id for e in examples), places)
+
+    def targets(self, examples: Sequence[Any]) -> Tensor:
+        """Targets int64 [B] or float [B, C]; -100 (or NaN) where a blind test has none."""
+        if self.info.task == "single_label":
+            return torch.tensor([-100 if e.target is None else e.target for e in examples])
+        unknown = [float("nan")] * self.info.num_classes
+        return torch.tensor([unknown if e.target is None else list(e.target) for e in examples], dtype=torch.float32)
+
+
+def collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:
+    """One modality of B examples, with a mark of which of them are the same input.
+
+    Args:
+        processor: how the modality becomes tensors.
+        values: the B raw inputs.
+        loaded: what the processor made of each.
+    """
+    names = [None if processor.random else input_name(value) for value in values]
+    number = {name: u for u, name in enumerate(dict.fromkeys(names))}
+    if None in number or len(number) == len(names):
+        return processor.collate(loaded)
+    first = [names.index(name) for name in number]
+    distinct = Distinct(torch.tensor(first), torch.tensor([number[name] for name in names]))
+    if 2 * len(first) > len(names):  # to spread a row takes about half as long as to make one
+        return replace(processor.collate(loaded), distinct=distinct)
+    made = processor.collate([loaded[i] for i in first])
+    return replace(tree_map(lambda x: x.index_select(0, distinct.of), made), distinct=distinct)

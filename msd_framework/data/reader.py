@@ -1,0 +1,138 @@
+"""Examples of a split, read and turned into tensors; inputs that were decoded once are kept in memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from msd_framework.data.base import Example, MultimodalDataset, Processor, input_name
+from msd_framework.errors import DataError
+
+Loaded: TypeAlias = tuple[Example, dict[str, Any]]
+"""An example and the tensors of each of its modalities."""
+
+Kept: TypeAlias = dict[tuple[Any, ...], Any]
+"""Loaded inputs by modality and name."""
+
+KEY_BYTES, TENSOR_BYTES = 160, 1400  # what either takes beside its content, measured
+
+
+class DecodedInputs:
+    """Inputs that were decoded once, kept until memory is full; then it stays as it is, for every epoch asks for all.
+
+    They are known by their raw value, so an image that several examples or splits show is decoded and kept once.
+
+    Args:
+        megabytes: how much may be kept, with what keeping it takes.
+
+    Attributes:
+        room: bytes that are left.
+    """
+
+    def __init__(self, megabytes: float = 0):
+        self.room = int(megabytes * 2**20)
+        self.kept: Kept = {}
+
+    def load(self, modality: str, processor: Processor, value: Any, batch: Kept) -> Any:
+        """What a processor makes of an input; one with random transforms is asked each time.
+
+        Args:
+            modality: which modality it is of.
+            processor: makes its tensors.
+            value: the raw input.
+            batch: what the batch that is being read holds so far; it is added to.
+
+        Raises:
+            DataError: if the input cannot be read.
+        """
+        name = None if processor.random else input_name(value)
+        if name is None:
+            return processor.load(value)
+        key = (modality, *name)
+        if key in self.kept:
+            return self.kept[key]
+        if key not in batch:
+            batch[key] = processor.load(value)
+            self._keep(key, batch[key])
+        return batch[key]
+
+    def _keep(self, key: tuple[Any, ...], loaded: Any) -> None:
+        size = KEY_BYTES + sys.getsizeof(key[-1]) + num_bytes(loaded)
+        if size <= self.room:
+            self.room -= size
+            self.kept[key] = loaded
+
+
+class ExampleReader:
+    """Reads the examples of a split and turns them into tensors.
+
+    Args:
+        dataset: the raw examples.
+        processors: how each modality becomes tensors.
+        decoded: keeps what was decoded once; nothing is kept if left out.
+        skip_errors: leaves out an example that cannot be read, in place of raising.
+
+    Attributes:
+        skipped: what was wrong with each example that was left out.
+    """
+
+    def __init__(
+        self,
+        dataset: MultimodalDataset,
+        processors: Mapping[str, Processor],
+        decoded: DecodedInputs | None = None,
+        skip_errors: bool = False,
+    ):
+        self.dataset, self.processors, self.skip_errors = dataset, processors, skip_errors
+        self.decoded = DecodedInputs() if decoded is None else decoded
+        self.skipped: dict[int, str] = {}
+
+    def __call__(self, index: int, batch: Kept | None = None) -> Loaded | None:
+        """An example and its loaded inputs, or None if it cannot be read and errors are skipped.
+
+        Args:
+            index: which example.
+            batch: what was decoded for the same batch so far, which is decoded once and added to.
+
+        Raises:
+            DataError: if it cannot be read, with the line that names it.
+        """
+        if index in self.skipped:
+            return None
+        example, beside = self.dataset[index], {} if batch is None else batch
+        try:
+            return example, {m: self.decoded.load(m, p, example.inputs[m], beside) for m, p in self.processors.items()}
+        except DataError as error:
+            text = f"{example.source}: {error}"
+            if not self.skip_errors:
+                raise DataError(text) from error
+            self.skipped[index] = text
+            return None
+
+    def length(self, index: int) -> int:
+        """How many positions an example has over all modalities; 0 if it cannot be read and errors are skipped.
+
+        Raises:
+            DataError: if it cannot be read, with the line that names it.
+        """
+        example = self.dataset[index]
+        try:
+            return sum(p.length(example.inputs[m]) for m, p in self.processors.items())
+        except DataError as error:
+            if not self.skip_errors:
+                raise DataError(f"{example.source}: {error}") from error
+            return 0
+
+
+def num_bytes(loaded: Any) -> int:
+    """About how much memory a loaded input takes, never less."""
+    if isinstance(loaded, Tensor):
+        return TENSOR_BYTES + loaded.untyped_storage().nbytes()  # a slice keeps all that it was cut from
+    if isinstance(loaded, Mapping):
+        return sys.getsizeof(loaded) + sum(num_bytes(x) for pair in loaded.items() for x in pair)
+    if isinstance(loaded, (list, tuple)):
+        return sys.getsizeof(loaded) + sum(map(num_bytes, loaded))
+    return max(sys.getsizeof(loaded), int(getattr(loaded, "nbytes", 0)))

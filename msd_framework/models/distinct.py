@@ -1,0 +1,35 @@
+"""Inputs that several examples of a batch share are encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from msd_framework.structures import ModalityInputs
+
+T = TypeVar("T")
+
+
+def encode_once(encoder: nn.Module, inputs: ModalityInputs, encode: Callable[[ModalityInputs], T]) -> T:
+    """What a function makes of a modality, with inputs that are the same computed once, unless that changes the outcome.
+
+    A batch norm that takes its statistics from the batch would count an input once that stands there twice.
+
+    Args:
+        encoder: what the function runs.
+        inputs: the modality of B examples.
+        encode: makes a tensor, or a nest of them, whose first dimension is that of its inputs.
+    """
+    return encode(inputs) if mixes_examples(encoder) else inputs.once(encode)
+
+
+def mixes_examples(module: nn.Module) -> bool:
+    """Whether what it makes of an example depends on the others of the batch.
+
+    >>> mixes_examples(nn.BatchNorm2d(3)), mixes_examples(nn.BatchNorm2d(3).eval()), mixes_examples(nn.LayerNorm(3))
+    (True, False, False)
+    """
+    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in module.modules())
