@@ -46,14 +46,25 @@ class SelfAttention(nn.Module):
         return read
 
     def read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """What queries [B, Q, D] read in values [B, L, D] where the mask [B, L] of the keys is True, or everywhere."""
+        """What queries [B, Q, D] read in values [B, L, D] where the mask [B, L] of the keys is True, or everywhere.
+
+        On a CPU it is float32 under autocast too: oneDNN makes a bfloat16 kernel for every new length of rows, and batches go on
+        bringing new ones.
+        """
+        if query.device.type != "cpu":
+            return self._read(query, key, value, mask)
+        precise = torch.promote_types(query.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            return self._read(query.to(precise), key.to(precise), value.to(precise), mask)
+
+    def _read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = self._heads(query), self._heads(key), self._heads(value)  # [B, heads, Q or L, d]
         scores = query / query.shape[-1] ** 0.5 @ key.transpose(-1, -2)  # [B, heads, Q, L]
         if mask is not None:  # added, since the derivative of that costs nothing
             hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
             scores = scores + hidden[:, None, None, :]
-        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-        read: Tensor = (self.dropout(weights) @ value).transpose(1, 2).flatten(2)  # [B, Q, D]
+        weights = self.dropout(scores.softmax(-1))
+        read: Tensor = (weights @ value).transpose(1, 2).flatten(2)  # [B, Q, D]
         return read
 
     def _heads(self, x: Tensor) -> Tensor:
