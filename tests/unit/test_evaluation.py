@@ -23,7 +23,7 @@ def test_predictions_do_not_depend_on_how_the_split_is_cut():
     data = made_batch(7)
     whole = predict(ask, [data], ["full"], World())
     cut = predict(ask, [take(data, [0, 1, 2]), take(data, [3, 4, 5]), take(data, [6])], ["full"], World())
-    assert whole.ids == cut.ids == data.ids
+    assert whole.places.tolist() == cut.places.tolist() == list(range(7))
     torch.testing.assert_close(whole.logits["full"], cut.logits["full"], atol=1e-6, rtol=0)
 
 
@@ -41,13 +41,13 @@ def test_predicting_leaves_the_runs_random_numbers_alone_and_does_not_depend_on_
 
 def test_metrics_of_a_view_carry_its_name_and_examples_without_a_label_do_not_count():
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
-    predictions = Predictions(("a", "b", "c", "d"), torch.tensor([0, 1, 1, -100]), {"full": logits, "image": -logits})
+    predictions = Predictions(torch.arange(4), torch.tensor([0, 1, 1, -100]), {"full": logits, "image": -logits})
     assert measure(predictions, {"accuracy": Accuracy()}) == pytest.approx({"accuracy": 2 / 3, "image/accuracy": 1 / 3})
 
 
 def test_unknown_soft_targets_are_not_labels():
     targets = torch.tensor([[0.0, 1.0], [float("nan"), float("nan")]])
-    assert Predictions(("a", "b"), targets, {}).labelled.tolist() == [True, False]
+    assert Predictions(torch.arange(2), targets, {}).labelled.tolist() == [True, False]
 
 
 def test_an_empty_split_is_an_error():
@@ -56,7 +56,7 @@ def test_an_empty_split_is_an_error():
 
 
 def test_a_blind_split_cannot_be_measured():
-    predictions = Predictions(("a",), torch.tensor([-100]), {"full": torch.zeros(1, 2)})
+    predictions = Predictions(torch.arange(1), torch.tensor([-100]), {"full": torch.zeros(1, 2)})
     with pytest.raises(DataError, match="no example of this split has a label"):
         measure(predictions, {"accuracy": Accuracy()})
 
@@ -64,7 +64,10 @@ def test_a_blind_split_cannot_be_measured():
 def test_predictions_come_in_the_order_of_the_split():
     data = made_batch(4)
     parts = [replace(take(data, [3, 1]), places=(3, 1)), replace(take(data, [2, 0]), places=(2, 0))]
-    assert predict(ask, parts, ["full"], World()).ids == data.ids
+    ordered = predict(ask, parts, ["full"], World())
+    assert ordered.places.tolist() == [0, 1, 2, 3]
+    assert torch.equal(ordered.targets, data.targets)
+    torch.testing.assert_close(ordered.logits["full"], predict(ask, [data], ["full"], World()).logits["full"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,0 +1,295 @@
+"""How matrix products are computed, and which way pays on this machine: measured at the start, not assumed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from msd_framework.engine.random_state import random_state, restore_random_state
+from msd_framework.objectives.base import Objective
+from msd_framework.structures import Batch
+
+AUTO = "auto"
+"""The precision that is measured when a run begins."""
+
+CPU = torch.device("cpu")
+
+GAIN = 1.05
+"""How many times as fast as fp32 a precision must be before `auto` takes it."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A way to compute matrix products; weights, their updates and losses stay float32.
+
+    Args:
+        name: what a configuration calls it.
+        bound: the largest relative error of the gradient with which `auto` takes it.
+        float32_products: torch's setting for products of float32 matrices.
+        cast: what autocast computes products in; None does not cast.
+    """
+
+    name: str
+    bound: float
+    float32_products: str = "highest"
+    cast: torch.dtype | None = None
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context of a forward pass. Weights that are cast are kept in it, so none may change before it is left."""
+        return torch.autocast(device.type, dtype=self.cast or torch.bfloat16, enabled=self.cast is not None)
+
+    @contextmanager
+    def products(self) -> Iterator[None]:
+        """The context of everything else, backward passes as well; torch's setting, which is global, is then put back."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.float32_products)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    @contextmanager
+    def active(self, device: torch.device) -> Iterator[None]:
+        """Both, for a forward pass that nothing goes back through."""
+        with self.products(), self.autocast(device):
+            yield
+
+
+FP32 = Precision("fp32", bound=0.0)
+MEDIUM = Precision("medium", bound=1e-4, float32_products="medium")
+BF16 = Precision("bf16", bound=5e-2, cast=torch.bfloat16)
+FP16 = Precision("fp16", bound=0.0, cast=torch.float16)
+
+PRECISIONS = {p.name: p for p in (FP32, MEDIUM, BF16, FP16)}
+CANDIDATES = (FP32, MEDIUM, BF16)
+"""What `auto` measures, the one that the others are compared with first; fp16 needs its loss scaled and is never among them."""
+
+Result: TypeAlias = tuple[Tensor, Sequence[Tensor | None]]
+"""What a step computes: a loss and its gradients (None where it has none)."""
+
+Step: TypeAlias = Callable[[Precision], Result]
+"""Computes a step within `Precision.products`; what is cast it puts under `Precision.autocast` itself."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    r"""What a precision costs, and how far off it is.
+
+    .. math:: e = \lVert g - g_{32} \rVert_2 / \lVert g_{32} \rVert_2
+
+    with :math:`g` the gradient of all parameters as one vector, in this precision and in fp32.
+
+    Args:
+        name: the precision.
+        seconds: a forward and a backward pass, the median: of the process's CPU time, on a GPU of the device's time.
+        loss_error: of the loss, relative.
+        gradient_error: e.
+    """
+
+    name: str
+    seconds: float
+    loss_error: float
+    gradient_error: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The precision of a run, and a line that says why.
+
+    Args:
+        name: the precision.
+        line: such as ``precision: bf16 (1.42 x fp32, gradient off by 0.8 %); medium 1.03 x, 2e-7``.
+    """
+
+    name: str
+    line: str
+
+    @classmethod
+    def given(cls, name: str) -> Choice | None:
+        """The one that a configuration names; None if it wants it measured."""
+        return None if name == AUTO else cls(name, f"precision: {name}, as the configuration says")
+
+    @property
+    def precision(self) -> Precision:
+        return PRECISIONS[self.name]
+
+
+def choose(measured: Sequence[Measured]) -> Choice:
+    """The fastest precision whose gradient is within its bound, if it is at least 5 % faster than fp32; else fp32.
+
+    >>> fp32, medium = Measured("fp32", 1.0, 0.0, 0.0), Measured("medium", 0.97, 1e-8, 2e-7)
+    >>> choose([fp32, medium, Measured("bf16", 0.7, 1e-3, 8e-3)]).line
+    'precision: bf16 (1.43 x fp32, gradient off by 0.8 %); medium 1.03 x, 2e-7'
+    >>> choose([fp32, medium, Measured("bf16", 0.7, 1e-3, 0.12)]).line
+    'precision: fp32; medium 1.03 x, 2e-7; bf16 1.43 x, 12.0 % (too far off)'
+    """
+    fp32 = next(m for m in measured if m.name == FP32.name)
+    close = [m for m in measured if m.gradient_error <= PRECISIONS[m.name].bound]
+    best = min([fp32, *(m for m in close if fp32.seconds >= GAIN * m.seconds)], key=lambda m: m.seconds)
+    gain = {m.name: f"{m.name} {fp32.seconds / m.seconds:.2f} x, {_shown(m.gradient_error)}" for m in measured}
+    others = [gain[m.name] + " (too far off)" * (m not in close) for m in measured if m not in (fp32, best)]
+    why = "" if best is fp32 else f" ({fp32.seconds / best.seconds:.2f} x fp32, gradient off by {_shown(best.gradient_error)})"
+    return Choice(best.name, "; ".join([f"precision: {best.name}{why}", *others]))
+
+
+def probe_objective(
+    objective: Objective,
+    batches: Iterable[Batch],
+    device: torch.device = CPU,
+    candidates: Sequence[Precision] = CANDIDATES,
+    rounds: int = 3,
+) -> list[Measured]:
+    """Measures each precision on batches of an objective; nothing of the objective is changed, nor of the random numbers.
+
+    Times are those of training, each round on another batch: libraries that prepare something for every new shape do so in a
+    run as well. Errors are those of the first batch in eval mode, so that no precision has other noise than another.
+
+    Args:
+        objective: what is minimised.
+        batches: its examples, on the device; as many are taken as are timed, and the first one again where there are fewer.
+        device: where both are.
+        candidates: what is measured, and first of all what the others are compared with.
+        rounds: how often each is timed at least.
+    """
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    following = iter(batches)
+    first = next(following)
+
+    def step_on(batch: Batch) -> Step:
+        def step(precision: Precision) -> Result:
+            with precision.autocast(device):
+                loss = objective(batch).loss
+            return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)  # leaves .grad alone
+
+        return step
+
+    with left_as_it_was(objective, device):
+        objective.eval()
+        errors = relative_errors(candidates, step_on(first), device)
+        objective.train()
+        seconds = median_seconds(candidates, map(step_on, chain(following, repeat(first))), device, rounds)
+    return [Measured(p.name, s, *e) for p, s, e in zip(candidates, seconds, errors, strict=True)]
+
+
+def probe(
+    candidates: Sequence[Precision],
+    step: Step,
+    device: torch.device = CPU,
+    rounds: int = 3,
+) -> list[Measured]:
+    """Measures any step in each precision; the step must have no noise of its own, or draw it from torch's generators.
+
+    Args:
+        candidates: what is measured, and first of all what the others are compared with.
+        step: a forward and a backward pass.
+        device: what computes it.
+        rounds: how often each is timed at least.
+
+    >>> x, w = torch.eye(8), torch.full((8, 8), 0.3, requires_grad=True)
+    >>> def step(precision):
+    ...     with precision.autocast(x.device):
+    ...         loss = (x @ w).float().square().sum()
+    ...     return loss.detach(), torch.autograd.grad(loss, [w])
+    >>> fp32, bf16 = probe([FP32, BF16], step)
+    >>> fp32.gradient_error, round(bf16.gradient_error, 4)  # 0.3 has no exact bf16
+    (0.0, 0.0026)
+    """
+    errors = relative_errors(candidates, step, device)
+    seconds = median_seconds(candidates, repeat(step), device, rounds)
+    return [Measured(p.name, s, *e) for p, s, e in zip(candidates, seconds, errors, strict=True)]
+
+
+def relative_errors(candidates: Sequence[Precision], step: Step, device: torch.device) -> list[tuple[float, float]]:
+    """The relative errors of loss and gradient of each candidate against the first, with the same random numbers."""
+    state = random_state(device)
+
+    def result(precision: Precision) -> Result:
+        restore_random_state(state)
+        with precision.products():
+            return step(precision)
+
+    loss, gradients = result(candidates[0])
+    results = map(result, candidates[1:])  # one at a time, since each is as large as the model
+    return [(0.0, 0.0), *((_relative_error([a], [loss]), _relative_error(g, gradients)) for a, g in results)]
+
+
+def median_seconds(
+    candidates: Sequence[Precision], steps: Iterable[Step], device: torch.device, rounds: int = 3, at_least: float = 0.5
+) -> list[float]:
+    """The median time of some steps in each precision, taken in turn, so that a slow moment of the machine meets all of them.
+
+    Args:
+        candidates: what is timed, each computed once before, so that nothing is loaded for the first time.
+        steps: what is computed, a step a round.
+        device: what computes them.
+        rounds: how often each is timed at least.
+        at_least: seconds after which it is enough, once there are so many rounds.
+    """
+    seconds = _device_seconds if device.type == "cuda" else _cpu_seconds
+    started = time.monotonic()
+    times: list[list[float]] = []
+    for step in steps:
+        times.append([seconds(step, precision, device) for precision in candidates])
+        if len(times) >= rounds and time.monotonic() - started >= at_least:
+            break
+    return [statistics.median(own) for own in zip(*times, strict=True)]
+
+
+@contextmanager
+def left_as_it_was(objective: Objective, device: torch.device) -> Iterator[None]:
+    """Puts back the objective's modes and buffers, and the states of all random numbers, however its block ends."""
+    state = random_state(device)
+    modes = [(module, module.training) for module in objective.modules()]
+    buffers = [(m, n, b, b.clone()) for m in objective.modules() for n, b in m.named_buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, name, buffer, content in buffers:
+            buffer.copy_(content)
+            setattr(module, name, buffer)
+        restore_random_state(state)
+
+
+def _relative_error(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:
+    """The norm of the difference over the norm of what is wanted; infinite if anything is not finite."""
+    pairs = [(a.double(), b.double()) for a, b in zip(found, wanted, strict=True) if a is not None and b is not None]
+    off = math.sqrt(sum(float((a - b).square().sum()) for a, b in pairs))
+    norm = math.sqrt(sum(float(b.square().sum()) for _, b in pairs))
+    error = off / norm if norm else off
+    return error if math.isfinite(error) else math.inf
+
+
+def _cpu_seconds(step: Step, precision: Precision, device: torch.device) -> float:
+    """CPU seconds of this process, which another process's load does not lengthen."""
+    started = time.process_time()
+    with precision.products():
+        step(precision)
+    return time.process_time() - started
+
+
+def _device_seconds(step: Step, precision: Precision, device: torch.device) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record(torch.cuda.current_stream(device))
+    with precision.products():
+        step(precision)
+    end.record(torch.cuda.current_stream(device))
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def _shown(error: float) -> str:
+    """2e-7, 0.8 %."""
+    if not math.isfinite(error):
+        return "not finite"
+    return f"{100 * error:.1f} %" if error >= 1e-3 else f"{error:.0e}".replace("e-0", "e-")
