@@ -43,6 +43,10 @@ class CheckpointError(MSDError, RuntimeError):
     """A checkpoint that is missing, incomplete, or of something else."""
 
 
+class CacheError(MSDError, RuntimeError):
+    """A cache of a teacher's answers that is damaged, out of date, or not there."""
+
+
 class TrainingError(MSDError, RuntimeError):
     """A run that cannot go on, such as one whose loss is not a number."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
-from msd_framework.structures import Batch, ModelOutput
+from msd_framework.structures import Batch, Inputs, ModelOutput
 from msd_framework.teachers.base import Teacher
 
 
@@ -26,5 +27,13 @@ class LiveTeacher(Teacher):
 
     @torch.no_grad()
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
+        return self.model.forward_views(self._seen(batch, views, shown))
+
+    @torch.no_grad()
+    def summarise(self, batch: Batch, views: Sequence[str]) -> Tensor:
+        """What the model's classifier reads of each view, float [V, B, D], of a model that tells."""
+        return self.model.summarise_views(self._seen(batch, views, None))
+
+    def _seen(self, batch: Batch, views: Sequence[str], shown: Views | None) -> list[Inputs]:
         seen = shown if shown is not None and shown.masker is self.masker else Views(self.masker, batch)
-        return self.model.forward_views([seen[name].inputs for name in views])
+        return [seen[name].inputs for name in views]

@@ -1,0 +1,276 @@
+"""The words of ``msd cache``: what teachers' answers are kept, filled, compared and thrown away."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from msd_framework.config.build import Assembly
+from msd_framework.config.cache import lock_name, stores
+from msd_framework.config.check import checked
+from msd_framework.config.load import Source, load, located, parse_overrides, resolve
+from msd_framework.config.schema import TeacherConfig
+from msd_framework.config.teacher_cache import Split, shown_bytes, try_lock
+from msd_framework.engine.distributed import World
+from msd_framework.engine.random_state import seed_everything
+from msd_framework.errors import CacheError, ConfigError, Problem, did_you_mean
+from msd_framework.options import mismatch, options_of
+from msd_framework.teachers.store import USED, Card, TeacherStore
+
+DAY = 24 * 3600
+
+
+def cache_from_words(name: str, words: Sequence[str], config: str = "") -> str:
+    """Does what the words after ``msd cache`` say, and tells what came of it.
+
+    Args:
+        name: ``info``, ``build``, ``verify`` or ``prune``.
+        words: options ``key=value``.
+        config: the file of a run, for those that need one.
+
+    Raises:
+        ConfigError: with every word that is wrong.
+        CacheError: if a store is damaged or out of date.
+    """
+    if name not in COMMANDS:
+        raise ConfigError(f"msd cache takes {', '.join(COMMANDS)}, got {name or 'nothing'}.{did_you_mean(name, COMMANDS)}")
+    return COMMANDS[name](words, config)
+
+
+def info(words: Sequence[str], config: str) -> str:
+    """Shows what is kept."""
+    return show(**_options(words, show))
+
+
+def show(dir: str = TeacherConfig.cache_dir) -> str:
+    """A table of the stores of a folder.
+
+    Args:
+        dir: the folder of the caches.
+    """
+    found = list(stores(_folder(dir)))
+    if not found:
+        return f"{dir} holds no teacher cache."
+    table = Table(title=dir, title_justify="left")
+    for column, justify in COLUMNS.items():
+        table.add_column(column, justify="right" if justify else "left", overflow="fold")
+    for path, card in found:
+        table.add_row(*_row(path, card))
+    console = Console() if Console().is_terminal else Console(width=WIDE)
+    with console.capture() as captured:
+        console.print(table)
+        for path, card in found:
+            if isinstance(card, CacheError):
+                console.print(f"{path.name[:12]}: {card}", soft_wrap=True, markup=False, highlight=False)
+    return captured.get().rstrip()
+
+
+WIDE = 200
+"""Columns of what is no terminal."""
+
+COLUMNS = {
+    "store": False,
+    "teacher": False,
+    "data": False,
+    "views": False,
+    "rows": True,
+    "precision": False,
+    "size": True,
+    "created": True,
+    "last used": True,
+}
+"""What the table says of a store, and whether it is a number."""
+
+
+def _row(path: Path, card: Card | CacheError) -> list[str]:
+    size, used = shown_bytes(_size(path)), _ago(_last_used(path))
+    if isinstance(card, CacheError):
+        return [path.name[:12], "damaged", "", "", "", "", size, "", used]
+    parts, views = card.parts, ", ".join(card.layout.views)
+    try:
+        store = TeacherStore(path)
+        rows = f"{store.num_done:,}/{store.num_rows:,}"
+    except CacheError:
+        rows = "damaged"
+    data = f"{parts['data.dataset']['type']} {parts['data.split']}"
+    return [path.name[:12], str(card.notes["teacher"]), data, views, rows, parts["precision"], size, card.created[:10], used]
+
+
+def prune(words: Sequence[str], config: str) -> str:
+    """Throws away what is not needed."""
+    return remove(**_options(words, remove))
+
+
+def remove(
+    dir: str = TeacherConfig.cache_dir,
+    older_than_days: float = 30,
+    only: str | None = None,
+    yes: bool = False,
+) -> str:
+    """Removes stores that nobody has used for a time, damaged ones, and what was left behind by processes that were killed.
+
+    Args:
+        dir: the folder of the caches.
+        older_than_days: how long ago a store must have been used last.
+        only: the name of one store, which then goes whatever its age, and no other.
+        yes: whether to do it; what would go is listed without.
+    """
+    folder = _folder(dir)
+    found = list(stores(folder))
+    names = [path.name for path, _ in found]
+    chosen = [name for name in names if only and name.startswith(only)]
+    if only and len(chosen) != 1:
+        hint = did_you_mean(only, names) if not chosen else ""
+        raise ConfigError(Problem("only", f"{len(chosen) or 'no'} stores of {dir} have names that begin with {only!r}.{hint}"))
+    limit, cards = time.time() - older_than_days * DAY, dict(found)
+    old = [p for p, card in found if (p.name in chosen if only else _last_used(p) < limit or _is_damaged(p, card))]
+    if not only:
+        left = [p for kind in ("new", "removed", "building") for p in sorted(folder.glob(f".{kind}-*"))]
+        old += [p for p in left if p.stat().st_mtime < time.time() - DAY]
+    if not old:
+        return f"nothing in {dir} has not been used for {older_than_days:g} days."
+    listed = {p: f"  {p.name}  {shown_bytes(_size(p))}, last used {_ago(_last_used(p))}" for p in old}
+    if not yes:
+        return "\n".join([f"would go from {dir}; yes=true removes them:", *listed.values()])
+    told = [line if _removed(p, cards.get(p)) else f"  {p.name} is being filled and was left alone." for p, line in listed.items()]
+    return "\n".join([f"removed from {dir}:", *told])
+
+
+def build(words: Sequence[str], config: str) -> str:
+    """Fills what a run will ask for."""
+    with _splits(config, words) as splits:
+        for split in splits:
+            split.opened()
+        return "\n".join(f"{s.told}: {len(s.dataset):,} examples in {s.first_says(s.complete)}" for s in splits)
+
+
+def verify(words: Sequence[str], config: str) -> str:
+    """Compares what is kept with what the teacher says."""
+    mine = [word for word in words if word.startswith("rows=")]
+    num_rows = _options(mine, _compared).get("rows", 100)
+    with _splits(config, [word for word in words if word not in mine]) as splits:
+        return "\n".join(_compared(split, num_rows) for split in splits)
+
+
+def _compared(split: Split, rows: int = 100) -> str:
+    """How far what is kept of a split lies from what the teacher says now.
+
+    Args:
+        split: what is compared.
+        rows: how many rows to compare of each split.
+    """
+    path = split.first_says(split.complete)
+    if path is None:
+        raise split.missing()
+    found = split.first_says(lambda: split.verify(TeacherStore(path), rows)) or []
+    count, largest = sum(c.stored.shape[1] for c in found), max((c.largest for c in found), default=0.0)
+    share = 100 * max((c.share for c in found), default=0.0)
+    return f"{split.told}: {count} rows compared, the largest difference is {largest:.1e}, {share:.0f} % of what rounding allows."
+
+
+COMMANDS: dict[str, Callable[[Sequence[str], str], str]] = {"info": info, "build": build, "verify": verify, "prune": prune}
+"""What may follow ``msd cache``."""
+
+
+@contextmanager
+def _splits(file: str, words: Sequence[str]) -> Iterator[list[Split]]:
+    """The splits that a run asks its teacher about; the run's own folder is left alone."""
+    overrides = [*words, "teacher.cache=true", "run_type=train", "checkpoint.resume=false"]
+    teacher = resolve(load(file, overrides)).values["teacher"]
+    place = Path(teacher.get("cache_dir", TeacherConfig.cache_dir)) / ".building"
+    source = load(file, [*overrides, f"env.save_dir={place}"])
+    config = checked(source)
+    if config.env.threads:
+        torch.set_num_threads(config.env.threads)
+    seed_everything(config.seed)
+    try:
+        with World.join(config.env.device) as world:
+            folder = Path(f"{place}-{world.gather(f'{platform.node()}-{os.getpid()}')[0]}")
+            assembly = Assembly(replace(config, env=replace(config.env, save_dir=str(folder))), world)
+            try:
+                assembly.fit_maskers()
+                yield [Split(assembly, use) for use in ("train", "validation", "test") if getattr(config.data, use)]
+                world.wait()
+            finally:
+                if world.is_first:
+                    shutil.rmtree(folder, ignore_errors=True)
+    except ConfigError as error:
+        raise ConfigError(*(located(p, source) for p in error.problems)) from error
+
+
+def _options(words: Sequence[str], function: Callable[..., Any]) -> dict[str, Any]:
+    """Words as the arguments of a function.
+
+    Raises:
+        ConfigError: with every word that is wrong.
+    """
+    source = Source()
+    for layer in parse_overrides(words):
+        source.overlay(layer)
+    options = options_of(function)
+    problems = []
+    for key, value in source.values.items():
+        if key not in options:
+            problems.append(Problem(key, f"no such option.{did_you_mean(key, options)} Options: {', '.join(options)}."))
+        elif text := mismatch(value, options[key].annotation):
+            problems.append(Problem(key, text))
+    if problems:
+        raise ConfigError(*(located(p, source) for p in problems))
+    return source.values
+
+
+def _folder(name: str) -> Path:
+    if not Path(name).is_dir():
+        raise ConfigError(Problem("dir", f"there is no folder {name}; the caches of a run are in its teacher.cache_dir."))
+    return Path(name)
+
+
+def _is_damaged(path: Path, card: Card | CacheError) -> bool:
+    try:
+        return isinstance(card, CacheError) or not TeacherStore(path)
+    except CacheError:
+        return True
+
+
+def _removed(path: Path, card: Card | CacheError | None) -> bool:
+    """Removes a store at once, unless it is being filled."""
+    lock = path.with_name(f".lock-{lock_name(card.parts)}" if isinstance(card, Card) else ".lock-prune")
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not try_lock(handle):
+            return False
+        gone = path.with_name(f".removed-{path.name}-{os.getpid()}")
+        path.rename(gone)
+        shutil.rmtree(gone)
+        return True
+    finally:
+        os.close(handle)
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _last_used(path: Path) -> float:
+    return (path / USED if (path / USED).exists() else path).stat().st_mtime
+
+
+def _ago(moment: float) -> str:
+    """How long ago something was.
+
+    >>> _ago(time.time()), _ago(time.time() - 3 * DAY)
+    ('today', '3 days ago')
+    """
+    days = int((time.time() - moment) // DAY)
+    return f"{days} day{'s' * (days > 1)} ago" if days else "today"

@@ -1,0 +1,457 @@
+"""The cached answers of a run's teacher: found on disk, or asked for once by one run while the others wait."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from msd_framework.config.cache import nearest, question, stores
+from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.collate import Collator
+from msd_framework.data.loader import EvaluationBatches
+from msd_framework.data.reader import ExampleReader
+from msd_framework.engine.checkpoint import read_card
+from msd_framework.engine.distributed import World
+from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precision, median_seconds
+from msd_framework.engine.random_state import random_state, restore_random_state
+from msd_framework.errors import CacheError, MSDError
+from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Task
+from msd_framework.teachers.cached import CachedTeacher, Opened
+from msd_framework.teachers.filling import Compared, ask, compare, fill, only_head
+from msd_framework.teachers.store import DONE, MISSING, Card, Layout, Rows, TeacherStore, Writer, chunks, hashes, mend
+
+if TYPE_CHECKING:
+    from msd_framework.config.build import Assembly
+
+NUM_VERIFIED = 2
+"""Rows that are compared with the teacher whenever a store is opened."""
+
+PROBED_ROWS = 4096
+"""Rows below which answers are computed in fp32 without measuring whether bf16 would be faster."""
+
+PROBED_BATCHES = 3
+BF16_BOUND = 0.01
+"""The largest error of a probability with which answers are computed in bf16, as a total variation distance."""
+
+POLL_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+class TeacherCache:
+    """What the teacher of a run says of its splits, read from disk.
+
+    Args:
+        assembly: the run.
+    """
+
+    def __init__(self, assembly: Assembly):
+        self.assembly = assembly
+        self.teachers: dict[str, CachedTeacher] = {}
+
+    def __getitem__(self, use: str) -> CachedTeacher:
+        """The teacher of the split that is used for `train`, `validation` or `test`; its store is opened at the first question."""
+        if use not in self.teachers:
+            teacher = self.assembly.config.teacher
+            assert teacher is not None
+            modalities = read_card(teacher.checkpoint)["modalities"]
+            opening = partial(self._open, use)
+            self.teachers[use] = CachedTeacher(modalities, self.assembly.info.num_classes, opening)
+        return self.teachers[use]
+
+    def open(self, uses: Sequence[str]) -> None:
+        """Opens the stores of some splits, filled if need be, and lets go of the teacher's weights.
+
+        Raises:
+            CacheError: if a store is damaged, out of date, or not there and not to be filled.
+        """
+        opened = [self[use].opened for use in uses]
+        live = vars(self.assembly).pop("live_teacher", None)
+        if live is not None and any(o.classify is not None for o in opened):
+            only_head(live.model)
+
+    def _open(self, use: str) -> Opened:
+        device = self.assembly.world.device
+        state = random_state(device)
+        try:
+            return Split(self.assembly, use).opened()
+        finally:
+            restore_random_state(state)
+
+
+class Split:
+    """One split of a run and the store of the teacher's answers to it.
+
+    Args:
+        assembly: the run.
+        use: what the run uses the split for: `train`, `validation` or `test`.
+    """
+
+    def __init__(self, assembly: Assembly, use: str):
+        teacher = assembly.config.teacher
+        assert teacher is not None
+        self.assembly, self.use, self.world, self.teacher = assembly, use, assembly.world, teacher
+        self.folder = Path(teacher.cache_dir)
+        self.asked = question(assembly, use)
+        self.dataset = assembly.raw(use)
+
+    def opened(self) -> Opened:
+        """The split's store with all answers in it.
+
+        Raises:
+            CacheError: if it is damaged, out of date, or not there and not to be filled.
+        """
+        path = self.first_says(self.complete)
+        store = self.checked(path) if path else self.filled()
+        store.touch()
+        return Opened(store, None if store.layout.num_classes else self.assembly.live_teacher.model.classify)
+
+    def filled(self) -> TeacherStore:
+        """The store once every example has been asked about, by this run or by another one that was at it."""
+        if self.teacher.cache == "read":
+            raise self.missing()
+        self.first_says(lambda: self.folder.mkdir(parents=True, exist_ok=True))
+        with locked(self.world, self.folder / f".lock-{self.asked.lock}", self.say_waiting):
+            path = self.first_says(self.complete)
+            if path:  # by whoever we waited for
+                return self.checked(path)
+            store = self.seen(self.first_says(self.prepare))
+            self.fill(store)
+            self.world.wait()
+            if self.world.is_first:
+                store.settle()
+            self.world.wait()
+        store.reopen()
+        return store
+
+    def missing(self) -> CacheError:
+        """What to do about answers that are not there."""
+        hint = "Fill it with `msd cache build config=...`, or set teacher.cache=true."
+        return CacheError(f"teacher.cache: {self.folder} holds no answers to {self.told}. {self.what_differs()}{hint}")
+
+    def checked(self, path: Path) -> TeacherStore:
+        """A complete store, two of whose rows are compared with what the teacher says now."""
+        store = self.seen(path)
+        self.first_says(lambda: self.verify(store))
+        return store
+
+    def complete(self) -> Path | None:
+        """The folder of a store that has all the answers, if there is one."""
+        for path in self.stores():
+            store = TeacherStore(path)
+            rows = rows_of(store, self.dataset)
+            if (rows >= 0).all() and (store.marks[rows] != MISSING).all():
+                return path
+        return None
+
+    def stores(self) -> list[Path]:
+        """Stores whose answers are those that are asked for, though perhaps not yet to every example."""
+        found: list[Path] = []
+        for path, card in stores(self.folder):
+            if isinstance(card, Card) and self.asked.is_answered_by(card):
+                found.append(path)
+            elif isinstance(card, CacheError) and path.name in self.names:
+                raise card
+        return sorted(found, key=lambda path: path.name not in self.names)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The precisions that the answers may have, by the name of the store that is made for each."""
+        return {self.asked.card(p).fingerprint: p for p in self.asked.precisions}
+
+    def prepare(self) -> Path:
+        """A store with a row for each example, new or gone on with; for the first process alone."""
+        begun = next((TeacherStore(self.folder / name) for name in self.names if (self.folder / name).is_dir()), None)
+        rows = rows_of(begun, self.dataset) if begun else np.full(len(self.dataset), -1)
+        missing = np.flatnonzero(rows < 0 if begun is None else marks_of(begun, rows) == MISSING)
+        self.say(f"{self.size(len(missing))} {'' if begun else self.what_differs()}")
+        self.check_room(len(missing))
+        if begun is None:
+            precision = self.precision(missing)
+            begun = TeacherStore.create(self.folder, self.asked.card(precision))
+        elif begun.num_done:
+            self.verify(begun)
+        begun.add(self.dataset[i].id for i in range(len(self.dataset)))
+        return begun.folder
+
+    def fill(self, store: TeacherStore) -> None:
+        """Asks the teacher about this process's share of the examples that have no answer."""
+        rows = rows_of(store, self.dataset)
+        missing = np.flatnonzero(store.marks[rows] == MISSING)
+        self.world.wait()  # all know what is missing before anybody changes it
+        mine = share(missing, self.batch_size, self.world.rank, self.world.size)
+        if not len(mine):
+            return
+        precision = PRECISIONS[store.card.parts["precision"]]
+        batches = self.batches(mine)
+        say = partial(self.live_answer, layout=store.layout, precision=precision)
+        started = time.monotonic()
+        with Writer(store) as writer, bar(f"asking the teacher ({self.use})", len(mine), self.world.is_first) as advance:
+            fill(writer, say, batches, rows[mine], advance)
+        seconds = f"{time.monotonic() - started:.1f} s"
+        self.say(f"teacher cache: asked about {len(missing):,} examples of {self.told}, in {precision.name} and {seconds}.")
+
+    def verify(self, store: TeacherStore, num_rows: int = NUM_VERIFIED) -> list[Compared]:
+        """Compares random rows with what the teacher says now.
+
+        Raises:
+            CacheError: if they differ by more than rounding.
+        """
+        rows = rows_of(store, self.dataset)
+        done = np.flatnonzero(marks_of(store, rows) == DONE)
+        chance = np.random.default_rng(self.assembly.config.seed)
+        places = np.sort(chance.choice(done, min(num_rows, len(done)), replace=False))
+        precision, asked = store.card.parts["precision"], replace(store.layout, views=self.asked.layout.views)
+        found = []
+        for batch in self.batches(places):
+            mine = rows[places[list(batch.places)]]
+            said = self.live_answer(batch, asked, PRECISIONS[precision])
+            compared = compare(store, mine, said, asked.views, precision)
+            if compared.wrong.any():
+                raise self.stale(store, batch, mine, compared)
+            found.append(compared)
+        return found
+
+    def stale(self, store: TeacherStore, batch: Batch, rows: Rows, compared: Compared) -> CacheError:
+        """What is wrong with a store that says something else than the teacher."""
+        view, example = (int(i) for i in compared.wrong.nonzero()[0])
+        number = int((compared.stored - compared.said)[view, example].abs().argmax())
+        kept, said = (float(x[view, example, number]) for x in (compared.stored, compared.said))
+        what, where = "logit of class" if store.layout.num_classes else "feature", self.asked.layout.views[view]
+        return CacheError(
+            f"row {rows[example]} (id {batch.ids[example]!r}) of the teacher cache {store.folder} says {kept:.4f} for {what} "
+            f"{number} of the view {where}, the teacher says {said:.4f}: the images or features behind the data set's files have "
+            f"changed since {store.card.created[:10]}. {mend(store.folder)}"
+        )
+
+    def live_answer(self, batch: Batch, layout: Layout, precision: Precision) -> ModelOutput:
+        """What the teacher says of a batch."""
+        device = self.world.device
+        with precision.active(device):
+            return ask(self.assembly.live_teacher, batch.to(device), layout)
+
+    def batches(self, places: Rows) -> EvaluationBatches:
+        """Some examples in batches, as the teacher sees them; a batch's places are those in the list of them."""
+        data, made = self.assembly.config.data, self.assembly.processors
+        processors = {m: made[m].deterministic() for m in self.assembly.live_teacher.modalities}
+        reader = ExampleReader(_Chosen(self.dataset, places), processors, self.assembly.decoded, data.on_error == "skip")
+        collator, pin = Collator(processors, self.assembly.info), self.world.device.type == "cuda"
+        return EvaluationBatches(reader, collator, self.batch_size, 0, 1, data.workers, pin)
+
+    def precision(self, missing: Rows) -> str:
+        """What the answers are computed in; where `auto` is asked for, what pays on this machine."""
+        if len(self.asked.precisions) == 1:
+            return self.asked.precisions[0]
+        if len(missing) < PROBED_ROWS:
+            return FP32.name
+        batches = list(self.batches(missing[: PROBED_BATCHES * self.batch_size]))
+        answers = {p.name: [self.live_answer(b, self.asked.layout, p).logits.float() for b in batches] for p in (FP32, BF16)}
+        error = max(_distance(a, b, self.assembly.info.task) for a, b in zip(*answers.values()))
+
+        def step(precision: Precision) -> tuple[Tensor, tuple[()]]:
+            return self.live_answer(batches[0], self.asked.layout, precision).logits.sum(), ()
+
+        slow, fast = median_seconds((FP32, BF16), repeat(step), self.world.device)
+        chosen = BF16 if slow >= GAIN * fast and error <= BF16_BOUND else FP32
+        found = f"bf16 {slow / fast:.2f} x fp32, probabilities off by {error:.1e} at most, allowed {BF16_BOUND:g}"
+        self.say(f"teacher cache: answers are computed in {chosen.name} ({found}).")
+        return chosen.name
+
+    @property
+    def batch_size(self) -> int:
+        return self.assembly.config.evaluation.batch_size
+
+    @property
+    def told(self) -> str:
+        """The question in words."""
+        parts = self.asked.parts
+        return f"the split {parts['data.split']!r} in the views {', '.join(parts['views'])}"
+
+    def what_differs(self) -> str:
+        """In what the question differs from the store that comes nearest, as a sentence."""
+        found = nearest(self.asked, self.folder)
+        return f"It {found} " if found else ""
+
+    def size(self, num_rows: int) -> str:
+        """What the answers that are missing will take, and how much room there is."""
+        layout, more = self.asked.layout, "" if num_rows == len(self.dataset) else " more"
+        return (
+            f"teacher cache: {self.told} will take {shown_bytes(num_rows * layout.row_bytes)}{more}: {num_rows:,} examples x "
+            f"{layout.told}; {shown_bytes(shutil.disk_usage(existing(self.folder)).free)} are free."
+        )
+
+    def check_room(self, num_rows: int) -> None:
+        """Refuses to begin what the disk has no room for.
+
+        Raises:
+            CacheError: if it has none.
+        """
+        if num_rows * self.asked.layout.row_bytes > shutil.disk_usage(existing(self.folder)).free:
+            hint = "Make room, name another teacher.cache_dir, or leave teacher.cache_features out."
+            raise CacheError(f"{self.size(num_rows)} {hint}")
+
+    def seen(self, path: Path) -> TeacherStore:
+        """The store, as this process sees it.
+
+        Raises:
+            CacheError: if a process does not see the first one's folder.
+        """
+        blind = [rank for rank, sees in enumerate(self.world.gather(path.is_dir())) if not sees]
+        if blind:
+            raise CacheError(
+                f"teacher.cache_dir: process {blind[0]} does not see {path.absolute()}, which process 0 has made. "
+                f"Name a folder that all machines share."
+            )
+        return TeacherStore(path)
+
+    def first_says(self, decide: Callable[[], T]) -> T:
+        """What the first process finds, on all of them; what it raises, all raise."""
+        value: T | None = None
+        error: MSDError | None = None
+        if self.world.is_first:
+            try:
+                value = decide()
+            except MSDError as raised:
+                error = raised
+        text, found = self.world.gather((str(error) if error else "", value if isinstance(value, Path) else None))[0]
+        if error is not None:
+            raise error
+        if text:
+            raise CacheError(text)
+        return value if self.world.is_first else found  # type: ignore[return-value]
+
+    def say_waiting(self) -> None:
+        self.say(f"teacher cache: another process asks about {self.told}; waiting for it.")
+
+    def say(self, text: str) -> None:
+        if self.world.is_first and text:
+            Console(stderr=True).print(text.strip(), highlight=False, soft_wrap=True, markup=False)
+
+
+class _Chosen(MultimodalDataset):
+    """Some of the examples of another data set."""
+
+    def __init__(self, whole: MultimodalDataset, places: Rows):
+        self.whole, self.places = whole, places
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.whole[int(self.places[index])]
+
+
+def rows_of(store: TeacherStore, dataset: MultimodalDataset) -> Rows:
+    """The row of each example, int64 [N]; -1 where there is none.
+
+    A store's content is part of its name, so where a few ids are in their places, all are; look-ups check each one anyway.
+    """
+    length = len(dataset)
+    sample = np.unique(np.linspace(0, length - 1, min(length, 64)).astype(np.int64))
+    if length <= store.num_rows and (store.keys[sample] == hashes(dataset[int(i)].id for i in sample)).all():
+        return np.arange(length)
+    ids = (dataset[i].id for i in range(length))
+    return np.concatenate([store.find(hashes(chunk)) for chunk in chunks(ids)])
+
+
+def marks_of(store: TeacherStore, rows: Rows) -> Rows:
+    """What is known of each row, those that are not there included."""
+    known: Rows = np.full(len(rows), MISSING, np.int64)
+    known[rows >= 0] = store.marks[rows[rows >= 0]]
+    return known
+
+
+def share(places: Rows, batch_size: int, rank: int, size: int) -> Rows:
+    """The places that a process asks about: whole batches, dealt like cards, so that any number of processes asks the same ones.
+
+    >>> share(np.arange(7), 2, 1, 2).tolist()
+    [2, 3, 6]
+    """
+    mine: Rows = places[np.arange(len(places)) // batch_size % size == rank]
+    return mine
+
+
+@contextmanager
+def locked(world: World, file: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds a lock that one run at a time can have; it goes when the process does, however that ends."""
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666) if world.is_first else None
+    try:
+        told = False
+        while not world.gather(handle is None or try_lock(handle))[0]:
+            if not told:
+                waiting()
+            told = True
+            time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def try_lock(handle: int) -> bool:
+    """Takes the lock of an open file, unless another process has it."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def bar(label: str, total: int, is_first: bool) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left, on a terminal; what is yielded moves it on."""
+    console = Console(stderr=True)
+    if not (is_first and console.is_terminal):
+        yield lambda done: None
+        return
+    columns = [TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def existing(folder: Path) -> Path:
+    """A folder, or the nearest one above it that is there."""
+    return next(p for p in (folder, *folder.absolute().parents) if p.exists())
+
+
+def shown_bytes(size: float) -> str:
+    """A size as people write it.
+
+    >>> shown_bytes(12_300_000_000), shown_bytes(41)
+    ('12.3 GB', '41 bytes')
+    """
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def _distance(a: Tensor, b: Tensor, task: Task) -> float:
+    """The largest error of the probabilities of a prediction."""
+    if task == "multi_label":
+        return float((a.sigmoid() - b.sigmoid()).abs().max())
+    return float((a.softmax(-1) - b.softmax(-1)).abs().sum(-1).max() / 2)

@@ -1,0 +1,448 @@
+"""A teacher's answers on disk: a row an example, found by the example's id, written once and read by many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from msd_framework.errors import CacheError
+from msd_framework.structures import ModelOutput
+
+FORMAT = 1
+SUMMARY = "fused.pooled"
+"""The feature that a store can keep: what the teacher's classifier reads."""
+
+CARD, STATE, IDS, MARKS, USED = "card.json", "state.json", "ids.bin", "done.bin", "last_used"
+MISSING, DONE, UNREADABLE = 0, 1, 2
+"""What is known of a row: nothing yet, the teacher's answer, or that its example cannot be read."""
+
+KEY = np.dtype("S16")
+"""A hash of 128 bits. Two ids share one with a probability of 1e-27 among a million."""
+
+LOWEST = float(torch.finfo(torch.float16).min)
+CHUNK = 1 << 16
+PAGES = 1 << 16
+"""Bytes that the system maps at once where a row is read."""
+
+RESIDENT = 1 << 24
+"""Bytes of a store's files that may be mapped before they are let go; the system keeps them cached, so nothing is read again."""
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is stored of an example: logits, the summary that the classifier reads, or both.
+
+    Args:
+        views: V names.
+        num_classes: C, where logits are stored; else 0.
+        summary_size: D, where the summary is stored; else 0.
+
+    >>> Layout(("full", "image"), num_classes=2, summary_size=0).row_bytes
+    41
+    """
+
+    views: tuple[str, ...]
+    num_classes: int
+    summary_size: int
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """The type and the shape of a row in each file."""
+        half: np.dtype[Any] = np.dtype("<f2")
+        single: np.dtype[Any] = np.dtype("<f4")
+        v = len(self.views)
+        logits = {"logits": (half, (v, self.num_classes)), "maximum": (single, (v,))} if self.num_classes else {}
+        return logits | ({"summary": (half, (v, self.summary_size))} if self.summary_size else {})
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an example: its answers, the hash of its id, its place in the index and its mark."""
+        return sum(_row_bytes(*column) for column in self.columns.values()) + KEY.itemsize + 8 + 1
+
+    @property
+    def told(self) -> str:
+        """What a row takes, in words."""
+        v = f"{len(self.views)} view{'s' * (len(self.views) > 1)}"
+        logits = [f"{self.num_classes:,} logits x 2 bytes + 4"] if self.num_classes else []
+        summary = [f"{self.summary_size:,} features x 2 bytes"] if self.summary_size else []
+        return f"({v} x ({' + '.join(logits + summary)}) + 25 bytes)"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a store holds the answers to.
+
+    Args:
+        parts: all that the answers depend on, in JSON's types.
+        notes: what helps to name a difference in the parts; no answer depends on it.
+        layout: what is stored of an example.
+        created: the time, ISO 8601.
+    """
+
+    parts: Mapping[str, Any]
+    notes: Mapping[str, Any]
+    layout: Layout
+    created: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of the store's folder: the same for the same parts, stored in the same way."""
+        return _digest([self.parts, asdict(self.layout)])[:32]
+
+    def write(self, file: Path) -> None:
+        values = {"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)}
+        _write(file, {**values, "sha256": _digest(values)})
+
+    @classmethod
+    def read(cls, folder: Path) -> Card:
+        """The card of a store.
+
+        Raises:
+            CacheError: if it is missing, of another version, not what was written, or of a store of another name.
+        """
+        file = folder / CARD
+        values = _read(file)
+        if values.get("format") != FORMAT:
+            raise _damaged(file, f"is of format {values.get('format')}, wanted {FORMAT}")
+        digest = values.pop("sha256", None)
+        if digest != _digest(values):
+            raise _damaged(file, "is not what was written")
+        layout = Layout(tuple(values["layout"]["views"]), values["layout"]["num_classes"], values["layout"]["summary_size"])
+        card = cls(values["parts"], values["notes"], layout, values["created"])
+        if not folder.name == values["fingerprint"] == card.fingerprint:
+            raise _damaged(file, f"is that of the store {values['fingerprint']}, in a folder of another name")
+        return card
+
+
+class TeacherStore:
+    """The answers of a teacher to one split, open for reading.
+
+    Files: ``card.json`` says what they are the answers to; ``state.json`` how many rows there are; ``ids.bin`` holds the hash
+    of each row's id and ``index_<rows>.bin`` their order; ``logits.bin`` float16 [N, V, C] less their maximum, which is in
+    ``maximum.bin``, float32 [N, V]; ``summary.bin`` float16 [N, V, D]; ``done.bin`` a byte a row.
+
+    They are mapped into memory and no row is an object, so that a store of millions takes little memory. Whoever writes to a
+    store must hold its lock; those who read it see the rows that were there when they opened it.
+
+    Args:
+        folder: where it is.
+
+    Raises:
+        CacheError: if a file is missing, cut off, or contradicts another.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.card = folder, Card.read(folder)
+        self.layout = self.card.layout
+        self.reopen()
+
+    @classmethod
+    def create(cls, parent: Path, card: Card) -> TeacherStore:
+        """A store without rows, which appears whole; the one of this name, if there is one."""
+        folder = parent / card.fingerprint
+        if not folder.exists():
+            draft = parent / f".new-{card.fingerprint}-{os.getpid()}"
+            draft.mkdir(parents=True, exist_ok=True)
+            for name in (IDS, MARKS, USED, _index(0), *(f"{c}.bin" for c in card.layout.columns)):
+                (draft / name).touch()
+            card.write(draft / CARD)
+            _write(draft / STATE, {"rows": 0, "done": 0})
+            draft.rename(folder)
+        return cls(folder)
+
+    def reopen(self) -> None:
+        """Maps the files as they are now."""
+        state = _read(self.folder / STATE)
+        self.num_rows, self._maps, self._mapped = int(state["rows"]), list[mmap.mmap](), 0
+        self.keys = self._map(IDS, KEY, ())  # [N]
+        self.order = self._map(_index(self.num_rows), np.dtype("<i8"), ())  # [N]
+        self.columns = {name: self._map(f"{name}.bin", *column) for name, column in self.layout.columns.items()}  # [N, V, ..]
+        self.marks = self._map(MARKS, np.dtype(np.uint8), ())  # [N]
+        if self.num_done < state["done"]:
+            raise _damaged(self.folder / MARKS, f"marks {self.num_done} rows as done, wanted {state['done']} at least")
+
+    @property
+    def num_done(self) -> int:
+        """How many rows hold an answer."""
+        return int(np.count_nonzero(self.marks == DONE))
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Makes a row for each id that has none, in their order. Needs the lock.
+
+        Raises:
+            CacheError: if an id is there twice.
+        """
+        num_rows = self.num_rows
+        with (self.folder / IDS).open("r+b") as file:
+            file.seek(num_rows * KEY.itemsize)  # what lies behind was left by a process that was killed
+            for chunk in chunks(ids):
+                keys = hashes(chunk)
+                new = keys[self.find(keys) < 0]
+                file.write(new.tobytes())
+                num_rows += len(new)
+            file.truncate()
+            _sync(file.fileno())
+        if num_rows > self.num_rows:
+            self._extend(num_rows)
+
+    def find(self, keys: NDArray[Any]) -> Rows:
+        """The row of each hash, int64 [B]; -1 where there is none."""
+        if self.num_rows == 0:
+            return np.full(len(keys), -1)
+        at = np.searchsorted(self.keys, keys, sorter=self.order)
+        rows = self.order[np.minimum(at, self.num_rows - 1)]
+        return np.where(self.keys[rows] == keys, rows, -1)
+
+    def rows(self, ids: Sequence[str], places: Sequence[int] = ()) -> Rows:
+        """The row of each example, int64 [B]; -1 where there is none.
+
+        Args:
+            ids: names of B examples.
+            places: where they stand in their split, which is mostly their row; the hashes have the last word.
+        """
+        keys, guess = hashes(ids), np.asarray(places, dtype=np.int64)
+        self._let_go(len(keys))
+        if len(guess) == len(keys) and (guess < self.num_rows).all() and (self.keys[guess] == keys).all():
+            return guess
+        return self.find(keys)
+
+    def read(self, rows: Rows, views: Sequence[str]) -> dict[str, Tensor]:
+        """What is stored in some rows, [V, B, ..] by column; rows without an answer hold zeros.
+
+        Raises:
+            ValueError: if a view is not stored.
+        """
+        unknown = [v for v in views if v not in self.layout.views]
+        if unknown:
+            raise ValueError(f"view {unknown[0]!r} is not in the teacher cache {self.folder}, only {', '.join(self.layout.views)}")
+        which = [self.layout.views.index(v) for v in views]
+        every = which == list(range(len(self.layout.views)))
+        taken = {name: column[rows] if every else column[rows][:, which] for name, column in self.columns.items()}
+        return {name: torch.from_numpy(values).movedim(0, 1) for name, values in taken.items()}
+
+    def touch(self) -> None:
+        """Notes that the store was used, where it may be written to."""
+        try:
+            os.utime(self.folder / USED)
+        except OSError:  # somebody else's cache, which may be read all the same
+            return
+
+    def settle(self) -> None:
+        """Writes down how many rows are done, so that a loss of some is noticed. Needs the lock."""
+        self.reopen()
+        _write(self.folder / STATE, {"rows": self.num_rows, "done": self.num_done})
+
+    def _extend(self, num_rows: int) -> None:
+        keys = np.memmap(self.folder / IDS, KEY, mode="r")
+        order = np.argsort(keys, kind="stable").astype("<i8", copy=False)
+        for start in range(0, num_rows, CHUNK):
+            nearby = order[start : start + CHUNK + 1]
+            twice = np.flatnonzero(keys[nearby[1:]] == keys[nearby[:-1]])
+            if not len(twice):
+                continue
+            first, second = sorted(nearby[twice[0] : twice[0] + 2].tolist())
+            raise CacheError(
+                f"{self.folder}: examples {first + 1} and {second + 1} of the split have the same id; ids must differ."
+            )
+        for name, column in self.layout.columns.items():
+            os.truncate(self.folder / f"{name}.bin", num_rows * _row_bytes(*column))
+        for size in (self.num_rows, num_rows):  # marks of rows that did not count yet are zeros
+            os.truncate(self.folder / MARKS, size)
+        with (self.folder / _index(num_rows)).open("wb") as file:
+            order.tofile(file)
+            _sync(file.fileno())
+        _write(self.folder / STATE, {"rows": num_rows, "done": self.num_done})
+        (self.folder / _index(self.num_rows)).unlink(missing_ok=True)
+        self.reopen()
+
+    def _map(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        file, size = self.folder / name, self.num_rows * _row_bytes(dtype, shape)
+        try:
+            found = file.stat().st_size
+        except OSError as error:
+            raise _damaged(file, "is missing") from error
+        if found < size:
+            raise _damaged(file, f"holds {found:,} bytes, wanted {size:,}: it was cut off")
+        if size == 0:
+            return np.empty((self.num_rows, *shape), dtype)
+        with file.open("rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_READ)
+        mapped.madvise(mmap.MADV_RANDOM)
+        self._maps.append(mapped)
+        return np.frombuffer(mapped, dtype).reshape(self.num_rows, *shape)
+
+    def _let_go(self, num_rows: int) -> None:
+        """Unmaps what was read once it may have become much; it comes back from the system's cache."""
+        self._mapped += num_rows * len(self._maps) * PAGES
+        if self._mapped > RESIDENT and sum(map(len, self._maps)) > RESIDENT:
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
+            self._mapped = 0
+
+
+class Writer:
+    """Writes answers into rows of a store. A row is marked as done only once its answer has reached the disk.
+
+    Several processes may write to different rows at once.
+
+    Args:
+        store: where to.
+    """
+
+    def __init__(self, store: TeacherStore):
+        self.store, self.pending = store, list[Rows]()
+        self.files = {name: os.open(store.folder / f"{name}.bin", os.O_WRONLY) for name in (*store.layout.columns, "done")}
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.flush()
+        finally:
+            for file in self.files.values():
+                os.close(file)
+
+    def write(self, rows: Rows, said: ModelOutput) -> None:
+        """Writes what the teacher says of some examples.
+
+        Args:
+            rows: int64 [B].
+            said: logits [V, B, C], and features that hold the summary [V, B, D] if it is stored.
+
+        Raises:
+            CacheError: if a number is not finite, or a summary is too large for float16.
+        """
+        for name, values in encoded(said, self.store.layout).items():
+            if not bool(values.isfinite().all()):
+                where = f"row {int(rows[0])} or one of the {len(rows) - 1} after it"
+                raise CacheError(
+                    f"the teacher's {name} of {where} cannot be kept: a number is not finite, or beyond {-LOWEST:,.0f}. "
+                    f"Take another teacher, or teacher.cache=false."
+                )
+            _write_rows(self.files[name], rows, values.movedim(1, 0).contiguous().cpu().numpy())
+        self.pending.append(rows)
+
+    def flush(self) -> None:
+        """Marks what was written as done."""
+        for name in self.store.layout.columns:
+            _sync(self.files[name])
+        for rows in self.pending:
+            self.mark(rows, DONE)
+        self.pending.clear()
+
+    def mark(self, rows: Rows, mark: int) -> None:
+        """Says of rows what is known of them."""
+        _write_rows(self.files["done"], rows, np.full(len(rows), mark, np.uint8))
+
+
+def encoded(said: ModelOutput, layout: Layout) -> dict[str, Tensor]:
+    r"""What is stored of some answers, by column [V, B, ..].
+
+    .. math:: \tilde z_c = z_c - \max_{c'} z_{c'}
+
+    in float16, whose relative error of 2^-11 then falls on numbers that matter little to a softmax where they are large.
+
+    >>> said = ModelOutput(torch.tensor([[[101.25, 100.0]]]))
+    >>> encoded(said, Layout(("full",), 2, 0))["logits"]
+    tensor([[[ 0.0000, -1.2500]]], dtype=torch.float16)
+    """
+    columns: dict[str, Tensor] = {}
+    if layout.num_classes:
+        maximum = said.logits.float().amax(-1)  # [V, B]
+        centred = said.logits.float() - maximum[..., None]  # [V, B, C]
+        columns = {"logits": torch.where(centred < LOWEST, LOWEST, centred).half(), "maximum": maximum}
+    if layout.summary_size:
+        columns["summary"] = said.features[SUMMARY].half()
+    return columns
+
+
+def hashes(ids: Iterable[str]) -> NDArray[Any]:
+    """A hash of each id, bytes of 16 [B]: BLAKE2b (Aumasson et al., ACNS 2013)."""
+    digests = (hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=KEY.itemsize).digest() for name in ids)
+    return np.frombuffer(b"".join(digests), KEY)
+
+
+def chunks(ids: Iterable[str], size: int = CHUNK) -> Iterator[list[str]]:
+    """Ids a number at a time, so that never all of them are in memory.
+
+    >>> list(chunks("abc", 2))
+    [['a', 'b'], ['c']]
+    """
+    rest = iter(ids)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def mend(folder: Path) -> str:
+    """How a store that cannot be used is got rid of."""
+    return f"Remove it with `msd cache prune dir={folder.parent} only={folder.name} yes=true`; the next run fills it anew."
+
+
+def _damaged(file: Path, what: str) -> CacheError:
+    return CacheError(f"{file}: {what}, so this teacher cache cannot be trusted. {mend(file.parent)}")
+
+
+def _row_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    return dtype.itemsize * int(np.prod(shape))
+
+
+def _index(num_rows: int) -> str:
+    return f"index_{num_rows}.bin"
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _damaged(file, "is missing") from error
+    except ValueError as error:
+        raise _damaged(file, f"is damaged ({error})") from error
+    if not isinstance(found, dict):
+        raise _damaged(file, f"is damaged (wanted an object, got a {type(found).__name__})")
+    return found
+
+
+def _write(file: Path, values: Mapping[str, Any]) -> None:
+    """Writes a file whole or not at all, and to the disk."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as opened:
+        json.dump(values, opened, indent=1, sort_keys=True)
+        opened.flush()
+        _sync(opened.fileno())
+    draft.replace(file)
+
+
+def _write_rows(file: int, rows: Rows, values: NDArray[Any]) -> None:
+    """Writes rows where they belong, those that follow each other at once."""
+    size = values.nbytes // max(1, len(rows))
+    starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1).tolist()
+    for start, end in zip(starts, [*starts[1:], len(rows)]):
+        rest, offset = memoryview(values[start:end].tobytes()), int(rows[start]) * size
+        while rest:
+            written = os.pwrite(file, rest, offset)
+            rest, offset = rest[written:], offset + written
+
+
+def _sync(file: int) -> None:
+    os.fsync(file)
