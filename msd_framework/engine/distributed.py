@@ -81,6 +81,10 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        return self.sum(value) / self.size
+
     def gather(self, value: Any) -> list[Any]:
         """A picklable value of every process, in the order of their ranks, on each of them."""
         if self.size == 1:

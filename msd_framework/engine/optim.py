@@ -42,7 +42,7 @@ class AdamWRecipe(OptimizerRecipe):
         self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, (beta1, beta2), eps
 
     def build(self, module: nn.Module) -> Optimizer:
-        groups = decay_groups(module, self.weight_decay)
+        groups = decay_groups(module, self.weight_decay, self.lr)
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
 
@@ -65,16 +65,28 @@ class SGDRecipe(OptimizerRecipe):
         self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
 
     def build(self, module: nn.Module) -> Optimizer:
-        groups = decay_groups(module, self.weight_decay)
+        groups = decay_groups(module, self.weight_decay, self.lr)
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
-def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters in two groups: matrices, which decay, and biases and normalisation, which do not."""
-    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+def decay_groups(module: nn.Module, weight_decay: float, lr: float = 1.0) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups: matrices, which decay, and biases and normalisation, which do not.
+
+    A part with an attribute `lr_factor` is a group of its own, which learns that much faster and does not decay.
+
+    Args:
+        module: what is trained.
+        weight_decay: that of the matrices.
+        lr: the learning rate of the others at its highest.
+    """
+    factors: dict[nn.Module, float] = {m: m.lr_factor for m in module.modules() if hasattr(m, "lr_factor")}  # type: ignore[misc]
+    own = [(list(m.parameters()), factor) for m, factor in factors.items()]
+    apart = {p for parameters, _ in own for p in parameters}
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and p not in apart]
     return [
         {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+        *({"params": parameters, "weight_decay": 0.0, "lr": lr * factor} for parameters, factor in own),
     ]
 
 

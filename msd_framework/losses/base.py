@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from msd_framework.structures import ModelOutput, Task
+from msd_framework.structures import DatasetInfo, ModelOutput, Task
 
 ALL_TASKS: frozenset[Task] = frozenset({"single_label", "multi_label", "soft_target"})
 
@@ -58,3 +58,32 @@ class DistillationLoss(nn.Module, ABC):
         Returns:
             float [B], never of a lower precision than float32.
         """
+
+    @classmethod
+    def check(cls, info: DatasetInfo) -> list[str]:
+        """What would not work with a data set, as sentences."""
+        return []
+
+
+class LabelledDistillationLoss(DistillationLoss):
+    """A distance that treats the right class in its own way."""
+
+    @abstractmethod
+    def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
+        """One value an example.
+
+        Args:
+            student: logits float [B, C], or [B, L, C] for a score a position (averaged over L).
+            teacher: the same shapes; no gradient flows into it.
+            targets: int64 [B] or [B, L]; None, and -100 in them, where nobody knows.
+
+        Returns:
+            float [B], never of a lower precision than float32.
+        """
+
+
+def compare(loss: DistillationLoss, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None) -> Tensor:
+    """The value of a distillation loss, float [B]; the targets go to those that look at them."""
+    given = (targets,) if isinstance(loss, LabelledDistillationLoss) else ()
+    value: Tensor = loss(student, teacher, *given)
+    return value

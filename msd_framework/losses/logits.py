@@ -6,10 +6,11 @@ import math
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.losses.base import ALL_TASKS, DistillationLoss, at_least_float32
+from msd_framework.losses.base import ALL_TASKS, DistillationLoss
+from msd_framework.losses.distributions import by_example, kl, log_bernoulli, log_softmax, logits_of
+from msd_framework.progress import Number, positive_dial
 from msd_framework.registry import DISTILLATION_LOSSES
 from msd_framework.structures import ModelOutput, Task
 
@@ -24,7 +25,8 @@ class SoftenedKL(DistillationLoss):
     keeps the size of the gradient when T changes (Hinton et al., 2015, arXiv:1503.02531, section 2).
 
     Args:
-        temperature: T, above 0; larger shows more of what the teacher thinks of the wrong classes.
+        temperature: T, above 0; larger shows more of what the teacher thinks of the wrong classes. `{start: 4, end: 1}` changes it
+            as the run goes (options `begin`, `over`, `shape`).
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -36,14 +38,15 @@ class SoftenedKL(DistillationLoss):
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "soft_target"})
 
-    def __init__(self, temperature: float = 1.0):
+    def __init__(self, temperature: Number = 1.0):
         super().__init__()
-        self.temperature = _positive(temperature)
+        self.temperature = positive_dial("temperature", temperature)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        log_q = (_logits(student) / self.temperature).log_softmax(-1)
-        log_p = (_logits(teacher).detach() / self.temperature).log_softmax(-1)
-        return self.temperature**2 * _by_example(_kl(log_p, log_q))
+        temperature = self.temperature.value
+        log_q = log_softmax(student, temperature)
+        log_p = log_softmax(teacher, temperature).detach()
+        return temperature**2 * by_example(kl(log_p, log_q))
 
 
 @DISTILLATION_LOSSES.register("bernoulli_kl")
@@ -56,7 +59,7 @@ class BernoulliKL(DistillationLoss):
     divergence between all labels together, where they are independent given the input.
 
     Args:
-        temperature: T, above 0.
+        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -68,14 +71,15 @@ class BernoulliKL(DistillationLoss):
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"multi_label", "soft_target"})
 
-    def __init__(self, temperature: float = 1.0):
+    def __init__(self, temperature: Number = 1.0):
         super().__init__()
-        self.temperature = _positive(temperature)
+        self.temperature = positive_dial("temperature", temperature)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        log_q = _log_bernoulli(_logits(student) / self.temperature)
-        log_p = _log_bernoulli(_logits(teacher).detach() / self.temperature)
-        return self.temperature**2 * _by_example(_kl(log_p, log_q).sum(-1))
+        temperature = self.temperature.value
+        log_q = log_bernoulli(student, temperature)
+        log_p = log_bernoulli(teacher, temperature).detach()
+        return temperature**2 * by_example(kl(log_p, log_q).sum(-1))
 
 
 @DISTILLATION_LOSSES.register("mse")
@@ -94,7 +98,7 @@ class LogitMSE(DistillationLoss):
     tasks: ClassVar[frozenset[Task]] = ALL_TASKS
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        return _by_example((_logits(student) - _logits(teacher).detach()).square().mean(-1))
+        return by_example((logits_of(student) - logits_of(teacher).detach()).square().mean(-1))
 
 
 @DISTILLATION_LOSSES.register("js")
@@ -113,32 +117,7 @@ class JensenShannon(DistillationLoss):
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "soft_target"})
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        log_q = _logits(student).log_softmax(-1)
-        log_p = _logits(teacher).detach().log_softmax(-1)
+        log_q = log_softmax(student)
+        log_p = log_softmax(teacher).detach()
         log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-        return _by_example(_kl(log_p, log_m) + _kl(log_q, log_m)) / (2 * math.log(2))
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Divergence of q from p over the last dimension."""
-    return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
-
-
-def _log_bernoulli(logits: Tensor) -> Tensor:
-    """Log-probabilities of yes and of no, [.., C, 2]."""
-    return torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], -1)
-
-
-def _logits(output: ModelOutput) -> Tensor:
-    return at_least_float32(output.logits)
-
-
-def _by_example(values: Tensor) -> Tensor:
-    """Values [B] as they are, [B, L] averaged over positions."""
-    return values if values.ndim == 1 else values.mean(1)
-
-
-def _positive(temperature: float) -> float:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}.")
-    return temperature
+        return by_example(kl(log_p, log_m) + kl(log_q, log_m)) / (2 * math.log(2))

@@ -10,6 +10,7 @@ from torch import nn
 
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
+from msd_framework.progress import Mean, Paced, Progress
 from msd_framework.structures import Batch, Setting, StepOutput
 
 
@@ -32,12 +33,30 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: Batch) -> StepOutput: ...
 
     @property
+    def teacher_views(self) -> tuple[str, ...]:
+        """The views that the teacher is asked about in training; one that is asked once must know them."""
+        return ()
+
+    @property
     def needs_fit(self) -> bool:
         """Whether `fit` must see the training examples before the first step."""
         return False
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """Looks at all training examples once, where a weighting needs their statistics."""
+
+    def begin_update(self, progress: Progress) -> None:
+        """Tells every part that follows the run how far it is, before the forward passes of an update."""
+        for part in self._paced():
+            part.begin_update(progress)
+
+    def end_update(self, mean: Mean) -> None:
+        """Lets every part that follows the run learn from an update, once it is made."""
+        for part in self._paced():
+            part.end_update(mean)
+
+    def _paced(self) -> Iterable[Paced]:
+        return (module for module in self.modules() if isinstance(module, Paced))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from msd_framework.losses import default_distillation_loss, default_task_loss
-from msd_framework.losses.base import DistillationLoss, TaskLoss
+from msd_framework.losses.base import DistillationLoss, TaskLoss, compare
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
+from msd_framework.progress import Dial, Number
 from msd_framework.registry import OBJECTIVES, WEIGHTINGS, split
 from msd_framework.saliency.base import Saliency
 from msd_framework.structures import FULL, Batch, ModelOutput, Setting, StepOutput, Task, View, visible_modalities
@@ -36,7 +37,8 @@ class DistillationObjective(Objective):
     Args:
         views: what is distilled: names of views (`full`, `text`, `image+text`, `~text`), or
             `{teacher: name, student: name}` where the two see different modalities.
-        distill_weight: lambda, the share of the teacher in the loss, between 0 and 1.
+        distill_weight: lambda, the share of the teacher in the loss, between 0 and 1; `{start: 0.9, end: 0.5}` changes it as the
+            run goes (options `begin`, `over`, `shape`).
         distill_loss: D; the task's usual one if null.
         task_loss: l; the task's usual one if null.
         weighting: w, how much each view of each example counts; 1 each if null.
@@ -53,21 +55,23 @@ class DistillationObjective(Objective):
         teacher: Teacher,
         masker: Masker,
         views: list[str | dict[str, str]],
-        distill_weight: float = 0.5,
+        distill_weight: Number = 0.5,
         distill_loss: DistillationLoss | None = None,
         task_loss: TaskLoss | None = None,
         weighting: WeightingStrategy | None = None,
         task: Task = "single_label",
     ):
         super().__init__()
-        if not 0 <= distill_weight <= 1:
-            raise ValueError(f"distill_weight must lie between 0 and 1, got {distill_weight}.")
+        self.distill_weight = Dial("distill_weight", distill_weight)
+        for value in self.distill_weight.ends:
+            if not 0 <= value <= 1:
+                raise ValueError(f"distill_weight must lie between 0 and 1, got {value}.")
         self.model, self.teacher, self.masker = model, teacher, masker
         self.views = tuple(View.parse(v) for v in views)
-        self.distill_weight = distill_weight
         self.distill_loss = distill_loss or default_distillation_loss(task)
         self.task_loss = task_loss or default_task_loss(task)
         self.weighting = weighting or UniformWeights()
+        self.weighting.prepare(self.views)
 
     def forward(self, batch: Batch) -> StepOutput:
         shown = Views(self.masker, batch)
@@ -77,12 +81,14 @@ class DistillationObjective(Objective):
         taught = [teacher[v.teacher] for v in self.views]
 
         task = self.task_loss(full, batch.targets)  # [B]
-        distill = torch.stack([self.distill_loss(s, t) for s, t in zip(seen, taught)])  # [V, B]
+        distill = torch.stack([compare(self.distill_loss, s, t, batch.targets) for s, t in zip(seen, taught)])  # [V, B]
         w = self.weighting(self.evidence(batch, teacher, student[1:], distill))  # [V] or [V, B]
         w = w if w.ndim == 2 else w[:, None]
 
-        lam = self.distill_weight
+        lam = self.distill_weight.value
         loss = ((1 - lam) * task + lam * (w * distill).sum(0)).mean()
+        penalty = self.weighting.penalty()
+        loss = loss if penalty is None else loss + lam * penalty
         return StepOutput(loss, self.terms(task, distill, w), full)
 
     def student_logits(self, shown: Views) -> Tensor:
@@ -93,7 +99,7 @@ class DistillationObjective(Objective):
 
     def teacher_outputs(self, shown: Views) -> dict[str, ModelOutput]:
         """What the teacher says of its side of each view and of each view that the saliency looks at, by name."""
-        names = list(dict.fromkeys([*(v.teacher for v in self.views), *self.saliency_views()]))
+        names = self.teacher_views
         logits = self.teacher.predict(shown.batch, names, shown).logits  # [V', B, C]
         return {name: ModelOutput(one) for name, one in zip(names, logits)}
 
@@ -109,7 +115,15 @@ class DistillationObjective(Objective):
             teacher_losses=torch.stack([self.task_loss(t, batch.targets) for t in taught]),
             saliency=self.scores(batch, teacher),
             targets=batch.targets,
+            gradients=self.gradients(losses),
         )
+
+    def gradients(self, losses: Tensor) -> Tensor | None:
+        """The gradient of each view's mean loss with respect to the parameters that the weighting watches, [V, P]."""
+        watched = self.weighting.watched(self.model)
+        if not watched or not losses.requires_grad:
+            return None
+        return torch.stack([_gradient(one.mean(), watched) for one in losses])
 
     def terms(self, task: Tensor, distill: Tensor, w: Tensor) -> dict[str, Tensor]:
         """Batch means of the loss's parts, for the log."""
@@ -120,6 +134,10 @@ class DistillationObjective(Objective):
     @property
     def saliency(self) -> Saliency | None:
         return self.weighting.saliency
+
+    @property
+    def teacher_views(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*(v.teacher for v in self.views), *self.saliency_views()]))
 
     def saliency_views(self) -> tuple[str, ...]:
         return self.saliency.views(self.teacher.modalities) if self.saliency else ()
@@ -165,3 +183,9 @@ class DistillationObjective(Objective):
             name, given = split(options["weighting"], "weighting", WEIGHTINGS)
             problems += [f"weighting.{text}" for text in WEIGHTINGS.get(name).check(given, setting, tuple(views))]
         return problems
+
+
+def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The gradient as one vector; the graph is kept, for the step itself goes back through it as well."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+    return torch.cat([g.flatten() for g in gradients])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from msd_framework.models.base import MultimodalModel
+from msd_framework.progress import Paced
 from msd_framework.saliency.base import Saliency
 from msd_framework.structures import Setting, View
 
@@ -26,6 +28,8 @@ class Evidence:
         teacher_losses: the teacher's task loss on each view, float [V, B].
         saliency: scores float [B, M] if the strategy has a `saliency`, else None.
         targets: int64 [B] or float [B, C].
+        gradients: of each view's mean loss with respect to the P numbers that the strategy watches, float [V, P]; None where it
+            watches nothing, and where nothing is learned.
     """
 
     views: tuple[View, ...]
@@ -36,10 +40,14 @@ class Evidence:
     teacher_losses: Tensor
     saliency: Tensor | None
     targets: Tensor
+    gradients: Tensor | None = None
 
 
-class WeightingStrategy(nn.Module, ABC):
+class WeightingStrategy(Paced, ABC):
     """Non-negative weights for the views of a batch.
+
+    A strategy whose weights follow the run overrides `begin_update` and `end_update`, keeps what it knows in buffers, and
+    takes the mean over the processes of what it saw in its own examples before it keeps it.
 
     Attributes:
         saliency: the scores that it wants in its evidence; None if it wants none.
@@ -57,6 +65,17 @@ class WeightingStrategy(nn.Module, ABC):
     @abstractmethod
     def forward(self, evidence: Evidence) -> Tensor:
         """Weights [V] when shared by all examples, else [V, B]."""
+
+    def prepare(self, views: tuple[View, ...]) -> None:
+        """Makes the parameters and buffers that depend on the views, when an objective takes the strategy."""
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the weighted losses, a scalar; None where weights are not learned by the loss itself."""
+        return None
+
+    def watched(self, model: MultimodalModel) -> Sequence[nn.Parameter]:
+        """Parameters of the student whose gradient from each view it wants in its evidence in this forward pass."""
+        return ()
 
     def fit(self, scores: Iterable[Tensor]) -> None:
         """Looks at the saliency scores, float [B, M] a batch, of all training examples once."""

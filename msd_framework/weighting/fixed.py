@@ -31,7 +31,7 @@ class UniformWeights(WeightingStrategy):
         self.modality_scale = non_negative("modality_scale", modality_scale)
 
     def forward(self, evidence: Evidence) -> Tensor:
-        return _constants([1.0 if v.name == FULL else self.modality_scale for v in evidence.views], evidence.losses)
+        return constants([1.0 if v.name == FULL else self.modality_scale for v in evidence.views], evidence.losses)
 
 
 @WEIGHTINGS.register("fixed")
@@ -51,18 +51,23 @@ class FixedWeights(WeightingStrategy):
         self.weights = {name: non_negative(f"the weight of {name!r}", w) for name, w in (weights or {}).items()}
 
     def forward(self, evidence: Evidence) -> Tensor:
-        return _constants([self.weights.get(v.name, 1.0) for v in evidence.views], evidence.losses)
+        return constants([self.weights.get(v.name, 1.0) for v in evidence.views], evidence.losses)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
-        names = [v.name for v in views]
-        return [
-            f"weights: {name!r} is not one of the views {', '.join(names)}.{did_you_mean(name, names)}"
-            for name in options.get("weights") or {}
-            if name not in names
-        ]
+        return unknown_views("weights", options, views)
 
 
-def _constants(weights: Sequence[float], like: Tensor) -> Tensor:
+def unknown_views(option: str, options: Mapping[str, Any], views: Sequence[View]) -> list[str]:
+    """A sentence for each key of an option that is no view."""
+    names = [v.name for v in views]
+    return [
+        f"{option}: {name!r} is not one of the views {', '.join(names)}.{did_you_mean(name, names)}"
+        for name in options.get(option) or {}
+        if name not in names
+    ]
+
+
+def constants(weights: Sequence[float], like: Tensor) -> Tensor:
     """Numbers as a tensor [V], made on the device without a copy to it."""
     return torch.stack([like.new_full((), w) for w in weights])

@@ -1,0 +1,72 @@
+"""The divergence of Hinton et al. in two parts: how sure of the right class, and what about the wrong ones."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from msd_framework.losses.base import LabelledDistillationLoss
+from msd_framework.losses.distributions import by_example, kl, log_softmax
+from msd_framework.losses.task import IGNORED
+from msd_framework.progress import Number, positive_dial
+from msd_framework.ranges import not_negative
+from msd_framework.registry import DISTILLATION_LOSSES
+from msd_framework.structures import ModelOutput, Task
+
+
+@DISTILLATION_LOSSES.register("dkd")
+class DecoupledKL(LabelledDistillationLoss):
+    r"""Divergence about the right class against all others, and that among the wrong classes, each with its own weight.
+
+    .. math::
+        D &= T^2 \left[\alpha \, \mathrm{KL}(b^T \| b^S) + \beta \, \mathrm{KL}(\hat p^T \| \hat p^S)\right] \\
+        b &= (p_y, 1 - p_y), \qquad \hat p_c = p_c / (1 - p_y) \quad (c \ne y)
+
+    with :math:`p` the softmax of the logits divided by :math:`T` and :math:`y` the target (Zhao et al., CVPR 2022,
+    arXiv:2203.08679, section 3). With :math:`\alpha = 1` and :math:`\beta = 1 - p^T_y` it is `kl`, which hardly
+    listens to what a sure teacher says of the wrong classes. Two classes leave one wrong class and nothing to say of it:
+    :math:`\alpha` times `kl`. Where the target is not known, as in examples without a label, the teacher's likeliest class
+    takes its place.
+
+    The paper lets D grow over the first epochs: `distill_weight: {start: 0, end: 0.5, over: 0.1}` does so.
+
+    Args:
+        alpha: weight of the right class against the others, at least 0.
+        beta: weight of the wrong classes among each other, at least 0.
+        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    >>> student, teacher = ModelOutput(torch.zeros(1, 3)), ModelOutput(torch.tensor([[0.0, 100.0, 0.0]]))
+    >>> DecoupledKL(alpha=1, beta=8, temperature=1)(student, teacher, torch.tensor([1]))  # log 3: only the right class differs
+    tensor([1.0986])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
+
+    def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: Number = 4.0):
+        super().__init__()
+        not_negative(alpha=alpha, beta=beta)
+        self.alpha, self.beta, self.temperature = alpha, beta, positive_dial("temperature", temperature)
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
+        temperature = self.temperature.value
+        log_q = log_softmax(student, temperature)
+        log_p = log_softmax(teacher, temperature).detach()
+        likeliest = log_p.argmax(-1)
+        y = likeliest if targets is None else torch.where(targets == IGNORED, likeliest, targets)
+
+        right_q, wrong_q = _decoupled(log_q, y)
+        right_p, wrong_p = _decoupled(log_p, y)
+        return temperature**2 * by_example(self.alpha * kl(right_p, right_q) + self.beta * kl(wrong_p, wrong_q))
+
+
+def _decoupled(log_p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the class y and of all others together, [.., 2], and of each other one if it is not y, [.., C - 1]."""
+    others = torch.arange(log_p.shape[-1] - 1, device=log_p.device)
+    others = others + (others >= y[..., None])  # [.., C - 1], the classes but y
+    right, wrong = log_p.gather(-1, y[..., None]), log_p.gather(-1, others)
+    return torch.cat([right, wrong.logsumexp(-1, keepdim=True)], -1), wrong.log_softmax(-1)

@@ -1,0 +1,111 @@
+"""Correlations instead of equality: DIST, for students that are much weaker than their teacher."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from msd_framework.losses.base import DistillationLoss
+from msd_framework.losses.distributions import by_example, log_bernoulli, log_softmax
+from msd_framework.losses.divergences import BERNOULLI, SOFTMAX
+from msd_framework.progress import Number, positive_dial
+from msd_framework.ranges import not_negative
+from msd_framework.registry import DISTILLATION_LOSSES
+from msd_framework.structures import ModelOutput, Task
+
+SMALLEST = 1e-8
+"""The least length that a vector is divided by."""
+
+
+class _Relations(DistillationLoss):
+    """What both forms share; a subclass says how logits are read."""
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: Number = 1.0):
+        super().__init__()
+        not_negative(beta=beta, gamma=gamma)
+        self.beta, self.gamma, self.temperature = beta, gamma, positive_dial("temperature", temperature)
+
+    @abstractmethod
+    def probabilities(self, output: ModelOutput, temperature: float) -> Tensor:
+        """Probabilities of the classes, [.., C]."""
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        temperature = self.temperature.value
+        q = self.probabilities(student, temperature)  # [B, C] or [B, L, C]
+        p = self.probabilities(teacher, temperature).detach()
+
+        inter = (_unit(p, -1) - _unit(q, -1)).square().sum(-1) / 2
+        rows_p, rows_q = p.flatten(0, -2), q.flatten(0, -2)  # [N, C]
+        intra = (_unit(rows_p, 0) - _unit(rows_q, 0)).square().mean(-1).view(inter.shape) * len(rows_p) / 2
+        return temperature**2 * by_example(self.beta * inter + self.gamma * intra)
+
+
+@DISTILLATION_LOSSES.register("dist")
+class ClassRelations(_Relations):
+    r"""How badly the class probabilities correlate, within each example and, class by class, over the batch.
+
+    .. math:: D = T^2 \left[\beta \frac1B \sum_i \left(1 - \rho(p_{i \cdot}, q_{i \cdot})\right)
+        + \gamma \frac1C \sum_c \left(1 - \rho(p_{\cdot c}, q_{\cdot c})\right)\right]
+
+    with :math:`\rho` Pearson's correlation and :math:`p, q` [B, C] the softmax of the teacher's and the student's logits
+    divided by :math:`T` (Huang et al., NeurIPS 2022, arXiv:2205.10536, section 3). The student need not be as sure as
+    its teacher: only relations count, between classes (`beta`) and between examples (`gamma`).
+
+    **The second term mixes the examples of a batch**, of one process and one part of `training.accumulate`: how a batch is
+    cut changes it, and a batch of one has none. As :math:`1 - \rho(a, b) = \tfrac12 \lVert \hat a - \hat b \rVert^2` for
+    vectors centred and scaled to length 1, example i is given its own share of it,
+    :math:`\tfrac{B}{2C} \sum_c (\hat p_{ic} - \hat q_{ic})^2`; the mean over the batch is the paper's loss.
+
+    Args:
+        beta: weight of the relations between the classes of an example, at least 0.
+        gamma: weight of the relations between the examples of a class, at least 0.
+        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    >>> import torch
+    >>> student, teacher = ModelOutput(torch.tensor([[0.0, 1.0], [1.0, 0.0]])), ModelOutput(torch.tensor([[0.0, 9.0], [9.0, 0.0]]))
+    >>> ClassRelations()(student, teacher).abs() < 1e-6  # much less sure, but of the same
+    tensor([True, True])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = SOFTMAX
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: Number = 1.0):
+        super().__init__(beta, gamma, temperature)
+
+    def probabilities(self, output: ModelOutput, temperature: float) -> Tensor:
+        return log_softmax(output, temperature).exp()
+
+
+@DISTILLATION_LOSSES.register("bernoulli_dist")
+class LabelRelations(_Relations):
+    r"""How badly the probabilities of labels correlate, within each example and, label by label, over the batch.
+
+    `dist` with the sigmoid in the place of the softmax; the paper has single labels only.
+
+    Args:
+        beta: weight of the relations between the labels of an example, at least 0.
+        gamma: weight of the relations between the examples of a label, at least 0.
+        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    tasks: ClassVar[frozenset[Task]] = BERNOULLI
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: Number = 1.0):
+        super().__init__(beta, gamma, temperature)
+
+    def probabilities(self, output: ModelOutput, temperature: float) -> Tensor:
+        return log_bernoulli(output, temperature)[..., 0].exp()
+
+
+def _unit(values: Tensor, dim: int) -> Tensor:
+    """Centred and scaled to length 1 along a dimension; 0 where nothing varies."""
+    return F.normalize(values - values.mean(dim, keepdim=True), dim=dim, eps=SMALLEST)

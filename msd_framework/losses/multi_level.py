@@ -1,0 +1,136 @@
+"""Predictions compared on three levels: examples, pairs of examples, and pairs of classes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from msd_framework.losses.base import DistillationLoss
+from msd_framework.losses.distributions import by_example, kl, log_bernoulli, log_softmax
+from msd_framework.losses.divergences import BERNOULLI, SOFTMAX
+from msd_framework.ranges import not_negative, positive
+from msd_framework.registry import DISTILLATION_LOSSES
+from msd_framework.structures import ModelOutput, Task
+
+PUBLISHED_TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
+
+
+class _MultiLevel(DistillationLoss):
+    """What both forms share; a subclass says how logits are read."""
+
+    def __init__(
+        self,
+        temperatures: list[float] | None = None,
+        instance_weight: float = 1.0,
+        batch_weight: float = 1.0,
+        class_weight: float = 1.0,
+    ):
+        super().__init__()
+        not_negative(instance_weight=instance_weight, batch_weight=batch_weight, class_weight=class_weight)
+        self.temperatures = PUBLISHED_TEMPERATURES if temperatures is None else tuple(temperatures)
+        if not self.temperatures:
+            raise ValueError("temperatures must name at least one, got none.")
+        for i, temperature in enumerate(self.temperatures):
+            positive(**{f"temperatures[{i}]": temperature})
+        self.weights = instance_weight, batch_weight, class_weight
+
+    @abstractmethod
+    def at(self, temperature: float, student: ModelOutput, teacher: ModelOutput) -> tuple[Tensor, Tensor, Tensor]:
+        """The divergence [..], and the probabilities of the teacher and of the student [.., C]."""
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        values = [self.levels(*self.at(t, student, teacher), t) for t in self.temperatures]
+        total: Tensor = sum(values[1:], start=values[0])
+        return total
+
+    def levels(self, divergence: Tensor, p: Tensor, q: Tensor, temperature: float) -> Tensor:
+        """The three levels at one temperature, [B]."""
+        of_instances, of_batch, of_classes = self.weights
+        rows_p, rows_q = p.flatten(0, -2), q.flatten(0, -2)  # [N, C]
+        with torch.autocast(p.device.type, enabled=False):  # which would compute these products in half precision
+            examples = (rows_p @ rows_p.T - rows_q @ rows_q.T).square().sum(-1).view(divergence.shape)
+            classes = (rows_p.T @ rows_p - rows_q.T @ rows_q).square().sum() / p.shape[-1]  # one value for all examples
+        return by_example(of_instances * temperature**2 * divergence + of_batch * examples + of_classes * classes)
+
+
+@DISTILLATION_LOSSES.register("multi_level")
+class MultiLevel(_MultiLevel):
+    r"""Class probabilities compared by example, by pair of examples and by pair of classes, at several temperatures.
+
+    .. math::
+        D = \sum_T \Big[ w_1 \frac{T^2}{B} \sum_i \mathrm{KL}(p_i \| q_i)
+        + w_2 \frac1B \lVert p p^\top - q q^\top \rVert_F^2 + w_3 \frac1C \lVert p^\top p - q^\top q \rVert_F^2 \Big]
+
+    with :math:`p, q` [B, C] the softmax of the teacher's and the student's logits divided by :math:`T` (Jin et al., CVPR
+    2023, "Multi-level logit distillation", section 3). The paper also augments images and leaves out the halves of the
+    examples and of the classes that the teacher is surest of; neither is part of this loss.
+
+    **The second and the third term mix the examples of a batch**, of one process and one part of `training.accumulate`: how
+    a batch is cut changes them. Example i is given its row of the second, :math:`\sum_j (p_i \cdot p_j - q_i \cdot q_j)^2`,
+    and all examples the same value of the third; the mean over the batch is the loss. The third grows with the square of
+    the batch.
+
+    Args:
+        temperatures: T, each above 0; 2, 3, 4, 5 and 6 as published if null.
+        instance_weight: :math:`w_1`, at least 0.
+        batch_weight: :math:`w_2`, at least 0.
+        class_weight: :math:`w_3`, at least 0.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    >>> teacher = ModelOutput(torch.tensor([[0.0, 100.0], [100.0, 0.0]]))
+    >>> MultiLevel([1.0], instance_weight=0, class_weight=0)(ModelOutput(torch.zeros(2, 2)), teacher)  # 4 pairs, 1/2 off each
+    tensor([0.5000, 0.5000])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = SOFTMAX
+
+    def __init__(
+        self,
+        temperatures: list[float] | None = None,
+        instance_weight: float = 1.0,
+        batch_weight: float = 1.0,
+        class_weight: float = 1.0,
+    ):
+        super().__init__(temperatures, instance_weight, batch_weight, class_weight)
+
+    def at(self, temperature: float, student: ModelOutput, teacher: ModelOutput) -> tuple[Tensor, Tensor, Tensor]:
+        log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature).detach()
+        return kl(log_p, log_q), log_p.exp(), log_q.exp()
+
+
+@DISTILLATION_LOSSES.register("bernoulli_multi_level")
+class BernoulliMultiLevel(_MultiLevel):
+    r"""Probabilities of labels compared by example, by pair of examples and by pair of labels, at several temperatures.
+
+    `multi_level` with the sigmoid in the place of the softmax and `bernoulli_kl` in that of `kl`; the paper has single
+    labels only. The third term compares how often two labels are expected together.
+
+    Args:
+        temperatures: T, each above 0; 2, 3, 4, 5 and 6 as published if null.
+        instance_weight: weight of the examples' own divergences, at least 0.
+        batch_weight: weight of the relations between examples, at least 0.
+        class_weight: weight of the relations between labels, at least 0.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    tasks: ClassVar[frozenset[Task]] = BERNOULLI
+
+    def __init__(
+        self,
+        temperatures: list[float] | None = None,
+        instance_weight: float = 1.0,
+        batch_weight: float = 1.0,
+        class_weight: float = 1.0,
+    ):
+        super().__init__(temperatures, instance_weight, batch_weight, class_weight)
+
+    def at(self, temperature: float, student: ModelOutput, teacher: ModelOutput) -> tuple[Tensor, Tensor, Tensor]:
+        log_q, log_p = log_bernoulli(student, temperature), log_bernoulli(teacher, temperature).detach()
+        return kl(log_p, log_q).sum(-1), log_p[..., 0].exp(), log_q[..., 0].exp()

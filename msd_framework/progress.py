@@ -1,0 +1,176 @@
+"""How far a run is, and numbers that change as it goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias, cast
+
+from torch import Tensor, nn
+
+from msd_framework.errors import did_you_mean
+
+Number: TypeAlias = float | dict[str, float | str]
+"""A number, or one that changes over the run: ``{start: 4, end: 1}``, with the other options of `Ramp`."""
+
+Shape: TypeAlias = Literal["linear", "cosine"]
+"""How a number gets from its start to its end."""
+
+Mean: TypeAlias = Callable[[Tensor], Tensor]
+"""The mean of a tensor over the processes that train together; all of them must ask for it."""
+
+SHAPES: dict[str, Callable[[float], float]] = {"linear": lambda x: x, "cosine": lambda x: (1 - math.cos(math.pi * x)) / 2}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        update: updates made so far.
+        num_updates: updates of the whole run.
+    """
+
+    update: int
+    num_updates: int
+
+    @property
+    def share(self) -> float:
+        """The part of the run that is done, from 0 at its first update towards 1."""
+        return self.update / self.num_updates
+
+
+@dataclass(frozen=True)
+class Ramp:
+    r"""A number that stays, changes, and stays again.
+
+    .. math:: a(t) = a_0 + (a_1 - a_0) \, s\left(\min\left(1, \max\left(0, \frac{t - t_0}{d}\right)\right)\right)
+
+    with :math:`t` the part of the run that is done, and :math:`s(x) = x` (`linear`) or
+    :math:`s(x) = \tfrac12 (1 - \cos \pi x)` (`cosine`).
+
+    Args:
+        start: :math:`a_0`, what it is until it begins to change.
+        end: :math:`a_1`, what it is afterwards.
+        begin: :math:`t_0`, the part of the run after which it begins to change, at least 0 and below 1.
+        over: d, the part of the run that the change takes, above 0; below 1 - begin, it stays at its end for the rest.
+        shape: how it changes, `linear` or `cosine`.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    >>> fall = Ramp(4.0, 1.0, begin=0.25, over=0.5)
+    >>> [fall.at(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    [4.0, 4.0, 2.5, 1.0, 1.0]
+    """
+
+    start: float
+    end: float
+    begin: float = 0.0
+    over: float = 1.0
+    shape: Shape = "linear"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin < 1:
+            raise ValueError(f"begin must be at least 0 and below 1, got {self.begin}.")
+        if not 0 < self.over <= 1:
+            raise ValueError(f"over must be above 0 and at most 1, got {self.over}.")
+        if self.shape not in SHAPES:
+            raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}.{did_you_mean(self.shape, SHAPES)}")
+
+    @classmethod
+    def parse(cls, name: str, number: Number) -> Ramp:
+        """A ramp from its place in a YAML; a plain number is one that never changes.
+
+        Raises:
+            ValueError: if a key is missing, unknown or of another type, with the name in front.
+
+        >>> Ramp.parse("temperature", 2.0).at(0.3), Ramp.parse("temperature", {"start": 4, "end": 2}).at(0.5)
+        (2.0, 3.0)
+        """
+        if not isinstance(number, dict):
+            return cls(number, number)
+        known = {f.name: f.type for f in fields(cls)}
+        for key, value in number.items():
+            if key not in known:
+                raise ValueError(f"{name}: has no option {key!r}.{did_you_mean(key, known)} It takes: {', '.join(known)}.")
+            if isinstance(value, str) != (key == "shape"):
+                raise ValueError(f"{name}: {key} must be a {'name' if key == 'shape' else 'number'}, got {value!r}.")
+        for key in ("start", "end"):
+            if key not in number:
+                raise ValueError(f"{name}: needs a start and an end, got {number}.")
+        shape, numbers = number.get("shape", "linear"), {k: cast(float, v) for k, v in number.items() if k != "shape"}
+        try:
+            return cls(**numbers, shape=cast(Shape, shape))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+    def at(self, share: float) -> float:
+        """What it is when that part of the run is done."""
+        x = min(1.0, max(0.0, (share - self.begin) / self.over))
+        return self.start + (self.end - self.start) * SHAPES[self.shape](x)
+
+
+class Paced(nn.Module):
+    """A part of an objective, however deep in it, that follows the run.
+
+    The run tells every such part before and after each update, which may have several forward passes in between (one for
+    each part of an accumulated batch).
+    """
+
+    def begin_update(self, progress: Progress) -> None:
+        """Before the forward passes of an update."""
+
+    def end_update(self, mean: Mean) -> None:
+        """After an update, on every process; what is kept from here on must be the same on all of them."""
+
+
+class Dial(Paced):
+    """A number that an objective's part reads in each forward pass, and that a run may change as it goes.
+
+    Args:
+        name: what it is called in errors.
+        number: the number, or where it goes from and to.
+
+    Attributes:
+        value: the number as it is now.
+        ramp: how it goes.
+
+    Raises:
+        ValueError: if the number is no number and no ramp.
+
+    >>> temperature = Dial("temperature", {"start": 4.0, "end": 1.0})
+    >>> temperature.begin_update(Progress(update=50, num_updates=100))
+    >>> temperature.value
+    2.5
+    """
+
+    def __init__(self, name: str, number: Number):
+        super().__init__()
+        self.ramp = Ramp.parse(name, number)
+        self.value = self.ramp.at(0.0)
+
+    def begin_update(self, progress: Progress) -> None:
+        self.value = self.ramp.at(progress.share)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Where it starts and where it ends, between which it stays."""
+        return self.ramp.start, self.ramp.end
+
+    def extra_repr(self) -> str:
+        return str(self.value) if self.ramp.start == self.ramp.end else str(self.ramp)
+
+
+def positive_dial(name: str, number: Number) -> Dial:
+    """A number that is above 0 throughout.
+
+    Raises:
+        ValueError: if it is not, or is no number and no ramp.
+    """
+    dial = Dial(name, number)
+    for value in dial.ends:
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0, got {value}.")
+    return dial

@@ -1,0 +1,95 @@
+"""Weights that let every view pull on the student with a like force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.models.base import MultimodalModel
+from msd_framework.progress import Mean, Progress
+from msd_framework.ranges import not_negative, positive
+from msd_framework.registry import WEIGHTINGS
+from msd_framework.structures import View
+from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.normalise import SMALLEST, ratio
+
+
+@WEIGHTINGS.register("gradnorm")
+class GradNormWeights(WeightingStrategy):
+    r"""Weights that balance the norms of the views' gradients, with more for views that learn slowly.
+
+    .. math::
+        G_v &= w_v \lVert \nabla_W D_v \rVert_2, \qquad
+        r_v = \frac{D_v / D_v(0)}{\frac1V \sum_u D_u / D_u(0)} \\
+        w_v &\leftarrow w_v - \eta \, \frac{\partial}{\partial w_v} \frac{1}{\bar G} \sum_u \left| G_u - \bar G r_u^\alpha \right|
+
+    then scaled to a mean of 1, with :math:`W` the weights of the student's last layer (all linear layers
+    with C outputs), :math:`\bar G` the mean of :math:`G_v` (taken
+    as a constant, as is :math:`r_v`), and :math:`D_v(0)` the view's loss in the first update (Chen et al., ICML 2018,
+    arXiv:1711.02257, section 3 and algorithm 1). The division by :math:`\bar G` is ours: :math:`\eta` then means the same
+    whatever the size of the loss. All V views are weighed, `full` as well. Gradients and losses are those of the whole batch,
+    over all processes and parts of it; the weights are a buffer, saved and restored with the objective.
+
+    Args:
+        alpha: how strongly slow views are favoured, at least 0; 0 makes all norms equal.
+        lr: eta, above 0.
+        every: updates from one change of the weights to the next.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    weights: Tensor
+    first: Tensor
+
+    def __init__(self, alpha: float = 1.5, lr: float = 0.025, every: int = 1):
+        super().__init__()
+        not_negative(alpha=alpha)
+        positive(lr=lr, every=every)
+        self.alpha, self.lr, self.every = alpha, lr, every
+        self.seen: list[tuple[Tensor, Tensor]] = []  # the views' losses and gradients in the parts of this update
+        self.looks = False
+
+    def prepare(self, views: tuple[View, ...]) -> None:
+        self.register_buffer("weights", torch.ones(len(views), dtype=torch.float64))  # [V]
+        self.register_buffer("first", torch.full((len(views),), torch.inf, dtype=torch.float64))  # infinite until it is known
+
+    def begin_update(self, progress: Progress) -> None:
+        self.looks = progress.update % self.every == 0
+        self.seen.clear()
+
+    def watched(self, model: MultimodalModel) -> Sequence[nn.Parameter]:
+        """The weights of the linear layers that give the logits, in the updates in which it looks.
+
+        Raises:
+            ValueError: if the model has none that learns.
+        """
+        if not self.looks:
+            return []
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.num_classes]
+        matrices = [p for m in layers for name, p in m.named_parameters() if name == "weight" and p.requires_grad]
+        if not matrices:
+            raise ValueError(
+                f"gradnorm watches the linear layers that give the {model.num_classes} logits, and {type(model).__name__} has "
+                f"none that learns. Take another weighting."
+            )
+        return matrices
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        if evidence.gradients is not None:
+            self.seen.append((evidence.losses.double().mean(1), evidence.gradients))
+        return self.weights.to(evidence.losses.dtype, copy=True)  # the buffer changes in place
+
+    def end_update(self, mean: Mean) -> None:
+        if not self.seen:
+            return
+        losses, gradients = (mean(torch.stack(parts).mean(0)) for parts in zip(*self.seen))  # [V], [V, P]
+        self.first.copy_(torch.where(self.first.isinf(), losses, self.first))
+        norms = gradients.double().norm(dim=1)
+        pulls = self.weights * norms
+        progress = (losses + SMALLEST) / (self.first + SMALLEST)
+        r = progress / progress.mean()
+        slope = torch.sign(pulls - pulls.mean() * r**self.alpha) * norms / (pulls.mean() + SMALLEST)
+        self.weights.copy_(ratio(self.weights - self.lr * slope))

@@ -1,0 +1,58 @@
+"""Weights that the user lets change over the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from msd_framework.progress import Progress, Ramp, Shape
+from msd_framework.registry import WEIGHTINGS
+from msd_framework.structures import Setting, View
+from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.fixed import constants, unknown_views
+from msd_framework.weighting.normalise import non_negative
+
+
+@WEIGHTINGS.register("scheduled")
+class ScheduledWeights(WeightingStrategy):
+    """Every view's weight goes from what the user says to what the user says; 1 where nothing is said.
+
+    Args:
+        start: weight by the view's name until it begins to change, such as `{image: 0}`.
+        end: weight by the view's name afterwards.
+        begin: the part of the run after which weights begin to change, at least 0 and below 1.
+        over: the part of the run that the change takes, above 0 and at most 1.
+        shape: how they change, `linear` or `cosine`.
+
+    Raises:
+        ValueError: if a weight is negative, or another option is out of range.
+    """
+
+    def __init__(
+        self,
+        start: dict[str, float] | None = None,
+        end: dict[str, float] | None = None,
+        begin: float = 0.0,
+        over: float = 1.0,
+        shape: Shape = "linear",
+    ):
+        super().__init__()
+        first, last = start or {}, end or {}
+        for option, weights in {"start": first, "end": last}.items():
+            for name, weight in weights.items():
+                non_negative(f"{option}: the weight of {name!r}", weight)
+        self.ramps = {n: Ramp(first.get(n, 1.0), last.get(n, 1.0), begin, over, shape) for n in {**first, **last}}
+        self.constant = Ramp(1.0, 1.0, begin, over, shape)
+        self.share = 0.0
+
+    def begin_update(self, progress: Progress) -> None:
+        self.share = progress.share
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        return constants([self.ramps.get(v.name, self.constant).at(self.share) for v in evidence.views], evidence.losses)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
+        return unknown_views("start", options, views) + unknown_views("end", options, views)

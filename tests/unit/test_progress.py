@@ -1,0 +1,138 @@
+"""Numbers that change over a run: their formula, and temperature and lambda that follow it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msd_framework.errors import ConfigError
+from msd_framework.losses.logits import BernoulliKL, SoftenedKL
+from msd_framework.maskers.drop import DropMasker
+from msd_framework.objectives.distillation import DistillationObjective
+from msd_framework.progress import Dial, Paced, Progress, Ramp
+from msd_framework.registry import DISTILLATION_LOSSES
+from msd_framework.structures import ModelOutput
+from msd_framework.teachers.live import LiveTeacher
+from msd_framework.testing import made_batch
+from tests.runs import tiny_model, tiny_runner
+
+shares = st.floats(0, 1)
+ramps = st.builds(
+    Ramp,
+    start=st.floats(-5, 5),
+    end=st.floats(-5, 5),
+    begin=st.floats(0, 0.9),
+    over=st.floats(0.05, 1),
+    shape=st.sampled_from(["linear", "cosine"]),
+)
+
+
+@given(ramps, shares)
+def test_a_ramp_stays_between_its_ends(ramp: Ramp, share: float) -> None:
+    low, high = sorted((ramp.start, ramp.end))
+    assert low - 1e-9 <= ramp.at(share) <= high + 1e-9
+
+
+@given(ramps)
+def test_a_ramp_is_at_its_start_until_it_begins_and_at_its_end_once_it_is_over(ramp: Ramp) -> None:
+    assert ramp.at(0.0) == ramp.at(ramp.begin) == ramp.start
+    assert ramp.at(ramp.begin + ramp.over + 1e-9) == pytest.approx(ramp.end, abs=1e-7)
+
+
+@given(ramps, shares, shares)
+def test_a_ramp_goes_one_way(ramp: Ramp, one: float, other: float) -> None:
+    before, after = ramp.at(min(one, other)), ramp.at(max(one, other))
+    assert (after - before) * (ramp.end - ramp.start) >= -1e-12
+
+
+@pytest.mark.parametrize(("shape", "quarter"), [("linear", 0.25), ("cosine", (1 - math.sqrt(0.5)) / 2)])
+def test_a_quarter_of_the_way(shape, quarter: float) -> None:
+    assert Ramp(0, 1, shape=shape).at(0.25) == pytest.approx(quarter, abs=1e-12)
+    assert Ramp(0, 1, begin=0.5, over=0.4, shape=shape).at(0.6) == pytest.approx(quarter, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (
+            {"start": 4, "ned": 1},
+            r"temperature: has no option 'ned'\. Did you mean 'end'\? It takes: start, end, begin, over, shape\.",
+        ),
+        ({"start": 4}, r"temperature: needs a start and an end, got \{'start': 4\}\."),
+        ({"start": 4, "end": "low"}, r"temperature: end must be a number, got 'low'\."),
+        ({"start": 4, "end": 1, "shape": 3}, r"temperature: shape must be a name, got 3\."),
+        (
+            {"start": 4, "end": 1, "shape": "cosin"},
+            r"temperature: shape must be one of linear, cosine, got 'cosin'\. Did you mean 'cos",
+        ),
+        ({"start": 4, "end": 1, "begin": 1}, r"temperature: begin must be at least 0 and below 1, got 1\."),
+        ({"start": 4, "end": 1, "over": 0}, r"temperature: over must be above 0 and at most 1, got 0\."),
+        ({"start": 4, "end": 0}, r"temperature must be above 0, got 0\."),
+        ({"start": -4, "end": 1}, r"temperature must be above 0, got -4\."),
+        ("hot", r"temperature: wanted float \| dict.*got 'hot'"),
+    ],
+)
+def test_a_schedule_that_is_wrong_is_told(spec, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DISTILLATION_LOSSES.build({"type": "kl", "temperature": spec})
+
+
+def test_a_dial_says_what_it_is() -> None:
+    assert repr(SoftenedKL(2)) == "SoftenedKL(\n  (temperature): Dial(2.0)\n)"
+    assert "Ramp(start=4.0, end=1.0" in repr(Dial("temperature", {"start": 4.0, "end": 1.0}))
+
+
+@pytest.mark.parametrize("loss", [SoftenedKL, BernoulliKL])
+@settings(deadline=None, max_examples=20)
+@given(update=st.integers(0, 100))
+def test_a_temperature_follows_the_run(loss, update: int) -> None:
+    scheduled = loss({"start": 6.0, "end": 1.0, "over": 0.5})
+    for module in scheduled.modules():
+        if isinstance(module, Paced):
+            module.begin_update(Progress(update, 100))
+    student, teacher = ModelOutput(torch.randn(3, 4).double()), ModelOutput(torch.randn(3, 4).double())
+    now = 6.0 - 5.0 * min(1.0, update / 50)
+    torch.testing.assert_close(scheduled(student, teacher), loss(now)(student, teacher))
+
+
+def objective(**options) -> DistillationObjective:
+    masker = DropMasker()
+    return DistillationObjective(tiny_model(2), LiveTeacher(tiny_model(1, 16), masker), masker, ["full", "text"], **options)
+
+
+def test_lambda_and_temperature_follow_the_run_by_one_call() -> None:
+    ramp = {"start": 1.0, "end": 0.2, "shape": "cosine"}
+    scheduled = objective(distill_weight=ramp, distill_loss=SoftenedKL({"start": 4.0, "end": 2.0}))
+    batch = made_batch(5)
+    for update, lam, temperature in [(0, 1.0, 4.0), (6, 0.6, 3.0), (12, 0.2, 2.0)]:
+        scheduled.begin_update(Progress(update, 12))
+        fixed = objective(distill_weight=lam, distill_loss=SoftenedKL(temperature))
+        assert abs(scheduled(batch).loss.item() - fixed(batch).loss.item()) <= 1e-12  # float64; cos rounds
+
+
+@pytest.mark.parametrize("ramp", [{"start": 0.5, "end": 1.5}, {"start": -0.5, "end": 1.0}])
+def test_a_lambda_that_leaves_its_range_is_refused(ramp) -> None:
+    with pytest.raises(ValueError, match="distill_weight must lie between 0 and 1, got"):
+        objective(distill_weight=ramp)
+
+
+def test_the_runner_tells_the_objective_how_far_it_is_before_each_update() -> None:
+    told: list[tuple[str, int]] = []
+
+    class Listener(Paced):
+        def begin_update(self, progress) -> None:
+            told.append(("begin", progress.update))
+            assert progress.num_updates == 3
+
+        def end_update(self, mean) -> None:
+            told.append(("end", int(mean(torch.tensor(7.0)))))
+
+    listening = objective()
+    listening.listener = Listener()
+    runner, _ = tiny_runner(objective=listening, num_updates=3, accumulate=2)
+    runner.fit()
+    assert told == [("begin", 0), ("end", 7), ("begin", 1), ("end", 7), ("begin", 2), ("end", 7)]
