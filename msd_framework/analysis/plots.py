@@ -107,13 +107,67 @@ def draw_runs(values: Mapping[str, Sequence[float]], metric: str, path: Path) ->
     _save(figure, path)
 
 
-def _figure(num_panels: int, width: float, height: float) -> tuple[Any, Sequence[Any]]:
+def draw_lines(
+    x: tuple[str, Sequence[float]],
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    path: Path,
+    errors: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """A panel for each measure, and in it a line for each column of a table.
+
+    Args:
+        x: what the columns are drawn over, its name and its values.
+        panels: columns by name, by the measure that they have in common.
+        path: the PNG.
+        errors: what is drawn above and below a column's values, by the column's name.
+    """
+    figure, axes = _figure(len(panels), width=4.2, height=3.2, share_y=False)
+    colours = dict(zip((name for columns in panels.values() for name in columns), COLOURS * len(panels)))
+    for axis, (measure, columns) in zip(axes, panels.items()):
+        for name, values in columns.items():
+            spread = (errors or {}).get(name)
+            axis.errorbar(x[1], values, spread, color=colours[name], marker="o", markersize=4, capsize=3, label=name)
+        axis.set(xlabel=x[0], ylabel=measure)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_distributions(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], path: Path, num_columns: int = 4) -> None:
+    """A panel for each score, and in it a histogram for each modality.
+
+    Args:
+        panels: float [N] by modality, by the score's name.
+        path: the PNG.
+        num_columns: panels side by side.
+    """
+    num_rows = -(-len(panels) // num_columns)
+    figure, all_axes = _figure(num_columns, 3.2, 2.4 * num_rows, share_x=False, num_rows=num_rows)
+    for axis, (name, modalities) in zip(all_axes, panels.items()):
+        everything = np.concatenate(list(modalities.values()))
+        low, high = np.quantile(everything, [0.005, 0.995])
+        bins = np.linspace(float(low) - 1e-6, float(high) + 1e-6, 41)
+        for colour, (modality, values) in zip(COLOURS, modalities.items()):
+            axis.hist(values.clip(bins[0], bins[-1]), bins, color=colour, alpha=0.5, label=modality)
+        axis.set(title=name, yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
+    for axis in all_axes[len(panels) :]:
+        axis.set_visible(False)
+    all_axes[0].legend(frameon=False)
+    all_axes[0].set_ylabel("examples")
+    _save(figure, path)
+
+
+def _figure(
+    num_panels: int, width: float, height: float, share_y: bool = True, share_x: bool = True, num_rows: int = 1
+) -> tuple[Any, Sequence[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * num_panels, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, num_panels, squeeze=False, sharex=True, sharey=True)[0]
+    axes = figure.subplots(num_rows, num_panels, squeeze=False, sharex=share_x, sharey=share_y).flatten().tolist()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes

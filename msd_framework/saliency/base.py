@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from msd_framework.structures import ModelOutput
+from msd_framework.saliency.reading import Reading
+from msd_framework.structures import FULL, Inputs, ModelOutput
+
+if TYPE_CHECKING:
+    from msd_framework.models.base import MultimodalModel
+
+
+def view_name(shown: Sequence[str], modalities: Sequence[str]) -> str:
+    """The name of the view that shows some of the modalities; each view has one name only, whoever asks for it.
+
+    >>> modalities = ["audio", "image", "text"]
+    >>> [view_name(shown, modalities) for shown in (["image"], ["audio", "text"], modalities)]
+    ['image', '~image', 'full']
+    """
+    hidden = [m for m in modalities if m not in shown]
+    if not hidden:
+        return FULL
+    return f"~{hidden[0]}" if len(hidden) == 1 < len(shown) else "+".join(shown)
 
 
 def without(modality: str, modalities: Sequence[str]) -> str:
@@ -23,7 +40,7 @@ def without(modality: str, modalities: Sequence[str]) -> str:
     others = [m for m in modalities if m != modality]
     if not others:
         raise ValueError(f"no view is without {modality!r}, which is the only modality; this saliency needs two or more.")
-    return others[0] if len(others) == 1 else f"~{modality}"
+    return view_name(others, modalities)
 
 
 class Saliency(nn.Module, ABC):
@@ -31,6 +48,24 @@ class Saliency(nn.Module, ABC):
 
     non_negative: ClassVar[bool]
     """Whether a score can never be below 0, so that scores can be used as weights as they are."""
+
+    reading: ClassVar[Reading] = "share"
+    """What a large score says: that the modality is needed, that it is enough, or that its share is large."""
+
+    asks_model: ClassVar[bool] = False
+    """Whether it looks at the teacher's model itself, which a teacher whose answers are cached does not have."""
+
+    def look(self, model: MultimodalModel, inputs: Inputs) -> dict[str, Tensor]:
+        """What it wants to know of the teacher itself, beside its predictions.
+
+        Args:
+            model: the teacher's.
+            inputs: the full view.
+
+        Returns:
+            what `forward` then finds among the features of the view `full`.
+        """
+        return {}
 
     @abstractmethod
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:

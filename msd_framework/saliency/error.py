@@ -12,6 +12,7 @@ from msd_framework.losses.base import TaskLoss
 from msd_framework.losses.defaults import default_task_loss
 from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency, without
+from msd_framework.saliency.reading import Reading
 from msd_framework.structures import FULL, ModelOutput, Task
 
 
@@ -37,10 +38,11 @@ class LossSaliency(Saliency):
     """
 
     non_negative: ClassVar[bool] = False
+    reading: ClassVar[Reading] = "enough"
 
     def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label"):
         super().__init__()
-        self.task_loss = _task_loss(task_loss, task)
+        self.task_loss = fitting_loss(task_loss, task)
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return tuple(modalities)
@@ -72,10 +74,11 @@ class GapSaliency(Saliency):
     """
 
     non_negative: ClassVar[bool] = False
+    reading: ClassVar[Reading] = "needed"
 
     def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label"):
         super().__init__()
-        self.task_loss = _task_loss(task_loss, task)
+        self.task_loss = fitting_loss(task_loss, task)
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return (FULL, *(without(m, modalities) for m in modalities))
@@ -86,7 +89,12 @@ class GapSaliency(Saliency):
         return torch.stack([self.task_loss(f, targets) - full for f in hidden], -1)  # [B, M]
 
 
-def _task_loss(task_loss: TaskLoss | None, task: Task) -> TaskLoss:
+def fitting_loss(task_loss: TaskLoss | None, task: Task) -> TaskLoss:
+    """The loss, or the task's usual one.
+
+    Raises:
+        ValueError: if it is not for the task.
+    """
     if task_loss is not None and task not in task_loss.tasks:
         raise ValueError(
             f"task_loss: {type(task_loss).__name__} is for {', '.join(sorted(task_loss.tasks))}, and the task is {task}."

@@ -12,6 +12,7 @@ from msd_framework.losses.base import DistillationLoss
 from msd_framework.losses.defaults import default_distillation_loss
 from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency, without
+from msd_framework.saliency.reading import Reading
 from msd_framework.structures import FULL, ModelOutput, Task
 
 
@@ -29,7 +30,8 @@ class DropSaliency(Saliency):
     rank two modalities through opposite views, and can rank them in opposite order.
 
     Args:
-        distance: D; the task's usual one if null, at temperature 1.
+        distance: D, such as `kl`, `tvd` (half the L1 distance of the probabilities) or `mse` (of the logits); the task's usual
+            divergence if null, at temperature 1.
         task: how targets are read.
 
     Raises:
@@ -42,10 +44,11 @@ class DropSaliency(Saliency):
     """
 
     non_negative: ClassVar[bool] = True
+    reading: ClassVar[Reading] = "needed"
 
     def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label"):
         super().__init__()
-        self.distance = _distance(distance, task)
+        self.distance = fitting_distance(distance, task)
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return (FULL, *(without(m, modalities) for m in modalities))
@@ -68,7 +71,8 @@ class KeepSaliency(Saliency):
     `drop(image)` off the text-only view. The two can rank the modalities in opposite order.
 
     Args:
-        distance: D; the task's usual one if null, at temperature 1.
+        distance: D, such as `kl`, `tvd` (half the L1 distance of the probabilities) or `mse` (of the logits); the task's usual
+            divergence if null, at temperature 1.
         task: how targets are read.
 
     Raises:
@@ -81,10 +85,11 @@ class KeepSaliency(Saliency):
     """
 
     non_negative: ClassVar[bool] = False
+    reading: ClassVar[Reading] = "enough"
 
     def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label"):
         super().__init__()
-        self.distance = _distance(distance, task)
+        self.distance = fitting_distance(distance, task)
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return (FULL, *modalities)
@@ -93,7 +98,12 @@ class KeepSaliency(Saliency):
         return torch.stack([-self.distance(predictions[m], predictions[FULL]) for m in modalities], -1)  # [B, M]
 
 
-def _distance(distance: DistillationLoss | None, task: Task) -> DistillationLoss:
+def fitting_distance(distance: DistillationLoss | None, task: Task) -> DistillationLoss:
+    """The distance, or the task's usual divergence.
+
+    Raises:
+        ValueError: if it is not for the task.
+    """
     if distance is not None and task not in distance.tasks:
         raise ValueError(f"distance: {type(distance).__name__} is for {', '.join(sorted(distance.tasks))}, and the task is {task}.")
     return distance or default_distillation_loss(task)

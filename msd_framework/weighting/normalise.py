@@ -18,17 +18,19 @@ SMALLEST = 1e-12
 """What is added to every score of a ratio, so that scores that are all 0 give equal weights."""
 
 
-def ratio(scores: Tensor) -> Tensor:
-    r"""Weights in proportion to the scores, :math:`w_v = V S_v / \sum_u S_u`; equal where all scores are 0.
+def ratio(scores: Tensor, temperature: float = 1.0, added: float = 0.0) -> Tensor:
+    r"""Weights in proportion to the scores, :math:`w_v = V S_v^{1/T} / \sum_u S_u^{1/T}`; equal where all scores are 0.
 
     Args:
         scores: float [V, ..], not negative (what is below 0 by rounding counts as 0).
+        temperature: T; larger gives more equal weights.
+        added: what is added to every score first; it evens out small scores and leaves large ones alone.
 
     >>> ratio(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
     tensor([[0.5000, 1.0000],
             [1.5000, 1.0000]])
     """
-    shares = scores.clamp(min=0) + SMALLEST
+    shares = (scores.clamp(min=0) + added + SMALLEST) ** (1 / temperature)
     return len(scores) * shares / shares.sum(0)
 
 
@@ -45,16 +47,32 @@ def softmax(scores: Tensor, temperature: float) -> Tensor:
     return len(scores) * (scores / temperature).softmax(0)
 
 
-def normaliser(name: Normalise, temperature: float) -> Callable[[Tensor], Tensor]:
-    """The function of that name.
+def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, added: float = 0.0) -> Callable[[Tensor], Tensor]:
+    r"""The function of that name, whose weights are then drawn towards equal ones: :math:`(1 - s) w + s`.
+
+    Args:
+        name: how scores become weights.
+        temperature: T; larger gives more equal weights.
+        smoothing: s, the share of equal weights.
+        added: what is added to every score of a ratio.
 
     Raises:
-        ValueError: if the temperature is not positive.
+        ValueError: if one of them is out of range, or a softmax is to be added to, which would change nothing.
+
+    >>> normaliser("ratio", temperature=1.0, smoothing=0.5)(torch.tensor([1.0, 3.0]))
+    tensor([0.7500, 1.2500])
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}.")
-    functions: dict[Normalise, Callable[[Tensor], Tensor]] = {"ratio": ratio, "softmax": partial(softmax, temperature=temperature)}
-    return functions[name]
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"smoothing must lie between 0 and 1, got {smoothing}.")
+    if non_negative("added", added) and name == "softmax":
+        raise ValueError("added changes nothing of a softmax; take smoothing, or normalise: ratio.")
+    functions: dict[Normalise, Callable[[Tensor], Tensor]] = {
+        "ratio": partial(ratio, temperature=temperature, added=added),
+        "softmax": partial(softmax, temperature=temperature),
+    }
+    return lambda scores: torch.lerp(functions[name](scores), torch.ones_like(scores), smoothing)
 
 
 def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: Callable[[Tensor], Tensor]) -> Tensor:

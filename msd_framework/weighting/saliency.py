@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msd_framework.registry import WEIGHTINGS
+from msd_framework.registry import SALIENCIES, WEIGHTINGS, split
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.prediction import DropSaliency
-from msd_framework.structures import Task, View, visible_modalities
+from msd_framework.structures import Setting, Task, View, visible_modalities
 from msd_framework.weighting.base import Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import Normalise, non_negative, normaliser, weigh
 
@@ -51,7 +51,9 @@ class InstanceWeights(WeightingStrategy):
     Args:
         saliency: S_m; `drop` with the task's usual distance if null.
         normalise: weights in proportion to the scores (`ratio`), or to their exponential (`softmax`).
-        temperature: T of the softmax, above 0.
+        temperature: T, above 0; larger gives more equal weights. A ratio is taken of the scores to the power 1 / T.
+        smoothing: the share of equal weights that is mixed in, between 0 and 1.
+        added: what is added to each score of a ratio, at least 0; it evens out the weights of examples whose scores are small.
         full_weight: the weight of the view `full`, at least 0.
         task: how targets are read.
 
@@ -64,18 +66,24 @@ class InstanceWeights(WeightingStrategy):
         saliency: Saliency | None = None,
         normalise: Normalise = "ratio",
         temperature: float = 1.0,
+        smoothing: float = 0.0,
+        added: float = 0.0,
         full_weight: float = 1.0,
         task: Task = "single_label",
     ):
         super().__init__()
         self.saliency = _fitting(saliency or DropSaliency(task=task), normalise)
-        self.normalise = normaliser(normalise, temperature)
+        self.normalise = normaliser(normalise, temperature, smoothing, added)
         self.full_weight = non_negative("full_weight", full_weight)
 
     def forward(self, evidence: Evidence) -> Tensor:
         assert evidence.saliency is not None
         scores = view_saliency(evidence.saliency, evidence.modalities, evidence.views)  # [V, B]
         return weigh(scores, evidence.views, self.full_weight, self.normalise)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
+        return _looking(options)
 
 
 @WEIGHTINGS.register("population")
@@ -91,7 +99,9 @@ class PopulationWeights(WeightingStrategy):
     Args:
         saliency: S_m; `drop` with the task's usual distance if null.
         normalise: weights in proportion to the scores (`ratio`), or to their exponential (`softmax`).
-        temperature: T of the softmax, above 0.
+        temperature: T, above 0; larger gives more equal weights. A ratio is taken of the scores to the power 1 / T.
+        smoothing: the share of equal weights that is mixed in, between 0 and 1.
+        added: what is added to each score of a ratio, at least 0; it evens out the weights of examples whose scores are small.
         full_weight: the weight of the view `full`, at least 0.
         task: how targets are read.
 
@@ -108,12 +118,14 @@ class PopulationWeights(WeightingStrategy):
         saliency: Saliency | None = None,
         normalise: Normalise = "ratio",
         temperature: float = 1.0,
+        smoothing: float = 0.0,
+        added: float = 0.0,
         full_weight: float = 1.0,
         task: Task = "single_label",
     ):
         super().__init__()
         self.saliency = _fitting(saliency or DropSaliency(task=task), normalise)
-        self.normalise = normaliser(normalise, temperature)
+        self.normalise = normaliser(normalise, temperature, smoothing, added)
         self.full_weight = non_negative("full_weight", full_weight)
         self.register_buffer("mean_saliency", torch.empty(0))  # [M] once it is fitted or loaded
         self.register_load_state_dict_pre_hook(_expect_mean)  # type: ignore[no-untyped-call]
@@ -141,6 +153,19 @@ class PopulationWeights(WeightingStrategy):
             )
         scores = view_saliency(self.mean_saliency, evidence.modalities, evidence.views)  # [V]
         return weigh(scores, evidence.views, self.full_weight, self.normalise)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
+        return _looking(options)
+
+
+def _looking(options: Mapping[str, Any]) -> list[str]:
+    """A sentence on a saliency that looks at the teacher's model, which is not at hand in training."""
+    if options.get("saliency") is None:
+        return []
+    name, _ = split(options["saliency"], "saliency", SALIENCIES)
+    text = f"{name} looks at the teacher's model and not at its answers, so it is for `msd saliency`. Take drop, keep, loss or gap."
+    return [f"saliency: {text}"] if SALIENCIES.get(name).asks_model else []
 
 
 def _fitting(saliency: Saliency, normalise: Normalise) -> Saliency:

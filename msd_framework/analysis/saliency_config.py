@@ -1,0 +1,214 @@
+"""The words of ``msd saliency``, and the run whose teacher it asks."""
+
+# ruff: noqa: RUF009 -- component() is dataclasses.field() under a name of ours
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from msd_framework.config.check import checked, understood
+from msd_framework.config.components import STAND_INS, described, known_facts
+from msd_framework.config.load import Source, load, located, parse_overrides, resolve
+from msd_framework.config.saliency_check import looking_problems
+from msd_framework.config.schema import Component, RunConfig, TeacherConfig, component
+from msd_framework.config.structure import component_slots, structure_problems, structured
+from msd_framework.engine.checkpoint import read_card
+from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
+from msd_framework.registry import SALIENCIES, plain
+from msd_framework.saliency.base import Saliency
+from msd_framework.saliency.shapley import MOST
+from msd_framework.structures import FULL, DatasetInfo, Task, visible_modalities
+
+USES = ("train", "validation", "test")
+TVD: Mapping[Task, str] = {"single_label": "tvd", "multi_label": "bernoulli_tvd", "soft_target": "bernoulli_tvd"}
+
+
+@dataclass(frozen=True)
+class SaliencyConfig:
+    """What ``msd saliency`` takes beside the options of the run."""
+
+    split: str | list[str] = "validation"
+    """What the run uses the splits for that are looked at: train, validation or test."""
+
+    scores: list[Component] = component("saliencies", default_factory=list)
+    """The saliencies, the first of which picks the examples that are shown; all that fit the teacher if none is named."""
+
+    examples: int = 12
+    """How many examples are shown that one modality decides, and that all decide together."""
+
+    resamples: int = 1000
+    """Bootstrap resamples behind each interval; 0 computes none."""
+
+    folder: str | None = None
+    """Where it writes; the folder `saliency` in the run's `env.save_dir` if null."""
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return (self.split,) if isinstance(self.split, str) else tuple(self.split)
+
+
+@dataclass(frozen=True)
+class SaliencyRun:
+    """A run whose teacher is asked, once nothing is wrong with it.
+
+    Args:
+        options: what is wanted of it.
+        run: the run, whose objective and evaluation ask for the views of all scores.
+        source: where its values were written.
+        info: the data set's description.
+        modalities: the teacher's.
+        specs: the saliencies' parts of a YAML, by what they are called.
+        folder: where it writes.
+    """
+
+    options: SaliencyConfig
+    run: RunConfig
+    source: Source
+    info: DatasetInfo
+    modalities: tuple[str, ...]
+    specs: Mapping[str, Component]
+    folder: Path
+
+    def saliencies(self, prior: list[float]) -> dict[str, Saliency]:
+        """The saliencies by what they are called.
+
+        Args:
+            prior: the share of each class in the training split, for those that ask for it and were given none.
+        """
+        facts = STAND_INS | known_facts(self.info) | {"prior": prior}
+        return {name: SALIENCIES.build(spec, f"scores.{name}", facts) for name, spec in self.specs.items()}
+
+
+def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
+    """The run and what is wanted of its teacher. The teacher of a run that has none is its own trained model.
+
+    Args:
+        path: the run's YAML.
+        words: options ``key=value``, of `SaliencyConfig` or of the run.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    own = {f.name for f in fields(SaliencyConfig)}
+    mine = [word for word in words if word.partition("=")[0].partition(".")[0] in own]
+    options, asked = _options(mine)
+    source = resolve(load(path, [word for word in words if word not in mine]))
+    config, problems = understood(source.values)
+    if problems or config is None:
+        raise ConfigError(*(located(p, source) for p in dict.fromkeys(problems)))
+    folder = Path(options.folder or f"{config.env.save_dir}/saliency")
+    config = replace(config, teacher=config.teacher or TeacherConfig(config.env.save_dir))
+    assert config.teacher is not None
+    try:
+        card = read_card(config.teacher.checkpoint)
+        modalities, model = tuple(card["modalities"]), card["rebuild"]
+    except (CheckpointError, KeyError) as error:
+        at = "teacher.checkpoint" if "teacher" in source.values else "env.save_dir"
+        raise ConfigError(located(Problem(at, f"holds no teacher, nor a model of the run's own: {error}"), source)) from error
+    info = described(config.data.dataset)
+    specs = options.scores or _fitting(config, info, modalities)
+    problems = _problems(options, config, info, modalities, specs)
+    if problems:
+        raise ConfigError(*(located(p, asked) for p in dict.fromkeys(problems)))
+    wanted = [view for spec in specs for view in _build(spec, "scores", info).views(modalities)]
+    views = list(dict.fromkeys([FULL, *wanted]))
+    values = source.values
+    run = {
+        **values,
+        "run_type": "train",
+        "model": model,  # the teacher's: nobody is taught
+        "teacher": asdict(config.teacher),
+        "objective": {"type": "distillation", "views": views},
+        "evaluation": {**values.get("evaluation", {}), "views": views, "monitor": None},
+        "training": {"max_updates": 1},
+        "checkpoint": {},
+        "callbacks": [],
+        "expected": {},
+        "env": {**values.get("env", {}), "save_dir": f"{folder}/.asking"},
+    }
+    rewritten = Source(run, source.origins)
+    return SaliencyRun(options, checked(rewritten), rewritten, info, modalities, {label(s): s for s in specs}, folder)
+
+
+def label(spec: Any) -> str:
+    """What a saliency is called in tables.
+
+    >>> label("drop"), label({"type": "keep", "distance": {"type": "kl", "temperature": 2}})
+    ('drop', 'keep kl temperature=2')
+    """
+    options = plain(spec)
+    named = [str(options.pop("type"))]
+    for key, value in options.items():
+        is_name = isinstance(value, str) or (isinstance(value, Mapping) and "type" in value)
+        named.append(label(value) if is_name else f"{key}={value}")
+    return " ".join(named)
+
+
+def _options(words: Sequence[str]) -> tuple[SaliencyConfig, Source]:
+    source = Source()
+    for layer in parse_overrides(words):
+        source.overlay(layer)
+    problems = structure_problems(source.values, SaliencyConfig)
+    if not problems:
+        for slot in component_slots(source.values, SaliencyConfig):
+            problems += SALIENCIES.check(slot.spec, slot.path, STAND_INS)
+    if problems:
+        raise ConfigError(*(located(p, source) for p in problems))
+    return structured(source.values, SaliencyConfig), source
+
+
+def _problems(
+    options: SaliencyConfig,
+    config: RunConfig,
+    info: DatasetInfo,
+    modalities: Sequence[str],
+    specs: Sequence[Component],
+) -> list[Problem]:
+    """What is wrong with the options, given the run."""
+    problems = []
+    for use in options.uses:
+        if use not in USES:
+            problems.append(Problem("split", f"wanted {', '.join(USES)}, got {use!r}.{did_you_mean(use, USES)}"))
+        elif getattr(config.data, use) is None:
+            problems.append(Problem("split", f"data.{use} names no split of the data set. Name one, or take another split."))
+    if not options.uses:
+        problems.append(Problem("split", f"wanted at least one of {', '.join(USES)}, got none."))
+    if options.examples < 1:
+        problems.append(Problem("examples", f"must be at least 1, got {options.examples}."))
+    if options.resamples < 0:
+        problems.append(Problem("resamples", f"must be at least 0, got {options.resamples}."))
+    if len(modalities) < 2:
+        problems.append(Problem("config", f"the teacher takes {modalities[0]} alone; saliency compares two modalities or more."))
+        return problems
+    for i, spec in enumerate(specs):
+        at = f"scores[{i}]"
+        try:
+            for view in _build(spec, at, info).views(modalities):
+                visible_modalities(view, modalities)
+        except ConfigError as error:
+            problems += error.problems
+        except ValueError as error:
+            problems.append(Problem(at, str(error)))
+        problems += looking_problems(config, spec, at)
+    labels = [label(spec) for spec in specs]
+    problems += [Problem("scores", f"{name} is listed twice.") for name in dict.fromkeys(labels) if labels.count(name) > 1]
+    return problems
+
+
+def _fitting(config: RunConfig, info: DatasetInfo, modalities: Sequence[str]) -> list[Component]:
+    """All scores, each with all distances, that fit the task and the teacher."""
+    apart: list[Component] = [
+        {"type": name} | ({"distance": distance} if distance else {})
+        for name in ("drop", "keep")
+        for distance in (None, TVD[info.task], "mse")
+    ]
+    shapley: list[Component] = [] if len(modalities) > MOST else ["shapley", {"type": "shapley", "value": "loss"}]
+    looking = [name for name in ("gradient_x_input", "attention_rollout") if not looking_problems(config, name, "scores")]
+    return [*apart, "loss", "gap", *shapley, *looking]
+
+
+def _build(spec: Component, at: str, info: DatasetInfo) -> Saliency:
+    return SALIENCIES.build(spec, at, STAND_INS | known_facts(info))

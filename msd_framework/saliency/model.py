@@ -1,0 +1,183 @@
+"""Saliency by looking at the teacher itself rather than at its predictions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.registry import SALIENCIES
+from msd_framework.saliency.base import Saliency
+from msd_framework.structures import FULL, Inputs, ModelOutput, Task
+
+if TYPE_CHECKING:
+    from msd_framework.models.base import MultimodalModel
+
+
+class ModelSaliency(Saliency):
+    """A score that is read off a single-stream model, such as VisualBERT, on its way to the full prediction.
+
+    It is for `msd saliency`, or for whoever calls `look` and gives `forward` what it returns, as features of the view `full`.
+    """
+
+    non_negative: ClassVar[bool] = True
+    asks_model: ClassVar[bool] = True
+
+    def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        return (FULL,)
+
+    def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
+        return torch.stack([predictions[FULL].features[f"{m}.saliency"] for m in modalities], -1)  # [B, M]
+
+    def look(self, model: MultimodalModel, inputs: Inputs) -> dict[str, Tensor]:
+        return {f"{m}.saliency": score for m, score in self.read(cast(SingleStream, model), inputs).items()}
+
+    @abstractmethod
+    def read(self, model: SingleStream, inputs: Inputs) -> dict[str, Tensor]:
+        """The score [B] of each modality on the full view."""
+
+
+@SALIENCIES.register("gradient_x_input")
+class GradientXInput(ModelSaliency):
+    r"""How much the teacher's answer hangs on the modality's tokens, to first order.
+
+    .. math::
+        S_m(x) = \sum_{i \in m} \left|e_i^\top \frac{\partial F}{\partial e_i}\right|, \qquad
+        F = \log \frac{p(\hat y \mid x)}{1 - p(\hat y \mid x)}
+
+    with :math:`e_i` the embedded words and regions that the transformer reads, and F the log-odds of the teacher's own answer
+    :math:`\hat y`, added up over labels where each is a question of its own. Log-odds keep their slope where the
+    teacher is sure. [CLS] and [SEP] belong to no modality.
+
+    One step of gradient says what a small change would do, not what hiding the modality does: compare it with `drop`.
+
+    Source: Shrikumar et al., Not Just a Black Box, 2016, arXiv:1605.01713, section 3.
+
+    Args:
+        task: how targets are read.
+    """
+
+    def __init__(self, task: Task = "single_label"):
+        super().__init__()
+        self.task = task
+
+    def read(self, model: SingleStream, inputs: Inputs) -> dict[str, Tensor]:
+        seen = watch(model, inputs)
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(log_odds(seen.logits, self.task).sum(), seen.tokens)
+        relevance = (seen.tokens.detach() * slope).sum(-1).abs()  # [B, L]
+        return {m: (relevance * own).sum(1) for m, own in seen.of.items()}
+
+
+@SALIENCIES.register("attention_rollout")
+class AttentionRollout(ModelSaliency):
+    r"""The share of the modality's tokens in what the classifier's token has gathered by attention.
+
+    .. math::
+        S_m(x) = \sum_{i \in m} R_{1i}, \qquad R = \bar A_K \cdots \bar A_1, \qquad
+        \bar A_k = \tfrac12 \left(I + \tfrac1H \sum_h A_{kh}\right)
+
+    with :math:`A_{kh}` the attention weights of head h in layer k of K; the identity stands for the residual. Scores of an example
+    add up to 1 less the share of [CLS] and [SEP]. They say where the teacher looked and not what came of it: they do not depend on
+    the answer at all.
+
+    Source: Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, section 3.
+    """
+
+    def read(self, model: SingleStream, inputs: Inputs) -> dict[str, Tensor]:
+        seen = watch(model, inputs)
+        flow = torch.eye(seen.tokens.shape[1], dtype=seen.tokens.dtype, device=seen.tokens.device)  # [L, L]
+        for weights in seen.attention:  # [B, H, L, L]
+            flow = (flow + weights.mean(1) @ flow) / 2  # [B, L, L]
+        return {m: (flow[:, 0] * own).sum(1) for m, own in seen.of.items()}
+
+
+class SingleStream(Protocol):
+    """A model with one transformer that reads words and regions as one sequence, words first."""
+
+    encoder: nn.Module
+
+    def encode(self, inputs: Inputs) -> Any: ...
+
+    def classify(self, summary: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a single-stream model read of the full view, and said of it.
+
+    Args:
+        tokens: float [B, L, D], the sequence before the first layer; a leaf of the logits' graph.
+        of: which positions hold content of a modality, bool [B, L], by its name; special ones are nobody's.
+        attention: the weights of each layer, float [B, H, L, L], without graph.
+        logits: float [B, C].
+    """
+
+    tokens: Tensor
+    of: Mapping[str, Tensor]
+    attention: tuple[Tensor, ...]
+    logits: Tensor
+
+
+def watch(model: SingleStream, inputs: Inputs) -> Seen:
+    """Runs a model, padded, on the full view and notes what its transformer reads; nothing of the model is changed.
+
+    Args:
+        model: such as a VisualBERT, packed or not.
+        inputs: `image` and `text`.
+    """
+    read: list[Tensor] = []
+    attention: list[Tensor] = []
+
+    def note_tokens(_: nn.Module, arguments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        tokens, mask = arguments
+        read.extend((tokens.detach().requires_grad_(), mask))
+        return read[0], mask
+
+    def note_attention(layer: nn.Module, arguments: tuple[Tensor, Tensor]) -> None:
+        with torch.no_grad():
+            attention.append(_weights(layer, *arguments))
+
+    layers: Any = model.encoder.layers
+    hooks = [model.encoder.register_forward_pre_hook(note_tokens)]
+    hooks += [layer.attention.register_forward_pre_hook(note_attention) for layer in layers]
+    try:
+        with torch.enable_grad():
+            logits = model.classify(model.encode(inputs).pooled)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tokens, mask = read
+    text = inputs["text"]
+    is_word = torch.arange(mask.shape[1], device=mask.device) < text.mask.shape[1]  # [L]
+    special = nn.functional.pad(text.special, (0, mask.shape[1] - text.mask.shape[1]))  # [B, L]
+    return Seen(tokens, {"image": mask & ~is_word, "text": mask & is_word & ~special}, tuple(attention), logits)
+
+
+def _weights(attention: Any, x: Tensor, mask: Tensor) -> Tensor:
+    """How much each position of a sequence [B, L, D] reads in each other one, [B, H, L, L]."""
+    query, key = (
+        project(x).view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2) for project in (attention.query, attention.key)
+    )
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    weights: Tensor = scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(-1)
+    return weights
+
+
+def log_odds(logits: Tensor, task: Task) -> Tensor:
+    """How sure a model is of its own answer, float [B]: of a class against all others, or of each label, added up.
+
+    >>> log_odds(torch.tensor([[2.0, -1.0]]), "single_label"), log_odds(torch.tensor([[2.0, -1.0]]), "multi_label")
+    (tensor([3.]), tensor([3.]))
+    """
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if task == "single_label":
+        top, answer = z.max(-1)
+        odds = top - z.scatter(-1, answer[..., None], -torch.inf).logsumexp(-1)
+    else:
+        odds = z.abs().sum(-1)
+    return odds.view(len(odds), -1).mean(1)

@@ -1,0 +1,49 @@
+"""What scores say of an example: that one modality decides it, or that all do together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+Reading: TypeAlias = Literal["needed", "enough", "share"]
+"""What a large score says: the answer needs the modality, the modality is enough for it, or its share in it is large."""
+
+TOGETHER = "both"
+"""The name of what no modality decides alone, which made worlds use too."""
+
+
+def decided(scores: Tensor, modalities: Sequence[str], reading: Reading) -> dict[str, Tensor]:
+    r"""How much each modality decides an example alone, and how much all decide it together.
+
+    .. math::
+        \text{needed:} \quad & a_m = -\max_{o \ne m} S_o & t &= \min_m S_m \\
+        \text{enough:} \quad & a_m = S_m                 & t &= -\max_m S_m \\
+        \text{share:}  \quad & a_m = S_m - \max_{o \ne m} S_o & t &= \min_m S_m
+
+    A modality decides alone if no other one is needed, if it is enough, or if its share is the largest by far; all decide together
+    if each of them is needed, if none is enough, or if none has a small share. With two modalities the first two readings are
+    the same: what is enough is what makes the other one needless.
+
+    Args:
+        scores: float [B, M].
+        modalities: M names, at least two.
+        reading: what a large score says.
+
+    Returns:
+        float [B] by modality, and by `TOGETHER`.
+
+    >>> import torch
+    >>> {name: x.tolist() for name, x in decided(torch.tensor([[3.0, 0.0]]), ["image", "text"], "needed").items()}
+    {'image': [-0.0], 'text': [-3.0], 'both': [0.0]}
+    """
+    of = dict(zip(modalities, scores.unbind(-1)))
+    rival = {m: scores[..., [i for i, o in enumerate(modalities) if o != m]].amax(-1) for m in modalities}  # [B]
+    alone: dict[Reading, Callable[[str], Tensor]] = {
+        "needed": lambda m: -rival[m],
+        "enough": lambda m: of[m],
+        "share": lambda m: of[m] - rival[m],
+    }
+    together = -scores.amax(-1) if reading == "enough" else scores.amin(-1)
+    return {m: alone[reading](m) for m in modalities} | {TOGETHER: together}

@@ -1,0 +1,137 @@
+"""Saliency by Shapley values: what each modality adds, whichever of the others are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from math import comb
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from msd_framework.losses.base import DistillationLoss, TaskLoss
+from msd_framework.registry import SALIENCIES
+from msd_framework.saliency.base import Saliency, view_name
+from msd_framework.saliency.error import fitting_loss
+from msd_framework.saliency.prediction import fitting_distance
+from msd_framework.structures import FULL, ModelOutput, Task
+
+MOST = 5
+"""Modalities up to which every subset is looked at: 31 views."""
+
+
+@SALIENCIES.register("shapley")
+class ShapleySaliency(Saliency):
+    r"""What the modality adds to the teacher's answer, on average over the orders in which modalities are shown.
+
+    .. math::
+        S_m(x) = \sum_{s \subseteq \{1..M\} \setminus m} \frac{|s|! \, (M - |s| - 1)!}{M!}
+            \left[v(s \cup m) - v(s)\right]
+
+    with :math:`v(s)` the worth of the teacher's prediction :math:`f_T(x_s)` when it sees the modalities s (Shapley, 1953):
+
+    - ``prediction``: :math:`v(s) = -D(f_T(x), f_T(x_s))`, how near it is to what the teacher says of the whole;
+    - ``loss``: :math:`v(s) = -\ell(f_T(x_s), y)`, how right it is.
+
+    No model can be shown nothing. There, the prediction is the `prior`: a probability for each class, such as its share among the
+    training targets; `msd saliency` takes that one. Without a prior its logits are all 0. The scores of an example add up to the
+    full effect :math:`v(\text{all}) - v(\text{none})`, exactly, and may be below 0.
+
+    **With two modalities this is the mean of both opposite views**: half of what the modality adds to nothing (`keep` plus a
+    constant), and half of what it adds to the other one (`drop`, or `gap`). All :math:`2^M - 1` views are asked for.
+
+    Args:
+        value: v, by the teacher's own full answer or by the target.
+        prior: what is predicted where nothing is shown, a probability for each of C classes; all logits are 0 if null.
+        distance: D of the value `prediction`; the task's usual divergence if null, at temperature 1.
+        task_loss: l of the value `loss`; the task's usual one if null.
+        num_classes: C, if the prior is to be checked against it.
+        task: how targets are read.
+
+    Raises:
+        ValueError: if a distance or a loss is given that the value has no use for, or is not for the task, or the prior is none.
+
+    >>> sure, unsure = ModelOutput(torch.tensor([[9.0, -9.0]])), ModelOutput(torch.tensor([[0.0, 0.0]]))
+    >>> seen = {"full": sure, "image": sure, "text": unsure}
+    >>> ShapleySaliency()(seen, torch.tensor([0]), ["image", "text"])
+    tensor([[0.6931, 0.0000]])
+    """
+
+    non_negative: ClassVar[bool] = False
+
+    prior: Tensor | None
+
+    def __init__(
+        self,
+        value: Literal["prediction", "loss"] = "prediction",
+        prior: list[float] | None = None,
+        distance: DistillationLoss | None = None,
+        task_loss: TaskLoss | None = None,
+        num_classes: int | None = None,
+        task: Task = "single_label",
+    ):
+        super().__init__()
+        name, idle = {"prediction": ("task_loss", task_loss), "loss": ("distance", distance)}[value]
+        if idle is not None:
+            raise ValueError(f"{name} is not looked at by value: {value}. Leave it out, or take the other value.")
+        self.value = value
+        self.distance = fitting_distance(distance, task)
+        self.task_loss = fitting_loss(task_loss, task)
+        self.register_buffer("prior", None if prior is None else _logits(prior, num_classes, task), persistent=False)  # [C]
+
+    def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        """All views, the full one first.
+
+        Raises:
+            ValueError: if there are more modalities than all subsets of which can be looked at.
+        """
+        if len(modalities) > MOST:
+            raise ValueError(
+                f"Shapley values look at every subset of the modalities, which is for {MOST} at most, got {len(modalities)}. "
+                f"Take the saliency drop or keep."
+            )
+        return tuple(view_name(s, modalities) for s in subsets(modalities) if s)[::-1]
+
+    def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
+        full = predictions[FULL]
+        none = torch.zeros_like(full.logits) if self.prior is None else self.prior.to(full.logits.dtype).expand_as(full.logits)
+        seen = {s: predictions[view_name(s, modalities)] if s else ModelOutput(none) for s in subsets(modalities)}
+        v = {s: self.worth(f, full, targets) for s, f in seen.items()}  # [B] each
+        return torch.stack([_share(m, modalities, v) for m in modalities], -1)  # [B, M]
+
+    def worth(self, prediction: ModelOutput, full: ModelOutput, targets: Tensor) -> Tensor:
+        """What a prediction is worth, v [B]."""
+        lost: Tensor = self.distance(prediction, full) if self.value == "prediction" else self.task_loss(prediction, targets)
+        return -lost
+
+
+def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """All subsets of names, each in their order, the smallest first.
+
+    >>> list(subsets("ab"))
+    [(), ('a',), ('b',), ('a', 'b')]
+    """
+    return (s for size in range(len(names) + 1) for s in combinations(names, size))
+
+
+def _share(modality: str, modalities: Sequence[str], v: Mapping[tuple[str, ...], Tensor]) -> Tensor:
+    size, total = len(modalities), torch.zeros_like(v[()])
+    for s in subsets([m for m in modalities if m != modality]):
+        joined = tuple(m for m in modalities if m in (*s, modality))
+        total = total + (v[joined] - v[s]) / (size * comb(size - 1, len(s)))
+    return total
+
+
+def _logits(prior: Sequence[float], num_classes: int | None, task: Task) -> Tensor:
+    """The logits, float64 [C], that say what the probabilities do."""
+    p = torch.tensor(prior, dtype=torch.float64)
+    if num_classes is not None and len(p) != num_classes:
+        raise ValueError(f"prior: wanted a probability for each of {num_classes} classes, got {len(p)}.")
+    if not all(0 < x < 1 for x in prior):
+        raise ValueError(f"prior: wanted probabilities above 0 and below 1, got {', '.join(f'{x:g}' for x in prior)}.")
+    if task != "single_label":
+        return p.logit()
+    if abs(sum(prior) - 1) > 1e-3:
+        raise ValueError(f"prior: wanted probabilities that add up to 1, got {sum(prior):g}.")
+    return p.log()
