@@ -4,6 +4,8 @@ VENV ?= .venv
 SAVE_DIR ?= runs/quickstart
 ARGS ?=
 WORKERS ?= 2
+SIZE ?= published
+QUICK ?=
 
 BIN := $(VENV)/bin
 FLOOR_BIN := $(VENV)-floor/bin
@@ -31,9 +33,8 @@ types: $(VENV)/.developed
 imports: $(VENV)/.developed  ## which part may import which
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed  ## start-up times and what a step costs; benchmarks/README.md says how to read them
-	$(BIN)/python benchmarks/startup.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/packed.py $(ARGS)
+bench: $(VENV)/.benched  ## what everything costs; QUICK=1 takes under five minutes, SIZE=small less than one
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench --size $(SIZE) $(if $(QUICK),--quick) $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-floor build dist *.egg-info
@@ -49,6 +50,10 @@ $(VENV)/.tested: $(VENV)/.installed
 
 $(VENV)/.developed: $(VENV)/.tested
 	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
+$(VENV)/.benched: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[bench]'
 	touch $@
 
 $(VENV)-floor/.tested: setup.py requirements/floor.txt

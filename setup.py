@@ -46,6 +46,7 @@ setup(
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "tensorboard>=2.14"],
+        "bench": ["torchdistill>=1.1.5"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "import-linter>=2.1"],
     },
     entry_points={"console_scripts": ["msd=msd_framework.cli:main"]},

@@ -1,0 +1,1 @@
+"""What the framework costs, measured against what its users would run without it."""
