@@ -12,11 +12,12 @@ from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean
 
 
 def run(words: Sequence[str]) -> int:
-    """config=FILE [key=value ...]: train, evaluate, predict or check, as run_type says."""
+    """config=FILE [key=value ...]: train, evaluate, predict or check, as run_type says; or an experiment."""
+    from msd_framework.analysis.experiment import is_experiment, run_experiment
     from msd_framework.run import run as run_config
 
     config, overrides = take(words, "config")
-    report = run_config(config, overrides)
+    report = (run_experiment if is_experiment(config) else run_config)(config, overrides)
     if not report:
         print(f"{config}: nothing is wrong with it.")
     return 0
@@ -59,6 +60,27 @@ def study(words: Sequence[str]) -> int:
     return 0
 
 
+def cache(words: Sequence[str]) -> int:
+    """info|build|verify|prune [config=FILE ... | dir=PATH ...]: the answers of teachers that are kept on disk."""
+    from msd_framework.config.cache_command import cache_from_words
+
+    name, *rest = words or [""]
+    config, rest = take(rest, "config") if name in ("build", "verify") else ("", rest)
+    told = cache_from_words(name, rest, config)
+    if not int(os.environ.get("RANK", "0")):
+        print(told)
+    return 0
+
+
+def saliency(words: Sequence[str]) -> int:
+    """config=FILE [split=validation ...]: what each modality is to a run's teacher, and which one decides an example."""
+    from msd_framework.analysis.saliency import run_saliency
+
+    config, overrides = take(words, "config")
+    run_saliency(config, overrides)
+    return 0
+
+
 def quickstart(words: Sequence[str]) -> int:
     """[env.save_dir=PATH seeds=3 ...]: a teacher and three students on the made world, in minutes."""
     return study(["config=projects/quickstart/configs/quickstart.yaml", *words])
@@ -70,6 +92,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "components": components,
     "make-world": make_world,
     "study": study,
+    "cache": cache,
+    "saliency": saliency,
     "quickstart": quickstart,
 }
 

@@ -15,6 +15,7 @@ from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean
 from msd_framework.options import Option, mismatch, options_of
 
 if TYPE_CHECKING:
+    from msd_framework.analysis.experiment import Experiment
     from msd_framework.callbacks.base import Callback
     from msd_framework.data.base import MultimodalDataset, Processor
     from msd_framework.engine.optim import OptimizerRecipe, Schedule
@@ -335,6 +336,9 @@ METRICS: Registry[Metric] = Registry("metric", "msd_framework.metrics", "msd_fra
 CALLBACKS: Registry[Callback] = Registry("callback", "msd_framework.callbacks", "msd_framework.callbacks.base.Callback")
 OPTIMIZERS: Registry[OptimizerRecipe] = Registry("optimizer", "msd_framework.engine", "msd_framework.engine.optim.OptimizerRecipe")
 SCHEDULERS: Registry[Schedule] = Registry("scheduler", "msd_framework.engine", "msd_framework.engine.optim.Schedule")
+EXPERIMENTS: Registry[Experiment] = Registry(
+    "experiment", "msd_framework.analysis.mfh", "msd_framework.analysis.experiment.Experiment"
+)
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "models": MODELS,
@@ -351,5 +355,6 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "callbacks": CALLBACKS,
     "optimizers": OPTIMIZERS,
     "schedulers": SCHEDULERS,
+    "experiments": EXPERIMENTS,
 }
 """Every registry by the plural of its kind, which is also the name of its entry-point group."""

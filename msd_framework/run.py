@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import io
 import json
 import math
 import os
@@ -12,6 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from msd_framework.config.check import checked
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure
+from msd_framework.engine.memory import keep_freed_memory
+from msd_framework.engine.precision import AUTO
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError
 from msd_framework.metrics.fidelity import fidelity
 from msd_framework.structures import FULL
+from msd_framework.writing import draft, write_text
 
 PACKAGES = (
     "msd_framework",
@@ -41,6 +44,9 @@ PACKAGES = (
     "torchmetrics",
     "numpy",
 )
+
+ROWS = 1024
+"""How many rows of predictions are in the making at a time."""
 
 
 def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -62,6 +68,7 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
         return {}
     if config.env.threads:
         torch.set_num_threads(config.env.threads)
+    keep_freed_memory()
     seed_everything(config.seed)  # every process makes the same weights
     try:
         with World.join(config.env.device) as world:
@@ -75,12 +82,17 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
     started = time.monotonic()
     if assembly.world.is_first:
         write_text(assembly.folder / "config.yaml", yaml.safe_dump(source.values, sort_keys=False, allow_unicode=True))
-        write_json(assembly.folder / "environment.json", environment(assembly.world))
     assembly.world.wait()
     runner = assembly.runner
     if not (assembly.config.checkpoint.resume and runner.resume()):
         assembly.fit_statistics()
         seed_everything(assembly.config.seed, assembly.world.rank)  # and then draws noise of its own
+    assembly.open_teacher_cache(("train", *SPLITS["train"]))
+    choice = runner.choose_precision()
+    if assembly.world.is_first:
+        write_json(assembly.folder / "environment.json", {**environment(assembly.world), "precision": asdict(choice)})
+        if assembly.config.training.precision == AUTO:
+            Console(stderr=True).print(choice.line, highlight=False, soft_wrap=True)
     runner.fit()
     return report(
         assembly, {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
@@ -103,12 +115,13 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Predicts and measures with the best checkpoint, and writes predictions, `report.json` and `report.md`."""
     config = assembly.config
     best = assembly.load_model(config.checkpoint.load or assembly.folder)
+    assembly.open_teacher_cache(SPLITS[config.run_type])
     metrics: dict[str, float] = {}
     examples: dict[str, int] = {}
     for use in SPLITS[config.run_type]:
         if getattr(config.data, use):
             predictions = assembly.predict(use)
-            examples[use] = len(predictions.ids)
+            examples[use] = len(predictions.places)
             metrics |= split_metrics(assembly, use, predictions)
             if assembly.world.is_first:
                 write_predictions(assembly, use, predictions)
@@ -121,6 +134,7 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
         "best_update": best,
         "parameters": sum(p.numel() for p in assembly.model.parameters()),
         "examples": examples,
+        "precision": asdict(assembly.precision),
         **facts,
         "skipped": skipped(assembly),
     }
@@ -157,19 +171,20 @@ def write_predictions(assembly: Assembly, use: str, predictions: Predictions) ->
     """A row an example: id, what the data set keeps with it, label, and a column of probabilities a class, for each view."""
     config, info = assembly.config, assembly.info
     split, dataset = getattr(config.data, use), assembly.evaluation[use].reader.dataset
-    facts = {example.id: example.facts for example in (dataset[i] for i in range(len(dataset)))}
-    kept = list(dict.fromkeys(name for known in facts.values() for name in known))
+    kept = list(dict.fromkeys(name for i in range(len(dataset)) for name in dataset[i].facts))
     names = info.class_names or tuple(str(i) for i in range(info.num_classes))
-    probabilities = {v: x.softmax(-1) if info.task == "single_label" else x.sigmoid() for v, x in predictions.logits.items()}
-    header = [n if v == FULL else f"{v}/{n}" for v in probabilities for n in names]
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["id", *kept, "label", *header])
-    rows = torch.cat(list(probabilities.values()), 1).tolist()
-    for name, target, known, row in zip(predictions.ids, predictions.targets.tolist(), predictions.labelled.tolist(), rows):
-        label = "" if not known else target if isinstance(target, int) else " ".join(f"{t:g}" for t in target)
-        writer.writerow([name, *(facts[name].get(k, "") for k in kept), label, *(f"{p:.6f}" for p in row)])
-    write_text(Path(config.env.save_dir) / f"predictions_{split.replace('/', '_')}.csv", text.getvalue())
+    header = [n if v == FULL else f"{v}/{n}" for v in predictions.logits for n in names]
+    columns = [predictions.places, predictions.targets, predictions.labelled, *predictions.logits.values()]
+    with draft(Path(config.env.save_dir) / f"predictions_{split.replace('/', '_')}.csv") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *kept, "label", *header])
+        for first in range(0, len(predictions.places), ROWS):
+            places, targets, labelled, *logits = (column[first : first + ROWS] for column in columns)
+            rows = torch.cat([x.softmax(-1) if info.task == "single_label" else x.sigmoid() for x in logits], 1).tolist()
+            for place, target, known, row in zip(places.tolist(), targets.tolist(), labelled.tolist(), rows):
+                example = dataset[place]
+                label = "" if not known else target if isinstance(target, int) else " ".join(f"{t:g}" for t in target)
+                writer.writerow([example.id, *(example.facts.get(k, "") for k in kept), label, *(f"{p:.6f}" for p in row)])
 
 
 def environment(world: World) -> dict[str, Any]:
@@ -195,6 +210,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     if "seconds" in result:
         lines.append(f"{result['updates']} updates in {result['seconds']} s. {result['stopped']}".rstrip())
+    lines += ["", result["precision"]["line"]]
     expected = result["expected"]
     lines += ["", "| metric | value | expected |", "|---|---|---|"]
     lines += [f"| {k} | {v:.4f} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()]
@@ -230,11 +246,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from msd_framework.callbacks.base import Callback
-from msd_framework.data.loader import TrainingPlan
+from msd_framework.data.plan import TrainingPlan
 from msd_framework.engine.checkpoint import CheckpointFolder
 from msd_framework.engine.distributed import World
 from msd_framework.engine.optim import AdamWRecipe, CosineSchedule

@@ -9,18 +9,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
 from msd_framework.config.folders import is_evaluated, learned_processors, teacher_is_there
+from msd_framework.config.pairing import objective_on_stand_ins
 from msd_framework.config.schema import RunConfig
+from msd_framework.config.teacher_cache import TeacherCache
 from msd_framework.data.base import MultimodalDataset, Processor
-from msd_framework.data.loader import Collator, EvaluationBatches, ExampleReader, TrainingBatches, TrainingPlan
-from msd_framework.engine.checkpoint import WEIGHTS, CheckpointFolder, find_checkpoint, load_weights, read, read_card
+from msd_framework.data.collate import Collator
+from msd_framework.data.lengths import LengthPools, measure_lengths
+from msd_framework.data.loader import EvaluationBatches, TrainingBatches
+from msd_framework.data.plan import TrainingPlan
+from msd_framework.data.reader import DecodedInputs, ExampleReader
+from msd_framework.engine.checkpoint import WEIGHTS, CheckpointFolder, find_checkpoint, load_weights, read, read_card, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure, predict
+from msd_framework.engine.precision import FP32, Choice
 from msd_framework.engine.runner import Plan, Runner
 from msd_framework.errors import CheckpointError, DataError
 from msd_framework.maskers.base import Masker
@@ -43,6 +52,7 @@ from msd_framework.registry import (
 from msd_framework.structures import FULL, Batch, DatasetInfo, visible_modalities
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.live import LiveTeacher
+from msd_framework.teachers.masked import keep_channels
 
 
 @dataclass(frozen=True)
@@ -67,15 +77,27 @@ class Assembly:
         described = DATASETS.get(name).describe(options)
         return described
 
-    def dataset(self, use: str) -> MultimodalDataset:
-        """The split that is used for `train`, `validation` or `test`."""
+    def dataset(self, use: str, whole: bool = False) -> MultimodalDataset:
+        """The split that is used for `train`, `validation` or `test`, as much of it as is wanted or all of it."""
         data = self.config.data
         name = getattr(data, use)
-        limit = data.max_train_examples if use == "train" else data.max_eval_examples
+        limit = None if whole else self.limit(use)
+        if (name, limit) in self._opened:
+            return self._opened[name, limit]
         built = DATASETS.build(data.dataset, "data.dataset", self.known, split=name, on_error=data.on_error, max_examples=limit)
         if len(built) == 0:
             raise DataError(f"data.{use}: the split {name!r} of {plain(data.dataset)['type']} is empty.")
-        return built
+        return self._opened.setdefault((name, limit), built)
+
+    @cached_property
+    def _opened(self) -> dict[tuple[str, int | None], MultimodalDataset]:
+        """Splits that were opened, which takes seconds where they are large, by name and limit."""
+        return {}
+
+    def limit(self, use: str) -> int | None:
+        """How many examples of a split are used at most."""
+        data = self.config.data
+        return data.max_train_examples if use == "train" else data.max_eval_examples
 
     @cached_property
     def known(self) -> dict[str, Any]:
@@ -129,7 +151,7 @@ class Assembly:
             return
         examples = self.dataset("train")
         for modality, processor in processors.items():
-            processor.fit(examples[i].inputs[modality] for i in range(len(examples)))
+            processor.fit(_Inputs(examples, modality))
 
     @property
     def evaluated(self) -> str:
@@ -175,16 +197,54 @@ class Assembly:
             "processors": processors,
         }
 
-    @cached_property
+    @property
     def teacher(self) -> Teacher | None:
-        """The teacher, with its weights, in eval mode on this process's device; None where there is none to ask.
+        """Who is asked in training."""
+        return self.teacher_of("train")
+
+    def teacher_of(self, use: str) -> Teacher | None:
+        """Who is asked about a split: the teacher, or what it said before; None where there is none to ask."""
+        teacher = self.config.teacher
+        if teacher is None or not teacher_is_there(self.config):
+            return None
+        return self.teacher_cache[use] if teacher.cache else self.live_teacher
+
+    @cached_property
+    def teacher_cache(self) -> TeacherCache:
+        """What the teacher said of each split, where it is kept on disk."""
+        return TeacherCache(self)
+
+    def open_teacher_cache(self, uses: Sequence[str]) -> None:
+        """Has the teacher's answers to splits that are used ready, if they are kept on disk; its weights are then let go."""
+        teacher = self.config.teacher
+        if teacher is not None and teacher.cache and teacher_is_there(self.config):
+            self.teacher_cache.open([use for use in uses if getattr(self.config.data, use)])
+
+    def asked_views(self, use: str) -> tuple[str, ...]:
+        """The views that the teacher is asked about: in training, those of the objective; else those of the evaluation."""
+        assert self.config.teacher is not None
+        modalities = read_card(self.config.teacher.checkpoint)["modalities"]
+        if use == "train":
+            return objective_on_stand_ins(self.config, self.info, modalities_of(self.config.model), modalities).teacher_views
+        return tuple(v for v in self.config.evaluation.views if v == FULL or _can_see(modalities, v))
+
+    def raw(self, use: str) -> MultimodalDataset:
+        """The raw examples of a split, as much of it as is wanted."""
+        return self.training_reader.dataset if use == "train" else self.evaluation[use].reader.dataset
+
+    def content(self, use: str) -> str:
+        """What stands for the whole of a split's content."""
+        return (self.raw(use) if self.limit(use) is None else self.dataset(use, whole=True)).fingerprint
+
+    @cached_property
+    def live_teacher(self) -> LiveTeacher:
+        """The teacher, with its weights, in eval mode on this process's device. The run's random numbers know nothing of it.
 
         Raises:
             CheckpointError: if its weights are of another model, or its processors learned something else.
         """
         teacher = self.config.teacher
-        if teacher is None or not teacher_is_there(self.config):
-            return None
+        assert teacher is not None
         folder = find_checkpoint(teacher.checkpoint)
         checkpoint = read(folder, WEIGHTS)
         for modality in self._other_tensors(checkpoint.card):
@@ -192,8 +252,11 @@ class Assembly:
                 f"{folder}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or "
                 f"length). Set data.processors_from={teacher.checkpoint}."
             )
-        model = MODELS.build(checkpoint.card["rebuild"], "teacher", checkpoint.card["facts"])
+        with torch.random.fork_rng(devices=[]):
+            model = MODELS.build(checkpoint.card["rebuild"], "teacher", checkpoint.card["facts"])
         load_weights(model, checkpoint.model, str(folder))
+        if teacher.channels is not None:
+            keep_channels(model, **vars(teacher.channels))
         return LiveTeacher(model.to(self.world.device), self.teacher_masker or self.masker)
 
     def _other_tensors(self, card: Mapping[str, Any]) -> list[str]:
@@ -219,14 +282,17 @@ class Assembly:
         return self.config.evaluation.monitor or next(iter(self.metrics))
 
     @cached_property
-    def collator(self) -> Collator:
-        return Collator(self.processors, self.info)
+    def decoded(self) -> DecodedInputs:
+        """What is kept of inputs that were decoded once; each process that reads ahead has a share of the room for its own."""
+        data = self.config.data
+        splits = [split for split in (data.train, data.validation, data.test) if split]
+        return DecodedInputs(data.cache_mb / max(1, data.workers * len(splits)))
 
     def reader(self, use: str) -> ExampleReader:
         """Reads a split; only training sees random transforms."""
         data, made = self.config.data, self.processors
         processors = made if use == "train" else {m: p.deterministic() for m, p in made.items()}
-        return ExampleReader(self.dataset(use), processors, data.cache_mb, data.on_error == "skip")
+        return ExampleReader(self.dataset(use), processors, self.decoded, data.on_error == "skip")
 
     @cached_property
     def training_reader(self) -> ExampleReader:
@@ -241,7 +307,8 @@ class Assembly:
         """A split in its own order: shared out among the processes, or all of it on each of them."""
         place = (self.world.rank, self.world.size) if shared else (0, 1)
         pin = self.world.device.type == "cuda"
-        return EvaluationBatches(reader, self.collator, self.config.evaluation.batch_size, *place, self.config.data.workers, pin)
+        collator = Collator(reader.processors, self.info)
+        return EvaluationBatches(reader, collator, self.config.evaluation.batch_size, *place, self.config.data.workers, pin)
 
     @cached_property
     def num_updates(self) -> int:
@@ -276,10 +343,23 @@ class Assembly:
     def training_batches(self) -> TrainingBatches:
         training, data = self.config.training, self.config.data
         length = len(self.training_reader.dataset)
+        place = (self.world.rank, self.world.size)
         plan = TrainingPlan(
-            length, training.batch_size, self.num_updates, training.accumulate, self.world.rank, self.world.size, self.config.seed
+            length, training.batch_size, self.num_updates, training.accumulate, *place, self.config.seed, self.length_pools
         )
-        return TrainingBatches(self.training_reader, self.collator, plan, data.workers, self.world.device.type == "cuda")
+        collator = Collator(self.processors, self.info)
+        return TrainingBatches(self.training_reader, collator, plan, data.workers, self.world.device.type == "cuda")
+
+    @cached_property
+    def length_pools(self) -> LengthPools | None:
+        """The lengths of the training examples, measured by all processes together, where batches are to be pooled by them."""
+        if self.config.data.length_pool == 0:
+            return None
+        shares = self.world.gather(measure_lengths(self.training_reader, self.world.rank, self.world.size))
+        lengths = np.empty(sum(map(len, shares)), np.int32)
+        for rank, share in enumerate(shares):
+            lengths[rank :: len(shares)] = share
+        return LengthPools(lengths, self.config.data.length_pool)
 
     @cached_property
     def callbacks(self) -> list[Callback]:
@@ -311,6 +391,15 @@ class Assembly:
             self.callbacks,
         )
 
+    @property
+    def precision(self) -> Choice:
+        """What the run trains and evaluates in; where only `auto` is said of a trained model, what it was trained in."""
+        if not is_evaluated(self.config):
+            return self.runner.choose_precision()
+        saved = read_json(find_checkpoint(self.evaluated) / "state.json").get("precision")
+        trained = Choice(**saved) if saved else Choice(FP32.name, "precision: fp32, as the checkpoint names no other")
+        return Choice.given(self.config.training.precision) or trained
+
     def predict(self, use: str) -> Predictions:
         """The trained model's predictions of a split, on every view that the configuration asks for."""
         views = self.config.evaluation.views
@@ -320,23 +409,35 @@ class Assembly:
 
         self.model.eval()
         self.masker.eval()
-        return predict(ask, self.evaluation[use], views, self.world)
+        return predict(ask, self.evaluation[use], views, self.world, self.precision.precision)
 
     def ask_teacher(self, use: str) -> Predictions | None:
         """The teacher's predictions of a split on the same views, of those that it can be shown."""
-        teacher = self.teacher
+        teacher, views = self.teacher_of(use), self.config.evaluation.views
         if teacher is None:
             return None
-        views = [v for v in self.config.evaluation.views if v == FULL or _can_see(teacher, v)]
+        views = [v for v in views if v == FULL or _can_see(teacher.modalities, v)]
         for masker in (self.masker, self.teacher_masker):
             if masker is not None:
                 masker.eval()
-        return predict(lambda batch, names: teacher.predict(batch, names).logits, self.evaluation[use], views, self.world)
+
+        def ask(batch: Batch, names: Sequence[str]) -> Tensor:
+            return teacher.predict(batch, names).logits
+
+        return predict(ask, self.evaluation[use], views, self.world, self.precision.precision)
 
     def fit_statistics(self) -> None:
         """Lets the maskers, and then the objective, look at the training split once, if they have to."""
+        self.fit_maskers()
+        self._fit(self.objective)
+
+    def fit_maskers(self) -> None:
+        """Lets the maskers look at the training split once, if they have to."""
+        self._fit(self.masker, self.teacher_masker)
+
+    def _fit(self, *parts: Masker | Objective | None) -> None:
         batches = _OnDevice(self.in_order(self.training_reader, shared=False), self.world)
-        for part in (self.masker, self.teacher_masker, self.objective):
+        for part in parts:
             if part is not None and part.needs_fit:
                 part.fit(batches)
 
@@ -359,6 +460,17 @@ class Assembly:
             if masker is not None:
                 masker.load_state_dict(learned, strict=False)
         return int(checkpoint.state["update"])
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """One modality's raw inputs of a split, read whenever they are gone through."""
+
+    examples: MultimodalDataset
+    modality: str
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.examples[i].inputs[self.modality] for i in range(len(self.examples)))
 
 
 @dataclass(frozen=True)
@@ -395,8 +507,8 @@ def modalities_of(model: Any) -> tuple[str, ...]:
     return MODELS.get(name).modalities_of(options)
 
 
-def _can_see(teacher: Teacher, view: str) -> bool:
+def _can_see(modalities: Sequence[str], view: str) -> bool:
     try:
-        return bool(visible_modalities(view, teacher.modalities))
+        return bool(visible_modalities(view, modalities))
     except ValueError:
         return False

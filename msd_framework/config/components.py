@@ -22,6 +22,7 @@ STAND_INS = {
     "image_size": 224,
     "image_channels": 3,
     "feature_size": 2048,
+    "sample_rate": 16000,
     "seed": 0,
 }
 """What a run fills in where a component asks for it by name, as far as it is not known before data is read."""

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from msd_framework.config.load import ROOT, SHARE
 from msd_framework.errors import MSDError, Problem
 from msd_framework.registry import raised_at
 
@@ -18,16 +19,17 @@ def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]
 
     Args:
         modules: what `imports` says.
-        folder: what `user_dir` says. It becomes a package of a name of its own, so that its files may import each other
-            (``from . import layers``).
+        folder: what `user_dir` says, looked for here and then among the project's own files. It becomes a package of a
+            name of its own, so that its files may import each other (``from . import layers``).
     """
     problems = [p for i, module in enumerate(modules) for p in _import(module, f"imports[{i}]")]
     if folder is None:
         return problems
-    if not Path(folder).is_dir():
+    place = next((base / folder for base in (Path(), ROOT, SHARE) if (base / folder).is_dir()), None)
+    if place is None:
         return [*problems, Problem("user_dir", f"there is no folder {folder}.")]
-    package = _package(Path(folder).resolve())
-    files = sorted(f.relative_to(folder).with_suffix("") for f in Path(folder).rglob("*.py"))
+    package = _package(place.resolve())
+    files = sorted(f.relative_to(place).with_suffix("") for f in place.rglob("*.py"))
     return problems + [p for file in files for p in _import(".".join([package, *file.parts]), "user_dir")]
 
 

@@ -7,7 +7,8 @@ import os
 import torch
 
 from msd_framework.config.schema import RunConfig
-from msd_framework.errors import Problem
+from msd_framework.errors import ConfigError, Problem
+from msd_framework.teachers.masked import read_saliency
 
 NEEDED_SPLIT = {"train": "train", "check": "train", "val": "validation", "test": "test", "predict": "test"}
 """The split that each `run_type` cannot do without."""
@@ -24,6 +25,7 @@ def limit_problems(config: RunConfig) -> list[Problem]:
         *_batch_problems(config),
         *_place_problems(config),
         *_split_problems(config),
+        *_channel_problems(config),
     ]
 
 
@@ -45,6 +47,7 @@ def _number_problems(config: RunConfig) -> list[Problem]:
     least = {
         "data.workers": data.workers,
         "data.cache_mb": data.cache_mb,
+        "data.length_pool": data.length_pool,
         "checkpoint.keep": config.checkpoint.keep,
         "env.threads": config.env.threads,
         "seed": config.seed,
@@ -84,6 +87,25 @@ def _split_problems(config: RunConfig) -> list[Problem]:
         for other in ("train", "validation")
         if other != use and used[use] is not None and used[use] == used[other]
     ]
+
+
+def _channel_problems(config: RunConfig) -> list[Problem]:
+    """Channels of a teacher that cannot be chosen, in runs that train."""
+    channels, at = config.teacher.channels if config.teacher else None, "teacher.channels"
+    if channels is None or config.run_type not in ("train", "check"):
+        return []
+    if not 0 < channels.share <= 1:
+        return [Problem(f"{at}.share", f"must be above 0 and at most 1, got {channels.share}.")]
+    if channels.by == "random":
+        return []
+    if channels.saliency is None:
+        text = f"must be given for {channels.by} channels: a folder that the experiment `channel_saliency` wrote to."
+        return [Problem(f"{at}.saliency", text)]
+    try:
+        read_saliency(channels.saliency, channels.layer)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
 
 
 def _place_problems(config: RunConfig) -> list[Problem]:

@@ -6,9 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -79,12 +79,12 @@ def load(path: str | Path, overrides: Iterable[str] = (), schema: type = RunConf
         path: a YAML file; looked for here, then among the project's own files.
         overrides: words ``a.b=value`` whose values are YAML.
         schema: what the file configures. The components that it names by default lie below the file, so that options
-            alone (``optimizer.lr=1e-4``) are theirs.
+            alone (``optimizer.lr=1e-4``) are theirs, and so do defaults that are filled in from other keys.
 
     Raises:
         ConfigError: if a file is missing or cannot be parsed, or with each word that is no ``key=value``.
     """
-    source = _named_defaults(schema)
+    source = _defaults(schema)
     for layer in (*read(find_file(str(path)), ()), *parse_overrides(overrides)):
         source.overlay(layer)
     return source
@@ -205,9 +205,16 @@ def parse_override(word: str) -> Source:
     return Source(values, dict.fromkeys([key, *_keys(parsed["value"], key)], COMMAND_LINE))
 
 
-def _named_defaults(schema: type) -> Source:
-    named = {f.name: f.default for f in fields(schema) if "kind" in f.metadata and isinstance(f.default, str)}
-    return Source(dict(named), dict.fromkeys(named, DEFAULT))
+def _defaults(schema: type) -> Source:
+    """What lies below every file: names of components, whose options alone may be given, and what is filled in from other keys."""
+    named = {f.name: f.default for f in fields(schema) if isinstance(f.default, str)}
+    filled = {
+        section.name: {f.name: f.default for f in fields(cast(type, section.default_factory)) if "${" in str(f.default)}
+        for section in fields(schema)
+        if is_dataclass(section.default_factory)
+    }
+    values = named | {name: keys for name, keys in filled.items() if keys}
+    return Source(values, dict.fromkeys([*named, *(f"{n}.{key}" for n, keys in filled.items() for key in keys)], DEFAULT))
 
 
 def _names(bases: Any) -> list[Any]:

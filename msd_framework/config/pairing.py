@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from msd_framework.config.cache_check import cache_problems
 from msd_framework.config.components import STAND_INS, described, known_facts
 from msd_framework.config.folders import other_tensors, teacher_is_there
 from msd_framework.config.models import model_problems
@@ -17,9 +18,11 @@ from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.metrics.fidelity import FIDELITY
 from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
 from msd_framework.registry import (
     CALLBACKS,
     DATASETS,
+    DISTILLATION_LOSSES,
     MASKERS,
     METRICS,
     MODELS,
@@ -53,7 +56,8 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     problems += _evaluation_view_problems(config, student)
     problems += _task_problems(config, info)
     problems += _objective_problems(config, setting)
-    return problems + _masker_problems(config, setting, student, teacher)
+    problems += _masker_problems(config, setting, student, teacher)
+    return problems or _cache_problems(config, setting)
 
 
 def _missing_problems(config: RunConfig, modalities: Collection[str]) -> list[Problem]:
@@ -201,8 +205,8 @@ def _task_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
         )
         for p, t in wrong
     ]
-    metrics = [p for p in found if p.registry is METRICS]
-    return problems + [Problem(p.path, _sentence(text)) for p in metrics for text in p.cls.check(info)]
+    checked = [p for p in found if p.registry in (METRICS, DISTILLATION_LOSSES)]
+    return problems + [Problem(p.path, _sentence(text)) for p in checked for text in p.cls.check(info)]
 
 
 def _objective_problems(config: RunConfig, setting: Setting) -> list[Problem]:
@@ -211,15 +215,31 @@ def _objective_problems(config: RunConfig, setting: Setting) -> list[Problem]:
     problems = [_under("objective", text) for text in OBJECTIVES.get(name).check(options, setting)]
     if problems:
         return problems
-    facts = STAND_INS | known_facts(setting.data)
     modalities = setting.teacher_modalities or tuple(setting.data.modalities)
-    num_classes = setting.data.num_classes
-    context = {"model": _Student(setting.student_modalities, num_classes), "teacher": _Teacher(modalities, num_classes)}
     try:
-        OBJECTIVES.build(config.objective, "objective", facts, masker=MASKERS.build(config.masker, "masker", facts), **context)
+        objective_on_stand_ins(config, setting.data, setting.student_modalities, modalities)
     except ConfigError as error:
         return list(error.problems)
-    return _saliency_problems(config, modalities, facts)
+    return _saliency_problems(config, modalities, STAND_INS | known_facts(setting.data))
+
+
+def objective_on_stand_ins(config: RunConfig, info: DatasetInfo, student: Sequence[str], teacher: Sequence[str]) -> Objective:
+    """The objective with stand-ins for its models, to be asked what it wants of them.
+
+    Args:
+        config: what the run is.
+        info: the data set's description.
+        student: the modalities of the model that is trained.
+        teacher: the modalities of the teacher.
+
+    Raises:
+        ConfigError: if its constructor refuses something.
+    """
+    facts, num_classes = STAND_INS | known_facts(info), info.num_classes
+    context = {"model": _Student(tuple(student), num_classes), "teacher": _Teacher(tuple(teacher), num_classes)}
+    masker = MASKERS.build(config.masker, "masker", facts)
+    built = OBJECTIVES.build(config.objective, "objective", facts, masker=masker, **context)
+    return built
 
 
 def _saliency_problems(config: RunConfig, modalities: Sequence[str], facts: Mapping[str, Any]) -> list[Problem]:
@@ -256,6 +276,15 @@ def _masker_problems(config: RunConfig, setting: Setting, student: Taken, teache
         for path, masker, who, model in shown
         if model is not None and masker.removes and not model.subsets
     ]
+
+
+def _cache_problems(config: RunConfig, setting: Setting) -> list[Problem]:
+    """Why a teacher's answers cannot be kept; its modalities are known only where it is there."""
+    if config.teacher is None or setting.teacher_modalities is None:
+        return []
+    modalities = setting.teacher_modalities
+    views = objective_on_stand_ins(config, setting.data, setting.student_modalities, modalities).teacher_views
+    return cache_problems(config, setting, views)
 
 
 def _weightings(config: RunConfig) -> list[Part]:

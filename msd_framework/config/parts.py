@@ -56,12 +56,12 @@ def differences(registry: Registry[Any], here: Any, there: Any) -> str:
     >>> differences(OPTIMIZERS, "adamw", {"type": "adamw", "lr": 1e-4, "eps": 1e-8})
     'lr is 5e-05 here and 0.0001 there'
     """
-    mine, theirs = _complete(registry, here), _complete(registry, there)
+    mine, theirs = complete(registry, here), complete(registry, there)
     keys = ["type"] if mine["type"] != theirs["type"] else [k for k in mine if mine[k] != theirs[k]]
     return ", ".join(f"{k} is {mine[k]!r} here and {theirs[k]!r} there" for k in keys)
 
 
-def _complete(registry: Registry[Any], spec: Any) -> dict[str, Any]:
+def complete(registry: Registry[Any], spec: Any) -> dict[str, Any]:
     """A component's part of a YAML with every option in it, nested components included."""
     name, given = split(spec, registry.kind, registry)
     full: dict[str, Any] = {"type": name}
@@ -71,6 +71,6 @@ def _complete(registry: Registry[Any], spec: Any) -> dict[str, Any]:
         if inner is None or value is None:
             full[key] = value
         else:
-            built = [_complete(inner, one) for _, one in ([("", value)] if container is None else items(value))]
+            built = [complete(inner, one) for _, one in ([("", value)] if container is None else items(value))]
             full[key] = built[0] if container is None else dict(zip(value, built)) if container is dict else built
     return full

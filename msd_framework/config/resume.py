@@ -24,6 +24,8 @@ FREE = (
     "imports",
     "user_dir",
     "teacher.checkpoint",
+    "teacher.channels.saliency",
+    "teacher.cache_dir",
     "data.dataset.root",
     "data.test",
     "data.workers",

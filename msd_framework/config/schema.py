@@ -69,7 +69,34 @@ class DataConfig:
     """Processes that read ahead; 0 reads in the run's own process."""
 
     cache_mb: int = 1024
-    """Memory for examples that were read and decoded once, in MB; 0 keeps none."""
+    """Memory for inputs that were decoded once, in MB, in each process of a run, which its workers share out; 0 keeps none."""
+
+    length_pool: int = 0
+    """Batches out of which examples are pooled, sorted by length and dealt out as batches of similar length, in random order; 0
+    leaves batches as they come."""
+
+
+@dataclass(frozen=True)
+class ChannelsConfig:
+    """The channels of a teacher's layer that it teaches with; the others are zeros."""
+
+    layer: str
+    """The layer of the teacher, as its `named_modules` has it, such as `projections.audio`."""
+
+    by: Literal["general", "specific", "random"] = "general"
+    """Which channels are kept: those most of use to the other modality, those least of use, or any."""
+
+    share: float = 0.5
+    """The share of channels that are kept, above 0 and at most 1."""
+
+    saliency: str | None = None
+    """The folder that holds the `channel_saliency.json` of the layer; random channels need none."""
+
+    seed: int = 0
+    """Chooses random channels."""
+
+    channel_dim: int = -1
+    """Where the channels stand in what the layer puts out: -1 for features, 1 for a convolution."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +108,21 @@ class TeacherConfig:
 
     masker: Component | None = component("maskers", default=None)
     """How the teacher's views hide a modality; the student's way if null."""
+
+    channels: ChannelsConfig | None = None
+    """What it keeps of the channels of a layer (a modality-general teacher); all of it if null."""
+
+    cache: bool | Literal["read"] = False
+    """Whether it is asked once about each example and its answers are kept on disk; read takes what is there and asks nothing."""
+
+    cache_dir: str = "caches/teachers"
+    """The folder of all caches of teachers' answers; runs share it, and so must all processes of a run."""
+
+    cache_features: list[str] = field(default_factory=list)
+    """Features of the teacher that are kept beside its logits: `fused.pooled`, what its classifier reads."""
+
+    cache_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the answers are computed in; auto measures whether bf16 is faster here and close enough."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +144,8 @@ class TrainingConfig:
     clip_norm: float | None = 1.0
     """The largest norm of the gradient; null does not clip."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """The type that matrix products are computed in; weights stay float32."""
+    precision: Literal["auto", "fp32", "medium", "bf16", "fp16"] = "fp32"
+    """What matrix products are computed in, in training and evaluation; weights stay float32. auto measures what pays here."""
 
     log_every: int = 50
     """Updates between two lines of metrics.jsonl."""

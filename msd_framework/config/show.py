@@ -157,7 +157,7 @@ def _in_place(plural: str, spec: Mapping[str, Any]) -> str:
     objectives_first = sorted(REGISTRIES.values(), key=lambda r: r.group != "objectives")
     options = (option for r in objectives_first for name in r.names() for option in settable(r, name))
     takers = ((o.name, c) for o in options for r, c in [nested(o.annotation)] if r is REGISTRIES[plural])
-    key, container = next(chain(_slots(RunConfig, plural), takers), (plural, None))
+    key, container = next(chain(_slots(RunConfig, plural), takers), (REGISTRIES[plural].kind, None))
     return f"{key}: {_yaml([spec] if container is list else {'image': spec} if container is dict else spec)}"
 
 

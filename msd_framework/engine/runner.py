@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -16,12 +16,12 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, load_weights, optimizer_tensors, read, restore_optimizer
 from msd_framework.engine.distributed import World
 from msd_framework.engine.log_window import LogWindow
+from msd_framework.engine.precision import Choice, Precision, choose, probe_objective
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import TrainingError
 from msd_framework.objectives.base import Objective
+from msd_framework.progress import Progress
 from msd_framework.structures import Batch, StepOutput
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Batches(Protocol):
@@ -38,7 +38,7 @@ class Plan:
         num_updates: optimizer updates of the whole run.
         accumulate: parts of a batch that are computed one after another.
         clip_norm: the largest norm of the gradient; None does not clip.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``medium``, ``bf16`` or ``fp16``; ``auto`` takes what `Runner.choose_precision` finds.
         log_every: updates between two logs.
         validate_at: the updates after which a validation is made.
         save_at: the updates after which a checkpoint is written, beside those that are the best so far.
@@ -96,6 +96,7 @@ class Runner:
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=plan.precision == "fp16")
         self.update, self.stop_reason = 0, ""
         self.best: float | None = None
+        self.choice = Choice.given(plan.precision)
         self.window = LogWindow(self.world.device)
 
     def fit(self) -> None:
@@ -104,12 +105,16 @@ class Runner:
         Raises:
             TrainingError: at the first log after a loss or a gradient that is not finite, naming its update.
         """
+        precision = self.choose_precision().precision
         module = self.world.wrap(self.objective).train()
         parts = self.batches.starting_at(self.update)
         self.emit("on_fit_start")
         try:
             while self.update < self.plan.num_updates and not self.stop_reason:
-                output = self.step(module, parts)
+                self.objective.begin_update(Progress(self.update, self.plan.num_updates))
+                with precision.products():
+                    output = self.step(module, parts, precision)
+                self.objective.end_update(self.world.mean)
                 self.update += 1
                 self.emit("on_step_end", output)
                 if self.update % self.plan.log_every == 0 or self.update == self.plan.num_updates:
@@ -120,12 +125,22 @@ class Runner:
         finally:
             self.emit("on_fit_end")
 
-    def step(self, module: nn.Module, parts: Iterator[Batch]) -> StepOutput:
+    def choose_precision(self) -> Choice:
+        """What the run computes in; `auto` is measured on the next batches, once, and the first process's choice is everybody's.
+
+        The choice is kept with every checkpoint: a resumed run takes the same one. Nothing else of the run is changed.
+        """
+        if self.choice is None:
+            batches = (batch.to(self.world.device) for batch in self.batches.starting_at(self.update))
+            self.choice = self.world.gather(choose(probe_objective(self.objective, batches, self.world.device)))[0]
+        return self.choice
+
+    def step(self, module: nn.Module, parts: Iterator[Batch], precision: Precision) -> StepOutput:
         """One update: every part's gradient added up, clipped, applied."""
         for i in range(self.plan.accumulate):
             batch = next(parts).to(self.world.device)
             with self.world.accumulating(module, last=i == self.plan.accumulate - 1):
-                with self.autocast():
+                with precision.autocast(self.world.device):
                     output: StepOutput = module(batch)
                 self.scaler.scale(output.loss / self.plan.accumulate).backward()  # type: ignore[no-untyped-call]
             self.window.add(self.update + 1, output)
@@ -142,11 +157,6 @@ class Runner:
         largest = math.inf if self.plan.clip_norm is None else self.plan.clip_norm
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), largest)
         return None if self.scaler.is_enabled() else norm
-
-    def autocast(self) -> torch.autocast:
-        """The context that matrix products are computed in."""
-        dtype = AUTOCAST.get(self.plan.precision)
-        return torch.autocast(self.world.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
     def log(self) -> None:
         """Reads what the window held, the one place in training that waits for the device."""
@@ -198,6 +208,7 @@ class Runner:
                 state={
                     "update": self.update,
                     "best": self.best,
+                    "precision": asdict(self.choice) if self.choice else None,
                     "optimizer": rest,
                     "scheduler": self.scheduler.state_dict(),
                     "scaler": self.scaler.state_dict(),
@@ -229,6 +240,8 @@ class Runner:
         self.window.restore(saved.state["window"])
         for callback, state in zip(self.callbacks, saved.state["callbacks"]):
             callback.restore(state)
+        if self.choice is None and saved.state.get("precision"):
+            self.choice = Choice(**saved.state["precision"])
         self.update, self.best, self.stop_reason = (saved.state[k] for k in ("update", "best", "stop_reason"))
         restore_random_state({k.partition(".")[2]: t for k, t in saved.random.items() if k.startswith(f"{self.world.rank}.")})
         return True

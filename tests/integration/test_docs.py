@@ -35,6 +35,18 @@ def test_the_first_steps_can_be_taken(tmp_path, monkeypatch, capsys):
         assert main(words) == 0, f"{command}\n{capsys.readouterr().err}"
 
 
+def test_the_page_of_the_input_path_can_be_followed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "input_path.md"
+    commands = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    assert len(commands) == 2
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0, f"{command}\n{capsys.readouterr().err}"
+    code = blocks(page, "python")
+    assert len(code) == 2
+    exec("\n".join(code), {"__name__": "page"})  # noqa: S102
+
+
 def test_components_of_a_users_own_take_one_file_each_and_one_line_of_yaml(tmp_path, world, teacher):  # noqa: F811
     page = ROOT / "CONTRIBUTING.md"
     names = re.findall(r"In `my_components/(\w+\.py)`", page.read_text())

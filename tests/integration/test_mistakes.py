@@ -90,6 +90,7 @@ SECTIONS = [
     Mistake(
         "a quoted truth", ['checkpoint.resume="true"'], r"checkpoint\.resume: wanted bool, got 'true' .*Write it without quotes\."
     ),
+    Mistake("pool below 0", ["data.length_pool=-1"], r"data\.length_pool: must be 0 or more, got -1\."),
     Mistake("null where none may be", ["data.workers=null"], r"data\.workers: wanted int, got None"),
     Mistake("choice", ["training.precision=bf61"], r"training\.precision: wanted .*got 'bf61'\. Did you mean 'bf16'\?"),
     Mistake("run type", ["run_type=tset"], r"run_type: wanted 'train' \| .*Did you mean 'test'\?"),

@@ -188,6 +188,11 @@ def test_interpolations_are_filled_in_whoever_wrote_their_parts(file):
     assert source.values["env"]["save_dir"] == "runs/a/seed_3"
 
 
+def test_a_run_goes_into_a_folder_of_its_name_unless_told_otherwise(tiny_config):
+    for words, folder in ((["name=mine"], "runs/mine"), (["name=mine", "env.save_dir=there"], "there"), ([], "runs/run")):
+        assert resolve(load(tiny_config, words)).values["env"]["save_dir"] == folder
+
+
 def test_an_interpolation_of_nothing_is_told_with_its_place(file):
     with pytest.raises(ConfigError, match=r"run\.yaml:2: env\.save_dir: the interpolation cannot be filled in: .*nmae"):
         resolve(load(file("name: a\nenv: {save_dir: 'runs/${nmae}'}\n")))

@@ -28,7 +28,7 @@ def test_each_option_is_shown_with_its_value_and_its_place(tiny_config):
     assert lines["optimizer.weight_decay"] == ("0.01", "default")
     assert lines["training.batch_size"] == ("4", f"{tiny_config}:15")
     assert lines["training.accumulate"] == ("1", "default")
-    assert lines["env.save_dir"] == ("runs/${name}", "default")
+    assert lines["env.save_dir"] == ("runs/mine", "default")
 
 
 def test_options_of_nested_components_are_shown_flat_with_the_constructors_defaults(tiny_config):
@@ -74,7 +74,7 @@ def test_a_kind_is_found_by_its_plural_and_its_singular(kind):
 def test_a_component_is_shown_with_types_defaults_sentences_and_its_module():
     text = show_components("distillation_losses", "kl")
     assert text.startswith("kl: distillation loss, msd_framework.losses.logits.SoftenedKL\n")
-    assert re.search(r"^  temperature  float  = 1\.0  T, above 0", text, re.MULTILINE)
+    assert re.search(r"^  temperature  float \| dict\[str, float \| str\]  = 1\.0  T, above 0", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("plural", REGISTRIES)
@@ -86,7 +86,7 @@ def test_every_line_to_copy_is_right_once_it_is_filled_in(plural):
         spec = value[0] if isinstance(value, list) else value["image"] if set(value) == {"image"} else value
         assert spec["type"] == name
         context = ("model", "teacher", "masker", "split", "on_error", "max_examples")
-        problems = registry.check(spec, "x", facts=("num_classes", "vocab_size", "feature_size", "image_size"), context=context)
+        problems = registry.check(spec, "x", facts=("num_classes", "vocab_size", "feature_size", "image_size", "sample_rate"), context=context)
         assert [p for p in problems if spec[p.path.split(".")[1]] != "???"] == []
 
 
