@@ -1,0 +1,224 @@
+"""Experiments: measurements that are neither a run nor a comparison of runs, with a table of what came out."""
+
+# ruff: noqa: RUF009 -- component() is dataclasses.field() under a name of ours
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from msd_framework.config.components import component_problems
+from msd_framework.config.imports import import_problems
+from msd_framework.config.limits import LARGEST_SEED
+from msd_framework.config.load import Source, load, located, resolve
+from msd_framework.config.schema import Component, component
+from msd_framework.config.structure import component_slots, structure_problems, structured
+from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.registry import EXPERIMENTS
+from msd_framework.run import write_json
+from msd_framework.writing import write_text
+
+Row: TypeAlias = Mapping[str, float | str]
+"""A line of the table that an experiment makes, by column."""
+
+
+class Experiment(ABC):
+    """Measures something over seeds. Its constructor reads nothing: what cannot work is refused there, before anything is run."""
+
+    @abstractmethod
+    def run(self, seeds: Sequence[int], folder: Path) -> list[Row]:
+        """The rows of its table, all with the same columns.
+
+        Args:
+            seeds: the seeds that it is to be repeated with.
+            folder: where it may write what is more than a table.
+        """
+
+    def draw(self, rows: Sequence[Row], path: Path) -> bool:
+        """Draws the table, if it is one that can be drawn.
+
+        Args:
+            rows: what `run` returned.
+            path: the PNG.
+
+        Returns:
+            whether there is a picture.
+        """
+        return False
+
+
+@dataclass(frozen=True)
+class ExperimentEnvConfig:
+    """Where an experiment writes and what it runs on."""
+
+    save_dir: str = "runs/${name}"
+    """The folder that it writes everything to."""
+
+    threads: int = 1
+    """CPU threads of torch."""
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything an experiment depends on."""
+
+    experiment: Component = component("experiments")
+    """What is measured; a file with this key is an experiment."""
+
+    name: str = "experiment"
+    """What it is called."""
+
+    run_type: Literal["train", "check"] = "train"
+    """What is done: measure, or only check this file."""
+
+    seeds: int | list[int] = 1
+    """How many seeds, counted from `first_seed`, or which ones."""
+
+    first_seed: int = 0
+    """The first of the seeds, where their number is given."""
+
+    expected: dict[str, list[float]] | None = None
+    """Columns that were measured before or are published, a value for each row, shown beside what comes out; null shows none."""
+
+    env: ExperimentEnvConfig = field(default_factory=ExperimentEnvConfig)
+    """Where it writes and what it runs on."""
+
+    imports: list[str] = field(default_factory=list)
+    """Modules of your own that register components."""
+
+    user_dir: str | None = None
+    """A folder of Python files of your own that register components."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.env.save_dir)
+
+    @property
+    def seed_list(self) -> list[int]:
+        return list(range(self.first_seed, self.first_seed + self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+
+def is_experiment(path: str | Path) -> bool:
+    """Whether a YAML file, or a base of it, says what is measured.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    return "experiment" in load(path).values
+
+
+def run_experiment(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Does an experiment, and writes and shows what came out.
+
+    Args:
+        path: a YAML file.
+        overrides: words ``a.b=value`` over it.
+
+    Returns:
+        What `summary.json` holds, its `rows` first of all; empty for ``run_type=check``.
+
+    Raises:
+        MSDError: if the user can mend what is wrong.
+    """
+    source = resolve(load(path, overrides, ExperimentConfig))
+    config, experiment = checked_experiment(source)
+    if config.run_type == "check":
+        return {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.env.threads)
+    started = time.monotonic()
+    try:
+        rows = [{k: _tidy(v) for k, v in row.items()} for row in experiment.run(config.seed_list, config.folder)]
+    finally:
+        torch.set_num_threads(threads)
+    seconds = round(time.monotonic() - started, 2)
+    summary = {"name": config.name, "seeds": config.seed_list, "rows": rows, "seconds": seconds, "config": asdict(config)}
+    write_json(config.folder / "summary.json", summary)
+    _refuse_expectations(config, rows, source)
+    drawn = experiment.draw(rows, config.folder / "summary.png")
+    write_text(config.folder / "summary.md", markdown(config, rows, seconds, drawn))
+    show(config, rows, seconds)
+    return summary
+
+
+def checked_experiment(source: Source) -> tuple[ExperimentConfig, Experiment]:
+    """An experiment, once nothing is wrong with its configuration.
+
+    Raises:
+        ConfigError: with every problem that was found, each with the place that it was written at.
+    """
+    problems = structure_problems(source.values, ExperimentConfig)
+    if not problems:
+        config = structured(source.values, ExperimentConfig)
+        problems = [*_value_problems(config), *import_problems(config.imports, config.user_dir)]
+    if not problems:
+        problems = component_problems(component_slots(source.values, ExperimentConfig))
+    try:
+        if problems:
+            raise ConfigError(*problems)
+        return config, EXPERIMENTS.build(config.experiment, "experiment")
+    except ConfigError as error:
+        raise ConfigError(*(located(p, source) for p in error.problems)) from error
+
+
+def markdown(config: ExperimentConfig, rows: Sequence[Row], seconds: float, drawn: bool) -> str:
+    """The table as a page."""
+    header, *lines = _cells(config, rows)
+    seeds = f"Seeds {', '.join(map(str, config.seed_list))}; {seconds:g} s."
+    table = [header, ["---"] * len(header), *lines]
+    page = [f"# {config.name}", "", seeds, "", *(f"| {' | '.join(cells)} |" for cells in table)]
+    return "\n".join([*page, *(["", "![](summary.png)"] if drawn else [])]) + "\n"
+
+
+def show(config: ExperimentConfig, rows: Sequence[Row], seconds: float) -> None:
+    """The table on the screen."""
+    header, *lines = _cells(config, rows)
+    table = Table(title=f"{config.name} ({len(config.seed_list)} seeds, {seconds:g} s)", title_justify="left")
+    for name in header:
+        table.add_column(name, justify="right", overflow="fold")
+    for cells in lines:
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _cells(config: ExperimentConfig, rows: Sequence[Row]) -> Iterator[list[str]]:
+    """The header and the rows in words, what was expected of a number in brackets behind it."""
+    columns = list(rows[0])
+    yield columns
+    for i, row in enumerate(rows):
+        wanted = {name: f" ({values[i]:.2f})" for name, values in (config.expected or {}).items()}
+        yield [(v if isinstance(v := row[c], str) else f"{v:.2f}") + wanted.get(c, "") for c in columns]
+
+
+def _tidy(value: float | str) -> float | str:
+    """A number without the last digits of floating point: a mean of per cents is exact in ten decimals."""
+    return round(value, 10) if isinstance(value, float) else value
+
+
+def _value_problems(config: ExperimentConfig) -> Iterator[Problem]:
+    seeds = config.seed_list
+    if not seeds or min(seeds) < 0 or max(seeds) > LARGEST_SEED or len(set(seeds)) < len(seeds):
+        yield Problem("seeds", f"wanted 1 or more, or a list of different seeds from 0 to 2**63 - 1, got {config.seeds}.")
+    if config.env.threads < 1:
+        yield Problem("env.threads", f"must be 1 or more, got {config.env.threads}.")
+
+
+def _refuse_expectations(config: ExperimentConfig, rows: Sequence[Row], source: Source) -> None:
+    """Expectations that no column or row is for, which only the table itself can tell."""
+    columns = list(rows[0])
+    for name, values in (config.expected or {}).items():
+        if name not in columns:
+            text = f"there is no column {name!r}.{did_you_mean(name, columns)} Columns: {', '.join(columns)}."
+        elif len(values) != len(rows):
+            text = f"wanted a value for each of the {len(rows)} rows, got {len(values)}. Set expected=null for rows of your own."
+        else:
+            continue
+        raise ConfigError(located(Problem(f"expected.{name}", text), source))

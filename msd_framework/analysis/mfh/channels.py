@@ -1,0 +1,108 @@
+"""Channel saliency: how much of a layer's channel is of use to a model of another modality, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from msd_framework.models.layer import Layer
+
+
+def channel_saliency(
+    answer: Callable[[Tensor], Tensor], channels: Tensor, reference: Tensor, permutations: Tensor, at_once: int = 256
+) -> Tensor:
+    r"""How far two models come apart if a channel of one of them is shuffled among the examples.
+
+    .. math:: s_d = \frac{1}{M} \sum_{m=1}^{M} \frac{1}{NC} \sum_{n,c} \bigl(z_{nc}(h^{(d, \pi_{md})}) - z'_{nc}\bigr)^2
+
+    with :math:`h^{(d, \pi)}` the channels :math:`h` after :math:`h_{nd}` was replaced by :math:`h_{\pi(n) d}`, :math:`z` the
+    model's logits and :math:`z'` the other's; then scaled so that the smallest is 0 and the largest is 1. Two models that were
+    trained to agree agree through what both modalities show: the larger, the more general to both of them a channel is.
+
+    Source: Xue et al., The Modality Focusing Hypothesis, ICLR 2023 (arXiv:2206.06487), Algorithm 1, steps 2 to 5.
+
+    Args:
+        answer: logits [N, C] of channels [N, .., D]: what of the model comes after them.
+        channels: float [N, .., D].
+        reference: logits of the other model for the same examples, [N, C].
+        permutations: of the examples, int64 [M, D, N], one for each channel each time.
+        at_once: how many times N examples are answered at once, by `torch.func.vmap`; 1 is for a model that it cannot take.
+
+    Returns:
+        float [D], zeros if no channel differs from the others.
+
+    Raises:
+        ValueError: if there are not D permutations of the N examples each time, or not as many answers of the other model.
+
+    >>> h, permutations = torch.eye(4)[:, :2], torch.tensor([[[1, 2, 3, 0]] * 2])
+    >>> channel_saliency(lambda h: h * torch.tensor([1.0, 5.0]), h, torch.zeros(4, 2), permutations)
+    tensor([0., 0.])
+    >>> channel_saliency(lambda h: h * torch.tensor([1.0, 5.0]), h, h * torch.tensor([1.0, 5.0]), permutations)
+    tensor([0., 1.])
+    """
+    size, num_channels = len(channels), channels.shape[-1]
+    if permutations.ndim != 3 or permutations.shape[1:] != (num_channels, size):
+        raise ValueError(f"permutations must be [M, {num_channels}, {size}], got {list(permutations.shape)}.")
+    if len(reference) != size:
+        raise ValueError(f"the models must answer the same examples, got {size} of one and {len(reference)} of the other.")
+    columns = channels.movedim(-1, 0)  # [D, N, ..]
+
+    def distance(which: Tensor, column: Tensor, permutation: Tensor) -> Tensor:
+        shuffled = torch.where(which, column[permutation][..., None], channels)  # [N, .., D]
+        return (answer(shuffled) - reference).square().mean()
+
+    times, own = len(permutations), torch.eye(num_channels, dtype=torch.bool, device=channels.device)
+    asked = own.repeat(times, 1), columns.repeat(times, *[1] * (columns.ndim - 1)), permutations.flatten(0, 1)  # M D of each
+    with torch.no_grad():
+        if at_once > 1:
+            distances = torch.func.vmap(distance, chunk_size=at_once)(*asked)
+        else:
+            distances = torch.stack([distance(*one) for one in zip(*asked)])
+        return min_max(distances.view(times, num_channels).mean(0))
+
+
+def min_max(scores: Tensor) -> Tensor:
+    """Scores scaled to lie between 0 and 1; zeros if they are all the same.
+
+    >>> min_max(torch.tensor([2.0, 4.0, 3.0]))
+    tensor([0.0000, 1.0000, 0.5000])
+    """
+    spread = scores.max() - scores.min()
+    return torch.where(spread > 0, (scores - scores.min()) / spread.clamp(min=torch.finfo(scores.dtype).tiny), 0.0)
+
+
+def draw_permutations(num_permutations: int, num_channels: int, num_examples: int, seed: int = 0) -> Tensor:
+    """Permutations of the examples for each channel, int64 [M, D, N].
+
+    >>> draw_permutations(5, 3, 10).sort(-1).values.unique()
+    tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(num_permutations, num_channels, num_examples, generator=generator).argsort(-1)
+
+
+def layer_saliency(
+    layer: Layer, run: Callable[[], Tensor], reference: Tensor, permutations: Callable[[int], Tensor], at_once: int = 256
+) -> Tensor:
+    """The channel saliency of a layer of a model.
+
+    Args:
+        layer: the layer.
+        run: the model's logits [N, C] for N examples.
+        reference: logits of the other model for the same examples, [N, C].
+        permutations: makes permutations [M, D, N] for D channels.
+        at_once: as for `channel_saliency`.
+
+    Returns:
+        float [D].
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    >>> x = torch.randn(8, 2)
+    >>> layer_saliency(Layer(net, "1"), lambda: net(x), net(x), lambda size: draw_permutations(4, size, 8)).shape
+    torch.Size([3])
+    """
+    channels = layer.read(run)  # [N, .., D]
+    drawn = permutations(channels.shape[-1]).to(channels.device)
+    return channel_saliency(lambda h: layer.replaced(h, run), channels, reference, drawn, at_once)

@@ -1,0 +1,78 @@
+"""Images that a data set holds as arrays of numbers rather than as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msd_framework.data.base import Processor
+from msd_framework.errors import DataError
+from msd_framework.ranges import positive
+from msd_framework.registry import PROCESSORS
+from msd_framework.structures import ModalityInputs
+
+
+@PROCESSORS.register("pixel_array")
+class PixelArray(Processor):
+    r"""An array [H, W] or [H, W, C] as pixels :math:`(x / \mathrm{largest} - \mathrm{mean}) / \mathrm{std}`.
+
+    Args:
+        size: pixels of a side, or [height, width], which every array must have.
+        channels: 1 for grey or 3 for colour.
+        largest: the number that stands for white.
+        mean: what is taken off, once white is 1.
+        std: what is divided by then.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    >>> digits = PixelArray(size=2, largest=16)
+    >>> digits.collate([digits.load(np.array([[0, 16], [8, 4]]))]).values
+    tensor([[[[0.0000, 1.0000],
+              [0.5000, 0.2500]]]])
+    """
+
+    kind = "pixels"
+
+    def __init__(self, size: int | list[int], channels: int = 1, largest: float = 255.0, mean: float = 0.0, std: float = 1.0):
+        self.size = [size, size] if isinstance(size, int) else list(size)
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size is {size}, wanted a positive number, or [height, width]")
+        if channels not in (1, 3):
+            raise ValueError(f"channels is {channels}, wanted 3 for colour or 1 for grey")
+        positive(largest=largest, std=std)
+        self.channels, self.largest, self.mean, self.std = channels, largest, mean, std
+
+    def load(self, value: Any) -> Tensor:
+        """Normalised pixels, float32 [C, H, W].
+
+        Raises:
+            DataError: if it is no array of finite numbers of this shape.
+        """
+        array = np.asarray(value)
+        array = array[..., None] if array.ndim == 2 else array  # [H, W, C]
+        if array.shape != (*self.size, self.channels) or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            wanted = f"wanted finite numbers {[*self.size, self.channels]}"
+            raise DataError(f"an image is an array of {array.dtype} {list(array.shape)}, {wanted}")
+        return torch.from_numpy((array / self.largest - self.mean) / self.std).permute(2, 0, 1).float()
+
+    def length(self, value: Any) -> int:
+        return 1
+
+    def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
+        """Pixels float32 [B, C, H, W], and a mask [B, 1] of ones."""
+        return ModalityInputs(torch.stack(list(loaded)), torch.ones(len(loaded), 1, dtype=torch.bool))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``image_size``, one number for a square, else [height, width]; and ``image_channels``."""
+        height, width = self.size
+        return {"image_size": height if height == width else self.size, "image_channels": self.channels}
+
+    @property
+    def fingerprint(self) -> str:
+        return f"pixel_array {self.size} {self.channels} {self.largest} {self.mean} {self.std}"

@@ -1,0 +1,130 @@
+"""Sound files as waveforms."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from msd_framework.data.base import Processor
+from msd_framework.errors import DataError
+from msd_framework.ranges import positive
+from msd_framework.registry import PROCESSORS
+from msd_framework.structures import ModalityInputs
+
+LARGEST = 2**15
+"""The absolute value of the largest 16-bit sample."""
+
+
+@PROCESSORS.register("waveform")
+class Waveform(Processor):
+    """A PCM `.wav` file of 16 bits a sample as numbers from -1 to 1, the mean of its channels; silence before and after it cut off.
+
+    Nothing is resampled: a file of another rate is an error, since the same frequencies would be another sound to a model.
+
+    Args:
+        sample_rate: samples a second, which every file must have.
+        max_seconds: what is beyond it is left out.
+        silence: what is still silence where sound begins or ends, as a share of the file's loudest sample; 0 cuts zeros alone.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "one.wav"
+    >>> write_wav(path, torch.tensor([0.0, 0.5, -0.25, 0.0]), sample_rate=8000)
+    >>> sound = Waveform(sample_rate=8000)
+    >>> sound.collate([sound.load(path)]).values
+    tensor([[ 0.5000, -0.2500]])
+    """
+
+    kind = "waveform"
+
+    def __init__(self, sample_rate: int = 16000, max_seconds: float = 1.0, silence: float = 0.0):
+        positive(sample_rate=sample_rate, max_seconds=max_seconds)
+        if not 0 <= silence < 1:
+            raise ValueError(f"silence must be 0 or more and below 1, got {silence}.")
+        self.sample_rate, self.max_seconds, self.silence = sample_rate, max_seconds, silence
+
+    @property
+    def max_samples(self) -> int:
+        """Samples that are kept of a file."""
+        return max(1, round(self.max_seconds * self.sample_rate))
+
+    def load(self, value: Any) -> Tensor:
+        """A file's samples as int16 [T], with at least one of them.
+
+        Raises:
+            DataError: if it is missing, damaged, of another rate, or has other than 16 bits a sample.
+        """
+        samples = read_wav(Path(value), self.sample_rate)  # [T]
+        loudness = np.abs(samples.astype(np.int32))
+        (heard,) = np.nonzero(loudness > self.silence * loudness.max())
+        first, last = (heard[0], heard[-1] + 1) if len(heard) else (0, 1)
+        return torch.from_numpy(samples[first:last][: self.max_samples].copy())
+
+    def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
+        """Samples float32 [B, T], padded with zeros to the longest, and which are there [B, T]."""
+        values = pad_sequence(list(loaded), batch_first=True).float() / LARGEST  # [B, T]
+        lengths = torch.tensor([len(samples) for samples in loaded])  # [B]
+        return ModalityInputs(values, torch.arange(values.shape[1]) < lengths[:, None])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``sample_rate``."""
+        return {"sample_rate": self.sample_rate}
+
+    @property
+    def fingerprint(self) -> str:
+        return f"waveform {self.sample_rate} {self.max_seconds} {self.silence}"
+
+
+def read_wav(path: Path, sample_rate: int) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """The samples of a PCM file, int16 [T], the mean of its channels.
+
+    Args:
+        path: a `.wav` file.
+        sample_rate: the rate that it must have.
+
+    Raises:
+        DataError: if it is missing, damaged, cut off, empty, of another rate, or has other than 16 bits a sample.
+    """
+    try:
+        with wave.open(str(path), "rb") as file:
+            channels, width, rate, count = file.getparams()[:4]
+            content = file.readframes(min(count, path.stat().st_size))  # a damaged file may claim any number
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such sound file") from error
+    except Exception as error:  # a damaged file can make the reader raise anything
+        raise DataError(f"{path}: cannot be read as a PCM .wav file ({str(error) or type(error).__name__})") from error
+    if width != 2 or rate != sample_rate:
+        raise DataError(f"{path}: has {8 * width} bits a sample at {rate} Hz, wanted 16 bits at {sample_rate} Hz")
+    if len(content) < 2 * channels * count:
+        raise DataError(f"{path}: is cut off after {len(content) // (2 * channels)} of {count} samples")
+    if not count:
+        raise DataError(f"{path}: holds no sample")
+    samples: np.ndarray[Any, np.dtype[np.int16]] = (
+        np.frombuffer(content, "<i2").reshape(-1, channels).mean(1).astype(np.int16)
+    )  # [T]
+    return samples
+
+
+def write_wav(path: Path, samples: Tensor, sample_rate: int) -> None:
+    """Writes one channel of 16 bits a sample.
+
+    Args:
+        path: where to.
+        samples: float [T], from -1 to 1.
+        sample_rate: samples a second.
+    """
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes((samples * LARGEST).round().clamp(-LARGEST, LARGEST - 1).to(torch.int16).numpy().astype("<i2").tobytes())

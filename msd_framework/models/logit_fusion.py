@@ -1,0 +1,116 @@
+"""A classifier of each modality of its own, whose logits are averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.distinct import encode_once
+from msd_framework.models.features import Features, prefixed, within
+from msd_framework.ranges import positive
+from msd_framework.registry import MODELS
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+
+
+@MODELS.register("logit_fusion")
+class LogitFusion(MultimodalModel):
+    r"""Unimodal models under one name: shown one modality, it is the model of that one.
+
+    .. math:: z = \frac{1}{|S|} \sum_{m \in S} W_m\, \mathrm{ReLU}(P_m\, \mathrm{encoder}_m(x_m) + c_m) + b_m
+
+    with :math:`S` the modalities that the example has any content of; an example without content has logits 0. The layer
+    `projections.<modality>` has the channels that a teacher may be told to keep.
+
+    Args:
+        encoders: an encoder for each modality, by its name.
+        num_classes: C.
+        hidden_size: channels of each modality's projection.
+        dropout: the share of channels that is dropped before each classifier.
+
+    Raises:
+        ValueError: if there is no encoder, or a size is not positive.
+
+    >>> from msd_framework.models.region_features import RegionFeatures
+    >>> from msd_framework.structures import ModalityInputs
+    >>> model = LogitFusion({"image": RegionFeatures(feature_size=6), "sound": RegionFeatures(feature_size=4)}, num_classes=3)
+    >>> image = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
+    >>> model({"image": image}).logits.shape
+    torch.Size([2, 3])
+    """
+
+    separable: ClassVar[bool] = True
+
+    def __init__(self, encoders: dict[str, Encoder], num_classes: int, hidden_size: int = 64, dropout: float = 0.1):
+        super().__init__()
+        if not encoders:
+            raise ValueError("encoders must name at least one modality, got none")
+        positive(hidden_size=hidden_size)
+        self.modalities = tuple(sorted(encoders))
+        self.num_classes = num_classes
+        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.projections = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(encoders[m].width, hidden_size), nn.ReLU()) for m in self.modalities}
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.classifiers = nn.ModuleDict({m: nn.Linear(hidden_size, num_classes) for m in self.modalities})
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(sorted(options["encoders"]))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        return [text for m, spec in options["encoders"].items() for text in encoder_problems(f"encoders.{m}", spec, m, setting)]
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        specs = options["encoders"]
+        return {**options, "encoders": {m: e.rebuild_spec(specs[m]) for m, e in self.encoders.items() if isinstance(e, Encoder)}}
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        own = self.own(inputs)
+        hidden = {m: encode_once(self.encoders[m], x, partial(self._hidden, m)) for m, x in own.items()}  # [B, D]
+        return self._fused(own, hidden)
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """What each encoder tells, and what each classifier reads as `projected`."""
+        found: dict[str, FeatureKind] = {}
+        for m, encoder in self.encoders.items():
+            assert isinstance(encoder, Encoder)
+            found |= prefixed(m, {**encoder.offered, "projected": "pooled"})
+        return found
+
+    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
+        seen = [self._forward_features(inputs, names) for inputs, names in zip(views, wanted)]
+        return ModelOutput(torch.stack([output.logits for output, _ in seen])), [features for _, features in seen]
+
+    def _forward_features(self, inputs: Inputs, wanted: Collection[str]) -> tuple[ModelOutput, Features]:
+        own = self.own(inputs)
+        seen = {m: encode_once(self.encoders[m], x, partial(self._told, m, within(m, wanted))) for m, x in own.items()}
+        features = {f"{m}.{name}": feature for m, (_, told) in seen.items() for name, feature in told.items()}
+        return self._fused(own, {m: hidden for m, (hidden, _) in seen.items()}), features
+
+    def _told(self, modality: str, wanted: Collection[str], inputs: ModalityInputs) -> tuple[Tensor, Features]:
+        """What a classifier reads, [B, D], and the intermediates that are wanted."""
+        if not wanted:
+            return self._hidden(modality, inputs), {}
+        encoder = self.encoders[modality]
+        assert isinstance(encoder, Encoder)
+        encoded, features = encoder.forward_features(inputs, wanted)
+        hidden = self.projections[modality](encoded.pooled)
+        return hidden, features | ({"projected": Feature(hidden)} if "projected" in wanted else {})
+
+    def _hidden(self, modality: str, inputs: ModalityInputs) -> Tensor:
+        """What a classifier reads of a modality, [B, D]."""
+        hidden: Tensor = self.projections[modality](self.encoders[modality](inputs).pooled)
+        return hidden
+
+    def _fused(self, inputs: Inputs, hidden: Mapping[str, Tensor]) -> ModelOutput:
+        logits = torch.stack([self.classifiers[m](self.dropout(x)) for m, x in hidden.items()])  # [S, B, C]
+        present = torch.stack([x.present for x in inputs.values()])[..., None].to(logits.dtype)  # [S, B, 1]
+        return ModelOutput((present * logits).sum(0) / present.sum(0).clamp(min=1))

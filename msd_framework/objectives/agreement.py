@@ -1,0 +1,74 @@
+"""Learning from labels with each modality alone, and to say the same with all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from msd_framework.losses import default_task_loss
+from msd_framework.losses.base import TaskLoss, at_least_float32
+from msd_framework.maskers.base import Masker, Views
+from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
+from msd_framework.registry import OBJECTIVES
+from msd_framework.structures import FULL, Batch, ModelOutput, Setting, StepOutput, Task
+
+
+@OBJECTIVES.register("agreement")
+class AgreementObjective(Objective):
+    r"""The task loss of each modality alone, and how far their logits are apart.
+
+    .. math:: L = \sum_m \ell(f(x_m), y) + w \sum_{m < n} \frac{1}{C} \lVert f(x_m) - f(x_n) \rVert^2
+
+    averaged over the batch, with :math:`x_m` the example with modality m alone. What is left of a layer that both modalities
+    agree through is what they have in common; the experiment `channel_saliency` looks for it.
+
+    Source: Xue et al., The Modality Focusing Hypothesis, ICLR 2023 (arXiv:2206.06487), Algorithm 1, step 1, with w = 1.
+
+    Args:
+        agree_weight: w.
+        task_loss: what a prediction is compared with its target by; the task's usual one if null.
+        task: how targets are read.
+
+    Raises:
+        ValueError: if the weight is negative.
+    """
+
+    masker: Masker
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        masker: Masker,
+        agree_weight: float = 1.0,
+        task_loss: TaskLoss | None = None,
+        task: Task = "single_label",
+    ):
+        super().__init__()
+        if agree_weight < 0:
+            raise ValueError(f"agree_weight must be 0 or more, got {agree_weight}.")
+        self.model, self.masker, self.agree_weight = model, masker, agree_weight
+        self.task_loss = task_loss or default_task_loss(task)
+
+    def forward(self, batch: Batch) -> StepOutput:
+        shown = Views(self.masker, batch)
+        names = [FULL, *self.model.modalities]
+        full, *alone = at_least_float32(self.model.forward_views([shown[name].inputs for name in names]).logits)  # [B, C] each
+
+        task = torch.stack([self.task_loss(ModelOutput(z), batch.targets) for z in alone]).sum(0)  # [B]
+        apart = torch.stack([(z - other).square().mean(-1) for z, other in combinations(alone, 2)]).sum(0)  # [B]
+
+        loss = (task + self.agree_weight * apart).mean()
+        return StepOutput(loss, {"task": task.detach().mean(), "apart": apart.detach().mean()}, ModelOutput(full))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        taken = setting.student_modalities
+        return (
+            []
+            if len(taken) > 1
+            else [f"agreement is between two modalities or more, and the model takes {', '.join(taken)} alone."]
+        )
