@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.features import KINDS, Features, within
 from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.weights import load_exactly, read_tensors
 from msd_framework.registry import ENCODERS
-from msd_framework.structures import ModalityInputs
+from msd_framework.structures import FeatureKind, ModalityInputs
 
 
 @ENCODERS.register("resnet")
@@ -31,9 +32,10 @@ class ResNet(Encoder):
         weights: a name of torchvision's, such as IMAGENET1K_V1 or DEFAULT, which is downloaded once, or a file of such weights,
             .safetensors or .pth; random if left out.
         freeze_batch_norm: whether the batch norms keep the statistics and scales of the weights.
+        grid_size: rows and columns to which the last grid is averaged, such as [3, 1]; as it is if left out.
 
     Raises:
-        ValueError: if torchvision has no such weights, or the file's do not fit.
+        ValueError: if torchvision has no such weights, if the file's do not fit, or if there are no such grids.
 
     >>> import torch
     >>> images = ModalityInputs(torch.randn(1, 3, 64, 64), torch.ones(1, 1, dtype=torch.bool))
@@ -49,8 +51,12 @@ class ResNet(Encoder):
         name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet18",
         weights: str | None = None,
         freeze_batch_norm: bool = False,
+        grid_size: list[int] | None = None,
     ):
         super().__init__()
+        if grid_size is not None and (len(grid_size) != 2 or min(grid_size) < 1):
+            raise ValueError(f"grid_size must be [rows, columns] of 1 or more, got {grid_size}")
+        self.cells = nn.Identity() if grid_size is None else nn.AdaptiveAvgPool2d((grid_size[0], grid_size[1]))
         network = _network(name, weights, freeze_batch_norm)
         self.width = network.fc.in_features
         self.grid = nn.Sequential(OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc")))
@@ -67,12 +73,36 @@ class ResNet(Encoder):
         Raises:
             ValueError: if a batch norm that learns has a single number of each feature, which has no spread.
         """
+        return self.forward_features(inputs, ())[0]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The cells of the grid after each of the four stages, and their mean."""
+        stages: dict[str, FeatureKind] = {f"{i}.{what}": KINDS[what] for i in range(1, 5) for what in ("hidden", "mean")}
+        return super().offered | stages
+
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
+        grid, stages = visible(inputs.values, inputs.mask), {}
         try:
-            tokens = self.grid(visible(inputs.values, inputs.mask)).flatten(2).transpose(1, 2)  # [B, L, D]
+            for name, module in self.grid.named_children():
+                grid = module(grid)  # [B, D, height, width]
+                if name.startswith("layer"):
+                    stages[name.removeprefix("layer")] = grid
         except ValueError as error:
             raise ValueError(f"{error}; raise training.batch_size or the image's size, or set freeze_batch_norm") from error
-        mask = inputs.mask.expand(tokens.shape[:2])  # [B, L]
-        return Encoded(tokens, mask, masked_mean(tokens, mask))
+        encoded = _cells(self.cells(grid), inputs.mask)
+        found = encoded.features(wanted)
+        for number, grid in stages.items():
+            stage = _cells(grid, inputs.mask).features([f"last.{what}" for what in within(number, wanted)])
+            found |= {f"{number}.{name.removeprefix('last.')}": feature for name, feature in stage.items()}
+        return encoded, found
+
+
+def _cells(grid: Tensor, mask: Tensor) -> Encoded:
+    """The cells of a grid [B, D, height, width] as tokens."""
+    tokens = grid.flatten(2).transpose(1, 2)  # [B, L, D]
+    mask = mask.expand(tokens.shape[:2])  # [B, L]
+    return Encoded(tokens, mask, masked_mean(tokens, mask))
 
 
 def _is_file(weights: str) -> bool:

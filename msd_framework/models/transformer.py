@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from msd_framework.models.dropout import Dropout
 
 
-class SelfAttention(nn.Module):
-    r"""Multi-head attention of a sequence to itself.
+class Attention(nn.Module):
+    r"""What queries read in a sequence of keys and values, with several heads; its projections are those of whoever uses it.
 
     .. math:: \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V
 
@@ -34,16 +34,7 @@ class SelfAttention(nn.Module):
         if num_heads < 1 or hidden_size % num_heads:
             raise ValueError(f"num_heads must divide hidden_size, got {num_heads} heads for {hidden_size} features")
         self.num_heads = num_heads
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """What each position reads [B, L, D] in the positions of a sequence [B, L, D] whose mask [B, L] is True."""
-        read: Tensor = self.output(self.read(self.query(x), self.key(x), self.value(x), mask))  # [B, L, D]
-        return read
 
     def read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """What queries [B, Q, D] read in values [B, L, D] where the mask [B, L] of the keys is True, or everywhere.
@@ -58,8 +49,7 @@ class SelfAttention(nn.Module):
             return self._read(query.to(precise), key.to(precise), value.to(precise), mask)
 
     def _read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        query, key, value = self._heads(query), self._heads(key), self._heads(value)  # [B, heads, Q or L, d]
-        scores = query / query.shape[-1] ** 0.5 @ key.transpose(-1, -2)  # [B, heads, Q, L]
+        scores, value = self.scores(query, key), self._heads(value)  # [B, heads, Q, L], [B, heads, L, d]
         if mask is not None:  # added, since the derivative of that costs nothing
             hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
             scores = scores + hidden[:, None, None, :]
@@ -67,8 +57,36 @@ class SelfAttention(nn.Module):
         read: Tensor = (weights @ value).transpose(1, 2).flatten(2)  # [B, Q, D]
         return read
 
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """How well queries [B, Q, D] fit keys [B, L, D], before any mask: [B, heads, Q, L]."""
+        query, key = self._heads(query), self._heads(key)
+        scores: Tensor = query / query.shape[-1] ** 0.5 @ key.transpose(-1, -2)
+        return scores
+
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+class SelfAttention(Attention):
+    """Multi-head attention of a sequence to itself.
+
+    Args:
+        hidden_size: D.
+        num_heads: into how many heads D is split.
+        dropout: the share of attention weights that is dropped.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__(hidden_size, num_heads, dropout)
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """What each position reads [B, L, D] in the positions of a sequence [B, L, D] whose mask [B, L] is True."""
+        read: Tensor = self.output(self.read(self.query(x), self.key(x), self.value(x), mask))  # [B, L, D]
+        return read
 
 
 class TransformerLayer(nn.Module):
@@ -185,6 +203,13 @@ class Transformer(nn.Module):
         for i, layer in enumerate(self.layers):
             x = layer(x, mask)
             yield self.last_norm(x) if i == last else x
+
+    def trace(self, x: Tensor, mask: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """What `forward` returns, and the sequence [B, L, D] after some layers; 0 is before the first one."""
+        if not layers:
+            return self(x, mask), {}
+        states = [x, *self.hidden_states(x, mask)]
+        return states[-1] if self.layers else self.last_norm(x), {i: states[i] for i in layers}
 
 
 def whole(x: Tensor) -> Tensor:

@@ -1,0 +1,326 @@
+"""A summary of the text and the image's features side by side, and a perceptron on them: the simplest models of both."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.concat_weights import body_tensors, head_tensors
+from msd_framework.models.distinct import encode_once, mixes_examples
+from msd_framework.models.features import SUMMARY, Features
+from msd_framework.models.image_text import image_text_problems, regions_of
+from msd_framework.models.pooling import masked_mean, visible
+from msd_framework.models.published import read_published
+from msd_framework.models.weights import load_exactly
+from msd_framework.ranges import not_negative, positive
+from msd_framework.registry import MODELS
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+
+Made: TypeAlias = dict[int, tuple[ModalityInputs, Tensor]]
+"""Vectors [B, D] by the identity of the inputs they were made of, so that views which show the same share them."""
+
+
+class ConcatModel(MultimodalModel):
+    r"""A perceptron on the text's vector and the image's, side by side; a subclass says what the text's vector is.
+
+    .. math:: z = \mathrm{mlp}([t; v]), \qquad \text{each layer of it } \mathrm{dropout}(\mathrm{ReLU}(\mathrm{norm}(W x + b)))
+
+    and the last one :math:`W x + b` alone. What an example has no content of is zeros, however it was hidden.
+
+    Args:
+        text_width: features of the text's vector.
+        num_classes: C.
+        feature_size: F, features a region.
+        image_encoder: turns pixels into regions; none if the image comes as features.
+        num_regions: the image's vector is so many regions side by side, zeros where masked; their mean if None.
+        num_layers: hidden layers of the perceptron.
+        hidden_size: features of each.
+        dropout: the share of features that is dropped after each.
+        batch_norm: whether each has a batch norm.
+
+    Raises:
+        ValueError: if a size is not positive, or the width of the image's features is not told.
+    """
+
+    modalities = ("image", "text")
+
+    def __init__(
+        self,
+        text_width: int,
+        num_classes: int,
+        feature_size: int | None,
+        image_encoder: Encoder | None,
+        num_regions: int | None,
+        num_layers: int,
+        hidden_size: int,
+        dropout: float,
+        batch_norm: bool,
+    ):
+        super().__init__()
+        width = feature_size if image_encoder is None else image_encoder.width
+        if width is None:
+            raise ValueError("feature_size must be given, or an image_encoder for pixels")
+        positive(feature_size=width, num_regions=num_regions, hidden_size=hidden_size)
+        not_negative(num_layers=num_layers)
+        self.num_classes, self.feature_size, self.num_regions = num_classes, width, num_regions
+        self.text_width, self.image_width = text_width, width * (num_regions or 1)
+        self.image_encoder = image_encoder
+        widths = [self.text_width + self.image_width, *([hidden_size] * num_layers)]
+        hidden = [part for pair in pairwise(widths) for part in _layer(*pair, dropout, batch_norm)]
+        self.classifier = nn.Sequential(*hidden, nn.Linear(widths[-1], num_classes))
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return cls.modalities
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
+
+    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
+        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The text's and the image's vector, and both side by side."""
+        return {"image.pooled": "pooled", "text.pooled": "pooled", SUMMARY: "pooled"}
+
+    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
+        summaries = self.summarise_views(views)
+        features: list[Features] = []
+        for summary, names in zip(summaries, wanted):
+            text, image = summary.split([self.text_width, self.image_width], -1)
+            found = {"image.pooled": Feature(image), "text.pooled": Feature(text), SUMMARY: Feature(summary)}
+            features.append({name: found[name] for name in names})
+        return ModelOutput(self.classify(summaries)), features
+
+    @property
+    def summary_size(self) -> int:
+        return self.text_width + self.image_width
+
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
+        made: Made = {}
+        return torch.stack([self._summary(self.own(view), made) for view in views])  # [V, B, D]
+
+    def classify(self, summary: Tensor) -> Tensor:
+        if summary.ndim > 2:  # one view at a time, since a batch norm would mix them
+            return torch.stack([self.classify(view) for view in summary])
+        logits: Tensor = self.classifier(summary)
+        return logits
+
+    @abstractmethod
+    def text_vector(self, text: ModalityInputs) -> Tensor:
+        """A summary of the text, float [B, text_width]."""
+
+    def image_vector(self, image: ModalityInputs) -> Tensor:
+        """The image's features as one vector, float [B, image_width].
+
+        Raises:
+            ValueError: if there are more regions than stand side by side.
+        """
+        features, mask = regions_of(image, self.image_encoder, self.feature_size)
+        if self.num_regions is None:
+            return masked_mean(features, mask)  # [B, F]
+        missing = self.num_regions - features.shape[1]
+        if missing < 0:
+            raise ValueError(f"an image has {features.shape[1]} regions and num_regions is {self.num_regions}")
+        return F.pad(features, (0, 0, 0, missing)).flatten(1)  # [B, num_regions * F]
+
+    def _summary(self, inputs: Inputs, made: Made) -> Tensor:
+        some = next(iter(inputs.values())).mask
+        parts = (("text", self.text_width, self.text_vector), ("image", self.image_width, self.image_vector))
+        vectors = [self._vector(inputs[m], vector, made) if m in inputs else None for m, _, vector in parts]
+        like = next(v for v in vectors if v is not None)
+        return torch.cat([like.new_zeros(len(some), width) if v is None else v for v, (_, width, _) in zip(vectors, parts)], 1)
+
+    def _mixes_examples(self) -> bool:
+        return any(isinstance(part, Encoder) and mixes_examples(part) for part in self.children())
+
+    def _vector(self, inputs: ModalityInputs, vector: Callable[[ModalityInputs], Tensor], made: Made) -> Tensor:
+        if id(inputs) not in made or self._mixes_examples():
+            made[id(inputs)] = inputs, vector(inputs)
+        return visible(made[id(inputs)][1], inputs.present[:, None])
+
+
+@MODELS.register("concat_bert")
+class ConcatBert(ConcatModel):
+    r"""The summary of a text encoder beside the image's features, numerically that of MMBT's authors and of MMF.
+
+    .. math:: z = \mathrm{mlp}([\mathrm{encoder}(\mathrm{text}); v]), \qquad
+        \text{each layer of it } \mathrm{dropout}(\mathrm{ReLU}(\mathrm{norm}(W x + b)))
+
+    What an example has no content of is zeros in its place, however it was hidden. A batch norm takes one view at a time in
+    training and its running statistics from all of them, so it is off unless asked for.
+
+    Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 4.1, "ConcatBert".
+
+    Args:
+        text_encoder: makes a summary of the text; `bert` for the published model.
+        num_classes: C.
+        feature_size: F, features a region. An image encoder sets it.
+        image_encoder: turns pixels into regions; none if the image comes as features.
+        num_regions: the image's vector is so many regions side by side, zeros where masked; their mean if left out.
+        num_layers: hidden layers of the perceptron; MMF takes 2.
+        hidden_size: features of each.
+        dropout: the share of features that is dropped after each.
+        batch_norm: whether each has a batch norm, as in MMF's weights and the authors'.
+        pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors.
+        pretrained_head: whether the perceptron too is taken from it, which then must have as many classes.
+
+    Raises:
+        ValueError: if a size is not positive, or the weights do not fit.
+
+    >>> from msd_framework.models.text_transformer import TextTransformer
+    >>> model = ConcatBert(TextTransformer(vocab_size=50, hidden_size=8, num_heads=2), num_classes=3, feature_size=6).eval()
+    >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
+    >>> model({"text": text}).logits.shape
+    torch.Size([1, 3])
+    """
+
+    reads = frozenset({"pretrained"})
+
+    def __init__(
+        self,
+        text_encoder: Encoder,
+        num_classes: int,
+        feature_size: int | None = None,
+        image_encoder: Encoder | None = None,
+        num_regions: int | None = None,
+        num_layers: int = 2,
+        hidden_size: int = 768,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+        pretrained: str | None = None,
+        pretrained_head: bool = False,
+    ):
+        super().__init__(
+            text_encoder.width,
+            num_classes,
+            feature_size,
+            image_encoder,
+            num_regions,
+            num_layers,
+            hidden_size,
+            dropout,
+            batch_norm,
+        )
+        self.text_encoder = text_encoder
+        weights = read_published(pretrained) if pretrained is not None else None
+        if weights is not None:
+            parts = ["text_encoder", *(["image_encoder"] if image_encoder is not None else [])]
+            body = nn.ModuleDict({name: self.get_submodule(name) for name in parts})
+            load_exactly(body, body_tensors(weights, body.state_dict()), weights.source)
+        if pretrained_head:
+            load_exactly(self.classifier, head_tensors(weights), f"the classifier in {pretrained}")
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        return [
+            *encoder_problems("text_encoder", options["text_encoder"], "text", setting),
+            *image_text_problems({"image_encoder": options.get("image_encoder")}, setting),
+        ]
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        encoders = {"text_encoder": self.text_encoder, "image_encoder": self.image_encoder}
+        rebuilt = {name: e.rebuild_spec(options[name]) for name, e in encoders.items() if e is not None}
+        return {**options, **rebuilt, "pretrained": None, "pretrained_head": False}
+
+    def text_vector(self, text: ModalityInputs) -> Tensor:
+        pooled: Tensor = encode_once(self.text_encoder, text, lambda x: self.text_encoder(x).pooled)
+        return pooled
+
+
+@MODELS.register("concat_bow")
+class ConcatBow(ConcatModel):
+    r"""The mean of the words' embeddings beside the image's features: no order of words, and no attention.
+
+    .. math:: z = \mathrm{mlp}\Bigl(\Bigl[\frac{1}{n} \sum_{i=1}^{n} \mathrm{word}_i; v\Bigr]\Bigr)
+
+    over the n words that are neither masked nor special. What an example has no content of is zeros in its place, however it was
+    hidden. Published models add the words up (``pool: sum``) and start from GloVe vectors, which are not read here.
+
+    Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 4.1, "ConcatBow".
+
+    Args:
+        num_classes: C.
+        vocab_size: how many word ids there are.
+        embedding_size: features of a word.
+        pool: whether the text's vector is the mean of its words or their sum.
+        feature_size: F, features a region. An image encoder sets it.
+        image_encoder: turns pixels into regions; none if the image comes as features.
+        num_regions: the image's vector is so many regions side by side, zeros where masked; their mean if left out.
+        num_layers: hidden layers of the perceptron; MMF takes 2.
+        hidden_size: features of each.
+        dropout: the share of features that is dropped after each.
+        batch_norm: whether each has a batch norm, as in MMF.
+
+    Raises:
+        ValueError: if a size is not positive.
+
+    >>> model = ConcatBow(num_classes=3, vocab_size=50, feature_size=6).eval()
+    >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
+    >>> model({"text": text}).logits.shape
+    torch.Size([1, 3])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocab_size: int,
+        embedding_size: int = 300,
+        pool: Literal["mean", "sum"] = "mean",
+        feature_size: int | None = None,
+        image_encoder: Encoder | None = None,
+        num_regions: int | None = None,
+        num_layers: int = 2,
+        hidden_size: int = 768,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+    ):
+        positive(vocab_size=vocab_size, embedding_size=embedding_size)
+        super().__init__(
+            embedding_size,
+            num_classes,
+            feature_size,
+            image_encoder,
+            num_regions,
+            num_layers,
+            hidden_size,
+            dropout,
+            batch_norm,
+        )
+        self.embedding = nn.Embedding(vocab_size, embedding_size)
+        nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
+        self.pool = POOLS[pool]
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        return image_text_problems(options, setting)
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        encoder = {} if self.image_encoder is None else {"image_encoder": self.image_encoder.rebuild_spec(options["image_encoder"])}
+        return {**options, **encoder}
+
+    def text_vector(self, text: ModalityInputs) -> Tensor:
+        words = text.mask & ~text.special  # [B, L]
+        return self.pool(self.embedding(text.values.masked_fill(~words, 0)), words)
+
+
+def masked_sum(tokens: Tensor, mask: Tensor) -> Tensor:
+    """The sum [B, D] of the unmasked positions of a sequence [B, L, D]."""
+    return visible(tokens, mask).sum(1)
+
+
+POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": masked_mean, "sum": masked_sum}
+"""How words become one vector."""
+
+
+def _layer(width: int, hidden_size: int, dropout: float, batch_norm: bool) -> list[nn.Module]:
+    norm = [nn.BatchNorm1d(hidden_size)] if batch_norm else []
+    return [nn.Linear(width, hidden_size), *norm, nn.ReLU(), nn.Dropout(dropout)]

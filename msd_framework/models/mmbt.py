@@ -1,0 +1,289 @@
+"""MMBT: BERT, with the image's regions or grid cells put before the words as if they were words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.models.base import Encoded, Encoder, MultimodalModel
+from msd_framework.models.dropout import Dropout
+from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
+from msd_framework.models.heads import HEADS
+from msd_framework.models.image_text import image_text_problems, regions_of
+from msd_framework.models.mmbt_weights import HEAD_PREFIXES, body_tensors, choose_sizes
+from msd_framework.models.packed import Part, pack, read_first, read_layers
+from msd_framework.models.published import load_head, read_published
+from msd_framework.models.transformer import Transformer, bert_initialization
+from msd_framework.models.weights import load_exactly
+from msd_framework.models.word_embeddings import WordEmbeddings
+from msd_framework.ranges import positive
+from msd_framework.registry import MODELS
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+
+
+@MODELS.register("mmbt")
+class Mmbt(MultimodalModel):
+    r"""A multimodal bitransformer, numerically that of its authors and of MMF.
+
+    .. math::
+        x &= [\mathrm{[CLS]};\ W v_1 + b;\ \ldots;\ W v_n + b;\ \mathrm{[SEP]};\ \mathrm{word}_1;\ \ldots;\ \mathrm{word}_m] \\
+        h &= \mathrm{BERT}(x), \quad p = \tanh(W' h_1 + b'), \quad z = \mathrm{head}(\mathrm{dropout}(p))
+
+    where each :math:`x` has its position and its segment added before BERT's layer norm. Positions count from 0 in both parts, that
+    of the image with its [CLS] and [SEP] and that of the text, whose own [CLS] is the one before the image. The image's part has
+    segment 0 and the text 1, as published; MMF has them the other way round. Two sentences of one text have segments 1 and 2, for
+    which `num_segments` must be 3.
+
+    The regions are features [B, L, F] or the tokens of an image encoder; those that are masked are not counted. Without any, only
+    [CLS] is left of the image's part. A hidden text keeps its [SEP]; if it is left out altogether, [SEP] stands at its position 0.
+
+    All views of a batch go through the transformer in one pass without padding (`models/packed.py`), and the last layer computes
+    only what the classifier reads. What views show alike is embedded once for all of them, dropout included. If a modality is left
+    out, what embeds it gets no gradient: under DDP one view of a step must show it.
+
+    Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 3.
+
+    Args:
+        num_classes: C.
+        vocab_size: how many word ids there are; 30522 if neither this nor `pretrained` says.
+        pad_id: the id of [PAD], which has no meaning to learn.
+        feature_size: F, features a region; 2048 if neither this nor `pretrained` says. An image encoder sets it.
+        hidden_size: D; 768 if neither this nor `pretrained` says.
+        num_layers: transformer layers; 12 if neither this nor `pretrained` says.
+        num_heads: heads of each attention; 12 if neither this nor `pretrained` says, which a file of weights alone never does.
+        intermediate_size: features inside each layer's perceptron; 3072 if neither this nor `pretrained` says.
+        max_positions: the longest text, and the most regions and two; 512 if neither this nor `pretrained` says.
+        num_segments: segments that words and regions can have; 2 if neither this nor `pretrained` says.
+        layer_norm_eps: what layer norms add to the variance; 1e-12 if neither this nor `pretrained` says.
+        dropout: the share of features that is dropped.
+        attention_dropout: the share of attention weights that is dropped.
+        image_segment: the segment of the image's part; 1 for MMF's weights.
+        text_segment: the segment of the text, to which its own segments are added; 0 for MMF's weights.
+        head: the classifier, one linear layer as published, or MMF's dense, GELU, layer norm and linear.
+        pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors; or a folder or hub name
+            with transformers' weights of a BERT.
+        pretrained_head: whether the classifier too is taken from the file, which then must have as many classes.
+        image_encoder: turns pixels into regions; none if the image comes as features.
+        cls_id: the id of [CLS].
+        sep_id: the id of [SEP].
+        initializer_range: standard deviation of the initial weights.
+
+    Raises:
+        ValueError: if a size contradicts the pretrained weights, if they do not fit, or if there are no such words or segments.
+
+    >>> model = Mmbt(num_classes=3, vocab_size=50, feature_size=6, hidden_size=8, num_layers=1, num_heads=2, cls_id=2, sep_id=3)
+    >>> text = ModalityInputs(torch.tensor([[2, 7, 9, 3]]), torch.ones(1, 4, dtype=torch.bool))
+    >>> image = ModalityInputs(torch.randn(1, 4, 6), torch.ones(1, 4, dtype=torch.bool))
+    >>> model({"image": image, "text": text}).logits.shape, model({"text": text}).logits.shape
+    (torch.Size([1, 3]), torch.Size([1, 3]))
+    """
+
+    modalities = ("image", "text")
+    reads = frozenset({"pretrained"})
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocab_size: int | None = None,
+        pad_id: int = 0,
+        feature_size: int | None = None,
+        hidden_size: int | None = None,
+        num_layers: int | None = None,
+        num_heads: int | None = None,
+        intermediate_size: int | None = None,
+        max_positions: int | None = None,
+        num_segments: int | None = None,
+        layer_norm_eps: float | None = None,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        image_segment: int = 0,
+        text_segment: int = 1,
+        head: Literal["linear", "transform"] = "linear",
+        pretrained: str | None = None,
+        pretrained_head: bool = False,
+        image_encoder: Encoder | None = None,
+        cls_id: int = 101,
+        sep_id: int = 102,
+        initializer_range: float = 0.02,
+    ):
+        super().__init__()
+        weights = read_published(pretrained) if pretrained is not None else None
+        given = {
+            "vocab_size": vocab_size,
+            "feature_size": feature_size if image_encoder is None else image_encoder.width,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "intermediate_size": intermediate_size,
+            "max_positions": max_positions,
+            "num_segments": num_segments,
+            "layer_norm_eps": layer_norm_eps,
+        }
+        self.sizes = sizes = choose_sizes(given, weights)
+        positive(**asdict(sizes))
+        for name, value, size in (
+            ("cls_id", cls_id, sizes.vocab_size),
+            ("sep_id", sep_id, sizes.vocab_size),
+            ("image_segment", image_segment, sizes.num_segments),
+            ("text_segment", text_segment, sizes.num_segments),
+        ):
+            if not 0 <= value < size:
+                raise ValueError(f"{name} must be in 0..{size - 1}, got {value}")
+        self.num_classes = num_classes
+        self.image_segment, self.text_segment = image_segment, text_segment
+        self.embeddings = WordEmbeddings(
+            sizes.vocab_size,
+            sizes.hidden_size,
+            sizes.max_positions,
+            sizes.num_segments,
+            dropout,
+            pad_id,
+            (cls_id, sep_id),
+            sizes.layer_norm_eps,
+        )
+        self.image_projection = nn.Linear(sizes.feature_size, sizes.hidden_size)
+        self.encoder = Transformer(
+            sizes.num_layers,
+            sizes.hidden_size,
+            sizes.num_heads,
+            sizes.intermediate_size,
+            dropout,
+            attention_dropout,
+            layer_norm_eps=sizes.layer_norm_eps,
+        )
+        self.pooler = nn.Linear(sizes.hidden_size, sizes.hidden_size)
+        self.dropout = Dropout(dropout)
+        self.head = HEADS[head](sizes.hidden_size, num_classes, sizes.layer_norm_eps)
+        self.apply(bert_initialization(initializer_range))
+        self.image_encoder = image_encoder
+        if weights is not None:
+            body = self._body()
+            load_exactly(body, body_tensors(weights, body.state_dict()), weights.source)
+        if pretrained_head:
+            load_head(self.head, weights, HEAD_PREFIXES)
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return cls.modalities
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        return image_text_problems(options, setting)
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        encoder = {} if self.image_encoder is None else {"image_encoder": self.image_encoder.rebuild_spec(options["image_encoder"])}
+        return {**options, **asdict(self.sizes), **encoder, "pretrained": None, "pretrained_head": False}
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
+
+    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
+        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """Layers of the whole sequence and of either modality's part of it, to which [CLS] and [SEP] do not belong."""
+        layers, of_modality = self.sizes.num_layers, [what for what in KINDS if what != "cls"]
+        parts = layer_features("image", layers, of_modality) | layer_features("text", layers, of_modality)
+        return layer_features(FUSED, layers) | {SUMMARY: "pooled"} | parts
+
+    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
+        if not any(wanted):
+            return self.forward_views(views), [{} for _ in views]
+        parts = self._parts(views)
+        embeddings, rows = pack(parts, self.encoder.token_cost)
+        layers = layers_of(name for names in wanted for name in names)
+        first, packed = read_layers(self.encoder, self.embeddings.finish(embeddings), rows, rows.place, layers)
+        states = {layer: rows.unpack(x) for layer, x in packed.items()}  # [B, L, D] of each view
+        summaries = self._pool(first).view(len(views), -1, self.sizes.hidden_size)  # [V, B, D]
+        features: list[Features] = []
+        for v, (view, of_view, names) in enumerate(zip(views, parts, wanted)):
+            mask = torch.cat([part.mask for part in of_view], 1)  # [B, L]
+            trace = Trace(self.encoder, {layer: found[v] for layer, found in states.items()}, mask, self.spans(view, mask))
+            features.append(trace.features(names) | ({SUMMARY: Feature(summaries[v])} if SUMMARY in names else {}))
+        return ModelOutput(self.classify(summaries)), features
+
+    def spans(self, view: Inputs, mask: Tensor) -> dict[str, Span]:
+        """Where either modality stands in the sequence of a view, of its mask [B, L]."""
+        text, end = self._text(view), mask.shape[1]
+        words = end - text.mask.shape[1] + 1  # the first word that is not [CLS]
+        image = {"image": Span(1, words - 1, mask[:, 1 : words - 1])} if "image" in view else {}
+        return {FUSED: Span(0, end, mask), "text": Span(words, end, (text.mask & ~text.special)[:, 1:]), **image}
+
+    @property
+    def summary_size(self) -> int:
+        return self.sizes.hidden_size
+
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
+        embeddings, rows = pack(self._parts(views), self.encoder.token_cost)
+        first = read_first(self.encoder, self.embeddings.finish(embeddings), rows, rows.place)  # [V * B, D]
+        return self._pool(first).view(len(views), -1, self.sizes.hidden_size)  # [V, B, D]
+
+    def classify(self, summary: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(summary))
+        return logits
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        """The sequence after the last layer, the image's part first, and its pooled summary; padded."""
+        sequence, mask = self.embed(inputs)
+        hidden = self.encoder(sequence, mask)  # [B, L, D]
+        return Encoded(hidden, mask, self._pool(hidden[:, 0]))
+
+    def embed(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The sequence that the transformer reads, float [B, L, D], and its mask, bool [B, L]; the image's part comes first."""
+        (parts,) = self._parts([inputs])
+        embedded = torch.cat([part.embed(*part.contents) for part in parts], 1)
+        return self.embeddings.finish(embedded), torch.cat([part.mask for part in parts], 1)
+
+    def _body(self) -> nn.ModuleDict:
+        names = ["embeddings", "image_projection", "encoder", "pooler", *(["image_encoder"] if self.image_encoder else [])]
+        return nn.ModuleDict({name: self.get_submodule(name) for name in names})
+
+    def _pool(self, first: Tensor) -> Tensor:
+        return torch.tanh(self.pooler(first))
+
+    def _parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
+        own = [self.own(view) for view in views]
+        images = {id(view["image"]): view["image"] for view in own if "image" in view}
+        seen = {i: self._image_parts(image) for i, image in images.items()}  # an image encoder runs once an image
+        return [
+            [self._begin(view), *(seen[id(view["image"])] if "image" in view else []), self._word_part(self._text(view))]
+            for view in own
+        ]
+
+    def _begin(self, inputs: Inputs) -> Part:
+        mask = next(iter(inputs.values())).mask
+        return self._mark(0, torch.zeros_like(mask[:, :1], dtype=torch.long), torch.ones_like(mask[:, :1]))
+
+    def _image_parts(self, image: ModalityInputs) -> list[Part]:
+        features, mask = regions_of(image, self.image_encoder, self.sizes.feature_size)
+        if mask.shape[1] + 2 > self.sizes.max_positions:
+            raise ValueError(f"an image has {mask.shape[1]} regions and this model takes {self.sizes.max_positions - 2}")
+        counted = mask.cumsum(1)  # [B, L]; the first region that is not masked has position 1
+        regions = Part((features,), mask, (features, counted), self._regions)
+        return [regions, self._mark(1, mask.sum(1, keepdim=True) + 1, mask.any(1, keepdim=True))]
+
+    def _regions(self, features: Tensor, positions: Tensor) -> Tensor:
+        """Regions [.., F] at positions [..] to the sums of their embeddings [.., D]."""
+        segment = self.embeddings.segment.weight[self.image_segment]
+        embedded: Tensor = self.image_projection(features) + self.embeddings.position(positions) + segment
+        return embedded
+
+    def _mark(self, which: int, positions: Tensor, mask: Tensor) -> Part:
+        """[CLS] or [SEP] of the image's part, [B, 1]."""
+        ids = self.embeddings.marks[which].expand_as(positions)
+        return Part((ids,), mask, (ids, positions, torch.full_like(positions, self.image_segment)), self.embeddings.words)
+
+    def _word_part(self, text: ModalityInputs) -> Part:
+        e, ids = self.embeddings, text.values
+        made_of = (ids, text.extras.get("positions"), text.extras.get("segments"))
+        positions, segments = e.positions(text).expand(ids.shape) - 1, e.segments(text) + self.text_segment
+        contents = (ids[:, 1:], positions[:, 1:].clamp(min=0), segments[:, 1:])
+        return Part(made_of, text.mask[:, 1:], contents, e.words)
+
+    def _text(self, inputs: Inputs) -> ModalityInputs:
+        return inputs["text"] if "text" in inputs else self.embeddings.empty(len(inputs["image"].mask))

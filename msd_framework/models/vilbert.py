@@ -1,0 +1,363 @@
+"""ViLBERT: a transformer for the words and one for the regions of an image, which read in each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import reduce
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.models.base import Encoder, MultimodalModel
+from msd_framework.models.co_attention import Connection, CrossAttentionLayer, Stream
+from msd_framework.models.dropout import Dropout
+from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, layers_of, parsed, within
+from msd_framework.models.heads import HEADS
+from msd_framework.models.image_text import image_text_problems, regions_of
+from msd_framework.models.pooling import masked_mean
+from msd_framework.models.published import load_head, read_published
+from msd_framework.models.transformer import TransformerLayer, bert_initialization
+from msd_framework.models.vilbert_weights import LAYER_NORM_EPS, StreamSizes, VilbertSizes, body_tensors
+from msd_framework.models.weights import load_exactly
+from msd_framework.models.word_embeddings import WordEmbeddings
+from msd_framework.registry import MODELS
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+
+Made: TypeAlias = dict[int, tuple[ModalityInputs, Stream]]
+"""Streams by the identity of the inputs they were made of, so that views which show the same share them."""
+
+FUSIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {"mul": (torch.mul, 1.0), "sum": (torch.add, 0.0)}
+"""How two summaries become one, and the summary that changes nothing."""
+
+
+WHATS: dict[str, Callable[[Stream, Tensor], Feature]] = {
+    "hidden": lambda stream, mask: hidden_feature(stream.x, mask),
+    "mean": lambda stream, mask: Feature(masked_mean(stream.x, mask)),
+    "cls": lambda stream, mask: Feature(stream.first),
+}
+"""What a layer of either stream has, of the positions that hold something of its modality."""
+
+
+class RegionEmbeddings(nn.Module):
+    r"""Regions as ViLBERT reads them: what each shows and where.
+
+    .. math:: e = \mathrm{dropout}(\mathrm{norm}(W v + b + W' [x_1, y_1, x_2, y_2, a] + b'))
+
+    with the box's corners and area as shares of the image's width, height and area. A region without a box has that of the
+    whole image, [0, 0, 1, 1, 1], and so has every token of an image encoder.
+
+    Args:
+        feature_size: features a region.
+        hidden_size: D.
+        dropout: the share of features that is dropped.
+
+    >>> regions = RegionEmbeddings(feature_size=6, hidden_size=8, dropout=0.1)
+    >>> regions(torch.zeros(2, 3, 6), torch.rand(2, 3, 5)).shape, regions(torch.zeros(2, 3, 6), None).shape
+    (torch.Size([2, 3, 8]), torch.Size([2, 3, 8]))
+    """
+
+    def __init__(self, feature_size: int, hidden_size: int, dropout: float):
+        super().__init__()
+        self.feature = nn.Linear(feature_size, hidden_size)
+        self.location = nn.Linear(5, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, LAYER_NORM_EPS)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
+        """Regions [B, L, F] with boxes [B, L, 4 or 5] to embeddings [B, L, D]."""
+        whole = features.new_tensor([0.0, 0.0, 1.0, 1.0, 1.0])
+        location = whole if boxes is None else with_area(boxes).to(features.dtype)
+        embedded: Tensor = self.dropout(self.norm(self.feature(features) + self.location(location)))
+        return embedded
+
+
+def with_area(boxes: Tensor) -> Tensor:
+    """Boxes [.., 4 or 5] as corners and area, [.., 5].
+
+    Raises:
+        ValueError: if they are something else.
+
+    >>> with_area(torch.tensor([0.0, 0.5, 0.5, 1.0])).tolist()
+    [0.0, 0.5, 0.5, 1.0, 0.25]
+    """
+    if boxes.shape[-1] not in (4, 5):
+        raise ValueError(f"boxes must be [x1, y1, x2, y2] or [x1, y1, x2, y2, area], got {boxes.shape[-1]} numbers a box")
+    x1, y1, x2, y2 = boxes[..., :4].unbind(-1)
+    return boxes if boxes.shape[-1] == 5 else torch.cat([boxes, ((x2 - x1) * (y2 - y1))[..., None]], -1)
+
+
+@MODELS.register("vilbert")
+class Vilbert(MultimodalModel):
+    r"""ViLBERT, numerically that of its authors and of MMF.
+
+    .. math::
+        t &= \mathrm{ReLU}(W_t\, h^\mathrm{text}_1 + b_t), \quad v = \mathrm{ReLU}(W_v\, h^\mathrm{image}_1 + b_v) \\
+        z &= \mathrm{head}(\mathrm{dropout}(t \odot v))
+
+    with :math:`h` the streams after their last layers. The last `num_connections` layers of either stream each have a connection
+    before them, in which the words read in the regions and the regions in the words. The published model has 12 layers for words,
+    6 for regions and 6 connections: before text layers 6 to 11 and image layers 0 to 5.
+
+    Regions are features [B, L, F] with ``extras["boxes"]``, [B, L, 4 or 5] as shares of the image, or the tokens that an image
+    encoder makes of pixels. Of words, the first is [CLS]; of regions, the first one that is not masked is pooled, which in the
+    authors' features is the whole image.
+
+    Of an example without any position in one stream, the other one reads zeros in the connections, and is alone in the fusion:
+    :math:`t \odot v` becomes t, or v. So a text-only view does not have the same answer for all, as it would with v = 0. A
+    hidden text keeps [CLS] and [SEP]; if it is left out altogether, they stand in for it at positions 0 and 1.
+
+    What several views show alike goes through the layers before the first connection once for all of them, dropout included. If a
+    modality is left out of the inputs, its stream does not run and gets no gradient: under DDP one view of a step must show it.
+
+    Source: Lu et al., ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations, NeurIPS 2019.
+
+    Args:
+        num_classes: C.
+        vocab_size: how many word ids there are; 30522 if neither this nor `pretrained` says.
+        pad_id: the id of [PAD], which has no meaning to learn.
+        feature_size: F, features a region; 2048 if neither this nor `pretrained` says. An image encoder sets it.
+        hidden_size: features of the text stream; 768 if neither this nor `pretrained` says.
+        num_layers: layers of the text stream; 12 if neither this nor `pretrained` says.
+        num_heads: heads of its attentions; 12 if neither this nor `pretrained` says, which a file of weights alone never does.
+        intermediate_size: features inside its perceptrons; 3072 if neither this nor `pretrained` says.
+        max_positions: the longest text; 512 if neither this nor `pretrained` says.
+        num_segments: segments that words can have; 2 if neither this nor `pretrained` says.
+        image_hidden_size: features of the image stream; 1024 if neither this nor `pretrained` says.
+        image_num_layers: layers of the image stream; 6 if neither this nor `pretrained` says.
+        image_num_heads: heads of its attentions; 8 if this does not say.
+        image_intermediate_size: features inside its perceptrons; 1024 if neither this nor `pretrained` says.
+        co_hidden_size: features of the connections and of both summaries; 1024 if neither this nor `pretrained` says.
+        co_num_heads: heads of the connections; 8 if this does not say.
+        num_connections: how many there are; 6 if neither this nor `pretrained` says.
+        dropout: the share of features that is dropped.
+        attention_dropout: the share of attention weights that is dropped.
+        fusion: how the two summaries become one, mul or sum.
+        head: the classifier, one linear layer or MMF's dense, GELU, layer norm and linear.
+        pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors; or a folder or hub name
+            with transformers' weights of a BERT, with which the text stream begins.
+        pretrained_head: whether the classifier too is taken from `pretrained`, a file of MMF's, with as many classes.
+        image_encoder: turns pixels into regions; none if the image comes as features.
+        cls_id: the id of [CLS], used only where the text is left out.
+        sep_id: the id of [SEP], used only where the text is left out.
+        initializer_range: standard deviation of the initial weights.
+
+    Raises:
+        ValueError: if a size contradicts the pretrained weights, or if they do not fit.
+
+    >>> sizes = dict(hidden_size=8, num_layers=2, num_heads=2, intermediate_size=16, image_hidden_size=12, image_num_layers=1)
+    >>> sizes |= dict(image_num_heads=2, image_intermediate_size=16, co_hidden_size=4, co_num_heads=2, num_connections=1)
+    >>> model = Vilbert(num_classes=3, vocab_size=50, feature_size=6, **sizes)
+    >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
+    >>> image = ModalityInputs(torch.randn(1, 4, 6), torch.ones(1, 4, dtype=torch.bool), {"boxes": torch.rand(1, 4, 5)})
+    >>> model({"image": image, "text": text}).logits.shape, model({"text": text}).logits.shape
+    (torch.Size([1, 3]), torch.Size([1, 3]))
+    """
+
+    modalities = ("image", "text")
+    reads = frozenset({"pretrained"})
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocab_size: int | None = None,
+        pad_id: int = 0,
+        feature_size: int | None = None,
+        hidden_size: int | None = None,
+        num_layers: int | None = None,
+        num_heads: int | None = None,
+        intermediate_size: int | None = None,
+        max_positions: int | None = None,
+        num_segments: int | None = None,
+        image_hidden_size: int | None = None,
+        image_num_layers: int | None = None,
+        image_num_heads: int | None = None,
+        image_intermediate_size: int | None = None,
+        co_hidden_size: int | None = None,
+        co_num_heads: int | None = None,
+        num_connections: int | None = None,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        fusion: Literal["mul", "sum"] = "mul",
+        head: Literal["linear", "transform"] = "transform",
+        pretrained: str | None = None,
+        pretrained_head: bool = False,
+        image_encoder: Encoder | None = None,
+        cls_id: int = 101,
+        sep_id: int = 102,
+        initializer_range: float = 0.02,
+    ):
+        super().__init__()
+        weights = read_published(pretrained) if pretrained is not None else None
+        given = {
+            "vocab_size": vocab_size,
+            "feature_size": feature_size if image_encoder is None else image_encoder.width,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "intermediate_size": intermediate_size,
+            "max_positions": max_positions,
+            "num_segments": num_segments,
+            "image_hidden_size": image_hidden_size,
+            "image_num_layers": image_num_layers,
+            "image_num_heads": image_num_heads,
+            "image_intermediate_size": image_intermediate_size,
+            "co_hidden_size": co_hidden_size,
+            "co_num_heads": co_num_heads,
+            "num_connections": num_connections,
+        }
+        self.sizes = s = VilbertSizes.choose(given, weights)
+        self.num_classes = num_classes
+        dropouts = (dropout, attention_dropout)
+        self.embeddings = WordEmbeddings(
+            s.vocab_size, s.hidden_size, s.max_positions, s.num_segments, dropout, pad_id, (cls_id, sep_id), LAYER_NORM_EPS
+        )
+        self.image_embeddings = RegionEmbeddings(s.feature_size, s.image_hidden_size, dropout)
+        self.text_layers = nn.ModuleList(_layer(s.text, dropouts) for _ in range(s.num_layers))
+        self.image_layers = nn.ModuleList(_layer(s.image, dropouts) for _ in range(s.image_num_layers))
+        self.connections = nn.ModuleList(
+            Connection(_half(s.text, s.image, s, dropouts), _half(s.image, s.text, s, dropouts)) for _ in range(s.num_connections)
+        )
+        self.text_pooler = nn.Linear(s.hidden_size, s.co_hidden_size)
+        self.image_pooler = nn.Linear(s.image_hidden_size, s.co_hidden_size)
+        self.fuse, self.neutral = FUSIONS[fusion]
+        self.dropout = Dropout(dropout)
+        self.head = HEADS[head](s.co_hidden_size, num_classes, LAYER_NORM_EPS)
+        self.apply(bert_initialization(initializer_range))
+        self.image_encoder = image_encoder
+        if weights is not None:
+            body = self._body()
+            load_exactly(body, body_tensors(weights, body.state_dict()), weights.source)
+        if pretrained_head:
+            load_head(self.head, weights)
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return cls.modalities
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        return image_text_problems(options, setting)
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        encoder = {} if self.image_encoder is None else {"image_encoder": self.image_encoder.rebuild_spec(options["image_encoder"])}
+        return {**options, **asdict(self.sizes), **encoder, "pretrained": None, "pretrained_head": False}
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
+
+    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
+        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
+
+    @property
+    def summary_size(self) -> int:
+        return self.sizes.co_hidden_size
+
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
+        return torch.stack([self.summarise(*streams) for streams in self.streams(views, (), ())])  # [V, B, D]
+
+    def classify(self, summary: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(summary))
+        return logits
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The states of either stream after each of its layers; `cls` is the position that is pooled, [CLS] or the first region."""
+        text, image = (
+            layer_features(m, n, WHATS) for m, n in (("text", self.sizes.num_layers), ("image", self.sizes.image_num_layers))
+        )
+        return image | text | {SUMMARY: "pooled"}
+
+    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
+        names = [name for of_view in wanted for name in of_view]
+        streams = self.streams(views, *(layers_of(within(m, names)) for m in ("text", "image")))
+        summaries = torch.stack([self.summarise(*pair) for pair in streams])  # [V, B, D]
+        features = [_features(*found) for found in zip(views, wanted, streams, summaries)]
+        return ModelOutput(self.classify(summaries)), features
+
+    def streams(
+        self, views: Sequence[Inputs], text_keeps: Collection[int], image_keeps: Collection[int]
+    ) -> list[tuple[Stream, Stream | None]]:
+        """Text and image of each view after the last layers.
+
+        Args:
+            views: V views of the same examples.
+            text_keeps: the layers after which the text is kept.
+            image_keeps: the layers after which the image is kept.
+        """
+        made: Made = {}
+
+        def once(
+            inputs: ModalityInputs, begin: Callable[[ModalityInputs, Collection[int]], Stream], keep: Collection[int]
+        ) -> Stream:
+            if id(inputs) not in made:
+                made[id(inputs)] = inputs, begin(inputs, keep)
+            return made[id(inputs)][1]
+
+        found = []
+        for own in map(self.own, views):
+            text = own["text"] if "text" in own else self.embeddings.empty(len(own["image"].mask))
+            image = once(own["image"], self._begin_image, image_keeps) if "image" in own else None
+            found.append(self.connect(once(text, self._begin_text, text_keeps), image))
+        return found
+
+    def connect(self, text: Stream, image: Stream | None) -> tuple[Stream, Stream | None]:
+        """Text and image after the last layers: each connection, and the layer of either stream that follows it."""
+        num = self.sizes.num_connections
+        for connection, text_layer, image_layer in zip(self.connections, self.text_layers[-num:], self.image_layers[-num:]):
+            text, image = connection(text, image)
+            text, image = text.through(text_layer), None if image is None else image.through(image_layer)
+        return text, image
+
+    def summarise(self, text: Stream, image: Stream | None) -> Tensor:
+        """The fused summaries of both streams, float [B, D]; a stream that an example lacks changes nothing."""
+        summaries = [self._pool(self.text_pooler, text)]
+        if image is not None:
+            summaries.append(self._pool(self.image_pooler, image))
+        return reduce(self.fuse, summaries)
+
+    def _pool(self, pooler: nn.Module, stream: Stream) -> Tensor:
+        pooled: Tensor = torch.relu(pooler(stream.first))  # [B, D]
+        return pooled.masked_fill(~stream.present[:, None], self.neutral)
+
+    def _begin_text(self, text: ModalityInputs, keep: Collection[int]) -> Stream:
+        return self._alone(self.text_layers, Stream.begin(self.embeddings(text), text.mask, keep))
+
+    def _begin_image(self, image: ModalityInputs, keep: Collection[int]) -> Stream:
+        features, mask = regions_of(image, self.image_encoder, self.sizes.feature_size)
+        boxes = image.extras.get("boxes") if self.image_encoder is None else None
+        return self._alone(self.image_layers, Stream.begin(self.image_embeddings(features, boxes), mask, keep))
+
+    def _alone(self, layers: nn.ModuleList, stream: Stream) -> Stream:
+        for layer in list(layers)[: -self.sizes.num_connections]:
+            stream = stream.through(layer)
+        return stream
+
+    def _body(self) -> nn.ModuleDict:
+        names = ("embeddings", "image_embeddings", "text_layers", "image_layers", "connections", "text_pooler", "image_pooler")
+        return nn.ModuleDict({name: self.get_submodule(name) for name in names})
+
+
+def _features(view: Inputs, wanted: Collection[str], streams: tuple[Stream, Stream | None], summary: Tensor) -> Features:
+    """What was wanted of a view, of the streams that it has."""
+    text, image = streams
+    own = text.mask & ~view["text"].special if "text" in view else torch.zeros_like(text.mask)  # [B, L]
+    parts = {"text": (text, own)} | ({} if image is None else {"image": (image, image.mask)})
+    found = {SUMMARY: Feature(summary)} if SUMMARY in wanted else {}
+    for name in wanted:
+        part, layer, what = parsed(name)
+        if layer is not None and part in parts:
+            stream, mask = parts[part]
+            found[name] = WHATS[what](replace(stream, x=stream.states[layer]), mask)
+    return found
+
+
+def _layer(stream: StreamSizes, dropouts: tuple[float, float]) -> TransformerLayer:
+    return TransformerLayer(stream.width, stream.num_heads, stream.intermediate_size, *dropouts, layer_norm_eps=LAYER_NORM_EPS)
+
+
+def _half(own: StreamSizes, other: StreamSizes, sizes: VilbertSizes, dropouts: tuple[float, float]) -> CrossAttentionLayer:
+    """One stream's half of a connection."""
+    co = (sizes.co_hidden_size, sizes.co_num_heads)
+    return CrossAttentionLayer(own.width, own.intermediate_size, other.width, *co, *dropouts, LAYER_NORM_EPS)
