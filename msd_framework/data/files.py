@@ -27,11 +27,24 @@ class DataFolder:
             DataError: if it leaves it, see `inside`.
         """
         head, slash, name = relative.rpartition("/")
-        doubtful = self._doubtful.get(head + slash)
-        if doubtful is None:
-            doubtful = self._doubtful[head + slash] = self._look(head + slash)
-        if name in doubtful or "\0" in name:
+        if name in self._doubtful_in(head + slash) or "\0" in name:
             inside(self.root, relative)
+
+    def is_sure_of(self, relatives: Sequence[str]) -> bool:
+        """Whether it is beyond doubt that all of these paths stay in the folder."""
+        if "\0" in "".join(relatives):
+            return False
+        folders = {relative[: relative.rfind("/") + 1] for relative in relatives}
+        doubtful = {folder: self._doubtful_in(folder) for folder in folders}
+        return all(
+            isinstance(names, set) and {folder + name for name in names}.isdisjoint(relatives) for folder, names in doubtful.items()
+        )
+
+    def _doubtful_in(self, folder: str) -> Container[str]:
+        doubtful = self._doubtful.get(folder)
+        if doubtful is None:
+            doubtful = self._doubtful[folder] = self._look(folder)
+        return doubtful
 
     def _look(self, folder: str) -> Container[str]:
         """The names in a folder that may lead out of it: links, and all of them if the folder itself may not be within the root."""
@@ -65,6 +78,20 @@ def inside(root: Path, relative: str) -> Path:
     return root / relative
 
 
+def find_layout(root: Path, file: str) -> tuple[Path, Path]:
+    """Where a file of annotations lies, and the folder of the images that go with it: as published, or as MMF keeps them.
+
+    Args:
+        root: the data set's folder.
+        file: the name of the file.
+
+    Returns:
+        What is there; where the publisher has them if nothing is.
+    """
+    found = [(root / annotations / file, root / images) for annotations, images in _LAYOUTS]
+    return next((layout for layout in found if layout[0].is_file()), found[0])
+
+
 def missing(file: Path, page: str, tree: Sequence[str]) -> list[str]:
     """A sentence that says where to get a file and how its folder must look, or nothing if it is there."""
     if file.is_file():
@@ -84,4 +111,5 @@ class _Everything(Container[str]):
         return True
 
 
+_LAYOUTS = (("", ""), ("annotations", "images"), ("defaults/annotations", "defaults/images"))
 _MAX_FOLDERS = 1024

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from torch import Tensor
+
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.files import DataFolder, missing, unknown_split
-from msd_framework.data.json_lines import JsonLine, JsonLines
+from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
+from msd_framework.data.json_lines import JsonLines
+from msd_framework.data.rows import Record, Row, all_labels, all_texts
 from msd_framework.errors import DataError
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
+from msd_framework.writing import draft
 
 ROOT = "data/hateful_memes"
 PAGE = "https://hatefulmemeschallenge.com"
+SHARED = ({"dev", "dev_seen", "dev_unseen"}, {"test", "test_seen"})
+"""Splits that have memes in common: those of the first phase are the later seen ones; dev_seen and dev_unseen share 400."""
 
 
 class _Row(NamedTuple):
@@ -31,13 +38,15 @@ class HatefulMemes(MultimodalDataset):
     A line of ``<split>.jsonl`` is ``{"id": 42953, "img": "img/42953.png", "label": 0, "text": "..."}``. A split whose name
     begins with ``test`` may be blind: its lines have no ``label``, and its examples no target. An extra ``decided_by`` is
     kept with the predictions. ``dev`` and ``test`` are those of the first phase of the challenge; ``dev_seen`` and
-    ``dev_unseen`` share 400 memes, so never train on one and report the other.
+    ``dev_unseen`` share 400 memes, so a run that uses both is refused unless ``allow_overlap``.
 
     Args:
         split: which of the splits to read.
-        root: the folder that holds the split's jsonl file and `img/`.
+        root: the folder that holds the split's jsonl file and `img/`; or MMF's folder of the data set.
+        allow_overlap: whether a run may use two splits that have memes in common.
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
+        unlabelled: whether lines of any split may have no ``label``.
 
     Attributes:
         skipped: a sentence for each line that was left out.
@@ -56,14 +65,33 @@ class HatefulMemes(MultimodalDataset):
 
     splits: ClassVar[tuple[str, ...]] = ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen", "dev", "test")
 
-    def __init__(self, split: str, root: str = ROOT, max_examples: int | None = None, on_error: Literal["raise", "skip"] = "raise"):
+    published: ClassVar[Mapping[str, int]] = {
+        "train": 8500,
+        "dev_seen": 500,
+        "dev_unseen": 540,
+        "test_seen": 1000,
+        "test_unseen": 2000,
+        "dev": 500,
+        "test": 1000,
+    }
+
+    def __init__(
+        self,
+        split: str,
+        root: str = ROOT,
+        allow_overlap: bool = False,
+        max_examples: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        unlabelled: bool = False,
+    ):
         if max_examples is not None and max_examples < 1:
             raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
         problems = self.check({"root": root}, split)
         if problems:
             raise DataError(" ".join(problems))
-        self.folder, self.blind = DataFolder(Path(root)), split.startswith("test")
-        self.lines = JsonLines(self.folder.root / f"{split}.jsonl", "id", self._row, on_error, max_examples)
+        file, images = find_layout(Path(root), f"{split}.jsonl")
+        self.split, self.folder, self.blind = split, DataFolder(images), unlabelled or split.startswith("test")
+        self.lines = JsonLines(file, "id", self._row, on_error, max_examples, self._is_sure_of)
         self.skipped = self.lines.skipped
 
     @classmethod
@@ -73,8 +101,33 @@ class HatefulMemes(MultimodalDataset):
     @classmethod
     def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
         unknown = unknown_split("hateful_memes", split, cls.splits)
-        file = Path(options.get("root", ROOT)) / f"{split}.jsonl"
+        file, _ = find_layout(Path(options.get("root", ROOT)), f"{split}.jsonl")
         return unknown or missing(file, PAGE, [f"{split}.jsonl", "img/<id>.png"])
+
+    @classmethod
+    def check_together(cls, options: Mapping[str, Any], splits: Mapping[str, str]) -> dict[str, str]:
+        """Splits that have memes in common."""
+        found: dict[str, str] = {}
+        for use, split in splits.items():
+            for other, before in splits.items():
+                if other == use or options.get("allow_overlap"):
+                    break
+                if split != before and any({split, before} <= shared for shared in SHARED):
+                    found[use] = (
+                        f"{split} has memes in common with {before}, which is data.{other}: a score on it says less than it seems "
+                        "to. Name another split, or set data.dataset.allow_overlap=true and say so."
+                    )
+        return found
+
+    def write_submission(self, folder: Path, places: Sequence[int], logits: Tensor) -> Path:
+        """Writes ``id,proba,label`` as the challenge takes it: the probability of being hateful, and whether it is above 0.5."""
+        path = folder / f"submission_{self.split}.csv"
+        with draft(path) as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "proba", "label"])
+            for place, hateful in zip(places, logits.double().softmax(-1)[:, 1].tolist()):
+                writer.writerow([self.lines[place].identifier("id"), f"{hateful:.6f}", int(hateful > 0.5)])
+        return path
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -88,10 +141,21 @@ class HatefulMemes(MultimodalDataset):
     def fingerprint(self) -> str:
         return self.lines.fingerprint
 
-    def _row(self, line: JsonLine) -> _Row:
+    def _row(self, line: Row) -> _Row:
         return _Row(
             line.text("text"),
             line.path(self.folder, line.text("img")),
             None if self.blind and "label" not in line.record else line.label("label", (0, 1)),
             {"decided_by": line.text("decided_by")} if "decided_by" in line.record else {},
+        )
+
+    def _is_sure_of(self, records: Sequence[Record]) -> bool:
+        """Whether `_row` would refuse none of many records; quicker than to ask it."""
+        images, labels = [r["img"] for r in records], [r["label"] for r in records if not (self.blind and "label" not in r)]
+        return (
+            all_texts([r["text"] for r in records])
+            and all_texts([r["decided_by"] for r in records if "decided_by" in r])
+            and all_texts(images)
+            and self.folder.is_sure_of(images)
+            and all_labels(labels, (0, 1))
         )

@@ -12,7 +12,8 @@ import numpy as np
 
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.files import DataFolder, missing, unknown_split
-from msd_framework.data.json_lines import JsonLine, JsonLines
+from msd_framework.data.json_lines import JsonLines
+from msd_framework.data.rows import Row
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
@@ -82,7 +83,7 @@ class NLVR(MultimodalDataset):
         held_out, directories = set(hold_out or []), set[str]()
         orders = array("B")  # for each line, one bit an order of its boxes that is used
 
-        def check(line: JsonLine) -> None:
+        def check(line: Row) -> None:
             row = self._row(line)
             directories.add(row.directory)
             chosen = not part or (row.directory in held_out) == (part == "held_out")
@@ -127,7 +128,7 @@ class NLVR(MultimodalDataset):
     def fingerprint(self) -> str:
         return self.lines.fingerprint
 
-    def _row(self, line: JsonLine) -> _Row:
+    def _row(self, line: Row) -> _Row:
         row = _Row(line.text("identifier"), line.text("sentence"), line.text("directory"), line.label("label", ("false", "true")))
         for k in range(self.permutations):
             line.path(self.data, self._image(row, k))

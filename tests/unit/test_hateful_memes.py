@@ -1,12 +1,18 @@
 """Hateful Memes in its publisher's layout, made here."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from msd_framework.cli import main
 from msd_framework.data.base import Example
 from msd_framework.data.hateful_memes import HatefulMemes
+from msd_framework.data.rows import Row
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.registry import DATASETS
 
@@ -118,3 +124,83 @@ def test_it_is_described_without_being_read():
         "single_label",
         ("benign", "hateful"),
     )
+
+
+def test_mmfs_layout_is_read(tmp_path):
+    folder = tmp_path / "defaults/annotations"
+    folder.mkdir(parents=True)
+    write(folder, "train", LINES[0])
+    assert HatefulMemes.check({"root": str(tmp_path)}, "train") == []
+    assert HatefulMemes("train", str(tmp_path))[0].inputs["image"] == tmp_path / "defaults/images/img/42953.png"
+
+
+@pytest.mark.parametrize(
+    ("uses", "wrong"),
+    [
+        ({"validation": "dev_seen", "test": "dev_unseen"}, {"test"}),
+        ({"train": "dev_unseen", "validation": "dev_seen", "test": "test_seen"}, {"validation"}),
+        ({"validation": "dev", "test": "dev_seen"}, {"test"}),
+        ({"validation": "test", "test": "test_seen"}, {"test"}),
+        ({"train": "train", "validation": "dev_seen", "test": "test_seen"}, set()),
+        ({"validation": "dev_unseen", "test": "test_unseen"}, set()),
+    ],
+)
+def test_splits_that_share_memes_are_refused_unless_that_is_wanted(uses, wrong):
+    found = HatefulMemes.check_together({}, uses)
+    assert set(found) == wrong
+    assert all("has memes in common with" in text and "allow_overlap=true" in text for text in found.values())
+    assert HatefulMemes.check_together({"allow_overlap": True}, uses) == {}
+
+
+def test_a_submission_is_what_the_challenge_takes(root, tmp_path):
+    dataset = HatefulMemes("test_unseen", str(root))
+    path = dataset.write_submission(tmp_path / "out", [1, 0], torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert path.name == "submission_test_unseen.csv"
+    assert [(row["id"], row["label"]) for row in rows] == [("08291", "1"), ("42953", "0")]
+    assert float(rows[0]["proba"]) == pytest.approx(1 / (1 + torch.e**-1), abs=1e-6)
+
+
+values = st.sampled_from([0, 1, True, None, "x", "img/1.png", "../x", "\ud800", "img/out.png", "a\0b", 2, [], "é"])
+changes = st.dictionaries(st.sampled_from(["img", "text", "label", "decided_by"]), values, max_size=2)
+
+
+@given(changed=st.lists(changes, min_size=1, max_size=4), blind=st.booleans())
+def test_many_lines_are_beyond_doubt_only_if_each_of_them_is_read(tmp_path_factory, changed, blind):
+    root = tmp_path_factory.getbasetemp() / "doubt"
+    (root / "img").mkdir(parents=True, exist_ok=True)
+    if not (root / "img/out.png").is_symlink():
+        (root / "img/out.png").symlink_to("/etc/passwd")
+    split = "test_seen" if blind else "train"
+    write(root, split, LINES[0])
+    dataset = HatefulMemes(split, str(root))
+    good = {"id": 1, "img": "img/2.png", "text": "a", "label": 1}
+    rows = [Row({k: v for k, v in (good | change).items() if v is not None}, "f", 1) for change in changed]
+
+    def is_read(row: Row) -> bool:
+        try:
+            return dataset._row(row) is not None
+        except DataError:
+            return False
+
+    try:
+        sure = dataset._is_sure_of([row.record for row in rows])
+    except (KeyError, TypeError):
+        sure = False
+    assert sure <= all(map(is_read, rows))
+    if all(change == {} for change in changed):
+        assert sure
+
+
+def test_a_run_that_uses_splits_with_memes_in_common_is_refused(tiny_config, tmp_path, capsys):
+    words = ["run", f"config={tiny_config}", "data.test=dev_unseen", "run_type=check", f"env.save_dir={tmp_path / 'run'}"]
+    assert main(words) == 2
+    assert "data.test: dev_unseen has memes in common with dev_seen, which is data.validation" in capsys.readouterr().err
+    assert main([*words, "data.dataset.allow_overlap=true"]) == 2
+    assert "in common" not in capsys.readouterr().err  # only that its file is not there
+
+
+def test_a_run_writes_its_submission(tiny_teacher):
+    rows = (tiny_teacher / "submission_test_seen.csv").read_text().splitlines()
+    assert (rows[0], len(rows)) == ("id,proba,label", 13)

@@ -14,15 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd_framework.data import json_lines
+from msd_framework.data import rows
 from msd_framework.data.files import DataFolder, inside
-from msd_framework.data.json_lines import JsonLine, JsonLines
+from msd_framework.data.json_lines import JsonLines
+from msd_framework.data.rows import Row, all_texts
 from msd_framework.errors import DataError, did_you_mean
 
 GOOD = {"id": 1, "text": "a meme", "label": 0}
 
 
-def check(line: JsonLine) -> None:
+def check(line: Row) -> None:
     line.text("text")
 
 
@@ -162,24 +163,35 @@ odd = st.sampled_from([b"", b" ", b"\r", b"\xff", b"[]", b"7", b"\xef\xbb\xbf{}"
 any_lines = st.lists(fine | spelled | broken | odd | spelled.map(lambda raw: raw + b"\r"), max_size=12)
 
 
-@given(lines=any_lines, limit=st.none() | st.integers(1, 4), clash=st.booleans())
-def test_every_file_is_read_as_by_a_reader_that_keeps_all_of_it(folder, lines, limit, clash):
+def is_sure(records) -> bool:
+    return all_texts([record["text"] for record in records])
+
+
+@given(
+    lines=any_lines,
+    limit=st.none() | st.integers(1, 4),
+    clash=st.booleans(),
+    block=st.sampled_from([1, 7, 60, 1 << 17]),
+    sure=st.sampled_from([None, is_sure]),
+)
+def test_every_file_is_read_as_by_a_reader_that_keeps_all_of_it(folder, lines, limit, clash, block, sure):
     file = folder / "any.jsonl"
     file.write_bytes(b"\n".join(lines))
     wanted, wrong = reference(file, limit)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "BLOCK_BYTES", block)
         if clash:  # what two names that have one hash would do
-            patch.setattr(json_lines, "_HASH", lambda name: 7)
+            patch.setattr(rows, "_HASH", lambda name: 7)
         if not wanted:
             with pytest.raises(DataError) as caught:
-                JsonLines(file, "id", check, "skip", limit)
+                JsonLines(file, "id", check, "skip", limit, sure)
             assert str(caught.value) == f"{file}: holds no example that can be read" + (f": {wrong[0]}" if wrong else "")
         else:
-            found = JsonLines(file, "id", check, "skip", limit)
+            found = JsonLines(file, "id", check, "skip", limit, sure)
             assert (entries(found), found.skipped) == (wanted, wrong)
         if wrong:
             with pytest.raises(DataError) as caught:
-                JsonLines(file, "id", check, "raise", limit)
+                JsonLines(file, "id", check, "raise", limit, sure)
             assert str(caught.value) == wrong[0]
 
 
@@ -234,18 +246,18 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path):
 
 @pytest.mark.parametrize(("value", "label"), [(0, 0), (1, 1)])
 def test_a_label_is_the_place_of_its_spelling(value, label):
-    assert JsonLine({"label": value}, "f", 1).label("label", (0, 1)) == label
+    assert Row({"label": value}, "f", 1).label("label", (0, 1)) == label
 
 
 @pytest.mark.parametrize("value", [2, -1, "1", True, 1.0, None, [], {}])
 def test_a_label_of_another_spelling_or_type_is_an_error(value):
     with pytest.raises(DataError, match=r"f:1: label is .+, wanted one of 0, 1"):
-        JsonLine({"label": value}, "f", 1).label("label", (0, 1))
+        Row({"label": value}, "f", 1).label("label", (0, 1))
 
 
 def test_a_path_that_leaves_the_folder_is_an_error_of_its_line(tmp_path):
     with pytest.raises(DataError, match=r"f:1: '../x' does not lie inside"):
-        JsonLine({}, "f", 1).path(DataFolder(tmp_path), "../x")
+        Row({}, "f", 1).path(DataFolder(tmp_path), "../x")
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +281,7 @@ def test_an_example_takes_less_than_20_bytes_and_none_is_an_object(many):
     finally:
         tracemalloc.stop()
     assert kept < 20 * len(lines)  # with room for an array to grow
-    assert peak < 60 * len(lines)  # a hash and two places in a half-full table, doubled as it grows
+    assert peak < 60 * len(lines) + 20 * rows.BLOCK_BYTES  # a hash twice, sorted; and the block that is looked at, as objects
     gc.collect()
     assert len(gc.get_objects()) - before < 100
 

@@ -1,0 +1,131 @@
+"""CSV files: a header, and a record a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from msd_framework.data.rows import Block, OnError, Record, Row, Rows, is_whole
+from msd_framework.errors import DataError
+
+ROWS = 1024
+"""How many rows are looked at together."""
+
+
+class CsvRows(Rows):
+    r"""The rows of a CSV file that hold an example, in the file's order; see `Rows` for what it takes beside the following.
+
+    The first row names the columns. A record is a text a column; it may be quoted, and then go over several lines. UTF-8;
+    empty lines do not count. A row's number is that of its first line.
+
+    Args:
+        delimiter: what stands between two columns.
+
+    Attributes:
+        columns: the names in the header.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "dev.csv"
+    >>> _ = file.write_text('id,text\n7,"a, b"\n8,"two\nlines"\n')
+    >>> rows = CsvRows(file, "id", lambda row: row.text("text"))
+    >>> [row.record["text"] for row in rows], rows[1].number
+    (['a, b', 'two\nlines'], 3)
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        key: str | None,
+        check: Callable[[Row], object],
+        on_error: OnError = "raise",
+        limit: int | None = None,
+        sure: Callable[[Sequence[Record]], bool] | None = None,
+        delimiter: str = ",",
+    ):
+        self.delimiter = delimiter
+        self.columns: list[str] = []
+        super().__init__(file, key, check, on_error, limit, sure)
+
+    def _blocks(self) -> Iterator[Block]:
+        lines = _Lines(self._whole_lines())
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        self.columns = self._header(reader)
+        start = lines.end
+        while True:
+            numbers, ends, records = list[int](), list[int](), list[Record]()
+            lines.raw.clear()
+            while len(ends) < ROWS:
+                number = lines.number + 1
+                try:
+                    values = next(reader, None)
+                except csv.Error:  # the row is read again by itself, and named
+                    values = []
+                if values is None:
+                    break
+                numbers.append(number)
+                ends.append(lines.end - start)
+                if len(values) == len(self.columns):
+                    records.append(dict(zip(self.columns, values)))
+            if not ends:
+                return
+            raw = b"".join(lines.raw)
+            beyond_doubt = len(records) == len(ends) and not lines.is_damaged
+            yield Block(start, raw, np.array(ends), numbers, records if beyond_doubt else None)
+            start, lines.is_damaged = lines.end, False
+
+    def _header(self, reader: Iterator[list[str]]) -> list[str]:
+        try:
+            columns = [name.strip() for name in next(reader, [])]
+        except csv.Error as error:
+            raise DataError(f"{self.file}:1: is not CSV ({error}), wanted the names of the columns") from error
+        wrong = "" in columns or len(set(columns)) < len(columns) or not all(map(is_whole, columns))
+        if not columns or wrong:
+            raise DataError(f"{self.file}:1: is {columns}, wanted the names of the columns, each another one, in UTF-8")
+        return columns
+
+    def _parse(self, raw: bytes, number: int) -> Row | None:
+        place = f"{self.file}:{number}"
+        if not raw or raw.isspace():
+            return None
+        try:
+            text = io.StringIO(raw.decode(), newline="")
+            (values,) = csv.reader(text, delimiter=self.delimiter, strict=True)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place}: is not UTF-8 ({error.reason} at byte {error.start + 1}), wanted UTF-8") from error
+        except (csv.Error, ValueError) as error:
+            raise DataError(f"{place}: is not CSV ({error}), wanted a row of {len(self.columns)} values") from error
+        if len(values) != len(self.columns):
+            names = ", ".join(self.columns)
+            raise DataError(f"{place}: has {len(values)} values, wanted {len(self.columns)}, one for each of {names}")
+        return Row(dict(zip(self.columns, values)), self.file, number)
+
+
+class _Lines(Iterator[str]):
+    """The lines of a file, and how far it has been read.
+
+    Args:
+        parts: the file, in parts that end where a line does.
+
+    Attributes:
+        end: how many bytes have been read.
+        number: how many lines have been read.
+        raw: the lines themselves, until somebody clears them.
+        is_damaged: whether a line was not UTF-8, until somebody says that it is not.
+    """
+
+    def __init__(self, parts: Iterator[bytes]):
+        self._lines = (line for part in parts for line in io.BytesIO(part))
+        self.end, self.number, self.raw, self.is_damaged = 0, 0, list[bytes](), False
+
+    def __next__(self) -> str:
+        raw = next(self._lines)
+        self.raw.append(raw)
+        self.end += len(raw)
+        self.number += 1
+        text = raw.decode("utf-8-sig" if self.number == 1 else "utf-8", "surrogateescape")
+        self.is_damaged |= not is_whole(text)
+        return text

@@ -1,0 +1,422 @@
+"""Data of a user's own, in a JSON-lines or CSV file a split: a YAML says which column is what, and no code is needed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.csv_rows import CsvRows
+from msd_framework.data.files import DataFolder
+from msd_framework.data.json_lines import JsonLines
+from msd_framework.data.rows import OnError, Record, Row, Rows, all_texts
+from msd_framework.errors import DataError, did_you_mean
+from msd_framework.registry import DATASETS
+from msd_framework.structures import DatasetInfo, ModalityKind, Task
+
+SUFFIXES = (".jsonl", ".csv", ".tsv")
+MOST_CLASSES = 10_000
+"""More different labels than this are taken for a column that holds no label."""
+
+Labels = Literal["single_label", "multi_label", "soft_target"]
+
+
+@DATASETS.register("jsonl")
+@DATASETS.register("csv")
+class Table(MultimodalDataset):
+    r"""Data of your own: a file a split, whose columns are modalities and labels.
+
+    A file is JSON lines (`.jsonl`: an object a line) or CSV with a header (`.csv`; `.tsv` with tabs), whichever of its two names
+    this data set is called by. A column of files holds paths that are relative to the root and never leave it. In place of a column
+    there may be a pattern that names some, such as `images/{id}.jpg`.
+
+    Args:
+        split: which of the files to read.
+        root: the folder of the data.
+        files: the file of each split, relative to the root; `<split>.jsonl`, `.csv` or `.tsv` if left out.
+        texts: the column of each modality that is a text, such as `{text: caption}`.
+        images: the column of each modality that is an image file.
+        features: the column of each modality that is a file of features.
+        audio: the column of each modality that is a sound file.
+        label: the column of the label. For several labels: a list of them, or a text with `separator` between them; for soft
+            targets: a mapping of class to score, or a list of a score a class.
+        labels: a column a class in place of `label`: 0 or 1 for several labels, from 0 to 1 for soft targets.
+        task: how many labels an example has, or scores.
+        classes: the labels as they are written in the file, in the order of the classes; those of `classes_from` if left out.
+        classes_from: the split whose labels are the classes, sorted, where they are not given.
+        blind: splits whose rows may lack a label.
+        id_column: the column of the ids, which must differ; the number of a row's line is its id if left out.
+        keep: columns that are kept with the predictions.
+        separator: what stands between labels in one text.
+        max_examples: how many examples to read at most, the first of the file; all if left out.
+        on_error: "raise" stops at the first row that cannot be read; "skip" leaves such rows out and counts them.
+
+    Attributes:
+        skipped: a sentence for each row that was left out.
+
+    Raises:
+        DataError: if the file is missing, or a row of it cannot be read.
+        ValueError: if the options do not go together.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> _ = (root / "train.csv").write_text("name,caption,mood\n7,what a day,good\n8,oh no,bad\n")
+    >>> options = {"root": str(root), "texts": {"text": "caption"}, "images": {"image": "img/{name}.png"}, "label": "mood"}
+    >>> Table.describe(options).class_names
+    ('bad', 'good')
+    >>> example = Table("train", **options)[0]
+    >>> example.inputs["text"], example.inputs["image"].name, example.target
+    ('what a day', '7.png', 1)
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+
+    def __init__(
+        self,
+        split: str,
+        root: str = "data",
+        files: dict[str, str] | None = None,
+        texts: dict[str, str] | None = None,
+        images: dict[str, str] | None = None,
+        features: dict[str, str] | None = None,
+        audio: dict[str, str] | None = None,
+        label: str | None = None,
+        labels: list[str] | None = None,
+        task: Labels = "single_label",
+        classes: list[str | int] | None = None,
+        classes_from: str = "train",
+        blind: list[str] | None = None,
+        id_column: str | None = None,
+        keep: list[str] | None = None,
+        separator: str = "|",
+        max_examples: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ):
+        if max_examples is not None and max_examples < 1:
+            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
+        options = {
+            "root": root,
+            "files": files,
+            "texts": texts,
+            "images": images,
+            "features": features,
+            "audio": audio,
+            "label": label,
+            "labels": labels,
+            "task": task,
+            "classes": classes,
+            "classes_from": classes_from,
+            "separator": separator,
+        }
+        problems = self.check(options, split)
+        if problems:
+            raise DataError(" ".join(problems))
+        self.modalities, self.targets = _modalities(options), _targets(options)
+        self.folder, self.id_column, self.keep = DataFolder(Path(root)), id_column, keep or []
+        self.is_blind = split in (blind or [])
+        self.rows = _open(_file(options, split), id_column, self._example, on_error, max_examples, self._is_sure_of)
+        self.skipped = self.rows.skipped
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
+        """Reads the labels of a split once, where the classes are not given."""
+        targets = _targets(options)
+        kinds = {name: column.kind for name, column in _modalities(options).items()}
+        return DatasetInfo(kinds, len(targets.classes), targets.task, targets.classes)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
+        try:
+            file = _file(options, split)
+        except ValueError as error:
+            return [f"{error}."]
+        if file.is_file():
+            return []
+        beside = sorted(f.name for f in file.parent.glob("*") if f.suffix in SUFFIXES)[:10]
+        there = f" It holds {', '.join(beside)}: name the file of each split in data.dataset.files." if beside else ""
+        return [f"{file} is missing, wanted the rows of split {split!r} as {', '.join(SUFFIXES)}.{there}"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._example(self.rows[index])
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.rows.fingerprint} {[(name, column.pattern) for name, column in self.modalities.items()]}"
+
+    def _example(self, row: Row) -> Example:
+        inputs: dict[str, Any] = {}
+        for name, column in self.modalities.items():
+            value = column.of(row)
+            inputs[name] = value if column.kind == "tokens" else self.folder.root / row.path(self.folder, value)
+        target = None if self.is_blind and self.targets.are_missing(row) else self.targets.of(row)
+        name = str(row.number) if self.id_column is None else row.identifier(self.id_column)
+        return Example(name, inputs, target, row.place, {key: _kept(row, key) for key in self.keep})
+
+    def _is_sure_of(self, records: Sequence[Record]) -> bool:
+        """Whether `_example` would refuse none of many records; quicker than to ask it."""
+        for column in self.modalities.values():
+            values = column.of_all(records)
+            if not all_texts(values) or not (column.kind == "tokens" or self.folder.is_sure_of(values)):
+                return False
+        return all(_all_short([r[key] for r in records]) for key in self.keep) and self.targets.are_sure(records)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Where a modality's input stands in a row.
+
+    Args:
+        pattern: the column, or a text with columns in braces.
+        kind: what the modality is.
+    """
+
+    pattern: str
+    kind: ModalityKind
+
+    def of(self, row: Row) -> str:
+        if "{" not in self.pattern:
+            return row.text(self.pattern)
+        return _BRACES.sub(lambda found: row.identifier(found[1]), self.pattern)
+
+    def of_all(self, records: Sequence[Record]) -> list[Any]:
+        if "{" not in self.pattern:
+            return [record[self.pattern] for record in records]
+        columns = _BRACES.findall(self.pattern)
+        for column in columns:
+            if not _all_short(values := [record[column] for record in records]) or "" in values:
+                raise TypeError("one may be no id")
+        return [_BRACES.sub(lambda found, r=record: str(r[found[1]]), self.pattern) for record in records]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """What is learned from a row.
+
+    Args:
+        task: how many labels there are.
+        classes: the labels as they are written.
+        column: the column of the label; empty if there is one a class.
+        separator: what stands between labels in one text.
+    """
+
+    task: Task
+    classes: tuple[str, ...]
+    column: str
+    separator: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,) if self.column else self.classes
+
+    def are_missing(self, row: Row) -> bool:
+        return all(row.record.get(column) in (None, "") for column in self.columns)
+
+    def are_sure(self, records: Sequence[Record]) -> bool:
+        """Whether each of many records has one label, and a known one."""
+        if self.task != "single_label":
+            return False
+        values = [record[self.column] for record in records]
+        return set(map(type, values)) <= {str, int} and set(map(str, set(values))) <= set(self.classes)
+
+    def of(self, row: Row) -> int | Sequence[float]:
+        """A class, or a number a class.
+
+        Raises:
+            DataError: if it is none.
+        """
+        if not self.column:
+            return [self._number(row, column) for column in self.classes]
+        if self.task == "single_label":
+            return self._class(row, _spelled(row, self.column))
+        if self.task == "multi_label":
+            chosen = {self._class(row, label) for label in _listed(row, self.column, self.separator)}
+            return [float(c in chosen) for c in range(len(self.classes))]
+        return self._scores(row)
+
+    def _class(self, row: Row, label: str) -> int:
+        if label in self.classes:
+            return self.classes.index(label)
+        hint = did_you_mean(label, self.classes)
+        known = ", ".join(self.classes[:20]) + ", ..." * (len(self.classes) > 20)
+        raise DataError(f"{row.place}: {self.column} is {label!r}, which is none of the classes {known}.{hint}")
+
+    def _scores(self, row: Row) -> list[float]:
+        given = row.record.get(self.column)
+        if isinstance(given, dict):
+            scores = {self._class(row, str(label)): score for label, score in given.items()}
+            given = [scores.get(c, 0.0) for c in range(len(self.classes))]
+        if not isinstance(given, list) or len(given) != len(self.classes) or not all(map(_is_share, given)):
+            raise row.wrong(self.column, f"a score from 0 to 1 for each of {len(self.classes)} classes, or a mapping of them")
+        return [float(score) for score in given]
+
+    def _number(self, row: Row, column: str) -> float:
+        value = row.record.get(column)
+        try:
+            number = float(value) if isinstance(value, (str, int, float)) else math.nan
+        except ValueError:
+            number = math.nan
+        if not _is_share(number) or (self.task == "multi_label" and number not in (0, 1)):
+            raise row.wrong(column, "0 or 1" if self.task == "multi_label" else "a number from 0 to 1")
+        return number
+
+
+_KINDS: dict[str, ModalityKind] = {"texts": "tokens", "images": "pixels", "features": "features", "audio": "waveform"}
+_BRACES = re.compile(r"\{([^{}]+)\}")
+
+
+def _modalities(options: Mapping[str, Any]) -> dict[str, _Column]:
+    """The modalities by name.
+
+    Raises:
+        ValueError: if there is none, or two have one name.
+    """
+    found: dict[str, _Column] = {}
+    for option, kind in _KINDS.items():
+        for name, pattern in (options.get(option) or {}).items():
+            if name in found:
+                raise ValueError(f"{name!r} is a modality of two kinds, one of them in {option}; give each modality another name")
+            found[name] = _Column(pattern, kind)
+    if not found:
+        raise ValueError(f"no column is a modality; name some in {', '.join(_KINDS)}, such as texts: {{text: caption}}")
+    return dict(sorted(found.items()))
+
+
+def _targets(options: Mapping[str, Any]) -> _Targets:
+    """What is learned.
+
+    Raises:
+        ValueError: if the options do not go together.
+        DataError: if the classes are not given and cannot be read.
+    """
+    task, column, columns = options.get("task", "single_label"), options.get("label"), options.get("labels")
+    separator = options.get("separator", "|")
+    if (column is None) == (columns is None):
+        raise ValueError("wanted one of label (a column that holds the label) and labels (a column a class)")
+    if columns is not None and (task == "single_label" or options.get("classes") is not None):
+        raise ValueError("labels are a column a class, for task multi_label or soft_target, and name the classes themselves")
+    names = columns if columns is not None else options.get("classes")
+    if names is None:
+        file = _file(options, options.get("classes_from", "train"))
+        if not file.is_file():
+            raise DataError(f"{file} is missing, so the classes cannot be read from it; give data.dataset.classes, or its root")
+        status = file.stat()
+        return _Targets(
+            task, _read_classes(file, status.st_size, status.st_mtime_ns, column or "", task, separator), column or "", separator
+        )
+    classes = tuple(str(name) for name in names)
+    fewest = 2 if task == "single_label" else 1
+    if not fewest <= len(set(classes)) == len(classes):
+        raise ValueError(f"the classes are {', '.join(classes) or 'none'}; wanted at least {fewest}, each another one")
+    return _Targets(task, classes, column or "", separator)
+
+
+@lru_cache(maxsize=8)
+def _read_classes(file: Path, size: int, changed: int, column: str, task: Task, separator: str) -> tuple[str, ...]:
+    """The different labels of a file, numbers in their order, texts by their letters."""
+    found: set[str] = set()
+
+    def check(row: Row) -> None:
+        if task == "multi_label":
+            labels = _listed(row, column, separator)
+        elif task == "single_label":
+            labels = [_spelled(row, column)]
+        elif isinstance(given := row.record.get(column), dict):
+            labels = list(map(str, given))
+        else:
+            raise row.wrong(column, "a mapping of class to score; give the classes for a list of scores")
+        if len(found) <= MOST_CLASSES:
+            found.update(labels)
+
+    def are_sure(records: Sequence[Record]) -> bool:
+        values = [record[column] for record in records]
+        if task != "single_label" or not _all_short(values) or "" in values:
+            return False
+        if len(found) <= MOST_CLASSES:
+            found.update(map(str, values))
+        return True
+
+    _open(file, None, check, "skip", None, are_sure)  # who opens it says what is wrong with a row
+    if len(found) > MOST_CLASSES:
+        raise DataError(
+            f"{file}: {column} has over {MOST_CLASSES:,} different values, which are no labels; give data.dataset.classes"
+        )
+    if len(found) < 2:
+        raise DataError(f"{file}: {column} has the labels {sorted(found)}, wanted at least two different ones")
+    return tuple(sorted(found, key=(lambda x: (int(x), x)) if all(map(_WHOLE.fullmatch, found)) else (lambda x: (0, x))))
+
+
+def _open(
+    file: Path,
+    key: str | None,
+    check: Callable[[Row], object],
+    on_error: OnError,
+    limit: int | None,
+    sure: Callable[[Sequence[Record]], bool],
+) -> Rows:
+    if file.suffix == ".jsonl":
+        return JsonLines(file, key, check, on_error, limit, sure)
+    return CsvRows(file, key, check, on_error, limit, sure, delimiter="\t" if file.suffix == ".tsv" else ",")
+
+
+def _file(options: Mapping[str, Any], split: str) -> Path:
+    """The file of a split, the first of its possible names if it is not said and none is there.
+
+    Raises:
+        ValueError: if the split has none, or one of another format.
+    """
+    root, files = Path(str(options.get("root", "data"))), options.get("files")
+    if not files:
+        return next((f for s in SUFFIXES if (f := root / f"{split}{s}").is_file()), root / f"{split}{SUFFIXES[0]}")
+    if split not in files:
+        raise ValueError(f"files has no split {split!r}.{did_you_mean(split, files)} Its splits: {', '.join(files)}")
+    file = root / str(files[split])
+    if file.suffix not in SUFFIXES:
+        raise ValueError(f"{file} has the suffix {file.suffix!r}, wanted one of {', '.join(SUFFIXES)}")
+    return file
+
+
+def _spelled(row: Row, key: str) -> str:
+    """A value as a text: a text, a whole number, or true and false."""
+    value = row.record.get(key)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str) and value:
+        return row.text(key)
+    raise row.wrong(key, "a text, a whole number, true or false")
+
+
+def _kept(row: Row, key: str) -> str:
+    """A value that is kept with the predictions, an empty text included."""
+    return "" if row.record.get(key) == "" else _spelled(row, key)
+
+
+def _all_short(values: Sequence[Any]) -> bool:
+    """Whether all values are texts or whole numbers."""
+    return set(map(type, values)) <= {str, int} and all_texts([value for value in values if type(value) is str])
+
+
+def _listed(row: Row, key: str, separator: str) -> list[str]:
+    """The labels of a row: those of a list, or of a text with something between them."""
+    value = row.record.get(key)
+    if isinstance(value, str):
+        return [label for part in row.text(key).split(separator) if (label := part.strip())]
+    if isinstance(value, list) and all(isinstance(v, (str, int)) and v != "" for v in value):
+        return [str(v).lower() if isinstance(v, bool) else str(v) for v in value]
+    raise row.wrong(key, f"a list of labels, or a text with {separator!r} between them")
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+_WHOLE = re.compile(r"-?\d{1,18}")

@@ -1,0 +1,33 @@
+"""The accuracy of VQA: how many people agree with an answer."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from msd_framework.metrics.base import Metric
+from msd_framework.registry import METRICS
+from msd_framework.structures import Task
+
+
+@METRICS.register("vqa_accuracy")
+class VQAAccuracy(Metric):
+    r"""How right the most probable answer is, on average, between 0 and 1.
+
+    .. math:: \frac{1}{N} \sum_n s_n(\arg\max_c z_{nc})
+
+    with the logits :math:`z` and the targets :math:`s_n(c)`, the official accuracy of answer c to question n, as
+    `msd_framework.vqa_answers.answer_scores` has it: the mean over ten times leaving out one of ten people of min(1, a third of
+    the others who said so). It is the publisher's number for a model that answers from a list.
+
+    >>> import torch
+    >>> round(VQAAccuracy()(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([[0.9, 0.3], [1.0, 0.0]])), 4)
+    0.45
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"soft_target"})
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> float:
+        chosen = logits.argmax(1, keepdim=True)  # [N, 1]
+        return float(targets.double().gather(1, chosen).mean())
