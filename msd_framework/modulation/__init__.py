@@ -1,0 +1,1 @@
+"""How fast each modality of a student learns."""

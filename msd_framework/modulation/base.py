@@ -1,0 +1,51 @@
+"""What changes the gradients of a student's encoders before an update is made of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from msd_framework.models.base import MultimodalModel
+from msd_framework.progress import Paced
+from msd_framework.registry import MODELS
+from msd_framework.structures import Batch, Setting
+
+
+class GradientModulation(Paced, ABC):
+    """Changes how much the encoder of each modality learns from an update.
+
+    It looks at the examples in each forward pass of an update and overrides `change_gradients`, where it must do the same on every
+    process: it takes means over all of them of what it saw, and draws random numbers from a seed of the run's. What it
+    keeps from one update to the next is in buffers.
+    """
+
+    def prepare(self, modalities: tuple[str, ...]) -> None:
+        """Makes the buffers that depend on the modalities, when an objective takes it."""
+
+    @abstractmethod
+    def forward(self, model: MultimodalModel, batch: Batch) -> dict[str, Tensor]:
+        """Looks at examples, after the model's own forward pass.
+
+        Args:
+            model: what is trained; a `separable` one.
+            batch: the examples, with nothing hidden.
+
+        Returns:
+            Scalars for the log.
+
+        Raises:
+            ValueError: if the model is not separable.
+        """
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting, model: type[MultimodalModel]) -> list[str]:
+        """What would not work in a run with a model of this class, as sentences."""
+        if not model.separable:
+            fitting = [name for name in MODELS.names() if MODELS.get(name).separable]
+            return [f"needs a model with an encoder of its own for each modality. Take {' or '.join(fitting)}, or leave it out."]
+        if len(setting.student_modalities) < 2:
+            return [f"balances modalities, and this model takes {', '.join(setting.student_modalities)} alone. Leave it out."]
+        return []

@@ -1,0 +1,156 @@
+"""The modality that is learned fastest is slowed down, so that the others are learned at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.data.plan import stream_seed
+from msd_framework.losses.base import at_least_float32
+from msd_framework.losses.task import IGNORED
+from msd_framework.models.base import MultimodalModel
+from msd_framework.modulation.base import GradientModulation
+from msd_framework.progress import Mean, Progress
+from msd_framework.ranges import not_negative
+from msd_framework.registry import MODULATIONS
+from msd_framework.structures import Batch, Task
+
+SMALLEST = 1e-12
+"""The least score that another is compared with."""
+
+
+@MODULATIONS.register("ogm_ge")
+class OnTheFlyModulation(GradientModulation):
+    r"""The gradient of an encoder shrinks by how much better its modality alone knows the answer than the others do.
+
+    .. math::
+        g_m &\leftarrow k_m g_m + \epsilon, \qquad \epsilon \sim \mathcal N\left(0, \mathrm{sd}(g_m)^2\right) \\
+        k_m &= \begin{cases} 1 - \tanh(\alpha \rho_m) & \text{if } \rho_m > 1 \\ 1 & \text{else} \end{cases}, \qquad
+        \rho_m = \frac{s_m}{\frac{1}{M - 1} \sum_{n \ne m} s_n}, \qquad
+        s_m = \sum_i p(y_i \mid x_{im})
+
+    with :math:`p(y \mid x_m)` the probability that the student gives the right class when it is shown modality m alone (Peng
+    et al., CVPR 2022, arXiv:2203.15332, equations 8 to 13; the noise, GE, is what SGD would have lost of its own). The sums are
+    over the whole batch, all processes and all parts of `training.accumulate`; :math:`\mathrm{sd}` is that of the
+    numbers in one parameter's gradient. Encoders are modulated, what comes after them is not; it happens before
+    `training.clip_norm`, and the noise is the same on all processes and in a resumed run. `modulation/<modality>` in
+    the log is :math:`k_m` of the update before.
+
+    What is ours: the paper takes a linear classifier apart into one for each modality, here the student is asked about each
+    modality alone, in eval mode and without a gradient, which is one more forward pass of each encoder in each update; it
+    has two modalities, and with more :math:`s_m` is compared with the mean of the others'; and it has single labels, where for
+    several :math:`p` is the mean probability of the labels that an example has. The released code changes
+    convolutions only, here it is all parameters of an encoder.
+
+    Args:
+        alpha: how strongly it acts, at least 0; 0 changes nothing but for the noise.
+        noise: whether noise of the gradient's own size is added (GE).
+        until: the part of the run after which gradients are left alone, between 0 and 1; the released code stops
+            half way.
+        task: how targets are read.
+        seed: of the noise.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    coefficients: Tensor
+
+    def __init__(self, alpha: float = 0.3, noise: bool = True, until: float = 0.5, task: Task = "single_label", seed: int = 0):
+        super().__init__()
+        not_negative(alpha=alpha)
+        if not 0 <= until <= 1:
+            raise ValueError(f"until must lie between 0 and 1, got {until}.")
+        self.alpha, self.noise, self.until, self.seed = alpha, noise, until, seed
+        self.right = RIGHT[task]
+        self.modalities: tuple[str, ...] = ()
+        self.update, self.acts = 0, False
+        self.scores: list[Tensor] = []  # [M] of each part of this update
+        self.encoders: list[list[nn.Parameter]] = []  # of the model that was looked at last
+
+    def prepare(self, modalities: tuple[str, ...]) -> None:
+        self.modalities = modalities
+        self.register_buffer("coefficients", torch.ones(len(modalities), dtype=torch.float64))  # [M]
+
+    def begin_update(self, progress: Progress) -> None:
+        self.update, self.acts = progress.update, progress.share < self.until
+        self.scores.clear()
+        if not self.acts:
+            self.coefficients.fill_(1.0)
+
+    def forward(self, model: MultimodalModel, batch: Batch) -> dict[str, Tensor]:
+        if not model.separable:
+            raise ValueError(
+                f"ogm_ge needs a model with an encoder of its own for each modality, and {type(model).__name__} is not."
+            )
+        if self.training and self.acts:
+            self.encoders = [list(model.get_submodule(f"encoders.{m}").parameters()) for m in self.modalities]
+            with torch.no_grad(), _evaluated(model):
+                alone = model.forward_views([{m: batch.inputs[m]} for m in self.modalities]).logits  # [M, B, C]
+            self.scores.append(torch.stack([self.right(at_least_float32(z), batch.targets).double().sum() for z in alone]))
+        return {f"modulation/{m}": k for m, k in zip(self.modalities, self.coefficients.clone())}
+
+    def change_gradients(self, mean: Mean) -> None:
+        if not self.scores:
+            return
+        s = mean(torch.stack(self.scores).sum(0))  # [M]
+        rho = s / ((s.sum() - s) / max(1, len(s) - 1)).clamp(min=SMALLEST)
+        self.coefficients.copy_(torch.where(rho > 1, 1 - torch.tanh(self.alpha * rho), 1.0))
+        generator = torch.Generator(s.device).manual_seed(stream_seed(self.seed, self.update))
+        for k, parameters in zip(self.coefficients, self.encoders):
+            for g in (p.grad for p in parameters if p.grad is not None):
+                noise = _noise(g, generator) if self.noise else 0.0
+                g.mul_(k.to(g.dtype)).add_(noise)
+
+
+def _noise(gradient: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype, device=gradient.device)
+    return drawn * gradient.std(correction=0)
+
+
+def right_class(logits: Tensor, targets: Tensor) -> Tensor:
+    """The probability of the right class, 0 where it is not known.
+
+    Args:
+        logits: float [B, C] or [B, L, C].
+        targets: int64 [B] or [B, L].
+    """
+    p = logits.softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    return p.masked_fill(targets == IGNORED, 0.0)
+
+
+def right_labels(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean probability of the labels that an example has, by their scores; 0 where it has none.
+
+    Args:
+        logits: float [B, C].
+        targets: [B, C], 0 or 1 or scores between; NaN where nobody knows.
+
+    >>> right_labels(torch.tensor([[0.0, 100.0, -100.0]]), torch.tensor([[1.0, 1.0, 0.0]]))
+    tensor([0.7500])
+    """
+    scores = targets.nan_to_num(nan=0.0).to(logits.dtype)
+    return (scores * logits.sigmoid()).sum(-1) / scores.sum(-1).clamp(min=SMALLEST)
+
+
+RIGHT: dict[Task, Callable[[Tensor, Tensor], Tensor]] = {
+    "single_label": right_class,
+    "multi_label": right_labels,
+    "soft_target": right_labels,
+}
+"""How well an answer knows the targets of a task."""
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """The model without dropout, its batch norms not learning; as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

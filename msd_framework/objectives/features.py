@@ -1,0 +1,282 @@
+"""Terms of an objective that compare what goes on inside a student with what goes on inside its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.errors import did_you_mean
+from msd_framework.losses.adaptors import Adaptor, Choice
+from msd_framework.losses.base import FeatureLoss
+from msd_framework.models.base import MultimodalModel
+from msd_framework.models.features import FUSED, numbered, parsed, told
+from msd_framework.progress import Dial, Number
+from msd_framework.registry import FEATURE_LOSSES, FEATURE_TERMS
+from msd_framework.structures import FULL, Batch, Feature, FeatureKind, FeatureShape, Setting, View, visible_modalities
+from msd_framework.teachers.base import Teacher
+
+Told: TypeAlias = Mapping[str, Mapping[str, Feature]]
+"""Intermediates by the view that they were seen on and by name."""
+
+
+@FEATURE_TERMS.register("feature")
+class FeatureTerm:
+    r"""A loss between an intermediate of the student and one of its teacher; or, with a `*` for the layer, between several.
+
+    The student's layers 1 to N are paired with the teacher's 1 to M: evenly, layer i with layer i M / N (rounded), or as you say.
+    Each pair has a loss and an adaptor of its own.
+
+    Args:
+        loss: what compares them.
+        student: the name of the student's, such as `image.2.hidden`, `fused.last.attention`, `text.*.hidden`, `fused.pooled`.
+        teacher: the name of the teacher's; the same as the student's if null.
+        view: the view on which both are seen, or `{teacher: name, student: name}`.
+        weight: beta, what each pair counts, 0 or more; `{start: 1, end: 0}` changes it as the run goes.
+        layers: the teacher's layer for each of the student's where the names have a `*`: `even`, or such as `{1: 4, 2: 12}`, in
+            which layers may be left out.
+        adaptor: what makes the student's as wide as the teacher's, or gives it as many heads: `auto` learns a linear map where they
+            differ and the loss minds, `linear` in any case, `none` never.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    def __init__(
+        self,
+        loss: FeatureLoss,
+        student: str,
+        teacher: str | None = None,
+        view: str | dict[str, str] = FULL,
+        weight: Number = 1.0,
+        layers: Literal["even"] | dict[int, int] = "even",
+        adaptor: Choice = "auto",
+    ):
+        self.loss, self.student, self.teacher, self.view = loss, student, teacher or student, View.parse(view)
+        self.weight, self.layers, self.adaptor = weight, layers, adaptor
+        if min(Dial("weight", weight).ends) < 0:
+            raise ValueError(f"weight must be 0 or more, got {weight}.")
+        if ("*" in self.student) != ("*" in self.teacher):
+            raise ValueError(f"both names or none must have a * for the layer, got {self.student!r} and {self.teacher!r}.")
+        if layers != "even" and "*" not in self.student:
+            raise ValueError(f"layers: are for names with a * in the layer's place, got {self.student!r}.")
+
+    def pairs(self, student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind]) -> list[tuple[str, str]]:
+        """The names of what is compared, the student's first.
+
+        Args:
+            student: the intermediates that the student offers, and what each is.
+            teacher: the same of the teacher.
+
+        Raises:
+            ValueError: if one of them is not offered, or is nothing that the loss compares.
+        """
+        if "*" in self.student:
+            mine, theirs = _numbered("student", self.student, student), _numbered("teacher", self.teacher, teacher)
+            found = [(mine[i], theirs[j]) for i, j in self._layers(len(mine), len(theirs)).items()]
+        else:
+            found = [(_resolved("student", self.student, student), _resolved("teacher", self.teacher, teacher))]
+        for s, t in found:
+            self._check_kinds(s, student[s], t, teacher[t])
+        return found
+
+    def _layers(self, num_student: int, num_teacher: int) -> Mapping[int, int]:
+        if self.layers == "even":
+            return even_layers(num_student, num_teacher)
+        for i, j in self.layers.items():
+            for who, layer, count in (("student", i, num_student), ("teacher", j, num_teacher)):
+                if not 1 <= layer <= count:
+                    raise ValueError(f"layers: the {who} has layers 1 to {count}, got {layer}.")
+        return self.layers
+
+    def _check_kinds(self, student: str, kind: FeatureKind, teacher: str, other: FeatureKind) -> None:
+        name, takes = FEATURE_LOSSES.name_of(self.loss), self.loss.takes
+        if kind not in takes:
+            fitting = [n for n in FEATURE_LOSSES.names() if kind in FEATURE_LOSSES.get(n).takes]
+            known = f"For it there are {', '.join(fitting)}."
+            raise ValueError(f"loss: {name} compares {' and '.join(sorted(takes))}, and {student!r} is {kind}. {known}")
+        if kind != other:
+            raise ValueError(f"teacher: {teacher!r} is {other}, and the student's {student!r} is {kind}. Name two of a kind.")
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        """What would not work in a run whatever the models offer, as sentences."""
+        taught = setting.teacher_modalities or tuple(setting.data.modalities)
+        modalities = {"teacher": taught, "student": setting.student_modalities}
+        try:
+            view = View.parse(options.get("view", FULL))
+            shown = {who: visible_modalities(getattr(view, who), known) for who, known in modalities.items()}
+        except ValueError as error:
+            return [f"view: {error}"]
+        problems = []
+        for who in ("student", "teacher"):
+            name = options.get(who) or options["student"]
+            part = name.partition(".")[0]
+            if part in modalities[who] and part not in shown[who]:
+                problems.append(f"{who}: {name!r} belongs to {part}, which the view {getattr(view, who)!r} hides.")
+        return problems
+
+
+def even_layers(num_student: int, num_teacher: int) -> dict[int, int]:
+    """The teacher's layer for each of the student's, evenly spaced, its last one for the last.
+
+    Source: the uniform mapping of TinyBERT (Jiao et al., 2020, arXiv:1909.10351, section 3.1).
+
+    >>> even_layers(4, 12), even_layers(3, 4)
+    ({1: 3, 2: 6, 3: 9, 4: 12}, {1: 1, 2: 3, 3: 4})
+    """
+    nearest = {i: (2 * i * num_teacher + num_student) // (2 * num_student) for i in range(1, num_student + 1)}
+    return {i: max(1, j) for i, j in nearest.items()}
+
+
+class Pair(nn.Module):
+    """An intermediate of the student beside one of its teacher.
+
+    Args:
+        term: what it is a part of.
+        student: the name of the student's.
+        teacher: the name of the teacher's.
+    """
+
+    def __init__(self, term: FeatureTerm, student: str, teacher: str):
+        super().__init__()
+        self.view, self.student, self.teacher, self.choice = term.view, student, teacher, term.adaptor
+        self.loss, self.weight = deepcopy(term.loss), Dial("weight", term.weight)
+        on = "" if self.view.name == FULL else f"{self.view.name}/"
+        names = student if student == teacher else f"{teacher}>{student}"
+        self.name = f"{FEATURE_LOSSES.name_of(term.loss)}/{on}{names}"
+
+    def prepare(self, kind: FeatureKind, student: Tensor, teacher: Tensor, num_examples: int | None) -> None:
+        """Makes what depends on shapes, of what both said in a dry run.
+
+        Raises:
+            ValueError: if they cannot be compared.
+        """
+        mine, theirs = (_shape(kind, values, num_examples) for values in (student, teacher))
+        parts = {parsed(name)[0] for name in (self.student, self.teacher)}
+        if FUSED in parts and self.loss.same_positions and mine.num_positions != theirs.num_positions:
+            raise ValueError(
+                f"{self.name}: the student has {mine.num_positions} positions and the teacher {theirs.num_positions}, of several "
+                f"modalities. Name the modalities one by one."
+            )
+        try:
+            self.adaptor = Adaptor(self.loss, mine, theirs, self.choice)
+            self.loss.prepare(self.adaptor.shape, theirs)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+        self.to(student.device, student.dtype)
+
+    def forward(self, student: Told, teacher: Told, batch: Batch) -> Tensor:
+        """One value an example, float [B]."""
+        mine, theirs = student[self.view.student][self.student], teacher[self.view.teacher][self.teacher]
+        value: Tensor = self.loss(self.adaptor(mine, theirs.values.shape[1]), theirs, batch)
+        return value
+
+
+class FeatureTerms(nn.Module):
+    """All terms of an objective. What they learn is saved and resumed with it, and is no part of the student.
+
+    Args:
+        terms: as they are written.
+    """
+
+    def __init__(self, terms: Sequence[FeatureTerm] = ()):
+        super().__init__()
+        self.terms = tuple(terms)
+        self.pairs = nn.ModuleList()
+
+    @property
+    def student_views(self) -> tuple[str, ...]:
+        return tuple(term.view.student for term in self.terms)
+
+    @property
+    def teacher_views(self) -> tuple[str, ...]:
+        return tuple(term.view.teacher for term in self.terms)
+
+    def of_student(self, views: Sequence[str]) -> list[set[str]]:
+        """What is wanted of the student on each of some views."""
+        return [{pair.student for pair in self._ready() if pair.view.student == view} for view in views]
+
+    def of_teacher(self, views: Sequence[str]) -> list[set[str]]:
+        """What is wanted of the teacher on each of some views."""
+        return [{pair.teacher for pair in self._ready() if pair.view.teacher == view} for view in views]
+
+    def prepare(self, batch: Batch, model: MultimodalModel, teacher: Teacher, num_examples: int | None = None) -> None:
+        """Finds out what is compared and makes what depends on shapes, of one look at the full view; nothing is drawn before.
+
+        Args:
+            batch: some examples.
+            model: the student.
+            teacher: the teacher.
+            num_examples: how many examples the training split has.
+
+        Raises:
+            ValueError: if something is not offered, or cannot be compared.
+        """
+        pairs = [Pair(term, s, t) for term in self.terms for s, t in term.pairs(model.offered, teacher.offered)]
+        names = [pair.name for pair in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is listed twice. Give it one weight instead.")
+        was_training = model.training
+        with torch.no_grad():
+            (mine,) = model.eval().forward_features([batch.inputs], [{pair.student for pair in pairs}])[1]
+            (theirs,) = teacher.predict_features(batch, [FULL], [{pair.teacher for pair in pairs}])[1]
+        model.train(was_training)
+        for pair in pairs:
+            pair.prepare(model.offered[pair.student], mine[pair.student].values, theirs[pair.teacher].values, num_examples)
+        self.pairs = nn.ModuleList(pairs)
+
+    def forward(self, student: Told, teacher: Told, batch: Batch) -> dict[str, Tensor]:
+        """The value of each pair by its name, float [B]."""
+        return {pair.name: pair(student, teacher, batch) for pair in self._ready()}
+
+    def total(self, values: Mapping[str, Tensor]) -> Tensor | None:
+        r"""The weighted sum of batch means, :math:`\sum_f \beta_f \frac1B \sum_i F_{fi}`; None where there is nothing."""
+        weighted = [pair.weight.value * values[pair.name].mean() for pair in self._ready()]
+        return torch.stack(weighted).sum() if weighted else None
+
+    def _ready(self) -> list[Pair]:
+        if self.terms and not self.pairs:
+            raise ValueError("an objective with features must look at a batch before it is used: call its dry_run(batch).")
+        return [pair for pair in self.pairs if isinstance(pair, Pair)]
+
+
+def _shape(kind: FeatureKind, values: Tensor, num_examples: int | None) -> FeatureShape:
+    if kind in ("attention", "scores"):
+        return FeatureShape(kind, values.shape[1], values.shape[2], num_examples)
+    return FeatureShape(kind, values.shape[-1], values.shape[1] if kind == "hidden" else 1, num_examples)
+
+
+def _numbered(who: str, name: str, offered: Mapping[str, FeatureKind]) -> dict[int, str]:
+    """The intermediates of a name with a `*`, counted from 1.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    found = numbered(name, offered)
+    if not found:
+        known = dict.fromkeys(f"{part}.*.{what}" for part, layer, what in map(parsed, offered) if layer is not None)
+        raise ValueError(f"{who}: it has no layers of the name {name!r}.{did_you_mean(name, known)} {_offers(offered)}")
+    return found
+
+
+def _resolved(who: str, name: str, offered: Mapping[str, FeatureKind]) -> str:
+    """The name that is offered; `last` is the last numbered layer.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name in offered:
+        return name
+    layers = numbered(name.replace(".last.", ".*."), offered) if ".last." in name else {}
+    if not layers:
+        raise ValueError(f"{who}: it offers no {name!r}.{did_you_mean(name, offered)} {_offers(offered)}")
+    return layers[max(layers)]
+
+
+def _offers(offered: Mapping[str, FeatureKind]) -> str:
+    return f"It offers {told(offered)}."
