@@ -1,0 +1,94 @@
+"""What a run's model starts from, if it does not start from weights of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from msd_framework.config.components import STAND_INS, known_facts
+from msd_framework.config.folders import other_tensors
+from msd_framework.config.models import Unfilled, reads_files
+from msd_framework.config.resume import goes_on
+from msd_framework.config.schema import InitConfig, RunConfig
+from msd_framework.config.teachers import teacher_folders
+from msd_framework.engine.checkpoint import WEIGHTS, find_checkpoint, load_weights, read, read_card
+from msd_framework.errors import CheckpointError, ConfigError, Problem
+from msd_framework.models.base import MultimodalModel
+from msd_framework.models.inherit import Inheritance
+from msd_framework.registry import MODELS
+from msd_framework.structures import DatasetInfo
+
+
+def init_folder(config: RunConfig) -> str | None:
+    """The run whose model is started from; None if it is not clear."""
+    folders = teacher_folders(config.teacher)
+    given = config.init.checkpoint if config.init is not None else None
+    return given or (folders[0] if len(folders) == 1 else None)
+
+
+def start_from(model: MultimodalModel, path: str, init: InitConfig) -> None:
+    """Gives a model its first weights.
+
+    Args:
+        model: what is to start.
+        path: the run that they are taken from, or one of its checkpoints.
+        init: which of them, and how.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+        ConfigError: if they do not fit.
+    """
+    saved = read(find_checkpoint(path), WEIGHTS)
+    with torch.random.fork_rng(devices=[]):  # the run's random numbers know nothing of it
+        source = MODELS.build(saved.card["rebuild"], "init", saved.card["facts"])
+    load_weights(source, saved.model, path)
+    try:
+        taken = Inheritance(model, source, init.layers, init.cut, init.only).tensors()
+    except ValueError as error:
+        raise ConfigError(Problem("init", str(error))) from error
+    model.load_state_dict(taken, strict=False)
+
+
+def init_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
+    """Why a model cannot start from what it should, found on models without weights."""
+    if config.init is None or config.run_type not in ("train", "check") or goes_on(config):
+        return []
+    at, path = "init.checkpoint", init_folder(config)
+    if path is None:
+        num = len(teacher_folders(config.teacher))
+        why = f"there are {num} teachers" if num else "there is no trained teacher"
+        return [Problem(at, f"must be given, since {why}: the folder of a finished run.")]
+    try:
+        card = read_card(path)
+        return _card_problems(card, config) or _fit_problems(card, config, info)
+    except CheckpointError as error:
+        return [Problem(at, str(error))]
+    except (KeyError, TypeError) as error:
+        return [Problem(at, f"{path}: its card.json does not describe a model (it lacks {error}). Take another checkpoint.")]
+
+
+def _card_problems(card: dict[str, Any], config: RunConfig) -> list[Problem]:
+    """Processors that make other tensors than those that the weights are for."""
+    specs = {m: spec for m, spec in config.data.processors.items() if m in card["modalities"]}
+    found = {m: other_tensors(spec, card["processors"][m]["spec"]) for m, spec in specs.items()}
+    text = "what the model starts from was trained on other tensors: {}. Write its options here."
+    return [Problem(f"data.processors.{m}", text.format(other)) for m, other in found.items() if other]
+
+
+def _fit_problems(card: dict[str, Any], config: RunConfig, info: DatasetInfo) -> list[Problem]:
+    """Sizes that do not fit; those of a model that reads files are known only in the run."""
+    assert config.init is not None
+    init = config.init
+    if reads_files(config.model):
+        return []
+    facts = {**card["facts"], **known_facts(info), "seed": config.seed}
+    try:
+        with Unfilled():
+            model = MODELS.build(config.model, "model", STAND_INS | facts)
+            source = MODELS.build(card["rebuild"], "init", card["facts"])
+            found = Inheritance(model, source, init.layers, init.cut, init.only).problems
+    except ConfigError as error:
+        return list(error.problems)
+    pairs = [text.partition(": ") if text.startswith(("layers: ", "only[")) else ("", "", text) for text in found]
+    return [Problem(f"init.{key}" if key else "init", text) for key, _, text in pairs]

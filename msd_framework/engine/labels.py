@@ -1,0 +1,35 @@
+"""How many examples of an update have a label, told to each of its parts before any of them is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from msd_framework.engine.distributed import World
+from msd_framework.structures import Batch
+
+
+def parts_of_update(batches: Iterator[Batch], num_parts: int, world: World) -> Iterator[Batch]:
+    """The parts of an update that this process computes, on its device.
+
+    Where examples may lack a label, all parts are read before the first is computed, and each is told how many labelled examples a
+    part has on average over all parts and processes. The mean over the parts of losses that are divided by this number is the sum
+    over all labelled examples divided by their number, exactly.
+
+    Args:
+        batches: the parts of this update and of those after it.
+        num_parts: how many this one has in this process.
+        world: this process among all.
+    """
+    first = next(batches).to(world.device)
+    others = (next(batches).to(world.device) for _ in range(num_parts - 1))
+    if first.num_labelled is None:
+        yield first
+        yield from others
+        return
+    parts = [first, *others]
+    counts = torch.stack([part.num_labelled for part in parts if part.num_labelled is not None])
+    mean = world.mean(counts.sum()) / num_parts
+    yield from (replace(part, num_labelled=mean) for part in parts)

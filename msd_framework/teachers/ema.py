@@ -1,0 +1,90 @@
+"""A teacher that is the student itself, averaged over the updates that it has made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
+
+import torch
+
+from msd_framework.maskers.base import Masker, Views
+from msd_framework.models.base import MultimodalModel
+from msd_framework.progress import Dial, Mean, Number, Paced
+from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
+from msd_framework.teachers.base import Teacher
+from msd_framework.teachers.live import LiveTeacher
+
+
+class EmaTeacher(Paced, Teacher):
+    r"""The exponential moving average of the student's weights, which changes after each update.
+
+    .. math:: \theta_T \leftarrow a \, \theta_T + (1 - a) \, \theta
+
+    from the student's first weights on, with :math:`\theta` those after the update. What a batch norm has measured is averaged in
+    the same way, over the processes as well. Its answers never become part of a gradient.
+
+    Unlike other teachers it is a module: as part of the objective it is saved and resumed with the run, and its weights are
+    no parameters to be trained.
+
+    Source: Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017 (arXiv:1703.01780), section 3.
+
+    Args:
+        student: the model that is trained.
+        masker: how a view hides a modality from the average.
+        decay: a, at least 0 and below 1, or a ramp such as `{start: 0.9, end: 0.999, over: 0.1}`.
+
+    Raises:
+        ValueError: if the decay is out of range.
+    """
+
+    average: MultimodalModel
+
+    def __init__(self, student: MultimodalModel, masker: Masker, decay: Number = 0.999):
+        super().__init__()
+        self.decay = decay_of(decay)
+        self.average = deepcopy(student)
+        self.live = LiveTeacher(self.average, masker)
+        self.modalities, self.num_classes = student.modalities, student.num_classes
+        self.student = (student,)  # in a tuple: it is a part of the objective already
+
+    def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
+        return self.live.predict(batch, views, shown)
+
+    @property
+    def offered(self) -> Mapping[str, FeatureKind]:
+        return self.live.offered
+
+    def predict_features(
+        self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None
+    ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
+        return self.live.predict_features(batch, views, wanted, shown)
+
+    @torch.no_grad()
+    def end_update(self, mean: Mean) -> None:
+        (student,), change = self.student, 1 - self.decay.value
+        for average, weight in zip(self.average.parameters(), student.parameters(), strict=True):
+            average.lerp_(weight, change)
+        for measured, now in zip(self.average.buffers(), student.buffers(), strict=True):
+            if now.is_floating_point():
+                measured.lerp_(mean(now), change)
+            else:
+                measured.copy_(now)
+
+    def train(self, mode: bool = True) -> EmaTeacher:
+        """Leaves the average in eval mode, whatever becomes of the objective."""
+        super().train(mode)
+        self.average.eval()
+        return self
+
+
+def decay_of(number: Number) -> Dial:
+    """The share of itself that an average keeps in an update.
+
+    Raises:
+        ValueError: if it is out of range, or is no number and no ramp.
+    """
+    dial = Dial("ema", number)
+    for value in dial.ends:
+        if not 0 <= value < 1:
+            raise ValueError(f"ema must be at least 0 and below 1, got {value}.")
+    return dial

@@ -1,0 +1,223 @@
+"""Several teachers that answer as one: by their mean, by fixed weights, a view each, or whoever is surest."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from msd_framework.losses.base import at_least_float32
+from msd_framework.maskers.base import Views
+from msd_framework.ranges import not_negative, positive
+from msd_framework.registry import COMBINATIONS
+from msd_framework.saliency.base import view_name
+from msd_framework.structures import FULL, Batch, ModelOutput, Task, visible_modalities
+from msd_framework.teachers.base import Teacher
+
+
+class Combination(ABC):
+    """How much each of several teachers counts in their common answer."""
+
+    def asked(self, view: str, seeing: Sequence[int]) -> Sequence[int]:
+        """Which teachers are asked about a view.
+
+        Args:
+            view: its name.
+            seeing: the numbers of those that see something of it.
+        """
+        return seeing
+
+    @abstractmethod
+    def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
+        """What each answer counts, not negative, float [K] or [K, B]; they are divided by their sum.
+
+        Args:
+            teachers: the numbers of K teachers.
+            log_p: their log-probabilities, float [K, B, Q, O]: of Q questions with O outcomes each. One label of C is one question
+                with C outcomes, several labels are C questions with two.
+        """
+
+    def problems(self, modalities: Sequence[Sequence[str]]) -> list[str]:
+        """What does not fit these teachers, as sentences.
+
+        Args:
+            modalities: what each teacher takes.
+        """
+        return []
+
+
+@COMBINATIONS.register("mean")
+class MeanOfTeachers(Combination):
+    r"""The mean of the teachers' probabilities, :math:`p = \frac{1}{K} \sum_k p_k`.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015 (arXiv:1503.02531), section 1.
+    """
+
+    def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
+        return log_p.new_ones(len(teachers))
+
+
+@COMBINATIONS.register("weighted")
+class WeightedTeachers(Combination):
+    r"""A mean of the teachers' probabilities in which each counts as you say, :math:`p = \sum_k w_k p_k / \sum_k w_k`.
+
+    Args:
+        weights: a number above 0 for each teacher, in their order.
+
+    Raises:
+        ValueError: if one of them is not above 0.
+    """
+
+    def __init__(self, weights: list[float]):
+        positive(**{f"weights[{k}]": weight for k, weight in enumerate(weights)})
+        self.given = weights
+
+    def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
+        return log_p.new_tensor([self.given[k] for k in teachers])
+
+    def problems(self, modalities: Sequence[Sequence[str]]) -> list[str]:
+        return _one_each("weights", self.given, modalities)
+
+
+@COMBINATIONS.register("by_view")
+class TeacherOfEachView(Combination):
+    """Each view is taught by the teacher that is named for it, and any other view by the teacher of `full`.
+
+    If several are named for a view, they teach it by the mean of their probabilities.
+
+    Args:
+        views: the view that each teacher teaches, in their order.
+    """
+
+    def __init__(self, views: list[str]):
+        self.views = views
+
+    def asked(self, view: str, seeing: Sequence[int]) -> Sequence[int]:
+        named = [k for k in seeing if self.views[k] == view]
+        return named or [k for k in seeing if self.views[k] == FULL]
+
+    def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
+        return log_p.new_ones(len(teachers))
+
+    def problems(self, modalities: Sequence[Sequence[str]]) -> list[str]:
+        problems, known = _one_each("views", self.views, modalities), union(modalities)
+        for k, (view, own) in enumerate(zip(self.views, modalities)):
+            try:
+                if not set(visible_modalities(view, known)) & set(own):
+                    problems.append(f"views[{k}]: the view {view!r} hides all that its teacher takes, {', '.join(own)}.")
+            except ValueError as error:
+                problems.append(f"views[{k}]: {error}")
+        return problems
+
+
+@COMBINATIONS.register("confidence")
+class SurestTeachers(Combination):
+    r"""Each example is taught by the teachers that are sure of it, view by view.
+
+    .. math:: p = \sum_k w_k p_k, \qquad w_k = \frac{e^{-h_k / T}}{\sum_j e^{-h_j / T}}
+
+    with :math:`h_k` the entropy of teacher k's answer as a share of the largest there is, between 0 (sure) and 1 (knows
+    nothing); for several labels, the mean over them. Sure is not right: a teacher that was trained without labels smoothed or
+    modalities dropped may be sure of anything.
+
+    Args:
+        temperature: T, 0 or more; large ones give the mean, and 0 the surest teacher alone.
+
+    Raises:
+        ValueError: if the temperature is below 0.
+    """
+
+    def __init__(self, temperature: float = 0.1):
+        not_negative(temperature=temperature)
+        self.temperature = temperature
+
+    def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
+        unsure = -(log_p.exp() * log_p).sum(-1).mean(-1) / math.log(log_p.shape[-1])  # [K, B]
+        if self.temperature == 0:
+            return F.one_hot(unsure.argmin(0), len(unsure)).T.to(unsure.dtype)
+        return (-unsure / self.temperature).softmax(0)
+
+
+class EnsembleTeacher(Teacher):
+    r"""Several teachers of the same classes, live or cached, that answer as one.
+
+    .. math:: f_T(x) = \log \sum_k w_k p_k(x) + \sum_k w_k \log \sum_c e^{f_k(x)_c}
+
+    for one label, with :math:`p_k` the softmax of teacher k's logits :math:`f_k`; the second term, which no softmax feels, gives
+    the logits the level of the teachers' own. For several labels and soft targets it is the logit of :math:`\sum_k w_k p_k`,
+    with :math:`p_k` the sigmoid. Teachers that agree therefore say together what each says alone.
+
+    A teacher that takes fewer modalities than the others is shown those of a view that are its own; of a view that shows none of
+    them it is not asked. Each teacher is asked once about each view.
+
+    Args:
+        teachers: K teachers.
+        combination: how much each counts.
+        task: how targets are read.
+
+    Raises:
+        ValueError: if they tell another number of classes apart.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], combination: Combination, task: Task = "single_label"):
+        classes = sorted({teacher.num_classes for teacher in teachers})
+        if len(classes) != 1:
+            raise ValueError(f"teachers must tell the same classes apart, got {' and '.join(map(str, classes))} of them.")
+        self.teachers, self.combination, self.task = tuple(teachers), combination, task
+        self.modalities, self.num_classes = union([t.modalities for t in teachers]), classes[0]
+
+    def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
+        parts = {view: shared_out(view, [t.modalities for t in self.teachers], self.combination) for view in views}
+        said: dict[int, dict[str, Tensor]] = {}
+        for k, teacher in enumerate(self.teachers):
+            names = tuple(dict.fromkeys(part[k] for part in parts.values() if k in part))
+            said[k] = dict(zip(names, teacher.predict(batch, names, shown).logits)) if names else {}
+        return ModelOutput(torch.stack([self._together({k: said[k][name] for k, name in part.items()}) for part in parts.values()]))
+
+    def _together(self, answers: Mapping[int, Tensor]) -> Tensor:
+        """The common logits [B, C] of those who were asked, [B, C] each."""
+        z = at_least_float32(torch.stack(list(answers.values())))  # [K, B, C]
+        if len(z) == 1:
+            return z[0]
+        one = self.task == "single_label"
+        log_p = z.log_softmax(-1) if one else torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], -1)  # [K, B, .., O]
+        w = self.combination.weights(tuple(answers), log_p.flatten(2, -2) if log_p.ndim > 3 else log_p[:, :, None])  # [K] or [K, B]
+        w = w / w.sum(0)
+        w = w.view(*w.shape, *[1] * (log_p.ndim - w.ndim))  # [K, B or 1, 1, ..]
+        together = (log_p + w.log()).logsumexp(0)  # [B, .., O]
+        if not one:
+            return together[..., 0] - together[..., 1]
+        return together + (w * z.logsumexp(-1, keepdim=True)).sum(0)
+
+
+def shared_out(view: str, modalities: Sequence[Sequence[str]], combination: Combination) -> dict[int, str]:
+    """The teachers that are asked about a view, each by its number, with what the view is called where only its modalities are.
+
+    Args:
+        view: its name.
+        modalities: what each teacher takes.
+        combination: chooses among those that see something of it.
+
+    >>> both, image = ("image", "text"), ("image",)
+    >>> shared_out("full", [both, image], MeanOfTeachers()), shared_out("text", [both, image], MeanOfTeachers())
+    ({0: 'full', 1: 'full'}, {0: 'text'})
+    """
+    known = union(modalities)
+    visible = visible_modalities(view, known)
+    seen = {k: tuple(m for m in visible if m in own) for k, own in enumerate(modalities)}
+    asked = combination.asked(view, [k for k, own in seen.items() if own])
+    return {k: view if tuple(modalities[k]) == known else view_name(seen[k], modalities[k]) for k in asked}
+
+
+def union(modalities: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """All modalities that somebody takes, sorted."""
+    return tuple(sorted({m for own in modalities for m in own}))
+
+
+def _one_each(option: str, given: Sequence[object], teachers: Sequence[object]) -> list[str]:
+    wanted = f"wanted one for each of the {len(teachers)} teachers, in their order, got {len(given)}."
+    return [] if len(given) == len(teachers) else [f"{option}: {wanted}"]
