@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,14 +14,21 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from msd_framework.analysis.by_view import SaliencyTable, ViewTable, saliency_table, view_tables
 from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odds
-from msd_framework.analysis.statistics import Difference, Summary, paired_difference, summarise
+from msd_framework.analysis.statistics import Difference, Summary, holm, paired_difference, summarise
 from msd_framework.analysis.study_config import StudyConfig, larger_is_better
 from msd_framework.run import write_json
 from msd_framework.writing import write_text
 
 WIDTH = 132
 """Columns of what is printed to no terminal."""
+
+COMPARED = (
+    "Paired differences with the 95 % bootstrap interval of their mean over seeds, and the p-value of an exact sign-flip test, "
+    "corrected for the number of comparisons in the same metric (Holm). The verdict is the interval's, which is not corrected."
+)
+"""How a table of differences is to be read."""
 
 ABSENT = "-"
 """What stands where a run has no such number, as a student without a teacher has no fidelity."""
@@ -45,29 +53,41 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against a baseline in one metric."""
+    """A method against a baseline in one metric.
+
+    Args:
+        method: what is compared.
+        baseline: what it is compared with.
+        metric: in what.
+        difference: over the seeds.
+        p: of the difference, corrected for all comparisons in this metric.
+    """
 
     method: str
     baseline: str
     metric: str
     difference: Difference
+    p: float = float("nan")
 
     @property
     def title(self) -> str:
         return f"{self.method} - {self.baseline}"
 
 
-def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], asked: Sequence[Path] = ()) -> dict[str, Any]:
     """Compares the runs, and writes and shows what comes out.
 
     Args:
         config: the study.
         runs: the report of each run, with the method as its `name`.
+        asked: what `msd saliency` wrote of each seed's teacher.
 
     Returns:
         what `summary.json` holds.
     """
     rows, comparisons = list(table(config, runs)), list(compare(config, runs))
+    by_view = list(view_tables(list(config.run_files), config.metrics[0], runs))
+    saliency = saliency_table(asked)
     kept = ("name", "seed", "metrics", "parameters", "seconds")
     summary: dict[str, Any] = {
         "name": config.name,
@@ -80,15 +100,18 @@ def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> dict
                 "baseline": c.baseline,
                 "metric": c.metric,
                 **asdict(c.difference),
+                "p_holm": c.p,
                 "verdict": c.difference.verdict,
             }
             for c in comparisons
         ],
+        "views": [asdict(found) for found in by_view],
+        "saliency": asdict(saliency) if saliency else None,
         "note": config.note,
     }
     pictures = [*_draw_runs(config, runs), *_draw_densities(config)]
     write_json(config.folder / "summary.json", _finite(summary))
-    write_text(config.folder / "summary.md", markdown(config, rows, comparisons, pictures))
+    write_text(config.folder / "summary.md", markdown(config, rows, comparisons, pictures, by_view, saliency))
     show(config, rows, comparisons, pictures)
     return summary
 
@@ -108,11 +131,14 @@ def table(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Ro
 def compare(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
     """Every method against every baseline that comes before it, in each metric that both have."""
     values = {(r["name"], r["seed"]): r["metrics"] for r in runs}
-    for method, baseline in pairs(list(config.methods), config.baselines):
-        for metric in config.metrics:
+    for metric in config.metrics:
+        found = {}
+        for method, baseline in pairs(config.all_methods, config.baselines):
             theirs, its = ([values[name, seed].get(metric) for seed in config.seed_list] for name in (baseline, method))
             if None not in (*theirs, *its):
-                yield Comparison(method, baseline, metric, paired_difference(its, theirs, larger_is_better(metric)))
+                found[method, baseline] = paired_difference(its, theirs, larger_is_better(metric))
+        corrected = holm([d.p for d in found.values()])
+        yield from (Comparison(*names, metric, d, p) for (names, d), p in zip(found.items(), corrected))
 
 
 def pairs(methods: Sequence[str], baselines: Sequence[str]) -> list[tuple[str, str]]:
@@ -175,26 +201,53 @@ def caption(config: StudyConfig) -> str:
     return f"{units}; " + (f"mean ± standard deviation over {seeds} seeds." if seeds > 1 else "one seed.")
 
 
-def markdown(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Comparison], pictures: Sequence[str]) -> str:
+def markdown(
+    config: StudyConfig,
+    rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+    pictures: Sequence[str],
+    by_view: Sequence[ViewTable] = (),
+    saliency: SaliencyTable | None = None,
+) -> str:
     """The summary as a page."""
     lines = [f"# {config.name}", "", caption(config), ""]
     lines += [f"| | {' | '.join(config.metrics)} | parameters | seconds |", f"|---|{'---:|' * (len(config.metrics) + 2)}"]
     for row in rows:
         cells = [shown(m, row.metrics.get(m)) for m in config.metrics]
         lines.append(f"| {row.name} | {' | '.join(cells)} | {row.parameters:,} | {row.seconds:.1f} |")
-    if comparisons:
-        lines += [
-            "",
-            "Paired differences with the 95 % bootstrap interval of their mean over seeds, not corrected for their number:",
-            "",
-        ]
-        lines += ["| | metric | difference | wins, losses | |", "|---|---|---:|---:|---|"]
-        for c in comparisons:
-            d = c.difference
-            lines.append(f"| {c.title} | {c.metric} | {interval(c)} | {tally(c)} | {d.verdict} |")
+    for found in by_view:
+        lines += ["", f"## {found.title}: {found.metric}", "", *view_lines(found)]
+    lines += ["", "## What each modality is to the teacher", "", *saliency_lines(saliency)] if saliency else []
+    lines += ["", "## Differences", "", COMPARED, "", *comparison_lines(comparisons)] if comparisons else []
     lines += ["", config.note] if config.note else []
     lines += [text for name in pictures for text in ("", f"![{name.removesuffix('.png')}]({name})")]
     return "\n".join(lines) + "\n"
+
+
+def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """The rows of a page's table of differences."""
+    yield from ("| | metric | difference | wins, losses | p (Holm) | |", "|---|---|---:|---:|---:|---|")
+    for c in comparisons:
+        yield f"| {c.title} | {c.metric} | {interval(c)} | {tally(c)} | {c.p:.3f} | {c.difference.verdict} |"
+
+
+def view_lines(found: ViewTable) -> Iterator[str]:
+    """The rows of a page's table of one metric by view."""
+    yield from (f"| | {' | '.join(found.views)} |", f"|---|{'---:|' * len(found.views)}")
+    for method, cells in found.rows.items():
+        yield f"| {method} | {' | '.join(shown(found.metric, cell) for cell in cells)} |"
+
+
+def saliency_lines(found: SaliencyTable) -> Iterator[str]:
+    """A table of saliency: how often each modality is the most salient one, and how well a score tells the truth."""
+    kinds = list(next(iter(found.truth.values()), ()))
+    yield from (
+        f"| score | {' | '.join([f'{m} first' for m in found.modalities] + [f'AUROC, {k}' for k in kinds])} |",
+        f"|---|{'---:|' * (len(found.modalities) + len(kinds))}",
+    )
+    for name, most in found.most_salient.items():
+        cells = [*most.values(), *found.truth.get(name, {}).values()]
+        yield f"| {name} | {' | '.join(shown('auroc', cell) for cell in cells)} |"
 
 
 def show(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Comparison], pictures: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from msd_framework.analysis.report import write_report
+from msd_framework.analysis.saliency import run_saliency
+from msd_framework.analysis.saliency_config import label
 from msd_framework.analysis.study_config import TEACHER, StudyConfig, WorldConfig, load_study, needs_teacher
 from msd_framework.analysis.workers import Event, Task, work
 from msd_framework.config.load import load, resolve
@@ -37,6 +39,7 @@ class Run:
         config: its YAML.
         folder: where it writes.
         words: what the study sets.
+        options: what its method sets over the YAML.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Run:
     config: str
     folder: Path
     words: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -59,7 +63,7 @@ class Run:
         if not made.is_file():
             return []
         there = dict(_flat(yaml.safe_load(made.read_text(encoding="utf-8"))))
-        here = dict(_flat(resolve(load(self.config, self.words)).values))
+        here = dict(_flat(resolve(load(self.config, (*self.options, *self.words))).values))
         free = (*NO_NUMBERS, *(word.partition("=")[0] for word in self.words))  # folders of the study, which may have been moved
         keys = [k for k in {**there, **here} if not any(k == own or k.startswith(f"{own}.") for own in free)]
         return [
@@ -92,13 +96,16 @@ def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]
     refuse_others(config, runs)
     if config.run_type == "check":
         return {}
-    do(tasks(config, runs), config)
-    return write_report(config, [{**r.report(), "name": r.name, "seed": r.seed} for r in runs])
+    do([*tasks(config, runs), *saliency_tasks(config, runs)], config)
+    asked = [saliency_file(r) for r in runs if config.saliency and r.name == TEACHER]
+    return write_report(config, [{**r.report(), "name": r.name, "seed": r.seed} for r in runs], asked)
 
 
 def planned(config: StudyConfig) -> Iterator[Run]:
     """All runs of a study: seed by seed, the teacher first."""
-    taught = {name: needs_teacher(load(file).values["objective"]) for name, file in config.run_files.items()}
+    values = {n: load(file, config.words(n)).values for n, file in config.run_files.items()}
+    own = {n for n, v in values.items() if (v.get("teacher") or {}).get("ema") is not None}  # taught by an average of the student
+    taught = {n: needs_teacher(v["objective"]) and n not in own for n, v in values.items()}
     for seed in config.seed_list:
         teacher = config.folder / TEACHER / f"seed_{seed}"
         for name, file in config.run_files.items():
@@ -110,7 +117,8 @@ def planned(config: StudyConfig) -> Iterator[Run]:
                 settings["data.processors_from"] = str(teacher)
                 if taught[name]:
                     settings["teacher.checkpoint"] = str(teacher)
-            yield Run(name, seed, file, folder, tuple(f"{key}={json.dumps(value)}" for key, value in settings.items()))
+            words = tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
+            yield Run(name, seed, file, folder, words, config.words(name))
 
 
 def refuse_others(config: StudyConfig, runs: Iterable[Run]) -> None:
@@ -146,8 +154,31 @@ def tasks(config: StudyConfig, runs: Iterable[Run]) -> list[Task]:
             found.append(Task(world, make_seed_world, (config.world, folder, run_left.seed), log))
         before = {world, f"{TEACHER}, seed {run_left.seed}"}.intersection(t.name for t in found)
         log = run_left.folder / "log.txt"
-        found.append(Task(run_left.title, do_run, (run_left.config, run_left.words), log, tuple(sorted(before))))
+        found.append(
+            Task(run_left.title, do_run, (run_left.config, (*run_left.options, *run_left.words)), log, tuple(sorted(before)))
+        )
     return found
+
+
+def saliency_tasks(config: StudyConfig, runs: Iterable[Run]) -> Iterator[Task]:
+    """What each seed's teacher is still to be asked about its modalities."""
+    wanted = {label(spec) for spec in config.saliency}
+    for teacher in (r for r in runs if config.saliency and r.name == TEACHER):
+        file = saliency_file(teacher)
+        if file.is_file() and set(json.loads(file.read_text(encoding="utf-8"))["scores"]) == wanted:
+            continue
+        asked = {"split": "test", "examples": 1, "resamples": 0, "scores": config.saliency}
+        words = (*teacher.options, *teacher.words, *(f"{key}={json.dumps(value)}" for key, value in asked.items()))
+        before = () if teacher.is_done else (teacher.title,)
+        yield Task(
+            f"saliency, seed {teacher.seed}", ask_saliency, (teacher.config, words), teacher.folder / "saliency.log.txt", before
+        )
+
+
+def saliency_file(teacher: Run) -> Path:
+    """Where what a teacher says of its modalities is written."""
+    split = resolve(load(teacher.config, teacher.words)).values["data"]["test"]
+    return teacher.folder / "saliency" / f"saliency_{split.replace('/', '_')}.json"
 
 
 def do(left: list[Task], config: StudyConfig) -> None:
@@ -201,6 +232,12 @@ def do_run(config: str, words: Iterable[str]) -> None:
     """Does a run, in a worker."""
     torch.set_num_threads(1)
     run(config, words)
+
+
+def ask_saliency(config: str, words: Iterable[str]) -> None:
+    """Asks a teacher what each modality is to it, in a worker."""
+    torch.set_num_threads(1)
+    run_saliency(config, tuple(words))
 
 
 def _world_folder(config: StudyConfig, seed: int) -> Path:

@@ -1,19 +1,23 @@
 """The options of a study, and everything that is wrong with one before anything of it is run."""
 
+# ruff: noqa: RUF009 -- component() is dataclasses.field() under a name of ours
+
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from msd_framework.analysis.grid import Variant, grid_problems, variants
 from msd_framework.config.check import understood
-from msd_framework.config.components import described
+from msd_framework.config.components import component_problems, described
 from msd_framework.config.limits import LARGEST_SEED
 from msd_framework.config.load import find_file, load, located, resolve
-from msd_framework.config.schema import Component, RunConfig
-from msd_framework.config.structure import structure_problems, structured
+from msd_framework.config.schema import Component, RunConfig, component
+from msd_framework.config.structure import component_slots, structure_problems, structured
 from msd_framework.data.world import WorldPlan
 from msd_framework.data.world.make import _plan as plan_world
 from msd_framework.errors import ConfigError, Problem, did_you_mean
@@ -89,6 +93,12 @@ class StudyConfig:
     baselines: list[str] = field(default_factory=list)
     """The methods that all others are compared with."""
 
+    grid: list[dict[str, Any]] = field(default_factory=list)
+    """More methods, each another one with other values: `{of: msd, over: {masker: [attention, noise]}}` adds two."""
+
+    saliency: list[Component] = component("saliencies", default_factory=list)
+    """The scores of each modality that every seed's teacher is asked for on the test split; no table of them if none is named."""
+
     densities: list[str] = field(default_factory=list)
     """The methods (or `teacher`) whose outputs on each view are drawn, those of the first seed; two classes only."""
 
@@ -111,8 +121,23 @@ class StudyConfig:
 
     @property
     def run_files(self) -> dict[str, str]:
-        """The YAML of the teacher, if there is one, and of each method."""
-        return ({TEACHER: self.teacher} if self.teacher else {}) | self.methods
+        """The YAML of the teacher, if there is one, and of each method, those of the grid last."""
+        own = ({TEACHER: self.teacher} if self.teacher else {}) | self.methods
+        return own | {name: self.methods[variant.of] for name, variant in self.variants.items()}
+
+    @property
+    def all_methods(self) -> list[str]:
+        """All methods by name, those of the grid last."""
+        return [*self.methods, *self.variants]
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        """The methods of the grid by name."""
+        return {variant.name: variant for variant in variants(self.grid)}
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """What a method of the grid sets over its YAML; nothing for others."""
+        return self.variants[name].words if name in self.variants else ()
 
 
 def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
@@ -130,12 +155,13 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
     if problems:
         raise ConfigError(*(located(p, source) for p in problems))
     config = structured(source.values, StudyConfig)
-    problems = [*_value_problems(config), *_file_problems(config, folder := find_file(str(path)).parent)]
+    problems = component_problems(component_slots(source.values, StudyConfig))
+    problems += [*_value_problems(config), *_file_problems(config, folder := find_file(str(path)).parent)]
     if problems:
         raise ConfigError(*(located(p, source) for p in problems))
     methods = {name: str(_find(file, folder)) for name, file in config.methods.items()}
     config = replace(config, methods=methods, teacher=config.teacher and str(_find(config.teacher, folder)))
-    sources = {name: resolve(load(file)) for name, file in config.run_files.items()}
+    sources = {name: resolve(load(file, config.words(name))) for name, file in config.run_files.items()}
     found = {name: understood(run.values) for name, run in sources.items()}
     problems = [located(p, sources[name]) for name, (_, wrong) in found.items() for p in wrong]
     if not problems:
@@ -181,8 +207,14 @@ def _value_problems(config: StudyConfig) -> Iterator[Problem]:
             yield Problem(f"methods.{name}", f"{name!r} cannot be the name of a method, whose runs go into a folder of that name.")
     if config.world is not None:
         yield from _world_problems(config.world)
-    yield from _unknown(config.baselines, "baselines", list(config.methods))
+    wrong = grid_problems(config.grid, config.methods)
+    if wrong:
+        yield from wrong
+        return
+    yield from _unknown(config.baselines, "baselines", config.all_methods)
     yield from _unknown(config.densities, "densities", list(config.run_files))
+    if config.saliency and config.teacher is None:
+        yield Problem("saliency", "is asked of the study's teacher, and there is none. Name its YAML in `teacher`.")
 
 
 def _world_problems(world: WorldConfig) -> Iterator[Problem]:
@@ -199,7 +231,7 @@ def _unknown(names: Sequence[str], key: str, known: Sequence[str]) -> Iterator[P
 
 
 def _file_problems(config: StudyConfig, folder: Path) -> Iterator[Problem]:
-    for name, file in config.run_files.items():
+    for name, file in (({TEACHER: config.teacher} if config.teacher else {}) | config.methods).items():
         if _find(file, folder) is None:
             hint = did_you_mean(Path(file).name, [p.name for p in folder.glob("*.yaml")])
             yield Problem(TEACHER if name == TEACHER else f"methods.{name}", f"there is no file {folder / file}.{hint}")

@@ -29,6 +29,8 @@ FILES = {
     "msd": {"training": {"max_updates": 4}, "evaluation": {"every_updates": 2}, "data": {"max_train_examples": 16}},
 }
 
+IMAGE_ALONE = {"type": "fixed", "weights": {"full": 0.0, "text": 0.0}}
+
 
 def write(folder: Path, **changes) -> Path:
     """A study of 2 seeds with runs of a few updates; changes are over the study's own options."""
@@ -111,6 +113,73 @@ def test_finished_study_runs_nothing_again(done, capsys):
     assert {p: p.stat().st_mtime_ns for p in reports} == before
     assert again["runs"] == summary["runs"]
     assert "msd - kd: " in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def empirical(tmp_path_factory):
+    """A study with a grid and saliency that has been run, and its summary."""
+    grid = [{"of": "msd", "over": {"masker": ["attention"], "objective.weighting": {"image": IMAGE_ALONE}}}]
+    scores = ["drop", {"type": "keep", "distance": "mse"}]
+    options = {
+        "seeds": [3],
+        "methods": {"msd": "msd.yaml"},
+        "baselines": ["msd"],
+        "densities": [],
+        "grid": grid,
+        "saliency": scores,
+    }
+    file = write(tmp_path_factory.mktemp("empirical"), **options)
+    return file, run_study(file)
+
+
+def test_a_grid_runs_every_combination_with_its_values(empirical):
+    file, summary = empirical
+    assert [r["name"] for r in summary["runs"]] == ["teacher", "msd", "msd-attention-image"]
+    ran = yaml.safe_load((file.parent / "runs" / "msd-attention-image" / "seed_3" / "config.yaml").read_text())
+    assert ran["masker"] == "attention" or ran["masker"]["type"] == "attention"
+    assert ran["objective"]["weighting"] == IMAGE_ALONE
+    assert [(d["method"], d["baseline"]) for d in summary["differences"]][:1] == [("msd-attention-image", "msd")]
+
+
+def test_values_of_a_grid_that_changed_are_refused(empirical):
+    file, _ = empirical
+    study = yaml.safe_load(file.read_text())
+    study["grid"][0]["over"]["objective.weighting"]["image"] = IMAGE_ALONE | {"weights": {"full": 3.0}}
+    file.with_name("changed.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(
+        ConfigError, match=r"msd-attention-image.seed_3 holds a run of another configuration: .*weights.full is 0.0 there"
+    ):
+        run_study(file.with_name("changed.yaml"))
+
+
+def test_tables_by_view_are_of_what_the_runs_reported(empirical):
+    file, summary = empirical
+    reports = {r["name"]: r["metrics"] for r in summary["runs"]}
+    for found in summary["views"]:
+        use, _, name = found["metric"].partition("/")
+        assert found["views"] == ("full", "image", "text")
+        for method, cells in found["rows"].items():
+            keys = [found["metric"], f"{use}/image/{name}", f"{use}/text/{name}"]
+            assert [cell["mean"] for cell in cells] == [reports[method][key] for key in keys]
+    assert [found["title"] for found in summary["views"]] == [
+        "With a modality missing",
+        "As the teacher says",
+        "Divergence from the teacher",
+    ]
+    assert "## With a modality missing: test/auroc" in (page := (file.parent / "runs" / "summary.md").read_text())
+    assert "## What each modality is to the teacher" in page
+
+
+def test_saliency_of_the_teachers_is_that_of_its_command(empirical):
+    file, summary = empirical
+    told = json.loads((file.parent / "runs/teacher/seed_3/saliency/saliency_test_seen.json").read_text())["scores"]
+    assert list(summary["saliency"]["most_salient"]) == list(told) == ["drop", "keep mse"]
+    for label, found in told.items():
+        for modality, summed in summary["saliency"]["most_salient"][label].items():
+            assert summed["mean"] == found["classes"]["all"][modality]["most_salient"]
+        assert {k: v["mean"] for k, v in summary["saliency"]["truth"][label].items()} == {
+            k: v["value"] for k, v in found["truth"].items()
+        }
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the study's processes in /proc")
@@ -217,6 +286,19 @@ def test_runs_of_other_data_of_their_own_are_refused(tmp_path):
         (
             {"world": {"layout": "hateful_memes", "sizes": {"train": -5}}},
             r"world.sizes.train: wanted a number of at least 0 .*got -5.",
+        ),
+        (
+            {"grid": [{"of": "mds", "over": {"masker": ["noise"]}}]},
+            r"grid\[0\].of: 'mds' is none of ce, kd, msd. Did you mean 'msd'\?",
+        ),
+        ({"grid": [{"of": "msd", "ovr": {}}]}, r"grid\[0\].ovr: no such option. Did you mean 'over'\?"),
+        ({"grid": [{"of": "msd", "over": {"masker": []}}]}, r"grid\[0\].over.masker: wanted at least one alternative, got none."),
+        ({"grid": [{"of": "msd", "over": {"masker": ["drop", "drop"]}}]}, r"grid: two methods would be called 'msd-drop'"),
+        ({"grid": [{"of": "msd", "over": {"masker": ["nois"]}}]}, r"masker: .*'nois'.* Did you mean 'noise'\?"),
+        ({"saliency": ["dorp"]}, r"saliency\[0\]: .*'dorp'.* Did you mean 'drop'\?"),
+        (
+            {"saliency": ["drop"], "teacher": None, "methods": {"ce": "ce.yaml"}, "baselines": [], "densities": []},
+            "saliency: is asked of the study's teacher",
         ),
         ({"seeds": [2**63]}, r"seeds: wanted 1 or more, .* got \[9223372036854775808\]."),
         ({"world": {"layot": "hateful_memes"}}, r"world.layot: no such option. Did you mean 'layout'\?"),

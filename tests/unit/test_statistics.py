@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from msd_framework.analysis.statistics import Difference, paired_difference, summarise
+from msd_framework.analysis.statistics import Difference, holm, paired_difference, sign_flip, summarise
 
 SEED = {"rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state": np.random.default_rng(1)}
 """Scipy has renamed the argument."""
@@ -109,3 +109,32 @@ def test_values_without_a_partner_are_refused(method, baseline):
 )
 def test_verdict_says_what_the_interval_shows(low, high, num_pairs, larger_is_better, verdict):
     assert Difference((low + high) / 2, low, high, 0, 0, num_pairs, larger_is_better).verdict == verdict
+
+
+@pytest.mark.parametrize("num_pairs", [2, 6, 10, 13])
+def test_sign_flip_is_scipys_permutation_test(num_pairs):
+    d = np.random.default_rng(num_pairs).normal(0.5, 1, num_pairs)
+    wanted = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True)
+    assert sign_flip(d) == pytest.approx(wanted.pvalue)
+
+
+def test_sign_flip_of_many_pairs_is_near_the_exact_one():
+    d = np.random.default_rng(0).normal(0.4, 1, 16)
+    wanted = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True)
+    assert sign_flip(d) == pytest.approx(wanted.pvalue, abs=0.015)  # 3 standard deviations of a share of 10,000 draws
+    assert sign_flip(d) == sign_flip(d)
+
+
+def test_no_difference_and_a_single_one_show_nothing():
+    assert sign_flip([0.0, 0.0, 0.0]) == sign_flip([0.3]) == 1.0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_the_step_down_rule(p_values):
+    """Rejecting at a level what is at most it is rejecting one after another, the smallest first, until one is too large."""
+    corrected = holm(p_values)
+    for level in (0.01, 0.05, 0.2):
+        rejected, left = set(), sorted(range(len(p_values)), key=lambda i: p_values[i])
+        while left and p_values[left[0]] * len(left) <= level:
+            rejected.add(left.pop(0))
+        assert {i for i, p in enumerate(corrected) if p <= level} == rejected

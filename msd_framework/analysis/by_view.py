@@ -1,0 +1,112 @@
+"""What a study says of each view: how right every method is when it is shown only that, and how near to its teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msd_framework.analysis.statistics import Summary, summarise
+from msd_framework.structures import FULL
+
+
+@dataclass(frozen=True)
+class ViewTable:
+    """One metric by method and view.
+
+    Args:
+        title: what it shows.
+        metric: its name on the full view, as reports have it.
+        views: V views, the full one first.
+        rows: V summaries by method; None where a method has no such number.
+    """
+
+    title: str
+    metric: str
+    views: tuple[str, ...]
+    rows: Mapping[str, tuple[Summary | None, ...]]
+
+
+def view_tables(names: Sequence[str], metric: str, runs: Sequence[Mapping[str, Any]]) -> Iterator[ViewTable]:
+    """The tables of a study that was evaluated on several views.
+
+    Args:
+        names: the methods in their order.
+        metric: the main one, such as `test/auroc`.
+        runs: the report of each run, with the method as its `name`.
+    """
+    use, _, own = metric.partition("/")
+    titles = {own: "With a modality missing", "agreement": "As the teacher says", "kl": "Divergence from the teacher"}
+    for name, title in titles.items():
+        views = views_of(use, name, runs)
+        if len(views) < 2:
+            continue
+        keys = [name_on(view, use, name) for view in views]
+        rows = {method: tuple(_summary(method, key, runs) for key in keys) for method in names}
+        rows = {method: cells for method, cells in rows.items() if any(cells)}
+        yield ViewTable(title, name_on(FULL, use, name), views, rows)
+
+
+def views_of(use: str, name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The views on which runs report a metric, the full one first.
+
+    >>> views_of("test", "auroc", [{"metrics": {"test/auroc": 0.9, "test/image/auroc": 0.8, "test/kl": 0.1}}])
+    ('full', 'image')
+    """
+    keys = dict.fromkeys(key for run in runs for key in run["metrics"])
+    parts = [key.split("/") for key in keys if key.startswith(f"{use}/") and key.endswith(f"/{name}")]
+    return tuple(sorted(dict.fromkeys(p[1] if len(p) == 3 else FULL for p in parts), key=lambda view: view != FULL))
+
+
+def name_on(view: str, use: str, name: str) -> str:
+    """What reports call a metric on a view.
+
+    >>> name_on("full", "test", "auroc"), name_on("image", "test", "auroc")
+    ('test/auroc', 'test/image/auroc')
+    """
+    return f"{use}/{name}" if view == FULL else f"{use}/{view}/{name}"
+
+
+@dataclass(frozen=True)
+class SaliencyTable:
+    """What each modality is to the teachers of a study.
+
+    Args:
+        modalities: M names.
+        most_salient: over seeds, how often each modality is the most salient one, by score.
+        truth: over seeds, the area under the ROC curve with which a score tells what decides an example, by score and kind; empty
+            where that is not known.
+    """
+
+    modalities: tuple[str, ...]
+    most_salient: Mapping[str, Mapping[str, Summary]]
+    truth: Mapping[str, Mapping[str, Summary]]
+
+
+def saliency_table(files: Sequence[Path]) -> SaliencyTable | None:
+    """The means of what `msd saliency` wrote for each seed's teacher; None where it wrote nothing."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if not found:
+        return None
+    labels, modalities = list(found[0]["scores"]), tuple(found[0]["modalities"])
+
+    def over_seeds(label: str, *path: str) -> Summary:
+        values = []
+        for told in found:
+            value = told["scores"][label]
+            for key in path:
+                value = value[key]
+            values.append(value)
+        return summarise(values)
+
+    most = {label: {m: over_seeds(label, "classes", "all", m, "most_salient") for m in modalities} for label in labels}
+    kinds = {label: list(found[0]["scores"][label].get("truth", {})) for label in labels}
+    truth = {label: {kind: over_seeds(label, "truth", kind, "value") for kind in kinds[label]} for label in labels if kinds[label]}
+    return SaliencyTable(modalities, most, truth)
+
+
+def _summary(method: str, key: str, runs: Sequence[Mapping[str, Any]]) -> Summary | None:
+    values = [run["metrics"].get(key) for run in runs if run["name"] == method]
+    return summarise(values) if values and None not in values else None

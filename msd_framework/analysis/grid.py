@@ -1,0 +1,107 @@
+"""Methods of a study that are another one with other values: every combination of a few alternatives."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from msd_framework.config.structure import structure_problems, structured
+from msd_framework.errors import Problem, did_you_mean
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Alternatives of some options of a method."""
+
+    of: str
+    """The method that they are alternatives of."""
+
+    over: dict[str, list[Any] | dict[str, Any]]
+    """What each option may be, by its path in a run's YAML: a list, or values by the names that they are to have."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with other values.
+
+    Args:
+        of: the method.
+        chosen: the name and the value of each option that differs, by its path.
+    """
+
+    of: str
+    chosen: Mapping[str, tuple[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The method's name and those of the values.
+
+        >>> Variant("msd", {"masker": ("noise", "noise"), "objective.weighting": ("instance-keep", {})}).name
+        'msd-noise-instance-keep'
+        """
+        return "-".join([self.of, *(name for name, _ in self.chosen.values())])
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What is set over the method's YAML, as on the command line."""
+        return tuple(f"{path}={json.dumps(value)}" for path, (_, value) in self.chosen.items())
+
+
+def variants(grids: Iterable[Mapping[str, Any]]) -> Iterator[Variant]:
+    """All combinations of each grid.
+
+    >>> grid = {"of": "msd", "over": {"masker": ["drop", "noise"], "objective.distill_weight": {"half": 0.5, "all": 1.0}}}
+    >>> [variant.name for variant in variants([grid])]
+    ['msd-drop-half', 'msd-drop-all', 'msd-noise-half', 'msd-noise-all']
+    """
+    for grid in (structured(values, GridConfig) for values in grids):
+        named = [list(_named(values)) for values in grid.over.values()]
+        yield from (Variant(grid.of, dict(zip(grid.over, chosen))) for chosen in product(*named))
+
+
+def grid_problems(grids: Iterable[Any], methods: Iterable[str]) -> list[Problem]:
+    """What is wrong with the grids of a study.
+
+    Args:
+        grids: what a user wrote.
+        methods: the methods that it has without them.
+    """
+    methods, problems = list(methods), []
+    for i, grid in enumerate(grids):
+        at = f"grid[{i}]"
+        wrong = structure_problems(grid, GridConfig, at)
+        if not wrong and grid["of"] not in methods:
+            text = f"{grid['of']!r} is none of {', '.join(methods)}.{did_you_mean(grid['of'], methods)}"
+            wrong.append(Problem(f"{at}.of", text))
+        if not wrong:
+            empty = [path for path, values in grid["over"].items() if not values]
+            wrong += [Problem(f"{at}.over.{path}", "wanted at least one alternative, got none.") for path in empty]
+        problems += wrong
+    if not problems:
+        names = [*methods, *(v.name for v in variants(grids))]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        problems = [
+            Problem("grid", f"two methods would be called {name!r}; give their values names of their own.") for name in twice
+        ]
+    return problems
+
+
+def name_of(value: Any) -> str:
+    """What a value is called in the name of a method.
+
+    >>> name_of({"type": "instance", "saliency": {"type": "keep"}, "full_weight": 1.4}), name_of(["full", "text"]), name_of(None)
+    ('instance-keep-1.4', 'full+text', 'none')
+    """
+    if isinstance(value, Mapping):
+        return "-".join(map(name_of, value.values()))
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(name_of, value))
+    return re.sub(r"[^\w.+-]+", "_", "none" if value is None else str(value))
+
+
+def _named(values: list[Any] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield from values.items() if isinstance(values, Mapping) else ((name_of(value), value) for value in values)
