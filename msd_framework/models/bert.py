@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
 from msd_framework.registry import ENCODERS
-from msd_framework.structures import ModalityInputs
+from msd_framework.structures import FeatureKind, ModalityInputs
 
 ABSOLUTE = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
 """The architectures to which the place of a word is its position id alone."""
+
+BERT_FEATURES = ("hidden", "mean", "cls", "attention")
+"""What transformers tells of a layer."""
 
 
 @ENCODERS.register("bert")
@@ -68,13 +72,36 @@ class Bert(Encoder):
         return {**options, "name": None, "config": json.loads(json.dumps(config, default=str))}
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
-        if self.can_skip_positions or "positions" not in inputs.extras:
-            return self._encode(inputs)
-        whole, places = _at_their_places(inputs)
-        encoded = self._encode(whole)
-        return Encoded(encoded.tokens.take_along_dim(places[..., None], 1), inputs.mask, encoded.pooled)
+        return self.forward_features(inputs, ())[0]
 
-    def _encode(self, inputs: ModalityInputs) -> Encoded:
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The states of each layer and its attention, which in training has had its dropout."""
+        return super().offered | layer_features("", getattr(self.model.config, "num_hidden_layers", 0), BERT_FEATURES)
+
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
+        if self.can_skip_positions or "positions" not in inputs.extras:
+            encoded, states, maps = self._encode(inputs, wanted)
+        else:
+            whole, places = at_their_places(inputs)
+            encoded, states, maps = self._encode(whole, wanted)
+            of_states, of_maps = places[..., None], places[:, None]
+            encoded = Encoded(encoded.tokens.take_along_dim(of_states, 1), inputs.mask, encoded.pooled)
+            states = [x.take_along_dim(of_states, 1) for x in states]
+            maps = [x.take_along_dim(of_maps[..., None], 2).take_along_dim(of_maps[..., None, :], 3) for x in maps]
+        read: dict[str, Sequence[Any]] = {
+            "hidden": states,
+            "mean": states,
+            "cls": [x[:, 0] for x in states],
+            "attention": [None, *maps],
+        }
+        span = Span(0, inputs.mask.shape[1], inputs.mask)
+        layered = {name: (what, layer) for name in wanted for _, layer, what in [parsed(name)] if layer is not None}
+        found = {name: CUT[KINDS[what]](read[what][layer], span) for name, (what, layer) in layered.items()}
+        return encoded, encoded.features(wanted) | found
+
+    def _encode(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, list[Tensor], list[Tensor]]:
+        """The text; and, where they are wanted, the states [B, L, D] of all layers and their attention [B, H, L, L]."""
         length = inputs.values.shape[1]
         if self.max_positions is not None and length > self.max_positions:
             raise ValueError(
@@ -86,12 +113,15 @@ class Bert(Encoder):
             aligned["token_type_ids"] = inputs.extras["segments"].masked_fill(~inputs.mask, 0)
         arguments = {name: ids for name, ids in aligned.items() if name in self.takes}
         ids = inputs.values.masked_fill(~inputs.mask, self.pad_id)  # some architectures convolve over masked words
-        output = self.model(input_ids=ids, attention_mask=inputs.mask.long(), **arguments)
+        whats = {what for _, layer, what in map(parsed, wanted) if layer is not None}
+        told = {"output_hidden_states": bool(whats - {"attention"}), "output_attentions": "attention" in whats} if whats else {}
+        output = self.model(input_ids=ids, attention_mask=inputs.mask.long(), **arguments, **told)
         tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)  # [B, L, D], [B, D]
-        return Encoded(tokens, inputs.mask, tokens[:, 0] if pooled is None else pooled)
+        encoded = Encoded(tokens, inputs.mask, tokens[:, 0] if pooled is None else pooled)
+        return encoded, list(output.hidden_states or ()) if told else [], list(output.attentions or ()) if told else []
 
 
-def _at_their_places(inputs: ModalityInputs) -> tuple[ModalityInputs, Tensor]:
+def at_their_places(inputs: ModalityInputs) -> tuple[ModalityInputs, Tensor]:
     """A text as it was before words were dropped, with the dropped ones masked, and the places [B, L] of those that are left."""
     positions = inputs.extras["positions"].masked_fill(~inputs.mask, 0)  # [B, L]
     length = int(positions.max()) + 1 if inputs.num_positions is None else inputs.num_positions
@@ -100,7 +130,7 @@ def _at_their_places(inputs: ModalityInputs) -> tuple[ModalityInputs, Tensor]:
     def spread(x: Tensor) -> Tensor:
         return x.new_zeros(len(x), length + 1).scatter(1, goals, x)[:, :length]
 
-    extras = {name: spread(x) for name, x in inputs.extras.items() if name == "segments"}
+    extras = {name: spread(x) for name, x in inputs.extras.items() if name in ("segments", "special")}
     return ModalityInputs(spread(inputs.values), spread(inputs.mask), extras), positions
 
 

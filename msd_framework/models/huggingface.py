@@ -1,0 +1,251 @@
+"""Any model of transformers, with a linear classifier on its summary."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.models.base import MultimodalModel
+from msd_framework.models.bert import at_their_places
+from msd_framework.models.features import CUT, FUSED, SUMMARY, Features, Span, parsed
+from msd_framework.models.huggingface_adapters import CARRIERS, KNOWN_CARRIERS, WORDS, Seen, adapter_of, blanked
+from msd_framework.models.huggingface_load import forward_arguments, load_published, model_type, start_at_random, written_config
+from msd_framework.registry import MODELS
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+
+
+@MODELS.register("huggingface")
+class HuggingFace(MultimodalModel):
+    r"""A model of transformers without its heads, and :math:`z = W\, \mathrm{dropout}(\mathrm{summary}(x)) + b`.
+
+    How an architecture is asked stands in `models/huggingface_adapters.py`: ViLT, LXMERT, FLAVA, CLIP, SigLIP, BridgeTower and
+    VisualBERT are known, any other is asked by the names of its arguments. What is masked never changes the logits. Words and
+    regions are hidden by their attention masks; a whole image is masked where the architecture can (ViLT, FLAVA), is zeros in
+    the place of its embedding where image and text do not look at each other (CLIP, SigLIP), and is a black image else. Leaving a
+    modality out is the same; [CLS] and [SEP] stand in for a text where there must be one.
+
+    What has no part in the summary is frozen, as is the scale of CLIP's logits.
+
+    Args:
+        num_classes: C.
+        name: a folder, or a name on the Hugging Face hub, whose weights to start from.
+        config: what its config.json would say, `model_type` included, to start from random weights instead.
+        inputs: the argument that carries each modality, such as `{text: input_ids, image: pixel_values}`; all those that it
+            takes under their usual names if not given.
+        dropout: the share of the summary's features that is dropped before the classifier.
+        vocab_size: how many word ids there are; the model must have an embedding for each.
+        pad_id: the id of [PAD], which stands wherever no word is.
+        cls_id: the id of [CLS], used only where the text is left out.
+        sep_id: the id of [SEP], used only where the text is left out.
+        image_size: pixels of a side, or [height, width]; for a `config` that does not say.
+        image_channels: colours of a pixel; for a `config` that does not say.
+        feature_size: F, features a region; for a `config` that does not say.
+
+    Raises:
+        ValueError: if not exactly one of `name` and `config` is given, if there is no such model, if its vocabulary is too
+            small, or if it has no such arguments.
+
+    >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    >>> model = HuggingFace(num_classes=3, config={"model_type": "bert", **sizes}, vocab_size=50)
+    >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
+    >>> model({"text": text}).logits.shape
+    torch.Size([1, 3])
+    """
+
+    reads = frozenset({"name"})
+    no_text: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+        inputs: dict[str, str] | None = None,
+        dropout: float = 0.1,
+        vocab_size: int | None = None,
+        pad_id: int = 0,
+        cls_id: int = 101,
+        sep_id: int = 102,
+        image_size: int | list[int] | None = None,
+        image_channels: int | None = None,
+        feature_size: int | None = None,
+    ):
+        super().__init__()
+        kind = model_type(name, config)
+        self.num_classes, self.pad_id = num_classes, pad_id
+        self.register_buffer("no_text", torch.tensor([cls_id, sep_id]), persistent=False)
+        sizes = {
+            "vocab_size": vocab_size,
+            "pad_token_id": pad_id,
+            "image_size": _side(image_size),
+            "num_channels": image_channels,
+            "visual_embedding_dim": feature_size,
+            "visual_feat_dim": feature_size,
+        }
+        self.model = load_published(name) if name is not None else start_at_random(config or {}, sizes)
+        self.adapter = adapter_of(kind)
+        carriers = self.adapter.carriers(list(inspect.signature(self.model.forward).parameters))
+        self.carriers = _chosen(kind, carriers, inputs)
+        self.modalities = tuple(self.carriers)
+        self.needs = self.adapter.needs(carriers)
+        num_words, self.max_positions = (_of_text(self.model.config, n) for n in ("vocab_size", "max_position_embeddings"))
+        if vocab_size is not None and num_words is not None and WORDS in self.carriers.values() and vocab_size > num_words:
+            raise ValueError(f"the tokenizer has {vocab_size} words and {name or 'config'} has embeddings for {num_words}")
+        self.can_miss_text = num_words is None or max(cls_id, sep_id) < num_words
+        self.image_shape = _image_shape(self.model.config)
+        self.region_size = getattr(self.model.config, "visual_embedding_dim", getattr(self.model.config, "visual_feat_dim", 1))
+        for part in self.adapter.unused(self.model):
+            if part is not None:
+                part.requires_grad_(False)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(self.adapter.width(self.model.config), num_classes)
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        try:
+            return tuple(_told(options))
+        except ValueError as error:
+            raise ConfigError(Problem("model", str(error))) from error
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        told = {m: (carrier, CARRIERS[carrier][1]) for m, carrier in _told(options).items() if carrier in CARRIERS}
+        return [
+            f"{told[m][0]!r} carries {told[m][1]}, and the processor of {m!r} makes {made}."
+            for m, made in setting.kinds.items()
+            if m in told and made != told[m][1]
+        ]
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**options, "name": None, "config": written_config(self.model)}
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        return ModelOutput(self.classify(self.see(inputs).summary))  # [B, C]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The states of the layers that the architecture tells, of each modality and of both together."""
+        layers = self.adapter.layers(self.model.config, list(self.carriers.values()))
+        names = {f"{part}.{i}": i for carrier, told in layers.items() if (part := self._part(carrier)) for i in told}
+        kinds: dict[str, FeatureKind] = {"hidden": "hidden", "mean": "pooled"}
+        return {f"{name}.{what}": kind for name in names for what, kind in kinds.items()} | {SUMMARY: "pooled"}
+
+    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
+        seen = [self.see(view, any(n != SUMMARY for n in names)) for view, names in zip(views, wanted)]
+        logits = self.classify(torch.stack([one.summary for one in seen]))  # [V, B, C]
+        return ModelOutput(logits), [self._features(one, names) for one, names in zip(seen, wanted)]
+
+    @property
+    def summary_size(self) -> int:
+        return self.classifier.in_features
+
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
+        return torch.stack([self.see(view).summary for view in views])  # [V, B, D]
+
+    def classify(self, summary: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(summary))
+        return logits
+
+    def see(self, inputs: Inputs, states: bool = False) -> Seen:
+        """What the architecture makes of a view, with the states of its layers if they are asked for."""
+        own = self.own(inputs)
+        given = {carrier: own[m] for m, carrier in self.carriers.items() if m in own}
+        like = next(iter(given.values())).mask
+        for carrier in sorted(self.needs - given.keys()):
+            given[carrier] = self._stand_in(carrier, like)
+        given = {c: at_their_places(x)[0] if "positions" in x.extras else x for c, x in given.items()}
+        length = given[WORDS].values.shape[1] if WORDS in given else 0
+        if self.max_positions is not None and length > self.max_positions:
+            raise ValueError(
+                f"a text has {length} positions and this model takes {self.max_positions}; set the max_length of its processor"
+            )
+        return self.adapter.see(self.model, {c: blanked(x, self.pad_id) for c, x in given.items()}, states)
+
+    def _stand_in(self, carrier: str, like: Tensor) -> ModalityInputs:
+        """What stands in for a modality that is left out: [CLS] and [SEP], or nothing that is looked at."""
+        batch, device = len(like), like.device
+        if CARRIERS[carrier][1] == "tokens":
+            if not self.can_miss_text:
+                raise ValueError(
+                    "the text is left out, and the cls_id and sep_id that stand in for it are not among the words of this model; "
+                    "set them to the tokenizer's"
+                )
+            ids = self.no_text.expand(batch, -1)
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            return ModalityInputs(ids, mask, {"special": mask})
+        shape = {"pixels": self.image_shape, "features": (1, self.region_size), "waveform": (1,)}[CARRIERS[carrier][1]]
+        zeros = torch.zeros(batch, *shape, device=device, dtype=self.classifier.weight.dtype)
+        return ModalityInputs(zeros, torch.zeros(batch, 1, dtype=torch.bool, device=device))
+
+    def _part(self, carrier: str) -> str | None:
+        return FUSED if carrier == FUSED else next((m for m, c in self.carriers.items() if c == carrier), None)
+
+    def _features(self, seen: Seen, names: Collection[str]) -> Features:
+        found: Features = {SUMMARY: Feature(seen.summary)} if SUMMARY in names else {}
+        for name in names:
+            part, layer, what = parsed(name)
+            carrier = self.carriers.get(part, part)
+            if layer is not None and carrier in seen.states:
+                states, mask = seen.states[carrier][layer], seen.masks[carrier]
+                kind: FeatureKind = "hidden" if what == "hidden" else "pooled"
+                found[name] = CUT[kind](states, Span(0, mask.shape[1], mask))
+        return found
+
+
+def _told(options: Mapping[str, Any]) -> dict[str, str]:
+    """The argument of each modality, by what a YAML says; the architecture is looked up only where that does not tell."""
+    if options.get("inputs"):
+        return dict(sorted(options["inputs"].items()))
+    kind = model_type(options.get("name"), options.get("config"))
+    return _chosen(kind, _carriers_of(kind), None)
+
+
+def _carriers_of(kind: str) -> tuple[str, ...]:
+    """The arguments of an architecture that carry a modality, without building it."""
+    return KNOWN_CARRIERS.get(kind) or adapter_of(kind).carriers(forward_arguments(kind) if kind not in SPARED else ())
+
+
+SPARED = frozenset({"clip", "flava", "lxmert", "siglip", "vilt"})
+"""Architectures whose adapters know the arguments by themselves."""
+
+
+def _chosen(kind: str, carriers: Sequence[str], inputs: Mapping[str, str] | None) -> dict[str, str]:
+    """The argument of each modality, sorted by the modality.
+
+    Raises:
+        ValueError: if the architecture has no such argument, or none at all that carries a modality.
+    """
+    if not carriers:
+        raise ValueError(f"{kind} takes none of {', '.join(CARRIERS)}; give such a model as {{type: module, ...}}")
+    chosen = {CARRIERS[carrier][0]: carrier for carrier in carriers} if inputs is None else inputs
+    for modality, carrier in chosen.items():
+        if carrier not in carriers:
+            hint = did_you_mean(carrier, carriers)
+            raise ValueError(
+                f"inputs.{modality}: {kind} has no {carrier!r} to carry a modality; it has {', '.join(carriers)}.{hint}"
+            )
+    return dict(sorted(chosen.items()))
+
+
+def _side(image_size: int | list[int] | None) -> int | list[int] | None:
+    """One number for a square image, which is all that some architectures take."""
+    return image_size[0] if isinstance(image_size, list) and len(set(image_size)) == 1 else image_size
+
+
+def _of_text(config: Any, size: str) -> int | None:
+    """A size of the text's part, if the configuration tells it."""
+    found: int | None = getattr(getattr(config, "text_config", None) or config, size, None)
+    return found
+
+
+def _image_shape(config: Any) -> tuple[int, int, int]:
+    """[C, H, W] of an image that stands in for one that is left out."""
+    own = [c for p in ("vision_config", "image_config") if (c := getattr(config, p, None)) is not None] or [config]
+    size, channels = getattr(own[0], "image_size", None) or 224, getattr(own[0], "num_channels", 3)
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return channels, height, width

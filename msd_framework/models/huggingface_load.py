@@ -1,0 +1,114 @@
+"""A model of transformers: from a folder, a hub name or a configuration, and what kind it is without building it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from msd_framework.models.weights import find_file
+
+PARTS = ("", "text_config", "vision_config", "image_config")
+"""Where the sizes of a configuration stand: at the top, or in that of a part."""
+
+OF_WORDS = frozenset({"vocab_size", "pad_token_id"})
+"""Sizes that an image's part may have as well, where they are about something else."""
+
+NEWLY_DRAWN = ("pooler", "position_ids")
+"""Parts of names of weights that may be missing: a pooler learns with the classifier, positions are counted."""
+
+
+def model_type(name: str | None, config: Mapping[str, Any] | None) -> str:
+    """The architecture's name in transformers, such as `vilt`, from a folder's or hub name's config.json or a configuration.
+
+    Raises:
+        ValueError: if not exactly one of both is given, if there is no such file, or if it does not tell.
+
+    >>> model_type(None, {"model_type": "vilt"})
+    'vilt'
+    """
+    if (name is None) == (config is None):
+        raise ValueError(f"give either name or config, got name {name!r} and config {config!r}")
+    if config is None:
+        config = _config_of(str(name))
+    if "model_type" not in config:
+        raise ValueError(f"{name or 'config'} must say its model_type, such as vilt; it has {', '.join(config) or 'nothing'}")
+    return str(config["model_type"])
+
+
+def forward_arguments(kind: str) -> list[str]:
+    """The arguments of an architecture's forward, without building it.
+
+    Raises:
+        ValueError: if transformers does not know it, or has no model of it without a head.
+    """
+    from transformers import MODEL_MAPPING, AutoConfig
+
+    try:
+        found = MODEL_MAPPING[type(AutoConfig.for_model(kind))]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"transformers knows no model of model_type {kind!r}") from error
+    cls = found[0] if isinstance(found, (list, tuple)) else found
+    return list(inspect.signature(cls.forward).parameters)
+
+
+def load_published(name: str) -> Any:
+    """A model with its published weights, in float32.
+
+    Raises:
+        ValueError: if there is none, or if its weights lack some that the model needs.
+    """
+    from transformers import AutoModel
+
+    _config_of(name)
+    try:
+        model, info = AutoModel.from_pretrained(name, attn_implementation="eager", output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"transformers finds no weights of {name!r}: {str(error).splitlines()[0]}") from error
+    missing = sorted(key for key in info["missing_keys"] if not any(word in key for word in NEWLY_DRAWN))
+    if missing:
+        raise ValueError(f"the weights of {name} lack {', '.join(missing)}")
+    return model.float()
+
+
+def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
+    """A model of a configuration with random weights.
+
+    Args:
+        config: what its config.json would say.
+        sizes: what is known of the data under transformers' names; the configuration goes before.
+
+    Raises:
+        ValueError: if transformers does not know the architecture, or refuses the configuration.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        built = AutoConfig.for_model(**config)
+        for part in PARTS:
+            of_part, written = (getattr(built, part, None), config.get(part) or {}) if part else (built, config)
+            for key, value in sizes.items():
+                of_words = part not in PARTS[:2] and key in OF_WORDS
+                if of_part is not None and value is not None and hasattr(of_part, key) and key not in written and not of_words:
+                    setattr(of_part, key, value)
+        return AutoModel.from_config(built, attn_implementation="eager")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"transformers makes no model of config, whose model_type is {config['model_type']!r}: {reason}"
+        ) from error
+
+
+def written_config(model: Any) -> dict[str, Any]:
+    """The configuration that `start_at_random` makes a model of these sizes of."""
+    told = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "architectures", "transformers_version")}
+    return {**json.loads(json.dumps(told, default=str)), "model_type": model.config.model_type}
+
+
+def _config_of(name: str) -> dict[str, Any]:
+    file = find_file(name, "config.json")
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is not JSON of a configuration: {error}") from error

@@ -1,0 +1,190 @@
+"""Any torch module as a model: which of its arguments carries what, and where it puts its logits."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from msd_framework.errors import did_you_mean
+from msd_framework.models.base import MultimodalModel
+from msd_framework.models.bert import at_their_places
+from msd_framework.models.huggingface_adapters import blanked
+from msd_framework.ranges import positive
+from msd_framework.registry import MODELS, raised_at
+from msd_framework.structures import Inputs, ModelOutput
+
+TENSOR_ITSELF = "logits"
+"""What a module's output is looked for under; if it is a tensor, it is that tensor."""
+
+
+@MODELS.register("module")
+class TorchModule(MultimodalModel):
+    """Any `nn.Module`, whether or not it knows of this library.
+
+    It gets each modality's values under the name of an argument, with zeros and [PAD] where something is hidden, and its mask where
+    it takes one. A modality that is left out is not given to it, which needs an argument with a default; maskers that keep
+    positions, such as `attention`, always work.
+
+    Args:
+        target: the dotted name of the class, or of a function that makes a module, such as `torchvision.models.resnet18`.
+        inputs: the argument of its forward that carries each modality, such as `{text: input_ids, image: pixel_values}`.
+        num_classes: C; handed on to the target if it names an argument `num_classes`.
+        options: what the target is made with.
+        masks: the argument that gets a modality's mask, int64 [B, L] of 0 and 1, such as `{text: attention_mask}`.
+        output: where its logits [B, C] are: a key, an attribute, or the place in a sequence. A tensor is the logits themselves.
+        summary_size: D, if what stands there is no logits but a summary [B, D], which a linear layer then classifies.
+        pad_id: the id of [PAD], which stands wherever no word is.
+
+    Raises:
+        ValueError: if there is no such target, if it makes no module or refuses its options, or if its forward lacks an argument
+            or needs another one.
+
+    >>> model = TorchModule("torch.nn.Linear", {"sound": "input"}, num_classes=3, options={"in_features": 4, "out_features": 3})
+    >>> import torch
+    >>> from msd_framework.structures import ModalityInputs
+    >>> model({"sound": ModalityInputs(torch.randn(2, 4), torch.ones(2, 4, dtype=torch.bool))}).logits.shape
+    torch.Size([2, 3])
+    """
+
+    takes_subsets: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        target: str,
+        inputs: dict[str, str],
+        num_classes: int,
+        options: dict[str, Any] | None = None,
+        masks: dict[str, str] | None = None,
+        output: str = TENSOR_ITSELF,
+        summary_size: int | None = None,
+        pad_id: int = 0,
+    ):
+        super().__init__()
+        if not inputs:
+            raise ValueError("inputs must name at least one modality, got none")
+        positive(num_classes=num_classes, summary_size=summary_size)
+        self.target, self.output, self.pad_id, self.num_classes = target, output, pad_id, num_classes
+        self.modalities, self.inputs, self.masks = tuple(sorted(inputs)), dict(sorted(inputs.items())), masks or {}
+        for modality in self.masks:
+            if modality not in inputs:
+                raise ValueError(f"masks.{modality}: inputs has no such modality, only {', '.join(self.modalities)}")
+        self.module = made(target, options or {}, num_classes)
+        arguments = inspect.signature(self.module.forward).parameters
+        self.required = [name for name, p in arguments.items() if p.default is p.empty and p.kind not in VARIABLE]
+        self._refuse_arguments(arguments)
+        self.classifier = None if summary_size is None else nn.Linear(summary_size, num_classes)
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(sorted(options["inputs"]))
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        found = self._read(self.module(**self._arguments(inputs)))
+        wanted = self.num_classes if self.classifier is None else self.classifier.in_features
+        if found.ndim != 2 or found.shape[-1] != wanted:
+            raise ValueError(
+                f"{self.output!r} of {self.target} has the shape {list(found.shape)}, wanted [B, {wanted}]; "
+                f"say in options how many classes there are, or give summary_size for an output that is not the logits"
+            )
+        return ModelOutput(found if self.classifier is None else self.classifier(found))  # [B, C]
+
+    def _arguments(self, inputs: Inputs) -> dict[str, Tensor]:
+        own, arguments = self.own(inputs), {}
+        for modality, x in own.items():
+            x = at_their_places(x)[0] if "positions" in x.extras else x
+            arguments[self.inputs[modality]] = blanked(x, self.pad_id).values
+            if modality in self.masks:
+                arguments[self.masks[modality]] = x.mask.long()
+        for modality in self.modalities:
+            if modality not in own and self.inputs[modality] in self.required:
+                raise ValueError(
+                    f"{self.target} needs {self.inputs[modality]!r} and {modality!r} was left out; "
+                    f"hide it by a masker that keeps positions, such as attention"
+                )
+        return arguments
+
+    def _read(self, output: Any) -> Tensor:
+        if isinstance(output, Tensor):
+            return output
+        entries = _entries(output)
+        found = entries.get(self.output)
+        if not isinstance(found, Tensor):
+            hint = did_you_mean(self.output, entries)
+            told = f"{type(output).__name__} of {', '.join(entries)}" if entries else type(output).__name__
+            raise ValueError(f"{self.target} gives a {told}, in which {self.output!r} is no tensor; set output.{hint}")
+        return found
+
+    def _refuse_arguments(self, arguments: Mapping[str, inspect.Parameter]) -> None:
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
+        named = {f"inputs.{m}": a for m, a in self.inputs.items()} | {f"masks.{m}": a for m, a in self.masks.items()}
+        for key, argument in named.items():
+            if argument not in arguments and not takes_any:
+                hint = did_you_mean(argument, arguments)
+                raise ValueError(f"{key}: the forward of {self.target} has no {argument!r}, only {', '.join(arguments)}.{hint}")
+        lacking = [name for name in self.required if name not in named.values()]
+        if lacking:
+            raise ValueError(f"the forward of {self.target} needs {', '.join(lacking)}, which no input or mask carries")
+
+
+def _entries(output: Any) -> dict[str, Any]:
+    """What an output holds by key, attribute, or place."""
+    if isinstance(output, Mapping):
+        return {str(key): value for key, value in output.items()}
+    if hasattr(output, "_asdict"):
+        return dict(output._asdict())
+    if isinstance(output, Sequence):
+        return {str(i): value for i, value in enumerate(output)}
+    return dict(vars(output)) if hasattr(output, "__dict__") else {}
+
+
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def imported(target: str) -> Callable[..., Any]:
+    """What a dotted name stands for.
+
+    Raises:
+        ValueError: if it cannot be imported, or if nothing can be made by it.
+    """
+    module, _, attribute = target.rpartition(".")
+    if not module:
+        raise ValueError(f"target must be a dotted name such as package.Class, got {target!r}")
+    try:
+        package = importlib.import_module(module)
+    except Exception as error:  # a module of a user's may raise anything
+        raise ValueError(f"target {target!r} cannot be imported: {raised_at(error)}") from error
+    if not hasattr(package, attribute):
+        raise ValueError(f"target {target!r}: {module} has no {attribute!r}.{did_you_mean(attribute, vars(package))}")
+    found = getattr(package, attribute)
+    if not callable(found):
+        raise ValueError(f"target {target!r} is no class or function, but of type {type(found).__name__}")
+    called: Callable[..., Any] = found
+    return called
+
+
+def made(target: str, options: Mapping[str, Any], num_classes: int) -> nn.Module:
+    """The module that a class or function makes of options, and of the number of classes if it asks for it by name.
+
+    Raises:
+        ValueError: if it has no such option, refuses them, or makes something else.
+    """
+    make = imported(target)
+    takes = inspect.signature(make).parameters
+    given = {"num_classes": num_classes, **options} if "num_classes" in takes else dict(options)
+    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        for name in given:
+            if name not in takes:
+                raise ValueError(
+                    f"options.{name}: {target} has no such argument, only {', '.join(takes)}.{did_you_mean(name, takes)}"
+                )
+    try:
+        module = make(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{target} cannot be made with options {given}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"target {target!r} makes no nn.Module, but a {type(module).__name__}")
+    return module
