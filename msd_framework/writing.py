@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
 
 @contextmanager
@@ -39,3 +40,25 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file: a reader finds the old content or the new, never half of it."""
     with draft(path) as file:
         file.write(text)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes an object as JSON, which takes its name once it has reached the disk."""
+    with draft(path) as file:
+        json.dump(values, file, indent=1, sort_keys=True)
+        sync(file)
+
+
+def sync(file: IO[Any]) -> None:
+    """Sees to it that what was written reaches the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Sees to it that the names of a folder's files reach the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

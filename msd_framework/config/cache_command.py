@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,13 +18,13 @@ from rich.table import Table
 from msd_framework.config.build import Assembly
 from msd_framework.config.cache import lock_name, stores
 from msd_framework.config.check import checked
-from msd_framework.config.load import Source, load, located, parse_overrides, resolve
+from msd_framework.config.load import load, located, resolve
 from msd_framework.config.schema import TeacherConfig
 from msd_framework.config.teacher_cache import Split, shown_bytes, try_lock
+from msd_framework.config.words import read_words
 from msd_framework.engine.distributed import World
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import CacheError, ConfigError, Problem, did_you_mean
-from msd_framework.options import mismatch, options_of
 from msd_framework.teachers.store import USED, Card, TeacherStore
 
 DAY = 24 * 3600
@@ -50,7 +49,7 @@ def cache_from_words(name: str, words: Sequence[str], config: str = "") -> str:
 
 def info(words: Sequence[str], config: str) -> str:
     """Shows what is kept."""
-    return show(**_options(words, show))
+    return show(**read_words(words, show).values)
 
 
 def show(dir: str = TeacherConfig.cache_dir) -> str:
@@ -109,7 +108,7 @@ def _row(path: Path, card: Card | CacheError) -> list[str]:
 
 def prune(words: Sequence[str], config: str) -> str:
     """Throws away what is not needed."""
-    return remove(**_options(words, remove))
+    return remove(**read_words(words, remove).values)
 
 
 def remove(
@@ -158,7 +157,7 @@ def build(words: Sequence[str], config: str) -> str:
 def verify(words: Sequence[str], config: str) -> str:
     """Compares what is kept with what the teacher says."""
     mine = [word for word in words if word.startswith("rows=")]
-    num_rows = _options(mine, _compared).get("rows", 100)
+    num_rows = read_words(mine, _compared, ["split"]).values.get("rows", 100)
     with _splits(config, [word for word in words if word not in mine]) as splits:
         return "\n".join(_compared(split, num_rows) for split in splits)
 
@@ -200,34 +199,14 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[Split]]:
             assembly = Assembly(replace(config, env=replace(config.env, save_dir=str(folder))), world)
             try:
                 assembly.fit_maskers()
-                yield [Split(assembly, use) for use in ("train", "validation", "test") if getattr(config.data, use)]
+                uses = [use for use in ("train", "validation", "test") if getattr(config.data, use)]
+                yield [Split(one, use) for use in uses for one in assembly.teachers if one.asked_views(use)]
                 world.wait()
             finally:
                 if world.is_first:
                     shutil.rmtree(folder, ignore_errors=True)
     except ConfigError as error:
         raise ConfigError(*(located(p, source) for p in error.problems)) from error
-
-
-def _options(words: Sequence[str], function: Callable[..., Any]) -> dict[str, Any]:
-    """Words as the arguments of a function.
-
-    Raises:
-        ConfigError: with every word that is wrong.
-    """
-    source = Source()
-    for layer in parse_overrides(words):
-        source.overlay(layer)
-    options = options_of(function)
-    problems = []
-    for key, value in source.values.items():
-        if key not in options:
-            problems.append(Problem(key, f"no such option.{did_you_mean(key, options)} Options: {', '.join(options)}."))
-        elif text := mismatch(value, options[key].annotation):
-            problems.append(Problem(key, text))
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
-    return source.values
 
 
 def _folder(name: str) -> Path:

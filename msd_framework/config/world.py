@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from msd_framework.config.load import Source, located, parse_overrides
+from msd_framework.config.load import located
+from msd_framework.config.words import read_words
 from msd_framework.data.world import WorldSummary, make_world
-from msd_framework.errors import ConfigError, Problem, did_you_mean
-from msd_framework.options import mismatch, options_of
+from msd_framework.errors import ConfigError
 
 
 def make_world_from_words(words: Sequence[str]) -> str:
@@ -25,12 +24,7 @@ def make_world_from_words(words: Sequence[str]) -> str:
         ConfigError: with every word that is wrong.
         DataError: if the folder holds something else.
     """
-    source = Source()
-    for layer in parse_overrides(words):
-        source.overlay(layer)
-    problems = _problems(source.values)
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
+    source = read_words(words, make_world, ["progress"])
     console = Console(stderr=True)
     columns = (TextColumn("making cards"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console)
@@ -40,18 +34,6 @@ def make_world_from_words(words: Sequence[str]) -> str:
             return _told(make_world(**source.values, progress=lambda done, total: bar.update(task, completed=done, total=total)))
     except ConfigError as error:
         raise ConfigError(*(located(p, source) for p in error.problems)) from error
-
-
-def _problems(values: dict[str, Any]) -> list[Problem]:
-    options = {name: option for name, option in options_of(make_world).items() if name != "progress"}
-    problems = []
-    for key, value in values.items():
-        if key not in options:
-            problems.append(Problem(key, f"no such option.{did_you_mean(key, options)} Options: {', '.join(options)}."))
-        elif text := mismatch(value, options[key].annotation):
-            problems.append(Problem(key, text))
-    problems += [Problem(n, f"must be given: {o.doc}") for n, o in options.items() if o.required and n not in values]
-    return problems
 
 
 def _told(summary: WorldSummary) -> str:

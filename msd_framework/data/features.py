@@ -1,19 +1,19 @@
-"""Features of image regions that a detector has written beforehand, one ``.npy`` file an image."""
+"""Features of image regions that a detector or another network has written beforehand."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from msd_framework.data.base import Processor
-from msd_framework.data.files import inside
+from msd_framework.data.regions.base import FeatureReader, names_of, wanted
+from msd_framework.data.regions.open import open_features, parse_source, source_problems
 from msd_framework.errors import CheckpointError, DataError
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
@@ -22,17 +22,34 @@ from msd_framework.writing import write_text
 FILE = "region_features.json"
 
 
-@PROCESSORS.register("region_features")
-class RegionFeatures(Processor):
-    """Region features in place of an image: ``<folder>/<stem of the image>.npy``, float [N, D].
-
-    Rows beyond ``max_regions`` are left out; detectors write the surest regions first. Files are plain arrays: nothing
-    pickled is ever read, so an array of objects is an error.
+class LoadedRegions(NamedTuple):
+    """The regions of an image.
 
     Args:
-        folder: the folder of the `.npy` files, relative to where the run is started.
+        features: float [N, D], in the precision in which they are stored.
+        boxes: float32 [N, 4], in pixels; None where nobody asked.
+        size: width and height of the image in pixels, if there are boxes.
+    """
+
+    features: Tensor
+    boxes: Tensor | None = None
+    size: tuple[float, float] = (0.0, 0.0)
+
+
+@PROCESSORS.register("region_features")
+class RegionFeatures(Processor):
+    """Region features in place of an image, found by the last parts of its path without suffix: ``img/42953`` or ``42953``.
+
+    Rows beyond ``max_regions`` are left out; detectors write the surest regions first. With ``boxes``, batches have extras
+    ``boxes``, float32 [B, L, 5], see `locations`. What is pickled (boxes beside `.npy` files, all of an LMDB) is read without
+    running it: numbers, texts and arrays alone.
+
+    Args:
+        folder: where they lie, relative to where the run is started: a folder of `<image>.npy`, an LMDB, an HDF5 file, or a
+            store that `msd convert-features` has written; `store:`, `lmdb:`, `hdf5:` or `npy:` before it says which.
         max_regions: how many regions to keep of an image.
-        feature_size: D, checked in every file; taken from the first training image if left out.
+        feature_size: D, checked in every image; taken from the first training image if left out.
+        boxes: whether a batch says where the regions are.
 
     Raises:
         ValueError: if a number is out of range.
@@ -49,46 +66,61 @@ class RegionFeatures(Processor):
     kind = "features"
     free_options = frozenset({"folder"})
 
-    def __init__(self, folder: str, max_regions: int = 100, feature_size: int | None = None):
+    def __init__(self, folder: str, max_regions: int = 100, feature_size: int | None = None, boxes: bool = False):
         if max_regions < 1:
             raise ValueError(f"max_regions is {max_regions}, wanted at least 1")
         if feature_size is not None and feature_size < 1:
             raise ValueError(f"feature_size is {feature_size}, wanted at least 1")
-        self.folder, self.max_regions, self.feature_size = Path(folder), max_regions, feature_size
+        self.folder, self.max_regions, self.feature_size, self.boxes = folder, max_regions, feature_size, boxes
+
+    @cached_property
+    def reader(self) -> FeatureReader:
+        """What reads the files, opened at the first image."""
+        return open_features(self.folder)
 
     def fit(self, values: Iterable[Any]) -> None:
         """Takes the feature size from the first image, unless it was given."""
         if self.feature_size is None:
-            self.feature_size = next((self.load(value).shape[1] for value in values), None)
+            self.feature_size = next((self.load(value).features.shape[1] for value in values), None)
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[str]:
-        folder = Path(options["folder"])
-        return [] if folder.is_dir() else [f"there is no folder {folder}; wanted one with a `<image>.npy` for each image."]
+        return source_problems(options["folder"])
 
-    def load(self, value: Any) -> Tensor:
-        """An image's regions, float [N, D] with N at most ``max_regions``, in the precision of the file.
+    def load(self, value: Any) -> LoadedRegions:
+        """An image's regions, N at most ``max_regions``, features in the precision of the file.
 
         Raises:
-            DataError: if the file is missing, damaged, or holds anything but finite floats [N, D].
+            DataError: if they are missing, damaged, or anything but finite floats [N, D] (and boxes [N, 4]).
         """
-        file, stored = self._open(value)
-        kept = np.array(stored[: self.max_regions], dtype=stored.dtype.newbyteorder("="))  # a copy, so that the file is closed
-        regions = torch.from_numpy(kept)  # [N, D]
-        if not regions.float().isfinite().all():
-            raise DataError(f"{file}: holds numbers that are no finite float32, {self._wanted}")
-        return regions
+        reader = self.reader
+        for name in names_of(value, reader.depths):
+            found = reader.find(name, self.max_regions, self.boxes)
+            if found is not None:
+                break
+        else:
+            raise reader.missing(Path(value).stem)
+        stored, boxes, size = found
+        if stored.shape[1] != self.feature_size is not None:
+            shape = [reader.count(name), stored.shape[1]]
+            raise DataError(f"{reader.place(name)}: holds an array of shape {shape}, {wanted(self.feature_size)}")
+        return LoadedRegions(torch.from_numpy(stored), None if boxes is None else torch.from_numpy(boxes), size)
 
     def length(self, value: Any) -> int:
-        """How many regions are kept of an image, from the head of its file."""
-        _, stored = self._open(value)
-        return min(len(stored), self.max_regions)
+        """How many regions are kept of an image, from the head of its file where it has one."""
+        reader = self.reader
+        name = next((name for name in names_of(value, reader.depths) if name in reader), Path(value).stem)
+        return min(reader.count(name), self.max_regions)
 
-    def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
+    def collate(self, loaded: Sequence[LoadedRegions]) -> ModalityInputs:
         """Features float32 [B, L, D], padded with zeros to the most regions of the batch, and which are there [B, L]."""
-        values = pad_sequence([regions.float() for regions in loaded], batch_first=True)  # [B, L, D]
-        counts = torch.tensor([len(regions) for regions in loaded])  # [B]
-        return ModalityInputs(values, torch.arange(values.shape[1]) < counts[:, None])
+        counts = [len(regions.features) for regions in loaded]
+        mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]  # [B, L]
+        values = _padded([regions.features for regions in loaded], counts)  # [B, L, D]
+        if not self.boxes:
+            return ModalityInputs(values, mask)
+        boxes = _padded([regions.boxes for regions in loaded if regions.boxes is not None], counts)  # [B, L, 4]
+        return ModalityInputs(values, mask, {"boxes": locations(boxes, torch.tensor([regions.size for regions in loaded]))})
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -97,11 +129,11 @@ class RegionFeatures(Processor):
 
     @property
     def files(self) -> str:
-        return str(self.folder.resolve())
+        return str(parse_source(self.folder)[1].resolve())
 
     @property
     def fingerprint(self) -> str:
-        return f"region_features {self.max_regions} {self.feature_size}"
+        return f"region_features {self.max_regions} {self.feature_size}" + " boxes" * self.boxes
 
     def save(self, folder: Path) -> None:
         """Writes the feature size."""
@@ -119,21 +151,33 @@ class RegionFeatures(Processor):
             raise CheckpointError(f"{folder / FILE}: cannot be read ({error!r}), wanted the feature size of a run") from error
         self.feature_size = self.feature_size or saved
 
-    @property
-    def _wanted(self) -> str:
-        return f"wanted floats [N, {self.feature_size or 'D'}] with N at least 1"
 
-    def _open(self, value: Any) -> tuple[Path, np.ndarray[Any, Any]]:
-        """The file of an image, and the array that it holds, of which nothing but the head is read yet."""
-        file = inside(self.folder, f"{Path(value).stem}.npy")
-        try:
-            stored = np.load(file, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise DataError(f"{file}: no such feature file") from error
-        except Exception as error:  # a damaged file can make numpy raise anything
-            raise DataError(f"{file}: is not a plain array that can be read without unpickling ({error})") from error
-        if not isinstance(stored, np.ndarray) or stored.dtype.kind != "f" or stored.dtype.itemsize > 8:
-            raise DataError(f"{file}: holds {getattr(stored, 'dtype', 'several arrays')}, {self._wanted}")
-        if stored.ndim != 2 or 0 in stored.shape or self.feature_size not in (None, stored.shape[1]):
-            raise DataError(f"{file}: holds an array of shape {list(stored.shape)}, {self._wanted}")
-        return file, stored
+def locations(boxes: Tensor, sizes: Tensor) -> Tensor:
+    r"""Where regions are in their images, float [B, L, 5], all between 0 and 1:
+
+    .. math:: \left(\frac{x_1}{W}, \frac{y_1}{H}, \frac{x_2}{W}, \frac{y_2}{H}, \frac{(x_2 - x_1)(y_2 - y_1)}{W H}\right)
+
+    Source: Lu et al., ViLBERT, NeurIPS 2019, section 3.
+
+    Args:
+        boxes: float [B, L, 4], x1, y1, x2 and y2 in pixels.
+        sizes: float [B, 2], width W and height H of each image in pixels.
+
+    >>> locations(torch.tensor([[[10.0, 0.0, 30.0, 40.0]]]), torch.tensor([[40.0, 80.0]]))
+    tensor([[[0.2500, 0.0000, 0.7500, 0.5000, 0.2500]]])
+    """
+    corners = boxes / sizes.repeat(1, 2)[:, None]  # [B, L, 4]
+    x1, y1, x2, y2 = corners.unbind(-1)
+    return torch.cat([corners, ((x2 - x1) * (y2 - y1))[..., None]], -1)  # [B, L, 5]
+
+
+def _padded(rows: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Rows [N, D] as float32 [B, L, D], in one copy."""
+    values = torch.empty(len(rows), max(counts), rows[0].shape[1])  # [B, L, D]
+    for padded, row, count in zip(values, rows, counts):
+        if count == values.shape[1]:
+            padded.copy_(row)
+        else:
+            padded[:count].copy_(row)
+            padded[count:] = 0
+    return values

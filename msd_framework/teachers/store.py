@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from msd_framework.errors import CacheError
+from msd_framework.hashing import KEY_BYTES, digest, key_of
+from msd_framework.mapped import MappedArrays
 from msd_framework.structures import ModelOutput
+from msd_framework.writing import write_json
 
 FORMAT = 1
 SUMMARY = "fused.pooled"
@@ -30,8 +31,8 @@ CARD, STATE, IDS, MARKS, USED = "card.json", "state.json", "ids.bin", "done.bin"
 MISSING, DONE, UNREADABLE = 0, 1, 2
 """What is known of a row: nothing yet, the teacher's answer, or that its example cannot be read."""
 
-KEY = np.dtype("S16")
-"""A hash of 128 bits. Two ids share one with a probability of 1e-27 among a million."""
+KEY = np.dtype(f"S{KEY_BYTES}")
+"""The hash of an id."""
 
 LOWEST = float(torch.finfo(torch.float16).min)
 CHUNK = 1 << 16
@@ -103,11 +104,11 @@ class Card:
     @property
     def fingerprint(self) -> str:
         """The name of the store's folder: the same for the same parts, stored in the same way."""
-        return _digest([self.parts, asdict(self.layout)])[:32]
+        return digest([self.parts, asdict(self.layout)])[:32]
 
     def write(self, file: Path) -> None:
         values = {"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)}
-        _write(file, {**values, "sha256": _digest(values)})
+        write_json(file, {**values, "sha256": digest(values)})
 
     @classmethod
     def read(cls, folder: Path) -> Card:
@@ -120,8 +121,8 @@ class Card:
         values = _read(file)
         if values.get("format") != FORMAT:
             raise _damaged(file, f"is of format {values.get('format')}, wanted {FORMAT}")
-        digest = values.pop("sha256", None)
-        if digest != _digest(values):
+        told = values.pop("sha256", None)
+        if told != digest(values):
             raise _damaged(file, "is not what was written")
         layout = Layout(tuple(values["layout"]["views"]), values["layout"]["num_classes"], values["layout"]["summary_size"])
         card = cls(values["parts"], values["notes"], layout, values["created"])
@@ -162,14 +163,14 @@ class TeacherStore:
             for name in (IDS, MARKS, USED, _index(0), *(f"{c}.bin" for c in card.layout.columns)):
                 (draft / name).touch()
             card.write(draft / CARD)
-            _write(draft / STATE, {"rows": 0, "done": 0})
+            write_json(draft / STATE, {"rows": 0, "done": 0})
             draft.rename(folder)
         return cls(folder)
 
     def reopen(self) -> None:
         """Maps the files as they are now."""
         state = _read(self.folder / STATE)
-        self.num_rows, self._maps, self._mapped = int(state["rows"]), list[mmap.mmap](), 0
+        self.num_rows, self._mapped = int(state["rows"]), MappedArrays(RESIDENT)
         self.keys = self._map(IDS, KEY, ())  # [N]
         self.order = self._map(_index(self.num_rows), np.dtype("<i8"), ())  # [N]
         self.columns = {name: self._map(f"{name}.bin", *column) for name, column in self.layout.columns.items()}  # [N, V, ..]
@@ -217,7 +218,7 @@ class TeacherStore:
             places: where they stand in their split, which is mostly their row; the hashes have the last word.
         """
         keys, guess = hashes(ids), np.asarray(places, dtype=np.int64)
-        self._let_go(len(keys))
+        self._mapped.reads(len(keys) * (3 + len(self.columns)) * PAGES)
         if len(guess) == len(keys) and (guess < self.num_rows).all() and (self.keys[guess] == keys).all():
             return guess
         return self.find(keys)
@@ -246,7 +247,7 @@ class TeacherStore:
     def settle(self) -> None:
         """Writes down how many rows are done, so that a loss of some is noticed. Needs the lock."""
         self.reopen()
-        _write(self.folder / STATE, {"rows": self.num_rows, "done": self.num_done})
+        write_json(self.folder / STATE, {"rows": self.num_rows, "done": self.num_done})
 
     def _extend(self, num_rows: int) -> None:
         keys = np.memmap(self.folder / IDS, KEY, mode="r")
@@ -267,7 +268,7 @@ class TeacherStore:
         with (self.folder / _index(num_rows)).open("wb") as file:
             order.tofile(file)
             _sync(file.fileno())
-        _write(self.folder / STATE, {"rows": num_rows, "done": self.num_done})
+        write_json(self.folder / STATE, {"rows": num_rows, "done": self.num_done})
         (self.folder / _index(self.num_rows)).unlink(missing_ok=True)
         self.reopen()
 
@@ -279,21 +280,7 @@ class TeacherStore:
             raise _damaged(file, "is missing") from error
         if found < size:
             raise _damaged(file, f"holds {found:,} bytes, wanted {size:,}: it was cut off")
-        if size == 0:
-            return np.empty((self.num_rows, *shape), dtype)
-        with file.open("rb") as opened:
-            mapped = mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_READ)
-        mapped.madvise(mmap.MADV_RANDOM)
-        self._maps.append(mapped)
-        return np.frombuffer(mapped, dtype).reshape(self.num_rows, *shape)
-
-    def _let_go(self, num_rows: int) -> None:
-        """Unmaps what was read once it may have become much; it comes back from the system's cache."""
-        self._mapped += num_rows * len(self._maps) * PAGES
-        if self._mapped > RESIDENT and sum(map(len, self._maps)) > RESIDENT:
-            for mapped in self._maps:
-                mapped.madvise(mmap.MADV_DONTNEED)
-            self._mapped = 0
+        return self._mapped.open(file, dtype, (self.num_rows, *shape), scattered=True)
 
 
 class Writer:
@@ -374,9 +361,8 @@ def encoded(said: ModelOutput, layout: Layout) -> dict[str, Tensor]:
 
 
 def hashes(ids: Iterable[str]) -> NDArray[Any]:
-    """A hash of each id, bytes of 16 [B]: BLAKE2b (Aumasson et al., ACNS 2013)."""
-    digests = (hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=KEY.itemsize).digest() for name in ids)
-    return np.frombuffer(b"".join(digests), KEY)
+    """A hash of each id, bytes of 16 [B]."""
+    return np.frombuffer(b"".join(map(key_of, ids)), KEY)
 
 
 def chunks(ids: Iterable[str], size: int = CHUNK) -> Iterator[list[str]]:
@@ -407,10 +393,6 @@ def _index(num_rows: int) -> str:
     return f"index_{num_rows}.bin"
 
 
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
 def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -421,16 +403,6 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _damaged(file, f"is damaged (wanted an object, got a {type(found).__name__})")
     return found
-
-
-def _write(file: Path, values: Mapping[str, Any]) -> None:
-    """Writes a file whole or not at all, and to the disk."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as opened:
-        json.dump(values, opened, indent=1, sort_keys=True)
-        opened.flush()
-        _sync(opened.fileno())
-    draft.replace(file)
 
 
 def _write_rows(file: int, rows: Rows, values: NDArray[Any]) -> None:

@@ -41,7 +41,7 @@ def test_a_batch_is_float32_and_padded_to_its_longest(tmp_path, features, dtype,
 
 def test_the_first_regions_are_kept(tmp_path, features):
     write(tmp_path, "a", GRID.astype(np.float16))
-    loaded = features.load("a.png")
+    loaded = features.load("a.png").features
     assert np.array_equal(loaded.numpy(), GRID[:4].astype(np.float16))
     assert loaded.dtype == torch.float16  # small in memory
 
@@ -51,7 +51,7 @@ def test_a_loaded_file_is_closed(tmp_path, features):
     write(tmp_path, "closed", GRID)
     loaded = features.load("closed.png")
     assert "closed.npy" not in Path("/proc/self/maps").read_text()
-    assert loaded.shape == (4, 8)
+    assert loaded.features.shape == (4, 8)
 
 
 @pytest.mark.parametrize(

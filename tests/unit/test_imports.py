@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).parents[2] / "msd_framework"
-HEAVY = ("transformers", "torchvision", "mmf", "sklearn", "matplotlib", "PIL", "tokenizers", "torchmetrics", "tensorboard")
+HEAVY = (
+    "transformers",
+    "torchvision",
+    "mmf",
+    "sklearn",
+    "matplotlib",
+    "PIL",
+    "tokenizers",
+    "torchmetrics",
+    "tensorboard",
+    "lmdb",
+    "h5py",
+)
 LIST_ALL = "from msd_framework.registry import REGISTRIES; [r.names() for r in REGISTRIES.values()]"
 
 

@@ -1,0 +1,1 @@
+"""Features of image regions in files: what others have written, our own store, and what makes one of them."""

@@ -1,0 +1,285 @@
+"""Features of the regions of an image, whatever they are stored in: one interface, and the checks that all of them share."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd_framework.errors import DataError, did_you_mean
+
+SPELLINGS = {
+    "features": ("features", "image_features", "image_feat"),
+    "boxes": ("bbox", "boxes", "image_bb"),
+    "width": ("image_width", "image_w"),
+    "height": ("image_height", "image_h"),
+    "count": ("num_boxes",),
+}
+"""What the fields of an image are called in files, by what they are."""
+
+
+DEPTHS = (0, 2)
+"""In how many folders the names of images lie, where nothing more is known."""
+
+NO_FOLDERS = frozenset({"", ".", ".."})
+
+
+class Regions(NamedTuple):
+    """The regions of an image.
+
+    Args:
+        features: float [N, D], in the precision in which they are stored.
+        boxes: float32 [N, 4], x1, y1, x2 and y2 in pixels; None where they are not stored, or were not asked for.
+        size: width and height of the image in pixels; zeros where there are no boxes.
+    """
+
+    features: NDArray[Any]
+    boxes: NDArray[np.float32] | None = None
+    size: tuple[float, float] = (0.0, 0.0)
+
+
+class FeatureReader(ABC):
+    """Features of regions by the name of their image. It may be copied to other processes, each of which opens files of its own.
+
+    Args:
+        path: where they lie.
+    """
+
+    kind: ClassVar[str]
+    """What is written before a path to say what it is, as in ``lmdb:features/detectron``."""
+
+    feature_size: int | None = None
+    """D, where it is known without reading an image."""
+
+    depths: tuple[int, int] = DEPTHS
+    """In how many folders the names of images lie at least and at most."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
+
+    @classmethod
+    @abstractmethod
+    def claims(cls, path: Path) -> bool:
+        """Whether what lies at a path looks like one of these."""
+
+    @abstractmethod
+    def names(self) -> Iterator[str]:
+        """The name of each image."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    @abstractmethod
+    def __contains__(self, name: str) -> bool:
+        """Whether there are features of an image."""
+
+    @abstractmethod
+    def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
+        """The regions of an image.
+
+        Args:
+            name: of the image.
+            limit: how many regions to read at most, the first ones; None for all.
+            boxes: whether their boxes are read as well.
+
+        Raises:
+            DataError: if they are not there, damaged, or not what was wanted, with what was got.
+        """
+
+    def find(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions | None:
+        """The regions of an image as `read` gives them, or None if it is not there.
+
+        Raises:
+            DataError: if they are damaged, or not what was wanted.
+        """
+        return self.read(name, limit, boxes) if name in self else None
+
+    def count(self, name: str) -> int:
+        """How many regions an image has.
+
+        Raises:
+            DataError: if they are not there or are damaged.
+        """
+        return len(self.read(name).features)
+
+    @property
+    @abstractmethod
+    def has_boxes(self) -> bool:
+        """Whether images come with boxes, as far as the first one tells."""
+
+    @property
+    def stamp(self) -> list[int]:
+        """Numbers that are others once the file is another: its size and when it was written."""
+        found = self.path.stat()
+        return [found.st_size, found.st_mtime_ns]
+
+    def place(self, name: str) -> str:
+        """Where the features of an image lie, for errors."""
+        return f"{self.path}: {name!r}"
+
+    def missing(self, name: str) -> DataError:
+        """The error of an image that is not there."""
+        return DataError(f"{self.path}: has no features of {name!r} among {len(self):,} images")
+
+
+def names_of(value: Any, depths: tuple[int, int] = DEPTHS) -> list[str]:
+    """The names under which an image's features may be stored: the last parts of its path, the most of them and no suffix first.
+
+    Args:
+        value: the path of the image, or its name.
+        depths: in how many folders a name lies at least and at most.
+
+    >>> names_of("data/train/42953.png", (0, 1))
+    ['train/42953', '42953', 'train/42953.png', '42953.png']
+    >>> names_of("../42953")
+    ['42953']
+    """
+    folder, _, last = os.fspath(value).rpartition("/")
+    stem = last.rpartition(".")[0] or last
+    found = [stem] if stem == last else [stem, last]
+    if depths[1] == 0:
+        return found
+    folders = folder.rsplit("/", depths[1])[-depths[1] :] if folder else []
+    starts = [folders[len(folders) - depth :] for depth in range(len(folders), depths[0] - 1, -1)]
+    return ["/".join([*start, name]) for name in found for start in starts if NO_FOLDERS.isdisjoint(start)]
+
+
+def checked(
+    place: str,
+    features: NDArray[Any],
+    boxes: Any = None,
+    size: tuple[Any, Any] = (0.0, 0.0),
+    limit: int | None = None,
+) -> Regions:
+    """Regions as a file holds them, once nothing is wrong with them.
+
+    Args:
+        place: which file and image this is, for errors.
+        features: wanted floats [N, D], N and D at least 1, finite in float32.
+        boxes: wanted numbers [N, 4], x1 <= x2 and y1 <= y2, inside the image up to a pixel; None if there are none.
+        size: width and height of the image, wanted where there are boxes.
+        limit: how many regions are kept at most.
+
+    Raises:
+        DataError: with what was got and what was wanted.
+
+    >>> checked("a.npy", np.ones((3, 8)), limit=2).features.shape
+    (2, 8)
+    >>> checked("a.npy", np.ones((3, 8)), np.ones((2, 4)), (10, 10))
+    Traceback (most recent call last):
+    msd_framework.errors.DataError: a.npy: holds boxes [2, 4] for 3 regions, wanted [3, 4]
+    """
+    check_shape(place, features)
+    kept = np.array(features[:limit], dtype=features.dtype.newbyteorder("="))  # a copy, so that a mapped file is closed  [N, D]
+    with np.errstate(over="ignore"):
+        if not np.isfinite(kept.astype(np.float32, copy=False)).all():
+            raise DataError(f"{place}: holds numbers that are no finite float32, {wanted()}")
+    if boxes is None:
+        return Regions(kept)
+    corners, (width, height) = _floats(place, "boxes", boxes), (_pixels(place, x, n) for x, n in zip(size, ("width", "height")))
+    if corners.shape != (len(features), 4):
+        raise DataError(f"{place}: holds boxes {list(corners.shape)} for {len(features)} regions, wanted [{len(features)}, 4]")
+    x1, y1, x2, y2 = corners.T
+    if not ((x1 <= x2) & (y1 <= y2)).all():
+        raise DataError(f"{place}: holds a box whose end lies before its beginning, wanted x1, y1, x2 and y2 in pixels")
+    if not ((x1 >= -1) & (y1 >= -1) & (x2 <= width + 1) & (y2 <= height + 1)).all():
+        raise DataError(f"{place}: holds a box that leaves the image of {width:g} x {height:g} pixels")
+    if corners.max() <= 1 < min(width, height):
+        raise DataError(f"{place}: holds boxes within one pixel of a corner; they seem to be shares of the image, wanted pixels")
+    return Regions(kept, corners[:limit], (width, height))
+
+
+def check_shape(place: str, features: Any) -> None:
+    """What can be said of features before they are read.
+
+    Raises:
+        DataError: if they are not floats [N, D].
+    """
+    if features.dtype.kind != "f" or features.dtype.itemsize > 8:
+        raise DataError(f"{place}: holds {features.dtype}, {wanted()}")
+    if len(features.shape) != 2 or 0 in features.shape:
+        raise DataError(f"{place}: holds an array of shape {list(features.shape)}, {wanted()}")
+
+
+def wanted(feature_size: int | None = None) -> str:
+    """What the features of an image must be, as the end of a sentence."""
+    return f"wanted floats [N, {feature_size or 'D'}] with N at least 1"
+
+
+def from_fields(place: str, fields: Mapping[str, Any], limit: int | None, boxes: bool, features: Any = None) -> Regions:
+    """The regions of an image whose fields are spelled as files spell them.
+
+    Args:
+        place: which file and image this is, for errors.
+        fields: what the file holds of it.
+        limit: how many regions are kept at most.
+        boxes: whether boxes are wanted.
+        features: its features, where they are not among the fields.
+
+    Raises:
+        DataError: if a field is missing or wrong.
+    """
+    features = np.asarray(field(place, fields, "features")) if features is None else features
+    corners = np.asarray(field(place, fields, "boxes")) if boxes else None
+    size = (field(place, fields, "width"), field(place, fields, "height")) if boxes else (0.0, 0.0)
+    count = next((fields[key] for key in SPELLINGS["count"] if key in fields), None)
+    if count is not None and features.ndim == 2:
+        number = np.asarray(count).reshape(-1)
+        if number.dtype.kind not in "iu" or number.shape != (1,) or not 1 <= number[0] <= len(features):
+            raise DataError(f"{place}: num_boxes is {count!r} for features of {len(features)} regions")
+        features, corners = features[: number[0]], None if corners is None else corners[: number[0]]  # the rest is padding
+    return checked(place, features, corners, size, limit)
+
+
+def field(place: str, fields: Mapping[str, Any], what: str) -> Any:
+    """A field under any of its spellings.
+
+    Raises:
+        DataError: if it is there under none.
+    """
+    for key in SPELLINGS[what]:
+        if key in fields:
+            return fields[key]
+    names = [str(key) for key in fields]
+    hint = did_you_mean(SPELLINGS[what][0], names)
+    raise DataError(f"{place}: has no {' or '.join(SPELLINGS[what])}, only {', '.join(names) or 'nothing'}.{hint}")
+
+
+def optional(package: str, extra: str) -> Any:
+    """A package that only some users need.
+
+    Raises:
+        DataError: if it is not installed, with what to install.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise DataError(f"the package {package} is not installed; install it with: pip install 'msd_framework[{extra}]'") from error
+
+
+def _floats(place: str, what: str, values: Any) -> NDArray[np.float32]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{place}: holds {what} of {array.dtype}, wanted numbers")
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise DataError(f"{place}: holds {what} that are no finite numbers")
+    return single
+
+
+def _pixels(place: str, value: Any, what: str) -> float:
+    number = _floats(place, f"an image {what}", value).reshape(-1)
+    if number.shape != (1,) or number[0] <= 0:
+        raise DataError(f"{place}: the image's {what} is {value!r}, wanted a positive number of pixels")
+    return float(number[0])

@@ -1,0 +1,126 @@
+"""Features of any kind become a store of ours; a store is compared with what it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from msd_framework.data.regions.base import FeatureReader, Regions
+from msd_framework.data.regions.draft import Plan, StoreDraft
+from msd_framework.data.regions.store import DTYPES, FeatureStore, Precision
+from msd_framework.errors import DataError
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What came of a conversion.
+
+    Args:
+        store: the store.
+        begun: how many images an earlier command had written already.
+        skipped: a sentence for each image that was left out.
+    """
+
+    store: FeatureStore
+    begun: int
+    skipped: list[str]
+
+
+def plan_of(reader: FeatureReader, precision: Precision, boxes: bool | None) -> Plan:
+    """What a store of these features will hold, as the first image that can be read tells.
+
+    Args:
+        reader: the features.
+        precision: of the features in the store.
+        boxes: whether boxes are stored; None to store them where the first image has them.
+
+    Raises:
+        DataError: if no image can be read.
+    """
+    boxes = reader.has_boxes if boxes is None else boxes
+    origin = {"kind": reader.kind, "path": str(reader.path.resolve()), "stamp": reader.stamp}
+    wrong = ""
+    for _, read in _read_all(reader, boxes):
+        if isinstance(read, Regions):
+            return Plan(precision, read.features.shape[1], boxes, origin)
+        wrong = wrong or str(read)
+    raise DataError(f"{reader.path}: holds no features that can be read{': ' + wrong if wrong else ''}")
+
+
+def convert(
+    reader: FeatureReader,
+    draft: StoreDraft,
+    skip_errors: bool = False,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Converted:
+    """Writes every image that the draft does not have yet, and makes a store of it.
+
+    Args:
+        reader: the features.
+        draft: the store that is being written.
+        skip_errors: leaves out an image that cannot be read, in place of raising.
+        advance: is told how many more images are done.
+
+    Raises:
+        DataError: if an image cannot be read, or does not fit into the store.
+    """
+    done, skipped = draft.done(), list[str]()
+    advance(len(done))
+    with draft.shard(0) as shard:
+        for name, read in _read_all(reader, draft.plan.boxes, done):
+            try:
+                if isinstance(read, DataError):
+                    raise read
+                shard.add(name, read)
+            except DataError as error:
+                if not skip_errors:
+                    raise
+                skipped.append(str(error))
+            advance(1)
+    return Converted(draft.commit(), len(done), skipped)
+
+
+def compare(reader: FeatureReader, store: FeatureStore | None, boxes: bool, advance: Callable[[int], None]) -> Iterator[str]:
+    """A sentence for each image that cannot be read, or that the store holds otherwise.
+
+    Args:
+        reader: the features.
+        store: what was made of them; None to read them alone.
+        boxes: whether their boxes are read as well.
+        advance: is told how many more images are done.
+    """
+    for name, read in _read_all(reader, boxes):
+        try:
+            if isinstance(read, DataError):
+                raise read
+            if isinstance(reader, FeatureStore):
+                reader.verify(name)
+            if store is not None:
+                store.verify(name)
+                _same(name, read, store)
+        except DataError as error:
+            yield str(error)
+        advance(1)
+
+
+def _same(name: str, read: Regions, store: FeatureStore) -> None:
+    stored = store.read(name, boxes=store.has_boxes)
+    with np.errstate(over="ignore"):
+        same = np.array_equal(read.features.astype(DTYPES[store.precision]), stored.features)
+    if stored.boxes is not None and read.boxes is not None:
+        same = same and np.array_equal(stored.boxes, read.boxes)
+    if not same:
+        raise DataError(f"{store.place(name)}: is not what it was made of; make the store anew")
+
+
+def _read_all(reader: FeatureReader, boxes: bool, without: Container[str] = ()) -> Iterator[tuple[str, Regions | DataError]]:
+    """Each image with its regions, or with what is wrong with them."""
+    for name in reader.names():
+        if name in without:
+            continue
+        try:
+            yield name, reader.read(name, boxes=boxes)
+        except DataError as error:
+            yield name, error

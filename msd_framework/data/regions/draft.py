@@ -1,0 +1,272 @@
+"""A store of region features that is being written: it appears whole, and goes on where it was left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from msd_framework.data.regions.base import Regions
+from msd_framework.data.regions.store import (
+    BOX,
+    CARD,
+    DTYPES,
+    ENTRIES,
+    ENTRY,
+    FORMAT,
+    HEAD,
+    NAMES,
+    SLOTS,
+    FeatureStore,
+    Precision,
+    checksum,
+    slot_of,
+)
+from msd_framework.errors import DataError
+from msd_framework.hashing import digest, key_of
+from msd_framework.writing import sync, sync_folder, write_json
+
+PLAN = "plan.json"
+FLUSH_SECONDS = 2.0
+"""How much work a process that is killed may lose."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a store will hold.
+
+    Args:
+        precision: of the features.
+        feature_size: D.
+        boxes: whether boxes are stored.
+        origin: what the features come from, in JSON's types; a store goes on only with what has the same.
+    """
+
+    precision: Precision
+    feature_size: int
+    boxes: bool
+    origin: Mapping[str, Any]
+
+
+class Line(NamedTuple):
+    """An image in a journal: it is there once its line is, for its regions have reached the disk before."""
+
+    name: str
+    num_regions: int
+    check: int
+    width: float
+    height: float
+
+
+class StoreDraft:
+    """A store that is being written, in a hidden folder beside its own, whose name it takes when it is whole.
+
+    Several processes may each write a shard of it; whoever is killed goes on with its own.
+
+    Args:
+        folder: where the store will lie.
+        plan: what it will hold.
+
+    Raises:
+        DataError: if the folder is taken, or what was left there is of another plan.
+
+    >>> import tempfile
+    >>> draft = StoreDraft(Path(tempfile.mkdtemp()) / "features", Plan("fp16", 8, False, {"made": "here"}))
+    >>> with draft.shard(0) as shard:
+    ...     shard.add("42953", Regions(np.ones((3, 8))))
+    >>> store = draft.commit()
+    >>> len(store), store.read("42953", limit=2).features.shape
+    (1, (2, 8))
+    """
+
+    def __init__(self, folder: Path, plan: Plan):
+        self.folder, self.plan = folder, plan
+        self.part = folder.absolute().with_name(f".{folder.name}.draft")
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise DataError(f"{folder} is there already; name another place, or remove it")
+        told = json.loads(json.dumps({**asdict(plan), **plan.origin}))
+        del told["origin"]
+        if (self.part / PLAN).is_file():
+            left = json.loads((self.part / PLAN).read_text(encoding="utf-8"))
+            keys = [key for key in {**told, **left} if left.get(key) != told.get(key)]
+            if keys:
+                other = "; ".join(f"{key} is {left.get(key)} there and {told.get(key)} here" for key in keys)
+                raise DataError(f"{self.part} was left by a command that made something else: {other}; remove it")
+        else:
+            shutil.rmtree(self.part, ignore_errors=True)
+            write_json(self.part / PLAN, told)
+
+    def done(self) -> set[str]:
+        """The images that have reached the disk."""
+        return {line.name for number in self._shards() for line in self._lines(number)}
+
+    def shard(self, number: int) -> Shard:
+        """What one process writes, after what it wrote before."""
+        return Shard(self, number, sum(line.num_regions for line in self._lines(number)))
+
+    def commit(self) -> FeatureStore:
+        """The store, whole, under its name. Needs at least one image.
+
+        Raises:
+            DataError: if there is none, or two shards have the same.
+        """
+        numbers = self._shards()
+        lines = [(shard, line) for shard, number in enumerate(numbers) for line in self._lines(number)]
+        if not lines:
+            raise DataError(f"{self.folder}: there is no image to store")
+        entries, rows = np.zeros(len(lines), ENTRY), [0] * len(numbers)
+        for place, (shard, line) in enumerate(lines):
+            entries[place] = (np.void(key_of(line.name)), rows[shard], line.num_regions, shard, *line[2:])
+            rows[shard] += line.num_regions
+        _write_array(self.part / ENTRIES, entries)
+        _write_array(self.part / SLOTS, _slots([line.name for _, line in lines], self.folder))
+        with (self.part / NAMES).open("w", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(line.name)}\n" for _, line in lines)
+            sync(file)
+        for number, num_rows in zip(numbers, rows):
+            for kind, dtype, width in self.columns:
+                _write_head(self.part / f"{kind}_{number}.npy", dtype, (num_rows, width))
+        plan = {"precision": self.plan.precision, "feature_size": self.plan.feature_size, "boxes": self.plan.boxes}
+        sizes = {"format": FORMAT, "images": len(lines), "shards": [*zip(numbers, rows)], "slots": _num_slots(len(lines))}
+        folders = [line.name.count("/") for _, line in lines]
+        sizes |= {"depths": [min(folders), max(folders)]}
+        card = {**sizes, **plan, "origin": dict(self.plan.origin), "created": time.strftime("%Y-%m-%dT%H:%M:%S")}
+        write_json(self.part / CARD, {**card, "sha256": digest(card)})
+        sync_folder(self.part)
+        self.part.rename(self.folder)
+        sync_folder(self.folder.absolute().parent)
+        for left in (self.folder / PLAN, *self.folder.glob("journal_*")):
+            left.unlink()
+        return FeatureStore(self.folder)
+
+    @property
+    def columns(self) -> list[tuple[str, np.dtype[Any], int]]:
+        """What a shard holds of a region: the file, the type of its numbers, and how many there are."""
+        features = ("features", DTYPES[self.plan.precision], self.plan.feature_size)
+        return [features, ("boxes", BOX, 4)] if self.plan.boxes else [features]
+
+    def _shards(self) -> list[int]:
+        return sorted(int(file.stem.partition("_")[2]) for file in self.part.glob("journal_*.jsonl"))
+
+    def _lines(self, number: int) -> Iterator[Line]:
+        """The lines of a journal that were written whole."""
+        file = self.part / f"journal_{number}.jsonl"
+        if file.is_file():
+            with file.open("rb") as lines:
+                yield from (Line(*json.loads(line)) for line in lines if line.endswith(b"\n"))
+
+
+class Shard:
+    """What one process writes of a store. An image counts as written once its regions have reached the disk.
+
+    Args:
+        draft: the store.
+        number: of the process.
+        rows: how many regions it holds already.
+    """
+
+    def __init__(self, draft: StoreDraft, number: int, rows: int):
+        self.plan, self.pending, self.flushed = draft.plan, list[Line](), time.monotonic()
+        self.files = {
+            kind: _appended(draft.part / f"{kind}_{number}.npy", HEAD + rows * width * dtype.itemsize)
+            for kind, dtype, width in draft.columns
+        }
+        journal = draft.part / f"journal_{number}.jsonl"
+        whole = journal.read_bytes().rpartition(b"\n") if journal.is_file() else (b"", b"", b"")
+        self.journal = _appended(journal, len(whole[0]) + len(whole[1]))
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.flush()
+        finally:
+            for file in (*self.files.values(), self.journal):
+                file.close()
+
+    def add(self, name: str, regions: Regions) -> None:
+        """Writes the regions of an image.
+
+        Raises:
+            DataError: if they are of another size than those before, have no boxes though others have, or a number is too large.
+        """
+        size, dtype = regions.features.shape[1], DTYPES[self.plan.precision]
+        if size != self.plan.feature_size:
+            raise DataError(f"{name!r} has features of {size} numbers, those before have {self.plan.feature_size}")
+        if self.plan.boxes and regions.boxes is None:
+            raise DataError(f"{name!r} has no boxes, though others have; take boxes=false to leave them out")
+        with np.errstate(over="ignore"):
+            features = np.ascontiguousarray(regions.features, dtype)
+        if not np.isfinite(features).all():
+            raise DataError(
+                f"{name!r} has a number beyond {np.finfo(dtype).max:,.0f}, too large for {self.plan.precision}; take precision=fp32"
+            )
+        boxes = np.ascontiguousarray(regions.boxes, BOX) if self.plan.boxes else None
+        self.files["features"].write(features.data)
+        if boxes is not None:
+            self.files["boxes"].write(boxes.data)
+        check = checksum(Regions(features, boxes))
+        self.pending.append(Line(name, len(features), check, *(regions.size if self.plan.boxes else (0.0, 0.0))))
+        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes down what has reached the disk."""
+        for file in self.files.values():
+            sync(file)
+        self.journal.write("".join(f"{json.dumps(line)}\n" for line in self.pending).encode())
+        sync(self.journal)
+        self.pending, self.flushed = [], time.monotonic()
+
+
+def _appended(file: Path, size: int) -> Any:
+    """A file to write on behind what counts of it; what lies behind was left by a process that was killed."""
+    file.touch()
+    opened = file.open("r+b")
+    if file.stat().st_size < size and size > HEAD:
+        opened.close()
+        raise DataError(f"{file}: was cut off, so that nobody can go on with it; remove {file.parent}")
+    opened.truncate(size)
+    opened.seek(size)
+    return opened
+
+
+def _num_slots(num_names: int) -> int:
+    """How many slots lead to so many names: a power of two, at least twice as many."""
+    return 1 << (2 * num_names - 1).bit_length()
+
+
+def _slots(names: list[str], folder: Path) -> np.ndarray[Any, Any]:
+    """An open-addressed hash table: 1 + the place of the name whose hash leads to a slot, 0 where there is none."""
+    last = _num_slots(len(names)) - 1
+    slots, keys = [0] * (last + 1), [key_of(name) for name in names]
+    for place, key in enumerate(keys, 1):
+        slot = slot_of(key, last)
+        while other := slots[slot]:
+            if keys[other - 1] == key:
+                raise DataError(f"{folder}: the image {names[place - 1]!r} is there twice; names must differ")
+            slot = (slot + 1) & last
+        slots[slot] = place
+    return np.array(slots, "<u4")
+
+
+def _write_array(file: Path, values: np.ndarray[Any, Any]) -> None:
+    with file.open("wb") as opened:
+        np.save(opened, values, allow_pickle=False)
+        sync(opened)
+
+
+def _write_head(file: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> None:
+    """What numpy wants to read before an array's numbers, in 128 bytes."""
+    text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
+    with file.open("r+b") as opened:
+        opened.write(b"\x93NUMPY\x01\x00" + (HEAD - 10).to_bytes(2, "little") + text.ljust(HEAD - 11).encode() + b"\n")
+        sync(opened)

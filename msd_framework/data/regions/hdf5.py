@@ -1,0 +1,127 @@
+"""Region features in an HDF5 file, one group or array an image, or all images in one array."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msd_framework.data.regions.base import SPELLINGS, FeatureReader, Regions, check_shape, checked, field, from_fields, optional
+from msd_framework.errors import DataError
+
+IDS = ("ids", "image_ids", "image_id")
+
+
+class Hdf5(FeatureReader):
+    """An HDF5 file in one of three layouts.
+
+    - a group an image: ``<name>/features`` [N, D], ``<name>/bbox`` [N, 4], ``<name>/image_width``, ``<name>/image_height``, the two
+      last ones arrays or attributes;
+    - an array an image: ``<name>`` [N, D], without boxes;
+    - all images together: ``features`` [M, N, D], ``ids`` [M], and ``bbox`` [M, N, 4], ``num_boxes`` [M], ``image_width`` [M],
+      ``image_height`` [M] if there are any.
+
+    Raises:
+        DataError: if h5py is not installed, or the file is damaged.
+    """
+
+    kind = "hdf5"
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return path.is_file() and path.suffix in (".h5", ".hdf5", ".hdf")
+
+    @cached_property
+    def together(self) -> dict[str, int] | None:
+        """The row of each image where all are in one array; None where each has its own."""
+        if not any(key in self._file for key in SPELLINGS["features"]):
+            return None
+        held = {key: self._own(self._file, key) for key in self._file}
+        features, ids = field(str(self.path), held, "features"), next((held[key] for key in IDS if key in held), None)
+        if not hasattr(features, "shape") or len(features.shape) != 3:
+            raise DataError(f"{self.path}: features are {list(getattr(features, 'shape', []))}, wanted [M, N, D] for M images")
+        if ids is None:
+            raise DataError(f"{self.path}: has no {' or '.join(IDS)}, so nobody knows which image a row of features is of")
+        names = [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in np.asarray(ids).tolist()]
+        if len(names) != len(features):
+            raise DataError(f"{self.path}: holds {len(names)} ids for features of {len(features)} images")
+        if len(set(names)) != len(names):
+            raise DataError(f"{self.path}: an id is there twice; ids must differ")
+        return {name: row for row, name in enumerate(names)}
+
+    def names(self) -> Iterator[str]:
+        return iter(self._file if self.together is None else self.together)
+
+    def __len__(self) -> int:
+        return len(self._file if self.together is None else self.together)
+
+    def __contains__(self, name: str) -> bool:
+        return bool(name.strip("./")) and name in (self._file if self.together is None else self.together)
+
+    def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
+        if name not in self:
+            raise self.missing(name)
+        try:
+            return self._read(name, limit, boxes)
+        except (OSError, RuntimeError, TypeError) as error:  # what HDF5 says of damaged parts
+            raise DataError(f"{self.place(name)}: cannot be read ({error})") from error
+
+    @property
+    def has_boxes(self) -> bool:
+        found = self._file if self.together is not None else next((self._own(self._file, key) for key in self._file), {})
+        return not hasattr(found, "shape") and any(key in found for key in SPELLINGS["boxes"])
+
+    def _read(self, name: str, limit: int | None, boxes: bool) -> Regions:
+        place = self.place(name)
+        if self.together is not None:
+            row, known = self.together[name], [key for keys in SPELLINGS.values() for key in keys if key in self._file]
+            held = {key: self._own(self._file, key) for key in known}
+            return from_fields(place, {key: _row(place, key, values, row) for key, values in held.items()}, limit, boxes)
+        found = self._own(self._file, name)
+        if hasattr(found, "shape"):
+            if boxes:
+                raise DataError(f"{place}: is an array of features alone, wanted a group with features, bbox and the image's size")
+            check_shape(place, found)
+            return checked(place, found[:limit])
+        held = {key: self._own(found, key) for key in found}
+        fields = {**found.attrs, **{key: value[()] for key, value in held.items() if hasattr(value, "shape")}}
+        return from_fields(place, fields, limit, boxes)
+
+    def _own(self, group: Any, key: str) -> Any:
+        """What a group holds itself: a link could lead to any file.
+
+        Raises:
+            DataError: if it is a link, or its numbers lie in another file.
+        """
+        link = type(group.get(key, getlink=True)).__name__
+        found = group[key] if link == "HardLink" else None
+        if found is None or getattr(found, "external", None) or getattr(found, "is_virtual", False):
+            raise DataError(f"{self.path}: {key!r} leads elsewhere ({link}), wanted the numbers themselves")
+        return found
+
+    @property
+    def _file(self) -> Any:
+        """The open file; it must not be taken along into another process."""
+        if self._opened_by != os.getpid():
+            self._opened, self._opened_by = self._open(), os.getpid()
+        return self._opened
+
+    def _open(self) -> Any:
+        h5py = optional("h5py", "hdf5")
+        try:
+            return h5py.File(self.path, "r")
+        except Exception as error:  # what HDF5 says of damaged files is of many types
+            raise DataError(f"{self.path}: is no HDF5 file that can be read ({error})") from error
+
+    _opened: Any = None
+    _opened_by: int | None = None
+
+
+def _row(place: str, key: str, values: Any, row: int) -> Any:
+    if not hasattr(values, "shape") or not values.shape or len(values) <= row:
+        raise DataError(f"{place}: {key} is {list(getattr(values, 'shape', []))}, wanted a row for each image")
+    return values[row]

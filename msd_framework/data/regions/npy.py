@@ -1,0 +1,102 @@
+"""Region features in one ``.npy`` file an image, with an optional ``_info.npy`` beside it that holds the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd_framework.data.files import inside
+from msd_framework.data.regions.base import FeatureReader, Regions, check_shape, checked, from_fields, wanted
+from msd_framework.data.regions.restricted_pickle import read_pickled_array
+from msd_framework.errors import DataError
+
+INFO = "_info"
+
+
+class NpyFolder(FeatureReader):
+    """A folder with ``<name>.npy``, float [N, D], for each image.
+
+    ``<name>_info.npy`` may hold a pickled dict with ``bbox`` [N, 4] in pixels, ``image_width`` and ``image_height``; it is read
+    where boxes are wanted, by the restricted reader. Names are paths relative to the folder, without suffix.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> np.save(folder / "42953.npy", np.ones((36, 8), dtype="float16"))
+    >>> features = NpyFolder(folder)
+    >>> list(features.names()), features.read("42953", limit=10).features.shape
+    (['42953'], (10, 8))
+    """
+
+    kind = "npy"
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return path.is_dir()
+
+    def names(self) -> Iterator[str]:
+        for file in sorted(self.path.rglob("*.npy")):
+            name = file.relative_to(self.path).with_suffix("").as_posix()
+            of_another = name.endswith(INFO) and file.with_name(f"{file.stem.removesuffix(INFO)}.npy").is_file()
+            if not (of_another or name.startswith(".") or "/." in name):
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.names())
+
+    def __contains__(self, name: str) -> bool:
+        return self._file(name).is_file()
+
+    def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
+        file, stored = self._open(name)
+        if not boxes:
+            return checked(str(file), stored, limit=limit)
+        info = self._info(file)
+        if not info.is_file():
+            raise DataError(f"{info}: no such file, wanted one with the boxes of {file.name}")
+        fields = read_pickled_array(info)
+        if not isinstance(fields, dict):
+            raise DataError(f"{info}: holds a {type(fields).__name__}, wanted a dict with bbox, image_width and image_height")
+        fields = {key: value for key, value in fields.items() if key != "num_boxes"}  # here no region is padding
+        return from_fields(str(info), fields, limit, True, stored)
+
+    def count(self, name: str) -> int:
+        """How many regions an image has, from the head of its file."""
+        return len(self._open(name)[1])
+
+    @property
+    def has_boxes(self) -> bool:
+        return any(self._info(self._file(name)).is_file() for name in [next(self.names(), None)] if name is not None)
+
+    @property
+    def stamp(self) -> list[int]:
+        return []  # files are added and touched one by one
+
+    def place(self, name: str) -> str:
+        return str(self._file(name))
+
+    def missing(self, name: str) -> DataError:
+        return DataError(f"{self._file(name)}: no such feature file")
+
+    def _file(self, name: str) -> Path:
+        return inside(self.path, f"{name}.npy")
+
+    def _info(self, file: Path) -> Path:
+        return inside(self.path, file.relative_to(self.path).with_name(f"{file.stem}{INFO}.npy").as_posix())
+
+    def _open(self, name: str) -> tuple[Path, NDArray[Any]]:
+        """The file of an image, and the array that it holds, of which nothing but the head is read yet."""
+        file = self._file(name)
+        try:
+            stored = np.load(file, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise self.missing(name) from error
+        except Exception as error:  # a damaged file can make numpy raise anything
+            raise DataError(f"{file}: is not a plain array that can be read without unpickling ({error})") from error
+        if not isinstance(stored, np.ndarray):
+            raise DataError(f"{file}: holds several arrays, {wanted()}")
+        check_shape(str(file), stored)
+        return file, stored

@@ -1,0 +1,57 @@
+"""Opens features of regions, whatever they are stored in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msd_framework.data.regions.base import FeatureReader
+from msd_framework.data.regions.hdf5 import Hdf5
+from msd_framework.data.regions.lmdb import Lmdb
+from msd_framework.data.regions.npy import NpyFolder
+from msd_framework.data.regions.store import FeatureStore
+from msd_framework.errors import DataError, did_you_mean
+
+READERS: dict[str, type[FeatureReader]] = {reader.kind: reader for reader in (FeatureStore, Lmdb, Hdf5, NpyFolder)}
+"""What can be read, by the word that may stand before a path; of a path without one, the first that claims it."""
+
+
+def open_features(source: str) -> FeatureReader:
+    """The features that lie at ``path`` or ``kind:path``, kind one of ``store``, ``lmdb``, ``hdf5`` and ``npy``.
+
+    Raises:
+        DataError: if there is nothing, or nothing that can be read.
+
+    >>> import tempfile
+    >>> type(open_features(tempfile.mkdtemp())).__name__
+    'NpyFolder'
+    """
+    problems = source_problems(source)
+    if problems:
+        raise DataError(" ".join(problems))
+    kind, path = parse_source(source)
+    return READERS[kind](path)
+
+
+def source_problems(source: str) -> list[str]:
+    """A sentence that says what is wrong with ``path`` or ``kind:path``, or nothing."""
+    kind, path = parse_source(source)
+    prefix = source.partition(":")[0]
+    if kind in READERS and path.exists():
+        return []
+    if not path.exists() and kind == "" and prefix != source and "/" not in prefix:
+        return [f"features are of the kinds {', '.join(READERS)}, got {source!r}.{did_you_mean(prefix, READERS)}"]
+    if not path.exists():
+        return [f"there is no folder {path}; wanted one with a `<image>.npy` for each image, or a store, an LMDB or an HDF5 file."]
+    return [f"{path} is no features that can be read; wanted a folder of .npy files, a store, or a file .lmdb, .h5 or .hdf5."]
+
+
+def parse_source(source: str) -> tuple[str, Path]:
+    """The kind of features and their path; the kind is empty where nothing claims the path.
+
+    >>> parse_source("lmdb:features/detectron")
+    ('lmdb', PosixPath('features/detectron'))
+    """
+    kind, colon, path = source.partition(":")
+    if colon and kind in READERS:
+        return kind, Path(path)
+    return next((name for name, reader in READERS.items() if reader.claims(Path(source))), ""), Path(source)
