@@ -10,8 +10,8 @@ VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "msd_framework/__init__.py
 
 
 def shared_files(folder: str) -> list[tuple[str, list[str]]]:
-    """The YAMLs of a folder beside the library, to be found by `msd` where there is no checkout."""
-    files = sorted(HERE.joinpath(folder).rglob("*.yaml"))
+    """The YAMLs of a folder beside the library and the code that they name, to be found by `msd` where there is no checkout."""
+    files = sorted(f for kind in ("*.yaml", "*.py") for f in HERE.joinpath(folder).rglob(kind))
     parents = sorted({f.parent for f in files})
     return [
         (f"share/msd_framework/{p.relative_to(HERE)}", [str(f.relative_to(HERE)) for f in files if f.parent == p]) for p in parents
@@ -45,7 +45,9 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "tensorboard>=2.14"],
+        "lmdb": ["lmdb>=1.4"],
+        "hdf5": ["h5py>=3.10"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "tensorboard>=2.14", "lmdb>=1.4", "h5py>=3.10"],
         "bench": ["torchdistill>=1.1.5"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "import-linter>=2.1"],
     },

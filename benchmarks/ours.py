@@ -8,8 +8,11 @@ from functools import cached_property
 import torch
 
 from benchmarks.cache import filled
+from benchmarks.held_out import HeldOutOf
 from benchmarks.made import NUM_CLASSES, VIEWS, Sizes
+from benchmarks.second_order import Passes, second_order
 from benchmarks.timing import CPU, Step, update
+from msd_framework.engine.look_ahead import LookAhead
 from msd_framework.engine.optim import AdamWRecipe
 from msd_framework.engine.precision import Precision
 from msd_framework.maskers.drop import DropMasker
@@ -17,10 +20,12 @@ from msd_framework.models.visual_bert import VisualBert
 from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.supervised import SupervisedObjective
+from msd_framework.progress import Progress
 from msd_framework.structures import Batch
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.cached import CachedTeacher
 from msd_framework.teachers.live import LiveTeacher
+from msd_framework.weighting.learned import LearnedWeights
 
 NUM_CACHED = 10_000
 """Examples in the cache that steps look into, those of all batches among them."""
@@ -92,6 +97,36 @@ class Ours:
         def step() -> None:
             with precision.autocast(CPU):
                 self.live.predict(batch, VIEWS)
+
+        return step
+
+    def learned(self, batch: Batch, precision: Precision, share: float = 1.0) -> Step:
+        """One update of modality-specific distillation, and one of each example's weights by what it did to held-out examples.
+
+        Args:
+            batch: B examples.
+            precision: what is computed in.
+            share: held-out examples, as a share of B.
+        """
+        weighting = LearnedWeights(num_classes=NUM_CLASSES)
+        objective = DistillationObjective(self.student, self.cached, self.masker, list(VIEWS), weighting=weighting)
+        made, held_out = self.step(objective, batch, precision), HeldOutOf(batch, share)
+        look_ahead = LookAhead(objective, held_out, self.optimizer)
+
+        def step() -> None:
+            objective.begin_update(Progress(0, 1))
+            made()
+            look_ahead(0, precision)
+
+        return step
+
+    def second_order(self, batch: Batch, precision: Precision) -> Step:
+        """The same with the gradient of the weights by second derivatives of the student."""
+        passes = Passes(self.student.train(), self.masker, batch)
+        held_out = HeldOutOf(batch).batch
+
+        def step() -> None:
+            second_order(passes, self.optimizer, self.cached, held_out, precision)
 
         return step
 

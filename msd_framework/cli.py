@@ -72,12 +72,50 @@ def cache(words: Sequence[str]) -> int:
     return 0
 
 
+def convert_features(words: Sequence[str]) -> int:
+    """source=PATH store=PATH [precision=fp16 --check ...]: region features of .npy files, LMDB or HDF5 as one store."""
+    from msd_framework.config.features_command import convert_from_words
+
+    print(convert_from_words(words))
+    return 0
+
+
+def extract_features(words: Sequence[str]) -> int:
+    """images=FOLDER store=PATH backbone=torchvision:resnet50 [...]: what a network says of each cell of each image."""
+    from msd_framework.config.features_command import extract_from_words
+
+    told = extract_from_words(words)
+    if not int(os.environ.get("RANK", "0")):
+        print(told)
+    return 0
+
+
+def data(words: Sequence[str]) -> int:
+    """check NAME [root=PATH samples=20 ...]: whether a folder holds a data set as its publisher says."""  # noqa: D403
+    from msd_framework.config.data_command import check_from_words
+
+    if words[:1] != ["check"]:
+        raise ConfigError(f"msd data takes check, got {words[0] if words else 'nothing'}.")
+    told, is_right = check_from_words(words[1:])
+    print(told)
+    return 0 if is_right else 1
+
+
 def saliency(words: Sequence[str]) -> int:
     """config=FILE [split=validation ...]: what each modality is to a run's teacher, and which one decides an example."""
     from msd_framework.analysis.saliency import run_saliency
 
     config, overrides = take(words, "config")
     run_saliency(config, overrides)
+    return 0
+
+
+def layers(words: Sequence[str]) -> int:
+    """config=FILE [student_layers=text.*.hidden ...]: how alike the layers of student and teacher are, and a map of them."""
+    from msd_framework.analysis.layer_map import run_layers
+
+    config, overrides = take(words, "config")
+    run_layers(config, overrides)
     return 0
 
 
@@ -93,7 +131,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "make-world": make_world,
     "study": study,
     "cache": cache,
+    "data": data,
+    "convert-features": convert_features,
+    "extract-features": extract_features,
     "saliency": saliency,
+    "layers": layers,
     "quickstart": quickstart,
 }
 

@@ -42,6 +42,23 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Training examples that are kept out of the batches, for an objective that learns from them how it should weigh the others.
+
+    Args:
+        share: what part of the training examples, above 0 and below 1.
+        batch_size: how many of them are looked at at a time, over all processes.
+        every: updates from one look at them to the next.
+        rehearsed: whether an update with a look is made twice: on trial, to learn from where it leads, and then in earnest.
+    """
+
+    share: float
+    batch_size: int
+    every: int = 1
+    rehearsed: bool = False
+
+
+@dataclass(frozen=True)
 class Ramp:
     r"""A number that stays, changes, and stays again.
 
@@ -121,6 +138,9 @@ class Paced(nn.Module):
 
     def begin_update(self, progress: Progress) -> None:
         """Before the forward passes of an update."""
+
+    def change_gradients(self, mean: Mean) -> None:
+        """Once the gradients of an update are whole, before they are clipped; on every process, all of which must do the same."""
 
     def end_update(self, mean: Mean) -> None:
         """After an update, on every process; what is kept from here on must be the same on all of them."""

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from msd_framework.callbacks.base import Callback
     from msd_framework.data.base import MultimodalDataset, Processor
     from msd_framework.engine.optim import OptimizerRecipe, Schedule
-    from msd_framework.losses.base import DistillationLoss, TaskLoss
+    from msd_framework.losses.base import DistillationLoss, FeatureLoss, TaskLoss
     from msd_framework.maskers.base import Masker
     from msd_framework.metrics.base import Metric
     from msd_framework.models.base import Encoder, MultimodalModel
+    from msd_framework.modulation.base import GradientModulation
     from msd_framework.objectives.base import Objective
+    from msd_framework.objectives.features import FeatureTerm
     from msd_framework.saliency.base import Saliency
+    from msd_framework.teachers.ensemble import Combination
     from msd_framework.weighting.base import WeightingStrategy
 
 T = TypeVar("T")
@@ -41,10 +44,11 @@ class Registry(Generic[T]):
         package: the package whose modules register themselves.
         contract: the dotted name of the class that its components extend. A constructor argument annotated with that
             class takes one of these components, nested in the YAML.
+        usual: the name of a mapping that has no ``type``; none if it must say one.
     """
 
-    def __init__(self, kind: str, package: str, contract: str):
-        self.kind, self.package, self.contract = kind, package, contract
+    def __init__(self, kind: str, package: str, contract: str, usual: str | None = None):
+        self.kind, self.package, self.contract, self.usual = kind, package, contract, usual
         self._classes: dict[str, type[T]] = {}
         self._discovered = False
 
@@ -73,6 +77,15 @@ class Registry(Generic[T]):
         """Every registered name, sorted."""
         self._discover()
         return sorted(self._classes)
+
+    def name_of(self, component: T) -> str:
+        """What a component is registered as; its class's dotted name if it is not.
+
+        >>> from msd_framework.losses.logits import SoftenedKL
+        >>> DISTILLATION_LOSSES.name_of(SoftenedKL())
+        'kl'
+        """
+        return next((name for name in self.names() if self._classes[name] is type(component)), _place(type(component)))
 
     def get(self, name: str, at: str = "") -> type[T]:
         """The class of a registered or dotted name.
@@ -112,7 +125,7 @@ class Registry(Generic[T]):
                     Problem(f"{at}.{key}", f"{name} has no such option.{hint} It takes: {', '.join(settable) or 'none'}.")
                 )
             else:
-                problems += check_option(options[key], value, f"{at}.{key}", facts, context)
+                problems += check_option(options[key], value, f"{at}.{key}", facts, context, self)
         missing = [n for n, o in options.items() if o.required and n not in given and n not in facts and n not in context]
         problems += [
             Problem(f"{at}.{n}", f"{name} needs this option{': ' + options[n].doc if options[n].doc else '.'}") for n in missing
@@ -147,7 +160,7 @@ class Registry(Generic[T]):
         if problems:
             raise ConfigError(*problems)
         arguments = {n: v for n, v in known.items() if n in options}
-        arguments |= {n: build_option(options[n], v, f"{at}.{n}", named(facts, n), context) for n, v in given.items()}
+        arguments |= {n: build_option(options[n], v, f"{at}.{n}", named(facts, n), context, self) for n, v in given.items()}
         arguments |= {n: v for n, v in context.items() if n in options}
         try:
             return cls(**arguments)
@@ -209,8 +222,8 @@ def split(spec: Any, at: str, registry: Registry[Any]) -> tuple[str, dict[str, A
     """The name and the options of a component's part of a YAML."""
     if isinstance(spec, str):
         return spec, {}
-    if isinstance(spec, Mapping) and isinstance(spec.get("type"), str):
-        return spec["type"], {str(k): v for k, v in spec.items() if k != "type"}
+    if isinstance(spec, Mapping) and isinstance(spec.get("type", registry.usual), str):
+        return spec.get("type", registry.usual), {str(k): v for k, v in spec.items() if k != "type"}
     wanted = f"wanted a {registry.kind}: its name, or {{type: name, option: value}}; known: {', '.join(registry.names())}"
     raise ConfigError(Problem(at, f"{wanted}; got {spec!r}."))
 
@@ -224,12 +237,15 @@ def plain(spec: Any) -> dict[str, Any]:
     return {"type": spec} if isinstance(spec, str) else dict(spec)
 
 
-def check_option(option: Option, value: Any, at: str, facts: Collection[str], context: Collection[str]) -> list[Problem]:
-    """What is wrong with an option's value, nested components included."""
+def check_option(
+    option: Option, value: Any, at: str, facts: Collection[str], context: Collection[str], owner: Registry[Any]
+) -> list[Problem]:
+    """What is wrong with an option's value, nested components included; only those of the owner's kind share its context."""
     registry, container = nested(option.annotation)
     if registry is None:
         text = mismatch(value, option.annotation)
         return [Problem(at, text)] if text else []
+    context = context if registry is owner else ()
     if value is None and accepts_none(option.annotation):
         return []
     if container is None:
@@ -239,11 +255,14 @@ def check_option(option: Option, value: Any, at: str, facts: Collection[str], co
     return [p for key, v in items(value) for p in registry.check(v, at + key, facts, context)]
 
 
-def build_option(option: Option, value: Any, at: str, facts: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
-    """An option's value with the components nested in it built."""
+def build_option(
+    option: Option, value: Any, at: str, facts: Mapping[str, Any], context: Mapping[str, Any], owner: Registry[Any]
+) -> Any:
+    """An option's value with the components nested in it built; only those of the owner's kind share its context."""
     registry, container = nested(option.annotation)
     if registry is None or value is None:
         return value
+    context = context if registry is owner else {}
     if container is None:
         return registry.build(value, at, facts, **context)
     if container is dict:
@@ -325,11 +344,21 @@ TASK_LOSSES: Registry[TaskLoss] = Registry("task loss", "msd_framework.losses", 
 DISTILLATION_LOSSES: Registry[DistillationLoss] = Registry(
     "distillation loss", "msd_framework.losses", "msd_framework.losses.base.DistillationLoss"
 )
+FEATURE_LOSSES: Registry[FeatureLoss] = Registry("feature loss", "msd_framework.losses", "msd_framework.losses.base.FeatureLoss")
 SALIENCIES: Registry[Saliency] = Registry("saliency", "msd_framework.saliency", "msd_framework.saliency.base.Saliency")
 WEIGHTINGS: Registry[WeightingStrategy] = Registry(
     "weighting", "msd_framework.weighting", "msd_framework.weighting.base.WeightingStrategy"
 )
+MODULATIONS: Registry[GradientModulation] = Registry(
+    "modulation", "msd_framework.modulation", "msd_framework.modulation.base.GradientModulation"
+)
 OBJECTIVES: Registry[Objective] = Registry("objective", "msd_framework.objectives", "msd_framework.objectives.base.Objective")
+FEATURE_TERMS: Registry[FeatureTerm] = Registry(
+    "feature term", "msd_framework.objectives", "msd_framework.objectives.features.FeatureTerm", usual="feature"
+)
+COMBINATIONS: Registry[Combination] = Registry(
+    "combination", "msd_framework.teachers", "msd_framework.teachers.ensemble.Combination"
+)
 DATASETS: Registry[MultimodalDataset] = Registry("dataset", "msd_framework.data", "msd_framework.data.base.MultimodalDataset")
 PROCESSORS: Registry[Processor] = Registry("processor", "msd_framework.data", "msd_framework.data.base.Processor")
 METRICS: Registry[Metric] = Registry("metric", "msd_framework.metrics", "msd_framework.metrics.base.Metric")
@@ -346,9 +375,13 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "maskers": MASKERS,
     "task_losses": TASK_LOSSES,
     "distillation_losses": DISTILLATION_LOSSES,
+    "feature_losses": FEATURE_LOSSES,
     "saliencies": SALIENCIES,
     "weightings": WEIGHTINGS,
+    "modulations": MODULATIONS,
     "objectives": OBJECTIVES,
+    "combinations": COMBINATIONS,
+    "feature_terms": FEATURE_TERMS,
     "datasets": DATASETS,
     "processors": PROCESSORS,
     "metrics": METRICS,

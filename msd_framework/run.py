@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
@@ -48,6 +49,9 @@ PACKAGES = (
 ROWS = 1024
 """How many rows of predictions are in the making at a time."""
 
+MOST_COLUMNS = 100
+"""The most classes that have a column each in a file of predictions."""
+
 
 def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Does what a configuration says.
@@ -68,7 +72,6 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
         return {}
     if config.env.threads:
         torch.set_num_threads(config.env.threads)
-    keep_freed_memory()
     seed_everything(config.seed)  # every process makes the same weights
     try:
         with World.join(config.env.device) as world:
@@ -81,13 +84,15 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
     """Fits the model, then reports the best checkpoint on the validation and the test split."""
     started = time.monotonic()
     if assembly.world.is_first:
-        write_text(assembly.folder / "config.yaml", yaml.safe_dump(source.values, sort_keys=False, allow_unicode=True))
+        values = with_teachers(source.values, assembly.teacher_folders)
+        write_text(assembly.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     assembly.world.wait()
     runner = assembly.runner
     if not (assembly.config.checkpoint.resume and runner.resume()):
         assembly.fit_statistics()
         seed_everything(assembly.config.seed, assembly.world.rank)  # and then draws noise of its own
     assembly.open_teacher_cache(("train", *SPLITS["train"]))
+    keep_freed_memory()  # from here on: what opening files has taken is not asked for again
     choice = runner.choose_precision()
     if assembly.world.is_first:
         write_json(assembly.folder / "environment.json", {**environment(assembly.world), "precision": asdict(choice)})
@@ -97,6 +102,12 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
     return report(
         assembly, {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
     )
+
+
+def with_teachers(values: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any]:
+    """A run's values with several teachers by their names, so that what a pattern matches later changes nothing."""
+    several = {"teacher": {**values["teacher"], "checkpoint": list(folders)}} if len(folders) > 1 else {}
+    return {**values, **several}
 
 
 def evaluate(assembly: Assembly, source: Source) -> dict[str, Any]:
@@ -116,6 +127,7 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
     config = assembly.config
     best = assembly.load_model(config.checkpoint.load or assembly.folder)
     assembly.open_teacher_cache(SPLITS[config.run_type])
+    keep_freed_memory()
     metrics: dict[str, float] = {}
     examples: dict[str, int] = {}
     for use in SPLITS[config.run_type]:
@@ -125,6 +137,9 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
             metrics |= split_metrics(assembly, use, predictions)
             if assembly.world.is_first:
                 write_predictions(assembly, use, predictions)
+                if FULL in predictions.logits:
+                    raw = assembly.evaluation[use].reader.dataset
+                    raw.write_submission(assembly.folder, predictions.places.tolist(), predictions.logits[FULL])
     result = {
         "name": config.name,
         "run_type": config.run_type,
@@ -168,23 +183,46 @@ def skipped(assembly: Assembly) -> list[str]:
 
 
 def write_predictions(assembly: Assembly, use: str, predictions: Predictions) -> None:
-    """A row an example: id, what the data set keeps with it, label, and a column of probabilities a class, for each view."""
+    """A row an example: id, what the data set keeps with it, label, and a column of probabilities a class, for each view.
+
+    Of more than `MOST_COLUMNS` classes, the most probable one and its probability; of scores, those that are not 0.
+    """
     config, info = assembly.config, assembly.info
     split, dataset = getattr(config.data, use), assembly.evaluation[use].reader.dataset
     kept = list(dict.fromkeys(name for i in range(len(dataset)) for name in dataset[i].facts))
     names = info.class_names or tuple(str(i) for i in range(info.num_classes))
-    header = [n if v == FULL else f"{v}/{n}" for v in predictions.logits for n in names]
+    is_wide = info.num_classes > MOST_COLUMNS
+    shown = ("prediction", "probability") if is_wide else names
+    header = [n if v == FULL else f"{v}/{n}" for v in predictions.logits for n in shown]
     columns = [predictions.places, predictions.targets, predictions.labelled, *predictions.logits.values()]
     with draft(Path(config.env.save_dir) / f"predictions_{split.replace('/', '_')}.csv") as file:
         writer = csv.writer(file)
         writer.writerow(["id", *kept, "label", *header])
         for first in range(0, len(predictions.places), ROWS):
             places, targets, labelled, *logits = (column[first : first + ROWS] for column in columns)
-            rows = torch.cat([x.softmax(-1) if info.task == "single_label" else x.sigmoid() for x in logits], 1).tolist()
+            probabilities = [x.softmax(-1) if info.task == "single_label" else x.sigmoid() for x in logits]
+            rows = _best(probabilities, names) if is_wide else _all(probabilities)
             for place, target, known, row in zip(places.tolist(), targets.tolist(), labelled.tolist(), rows):
                 example = dataset[place]
-                label = "" if not known else target if isinstance(target, int) else " ".join(f"{t:g}" for t in target)
-                writer.writerow([example.id, *(example.facts.get(k, "") for k in kept), label, *(f"{p:.6f}" for p in row)])
+                label = "" if not known else target if isinstance(target, int) else _scores(target, names if is_wide else ())
+                writer.writerow([example.id, *(example.facts.get(k, "") for k in kept), label, *row])
+
+
+def _all(probabilities: Sequence[Tensor]) -> Iterator[list[str]]:
+    """The probabilities of each example, over views."""
+    return ([f"{p:.6f}" for p in row] for row in torch.cat(list(probabilities), 1).tolist())
+
+
+def _best(probabilities: Sequence[Tensor], names: Sequence[str]) -> Iterator[list[str]]:
+    """The most probable class of each example and its probability, over views."""
+    best = [x.max(-1) for x in probabilities]
+    for views in zip(*(zip(found.indices.tolist(), found.values.tolist()) for found in best)):
+        yield [text for c, p in views for text in (names[c], f"{p:.6f}")]
+
+
+def _scores(target: Sequence[float], names: Sequence[str]) -> str:
+    """A score a class; with names, those that are not 0."""
+    return " ".join(f"{n}:{t:g}" for n, t in zip(names, target) if t) if names else " ".join(f"{t:g}" for t in target)
 
 
 def environment(world: World) -> dict[str, Any]:

@@ -111,15 +111,23 @@ class Batch:
         targets: int64 [B], or float [B, C] for several labels or soft targets.
         ids: B strings, stable over epochs and runs.
         places: where they stand in their split, where that matters.
+        num_labelled: where examples may lack a label, how many have one; in training, their mean over the parts of an update. A
+            float64 scalar.
     """
 
     inputs: Inputs
     targets: Tensor
     ids: tuple[str, ...]
     places: tuple[int, ...] = ()
+    num_labelled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def labelled(self) -> Tensor:
+        """Which examples have a label, bool [B]."""
+        return has_label(self.targets)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -135,6 +143,42 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch where a GPU fetches it faster; torch's loader asks for it."""
         return tree_map(lambda t: t.pin_memory(), self)
+
+
+FeatureKind: TypeAlias = Literal["pooled", "hidden", "attention", "scores"]
+"""What an intermediate is: a summary [B, D], a state for each position [B, L, D], who looks at whom as probabilities or, before
+the softmax, as scores [B, H, L, L]."""
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """What is known of an intermediate before any example is seen, from a dry run.
+
+    Args:
+        kind: what it is.
+        width: D, or the heads H of an attention.
+        num_positions: L in the dry run; 1 for a summary.
+        num_examples: how many examples the training split has, where that is known.
+    """
+
+    kind: FeatureKind
+    width: int
+    num_positions: int = 1
+    num_examples: int | None = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An intermediate of a model, with which of its positions count.
+
+    Args:
+        values: a summary, float [B, D]; hidden states, float [B, L, D]; or attention, float [B, H, L, L]. Zeros where the mask is
+            False.
+        mask: bool [B, L], the positions that hold something of the modality that the feature belongs to; None for a summary.
+    """
+
+    values: Tensor
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +237,16 @@ class View:
     @property
     def name(self) -> str:
         return self.student if self.teacher == self.student else f"{self.teacher}>{self.student}"
+
+
+def has_label(targets: Tensor) -> Tensor:
+    """Which of B examples have a label, bool [B]: not those whose targets are all -100, nor those with a score that is NaN.
+
+    >>> has_label(torch.tensor([3, -100])), has_label(torch.tensor([[0.0, 1.0], [torch.nan, torch.nan]]))
+    (tensor([ True, False]), tensor([ True, False]))
+    """
+    rows = targets.flatten(1) if targets.ndim > 1 else targets[:, None]
+    return ~rows.isnan().any(1) if rows.is_floating_point() else (rows != -100).any(1)
 
 
 def visible_modalities(view: str, modalities: Sequence[str]) -> tuple[str, ...]:

@@ -15,12 +15,14 @@ from msd_framework.config.load import Source, load, located, parse_overrides, re
 from msd_framework.config.saliency_check import looking_problems
 from msd_framework.config.schema import Component, RunConfig, TeacherConfig, component
 from msd_framework.config.structure import component_slots, structure_problems, structured
+from msd_framework.config.teachers import teacher_folders
 from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.registry import SALIENCIES, plain
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.shapley import MOST
 from msd_framework.structures import FULL, DatasetInfo, Task, visible_modalities
+from msd_framework.teachers.ensemble import union
 
 USES = ("train", "validation", "test")
 TVD: Mapping[Task, str] = {"single_label": "tvd", "multi_label": "bernoulli_tvd", "soft_target": "bernoulli_tvd"}
@@ -100,11 +102,13 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     if problems or config is None:
         raise ConfigError(*(located(p, source) for p in dict.fromkeys(problems)))
     folder = Path(options.folder or f"{config.env.save_dir}/saliency")
-    config = replace(config, teacher=config.teacher or TeacherConfig(config.env.save_dir))
+    given = config.teacher
+    config = replace(config, teacher=TeacherConfig(config.env.save_dir) if given is None or given.ema is not None else given)
     assert config.teacher is not None
     try:
-        card = read_card(config.teacher.checkpoint)
-        modalities, model = tuple(card["modalities"]), card["rebuild"]
+        cards = [read_card(folder) for folder in teacher_folders(config.teacher)]
+        modalities = union([card["modalities"] for card in cards])
+        model = max(cards, key=lambda card: len(card["modalities"]))["rebuild"]
     except (CheckpointError, KeyError) as error:
         at = "teacher.checkpoint" if "teacher" in source.values else "env.save_dir"
         raise ConfigError(located(Problem(at, f"holds no teacher, nor a model of the run's own: {error}"), source)) from error
@@ -119,7 +123,8 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     run = {
         **values,
         "run_type": "train",
-        "model": model,  # the teacher's: nobody is taught
+        "model": model,  # a teacher's: nobody is taught
+        "init": None,
         "teacher": asdict(config.teacher),
         "objective": {"type": "distillation", "views": views},
         "evaluation": {**values.get("evaluation", {}), "views": views, "monitor": None},

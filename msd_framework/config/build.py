@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,25 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
 from msd_framework.config.folders import is_evaluated, learned_processors, teacher_is_there
+from msd_framework.config.initial import init_folder, start_from
 from msd_framework.config.pairing import objective_on_stand_ins
+from msd_framework.config.resume import goes_on
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teacher_cache import TeacherCache
+from msd_framework.config.teachers import asked_of, combination, teacher_folders
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.collate import Collator
+from msd_framework.data.labels import HiddenLabels
 from msd_framework.data.lengths import LengthPools, measure_lengths
 from msd_framework.data.loader import EvaluationBatches, TrainingBatches
-from msd_framework.data.plan import TrainingPlan
+from msd_framework.data.plan import HELD_OUT, Indices, TrainingPlan, hold_out, stream_seed
 from msd_framework.data.reader import DecodedInputs, ExampleReader
 from msd_framework.engine.checkpoint import WEIGHTS, CheckpointFolder, find_checkpoint, load_weights, read, read_card, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure, predict
 from msd_framework.engine.precision import FP32, Choice
 from msd_framework.engine.runner import Plan, Runner
-from msd_framework.errors import CheckpointError, DataError
+from msd_framework.errors import CheckpointError, ConfigError, DataError, Problem
 from msd_framework.maskers.base import Masker
 from msd_framework.metrics.base import Metric
 from msd_framework.models.base import MultimodalModel
@@ -51,8 +55,16 @@ from msd_framework.registry import (
 )
 from msd_framework.structures import FULL, Batch, DatasetInfo, visible_modalities
 from msd_framework.teachers.base import Teacher
+from msd_framework.teachers.ema import EmaTeacher
+from msd_framework.teachers.ensemble import Combination, EnsembleTeacher, union
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.masked import keep_channels
+
+DRY_RUN_EXAMPLES = 4
+"""How many training examples an objective looks at to know the shapes of what goes on inside the models."""
+
+SHARED = ("info", "known", "modalities", "processors", "masker", "teacher_masker", "decoded", "evaluation", "_opened")
+"""Parts of a run that are the same for each of its teachers."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +74,12 @@ class Assembly:
     Args:
         config: what the run is.
         world: this process among all.
+        number: which of several teachers is meant where one is asked; all of them together if None.
     """
 
     config: RunConfig
     world: World
+    number: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -84,9 +98,12 @@ class Assembly:
         limit = None if whole else self.limit(use)
         if (name, limit) in self._opened:
             return self._opened[name, limit]
-        built = DATASETS.build(data.dataset, "data.dataset", self.known, split=name, on_error=data.on_error, max_examples=limit)
+        read: dict[str, Any] = {"split": name, "on_error": data.on_error, "max_examples": limit}
+        built = DATASETS.build(data.dataset, "data.dataset", self.known, **read, unlabelled=use == "train" and data.unlabelled)
         if len(built) == 0:
             raise DataError(f"data.{use}: the split {name!r} of {plain(data.dataset)['type']} is empty.")
+        if use == "train" and data.labelled_share < 1:
+            built = HiddenLabels(built, data.labelled_share, self.config.seed)
         return self._opened.setdefault((name, limit), built)
 
     @cached_property
@@ -110,9 +127,7 @@ class Assembly:
     def modalities(self) -> tuple[str, ...]:
         """What the student or its teacher takes; nothing else is read."""
         taken = set(modalities_of(self.config.model))
-        if self.config.teacher and teacher_is_there(self.config):
-            taken |= set(read_card(self.config.teacher.checkpoint)["modalities"])
-        return tuple(sorted(taken))
+        return union([tuple(taken), *self.teacher_modalities])
 
     @cached_property
     def processors(self) -> dict[str, Processor]:
@@ -138,12 +153,14 @@ class Assembly:
     def _learned(self) -> dict[str, Path]:
         """Where what a modality's processor learned is, if it is: with what is evaluated or resumed, else where the user says."""
         config = self.config
-        sources = [config.teacher.checkpoint] if config.teacher and teacher_is_there(config) else []
+        sources = list(reversed(teacher_folders(config.teacher))) if teacher_is_there(config) else []
         if is_evaluated(config):
             sources.append(self.evaluated)
         else:
+            start = init_folder(config) if config.init is not None and not goes_on(config) else None
+            sources = [start, *sources] if start else sources
             sources += [config.data.processors_from] if config.data.processors_from else []
-            sources += [str(self.folder)] if config.checkpoint.resume and self.checkpoints.path("last") else []
+            sources += [str(self.folder)] if goes_on(config) else []
         return {m: path for source in sources for m, path in learned_processors(source).items()}
 
     def _learn(self, processors: Mapping[str, Processor]) -> None:
@@ -181,6 +198,13 @@ class Assembly:
     @cached_property
     def model(self) -> MultimodalModel:
         built = MODELS.build(self.config.model, "model", self.facts)
+        if self.config.init is not None and not is_evaluated(self.config) and not goes_on(self.config):
+            path = init_folder(self.config)
+            assert path is not None
+            for modality in self._other_tensors(read_card(path)):
+                text = f"init: the model of {path} was trained on other {modality} tensors than this run makes."
+                raise CheckpointError(f"{text} Set data.processors_from={path}.")
+            start_from(built, path, self.config.init)
         return built.to(self.world.device)
 
     @cached_property
@@ -203,11 +227,59 @@ class Assembly:
         return self.teacher_of("train")
 
     def teacher_of(self, use: str) -> Teacher | None:
-        """Who is asked about a split: the teacher, or what it said before; None where there is none to ask."""
+        """Who is asked about a split: the teachers, or what they said before; None where there is none to ask."""
         teacher = self.config.teacher
         if teacher is None or not teacher_is_there(self.config):
             return None
-        return self.teacher_cache[use] if teacher.cache else self.live_teacher
+        if teacher.ema is not None:
+            return self.average
+        if self.number is None and len(self.teachers) > 1:
+            return EnsembleTeacher([one.asked_alone(use) for one in self.teachers], self.combination, self.info.task)
+        return self.asked_alone(use)
+
+    def asked_alone(self, use: str) -> Teacher:
+        """One teacher, or what it said of a split before."""
+        assert self.config.teacher is not None
+        return self.teacher_cache[use] if self.config.teacher.cache else self.live_teacher
+
+    @cached_property
+    def average(self) -> EmaTeacher:
+        """The teacher that is an average of the student, and a part of what is saved with it."""
+        assert self.config.teacher is not None
+        assert self.config.teacher.ema is not None
+        return EmaTeacher(self.model, self.teacher_masker or self.masker, self.config.teacher.ema)
+
+    @cached_property
+    def teacher_folders(self) -> tuple[str, ...]:
+        """Where each teacher comes from."""
+        return teacher_folders(self.config.teacher)
+
+    @property
+    def teacher_folder(self) -> str:
+        """Where the teacher comes from that is meant."""
+        return self.teacher_folders[self.number or 0]
+
+    @cached_property
+    def teacher_modalities(self) -> list[tuple[str, ...]]:
+        """What each teacher takes; nothing where there is none to ask."""
+        there = teacher_is_there(self.config)
+        return [tuple(read_card(folder)["modalities"]) for folder in self.teacher_folders] if there else []
+
+    @cached_property
+    def teachers(self) -> tuple[Assembly, ...]:
+        """The run with each of its teachers alone; they share what does not depend on the teacher."""
+        if len(self.teacher_folders) == 1:
+            return (self,)
+        alone = tuple(replace(self, number=k) for k in range(len(self.teacher_folders)))
+        for one in alone:
+            vars(one).update({name: getattr(self, name) for name in SHARED})
+        return alone
+
+    @cached_property
+    def combination(self) -> Combination:
+        """How several teachers answer as one."""
+        assert self.config.teacher is not None
+        return combination(self.config.teacher, self.info.task)
 
     @cached_property
     def teacher_cache(self) -> TeacherCache:
@@ -218,15 +290,17 @@ class Assembly:
         """Has the teacher's answers to splits that are used ready, if they are kept on disk; its weights are then let go."""
         teacher = self.config.teacher
         if teacher is not None and teacher.cache and teacher_is_there(self.config):
-            self.teacher_cache.open([use for use in uses if getattr(self.config.data, use)])
+            for one in self.teachers:
+                one.teacher_cache.open([use for use in uses if getattr(self.config.data, use) and one.asked_views(use)])
 
     def asked_views(self, use: str) -> tuple[str, ...]:
         """The views that the teacher is asked about: in training, those of the objective; else those of the evaluation."""
-        assert self.config.teacher is not None
-        modalities = read_card(self.config.teacher.checkpoint)["modalities"]
+        modalities = union(self.teacher_modalities)
         if use == "train":
-            return objective_on_stand_ins(self.config, self.info, modalities_of(self.config.model), modalities).teacher_views
-        return tuple(v for v in self.config.evaluation.views if v == FULL or _can_see(modalities, v))
+            views = objective_on_stand_ins(self.config, self.info, modalities_of(self.config.model), modalities).teacher_views
+        else:
+            views = tuple(v for v in self.config.evaluation.views if v == FULL or _can_see(modalities, v))
+        return views if self.number is None else asked_of(views, self.teacher_modalities, self.combination)[self.number]
 
     def raw(self, use: str) -> MultimodalDataset:
         """The raw examples of a split, as much of it as is wanted."""
@@ -245,12 +319,12 @@ class Assembly:
         """
         teacher = self.config.teacher
         assert teacher is not None
-        folder = find_checkpoint(teacher.checkpoint)
+        folder = find_checkpoint(self.teacher_folder)
         checkpoint = read(folder, WEIGHTS)
         for modality in self._other_tensors(checkpoint.card):
             raise CheckpointError(
                 f"{folder}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or "
-                f"length). Set data.processors_from={teacher.checkpoint}."
+                f"length). Set data.processors_from={self.teacher_folder}."
             )
         with torch.random.fork_rng(devices=[]):
             model = MODELS.build(checkpoint.card["rebuild"], "teacher", checkpoint.card["facts"])
@@ -262,7 +336,8 @@ class Assembly:
     def _other_tensors(self, card: Mapping[str, Any]) -> list[str]:
         """Modalities of a saved model of which this run makes other tensors than it was trained on."""
         saved = card["processors"]
-        return [m for m in card["modalities"] if saved[m]["fingerprint"] != fingerprint(self.processors[m])]
+        known = [m for m in card["modalities"] if m in self.processors]
+        return [m for m in known if saved[m]["fingerprint"] != fingerprint(self.processors[m])]
 
     @cached_property
     def objective(self) -> Objective:
@@ -270,7 +345,20 @@ class Assembly:
         context = {"model": self.model, "teacher": self.teacher, "masker": self.masker}
         built = OBJECTIVES.build(self.config.objective, "objective", self.facts, **context)
         built.masker, built.teacher_masker = self.masker, self.teacher_masker
-        return built.to(self.world.device)
+        built = built.to(self.world.device)
+        if built.needs_dry_run:
+            self._dry_run(built)
+        return built
+
+    def _dry_run(self, objective: Objective) -> None:
+        """Shows an objective the first training examples; a teacher whose answers are kept is asked itself."""
+        reader, teacher = self.training_reader, self.config.teacher
+        batch = next(iter(EvaluationBatches(reader, Collator(self.processors, self.info), DRY_RUN_EXAMPLES)))
+        live = self.live_teacher if teacher is not None and teacher.cache else None
+        try:
+            objective.dry_run(batch.to(self.world.device), live, len(reader.dataset))
+        except ValueError as error:
+            raise ConfigError(Problem("objective.features", str(error))) from error
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -316,12 +404,31 @@ class Assembly:
         if training.max_updates is not None:
             return training.max_updates
         assert training.max_epochs is not None
-        return math.ceil(training.max_epochs * len(self.training_reader.dataset) / training.batch_size)
+        return math.ceil(training.max_epochs * self.num_trained_on / training.batch_size)
+
+    @cached_property
+    def chosen(self) -> tuple[Indices, Indices] | None:
+        """The examples of the training split that are trained on, and those that are held out for the objective to learn from."""
+        held_out = self.objective.held_out
+        if held_out is None:
+            return None
+        length = len(self.training_reader.dataset)
+        rest, held = hold_out(length, held_out.share, self.config.seed)
+        if not len(rest) or not len(held):
+            raise DataError(
+                f"holding {held_out.share} of {length} training examples out leaves {len(rest)} and {len(held)} of them."
+            )
+        return rest, held
+
+    @property
+    def num_trained_on(self) -> int:
+        """Examples of an epoch."""
+        return len(self.training_reader.dataset) if self.chosen is None else len(self.chosen[0])
 
     @cached_property
     def plan(self) -> Plan:
         training, evaluation, checkpoint = self.config.training, self.config.evaluation, self.config.checkpoint
-        epoch = len(self.training_reader.dataset) / training.batch_size
+        epoch = self.num_trained_on / training.batch_size
         every = evaluation.every_updates or epoch
         ends = {math.ceil(i * every) for i in range(1, math.floor(self.num_updates / every) + 1)}
         validations = {u for u in ends if u < self.num_updates} | {self.num_updates}
@@ -341,14 +448,28 @@ class Assembly:
 
     @cached_property
     def training_batches(self) -> TrainingBatches:
-        training, data = self.config.training, self.config.data
-        length = len(self.training_reader.dataset)
+        training, length = self.config.training, self.num_trained_on
         place = (self.world.rank, self.world.size)
         plan = TrainingPlan(
             length, training.batch_size, self.num_updates, training.accumulate, *place, self.config.seed, self.length_pools
         )
-        collator = Collator(self.processors, self.info)
-        return TrainingBatches(self.training_reader, collator, plan, data.workers, self.world.device.type == "cuda")
+        return self._batches(plan, None if self.chosen is None else self.chosen[0])
+
+    @cached_property
+    def held_out_batches(self) -> TrainingBatches | None:
+        """What an objective learns from beside the batches, in an order of its own."""
+        held_out = self.objective.held_out
+        if held_out is None or self.chosen is None:
+            return None
+        place, looks = (self.world.rank, self.world.size), -(-self.num_updates // held_out.every)
+        seed = stream_seed(self.config.seed, HELD_OUT)
+        plan = TrainingPlan(len(self.chosen[1]), held_out.batch_size, looks, 1, *place, seed)
+        return self._batches(plan, self.chosen[1])
+
+    def _batches(self, plan: TrainingPlan, among: Indices | None) -> TrainingBatches:
+        data = self.config.data
+        collator = Collator(self.processors, self.info, data.unlabelled or data.labelled_share < 1)
+        return TrainingBatches(self.training_reader, collator, plan, data.workers, self.world.device.type == "cuda", among)
 
     @cached_property
     def length_pools(self) -> LengthPools | None:
@@ -359,7 +480,7 @@ class Assembly:
         lengths = np.empty(sum(map(len, shares)), np.int32)
         for rank, share in enumerate(shares):
             lengths[rank :: len(shares)] = share
-        return LengthPools(lengths, self.config.data.length_pool)
+        return LengthPools(lengths if self.chosen is None else lengths[self.chosen[0]], self.config.data.length_pool)
 
     @cached_property
     def callbacks(self) -> list[Callback]:
@@ -389,6 +510,7 @@ class Assembly:
             self.checkpoints,
             self.card,
             self.callbacks,
+            self.held_out_batches,
         )
 
     @property
@@ -456,9 +578,10 @@ class Assembly:
             )
         load_weights(self.model, checkpoint.model, str(folder))
         for name, masker in {"masker.": self.masker, "teacher_masker.": self.teacher_masker}.items():
-            learned = {k.removeprefix(name): v for k, v in checkpoint.objective.items() if k.startswith(name)}
             if masker is not None:
-                masker.load_state_dict(learned, strict=False)
+                masker.load_state_dict(_part(checkpoint.objective, name), strict=False)
+        if self.config.teacher is not None and self.config.teacher.ema is not None:
+            load_weights(self.average.average, _part(checkpoint.objective, "teacher.average."), f"{folder} (teacher.ema)")
         return int(checkpoint.state["update"])
 
 
@@ -499,6 +622,11 @@ class _Made(dict[str, EvaluationBatches]):
 def fingerprint(processor: Processor) -> str:
     """What a teacher and its student, or a model that is trained and then evaluated, must share of a processor."""
     return processor.deterministic().fingerprint
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those whose names begin like this, without it."""
+    return {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}
 
 
 def modalities_of(model: Any) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def question(assembly: Assembly, use: str) -> Question:
     config, views = assembly.config, assembly.asked_views(use)
     teacher = config.teacher
     assert teacher is not None
-    folder = find_checkpoint(teacher.checkpoint)
+    folder = find_checkpoint(assembly.teacher_folder)
     card = read_card(folder)
     processors = {m: assembly.processors[m] for m in card["modalities"]}
     specs = {m: complete(PROCESSORS, config.data.processors[m]) for m in processors}
@@ -125,7 +125,7 @@ def question(assembly: Assembly, use: str) -> Question:
         "logits": layout.num_classes,
         "summary": layout.summary_size,
     }
-    notes = {"teacher": teacher.checkpoint, **{f"data.processors.{m}": spec for m, spec in specs.items()}}
+    notes = {"teacher": assembly.teacher_folder, **{f"data.processors.{m}": spec for m, spec in specs.items()}}
     wanted = teacher.cache_precision
     return Question(_in_json(parts), _in_json(notes), layout, ("fp32", "bf16") if wanted == "auto" else (wanted,))
 

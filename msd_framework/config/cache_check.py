@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msd_framework.config.folders import is_evaluated
 from msd_framework.config.schema import RunConfig
+from msd_framework.config.teachers import teacher_folders
 from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import Problem, did_you_mean
 from msd_framework.maskers.base import Masker
@@ -60,10 +61,12 @@ def _feature_problems(config: RunConfig) -> list[Problem]:
         for i, name in enumerate(features)
         if name != SUMMARY
     ]
-    name = split(read_card(config.teacher.checkpoint)["model"], at, MODELS)[0]
-    if features and not unknown and MODELS.get(name).summarise_views is MultimodalModel.summarise_views:
-        return [Problem(at, f"the teacher is a {name}, which does not tell its {SUMMARY}. Leave cache_features out.")]
-    return unknown
+    if unknown or not features:
+        return unknown
+    names = [split(read_card(folder)["model"], at, MODELS)[0] for folder in teacher_folders(config.teacher)]
+    silent = [name for name in names if MODELS.get(name).summarise_views is MultimodalModel.summarise_views]
+    text = "the teacher is a {}, which does not tell its {}. Leave cache_features out."
+    return [Problem(at, text.format(name, SUMMARY)) for name in silent]
 
 
 def _view_problems(config: RunConfig, views: Sequence[str]) -> list[Problem]:

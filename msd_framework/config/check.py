@@ -15,6 +15,7 @@ from msd_framework.config.load import Source, located, resolve
 from msd_framework.config.pairing import measure_problems, pairing_problems
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots, hints_of, structure_problems, structured, without
+from msd_framework.config.teachers import teacher_problems
 from msd_framework.errors import ConfigError, Problem, nearest
 
 
@@ -64,9 +65,11 @@ def _later_problems(config: RunConfig, earlier: Sequence[Problem]) -> list[Probl
         problems += folder_problems(config)
     if untouched("data"):
         problems += data_problems(config)
+    alone = teacher_problems(config) if untouched("teacher", "objective") else []
+    problems += alone
     if untouched("data", "evaluation", "teacher", "expected", "callbacks"):
         problems += measure_problems(config)
-    if untouched("data", "evaluation", "teacher") and _comparable(config, earlier):
+    if untouched("data", "evaluation", "teacher") and not alone and _comparable(config, earlier):
         problems += pairing_problems(config)
     return [p for p in problems if not any(_inside(e.path, p.path) or _inside(p.path, e.path) for e in earlier)]
 

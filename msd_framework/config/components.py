@@ -27,15 +27,19 @@ STAND_INS = {
 }
 """What a run fills in where a component asks for it by name, as far as it is not known before data is read."""
 
-CONTEXT = {"objectives": ("model", "teacher", "masker"), "datasets": ("split", "on_error", "max_examples")}
+CONTEXT = {"objectives": ("model", "teacher", "masker"), "datasets": ("split", "on_error", "max_examples", "unlabelled")}
 """Arguments that only the run can give, by the kind of component that takes them."""
 
 LIGHT = {
     "maskers",
     "task_losses",
     "distillation_losses",
+    "feature_losses",
+    "feature_terms",
     "saliencies",
     "weightings",
+    "modulations",
+    "combinations",
     "metrics",
     "optimizers",
     "schedulers",

@@ -9,6 +9,7 @@ from typing import Any
 from msd_framework.config.parts import differences
 from msd_framework.config.resume import resume_problems
 from msd_framework.config.schema import RunConfig
+from msd_framework.config.teachers import teacher_folders
 from msd_framework.engine.checkpoint import find_checkpoint, read_card
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.options import options_of
@@ -28,7 +29,8 @@ def data_problems(config: RunConfig) -> list[Problem]:
     root = options.get("root", options_of(dataset)["root"].default) if "root" in options_of(dataset) else None
     if problems and isinstance(root, str) and not Path(root).exists():  # one problem, not one a split
         return [Problem("data.dataset.root", problems[0].message)]
-    return problems
+    together = dataset.check_together(options, {use: getattr(data, use) for use in uses})
+    return problems + [Problem(f"data.{use}", text) for use, text in together.items()]
 
 
 def folder_problems(config: RunConfig) -> list[Problem]:
@@ -97,8 +99,8 @@ def is_evaluated(config: RunConfig) -> bool:
 
 def teacher_is_there(config: RunConfig) -> bool:
     """Whether there is a teacher to ask: what evaluates a student does without one whose folder is gone."""
-    teacher = config.teacher
-    return teacher is not None and (not is_evaluated(config) or Path(teacher.checkpoint).exists())
+    there = all(Path(folder).exists() for folder in teacher_folders(config.teacher))
+    return config.teacher is not None and (there or not is_evaluated(config))
 
 
 def _taken(folder: Path) -> Problem:
@@ -121,7 +123,7 @@ def _processors_problems(config: RunConfig) -> list[Problem]:
     except (KeyError, TypeError) as error:
         text = f"{given}: its card.json does not describe its processors (it lacks {error}). Take another run."
         return [Problem("data.processors_from", text)]
-    if teacher is not None and teacher.checkpoint == given:  # compared where teacher and student are
+    if given in teacher_folders(teacher):  # compared where teacher and student are
         return []
     text = "the run of data.processors_from was made with other options: {}. Write those here, or leave data.processors_from out."
     return [Problem(f"data.processors.{m}", text.format(found)) for m, found in other.items() if found]

@@ -25,6 +25,7 @@ def limit_problems(config: RunConfig) -> list[Problem]:
         *_batch_problems(config),
         *_place_problems(config),
         *_split_problems(config),
+        *_share_problems(config),
         *_channel_problems(config),
     ]
 
@@ -87,6 +88,12 @@ def _split_problems(config: RunConfig) -> list[Problem]:
         for other in ("train", "validation")
         if other != use and used[use] is not None and used[use] == used[other]
     ]
+
+
+def _share_problems(config: RunConfig) -> list[Problem]:
+    share = config.data.labelled_share
+    text = f"must lie between 0 and 1, got {share}."
+    return [] if 0 <= share <= 1 else [Problem("data.labelled_share", text)]
 
 
 def _channel_problems(config: RunConfig) -> list[Problem]:

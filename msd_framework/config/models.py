@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from msd_framework.config.components import STAND_INS, known_facts
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.errors import ConfigError, Problem
+from msd_framework.models.base import MultimodalModel
 from msd_framework.options import options_of
 from msd_framework.registry import ENCODERS, MODELS, PROCESSORS, Registry, nested, split
 from msd_framework.structures import DatasetInfo
@@ -19,12 +21,26 @@ from msd_framework.structures import DatasetInfo
 RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"}
 """What draws the first numbers of weights, in torch and in `torch.nn.init`."""
 
+TRUNCATED = "_no_grad_trunc_normal_"
+"""What draws truncated normal numbers in `torch.nn.init`, for whoever asks for them."""
+
 
 class Unfilled(TorchFunctionMode):
     """A context in which weights get no first numbers, so that memory is only set aside and a big model costs no time.
 
-    The device `meta` is for this as well, but its first operation imports torch's compiler, which takes a second.
+    The device `meta` is for this as well, but its first operation imports torch's compiler, which takes a second. Truncated
+    normal numbers are left out by another way: torch draws them until all lie in their range, which empty memory may never do.
     """
+
+    def __enter__(self) -> Unfilled:
+        self.truncated = getattr(init, TRUNCATED)
+        setattr(init, TRUNCATED, lambda tensor, *_, **__: tensor)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        setattr(init, TRUNCATED, self.truncated)
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         if getattr(function, "__name__", "") in RANDOM_FILLS:
@@ -48,6 +64,15 @@ def model_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
     return missing or _refusals(found, known_facts(info) | {"seed": config.seed, "modalities": _facts(config)})
 
 
+def empty_model(config: RunConfig, info: DatasetInfo) -> MultimodalModel | None:
+    """The model with empty weights, to be asked what it is; None where its sizes are in files that it reads."""
+    if any(_reads(part) for part in parts(MODELS, config.model, "model")):
+        return None
+    facts = known_facts(info) | {"seed": config.seed, "modalities": _facts(config)}
+    with Unfilled():
+        return MODELS.build(_without_files(MODELS, config.model, facts), "model", facts)
+
+
 def _missing_files(part: Part) -> list[Problem]:
     named = {key: part.options.get(key) for key in sorted(part.cls.reads)}
     return [
@@ -66,6 +91,11 @@ def _facts(config: RunConfig) -> dict[str, dict[str, Any]]:
     """What the processors can tell before they have seen any data; a vocabulary has to be learned or read first."""
     made = {m: PROCESSORS.build(spec, f"data.processors.{m}") for m, spec in config.data.processors.items()}
     return {m: processor.facts for m, processor in made.items() if processor.kind != "tokens"}
+
+
+def reads_files(model: Any) -> bool:
+    """Whether a model's constructor reads files or published weights, itself or for an encoder."""
+    return any(_reads(part) for part in parts(MODELS, model, "model"))
 
 
 def _refusals(found: list[Part], facts: Mapping[str, Any]) -> list[Problem]:

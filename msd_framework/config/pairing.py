@@ -8,11 +8,16 @@ from typing import Any
 
 from msd_framework.config.cache_check import cache_problems
 from msd_framework.config.components import STAND_INS, described, known_facts
-from msd_framework.config.folders import other_tensors, teacher_is_there
+from msd_framework.config.feature_check import feature_problems
+from msd_framework.config.folders import is_evaluated, other_tensors, teacher_is_there
+from msd_framework.config.held_out_check import held_out_problems
+from msd_framework.config.initial import init_problems
+from msd_framework.config.label_check import label_problems
 from msd_framework.config.models import model_problems
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
+from msd_framework.config.teachers import combination_problems, teacher_folders
 from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.maskers.base import Masker, Views
@@ -26,6 +31,7 @@ from msd_framework.registry import (
     MASKERS,
     METRICS,
     MODELS,
+    MODULATIONS,
     OBJECTIVES,
     PROCESSORS,
     REGISTRIES,
@@ -34,6 +40,7 @@ from msd_framework.registry import (
 )
 from msd_framework.structures import FULL, Batch, DatasetInfo, Inputs, ModelOutput, Setting, visible_modalities
 from msd_framework.teachers.base import Teacher
+from msd_framework.teachers.ensemble import union
 
 REPORTED = ("validation", "test")
 """The splits that metrics are computed for."""
@@ -48,7 +55,7 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     problems = _modality_problems(config, info, student)
     if problems:
         return problems
-    teacher, problems = _teacher(config, info)
+    teacher, problems = _teacher(config, info, student)
     kinds = {m: PROCESSORS.get(split(s, "", PROCESSORS)[0]).kind for m, s in config.data.processors.items()}
     setting = Setting(info, student.modalities, teacher.modalities if teacher else None, kinds)
     problems += _missing_problems(config, {*student.modalities, *(teacher.modalities if teacher else ())})
@@ -56,8 +63,11 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     problems += _evaluation_view_problems(config, student)
     problems += _task_problems(config, info)
     problems += _objective_problems(config, setting)
+    problems = problems or feature_problems(config, info)
+    problems += _modulation_problems(config, setting, model)
+    problems += label_problems(config, STAND_INS | known_facts(info))
     problems += _masker_problems(config, setting, student, teacher)
-    return problems or _cache_problems(config, setting)
+    return problems or [*_cache_problems(config, setting), *init_problems(config, info), *_held_out_problems(config, setting)]
 
 
 def _missing_problems(config: RunConfig, modalities: Collection[str]) -> list[Problem]:
@@ -137,8 +147,8 @@ def _modality_problems(config: RunConfig, info: DatasetInfo, student: Taken) -> 
     return problems
 
 
-def _teacher(config: RunConfig, info: DatasetInfo) -> tuple[Taken | None, list[Problem]]:
-    """What is known of the teacher, and what is wrong with it."""
+def _teacher(config: RunConfig, info: DatasetInfo, student: Taken) -> tuple[Taken | None, list[Problem]]:
+    """What is known of the teacher, of several together, and what is wrong with them."""
     objective = split(config.objective, "objective", OBJECTIVES)[0]
     wanted, teacher = OBJECTIVES.get(objective).needs_teacher, config.teacher
     if teacher is None:
@@ -146,15 +156,38 @@ def _teacher(config: RunConfig, info: DatasetInfo) -> tuple[Taken | None, list[P
     if not wanted:
         text = f"the objective {objective} has no use for one. Leave it out, or take objective.type=distillation."
         return None, [Problem("teacher", text)]
-    if not teacher_is_there(config):
+    if teacher.ema is not None:
+        return student, []
+    folders = teacher_folders(teacher)
+    if not (folders and teacher_is_there(config)):
         return None, []
+    found = [_teacher_in(folder, config, info) for folder in folders]
+    problems = [p for _, wrong in found for p in wrong]
+    all_taken = [taken for taken, _ in found if taken is not None]
+    if len(found) == 1 or len(all_taken) < len(found):
+        return next(iter(all_taken), None), list(dict.fromkeys(problems))
+    modalities, subsets = [taken.modalities for taken in all_taken], all(taken.subsets for taken in all_taken)
+    together = Taken(union(modalities), subsets)
+    if not problems:
+        problems = combination_problems(teacher, modalities, [] if is_evaluated(config) else _taught_views(config))
+    return together, list(dict.fromkeys(problems))
+
+
+def _taught_views(config: RunConfig) -> list[str]:
+    """The teacher's side of the views that the objective lists, of those that are views."""
+    written = split(config.objective, "objective", OBJECTIVES)[1].get("views", [])
+    return [v if isinstance(v, str) else v["teacher"] for v in written if isinstance(v, str) or "teacher" in v]
+
+
+def _teacher_in(folder: str, config: RunConfig, info: DatasetInfo) -> tuple[Taken | None, list[Problem]]:
+    """What is known of the teacher in a folder, and what is wrong with it."""
     try:
-        card = read_card(teacher.checkpoint)
+        card = read_card(folder)
         return _teacher_of(card, config, info)
     except (CheckpointError, ConfigError) as error:
         return None, [Problem("teacher.checkpoint", str(error))]
     except (KeyError, TypeError) as error:
-        text = f"{teacher.checkpoint}: its card.json does not describe a model (it lacks {error}). Take another checkpoint."
+        text = f"{folder}: its card.json does not describe a model (it lacks {error}). Take another checkpoint."
         return None, [Problem("teacher.checkpoint", text)]
 
 
@@ -255,6 +288,12 @@ def _saliency_problems(config: RunConfig, modalities: Sequence[str], facts: Mapp
     return problems
 
 
+def _modulation_problems(config: RunConfig, setting: Setting, model: type[MultimodalModel]) -> list[Problem]:
+    """Models whose modalities cannot be balanced."""
+    found = [p for p in parts(OBJECTIVES, config.objective, "objective") if p.registry is MODULATIONS]
+    return [Problem(p.path, text) for p in found for text in p.cls.check(p.options, setting, model)]
+
+
 def _masker_problems(config: RunConfig, setting: Setting, student: Taken, teacher: Taken | None) -> list[Problem]:
     """Maskers that cannot hide what a view hides, or leave out what a model needs."""
     facts = STAND_INS | known_facts(setting.data)
@@ -285,6 +324,12 @@ def _cache_problems(config: RunConfig, setting: Setting) -> list[Problem]:
     modalities = setting.teacher_modalities
     views = objective_on_stand_ins(config, setting.data, setting.student_modalities, modalities).teacher_views
     return cache_problems(config, setting, views)
+
+
+def _held_out_problems(config: RunConfig, setting: Setting) -> list[Problem]:
+    modalities = setting.teacher_modalities or tuple(setting.data.modalities)
+    objective = objective_on_stand_ins(config, setting.data, setting.student_modalities, modalities)
+    return held_out_problems(config, setting.data, objective, STAND_INS | known_facts(setting.data))
 
 
 def _weightings(config: RunConfig) -> list[Part]:

@@ -11,6 +11,7 @@ from msd_framework.config.load import load, resolve
 from msd_framework.config.parts import differences
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import ComponentSlot, component_slots, structure_problems, structured
+from msd_framework.config.teachers import teacher_folders
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.registry import REGISTRIES
 
@@ -25,6 +26,7 @@ FREE = (
     "user_dir",
     "teacher.checkpoint",
     "teacher.channels.saliency",
+    "init.checkpoint",
     "teacher.cache_dir",
     "data.dataset.root",
     "data.test",
@@ -41,10 +43,16 @@ FREE = (
 """Where a folder lies, how long the run is, what is watched and measured: these may differ from what the run was begun with."""
 
 
+def goes_on(config: RunConfig) -> bool:
+    """Whether a run goes on from its own last checkpoint."""
+    last = Path(config.env.save_dir) / "checkpoints" / "last"
+    return config.run_type in ("train", "check") and config.checkpoint.resume and last.exists()
+
+
 def resume_problems(config: RunConfig) -> list[Problem]:
     """What differs from the run in the folder that is gone on with."""
     folder = Path(config.env.save_dir)
-    if config.run_type not in ("train", "check") or not config.checkpoint.resume or not (folder / "checkpoints" / "last").exists():
+    if not goes_on(config):
         return []
     try:
         values = resolve(load(folder / "config.yaml")).values
@@ -52,8 +60,11 @@ def resume_problems(config: RunConfig) -> list[Problem]:
         return [Problem("checkpoint.resume", f"{folder} cannot be gone on with: {error}")]
     if structure_problems(values, RunConfig):
         return [Problem("checkpoint.resume", f"{folder / 'config.yaml'} is of another version. Name another env.save_dir.")]
-    here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(structured(values, RunConfig))))
+    begun = structured(values, RunConfig)
+    here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(begun)))
     texts = {k: _difference(here.get(k), there.get(k)) for k in {**there, **here} if not _is_free(k)}
+    teachers, before = len(teacher_folders(config.teacher)), len(teacher_folders(begun.teacher))
+    texts["teacher.checkpoint"] = f"names {teachers} teachers here and {before} there" if teachers != before else ""
     text = "{}, in the run that is gone on with. Name another env.save_dir to change it."
     return [Problem(key, text.format(found)) for key, found in texts.items() if found]
 

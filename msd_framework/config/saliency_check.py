@@ -6,6 +6,7 @@ from typing import Any
 
 from msd_framework.config.folders import teacher_is_there
 from msd_framework.config.schema import RunConfig
+from msd_framework.config.teachers import teacher_folders
 from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import CheckpointError, Problem
 from msd_framework.registry import MODELS, SALIENCIES, split
@@ -24,11 +25,14 @@ def looking_problems(config: RunConfig, spec: Any, at: str) -> list[Problem]:
     name = split(spec, at, SALIENCIES)[0]
     if not SALIENCIES.get(name).asks_model or config.teacher is None or not teacher_is_there(config):
         return []
+    folders = teacher_folders(config.teacher)
+    if len(folders) > 1:
+        return [Problem(at, f"{name} looks inside one teacher, and there are {len(folders)}. {OTHERS}.")]
     if config.teacher.cache:
         text = f"{name} looks at the teacher itself, of which a teacher cache keeps nothing. {OTHERS}, or set teacher.cache=false."
         return [Problem(at, text)]
     try:
-        model = split(read_card(config.teacher.checkpoint)["model"], at, MODELS)[0]
+        model = split(read_card(folders[0])["model"], at, MODELS)[0]
     except (CheckpointError, KeyError):  # what is wrong with the checkpoint is said elsewhere
         return []
     if hasattr(MODELS.get(model), "encode"):

@@ -62,6 +62,12 @@ class DataConfig:
     max_eval_examples: int | None = None
     """Evaluates on the first so many examples of each split; all of them if null."""
 
+    unlabelled: bool = False
+    """Whether training examples may lack a label: those are distilled, and the task loss is the mean over those that have one."""
+
+    labelled_share: float = 1.0
+    """The share of training examples that keep their label, drawn by `seed`; the others count as unlabelled."""
+
     on_error: Literal["raise", "skip"] = "raise"
     """What a broken line or file does: stops the run with its name, or is left out and counted at the end."""
 
@@ -101,10 +107,18 @@ class ChannelsConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The model that teaches: one that a run has trained."""
+    """The model that teaches: one that a run has trained, several of them, or an average of the student itself."""
 
-    checkpoint: str
-    """The folder of a finished run, or of one of its checkpoints; the model is rebuilt from it."""
+    checkpoint: str | list[str] | None = None
+    """The folder of a finished run, or of one of its checkpoints, from which the model is rebuilt; several teachers are a list of
+    them, or a pattern such as `runs/teacher/seed_*`."""
+
+    combine: Component | None = component("combinations", default=None)
+    """How several teachers answer as one, such as `{type: weighted, weights: [2, 1]}`; by their mean if null."""
+
+    ema: float | dict[str, float | str] | None = None
+    """In place of a checkpoint: the teacher is a moving average of the student, of which this share stays in each update, such as
+    0.999, or `{start: 0.9, end: 0.999, over: 0.1}`."""
 
     masker: Component | None = component("maskers", default=None)
     """How the teacher's views hide a modality; the student's way if null."""
@@ -123,6 +137,23 @@ class TeacherConfig:
 
     cache_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What the answers are computed in; auto measures whether bf16 is faster here and close enough."""
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """What the model's first weights are taken from, in place of random ones."""
+
+    checkpoint: str | None = None
+    """The folder of a finished run, or of one of its checkpoints; the teacher's if null."""
+
+    layers: Literal["even", "first", "last"] | list[int] = "even"
+    """Which of its layers are taken where the model has fewer: every so many, the first or last ones, or those of a list."""
+
+    cut: Literal["slice", "svd"] = "slice"
+    """What is kept of attention heads that get smaller: their first features, or the best approximation of what they compute."""
+
+    only: list[str] = field(default_factory=list)
+    """Parts of the model that are taken, such as `[embeddings, encoder]`; all of it if empty."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +243,9 @@ class RunConfig:
 
     teacher: TeacherConfig | None = None
     """What teaches, for objectives that need it."""
+
+    init: InitConfig | None = None
+    """What the model starts from, such as `{layers: even}` of its teacher; the weights that it has by itself if null."""
 
     masker: Component = component("maskers", default="drop")
     """How a view hides a modality."""

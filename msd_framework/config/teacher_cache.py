@@ -65,9 +65,7 @@ class TeacherCache:
     def __getitem__(self, use: str) -> CachedTeacher:
         """The teacher of the split that is used for `train`, `validation` or `test`; its store is opened at the first question."""
         if use not in self.teachers:
-            teacher = self.assembly.config.teacher
-            assert teacher is not None
-            modalities = read_card(teacher.checkpoint)["modalities"]
+            modalities = read_card(self.assembly.teacher_folder)["modalities"]
             opening = partial(self._open, use)
             self.teachers[use] = CachedTeacher(modalities, self.assembly.info.num_classes, opening)
         return self.teachers[use]

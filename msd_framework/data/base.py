@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from msd_framework.structures import DatasetInfo, ModalityInputs, ModalityKind
 
 
@@ -34,11 +36,15 @@ class Example:
 class MultimodalDataset(ABC):
     """Raw examples of one split, in their publisher's layout. Reading the index may cost time, an example must not.
 
-    The constructor takes ``split`` from the run, and its other options from the YAML.
+    The constructor takes ``split`` from the run, and its other options from the YAML. If it takes ``unlabelled``, the run tells it
+    whether the examples of a training split may lack their label, so that those without one are read with no target.
     """
 
     splits: ClassVar[tuple[str, ...]]
     """The names of the splits, as the publisher calls them."""
+
+    published: ClassVar[Mapping[str, int]] = {}
+    """How many examples the publisher says that each split has."""
 
     @classmethod
     @abstractmethod
@@ -50,11 +56,31 @@ class MultimodalDataset(ABC):
     def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
         """What is missing on disk for a split, as sentences that say where to get it."""
 
+    @classmethod
+    def check_together(cls, options: Mapping[str, Any], splits: Mapping[str, str]) -> dict[str, str]:
+        """Why splits must not be used together in one run, as a sentence for each use that is wrong.
+
+        Args:
+            options: those of a YAML.
+            splits: the split that is used for train, validation and test.
+        """
+        return {}
+
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, index: int) -> Example: ...
+
+    def write_submission(self, folder: Path, places: Sequence[int], logits: Tensor) -> Path | None:
+        """Writes predictions as the publisher's evaluation server takes them; None where there is no server.
+
+        Args:
+            folder: where to write them.
+            places: N examples.
+            logits: float [N, C] of them.
+        """
+        return None
 
     @property
     def fingerprint(self) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.data.base import Processor, input_name
+from msd_framework.data.base import Example, Processor, input_name
 from msd_framework.data.reader import Loaded
+from msd_framework.errors import DataError
 from msd_framework.structures import Batch, DatasetInfo, Distinct, ModalityInputs, tree_map
 
 
@@ -20,10 +22,11 @@ class Collator:
     Args:
         processors: how each modality becomes tensors.
         info: the data set's description, which says how targets are read.
+        unlabelled: whether examples may lack a label and those that have one are counted; if None, they may, and nobody counts.
     """
 
-    def __init__(self, processors: Mapping[str, Processor], info: DatasetInfo):
-        self.processors, self.info = processors, info
+    def __init__(self, processors: Mapping[str, Processor], info: DatasetInfo, unlabelled: bool | None = None):
+        self.processors, self.info, self.unlabelled = processors, info, unlabelled
 
     def __call__(self, loaded: list[Loaded], places: tuple[int, ...] = ()) -> Batch:
         examples = [example for example, _ in loaded]
@@ -31,14 +34,28 @@ class Collator:
             m: collate(self.processors[m], [e.inputs[m] for e in examples], [x[m] for _, x in loaded])
             for m in sorted(self.processors)
         }
-        return Batch(inputs, self.targets(examples), tuple(e.id for e in examples), places)
+        return Batch(inputs, self.targets(examples), tuple(e.id for e in examples), places, self.num_labelled(examples))
+
+    def num_labelled(self, examples: Sequence[Example]) -> Tensor | None:
+        """How many of the examples have a label, where they are counted.
+
+        Raises:
+            DataError: if one of them has none and should have.
+        """
+        without = [e for e in examples if e.target is None]
+        if without and self.unlabelled is False:
+            raise DataError(
+                f"{without[0].source}: the training example {without[0].id!r} has no label. To learn from the teacher alone where "
+                f"there is none, set data.unlabelled=true."
+            )
+        return torch.tensor(float(len(examples) - len(without)), dtype=torch.float64) if self.unlabelled else None
 
     def targets(self, examples: Sequence[Any]) -> Tensor:
         """Targets int64 [B] or float [B, C]; -100 (or NaN) where a blind test has none."""
         if self.info.task == "single_label":
             return torch.tensor([-100 if e.target is None else e.target for e in examples])
         unknown = [float("nan")] * self.info.num_classes
-        return torch.tensor([unknown if e.target is None else list(e.target) for e in examples], dtype=torch.float32)
+        return torch.from_numpy(np.array([unknown if e.target is None else e.target for e in examples], np.float32))
 
 
 def collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:

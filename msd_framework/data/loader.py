@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from msd_framework.data.collate import Collator
-from msd_framework.data.plan import EvaluationPlan, Part, TrainingPlan, stream_seed
+from msd_framework.data.plan import EvaluationPlan, Indices, Part, TrainingPlan, stream_seed
 from msd_framework.data.reader import ExampleReader, Kept, Loaded
 from msd_framework.errors import DataError
 from msd_framework.structures import Batch
@@ -45,11 +45,12 @@ class _Parts(Dataset[_Read]):
         reader: the split's examples.
         collator: makes batches of them.
         seed: the seed of random transforms.
-        full: whether the next example of the split takes the place of one that is left out, so that all parts count the same.
+        full: whether the next example takes the place of one that is left out, so that all parts count the same.
+        among: the examples that parts count, and that take each other's places; all of the split if None.
     """
 
-    def __init__(self, reader: ExampleReader, collator: Collator, seed: int, full: bool):
-        self.reader, self.collator, self.seed, self.full = reader, collator, seed, full
+    def __init__(self, reader: ExampleReader, collator: Collator, seed: int, full: bool, among: Indices | None = None):
+        self.reader, self.collator, self.seed, self.full, self.among = reader, collator, seed, full, among
 
     def __getitem__(self, part: Part) -> _Read:
         with torch.random.fork_rng(devices=[]):  # random transforms depend on the part alone, not on who reads it when
@@ -57,14 +58,15 @@ class _Parts(Dataset[_Read]):
             decoded: Kept = {}
             try:
                 read = [x for i in part.indices if (x := self._read(i, decoded)) is not None]
+                places, loaded = tuple(i for i, _ in read), [x for _, x in read]
+                return _Read(self.collator(loaded, places) if loaded else None, dict(self.reader.skipped))
             except DataError as error:
                 return _Read(None, {}, str(error))
-        places, loaded = tuple(i for i, _ in read), [x for _, x in read]
-        return _Read(self.collator(loaded, places) if loaded else None, dict(self.reader.skipped))
 
     def _read(self, index: int, decoded: Kept) -> tuple[int, Loaded] | None:
-        length = len(self.reader.dataset)
-        places = (i % length for i in range(index, index + (length if self.full else 1)))
+        length = len(self.reader.dataset) if self.among is None else len(self.among)
+        counted = (i % length for i in range(index, index + (length if self.full else 1)))
+        places = counted if self.among is None else (int(self.among[i]) for i in counted)
         return next(((i, loaded) for i in places if (loaded := self.reader(i, decoded)) is not None), None)
 
 
@@ -77,11 +79,20 @@ class TrainingBatches:
         plan: which examples each update sees.
         workers: processes that read ahead.
         pin: whether batches are put where a GPU fetches them faster.
+        among: the examples that the plan counts; all of the split if None.
     """
 
-    def __init__(self, reader: ExampleReader, collator: Collator, plan: TrainingPlan, workers: int = 0, pin: bool = False):
+    def __init__(
+        self,
+        reader: ExampleReader,
+        collator: Collator,
+        plan: TrainingPlan,
+        workers: int = 0,
+        pin: bool = False,
+        among: Indices | None = None,
+    ):
         self.reader, self.plan = reader, plan
-        self.loader = _loader(_Parts(reader, collator, plan.seed, full=True), plan, workers, pin)
+        self.loader = _loader(_Parts(reader, collator, plan.seed, full=True, among=among), plan, workers, pin)
 
     def starting_at(self, update: int) -> Iterator[Batch]:
         """The parts of an update and of those after it.

@@ -135,6 +135,30 @@ class EvaluationPlan(Sampler[Part]):
         return -(-len(self.mine) // self.batch_size)
 
 
+HELD_OUT = -(2**41)
+"""Which stream of the run's random numbers chooses and orders the examples that are held out; those of its epochs count from 0."""
+
+
+def hold_out(num_examples: int, share: float, seed: int) -> tuple[Indices, Indices]:
+    """The examples that are trained on and those that are held out, each in the split's order.
+
+    Which ones depends on the seed and the number of examples alone.
+
+    Args:
+        num_examples: examples of the split.
+        share: what part of them is held out, rounded to whole examples.
+        seed: chooses them.
+
+    >>> rest, held_out = hold_out(10, share=0.2, seed=0)
+    >>> len(rest), len(held_out), set(rest) & set(held_out)
+    (8, 2, set())
+    """
+    generator = torch.Generator().manual_seed(stream_seed(seed, HELD_OUT))
+    order: Indices = torch.randperm(num_examples, dtype=torch.int32, generator=generator).numpy()
+    held_out, rest = np.split(order, [round(share * num_examples)])
+    return np.sort(rest), np.sort(held_out)
+
+
 def stream_seed(seed: int, number: int) -> int:
     """The seed of one of many streams of random numbers, from SplitMix64 (Steele et al., OOPSLA 2014)."""
     x = (seed * 0x9E3779B97F4A7C15 + number + 0x632BE59BD9B4E019) & (2**64 - 1)

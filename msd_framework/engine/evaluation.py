@@ -12,7 +12,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.precision import FP32, Precision
 from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.base import Metric
-from msd_framework.structures import FULL, Batch
+from msd_framework.structures import FULL, Batch, has_label
 
 Ask = Callable[[Batch, Sequence[str]], Tensor]
 """Logits [V, B, C] of some views of a batch: a student's, or a teacher's."""
@@ -35,7 +35,7 @@ class Predictions:
     @property
     def labelled(self) -> Tensor:
         """Which examples have a target, bool [N]."""
-        return ~self.targets.isnan().any(1) if self.targets.is_floating_point() else self.targets != -100
+        return has_label(self.targets)
 
 
 @torch.no_grad()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from msd_framework.callbacks.base import Callback
 from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, load_weights, optimizer_tensors, read, restore_optimizer
 from msd_framework.engine.distributed import World
+from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.log_window import LogWindow
+from msd_framework.engine.look_ahead import Batches, LookAhead, undone
 from msd_framework.engine.precision import Choice, Precision, choose, probe_objective
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import TrainingError
 from msd_framework.objectives.base import Objective
 from msd_framework.progress import Progress
 from msd_framework.structures import Batch, StepOutput
-
-
-class Batches(Protocol):
-    """Where the runner takes its batches from."""
-
-    def starting_at(self, update: int) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,7 @@ class Runner:
         checkpoints: where checkpoints go; None writes none.
         card: how the model is rebuilt, kept with each checkpoint.
         callbacks: what watches.
+        held_out: held-out examples, for an objective that learns from them.
 
     Attributes:
         update: updates made so far.
@@ -89,6 +86,7 @@ class Runner:
         checkpoints: CheckpointFolder | None = None,
         card: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
+        held_out: Batches | None = None,
     ):
         self.objective, self.batches, self.plan, self.world = objective, batches, plan, world or World()
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -98,6 +96,9 @@ class Runner:
         self.best: float | None = None
         self.choice = Choice.given(plan.precision)
         self.window = LogWindow(self.world.device)
+        self.look_ahead = held_out and LookAhead(objective, held_out, optimizer, self.world, plan.clip_norm)
+        if objective.held_out is not None and held_out is None:
+            raise ValueError("the objective learns from held-out examples, and the runner was given none.")
 
     def fit(self) -> None:
         """Trains to the end of the plan, from wherever the runner stands.
@@ -136,21 +137,34 @@ class Runner:
         return self.choice
 
     def step(self, module: nn.Module, parts: Iterator[Batch], precision: Precision) -> StepOutput:
-        """One update: every part's gradient added up, clipped, applied."""
-        for i in range(self.plan.accumulate):
-            batch = next(parts).to(self.world.device)
+        """One update; made once before on trial where the objective learns its weights from where that leads."""
+        batches: Iterable[Batch] = parts_of_update(parts, self.plan.accumulate, self.world)
+        if self.objective.looks_ahead and self.objective.held_out is not None and self.objective.held_out.rehearsed:
+            batches = list(batches)
+            with undone(self.objective, self.optimizer, self.world.device):
+                list(self.move(module, batches, precision))
+        for output in self.move(module, batches, precision):
+            self.window.add(self.update + 1, output)
+        self.scheduler.step()
+        return output
+
+    def move(self, module: nn.Module, parts: Iterable[Batch], precision: Precision) -> Iterator[StepOutput]:
+        """Changes the weights: every part's gradient added up, clipped, applied; yields what each part said."""
+        for i, batch in enumerate(parts):
             with self.world.accumulating(module, last=i == self.plan.accumulate - 1):
                 with precision.autocast(self.world.device):
                     output: StepOutput = module(batch)
                 self.scaler.scale(output.loss / self.plan.accumulate).backward()  # type: ignore[no-untyped-call]
-            self.window.add(self.update + 1, output)
+            yield output
         self.scaler.unscale_(self.optimizer)
-        self.window.watch(self.update + 1, self.clip())
+        self.objective.change_gradients(self.world.mean)
+        norm = self.clip()
+        self.window.watch(self.update + 1, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.look_ahead:
+            self.look_ahead(self.update, precision, norm)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
-        return output
 
     def clip(self) -> Tensor | None:
         """Clips the gradient; its norm before that, None where a scaler answers for it."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from msd_framework.structures import DatasetInfo, ModelOutput, Task
+from msd_framework.structures import Batch, DatasetInfo, Feature, FeatureKind, FeatureShape, ModelOutput, Task
 
 ALL_TASKS: frozenset[Task] = frozenset({"single_label", "multi_label", "soft_target"})
 
@@ -47,6 +47,9 @@ class DistillationLoss(nn.Module, ABC):
     tasks: ClassVar[frozenset[Task]] = ALL_TASKS
     """The tasks that it is for."""
 
+    mixes_examples: ClassVar[bool] = False
+    """Whether the value of an example depends on the others of the batch."""
+
     @abstractmethod
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         """One value an example.
@@ -76,6 +79,35 @@ class LabelledDistillationLoss(DistillationLoss):
             student: logits float [B, C], or [B, L, C] for a score a position (averaged over L).
             teacher: the same shapes; no gradient flows into it.
             targets: int64 [B] or [B, L]; None, and -100 in them, where nobody knows.
+
+        Returns:
+            float [B], never of a lower precision than float32.
+        """
+
+
+class FeatureLoss(nn.Module, ABC):
+    """How far a student's intermediate is from its teacher's."""
+
+    takes: ClassVar[frozenset[FeatureKind]]
+    """The kinds of features that it compares."""
+
+    same_width: ClassVar[bool] = False
+    """Whether both must be as wide (or have as many heads); an adaptor then turns the student's into the teacher's."""
+
+    same_positions: ClassVar[bool] = False
+    """Whether it compares position by position; hidden states of another number of them are then averaged or repeated."""
+
+    def prepare(self, student: FeatureShape, teacher: FeatureShape) -> None:
+        """Makes the parameters and buffers that depend on what is compared, when an objective takes the loss."""
+
+    @abstractmethod
+    def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
+        """One value an example.
+
+        Args:
+            student: of the trained model.
+            teacher: of the same kind; no gradient flows into it.
+            batch: the examples.
 
         Returns:
             float [B], never of a lower precision than float32.

@@ -23,6 +23,8 @@ SMALLEST = 1e-8
 class _Relations(DistillationLoss):
     """What both forms share; a subclass says how logits are read."""
 
+    mixes_examples: ClassVar[bool] = True
+
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: Number = 1.0):
         super().__init__()
         not_negative(beta=beta, gamma=gamma)

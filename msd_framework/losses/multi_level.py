@@ -21,6 +21,8 @@ PUBLISHED_TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
 class _MultiLevel(DistillationLoss):
     """What both forms share; a subclass says how logits are read."""
 
+    mixes_examples: ClassVar[bool] = True
+
     def __init__(
         self,
         temperatures: list[float] | None = None,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from msd_framework.losses.base import TaskLoss, at_least_float32
+from msd_framework.ranges import below_one
 from msd_framework.registry import TASK_LOSSES
 from msd_framework.structures import ModelOutput, Task
 
@@ -60,14 +61,20 @@ class CrossEntropy(TaskLoss):
 class BinaryCrossEntropy(TaskLoss):
     r"""Negative log-probability of each label by itself, for several labels or scores an example.
 
-    .. math:: \ell = -\sum_c \left[y_c \log \sigma(z_c) + (1 - y_c) \log(1 - \sigma(z_c))\right]
+    .. math:: \ell = -\sum_c \left[\tilde y_c \log \sigma(z_c) + (1 - \tilde y_c) \log(1 - \sigma(z_c))\right],
+        \qquad \tilde y_c = (1 - \varepsilon) y_c + \varepsilon / 2
 
-    with :math:`z` the logits and :math:`y` the targets in [0, 1]. The sum over classes is what VQA models are trained
+    with :math:`z` the logits, :math:`y` the targets in [0, 1] and :math:`\varepsilon` the label smoothing, each label being a
+    choice between two. The sum over classes is what VQA models are trained
     with (Anderson et al., 2018; MMF's `logit_bce` is the mean times C): with the mean, a few right answers among
     thousands of classes would hardly be felt. Logits [B, L, C] are averaged over L.
 
     Args:
         class_reduction: whether the classes' losses are added up or averaged.
+        label_smoothing: probability mass that is spread over yes and no of each label, at least 0 and below 1.
+
+    Raises:
+        ValueError: if the label smoothing is out of range.
 
     >>> import torch
     >>> BinaryCrossEntropy()(ModelOutput(torch.zeros(1, 3)), torch.tensor([[1.0, 0.0, 0.3]]))  # 3 log 2
@@ -76,13 +83,15 @@ class BinaryCrossEntropy(TaskLoss):
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"multi_label", "soft_target"})
 
-    def __init__(self, class_reduction: Literal["sum", "mean"] = "sum"):
+    def __init__(self, class_reduction: Literal["sum", "mean"] = "sum", label_smoothing: float = 0.0):
         super().__init__()
-        self.class_reduction = class_reduction
+        below_one(label_smoothing=label_smoothing)
+        self.class_reduction, self.label_smoothing = class_reduction, label_smoothing
 
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
         logits = at_least_float32(output.logits)
-        losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")  # [B, C] or [B, L, C]
+        y = smoothed(targets.to(logits.dtype), self.label_smoothing, 2)
+        losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none")  # [B, C] or [B, L, C]
         by_position = losses.sum(-1) if self.class_reduction == "sum" else losses.mean(-1)
         return by_position.view(len(targets), -1).mean(1)  # [B]
 
@@ -91,10 +100,16 @@ class BinaryCrossEntropy(TaskLoss):
 class SoftCrossEntropy(TaskLoss):
     r"""Negative log-probability of the classes, each counted by its score, for soft targets that compete.
 
-    .. math:: \ell = -\sum_c y_c \log p_c
+    .. math:: \ell = -\sum_c \left[(1 - \varepsilon) y_c + \varepsilon / C\right] \log p_c
 
-    with :math:`p` the softmax of the logits and :math:`y` the scores, which need not add up to 1. Logits [B, L, C] are
-    averaged over L.
+    with :math:`p` the softmax of the logits, :math:`y` the scores, which need not add up to 1, and :math:`\varepsilon` the label
+    smoothing. Logits [B, L, C] are averaged over L.
+
+    Args:
+        label_smoothing: probability mass that is spread over all classes, at least 0 and below 1.
+
+    Raises:
+        ValueError: if the label smoothing is out of range.
 
     >>> import torch
     >>> SoftCrossEntropy()(ModelOutput(torch.zeros(1, 4)), torch.tensor([[0.5, 0.5, 0.0, 0.0]]))  # log 4
@@ -103,6 +118,22 @@ class SoftCrossEntropy(TaskLoss):
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"soft_target"})
 
+    def __init__(self, label_smoothing: float = 0.0):
+        super().__init__()
+        below_one(label_smoothing=label_smoothing)
+        self.label_smoothing = label_smoothing
+
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
-        losses = -(targets * at_least_float32(output.logits).log_softmax(-1)).sum(-1)  # [B] or [B, L]
+        y = smoothed(targets, self.label_smoothing, targets.shape[-1])
+        losses = -(y * at_least_float32(output.logits).log_softmax(-1)).sum(-1)  # [B] or [B, L]
         return losses.view(len(targets), -1).mean(1)  # [B]
+
+
+def smoothed(targets: Tensor, label_smoothing: float, num_outcomes: int) -> Tensor:
+    """Targets of which a share is spread over all outcomes (Szegedy et al., 2016, section 7).
+
+    >>> import torch
+    >>> smoothed(torch.tensor([1.0, 0.0, 0.5]), 0.5, 2)
+    tensor([0.7500, 0.2500, 0.5000])
+    """
+    return (1 - label_smoothing) * targets + label_smoothing / num_outcomes if label_smoothing else targets

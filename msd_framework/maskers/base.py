@@ -27,7 +27,7 @@ class Masker(nn.Module, ABC):
     """Whether it may leave a modality out of the inputs, which not every model can take."""
 
     random: bool = False
-    """Whether what is hidden shows something that chance or the rest of the batch decides, so that no two looks need be the same."""
+    """Whether what is hidden shows something that chance or the rest of the batch decides, so that two looks may differ."""
 
     keeps_repeats: ClassVar[bool] = False
     """Whether inputs of a batch that are the same are hidden the same way, so that they need not be encoded one by one."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from msd_framework.models.features import Features, hidden_feature
+from msd_framework.models.pooling import masked_mean
+from msd_framework.models.recorded import RecordedViews
 from msd_framework.registry import ENCODERS, split
-from msd_framework.structures import Inputs, ModalityInputs, ModalityKind, ModelOutput, Setting
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModalityKind, ModelOutput, Setting
 
 
 class MultimodalModel(nn.Module, ABC):
@@ -28,6 +31,12 @@ class MultimodalModel(nn.Module, ABC):
 
     takes_subsets: ClassVar[bool] = True
     """Whether a modality may be absent from the inputs; a model that needs all of them cannot take the `drop` masker."""
+
+    separable: ClassVar[bool] = False
+    """Whether its `encoders`, a module for each modality by its name, see one modality each."""
+
+    narrows: ClassVar[tuple[str, ...]] = ()
+    """How the names of tensors begin whose first rows and columns are those of a narrower model of the kind."""
 
     reads: ClassVar[frozenset[str]] = frozenset()
     """Options that name files or published weights, which the constructor reads."""
@@ -69,6 +78,34 @@ class MultimodalModel(nn.Module, ABC):
         return ModelOutput(torch.stack([self(inputs).logits for inputs in views]))
 
     @property
+    def offered(self) -> Mapping[str, FeatureKind]:
+        """The intermediates that `forward_features` can tell, and what each is; `models/features.py` says how they are named."""
+        return {}
+
+    def forward_features(
+        self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]
+    ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
+        """What `forward_views` returns, and what was wanted of each view, by name.
+
+        Args:
+            views: V views of the same examples.
+            wanted: names of `offered` for each view; it shows the modality that they belong to.
+        """
+        assert not any(wanted), f"{type(self).__name__} offers no intermediates"
+        return self.forward_views(views), [{} for _ in views]
+
+    def record_views(self, views: Sequence[Inputs], watched: Collection[int]) -> RecordedViews | None:
+        """A forward pass whose gradients' inner products with a direction can be had once it was gone back through.
+
+        None where a model has modules that are not linear in their parameters, or does not tell one view's part from another's.
+
+        Args:
+            views: V views of the same examples.
+            watched: those that inner products are asked for.
+        """
+        return None
+
+    @property
     def summary_size(self) -> int | None:
         """D, where a model makes its logits of a summary of what it saw and tells both parts; else None."""
         return None
@@ -107,6 +144,15 @@ class Encoded:
     mask: Tensor
     pooled: Tensor
 
+    def features(self, names: Collection[str]) -> Features:
+        """The intermediates of these names, of those that every encoder has."""
+        made: dict[str, Callable[[], Feature]] = {
+            "last.hidden": lambda: hidden_feature(self.tokens, self.mask),
+            "last.mean": lambda: Feature(masked_mean(self.tokens, self.mask)),
+            "pooled": lambda: Feature(self.pooled),
+        }
+        return {name: make() for name, make in made.items() if name in names}
+
 
 class Encoder(nn.Module, ABC):
     """Turns one modality into tokens and a summary of them. A masked position never changes either.
@@ -134,6 +180,16 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: ModalityInputs) -> Encoded: ...
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The intermediates that `forward_features` can tell, without the modality in front; one with layers adds theirs."""
+        return {"last.hidden": "hidden", "last.mean": "pooled", "pooled": "pooled"}
+
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
+        """What `forward` returns, and what was wanted, by name."""
+        encoded: Encoded = self(inputs)
+        return encoded, encoded.features(wanted)
 
 
 def encoder_problems(at: str, spec: Any, modality: str, setting: Setting) -> list[str]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
 from msd_framework.models.distinct import encode_once, mixes_examples
+from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, prefixed, within
 from msd_framework.models.fusion import FUSIONS
 from msd_framework.ranges import positive
 from msd_framework.registry import MODELS
-from msd_framework.structures import Inputs, ModalityInputs, ModelOutput, Setting
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
-Made: TypeAlias = dict[tuple[str, int], Tensor]
-"""Vectors [B, D] by modality and the inputs they were made of, so that views which show the same share them."""
+VECTORS = f"{FUSED}.projected"
+"""Each modality's vector as a position of its own."""
+
+Made: TypeAlias = dict[tuple[str, int], tuple[Tensor, Features]]
+"""Vectors [B, D] and intermediates by modality and the inputs they were made of, so that views which show the same share them."""
 
 
 @MODELS.register("late_fusion")
@@ -51,6 +55,8 @@ class LateFusion(MultimodalModel):
     >>> model({"image": image}).logits.shape
     torch.Size([2, 3])
     """
+
+    separable: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -97,28 +103,68 @@ class LateFusion(MultimodalModel):
         return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
 
     @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """What each encoder tells, each modality's vector as `projected`, all of these beside each other, and all of them fused."""
+        found: dict[str, FeatureKind] = {SUMMARY: "pooled", VECTORS: "hidden"}
+        for m, encoder in self.encoders.items():
+            assert isinstance(encoder, Encoder)
+            found |= prefixed(m, {**encoder.offered, "projected": "pooled"})
+        return found
+
+    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
+        made: Made = {}
+        every = frozenset(name for names in wanted for name in names)  # views that show the same share what is made of it
+        seen = [self._summary(self.own(inputs), made, every) for inputs in views]
+        summaries = torch.stack([summary for summary, _ in seen])  # [V, B, D]
+        features = [{name: found[name] for name in names} for names, (_, found) in zip(wanted, seen)]
+        return ModelOutput(self.classify(summaries)), features
+
+    @property
     def summary_size(self) -> int:
         return self.fusion.width
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
         made: Made = {}
-        return torch.stack([self._summary(self.own(inputs), made) for inputs in views])  # [V, B, D]
+        return torch.stack([self._summary(self.own(inputs), made)[0] for inputs in views])  # [V, B, D]
 
     def classify(self, summary: Tensor) -> Tensor:
         logits: Tensor = self.classifier(summary)
         return logits
 
-    def _summary(self, inputs: Inputs, made: Made) -> Tensor:
+    def _summary(self, inputs: Inputs, made: Made, wanted: Collection[str] = ()) -> tuple[Tensor, Features]:
         size = len(next(iter(inputs.values())).mask)
-        vectors = torch.stack([self._vector(m, inputs.get(m), size, made) for m in self.modalities], 1)  # [B, M, D]
-        fused: Tensor = self.fusion(vectors)
-        return fused
+        seen = {m: self._vector(m, inputs.get(m), size, made, within(m, wanted)) for m in self.modalities}
+        vectors = torch.stack([vector for vector, _ in seen.values()], 1)  # [B, M, D]
+        fused: Tensor = self.fusion(vectors)  # [B, D]
+        features: Features = {SUMMARY: Feature(fused), VECTORS: hidden_feature(vectors, self._present(inputs))} if wanted else {}
+        for m, (vector, found) in seen.items():
+            features |= {f"{m}.{name}": feature for name, feature in found.items()}
+            features |= {f"{m}.projected": Feature(vector)} if wanted else {}
+        return fused, features
 
-    def _vector(self, modality: str, inputs: ModalityInputs | None, size: int, made: Made) -> Tensor:
+    def _present(self, inputs: Inputs) -> Tensor:
+        """Which modalities each example has, bool [B, M]."""
+        absent = torch.zeros_like(next(iter(inputs.values())).present)
+        return torch.stack([inputs[m].present if m in inputs else absent for m in self.modalities], 1)
+
+    def _vector(
+        self, modality: str, inputs: ModalityInputs | None, size: int, made: Made, wanted: Collection[str]
+    ) -> tuple[Tensor, Features]:
         missing: Tensor = self.missing[modality].expand(size, -1)  # [B, D]
         if inputs is None:
-            return missing
-        encoder, key = self.encoders[modality], (modality, id(inputs))
+            return missing, {}
+        encoder, project, key = self.encoders[modality], self.projections[modality], (modality, id(inputs))
         if key not in made or mixes_examples(encoder):
-            made[key] = self.projections[modality](encode_once(encoder, inputs, lambda x: encoder(x).pooled))  # [B, D]
-        return torch.where(inputs.present[:, None], made[key], missing)
+            pooled, features = encode_once(encoder, inputs, lambda x: _encoded(encoder, x, wanted))
+            made[key] = project(pooled), features  # [B, D]
+        vector, features = made[key]
+        return torch.where(inputs.present[:, None], vector, missing), features
+
+
+def _encoded(encoder: nn.Module, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Tensor, Features]:
+    """The summary [B, D] of a modality, and the intermediates that are wanted."""
+    if not wanted:
+        return encoder(inputs).pooled, {}
+    assert isinstance(encoder, Encoder)
+    encoded, features = encoder.forward_features(inputs, wanted)
+    return encoded.pooled, features

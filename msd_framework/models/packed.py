@@ -10,7 +10,7 @@ attention takes those of a view together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import accumulate, chain
@@ -74,12 +74,14 @@ class Rows:
         blocks: how the sequence divides into rows.
         first: int64 [R], the place where each row begins, in the order of the sequence.
         rank: int64 [R], which one of the sequence's rows each row is, in the order of the views.
+        kept: bool [B, L] of each view, which of its positions stand in the sequence; None if all of them do, in order.
     """
 
     tokens: Tensor
     blocks: tuple[Block, ...]
     first: Tensor
     rank: Tensor
+    kept: tuple[Tensor, ...] | None = None
 
     def place(self, embeddings: Tensor) -> Tensor:
         """The sequence [N, D] of embedded tokens [U, D]."""
@@ -88,6 +90,13 @@ class Rows:
     def keep_first(self, x: Tensor) -> Tensor:
         """The first position of each row, [R, D], of a sequence [N, D]."""
         return x.index_select(0, self.first)
+
+    def unpack(self, x: Tensor) -> list[Tensor]:
+        """A sequence [N, D] as the positions [B, L, D] of each view; what stands where none was kept means nothing."""
+        if self.kept is None:
+            return self._split(x, [block.length for block in self.blocks])
+        firsts = torch.split(self.first[self.rank], [len(kept) for kept in self.kept])
+        return [F.embedding(first[:, None] + kept.cumsum(1) - 1, x) for first, kept in zip(firsts, self.kept)]
 
     def attend(self, attention: SelfAttention, place: Move, x: Tensor) -> Tensor:
         """What each place of a sequence reads in its row, [N, D].
@@ -126,16 +135,33 @@ def read_first(transformer: Transformer, x: Tensor, rows: Rows, place: Move = wh
         rows: how the sequence divides into rows.
         place: makes the sequence of x: `rows.place` if x is the distinct tokens.
     """
-    *layers, last = cast("list[TransformerLayer]", list(transformer.layers))
-    for layer in layers:
+    return read_layers(transformer, x, rows, place, ())[0]
+
+
+def read_layers(
+    transformer: Transformer, x: Tensor, rows: Rows, place: Move, layers: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """What `read_first` returns, and the sequence [N, D] after some layers; 0 is before the first one.
+
+    The last layer computes all positions only if it is among them.
+    """
+    *below, last = cast("list[TransformerLayer]", list(transformer.layers))
+    states = {0: place(x)} if 0 in layers else {}
+    for number, layer in enumerate(below, 1):
         x = layer.step(x, place, partial(rows.attend, layer.attention, place))  # [N, D]
         place = whole
+        if number in layers:
+            states[number] = x
+    if (number := len(transformer.layers)) in layers:
+        x = transformer.last_norm(last.step(x, place, partial(rows.attend, last.attention, place)))  # [N, D]
+        states[number] = x
+        return rows.keep_first(x).index_select(0, rows.rank), states
     x = last.step(x, lambda x: rows.keep_first(place(x)), partial(rows.attend_first, last.attention, place))  # [R, D]
     read: Tensor = transformer.last_norm(x).index_select(0, rows.rank)
-    return read
+    return read, states
 
 
-def pack(views: Sequence[Sequence[Part]], token_cost: int) -> tuple[Tensor, Rows]:
+def pack(views: Sequence[Sequence[Part]], token_cost: int, last: Collection[int] = ()) -> tuple[Tensor, Rows]:
     """Embeds the tokens of all views, each once, and puts them in rows.
 
     Where a row begins is what is read of it in the end, so that position is there even if it is hidden, and then no other
@@ -144,6 +170,7 @@ def pack(views: Sequence[Sequence[Part]], token_cost: int) -> tuple[Tensor, Rows
     Args:
         views: the parts of each view, of the same B examples.
         token_cost: the multiplications of a layer for one token; the more there are, the less padding a block may hold.
+        last: views whose rows come after all others in the sequence, where rows are without padding.
 
     Returns:
         embeddings [U, D], and V * B rows, those of the first view first.
@@ -152,7 +179,8 @@ def pack(views: Sequence[Sequence[Part]], token_cost: int) -> tuple[Tensor, Rows
     kept = [torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1) for mask in masks]  # [B, L]
     embeddings, tokens = _embed(views, [torch.split(k, [part.mask.shape[1] for part in view], 1) for view, k in zip(views, kept)])
     if can_look(embeddings):
-        return embeddings, _short_rows(tokens, masks, kept, BLOCK_COST // token_cost)
+        behind = torch.tensor([v in last for v, mask in enumerate(masks) for _ in range(len(mask))])  # [R]
+        return embeddings, _short_rows(tokens, masks, kept, BLOCK_COST // token_cost, behind)
     return embeddings, _padded_rows(tokens, masks)
 
 
@@ -208,11 +236,12 @@ def _padded_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> Rows:
     return Rows(torch.cat([t.flatten() for t in tokens]), blocks, torch.cat(first), rank)
 
 
-def _short_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor], kept: Sequence[Tensor], tolerance: int) -> Rows:
-    """Rows without hidden positions, the longest first, in blocks of (nearly) one length."""
+def _short_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor], kept: Sequence[Tensor], tolerance: int, behind: Tensor) -> Rows:
+    """Rows without hidden positions, those behind after the others, the longest first, in blocks of (nearly) one length."""
     longest = max(mask.shape[1] for mask in masks)
     keep, token, mask = (torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in xs]) for xs in (kept, tokens, masks))  # [R, L]
-    lengths, order = keep.sum(1).sort(descending=True, stable=True)
+    order = (keep.sum(1) - (longest + 1) * behind).argsort(descending=True, stable=True)
+    lengths = keep.sum(1)[order]
     keep, token, mask = keep[order], token[order], mask[order]
     filled = torch.arange(longest) < lengths[:, None]  # [R, L], rows pushed to the left
     token = torch.zeros_like(token).masked_scatter(filled, token[keep])
@@ -220,13 +249,15 @@ def _short_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor], kept: Sequenc
 
     blocks, places, first, begin, size = [], [], [], 0, 0
     counted = [int(length) for length in lengths.unbind()]  # older versions have no tolist within torch.func.jvp
-    for end, length in _cuts(counted, tolerance):
+    front = len(counted) - int(behind.sum())
+    rear = [(front + end, length) for end, length in _cuts(counted[front:], tolerance)]
+    for end, length in [*_cuts(counted[:front], tolerance), *rear]:
         seen = mask[begin:end, :length]
         blocks.append(Block(end - begin, length, None if seen.all() else seen))
         places.append(token[begin:end, :length].flatten())
         first.append(torch.arange(size, size + (end - begin) * length, length))
         begin, size = end, size + (end - begin) * length
-    return Rows(torch.cat(places), tuple(blocks), torch.cat(first), order.argsort())
+    return Rows(torch.cat(places), tuple(blocks), torch.cat(first), order.argsort(), tuple(kept))
 
 
 def _cuts(lengths: list[int], tolerance: int) -> list[tuple[int, int]]:
@@ -239,6 +270,8 @@ def _cuts(lengths: list[int], tolerance: int) -> list[tuple[int, int]]:
     >>> _cuts([9, 9, 8, 5, 5], tolerance=1)
     [(3, 9), (5, 5)]
     """
+    if not lengths:
+        return []
     cuts, length, padding = [], lengths[0], 0
     for row, shorter in enumerate(lengths):
         padding += length - shorter

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
 from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.features import KINDS, Features, Span, Trace, layer_features, layers_of
 from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.transformer import Transformer
 from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import ENCODERS
-from msd_framework.structures import ModalityInputs
+from msd_framework.structures import FeatureKind, ModalityInputs
 
 
 @ENCODERS.register("patches")
@@ -73,11 +76,24 @@ class Patches(Encoder):
         )
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
+        return self.forward_features(inputs, ())[0]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The layers after the embedding, which have no [CLS]."""
+        whats = [what for what in KINDS if what != "cls"]
+        return super().offered | (layer_features("", len(self.layers.layers), whats) if self.layers is not None else {})
+
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         if inputs.values.shape[1:] != self.shape:
             raise ValueError(f"images must be {list(self.shape)}, got {list(inputs.values.shape[1:])}")
         patches = self.unfold(visible(inputs.values, inputs.mask)).transpose(1, 2)  # [B, L, channels * patch * patch]
         tokens = self.dropout(self.embed(patches) + self.position)  # [B, L, D]
         mask = inputs.mask.expand(tokens.shape[:2])  # [B, L]
-        if self.layers is not None:
-            tokens = self.layers(tokens, mask)
-        return Encoded(tokens, mask, masked_mean(tokens, mask))
+        if self.layers is None:
+            encoded = Encoded(tokens, mask, masked_mean(tokens, mask))
+            return encoded, encoded.features(wanted)
+        tokens, states = self.layers.trace(tokens, mask, layers_of(wanted))
+        encoded = Encoded(tokens, mask, masked_mean(tokens, mask))
+        trace = Trace(self.layers, states, mask, {"": Span(0, mask.shape[1], mask)})
+        return encoded, encoded.features(wanted) | trace.features(wanted)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
 from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.features import Features, Span, Trace, layer_features, layers_of
 from msd_framework.models.pooling import masked_mean
 from msd_framework.models.transformer import Transformer
 from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import ENCODERS
-from msd_framework.structures import ModalityInputs
+from msd_framework.structures import FeatureKind, ModalityInputs
 
 
 @ENCODERS.register("transformer")
@@ -68,11 +71,20 @@ class TextTransformer(Encoder):
         )
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
+        return self.forward_features(inputs, ())[0]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        return super().offered | layer_features("", len(self.transformer.layers))
+
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         length, longest = inputs.values.shape[1], self.position.num_embeddings
         if length > longest:
             raise ValueError(f"a text has {length} positions and this encoder takes {longest}; set max_positions")
         ids = inputs.values.masked_fill(~inputs.mask, self.pad_id)
         positions = inputs.extras.get("positions", torch.arange(length, device=ids.device))
         embedded = self.dropout(self.word(ids) + self.position(positions))  # [B, L, D]
-        tokens = self.transformer(embedded, inputs.mask)
-        return Encoded(tokens, inputs.mask, masked_mean(tokens, inputs.mask))
+        tokens, states = self.transformer.trace(embedded, inputs.mask, layers_of(wanted))
+        encoded = Encoded(tokens, inputs.mask, masked_mean(tokens, inputs.mask))
+        trace = Trace(self.transformer, states, inputs.mask, {"": Span(0, length, inputs.mask)})
+        return encoded, encoded.features(wanted) | trace.features(wanted)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
 from msd_framework.models.distinct import encode_once
+from msd_framework.models.features import SUMMARY, Features, prefixed, within
 from msd_framework.registry import MODELS
-from msd_framework.structures import Inputs, ModelOutput, Setting
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModelOutput, Setting
 
 
 class UnimodalModel(MultimodalModel):
@@ -47,6 +49,24 @@ class UnimodalModel(MultimodalModel):
         own = self.own(inputs)[self.modality]
         pooled = encode_once(self.encoder, own, lambda x: self.encoder(x).pooled)  # [B, D]
         return ModelOutput(self.classifier(self.dropout(pooled)))  # [B, C]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """What the encoder tells, whose summary is the model's as well."""
+        return prefixed(self.modality, self.encoder.offered) | {SUMMARY: "pooled"}
+
+    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
+        seen = [self._forward_features(inputs, names) for inputs, names in zip(views, wanted)]
+        return ModelOutput(torch.stack([output.logits for output, _ in seen])), [features for _, features in seen]
+
+    def _forward_features(self, inputs: Inputs, wanted: Collection[str]) -> tuple[ModelOutput, Features]:
+        if not wanted:
+            return self(inputs), {}
+        own, inner = self.own(inputs)[self.modality], within(self.modality, wanted)
+        encoded, told = encode_once(self.encoder, own, lambda x: self.encoder.forward_features(x, inner))
+        features = {f"{self.modality}.{name}": feature for name, feature in told.items()}
+        summary = {SUMMARY: Feature(encoded.pooled)} if SUMMARY in wanted else {}
+        return ModelOutput(self.classifier(self.dropout(encoded.pooled))), features | summary
 
 
 @MODELS.register("unimodal_text")

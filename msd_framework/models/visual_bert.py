@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from msd_framework.models.base import Encoded, Encoder, MultimodalModel, encoder_problems
 from msd_framework.models.distinct import encode_once
 from msd_framework.models.dropout import Dropout
-from msd_framework.models.packed import Part, can_look, pack, read_first
+from msd_framework.models.features import FUSED, KINDS, SUMMARY, Span, Trace, layer_features, layers_of
+from msd_framework.models.heads import HEADS
+from msd_framework.models.packed import Move, Part, Rows, can_look, pack, read_first, read_layers
 from msd_framework.models.pooling import visible
-from msd_framework.models.transformer import Transformer, bert_initialization
+from msd_framework.models.recorded import Direction, RecordedViews, Tape, Wheres
+from msd_framework.models.transformer import Transformer, TransformerLayer, bert_initialization, whole
 from msd_framework.models.visual_bert_weights import VisualBertSizes, our_tensors, write_transformers
 from msd_framework.models.weights import load_exactly, read_pretrained
 from msd_framework.ranges import positive
 from msd_framework.registry import MODELS
-from msd_framework.structures import Inputs, ModalityInputs, ModelOutput, Setting
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
 
 class VisualBertEmbeddings(nn.Module):
@@ -97,24 +100,6 @@ class VisualBertEmbeddings(nn.Module):
         return finished
 
 
-def linear_head(sizes: VisualBertSizes, num_classes: int) -> nn.Module:
-    """One linear layer on the pooled output."""
-    return nn.Linear(sizes.hidden_size, num_classes)
-
-
-def transform_head(sizes: VisualBertSizes, num_classes: int) -> nn.Module:
-    """MMF's head: BERT's transform of predictions, then a linear layer."""
-    return nn.Sequential(
-        nn.Linear(sizes.hidden_size, sizes.hidden_size),
-        nn.GELU(),
-        nn.LayerNorm(sizes.hidden_size, sizes.layer_norm_eps),
-        nn.Linear(sizes.hidden_size, num_classes),
-    )
-
-
-HEADS = {"linear": linear_head, "transform": transform_head}
-
-
 @MODELS.register("visual_bert")
 class VisualBert(MultimodalModel):
     r"""VisualBERT, numerically `transformers.VisualBertModel` with a classifier on its pooled output.
@@ -175,6 +160,7 @@ class VisualBert(MultimodalModel):
     """
 
     modalities = ("image", "text")
+    narrows = ("embeddings.", "encoder.", "pooler.", "head.")
     reads = frozenset({"pretrained"})
     no_text: Tensor
 
@@ -241,7 +227,7 @@ class VisualBert(MultimodalModel):
         )
         self.pooler = nn.Linear(sizes.hidden_size, sizes.hidden_size)
         self.dropout = Dropout(dropout)
-        self.head = HEADS[head](sizes, num_classes)
+        self.head = HEADS[head](sizes.hidden_size, num_classes, sizes.layer_norm_eps)
         self.apply(bert_initialization(initializer_range))
         self.image_encoder = image_encoder
         if weights is not None:
@@ -277,19 +263,90 @@ class VisualBert(MultimodalModel):
         return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
 
     @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """Layers of the whole sequence and of either modality's part of it, to which [CLS] and [SEP] do not belong."""
+        of_modality = [what for what in KINDS if what != "cls"]
+        layers = self.sizes.num_layers
+        fused = layer_features(FUSED, layers) | {SUMMARY: "pooled"}
+        return fused | layer_features("image", layers, of_modality) | layer_features("text", layers, of_modality)
+
+    def forward_features(
+        self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]
+    ) -> tuple[ModelOutput, list[dict[str, Feature]]]:
+        if not any(wanted):
+            return self.forward_views(views), [{} for _ in views]
+        layers = layers_of(name for names in wanted for name in names)
+        pooled, traces = self._traces([self.own(view) for view in views], layers)
+        features = [trace.features(names) for trace, names in zip(traces, wanted)]
+        for found, names, summary in zip(features, wanted, pooled):
+            found |= {SUMMARY: Feature(summary)} if SUMMARY in names else {}
+        return ModelOutput(self.classify(pooled)), features
+
+    def _traces(self, views: Sequence[Inputs], layers: Collection[int]) -> tuple[Tensor, list[Trace]]:
+        """The summaries [V, B, D] of several views, and the states of some layers in each of them."""
+        if self.packed:
+            parts = self._parts(views)
+            masks = [torch.cat([part.mask for part in view], 1) for view in parts]  # [B, L]
+            x, rows, place = self._packed(parts)
+            first, states = read_layers(self.encoder, x, rows, place, layers)
+            unpacked = {layer: rows.unpack(x) for layer, x in states.items()}
+            kept = [{layer: found[v] for layer, found in unpacked.items()} for v in range(len(views))]
+        else:
+            sequences, masks = (list(x) for x in zip(*(self.embed(view) for view in views)))
+            read = [self.encoder.trace(x, mask, layers) for x, mask in zip(sequences, masks)]
+            first, kept = torch.cat([hidden[:, 0] for hidden, _ in read]), [states for _, states in read]
+        seen = zip(kept, views, masks)
+        traces = [Trace(self.encoder, states, mask, self.spans(view, mask)) for states, view, mask in seen]
+        return self._pool(first).view(len(views), -1, self.sizes.hidden_size), traces
+
+    def spans(self, view: Inputs, mask: Tensor) -> dict[str, Span]:
+        """Where either modality stands in the sequence of a view, of its mask [B, L]."""
+        text, end = self._text(view), mask.shape[1]
+        words = text.mask.shape[1]
+        image = {"image": Span(words, end, mask[:, words:])} if "image" in view else {}
+        return {FUSED: Span(0, end, mask), "text": Span(0, words, text.mask & ~text.special), **image}
+
+    @property
     def summary_size(self) -> int:
         return self.sizes.hidden_size
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
         if not self.packed:
             return torch.stack([self.encode(view).pooled for view in views])  # [V, B, D]
-        embeddings, rows = pack(self._parts([self.own(view) for view in views]), self.encoder.token_cost)
+        first = read_first(self.encoder, *self._packed(self._parts([self.own(view) for view in views])))  # [V * B, D]
+        return self._pool(first).view(len(views), -1, self.sizes.hidden_size)  # [V, B, D]
+
+    def _packed(self, views: Sequence[Sequence[Part]]) -> tuple[Tensor, Rows, Move]:
+        """What the first layer reads of all views, [U, D] or [N, D], its rows, and what puts it into them."""
+        embeddings, rows = pack(views, self.encoder.token_cost)
         embeddings, drop = self.embeddings.norm(embeddings), self.embeddings.dropout  # [U, D]
         if self.share_embedding_dropout or not self.training:
-            first = read_first(self.encoder, drop(embeddings), rows, rows.place)  # [V * B, D]
-        else:
-            first = read_first(self.encoder, drop(rows.place(embeddings)), rows)
-        return self._pool(first).view(len(views), -1, self.sizes.hidden_size)  # [V, B, D]
+            return drop(embeddings), rows, rows.place
+        return drop(rows.place(embeddings)), rows, whole
+
+    def record_views(self, views: Sequence[Inputs], watched: Collection[int]) -> RecordedViews | None:
+        if not self.packed or self.image_encoder is not None:
+            return None
+        e, drop, tape = self.embeddings, self.embeddings.dropout, Tape(self)
+        parts = self._parts([self.own(view) for view in views])
+        embeddings, rows = pack(parts, self.encoder.token_cost, watched)  # [U, D]
+        sequence = rows.place(embeddings)  # [N, D]; from here on, each row has positions of its own
+        shared = self.share_embedding_dropout or not self.training
+        kept = rows.place(drop(torch.ones_like(embeddings))) if shared else drop(torch.ones_like(sequence))
+
+        def embed(direction: Direction) -> Tensor:
+            return tape.along(direction, e, lambda: pack(parts, self.encoder.token_cost)[0])  # [U, D]
+
+        where = Wheres.of(rows, len(views), watched)
+        tape.keep(sequence, (), where.places, lambda u: where.places.take(rows.place(embed(u))))
+        *layers, last = cast("list[TransformerLayer]", list(self.encoder.layers))
+        reads = last.attention.key, last.attention.value
+        firsts = last.attention.query, last.attention.output, last.attention_norm, last.expand, last.contract, last.mlp_norm
+        groups = ([e.norm, *layers, *reads], where.places), (firsts, where.firsts), ([self.pooler, self.head], where.views)
+        with tape.watching(*groups):
+            first = read_first(self.encoder, e.norm(sequence) * kept, rows)
+            logits = self.classify(self._pool(first).view(len(views), -1, self.sizes.hidden_size))
+        return RecordedViews(logits, tape)
 
     def encode(self, inputs: Inputs) -> Encoded:
         """The sequence after the last layer, words first, and its pooled summary."""

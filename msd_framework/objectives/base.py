@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
-from msd_framework.progress import Mean, Paced, Progress
+from msd_framework.modulation.base import GradientModulation
+from msd_framework.progress import HeldOut, Mean, Paced, Progress
 from msd_framework.structures import Batch, Setting, StepOutput
+from msd_framework.teachers.base import Teacher
 
 
 class Objective(nn.Module, ABC):
@@ -21,13 +23,18 @@ class Objective(nn.Module, ABC):
         model: the model that is trained.
         masker: how views hide a modality; the run fits it before the first step, and it is saved with the objective.
         teacher_masker: how they hide it from the teacher, where that is another way.
+        modulation: what balances how fast the encoders of modalities learn, where something does.
     """
 
     needs_teacher: ClassVar[bool] = False
 
+    takes_unlabelled: ClassVar[bool] = False
+    """Whether it can learn from batches in which some examples have no label."""
+
     model: MultimodalModel
     masker: Masker | None
     teacher_masker: Masker | None
+    modulation: GradientModulation | None
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput: ...
@@ -36,6 +43,20 @@ class Objective(nn.Module, ABC):
     def teacher_views(self) -> tuple[str, ...]:
         """The views that the teacher is asked about in training; one that is asked once must know them."""
         return ()
+
+    @property
+    def needs_dry_run(self) -> bool:
+        """Whether `dry_run` must see a batch before there is an optimizer."""
+        return False
+
+    def dry_run(self, batch: Batch, teacher: Teacher | None = None, num_examples: int | None = None) -> None:
+        """Looks at one batch, where parameters depend on the shapes of what goes on inside the models; trains nothing.
+
+        Args:
+            batch: training examples, the same ones in every process.
+            teacher: a live teacher, where the objective's own one has been asked before.
+            num_examples: how many examples the training split has.
+        """
 
     @property
     def needs_fit(self) -> bool:
@@ -50,10 +71,52 @@ class Objective(nn.Module, ABC):
         for part in self._paced():
             part.begin_update(progress)
 
+    def take(self, modulation: GradientModulation | None) -> None:
+        """Takes what balances the modalities, for a constructor that has the model."""
+        self.modulation = modulation
+        if modulation is not None:
+            modulation.prepare(self.model.modalities)
+
+    def modulate(self, batch: Batch) -> dict[str, Tensor]:
+        """Lets it look at a batch, after the model's own forward pass; what it has to log."""
+        return {} if self.modulation is None else self.modulation(self.model, batch)
+
+    def change_gradients(self, mean: Mean) -> None:
+        """Lets every part that follows the run change the gradients of an update, before they are clipped and applied."""
+        for part in self._paced():
+            part.change_gradients(mean)
+
     def end_update(self, mean: Mean) -> None:
         """Lets every part that follows the run learn from an update, once it is made."""
         for part in self._paced():
             part.end_update(mean)
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """The training examples that it learns from beside its batches, which must not hold them; None if there are none.
+
+        An objective that has some overrides all that follows.
+        """
+        return None
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it learns from held-out examples in the update that is under way."""
+        return False
+
+    def held_out_loss(self, batch: Batch) -> Tensor:
+        """The loss of held-out examples, a scalar, which an update should lower."""
+        raise NotImplementedError(f"{type(self).__name__} learns from no held-out examples")
+
+    def learn(self, direction: Mapping[str, Tensor], mean: Mean) -> None:
+        """Learns from an update that was just made.
+
+        Args:
+            direction: the gradient of the held-out loss with respect to the gradient that the update was made with, by the names
+                of its parameters; the same on all processes.
+            mean: the mean over the processes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} learns from no held-out examples")
 
     def _paced(self) -> Iterable[Paced]:
         return (module for module in self.modules() if isinstance(module, Paced))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -10,13 +11,18 @@ from torch import Tensor, nn
 
 from msd_framework.losses import default_distillation_loss, default_task_loss
 from msd_framework.losses.base import DistillationLoss, TaskLoss, compare
+from msd_framework.losses.labelled import known_losses, labelled_losses
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
+from msd_framework.models.distinct import mixes_examples
+from msd_framework.modulation.base import GradientModulation
 from msd_framework.objectives.base import Objective
-from msd_framework.progress import Dial, Number
-from msd_framework.registry import OBJECTIVES, WEIGHTINGS, split
+from msd_framework.objectives.features import FeatureTerm, FeatureTerms, Told
+from msd_framework.objectives.look_ahead import MIXED, Followed, follow
+from msd_framework.progress import Dial, HeldOut, Mean, Number
+from msd_framework.registry import FEATURE_TERMS, OBJECTIVES, WEIGHTINGS, split
 from msd_framework.saliency.base import Saliency
-from msd_framework.structures import FULL, Batch, ModelOutput, Setting, StepOutput, Task, View, visible_modalities
+from msd_framework.structures import FULL, Batch, Inputs, ModelOutput, Setting, StepOutput, Task, View, visible_modalities
 from msd_framework.teachers.base import Teacher
 from msd_framework.weighting.base import Evidence, WeightingStrategy
 from msd_framework.weighting.fixed import UniformWeights
@@ -26,13 +32,14 @@ from msd_framework.weighting.fixed import UniformWeights
 class DistillationObjective(Objective):
     r"""Task loss plus weighted distillation over views of the same example.
 
-    .. math:: L = (1 - \lambda) \, \ell(f(x), y) + \lambda \sum_v w_v(x) \, D(f(x_v), f_T(x_v))
+    .. math:: L = (1 - \lambda) \, \ell(f(x), y)
+        + \lambda \left[\sum_v w_v(x) \, D(f(x_v), f_T(x_v)) + \sum_k \beta_k \, F_k(f(x_{v_k}), f_T(x_{v_k}))\right]
 
     averaged over the batch, with :math:`f` the student, :math:`f_T` the teacher, :math:`x_v` the example with the
-    modalities that view :math:`v` shows. The single view `full` is distillation as in Hinton et al. (2015,
-    arXiv:1503.02531); the views `full` and each modality alone are modality-specific distillation (Jin et al., 2021,
-    arXiv:2101.01881); a view `{teacher: audio, student: image}` is crossmodal distillation (Xue et al., 2023,
-    arXiv:2206.06487).
+    modalities that view :math:`v` shows, and :math:`F_k` losses of what goes on inside both, if any.
+    The single view `full` is distillation as in Hinton et al. (2015, arXiv:1503.02531); the views `full` and each modality
+    alone are modality-specific distillation (Jin et al., 2021, arXiv:2101.01881); a view `{teacher: audio, student: image}`
+    is crossmodal distillation (Xue et al., 2023, arXiv:2206.06487).
 
     Args:
         views: what is distilled: names of views (`full`, `text`, `image+text`, `~text`), or
@@ -42,10 +49,14 @@ class DistillationObjective(Objective):
         distill_loss: D; the task's usual one if null.
         task_loss: l; the task's usual one if null.
         weighting: w, how much each view of each example counts; 1 each if null.
+        features: F and beta, what is compared inside student and teacher, such as
+            `[{loss: hint, student: image.2.hidden, teacher: image.9.hidden}]`; nothing if null.
+        modulation: what balances how fast the encoders of the student's modalities learn; nothing if null.
         task: how targets are read.
     """
 
     needs_teacher: ClassVar[bool] = True
+    takes_unlabelled: ClassVar[bool] = True
 
     masker: Masker
 
@@ -59,6 +70,8 @@ class DistillationObjective(Objective):
         distill_loss: DistillationLoss | None = None,
         task_loss: TaskLoss | None = None,
         weighting: WeightingStrategy | None = None,
+        features: list[FeatureTerm] | None = None,
+        modulation: GradientModulation | None = None,
         task: Task = "single_label",
     ):
         super().__init__()
@@ -72,36 +85,73 @@ class DistillationObjective(Objective):
         self.task_loss = task_loss or default_task_loss(task)
         self.weighting = weighting or UniformWeights()
         self.weighting.prepare(self.views)
+        self.features = FeatureTerms(features or ())
+        self.take(modulation)
+        self.followed: list[Followed] = []  # the passes of an update that weights are learned from
+        if self.weighting.held_out is not None and mixes_examples(model):
+            raise ValueError(MIXED)
+        if self.weighting.held_out is not None and modulation is not None:
+            raise ValueError("weights are learned from the gradient as it is, and a modulation changes it. Take one of the two.")
 
     def forward(self, batch: Batch) -> StepOutput:
         shown = Views(self.masker, batch)
-        student = self.student_logits(shown)  # [1 + V, B, C], the full view first
-        teacher = self.teacher_outputs(shown)
-        full, *seen = (ModelOutput(logits) for logits in student)
-        taught = [teacher[v.teacher] for v in self.views]
+        inputs = [shown[name].inputs for name in self.student_views]
+        followed = follow(self, self.model, inputs, self.own_rows()) if self.weighting.looks_ahead else None
+        output, told = self.student_outputs(inputs, followed)
+        student = self.by_view(output.logits)  # [1 + V, B, C], the full view first
+        teacher, taught = self.teacher_outputs(shown)
+        full = ModelOutput(student[0])
 
-        task = self.task_loss(full, batch.targets)  # [B]
-        distill = torch.stack([compare(self.distill_loss, s, t, batch.targets) for s, t in zip(seen, taught)])  # [V, B]
+        task = labelled_losses(self.task_loss, full, batch)  # [B]
+        distill = self.distill_losses(student, teacher, batch.targets)  # [V, B]
         w = self.weighting(self.evidence(batch, teacher, student[1:], distill))  # [V] or [V, B]
         w = w if w.ndim == 2 else w[:, None]
+        inner = self.features(told, taught, batch)  # [B] by name
 
         lam = self.distill_weight.value
         loss = ((1 - lam) * task + lam * (w * distill).sum(0)).mean()
-        penalty = self.weighting.penalty()
-        loss = loss if penalty is None else loss + lam * penalty
-        return StepOutput(loss, self.terms(task, distill, w), full)
+        if followed is not None:
+            again = partial(self.distill_losses, teacher=teacher, targets=batch.targets)
+            self.followed.append(followed.weighed(lambda z: again(self.by_view(z)), lam * w / len(batch)))
+        for more in (self.features.total(inner), self.weighting.penalty()):
+            loss = loss if more is None else loss + lam * more
+        return StepOutput(loss, {**self.terms(task, distill, w, inner), **self.modulate(batch)}, full)
 
-    def student_logits(self, shown: Views) -> Tensor:
-        """The student's logits on the full view and on its side of each view, [1 + V, B, C]; each view is asked for once."""
-        names = list(dict.fromkeys([FULL, *(v.student for v in self.views)]))
-        logits = dict(zip(names, self.model.forward_views([shown[name].inputs for name in names]).logits))
-        return torch.stack([logits[FULL], *(logits[v.student] for v in self.views)])
+    @property
+    def student_views(self) -> tuple[str, ...]:
+        """The views that the student is asked about, V' of them, each once; the full view first."""
+        return tuple(dict.fromkeys([FULL, *(v.student for v in self.views), *self.features.student_views]))
 
-    def teacher_outputs(self, shown: Views) -> dict[str, ModelOutput]:
-        """What the teacher says of its side of each view and of each view that the saliency looks at, by name."""
+    def student_outputs(self, inputs: Sequence[Inputs], followed: Followed | None) -> tuple[ModelOutput, Told]:
+        """What the student says of its views, logits [V', B, C], and what goes on inside it, by view.
+
+        A pass that is followed tells its logits alone; what goes on inside the student is then seen in another one.
+        """
+        wanted = self.features.of_student(self.student_views)
+        if not any(wanted):
+            return self.model.forward_views(inputs) if followed is None else ModelOutput(followed.logits), {}
+        output, told = self.model.forward_features(inputs, wanted)
+        return output if followed is None else ModelOutput(followed.logits), dict(zip(self.student_views, told))
+
+    def by_view(self, logits: Tensor) -> Tensor:
+        """The student's logits on the full view and on its side of each view, [1 + V, B, C], of those on its views [V', B, C]."""
+        of = dict(zip(self.student_views, logits))
+        return torch.stack([of[FULL], *(of[v.student] for v in self.views)])
+
+    def distill_losses(self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor) -> Tensor:
+        """How far the student is from the teacher on each view, [V, B]."""
+        pairs = ((ModelOutput(logits), teacher[v.teacher]) for logits, v in zip(student[1:], self.views))
+        return torch.stack([compare(self.distill_loss, seen, taught, targets) for seen, taught in pairs])
+
+    def teacher_outputs(self, shown: Views) -> tuple[dict[str, ModelOutput], Told]:
+        """What the teacher says of its side of each view and of those that the saliency looks at, and what goes on inside it."""
         names = self.teacher_views
-        logits = self.teacher.predict(shown.batch, names, shown).logits  # [V', B, C]
-        return {name: ModelOutput(one) for name, one in zip(names, logits)}
+        wanted = self.features.of_teacher(names)
+        if any(wanted):
+            output, told = self.teacher.predict_features(shown.batch, names, wanted, shown)
+        else:
+            output, told = self.teacher.predict(shown.batch, names, shown), []
+        return {name: ModelOutput(one) for name, one in zip(names, output.logits)}, dict(zip(names, told))
 
     def evidence(self, batch: Batch, teacher: Mapping[str, ModelOutput], student: Tensor, losses: Tensor) -> Evidence:
         """What the weighting may look at, with no graph in it."""
@@ -112,7 +162,7 @@ class DistillationObjective(Objective):
             teacher=torch.stack([t.logits for t in taught]),
             student=student.detach(),
             losses=losses.detach(),
-            teacher_losses=torch.stack([self.task_loss(t, batch.targets) for t in taught]),
+            teacher_losses=torch.stack([known_losses(self.task_loss, t, batch) for t in taught]),
             saliency=self.scores(batch, teacher),
             targets=batch.targets,
             gradients=self.gradients(losses),
@@ -125,11 +175,36 @@ class DistillationObjective(Objective):
             return None
         return torch.stack([_gradient(one.mean(), watched) for one in losses])
 
-    def terms(self, task: Tensor, distill: Tensor, w: Tensor) -> dict[str, Tensor]:
+    def terms(self, task: Tensor, distill: Tensor, w: Tensor, inner: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Batch means of the loss's parts, for the log."""
         losses = {f"distill/{v.name}": d.detach().mean() for v, d in zip(self.views, distill)}
         weights = {f"weight/{v.name}": one.detach().mean() for v, one in zip(self.views, w)}
-        return {"task": task.detach().mean(), **losses, **weights}
+        features = {f"feature/{name}": one.detach().mean() for name, one in inner.items()}
+        return {"task": task.detach().mean(), **losses, **weights, **features}
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        return self.weighting.held_out
+
+    @property
+    def looks_ahead(self) -> bool:
+        return self.weighting.looks_ahead
+
+    def own_rows(self) -> list[int | None] | None:
+        """The student's row of logits of each view whose weight is learned; None if something else looks at one of them too."""
+        learned, names = self.weighting.learned(self.views), [FULL, *(v.student for v in self.views)]
+        if self.distill_loss.mixes_examples or any(mine and names.count(v.student) > 1 for mine, v in zip(learned, self.views)):
+            return None
+        return [self.student_views.index(v.student) if mine else None for mine, v in zip(learned, self.views)]
+
+    def held_out_loss(self, batch: Batch) -> Tensor:
+        """The task loss of the full view."""
+        return labelled_losses(self.task_loss, self.model(batch.inputs), batch).mean()
+
+    def learn(self, direction: Mapping[str, Tensor], mean: Mean) -> None:
+        slopes = [passed.slopes(direction, 1 / len(self.followed)) for passed in self.followed]
+        self.followed.clear()
+        self.weighting.learn(slopes, mean)
 
     @property
     def saliency(self) -> Saliency | None:
@@ -137,7 +212,7 @@ class DistillationObjective(Objective):
 
     @property
     def teacher_views(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*(v.teacher for v in self.views), *self.saliency_views()]))
+        return tuple(dict.fromkeys([*(v.teacher for v in self.views), *self.features.teacher_views, *self.saliency_views()]))
 
     def saliency_views(self) -> tuple[str, ...]:
         return self.saliency.views(self.teacher.modalities) if self.saliency else ()
@@ -145,6 +220,13 @@ class DistillationObjective(Objective):
     def scores(self, batch: Batch, teacher: Mapping[str, ModelOutput]) -> Tensor | None:
         """The saliency of each of the teacher's modalities, [B, M], if the weighting wants it."""
         return self.saliency(teacher, batch.targets, self.teacher.modalities) if self.saliency else None
+
+    @property
+    def needs_dry_run(self) -> bool:
+        return bool(self.features.terms)
+
+    def dry_run(self, batch: Batch, teacher: Teacher | None = None, num_examples: int | None = None) -> None:
+        self.features.prepare(batch, self.model, teacher or self.teacher, num_examples)
 
     @property
     def needs_fit(self) -> bool:
@@ -182,6 +264,8 @@ class DistillationObjective(Objective):
         if options.get("weighting") is not None:
             name, given = split(options["weighting"], "weighting", WEIGHTINGS)
             problems += [f"weighting.{text}" for text in WEIGHTINGS.get(name).check(given, setting, tuple(views))]
+        for i, spec in enumerate(options.get("features") or ()):
+            problems += [f"features[{i}].{text}" for text in FeatureTerm.check(split(spec, "features", FEATURE_TERMS)[1], setting)]
         return problems
 
 

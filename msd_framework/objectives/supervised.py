@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from msd_framework.losses import default_task_loss
 from msd_framework.losses.base import TaskLoss
+from msd_framework.losses.labelled import labelled_losses
 from msd_framework.maskers.modality_dropout import modality_dropout
 from msd_framework.models.base import MultimodalModel
+from msd_framework.modulation.base import GradientModulation
 from msd_framework.objectives.base import Objective
 from msd_framework.registry import OBJECTIVES
 from msd_framework.structures import Batch, StepOutput, Task
@@ -17,18 +21,24 @@ class SupervisedObjective(Objective):
 
     .. math:: L = \frac{1}{B} \sum_i \ell(f(x_i), y_i)
 
+    over the B examples that have a label.
+
     Args:
         task_loss: what a prediction is compared with its target by; the task's usual one if null.
         modality_dropout: the probability that a training example loses each one of its M modalities, at most 1 / M;
             it makes what the model says of a single modality faithful to what that modality tells.
+        modulation: what balances how fast the encoders of modalities learn; nothing if null.
         task: how targets are read.
     """
+
+    takes_unlabelled: ClassVar[bool] = True
 
     def __init__(
         self,
         model: MultimodalModel,
         task_loss: TaskLoss | None = None,
         modality_dropout: float = 0.0,
+        modulation: GradientModulation | None = None,
         task: Task = "single_label",
     ):
         super().__init__()
@@ -37,9 +47,10 @@ class SupervisedObjective(Objective):
         self.model = model
         self.task_loss = task_loss or default_task_loss(task)
         self.modality_dropout = modality_dropout
+        self.take(modulation)
 
     def forward(self, batch: Batch) -> StepOutput:
         seen = modality_dropout(batch, self.modality_dropout if self.training else 0.0)
         output = self.model(seen.inputs)
-        loss = self.task_loss(output, batch.targets).mean()
-        return StepOutput(loss, {"task": loss.detach()}, output)
+        loss = labelled_losses(self.task_loss, output, batch).mean()
+        return StepOutput(loss, {"task": loss.detach(), **self.modulate(batch)}, output)

@@ -52,6 +52,9 @@ class Saliency(nn.Module, ABC):
     reading: ClassVar[Reading] = "share"
     """What a large score says: that the modality is needed, that it is enough, or that its share is large."""
 
+    asks_labels: bool = False
+    """Whether it looks at the targets, which unlabelled examples do not have."""
+
     asks_model: ClassVar[bool] = False
     """Whether it looks at the teacher's model itself, which a teacher whose answers are cached does not have."""
 

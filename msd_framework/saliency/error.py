@@ -38,6 +38,7 @@ class LossSaliency(Saliency):
     """
 
     non_negative: ClassVar[bool] = False
+    asks_labels = True
     reading: ClassVar[Reading] = "enough"
 
     def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label"):
@@ -74,6 +75,7 @@ class GapSaliency(Saliency):
     """
 
     non_negative: ClassVar[bool] = False
+    asks_labels = True
     reading: ClassVar[Reading] = "needed"
 
     def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label"):

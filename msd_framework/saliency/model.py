@@ -97,11 +97,13 @@ class AttentionRollout(ModelSaliency):
 
 
 class SingleStream(Protocol):
-    """A model with one transformer that reads words and regions as one sequence, words first."""
+    """A model with one transformer that reads words and regions as one sequence."""
 
     encoder: nn.Module
 
     def encode(self, inputs: Inputs) -> Any: ...
+
+    def spans(self, view: Inputs, mask: Tensor) -> Mapping[str, Any]: ...
 
     def classify(self, summary: Tensor) -> Tensor: ...
 
@@ -152,10 +154,9 @@ def watch(model: SingleStream, inputs: Inputs) -> Seen:
         for hook in hooks:
             hook.remove()
     tokens, mask = read
-    text = inputs["text"]
-    is_word = torch.arange(mask.shape[1], device=mask.device) < text.mask.shape[1]  # [L]
-    special = nn.functional.pad(text.special, (0, mask.shape[1] - text.mask.shape[1]))  # [B, L]
-    return Seen(tokens, {"image": mask & ~is_word, "text": mask & is_word & ~special}, tuple(attention), logits)
+    spans, length = model.spans(inputs, mask), mask.shape[1]
+    of = {m: nn.functional.pad(spans[m].mask, (spans[m].start, length - spans[m].stop)) for m in ("image", "text")}  # [B, L]
+    return Seen(tokens, of, tuple(attention), logits)
 
 
 def _weights(attention: Any, x: Tensor, mask: Tensor) -> Tensor:

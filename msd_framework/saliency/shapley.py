@@ -75,7 +75,7 @@ class ShapleySaliency(Saliency):
         name, idle = {"prediction": ("task_loss", task_loss), "loss": ("distance", distance)}[value]
         if idle is not None:
             raise ValueError(f"{name} is not looked at by value: {value}. Leave it out, or take the other value.")
-        self.value = value
+        self.value, self.asks_labels = value, value == "loss"
         self.distance = fitting_distance(distance, task)
         self.task_loss = fitting_loss(task_loss, task)
         self.register_buffer("prior", None if prior is None else _logits(prior, num_classes, task), persistent=False)  # [C]

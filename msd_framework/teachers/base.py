@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msd_framework.maskers.base import Views
-from msd_framework.structures import Batch, ModelOutput
+from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
 
 
 class Teacher(ABC):
     """Answers what it predicts for some views of some examples.
 
-    Not a module: its weights are neither trained, nor synchronised between processes, nor saved with the student.
+    Not a module: its weights are neither trained, nor synchronised between processes, nor saved with the student. One that changes
+    in the run (`EmaTeacher`) is a module as well, and so a part of what is saved.
 
     Attributes:
         modalities: the names of what it takes, sorted.
@@ -31,3 +32,22 @@ class Teacher(ABC):
             views: names of V views.
             shown: the views as the student sees them, for a teacher that looks at them in the same way.
         """
+
+    @property
+    def offered(self) -> Mapping[str, FeatureKind]:
+        """The intermediates that `predict_features` can tell, and what each is."""
+        return {}
+
+    def predict_features(
+        self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None
+    ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
+        """What `predict` returns, and what was wanted of each view, by name.
+
+        Args:
+            batch: the examples.
+            views: names of V views.
+            wanted: names of `offered` for each view.
+            shown: the views as the student sees them.
+        """
+        assert not any(wanted), f"{type(self).__name__} offers no intermediates"
+        return self.predict(batch, views, shown), [{} for _ in views]

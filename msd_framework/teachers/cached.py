@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from msd_framework.errors import CacheError
 from msd_framework.maskers.base import Views
-from msd_framework.structures import Batch, ModelOutput
+from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.store import DONE, SUMMARY, Rows, TeacherStore, mend
 
@@ -69,6 +69,17 @@ class CachedTeacher(Teacher):
         assert self.opened.classify is not None
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return ModelOutput(self.opened.classify(read["summary"]), features)
+
+    @property
+    def offered(self) -> Mapping[str, FeatureKind]:
+        """The summary, if it is stored."""
+        return {SUMMARY: "pooled"} if self.opened.store.layout.summary_size else {}
+
+    def predict_features(
+        self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None
+    ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
+        output = self.predict(batch, views, shown)
+        return output, [{name: Feature(output.features[name][v]) for name in names} for v, names in enumerate(wanted)]
 
     def _check(self, batch: Batch, rows: Rows) -> None:
         store = self.opened.store

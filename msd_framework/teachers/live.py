@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
-from msd_framework.structures import Batch, Inputs, ModelOutput
+from msd_framework.structures import Batch, Feature, FeatureKind, Inputs, ModelOutput
 from msd_framework.teachers.base import Teacher
 
 
@@ -28,6 +28,16 @@ class LiveTeacher(Teacher):
     @torch.no_grad()
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
         return self.model.forward_views(self._seen(batch, views, shown))
+
+    @property
+    def offered(self) -> Mapping[str, FeatureKind]:
+        return self.model.offered
+
+    @torch.no_grad()
+    def predict_features(
+        self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None
+    ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
+        return self.model.forward_features(self._seen(batch, views, shown), wanted)
 
     @torch.no_grad()
     def summarise(self, batch: Batch, views: Sequence[str]) -> Tensor:

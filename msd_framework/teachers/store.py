@@ -39,7 +39,7 @@ CHUNK = 1 << 16
 PAGES = 1 << 16
 """Bytes that the system maps at once where a row is read."""
 
-RESIDENT = 1 << 24
+RESIDENT = 1 << 22
 """Bytes of a store's files that may be mapped before they are let go; the system keeps them cached, so nothing is read again."""
 
 Rows = NDArray[np.int64]

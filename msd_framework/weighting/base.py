@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from msd_framework.models.base import MultimodalModel
-from msd_framework.progress import Paced
+from msd_framework.progress import HeldOut, Mean, Paced
 from msd_framework.saliency.base import Saliency
 from msd_framework.structures import Setting, View
 
@@ -25,7 +25,7 @@ class Evidence:
         teacher: the teacher's logits on the teacher's side of each view, float [V, B, C].
         student: the student's logits on the student's side of each view, float [V, B, C].
         losses: distillation losses, float [V, B].
-        teacher_losses: the teacher's task loss on each view, float [V, B].
+        teacher_losses: the teacher's task loss on each view, float [V, B]; 0 for an example without a label.
         saliency: scores float [B, M] if the strategy has a `saliency`, else None.
         targets: int64 [B] or float [B, C].
         gradients: of each view's mean loss with respect to the P numbers that the strategy watches, float [V, P]; None where it
@@ -51,16 +51,21 @@ class WeightingStrategy(Paced, ABC):
 
     Attributes:
         saliency: the scores that it wants in its evidence; None if it wants none.
+        looks_ahead: whether it learns from held-out examples in the update that is under way.
     """
 
     needs_fit: ClassVar[bool] = False
     """Whether `fit` must see the training examples before the first step."""
+
+    asks_labels: ClassVar[bool] = False
+    """Whether it looks at labels in a way that training examples without one do not allow."""
 
     saliency: Saliency | None
 
     def __init__(self) -> None:
         super().__init__()
         self.saliency = None  # in the instance: a default of the class would hide a submodule of that name
+        self.looks_ahead = False
 
     @abstractmethod
     def forward(self, evidence: Evidence) -> Tensor:
@@ -76,6 +81,23 @@ class WeightingStrategy(Paced, ABC):
     def watched(self, model: MultimodalModel) -> Sequence[nn.Parameter]:
         """Parameters of the student whose gradient from each view it wants in its evidence in this forward pass."""
         return ()
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """The training examples that it learns from, which the batches must not hold; None if it learns from none."""
+        return None
+
+    def learned(self, views: tuple[View, ...]) -> tuple[bool, ...]:
+        """Whether it learns the weight of each view from held-out examples."""
+        return tuple(False for _ in views)
+
+    def learn(self, slopes: Sequence[Tensor], mean: Mean) -> None:
+        """Learns from how the loss of held-out examples, after an update, depends on the weights that it was made with.
+
+        Args:
+            slopes: its derivatives with respect to the weights' logarithms, float [V, B], for each part of the update's batch.
+            mean: the mean over the processes.
+        """
 
     def fit(self, scores: Iterable[Tensor]) -> None:
         """Looks at the saliency scores, float [B, M] a batch, of all training examples once."""

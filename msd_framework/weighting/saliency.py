@@ -83,7 +83,7 @@ class InstanceWeights(WeightingStrategy):
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
-        return _looking(options)
+        return saliency_problems(options)
 
 
 @WEIGHTINGS.register("population")
@@ -156,10 +156,10 @@ class PopulationWeights(WeightingStrategy):
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
-        return _looking(options)
+        return saliency_problems(options)
 
 
-def _looking(options: Mapping[str, Any]) -> list[str]:
+def saliency_problems(options: Mapping[str, Any]) -> list[str]:
     """A sentence on a saliency that looks at the teacher's model, which is not at hand in training."""
     if options.get("saliency") is None:
         return []

@@ -15,6 +15,11 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import predict
 from msd_framework.errors import TrainingError
+from msd_framework.losses.features import Hint, PatientDistance
+from msd_framework.maskers.drop import DropMasker
+from msd_framework.objectives.distillation import DistillationObjective
+from msd_framework.objectives.features import FeatureTerm
+from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch, run_processes, take
 from tests.runs import tiny_model, tiny_runner
 
@@ -74,6 +79,36 @@ def _go_wrong(folder: str) -> None:
 def test_a_loss_that_is_no_number_in_one_process_stops_all_of_them(tmp_path):
     run_processes(_go_wrong, 2, str(tmp_path))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1"]
+
+
+def feature_objective() -> DistillationObjective:
+    """A student whose teacher is wider, so that what compares them learns as well."""
+    masker = DropMasker()
+    features = [FeatureTerm(Hint(), "fused.*.hidden"), FeatureTerm(PatientDistance(), "image.1.mean", view="image")]
+    teacher = LiveTeacher(tiny_model(1, 16), masker)
+    objective = DistillationObjective(tiny_model(2), teacher, masker, ["full", "text"], features=features)
+    torch.manual_seed(6)
+    objective.dry_run(made_batch(4))
+    return objective
+
+
+def _train_with_features(folder: str) -> None:
+    with World.join("cpu") as world:
+        runner, recorder = tiny_runner(world, objective=feature_objective())
+        runner.fit()
+        weights = nn.utils.parameters_to_vector(runner.objective.parameters())
+        (Path(folder) / f"{world.rank}.json").write_text(json.dumps({"losses": recorder.losses, "weights": weights.tolist()}))
+
+
+def test_what_compares_features_learns_in_two_processes_as_in_one(tmp_path):
+    run_processes(_train_with_features, 2, str(tmp_path))
+    runner, recorder = tiny_runner(objective=feature_objective())
+    runner.fit()
+    alone = nn.utils.parameters_to_vector(runner.objective.parameters())
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert max(abs(a - b) for a, b in zip(found["losses"], recorder.losses, strict=True)) <= 1e-10  # order of float64 sums
+        torch.testing.assert_close(torch.tensor(found["weights"], dtype=torch.float64), alone, atol=1e-8, rtol=0)
 
 
 class InterruptionError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from msd_framework.analysis.experiment import ExperimentConfig, checked_experiment, is_experiment
 from msd_framework.analysis.study_config import load_study
 from msd_framework.config.check import checked, understood
 from msd_framework.config.components import STAND_INS, described, known_facts
@@ -21,14 +23,24 @@ from msd_framework.config.structure import structured
 from msd_framework.errors import ConfigError
 from msd_framework.models.base import MultimodalModel
 from msd_framework.registry import MODELS, PROCESSORS, plain, split
+from msd_framework.teachers.masked import SALIENCY_FILE
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(p for folder in ("configs", "projects") for p in (ROOT / folder).rglob("*.y*ml"))
 STUDIES = [p for p in FILES if "\nmethods:" in p.read_text()]
+EXPERIMENTS = [p for p in FILES if "\nexperiment:" in p.read_text()]
 DEFAULTS = [p for p in FILES if p.is_relative_to(ROOT / "configs")]
-RUNS = [p for p in FILES if p not in STUDIES and p not in DEFAULTS]
+RUNS = [p for p in FILES if p not in STUDIES and p not in EXPERIMENTS and p not in DEFAULTS]
 
-ON_DISK = ("data.dataset.root", "data.train", "data.validation", "data.test", "data.processors_from", "teacher.checkpoint")
+ON_DISK = (
+    "data.dataset.root",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.processors_from",
+    "teacher.checkpoint",
+    "teacher.channels.saliency",
+)
 """Keys that may be wrong here: what they name is made or downloaded by whoever runs the file."""
 
 
@@ -51,8 +63,8 @@ def test_no_file_is_overlooked():
     )
     listed = {line for line in tracked.stdout.splitlines() if line.endswith((".yaml", ".yml")) and (ROOT / line).exists()}
     assert listed <= {name(p) for p in FILES}
-    assert len(FILES) == len(STUDIES) + len(DEFAULTS) + len(RUNS)
-    assert min(len(STUDIES), len(DEFAULTS), len(RUNS)) > 0
+    assert len(FILES) == len(STUDIES) + len(EXPERIMENTS) + len(DEFAULTS) + len(RUNS)
+    assert min(len(STUDIES), len(EXPERIMENTS), len(DEFAULTS), len(RUNS)) > 0
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -67,13 +79,26 @@ def test_every_run_is_right_but_for_what_is_not_on_this_disk(path, tmp_path):
 
 @pytest.mark.parametrize("path", RUNS, ids=name)
 def test_every_student_goes_together_with_its_teacher(path, tmp_path):
-    """With the card of a teacher of the same kind in the place of its checkpoint, views, weights and losses are checked as well."""
+    """With the card of its teacher in the place of a checkpoint, views, weights and losses are checked as well."""
     values = resolve(load(path)).values
-    words = [f"env.save_dir={tmp_path / 'run'}"]
-    if values.get("teacher"):
-        write_card(tmp_path / "teacher", values)
+    words, teacher = [f"env.save_dir={tmp_path / 'run'}"], values.get("teacher") or {}
+    if teacher.get("checkpoint"):
+        write_card(tmp_path / "teacher", teacher_of(values))
         words.append(f"teacher.checkpoint={tmp_path / 'teacher'}")
+    if channels := teacher.get("channels"):
+        (tmp_path / SALIENCY_FILE).write_text(json.dumps({"layer": channels["layer"], "saliency": [0.0, 1.0]}))
+        words += [f"teacher.channels.saliency={tmp_path}"] if channels.get("saliency") else []
     assert problems(path, words) == []
+
+
+def teacher_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of the run that makes a run's teacher; one of its own kind where a study makes it."""
+    return next((run for run in all_runs() if run["env"]["save_dir"] == values["teacher"]["checkpoint"]), values)
+
+
+@cache
+def all_runs() -> list[Mapping[str, Any]]:
+    return [resolve(load(p)).values for p in RUNS]
 
 
 def write_card(folder: Path, values: Mapping[str, Any]) -> None:
@@ -96,6 +121,12 @@ def test_every_study_is_right(path):
     assert load_study(path).methods
 
 
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_every_experiment_is_right(path, tmp_path):
+    assert is_experiment(path)
+    assert checked_experiment(resolve(load(path, [f"env.save_dir={tmp_path}"], ExperimentConfig)))[0].seed_list
+
+
 @pytest.mark.parametrize("path", DEFAULTS, ids=name)
 def test_every_default_is_right_as_far_as_it_goes(path):
     found = understood(resolve(load(path)).values)[1]
@@ -107,7 +138,7 @@ def build_on_nothing(path: Path) -> MultimodalModel:
     config = structured(resolve(load(path)).values, RunConfig)
     facts = STAND_INS | known_facts(described(config.data.dataset))
     for modality, spec in config.data.processors.items():
-        if plain(spec)["type"] == "pixels":
+        if PROCESSORS.get(plain(spec)["type"]).kind == "pixels":
             facts |= PROCESSORS.build(spec, modality).facts
     with torch.device("meta"):
         return MODELS.build(config.model, "model", facts)
@@ -116,6 +147,10 @@ def build_on_nothing(path: Path) -> MultimodalModel:
 @pytest.mark.parametrize("path", RUNS, ids=name)
 def test_every_model_can_be_built_on_the_images_of_its_run(path):
     assert sum(p.numel() for p in build_on_nothing(path).parameters()) > 0
+
+
+DOWNLOADED = ("pretrained:", "{type: bert, name:", "type: huggingface")
+"""What a model's file has where building it downloads weights."""
 
 
 def defaults(folder: str) -> list[Path]:
@@ -128,5 +163,6 @@ def defaults(folder: str) -> list[Path]:
 def test_all_defaults_go_together(files, tmp_path):
     (tmp_path / "run.yaml").write_text(f"base: [{', '.join(map(str, files))}]\nenv: {{save_dir: {tmp_path / 'run'}}}\n")
     assert problems(tmp_path / "run.yaml", []) == []
-    if "pretrained:" not in files[1].read_text():
-        assert build_on_nothing(tmp_path / "run.yaml").num_classes == 2
+    if not any(word in files[1].read_text() for word in DOWNLOADED):
+        wanted = described(resolve(load(tmp_path / "run.yaml")).values["data"]["dataset"]).num_classes
+        assert build_on_nothing(tmp_path / "run.yaml").num_classes == wanted

@@ -47,6 +47,25 @@ def test_the_page_of_the_input_path_can_be_followed(tmp_path, monkeypatch, capsy
     exec("\n".join(code), {"__name__": "page"})  # noqa: S102
 
 
+def test_the_page_of_studies_can_be_followed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "studies.md"
+    (study,) = blocks(page, "yaml")
+    Path("my_study.yaml").write_text(study.replace("seeds: 2", "seeds: 1"))
+    short = "training: {max_epochs: null, max_updates: 3}\nevaluation: {every_updates: 3}\n"
+    for name in ("teacher", "kd", "msd"):
+        Path(f"{name}.yaml").write_text(f"base: {ROOT}/projects/quickstart/configs/{name}.yaml\n{short}")
+    commands = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    assert len(commands) == 2
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0, f"{command}\n{capsys.readouterr().err}"
+    said = Path("runs/my_study/summary.md").read_text()
+    for title in ("With a modality missing", "As the teacher says", "What each modality is to the teacher", "Differences"):
+        assert f"## {title}" in said
+    for name in ("msd-attention", "msd-constant", "msd-by_image", "msd-instance"):
+        assert f"| {name} | " in said
+
+
 def test_components_of_a_users_own_take_one_file_each_and_one_line_of_yaml(tmp_path, world, teacher):  # noqa: F811
     page = ROOT / "CONTRIBUTING.md"
     names = re.findall(r"In `my_components/(\w+\.py)`", page.read_text())

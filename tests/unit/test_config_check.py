@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, is_dataclass
 
 import pytest
+import torch
 
 from msd_framework.config.check import checked, understood
 from msd_framework.config.components import component_problems
 from msd_framework.config.imports import import_problems
 from msd_framework.config.limits import limit_problems
 from msd_framework.config.load import load
+from msd_framework.config.models import Unfilled
 from msd_framework.config.schema import RunConfig, field_docs
 from msd_framework.config.structure import (
     ComponentSlot,
@@ -241,3 +243,14 @@ def test_a_metric_for_two_classes_is_refused_where_there_are_more():
     assert METRICS.get("average_precision").check(DatasetInfo({}, 2, "single_label")) == []
     assert METRICS.get("auroc").check(DatasetInfo({}, 3, "multi_label")) == []
     assert METRICS.get("accuracy").check(DatasetInfo({}, 3, "single_label")) == []
+
+
+def test_weights_that_are_left_empty_are_never_drawn_until_they_fit(monkeypatch):
+    """Torch draws truncated normal numbers again and again until all of them lie in their range."""
+    monkeypatch.setattr(torch, "empty_like", lambda tensor: torch.full_like(tensor, 9.0))
+    weights = torch.full((3,), 9.0)
+    with Unfilled():
+        torch.nn.init.trunc_normal_(weights, std=0.02)
+        torch.nn.init.trunc_normal_(weights, std=1.0)
+    assert weights.tolist() == [9.0] * 3
+    assert torch.nn.init.trunc_normal_(weights, std=1.0).abs().max() <= 2  # and afterwards as before

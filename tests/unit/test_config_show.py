@@ -86,7 +86,8 @@ def test_every_line_to_copy_is_right_once_it_is_filled_in(plural):
         spec = value[0] if isinstance(value, list) else value["image"] if set(value) == {"image"} else value
         assert spec["type"] == name
         context = ("model", "teacher", "masker", "split", "on_error", "max_examples")
-        problems = registry.check(spec, "x", facts=("num_classes", "vocab_size", "feature_size", "image_size", "sample_rate"), context=context)
+        facts = ("num_classes", "vocab_size", "feature_size", "image_size", "sample_rate")
+        problems = registry.check(spec, "x", facts=facts, context=context)
         assert [p for p in problems if spec[p.path.split(".")[1]] != "???"] == []
 
 

@@ -51,3 +51,16 @@ def test_several_labels_are_written_side_by_side_and_classes_without_names_are_n
     assert rows[0] == "id,decided_by,source,label,0,1"
     assert [r.rsplit(",", 3)[1] for r in rows[1:5]] == ["1 0", "0.5 1", "", "0 0"]
     assert all(r.endswith(",0.500000,0.500000") for r in rows[1:5])
+
+
+@pytest.mark.parametrize("at_once", [1, 1024])
+def test_of_very_many_classes_the_best_is_written(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(run, "ROWS", at_once)
+    monkeypatch.setattr(run, "MOST_COLUMNS", 2)
+    targets = torch.tensor([[0.0, 0.5, 1.0], [float("nan")] * 3])
+    logits = {"full": torch.tensor([[0.0, 2.0, 1.0], [0.0, 0.0, 9.0]]), "image": torch.tensor([[1.0, 0.0, 0.0], [0.0, -1.0, -1.0]])}
+    predictions = Predictions(torch.tensor([0, 4]), targets, logits)
+    rows = written(tmp_path, predictions, DatasetInfo({}, 3, "soft_target", ("no", "red", "a b"))).split("\r\n")
+    assert rows[0] == "id,decided_by,source,label,prediction,probability,image/prediction,image/probability"
+    assert rows[1] == "08,text,,red:0.5 a b:1,red,0.880797,no,0.731059"
+    assert rows[2] == "é,,,,a b,0.999877,no,0.500000"

@@ -1,0 +1,28 @@
+"""How the weights of views went over a run, read from what it logged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+PREFIX = "train/weight/"
+
+
+def weight_trajectories(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """The mean weight of each view at each log of a run: (update, weight), the mean over the updates since the log before.
+
+    Args:
+        folder: a run's; its `metrics.jsonl` is read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "metrics.jsonl").write_text('{"update": 50, "train/loss": 1.0, "train/weight/text": 0.5}')
+    ...     weight_trajectories(folder)
+    {'text': [(50, 0.5)]}
+    """
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in (Path(folder) / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        for name in (n for n in row if n.startswith(PREFIX)):
+            found.setdefault(name.removeprefix(PREFIX), []).append((row["update"], row[name]))
+    return found

@@ -1,0 +1,135 @@
+"""How an optimizer's step depends on the gradient that it was given: the derivative of where it leads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+Numbers: TypeAlias = Mapping[str, Any]
+"""Options of an optimizer's group by name."""
+
+CHUNK = 2**17
+"""Numbers that are gone through at a time on a CPU, so that what lies between stays in its cache."""
+
+
+def pull_back(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    r"""A gradient with respect to the parameters after a step, as one with respect to the gradient that the step was made with.
+
+    .. math:: \left(\frac{\partial \theta'}{\partial g}\right)^\top \nabla_{\theta'} L
+
+    It is asked after the step, while the parameters still have the gradients g that it was made with. Both optimizers go by each
+    number alone, so that their derivative is a factor for each. What does not depend on g, decay among it, does not count. Where a
+    row of a table has no gradient, nothing that was minimised depends on it, and it is left at 0.
+
+    Args:
+        optimizer: one of `KNOWN`, which has just made a step.
+        parameters: some of those that it changes.
+        gradients: of the loss, with respect to each of them; they are used up.
+
+    Raises:
+        ValueError: if the optimizer is not known.
+
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> w.grad, sgd = torch.ones(2), SGD([w], lr=0.1, momentum=0.9, nesterov=True)
+    >>> sgd.step()
+    >>> pull_back(sgd, [w], [torch.tensor([1.0, 2.0])])
+    [tensor([-0.1900, -0.3800])]
+    """
+    factor = factor_of(optimizer)
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    return [_pulled(p, g, groups[p], optimizer.state[p], factor) for p, g in zip(parameters, gradients)]
+
+
+def pull_back_clipping(directions: Sequence[Tensor], clipped: Sequence[Tensor | None], norm: Tensor, largest: float) -> None:
+    r"""A gradient with respect to clipped gradients as one with respect to those before, in place.
+
+    .. math:: g' = c g, \quad c = \min\left(1, \frac{n_0}{\lVert g \rVert + 10^{-6}}\right), \qquad
+        \left(\frac{\partial g'}{\partial g}\right)^\top u = c u - [c < 1] \frac{\langle g', u \rangle}{n_0 \lVert g \rVert} g'
+
+    Args:
+        directions: u.
+        clipped: g'; None where a parameter had no gradient.
+        norm: that of all g, before.
+        largest: n_0.
+    """
+    c = (largest / (norm + 1e-6)).clamp(max=1)
+    pairs = [(u, g) for u, g in zip(directions, clipped) if g is not None]
+    product = torch.stack([torch.linalg.vecdot(g.flatten(), u.flatten()) for u, g in pairs]).sum()
+    along = torch.where(c < 1, product / (largest * norm), 0.0)
+    for u, g in pairs:
+        u.mul_(c).sub_(along * g)
+
+
+def factor_of(optimizer: Optimizer) -> Factor:
+    """The factor of an optimizer's step.
+
+    Raises:
+        ValueError: if nobody knows it.
+    """
+    group = optimizer.defaults
+    odd = [name for name in ("maximize", "amsgrad", "dampening", "differentiable") if group.get(name)]
+    if type(optimizer) not in KNOWN or odd:
+        what = f"{type(optimizer).__name__}{f' with {odd[0]}' if odd else ''}"
+        raise ValueError(f"learned weights look ahead by a step of {' or '.join(k.__name__ for k in KNOWN)}, not of {what}.")
+    return KNOWN[type(optimizer)]
+
+
+def sgd_factor(group: Numbers, gradient: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """Of a step of SGD: the learning rate, and once more by the momentum where that is Nesterov's."""
+    return gradient.new_tensor(-group["lr"] * (1 + group["momentum"] * group["nesterov"]))
+
+
+def adamw_factor(group: Numbers, gradient: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    r"""Of a step of AdamW, through the mean of gradients m and that of their squares v.
+
+    .. math:: -\eta \left[\frac{1 - \beta_1}{(1 - \beta_1^t) d}
+        - \frac{\hat m}{d^2} \frac{(1 - \beta_2) g}{(1 - \beta_2^t) \sqrt{\hat v}} \right], \qquad d = \sqrt{\hat v} + \epsilon
+    """
+    beta1, beta2 = group["betas"]
+    count = state["step"].double()
+    first, second = 1 - beta1**count, 1 - beta2**count
+    root = (state["exp_avg_sq"] / second).sqrt_()  # of v, corrected
+    inverse = (root + group["eps"]).reciprocal_()
+    slope = torch.div(gradient, root.clamp_(min=TINY)).mul_(state["exp_avg"])  # where the root is 0, so are both
+    return slope.mul_(inverse).mul_((1 - beta2) / (first * second)).sub_((1 - beta1) / first).mul_(inverse).mul_(group["lr"])
+
+
+TINY = 1e-36
+"""Stands in for a root of 0."""
+
+Factor: TypeAlias = Callable[[Numbers, Tensor, Mapping[str, Tensor]], Tensor]
+"""How far each number moves with its gradient, of a group's options, a chunk of the gradient, and the optimizer's state there."""
+
+KNOWN: dict[type[Optimizer], Factor] = {SGD: sgd_factor, AdamW: adamw_factor}
+
+
+def _pulled(parameter: Tensor, gradient: Tensor, group: Numbers, state: Numbers, factor: Factor) -> Tensor:
+    if parameter.grad is None:  # the step left it alone
+        return torch.zeros_like(gradient)
+    spread = {"u": gradient, "g": parameter.grad}
+    spread |= {n: t for n, t in state.items() if isinstance(t, Tensor) and t.shape == gradient.shape}
+    rows = _used_rows(parameter.grad)
+    used = spread if rows is None else {n: t.index_select(0, rows) for n, t in spread.items()}
+    whole = {n: t for n, t in state.items() if n not in spread}
+    pulled = torch.empty_like(used["u"], memory_format=torch.contiguous_format)
+    size = CHUNK if gradient.device.type == "cpu" else max(1, pulled.numel())
+    pieces = [torch.split(x.flatten(), size) for x in used.values()]
+    for out, *chunk in zip(torch.split(pulled.view(-1), size), *pieces):
+        u, g, *rest = chunk
+        torch.mul(u, factor(group, g, {**whole, **dict(zip(list(used)[2:], rest))}), out=out)
+    return pulled if rows is None else gradient.contiguous().zero_().index_copy_(0, rows, pulled)
+
+
+def _used_rows(gradient: Tensor) -> Tensor | None:
+    """The rows of a table that have a gradient, if they are few; None if not, and where one would have to wait for the device.
+
+    No loss depends on the others: they are words that a batch does not have.
+    """
+    if gradient.device.type != "cpu" or gradient.ndim != 2:
+        return None
+    rows = gradient.any(1).nonzero().squeeze(1)
+    return rows if 2 * len(rows) < len(gradient) else None

@@ -1,0 +1,163 @@
+"""Weights that are learned: by how much they help an update to lower the loss of examples that are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from msd_framework.progress import HeldOut, Mean, Progress
+from msd_framework.ranges import not_negative, positive
+from msd_framework.registry import WEIGHTINGS
+from msd_framework.saliency.base import Saliency
+from msd_framework.saliency.prediction import DropSaliency
+from msd_framework.structures import FULL, Setting, Task, View
+from msd_framework.weighting.adam import Adam
+from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.inputs import Input, WeightInputs
+from msd_framework.weighting.saliency import saliency_problems
+
+
+@WEIGHTINGS.register("learned")
+class LearnedWeights(WeightingStrategy):
+    r"""A small net makes the weights, and learns from held-out training examples.
+
+    .. math::
+        w_v(x) = W \, \sigma\big(\mathrm{net}_\phi(\mathrm{inputs}_v(x))\big), \qquad
+        \phi \leftarrow \phi - \mathrm{Adam}\Big(\nabla_\phi \, \ell_\mathrm{held\ out}\big(\theta'(\phi)\big)\Big)
+
+    with :math:`\theta'` the student's parameters after one step of its own optimizer with these weights, and net two linear
+    layers with a ReLU in between (Shu et al., Meta-Weight-Net, NeurIPS 2019, arXiv:1902.07379, algorithm 1; weight learning
+    in Jin et al., 2021, arXiv:2101.01881, is of this kind). The gradient is exact for SGD, momentum and AdamW, clipping
+    included, without second derivatives: docs/learned_weights.md.
+
+    All weights begin at W / 2, as the net's last layer begins at 0. The net and its optimizer are saved and restored with the
+    objective, and are the same on all processes.
+
+    Args:
+        per: whether each `example` has weights of its own, or all share those of the `view`; the net is then shown the means
+            of its inputs over the update before.
+        inputs: what the net is shown of each view of each example: `view` (which one it is), `loss` (the distillation loss),
+            `teacher_loss` (the teacher's task loss), `entropy` and `probabilities` (of what the teacher says), `saliency`; the
+            view and the loss if null.
+        held_out: the share of the training examples that is kept out of the batches and learned from, above 0 and below 1.
+        held_out_batch_size: how many of them are looked at at a time, over all processes; 100 as published.
+        every: updates from one look to the next.
+        order: whether the weights learn from an update `after` it is made, for the next one; or `before`, for this one, which
+            is then made on trial first, as published, at the price of a second one.
+        hidden_size: features between the net's two layers.
+        largest: W, above 0; 1 as published.
+        full_weight: the weight of the view `full`, at least 0; learned as well if null.
+        lr: the learning rate of the net's Adam, above 0.
+        weight_decay: its weight decay, decoupled from the gradient, at least 0.
+        saliency: S_m, where the net is shown it; `drop` with the task's usual distance if null.
+        num_classes: C.
+        task: how targets are read.
+        seed: of the net's first weights.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    net: nn.Sequential
+    adam: Adam
+    shown: Tensor
+
+    def __init__(
+        self,
+        per: Literal["example", "view"] = "example",
+        inputs: list[Input] | None = None,
+        held_out: float = 0.1,
+        held_out_batch_size: int = 32,
+        every: int = 1,
+        order: Literal["after", "before"] = "after",
+        hidden_size: int = 100,
+        largest: float = 2.0,
+        full_weight: float | None = 1.0,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        saliency: Saliency | None = None,
+        num_classes: int = 2,
+        task: Task = "single_label",
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out must be above 0 and below 1, got {held_out}.")
+        positive(held_out_batch_size=held_out_batch_size, every=every, hidden_size=hidden_size, largest=largest, lr=lr)
+        not_negative(full_weight=full_weight, weight_decay=weight_decay)
+        self.names: list[str] = list(inputs or ["view", "loss"])
+        WeightInputs(self.names, 1, num_classes, task)  # refuses names that it does not know
+        if saliency is not None and "saliency" not in self.names:
+            raise ValueError(f"saliency is given and not among the inputs {', '.join(self.names)}. Add it, or leave it out.")
+        self.saliency = (saliency or DropSaliency(task=task)) if "saliency" in self.names else None
+        self.per, self.hidden_size, self.largest, self.full_weight = per, hidden_size, largest, full_weight
+        self.lr, self.weight_decay, self.num_classes, self.task, self.seed = lr, weight_decay, num_classes, task, seed
+        self._held_out = HeldOut(held_out, held_out_batch_size, every, rehearsed=order == "before")
+        self.asked: list[Tensor] = []  # what the net was shown in each part of an update that it learns from, [V', ..]
+        self.seen: list[Tensor] = []  # the means of its inputs in each part of this update, [V, F]
+
+    @property
+    def held_out(self) -> HeldOut:
+        return self._held_out
+
+    def learned(self, views: tuple[View, ...]) -> tuple[bool, ...]:
+        return tuple(self.full_weight is None or v.name != FULL for v in views)
+
+    def prepare(self, views: tuple[View, ...]) -> None:
+        self.inputs = WeightInputs(self.names, len(views), self.num_classes, self.task)
+        self.mine = [i for i, mine in enumerate(self.learned(views)) if mine]
+        with torch.random.fork_rng(devices=[]):  # all processes make the same net, and the run's random numbers know nothing of it
+            torch.default_generator.manual_seed(self.seed)
+            hidden, out = nn.Linear(self.inputs.size, self.hidden_size), nn.Linear(self.hidden_size, 1)
+        nn.init.zeros_(out.weight)
+        nn.init.zeros_(out.bias)
+        self.net = nn.Sequential(hidden, nn.ReLU(), out).requires_grad_(False)  # the student's optimizer leaves it alone
+        self.adam = Adam(sum(p.numel() for p in self.net.parameters()), self.lr, self.weight_decay)
+        self.register_buffer("shown", torch.zeros(len(views), self.inputs.size, dtype=torch.float64))
+
+    def begin_update(self, progress: Progress) -> None:
+        self.looks_ahead = bool(self.mine) and progress.update % self._held_out.every == 0
+        self.asked.clear()
+        self.seen.clear()
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Weights [V, B], or [V] where all examples share them."""
+        with torch.autocast(evidence.losses.device.type, enabled=False):
+            inputs = self.inputs(evidence)  # [V, B, F]
+            if self.per == "view":
+                self.seen.append(inputs.double().mean(1))
+                inputs = self.shown
+            inputs = inputs[self.mine].to(next(self.net.parameters()))  # [V', F] or [V', B, F]
+            if self.looks_ahead:
+                self.asked.append(inputs)
+            learned = iter(self.largest * self.net(inputs).squeeze(-1).sigmoid().to(evidence.losses))
+        fixed = evidence.losses.new_full(inputs.shape[1:-1], 0.0 if self.full_weight is None else self.full_weight)
+        return torch.stack([next(learned) if i in self.mine else fixed for i in range(len(evidence.views))])
+
+    def learn(self, slopes: Sequence[Tensor], mean: Mean) -> None:
+        names, parameters = zip(*((n, p.detach().requires_grad_()) for n, p in self.net.named_parameters()))
+        asked, changes = torch.stack(self.asked), torch.stack([s[self.mine] for s in slopes])  # [parts, V', ..], [parts, V', B]
+        with torch.autocast(asked.device.type, enabled=False):
+            scores = functional_call(self.net, dict(zip(names, parameters)), (asked,)).squeeze(-1)
+            changes = changes.sum(-1) if self.per == "view" else changes
+            loss = (F.logsigmoid(scores) * changes.to(scores)).sum()  # of which the held-out loss has the same gradient
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+        moved = self.adam(nn.utils.parameters_to_vector(self.net.parameters()), mean(gradient))
+        nn.utils.vector_to_parameters(moved, self.net.parameters())
+        self.looks_ahead = False
+
+    def end_update(self, mean: Mean) -> None:
+        if self.seen:
+            self.shown.copy_(mean(torch.stack(self.seen).mean(0)))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
+        problems = saliency_problems(options)
+        if all(v.name == FULL for v in views) and options.get("full_weight", 1.0) is not None:
+            problems.append("full_weight: there is no view but `full`, whose weight is learned only where this is null.")
+        return problems
