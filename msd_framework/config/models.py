@@ -35,11 +35,11 @@ class Unfilled(TorchFunctionMode):
     def __enter__(self) -> Unfilled:
         self.truncated = getattr(init, TRUNCATED)
         setattr(init, TRUNCATED, lambda tensor, *_, **__: tensor)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         setattr(init, TRUNCATED, self.truncated)
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
