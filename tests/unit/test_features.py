@@ -34,8 +34,6 @@ from tests.unit.test_models_contract import (
 )
 from tests.unit.test_packed import any_lengths, layouts, make_batch, rows, two_forms, views_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:The `device` argument is deprecated:FutureWarning")  # transformers 4.41 of itself
-
 SHAPES = {"pooled": 2, "hidden": 3, "attention": 4, "scores": 4}
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}  # float64: other sums, and in another order
 

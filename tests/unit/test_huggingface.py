@@ -27,8 +27,6 @@ from msd_framework.run import run
 from msd_framework.structures import Batch, DatasetInfo, Inputs, ModalityInputs, Setting
 from msd_framework.teachers.live import LiveTeacher
 
-pytestmark = pytest.mark.filterwarnings("ignore:The `device` argument is deprecated:FutureWarning")  # transformers 4.41 of itself
-
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 TEXT, IMAGE = SIZES | {"max_position_embeddings": 12}, SIZES | {"patch_size": 4}
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -29,7 +29,6 @@ FACTS = {
     "feature_size": 6,
     "sample_rate": 8000,
 }
-pytestmark = pytest.mark.filterwarnings("ignore:The `device` argument is deprecated:FutureWarning")  # transformers 4.41 of itself
 EXACT = 1e-12  # float64: the same sums in another order
 
 WORDS = {"type": "transformer", "hidden_size": 8, "num_layers": 1, "num_heads": 2, "max_positions": 16}
