@@ -13,6 +13,7 @@ import numpy as np
 
 from msd_framework.data.base import Example
 from msd_framework.data.films import GENRES, Films
+from msd_framework.data.regions.hdf5 import damage_told
 from msd_framework.data.rows import OnError
 from msd_framework.errors import DataError
 from msd_framework.structures import ModalityKind
@@ -49,7 +50,11 @@ class Hdf5Films(Films):
     def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError):
         self.path, self.skipped = root / FILE, []
         self._process, self._opened = -1, None
-        file = self._file
+        with damage_told(str(self.path)):
+            self._look_at(self._file, split, limit)
+
+    def _look_at(self, file: Any, split: str, limit: int | None) -> None:
+        """Reads all but the films' own arrays, of which it looks at the shapes."""
         self._check_shapes(file)
         start, stop = self._rows(file, split)
         self.start, self.size = start, min(stop - start, limit or stop - start)
@@ -75,10 +80,8 @@ class Hdf5Films(Films):
         Raises:
             DataError: if the file is damaged there.
         """
-        try:
+        with damage_told(f"{self.path}: {ARRAYS[modality]}[{row}]"):
             array = self._file[ARRAYS[modality]][row]
-        except OSError as error:
-            raise DataError(f"{self.path}: {ARRAYS[modality]}[{row}] cannot be read ({error})") from error
         return array.transpose(1, 2, 0) if modality == "image" else array
 
     def __getstate__(self) -> dict[str, Any]:

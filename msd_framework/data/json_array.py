@@ -73,6 +73,9 @@ class JsonArray(Rows):
     def _find_list(self, text: _Text) -> None:
         """Goes to where the list begins."""
         known: list[str] = []
+        if text.follows(_BYTE_ORDER_MARK[0]):
+            for byte in _BYTE_ORDER_MARK:
+                text.take(byte)
         text.take("{")
         while True:
             known.append(str(text.value()))
@@ -172,5 +175,6 @@ class _Text:
         return len(self._text) > size
 
 
+_BYTE_ORDER_MARK = "\xef\xbb\xbf"
 _DECODE = json.JSONDecoder().raw_decode
 _WHITE_SPACE: Callable[[str, int], re.Match[str]] = re.compile(r"[ \t\r\n]*").match  # type: ignore[assignment]

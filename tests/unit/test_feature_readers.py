@@ -403,7 +403,7 @@ def test_all_images_of_an_hdf5_file_may_be_in_one_array(tmp_path, ids):
             "has no ids or image_ids or image_id, so nobody knows",
         ),
         ({"features": np.ones((2, 3, D)), "ids": [1, 2, 3]}, "holds 3 ids for features of 2 images"),
-        ({"features": np.ones((2, 3, D)), "ids": [1, 1]}, "an id is there twice; ids must differ"),
+        ({"features": np.ones((2, 3, D)), "ids": [1, 1]}, "the id '1' is there twice; ids must differ"),
         ({"features": np.ones((2, D)), "ids": [1, 2]}, r"features are \[2, 6\], wanted \[M, N, D\] for M images"),
         (
             {"features": np.ones((2, 3, D)), "ids": [1, 2], "bbox": np.ones((1, 3, 4))},

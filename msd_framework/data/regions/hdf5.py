@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from msd_framework.data.regions.base import SPELLINGS, FeatureReader, Regions, c
 from msd_framework.errors import DataError
 
 IDS = ("ids", "image_ids", "image_id")
+
+DAMAGE = (OSError, RuntimeError, TypeError, KeyError, ValueError, MemoryError)
+"""What h5py raises where a part of a file is damaged."""
 
 
 class Hdf5(FeatureReader):
@@ -38,6 +43,10 @@ class Hdf5(FeatureReader):
     @cached_property
     def together(self) -> dict[str, int] | None:
         """The row of each image where all are in one array; None where each has its own."""
+        with damage_told(str(self.path)):
+            return self._together()
+
+    def _together(self) -> dict[str, int] | None:
         if not any(key in self._file for key in SPELLINGS["features"]):
             return None
         held = {key: self._own(self._file, key) for key in self._file}
@@ -50,30 +59,33 @@ class Hdf5(FeatureReader):
         if len(names) != len(features):
             raise DataError(f"{self.path}: holds {len(names)} ids for features of {len(features)} images")
         if len(set(names)) != len(names):
-            raise DataError(f"{self.path}: an id is there twice; ids must differ")
+            again = Counter(names).most_common(1)[0][0]
+            raise DataError(f"{self.path}: the id {again!r} is there twice; ids must differ")
         return {name: row for row, name in enumerate(names)}
 
     def names(self) -> Iterator[str]:
-        return iter(self._file if self.together is None else self.together)
+        with damage_told(str(self.path)):
+            return iter(list(self._file) if self.together is None else self.together)
 
     def __len__(self) -> int:
-        return len(self._file if self.together is None else self.together)
+        with damage_told(str(self.path)):
+            return len(self._file if self.together is None else self.together)
 
     def __contains__(self, name: str) -> bool:
-        return bool(name.strip("./")) and name in (self._file if self.together is None else self.together)
+        with damage_told(self.place(name)):
+            return bool(name.strip("./")) and name in (self._file if self.together is None else self.together)
 
     def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
         if name not in self:
             raise self.missing(name)
-        try:
+        with damage_told(self.place(name)):
             return self._read(name, limit, boxes)
-        except (OSError, RuntimeError, TypeError) as error:  # what HDF5 says of damaged parts
-            raise DataError(f"{self.place(name)}: cannot be read ({error})") from error
 
     @property
     def has_boxes(self) -> bool:
-        found = self._file if self.together is not None else next((self._own(self._file, key) for key in self._file), {})
-        return not hasattr(found, "shape") and any(key in found for key in SPELLINGS["boxes"])
+        with damage_told(str(self.path)):
+            found = self._file if self.together is not None else next((self._own(self._file, key) for key in self._file), {})
+            return not hasattr(found, "shape") and any(key in found for key in SPELLINGS["boxes"])
 
     def _read(self, name: str, limit: int | None, boxes: bool) -> Regions:
         place = self.place(name)
@@ -119,6 +131,21 @@ class Hdf5(FeatureReader):
 
     _opened: Any = None
     _opened_by: int | None = None
+
+
+@contextmanager
+def damage_told(place: str) -> Iterator[None]:
+    """A context in which what h5py says of a damaged part of a file is told with its place.
+
+    Raises:
+        DataError: in the place of h5py's error.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except DAMAGE as error:
+        raise DataError(f"{place}: cannot be read ({error})") from error
 
 
 def _row(place: str, key: str, values: Any, row: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Lmdb(FeatureReader):
         """The names of the images, in the order in which they are listed."""
         found = self._get(KEYS)
         if found is None:
-            with self._environment.begin() as transaction:
+            with self._reading() as transaction:
                 return [key.decode("utf-8", "replace") for key in transaction.cursor().iternext(values=False)]
         keys = read_pickle(found, f"{self.path}: 'keys'")
         if not isinstance(keys, (list, tuple)) or not all(isinstance(key, (bytes, str)) for key in keys):
@@ -79,9 +80,23 @@ class Lmdb(FeatureReader):
     def _get(self, key: bytes) -> bytes | None:
         if not 0 < len(key) <= self._environment.max_key_size():
             return None
-        with self._environment.begin() as transaction:
+        with self._reading() as transaction:
             value: bytes | None = transaction.get(key)
         return value
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """A transaction.
+
+        Raises:
+            DataError: if a page that is looked at is damaged, as far as lmdb notices; a wrong length it follows blindly.
+        """
+        environment = self._environment
+        try:
+            with environment.begin() as transaction:
+                yield transaction
+        except optional("lmdb", "lmdb").Error as error:
+            raise DataError(f"{self.path}: is no LMDB that can be read ({error})") from error
 
     @property
     def _environment(self) -> Any:
