@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
 from msd_framework.models.distinct import encode_once
 from msd_framework.models.features import Features, prefixed, within
-from msd_framework.ranges import positive
+from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import MODELS
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
@@ -24,13 +24,16 @@ class LogitFusion(MultimodalModel):
     .. math:: z = \frac{1}{|S|} \sum_{m \in S} W_m\, \mathrm{ReLU}(P_m\, \mathrm{encoder}_m(x_m) + c_m) + b_m
 
     with :math:`S` the modalities that the example has any content of; an example without content has logits 0. The layer
-    `projections.<modality>` has the channels that a teacher may be told to keep.
+    `projections.<modality>` has the channels that a teacher may be told to keep. MMF's `late_fusion` is this model with two hidden
+    layers and batch norms, which in training take one view at a time.
 
     Args:
         encoders: an encoder for each modality, by its name.
         num_classes: C.
         hidden_size: channels of each modality's projection.
-        dropout: the share of channels that is dropped before each classifier.
+        dropout: the share of channels that is dropped after each hidden layer.
+        num_layers: hidden layers of each modality's projection; with none, a classifier reads what its encoder tells.
+        batch_norm: whether each has a batch norm, as in MMF's weights.
 
     Raises:
         ValueError: if there is no encoder, or a size is not positive.
@@ -45,19 +48,29 @@ class LogitFusion(MultimodalModel):
 
     separable: ClassVar[bool] = True
 
-    def __init__(self, encoders: dict[str, Encoder], num_classes: int, hidden_size: int = 64, dropout: float = 0.1):
+    def __init__(
+        self,
+        encoders: dict[str, Encoder],
+        num_classes: int,
+        hidden_size: int = 64,
+        dropout: float = 0.1,
+        num_layers: int = 1,
+        batch_norm: bool = False,
+    ):
         super().__init__()
         if not encoders:
             raise ValueError("encoders must name at least one modality, got none")
         positive(hidden_size=hidden_size)
+        not_negative(num_layers=num_layers)
         self.modalities = tuple(sorted(encoders))
         self.num_classes = num_classes
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
         self.projections = nn.ModuleDict(
-            {m: nn.Sequential(nn.Linear(encoders[m].width, hidden_size), nn.ReLU()) for m in self.modalities}
+            {m: _projection(encoders[m].width, hidden_size, dropout, num_layers, batch_norm) for m in self.modalities}
         )
         self.dropout = nn.Dropout(dropout)
-        self.classifiers = nn.ModuleDict({m: nn.Linear(hidden_size, num_classes) for m in self.modalities})
+        widths = {m: hidden_size if num_layers else encoders[m].width for m in self.modalities}
+        self.classifiers = nn.ModuleDict({m: nn.Linear(widths[m], num_classes) for m in self.modalities})
 
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -114,3 +127,12 @@ class LogitFusion(MultimodalModel):
         logits = torch.stack([self.classifiers[m](self.dropout(x)) for m, x in hidden.items()])  # [S, B, C]
         present = torch.stack([x.present for x in inputs.values()])[..., None].to(logits.dtype)  # [S, B, 1]
         return ModelOutput((present * logits).sum(0) / present.sum(0).clamp(min=1))
+
+
+def _projection(width: int, hidden_size: int, dropout: float, num_layers: int, batch_norm: bool) -> nn.Sequential:
+    """The hidden layers; the dropout after the last one is the model's."""
+    layers: list[nn.Module] = []
+    for i in range(num_layers):
+        norm = [nn.BatchNorm1d(hidden_size)] if batch_norm else []
+        layers += [nn.Linear(hidden_size if i else width, hidden_size), *norm, nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers[:-1])

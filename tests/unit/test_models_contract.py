@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -17,6 +17,7 @@ from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.base import Encoder, MultimodalModel
 from msd_framework.registry import ENCODERS, MODELS
 from msd_framework.structures import Inputs, ModalityInputs
+from tests.mmf_stand_in import mmf_stand_in
 
 FACTS = {
     "num_classes": 3,
@@ -36,6 +37,16 @@ PATCHES = {"type": "patches", "patch_size": 4, "hidden_size": 8}
 REGIONS = {"type": "features", "hidden_size": 8}
 RESNET = {"type": "resnet"}
 SOUND = {"type": "log_mel", "window": 16, "hop": 8, "num_bands": 8, "num_channels": 8, "hidden_size": 32}
+SOUND_SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+CONVOLVED = SOUND_SIZES | {
+    "model_type": "wav2vec2",
+    "conv_dim": [8, 8],
+    "conv_kernel": [4, 3],
+    "conv_stride": [2, 2],
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
+HUB_SOUND = {"type": "huggingface_audio", "config": CONVOLVED}
 BERT_CONFIG = {
     "model_type": "bert",
     "hidden_size": 8,
@@ -90,6 +101,14 @@ HUB_CONFIGS: dict[str, dict[str, Any]] = {
 }
 """Architectures of transformers; the last one is none that it has an adapter for."""
 
+MMF_SIZES = {"hidden_size": 6, "vocab_size": 40, "visual_embedding_dim": 6}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def an_mmf() -> Iterator[None]:
+    with mmf_stand_in():
+        yield
+
 
 def hub(kind: str) -> dict[str, Any]:
     return {"type": "huggingface", "config": {"model_type": kind, **HUB_CONFIGS[kind]}}
@@ -125,6 +144,7 @@ class Case:
 IMAGE_TEXT = {"image": "features", "text": "tokens"}
 PIXELS_TEXT = {"image": "pixels", "text": "tokens"}
 FUSED = {"type": "late_fusion", "hidden_size": 8}
+READ_TOGETHER = {"type": "single_stream", "hidden_size": 8, "num_layers": 2, "num_heads": 2, "initializer_range": 0.2}
 
 MODEL_CASES: dict[str, list[Case]] = {
     "visual_bert": [
@@ -174,6 +194,14 @@ MODEL_CASES: dict[str, list[Case]] = {
         *(Case(hub(kind), {"text": "tokens"}) for kind in ("bert", "electra")),
         *(Case(hub(kind), {"image": "pixels"}) for kind in ("vit", "resnet")),
     ],
+    "single_stream": [
+        Case(READ_TOGETHER | {"encoders": {"image": REGIONS, "text": WORDS | {"num_layers": 0}}}, IMAGE_TEXT, True),
+        Case(
+            READ_TOGETHER | {"encoders": {"audio": SOUND, "image": PATCHES, "text": WORDS}},
+            {"audio": "waveform"} | PIXELS_TEXT,
+            True,
+        ),
+    ],
     "module": [
         Case(
             {
@@ -187,12 +215,33 @@ MODEL_CASES: dict[str, list[Case]] = {
             PIXELS_TEXT,
         ),
     ],
+    "mmf": [
+        Case({"type": "mmf", "name": "tiny"}, IMAGE_TEXT),
+        Case({"type": "mmf", "name": "tiny", "num_regions": 7}, IMAGE_TEXT),
+        Case(
+            {
+                "type": "mmf",
+                "name": "tiny_pixels",
+                "config": {"training_head_type": "classification", **MMF_SIZES},
+                "inputs": {"text": "input_ids", "image": "image"},
+            },
+            PIXELS_TEXT,
+        ),
+    ],
     "unimodal_text": [Case({"type": "unimodal_text", "encoder": WORDS}, {"text": "tokens"})],
     "unimodal_image": [Case({"type": "unimodal_image", "encoder": REGIONS}, {"image": "features"})],
-    "unimodal_audio": [Case({"type": "unimodal_audio", "encoder": SOUND}, {"audio": "waveform"})],
+    "unimodal_audio": [
+        Case({"type": "unimodal_audio", "encoder": SOUND}, {"audio": "waveform"}),
+        Case({"type": "unimodal_audio", "encoder": HUB_SOUND}, {"audio": "waveform"}),
+    ],
     "logit_fusion": [
         Case(
             {"type": "logit_fusion", "encoders": {"audio": SOUND, "image": PATCHES}}, {"audio": "waveform", "image": "pixels"}, True
+        ),
+        Case(
+            {"type": "logit_fusion", "encoders": {"audio": SOUND, "image": PATCHES}, "num_layers": 2, "batch_norm": True},
+            {"audio": "waveform", "image": "pixels"},
+            True,
         ),
         Case({"type": "logit_fusion", "encoders": {"image": REGIONS, "text": WORDS}}, IMAGE_TEXT),
     ],
@@ -214,6 +263,13 @@ ENCODER_CASES: dict[str, list[Case]] = {
     "features": [Case(REGIONS, {"x": "features"})],
     "patches": [Case(PATCHES, {"x": "pixels"}), Case(PATCHES | {"num_layers": 1, "num_heads": 2}, {"x": "pixels"})],
     "log_mel": [Case(SOUND, {"x": "waveform"})],
+    "huggingface_audio": [
+        Case(HUB_SOUND, {"x": "waveform"}),
+        Case(
+            {"type": "huggingface_audio", "config": CONVOLVED | {"feat_extract_norm": "layer", "do_stable_layer_norm": True}},
+            {"x": "waveform"},
+        ),
+    ],
     "resnet": [
         Case(RESNET, {"x": "pixels"}),
         Case({"type": "resnet", "freeze_batch_norm": True, "grid_size": [3, 1]}, {"x": "pixels"}),
@@ -507,7 +563,7 @@ def test_examples_do_not_mix_in_an_encoder(case: Case) -> None:
 def test_gradients_reach_every_parameter_of_an_encoder(case: Case) -> None:
     encoder, inputs = build_encoder(case), make_inputs(case)["x"]
     (encoder(inputs).pooled * torch.arange(1, encoder.width + 1)).square().sum().backward()
-    assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
+    assert [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 @every_encoder

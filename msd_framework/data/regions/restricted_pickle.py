@@ -218,3 +218,6 @@ ALLOWED: Mapping[tuple[str, str], _Allowed] = {
     **{(f"{core}.numeric", "_frombuffer"): _Allowed(_from_bytes) for core in _CORE},
 }
 """What pickles of numpy's arrays load, of any version of numpy, and what stands in for it here."""
+
+BUILT = (_Type, _Array)
+"""What those functions make and a pickle may fill; both check what they are given."""

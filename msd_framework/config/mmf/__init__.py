@@ -1,0 +1,1 @@
+"""What users of MMF bring along: its checkpoints and its configurations, as ours."""

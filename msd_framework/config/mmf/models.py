@@ -1,0 +1,414 @@
+"""Models of MMF as ours: which of ours computes the same, with which options, and which of our tensors each of theirs is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
+from msd_framework.models import concat_weights, mmbt_weights, vilbert_weights, visual_bert_weights
+from msd_framework.models.published import HEAD_NAMES, below, count, renamed, sizes_by_shape
+from msd_framework.models.weights import Pretrained
+
+Tensors = Mapping[str, Tensor]
+
+HEADS = ("model.classifier.", "bert.classifier.", "base.classifier.")
+VISUAL_BERT = ("model.bert.", "bert.bert.", "bert.")
+VISUAL_NAMES = {
+    "embeddings.token_type_embeddings_visual.": "embeddings.visual_token_type_embeddings.",
+    "embeddings.position_embeddings_visual.": "embeddings.visual_position_embeddings.",
+    "embeddings.projection.": "embeddings.visual_projection.",
+}
+"""Parts of names that MMF gives VisualBERT's tensors and transformers does not."""
+
+SIZES = mmbt_weights.SHAPES | {"feature_size": ("embeddings.visual_projection.weight", 1)}
+TEXT_SIZES = {
+    "vocab_size": ("embeddings.word_embeddings.weight", 0),
+    "hidden_size": ("embeddings.word_embeddings.weight", 1),
+    "max_position_embeddings": ("embeddings.position_embeddings.weight", 0),
+    "type_vocab_size": ("embeddings.token_type_embeddings.weight", 0),
+    "intermediate_size": ("encoder.layer.0.intermediate.dense.weight", 0),
+}
+HEAD_SIZE = 64
+"""Features of an attention's head in every BERT."""
+
+GRIDS = {1: [1, 1], 2: [2, 1], 3: [3, 1], 4: [2, 2], 5: [5, 1], 6: [3, 2], 7: [7, 1], 8: [4, 2], 9: [3, 3]}
+"""Rows and columns of so many features of an image."""
+
+DEPTHS = {
+    (False, 2): "resnet18",
+    (False, 6): "resnet34",
+    (True, 6): "resnet50",
+    (True, 23): "resnet101",
+    (True, 36): "resnet152",
+}
+"""ResNets by whether a block has three convolutions, and by the blocks of the third stage."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of MMF's models that is one of ours.
+
+    Args:
+        mark: a part of the names of its tensors that no other model's have.
+        only: what its configuration must say where it says anything, and what ours computes.
+        trained: our model's part of a YAML, by the tensors and the configuration of a trained one.
+        begun: our model's part of a YAML that begins as its configuration says.
+        ours: its tensors by our names.
+        classifiers: how the names of the tensors of its last layers begin, by ours.
+    """
+
+    mark: str
+    only: Mapping[str, Any]
+    trained: Callable[[Tensors, Mapping[str, Any]], dict[str, Any]]
+    begun: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ours: Callable[[Tensors, Tensors], dict[str, Tensor]]
+    classifiers: Callable[[Tensors], tuple[str, ...]]
+
+
+def family_of(tensors: Tensors, config: Mapping[str, Any], name: str | None = None) -> str:
+    """The name of the model that weights are of: what is said, what its configuration says, or what its tensors are called.
+
+    Raises:
+        ConfigError: if it is none of those that can be converted.
+    """
+    written = config.get("model") or (next(iter(config["model_config"])) if len(config.get("model_config") or ()) == 1 else "")
+    found = str(name or written or next((known for known, f in FAMILIES.items() if any(f.mark in n for n in tensors)), ""))
+    if found not in FAMILIES:
+        told = f"is MMF's {found!r}" if found else "cannot be told by the tensors' names"
+        hint = did_you_mean(found, FAMILIES)
+        raise ConfigError(Problem("model", f"{told}, which none of ours is; wanted {', '.join(FAMILIES)}, or keep=true.{hint}"))
+    if tensors and not any(FAMILIES[found].mark in n for n in tensors):
+        others = [known for known, f in FAMILIES.items() if any(f.mark in n for n in tensors)]
+        hint = f" They look like {others[0]}." if others else ""
+        text = f"the tensors are not of a {found}: none has {FAMILIES[found].mark!r} in its name.{hint}"
+        raise ConfigError(Problem("model", text))
+    return found
+
+
+def options_of_model(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model's own part of a configuration of MMF's."""
+    return (config.get("model_config") or {}).get(name) or {}
+
+
+def other_options(name: str, own: Mapping[str, Any]) -> dict[str, str]:
+    """Options with which MMF's model computes something else than ours, by their keys, and what ours computes."""
+    only = FAMILIES[name].only
+    wrong = {key: (own[key], wanted) for key, wanted in only.items() if own.get(key, wanted) != wanted}
+    return {
+        f"model_config.{name}.{key}": f"{has!r}, and ours computes with {wanted!r} only" for key, (has, wanted) in wrong.items()
+    }
+
+
+def _perceptron(tensors: Tensors, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The options of one of MMF's perceptrons, by its tensors; they do not tell its dropout and what bends its layers."""
+    prefix, dropout = f"{name}.", _begun_perceptron(config.get(name))["dropout"]
+    layers = sorted({int(m.group(1)) for n in tensors if (m := re.match(re.escape(prefix) + r"layers\.(\d+)\.", n))})
+    if not layers:
+        raise DataError(f"there is no {prefix}layers among the tensors, so the classifier is missing.")
+    normed = any(n.startswith(prefix) and n.endswith("running_mean") for n in tensors)
+    linear = sum(tensors[f"{prefix}layers.{i}.weight"].ndim == 2 for i in layers if f"{prefix}layers.{i}.weight" in tensors)
+    sizes = {"hidden_size": tensors[f"{prefix}layers.0.weight"].shape[0]} if linear > 1 else {}
+    return {"num_layers": linear - 1, "batch_norm": normed, "dropout": dropout, **sizes}
+
+
+def _last(tensors: Tensors, prefix: str) -> str:
+    return f"{prefix}layers.{max(int(n.removeprefix(prefix).split('.')[1]) for n in tensors if n.startswith(prefix))}."
+
+
+def _heads(config: Mapping[str, Any], key: str, width: int, usual: int) -> int:
+    """How many heads an attention has; no tensor tells."""
+    if key in config:
+        return int(config[key])
+    if width % usual:
+        raise ConfigError(
+            Problem(f"options.{key}", f"must be given: {width} features are no multiple of {usual}, and no file tells.")
+        )
+    return width // usual
+
+
+def _dropouts(config: Mapping[str, Any]) -> dict[str, float]:
+    names = {"dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob"}
+    return {ours: float(config[theirs]) for ours, theirs in names.items() if theirs in config}
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a text encoder, which MMF writes one level down where a model has one."""
+    return (config.get("text_encoder") or {}).get("params") or config
+
+
+def _image(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (config.get("modal_encoder") or {}).get("params") or {}
+
+
+def _num_features(config: Mapping[str, Any]) -> int:
+    """How many features an image becomes.
+
+    Raises:
+        ConfigError: if ours has no such grid, or does not make them so.
+    """
+    params, at = _image(config), "modal_encoder.params"
+    number = params.get("num_output_features", 1)
+    if number not in GRIDS:
+        raise ConfigError(Problem(f"{at}.num_output_features", f"is {number}, wanted one of {', '.join(map(str, GRIDS))}."))
+    if params.get("pool_type", "avg") != "avg":
+        raise ConfigError(Problem(f"{at}.pool_type", f"is {params['pool_type']!r}, and ours computes with 'avg' only."))
+    return int(number)
+
+
+def _bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    own = below(tensors, ["base.text."])
+    sizes = sizes_by_shape(own, TEXT_SIZES) | {"num_hidden_layers": count(own, "encoder.layer.")}
+    heads = _heads(_text(config), "num_attention_heads", sizes.get("hidden_size", 0), HEAD_SIZE)
+    return {"type": "bert", "config": {"model_type": "bert", **sizes, "num_attention_heads": heads}}
+
+
+def _resnet(tensors: Tensors, prefix: str) -> dict[str, Any]:
+    """The ResNet that stands under a prefix; its sixth part is the third stage."""
+    own = below(tensors, [prefix])
+    if any(n.startswith("lc.") for n in below(tensors, [prefix.removesuffix("model.")])) or not own:
+        raise DataError(
+            "its images are a detector's features with a layer of MMF's own before them, which ours has not; keep=true keeps it."
+        )
+    depth = DEPTHS.get((any(".conv3." in n for n in own), count(own, "6.")))
+    if depth is None:
+        raise DataError(f"its image encoder is none of {', '.join(DEPTHS.values())}; keep=true keeps MMF's own model.")
+    return {"type": "resnet", "name": depth}
+
+
+def _begun_resnet(config: Mapping[str, Any]) -> dict[str, Any]:
+    weights = "DEFAULT" if _image(config).get("pretrained", True) else None
+    name = (config.get("modal_encoder") or {}).get("type", "resnet152")
+    return {"type": "resnet", "name": _image(config).get("name", name), "weights": weights}
+
+
+def _bert_name(config: Mapping[str, Any]) -> str | None:
+    name = _text(config).get("bert_model_name", "bert-base-uncased")
+    return None if name is None else str(name)
+
+
+def _trained_visual_bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    own = _ours_visual_bert(tensors, {})
+    sizes = sizes_by_shape(own, SIZES) | {"num_layers": count(own, "encoder.layers.")}
+    heads = _heads(config, "num_attention_heads", sizes.get("hidden_size", 0), HEAD_SIZE)
+    return {"type": "visual_bert", **sizes, "num_heads": heads, **_dropouts(config), "visual_token_type": 0, "head": "transform"}
+
+
+def _begun_visual_bert(config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = {ours: config[theirs] for ours, theirs in visual_bert_weights.THEIR_SIZES.items() if theirs in config}
+    kept = {"feature_size": sizes["feature_size"]} if "feature_size" in sizes and sizes["feature_size"] != 2048 else {}
+    first = {"pretrained": _bert_name(config), **kept} if _bert_name(config) else sizes
+    return {"type": "visual_bert", **first, **_dropouts(config), "visual_token_type": 0, "head": "transform"}
+
+
+def _ours_visual_bert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+    body = renamed(below(tensors, VISUAL_BERT), VISUAL_NAMES)
+    body = {n: t for n, t in body.items() if n.startswith(("embeddings.", "encoder.", "pooler."))}
+    found = visual_bert_weights.our_tensors(Pretrained("", {"model_type": "visual_bert"}, body), {})
+    return found | _head(tensors)
+
+
+def _head(tensors: Tensors) -> dict[str, Tensor]:
+    return {f"head.{n}": t for n, t in renamed(below(tensors, HEADS), HEAD_NAMES).items()}
+
+
+VILBERT_HEADS = {
+    "num_heads": ("num_attention_heads", "hidden_size", 64),
+    "image_num_heads": ("v_num_attention_heads", "image_hidden_size", 128),
+    "co_num_heads": ("bi_num_attention_heads", "co_hidden_size", 128),
+}
+
+
+def _trained_vilbert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = vilbert_weights.sizes_of(Pretrained("", {}, tensors))
+    heads = {ours: _heads(config, key, sizes[of], usual) for ours, (key, of, usual) in VILBERT_HEADS.items()}
+    _refuse_connections(config, sizes)
+    return {"type": "vilbert", **sizes, **heads, **_dropouts(config), "fusion": config.get("fusion_method", "mul")}
+
+
+def _begun_vilbert(config: Mapping[str, Any]) -> dict[str, Any]:
+    names = {
+        "feature_size": ("v_feature_size", 2048),
+        "image_hidden_size": ("v_hidden_size", 1024),
+        "image_num_layers": ("v_num_hidden_layers", 6),
+        "image_num_heads": ("v_num_attention_heads", 8),
+        "image_intermediate_size": ("v_intermediate_size", 1024),
+        "co_hidden_size": ("bi_hidden_size", 1024),
+        "co_num_heads": ("bi_num_attention_heads", 8),
+    }
+    sizes = {ours: config[key] for ours, (key, usual) in names.items() if config.get(key, usual) != usual}
+    return {
+        "type": "vilbert",
+        "pretrained": _bert_name(config),
+        **sizes,
+        **_dropouts(config),
+        "fusion": config.get("fusion_method", "mul"),
+    }
+
+
+def _refuse_connections(config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Connections that do not stand before the last layers of both streams."""
+    n = sizes["num_connections"]
+    for key, layers in (("t_biattention_id", sizes["num_layers"]), ("v_biattention_id", sizes["image_num_layers"])):
+        wanted = list(range(layers - n, layers))
+        if list(config.get(key, wanted)) != wanted:
+            text = f"is {list(config[key])}, and ours connects the last {n} layers, {wanted}; keep=true keeps MMF's own model."
+            raise ConfigError(Problem(f"model_config.vilbert.{key}", text))
+
+
+def _ours_vilbert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+    return vilbert_weights.our_tensors(Pretrained("", {}, tensors)) | _head(tensors)
+
+
+def _trained_mmbt(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = mmbt_weights.sizes_of(Pretrained("", {}, tensors))
+    heads = _heads(_text(config), "num_attention_heads", sizes["hidden_size"], HEAD_SIZE)
+    prefix = next((p for p in mmbt_weights.PREFIXES if any(n.startswith(p) for n in tensors)), "")
+    encoder = _resnet(tensors, f"{prefix}modal_encoder.encoder.model.") | {"grid_size": GRIDS[_num_features(config)]}
+    return {"type": "mmbt", **sizes, "num_heads": heads, "image_encoder": encoder, **MMBT}
+
+
+MMBT = {"image_segment": 1, "text_segment": 0, "head": "transform"}
+
+
+def _begun_mmbt(config: Mapping[str, Any]) -> dict[str, Any]:
+    encoder = _begun_resnet(config) | {"grid_size": GRIDS[_num_features(config)]}
+    return {"type": "mmbt", "pretrained": _bert_name(config), "image_encoder": encoder, **MMBT}
+
+
+def _ours_mmbt(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+    return mmbt_weights.body_tensors(Pretrained("", {}, tensors), initial) | _head(tensors)
+
+
+def _trained_concat_bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    text, image = _bert(tensors, config), _resnet(tensors, "base.modal.model.")
+    perceptron = _perceptron(tensors, config, "classifier")
+    width = 512 if image["name"] in ("resnet18", "resnet34") else 2048
+    regions = (tensors["classifier.layers.0.weight"].shape[1] - text["config"]["hidden_size"]) // width
+    grid = {"grid_size": GRIDS.get(regions, [regions, 1])}
+    return {"type": "concat_bert", "text_encoder": text, "image_encoder": image | grid, "num_regions": regions, **perceptron}
+
+
+def _begun_concat_bert(config: Mapping[str, Any]) -> dict[str, Any]:
+    regions = _num_features(config)
+    encoders = {
+        "text_encoder": {"type": "bert", "name": _bert_name(config)},
+        "image_encoder": _begun_resnet(config) | {"grid_size": GRIDS[regions]},
+    }
+    return {"type": "concat_bert", **encoders, "num_regions": regions, **_begun_perceptron(config.get("classifier"))}
+
+
+def _ours_concat_bert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+    pretrained = Pretrained("its file", {}, tensors)
+    head = {f"classifier.{n}": t for n, t in concat_weights.head_tensors(pretrained).items()}
+    return _known(concat_weights.body_tensors(pretrained, initial) | head, initial)
+
+
+def _known(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+    """All but the counters of batches that some versions of batch norms save."""
+    return {n: t for n, t in tensors.items() if n in initial or not n.endswith(".num_batches_tracked")}
+
+
+def _begun_perceptron(classifier: Any) -> dict[str, Any]:
+    params = (classifier or {}).get("params") or {}
+    for key, wanted, has in (
+        ("type", "mlp", (classifier or {}).get("type", "mlp")),
+        ("params.hidden_act", "relu", params.get("hidden_act", "relu")),
+    ):
+        if has != wanted:
+            raise ConfigError(Problem(f"classifier.{key}", f"is {has!r}, and ours computes with {wanted!r} only."))
+    usual = {"num_layers": 0, "hidden_dim": 768, "dropout": 0.5, "batch_norm": True}
+    found = {key: params.get(key, value) for key, value in usual.items()}
+    return {"hidden_size" if key == "hidden_dim" else key: value for key, value in found.items()}
+
+
+def _trained_late_fusion(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    text, image = (_perceptron(tensors, config, f"{m}_classifier") for m in ("text", "modal"))
+    if text != image:
+        raise DataError(
+            f"its perceptrons differ, {text} for the text and {image} for the image, and ours have one shape; keep=true keeps it."
+        )
+    if _num_features(config) != 1:
+        raise DataError("its image is several features side by side, and ours takes their mean; keep=true keeps MMF's own model.")
+    encoders = {"image": _resnet(tensors, "base.modal.model."), "text": _bert(tensors, config)}
+    return {"type": "logit_fusion", "encoders": encoders, **text}
+
+
+def _begun_late_fusion(config: Mapping[str, Any]) -> dict[str, Any]:
+    encoders = {"image": _begun_resnet(config), "text": {"type": "bert", "name": _bert_name(config)}}
+    text, image = (_begun_perceptron(config.get(f"{m}_classifier")) for m in ("text", "modal"))
+    if text != image:
+        raise ConfigError(Problem("modal_classifier", f"makes {image}, and the text's {text}; those of ours have one shape."))
+    return {"type": "logit_fusion", "encoders": encoders, **text}
+
+
+IMAGE_ENCODER, IMAGES = "image_encoder.", "encoders.image."
+"""How the names of an image encoder's tensors begin, in most models and in one with an encoder for each modality."""
+
+
+def _ours_late_fusion(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+    of_image = {n.removeprefix("encoders.").replace("image.", IMAGE_ENCODER, 1): t for n, t in initial.items() if IMAGES in n}
+    body = concat_weights.body_tensors(Pretrained("its file", {}, tensors), of_image)
+    found = renamed(body, {"text_encoder.": "encoders.text.", IMAGE_ENCODER: IMAGES})
+    for modality, theirs in (("image", "modal_classifier."), ("text", "text_classifier.")):
+        last = _last(tensors, theirs)
+        names = {last: f"classifiers.{modality}.", f"{theirs}layers.": f"projections.{modality}."}
+        found |= renamed({n: t for n, t in tensors.items() if n.startswith(theirs)}, names)
+    return _known(found, initial)
+
+
+_NO_HEAD = {"training_head_type": "classification"}
+_SINGLE_STREAM = {"bypass_transformer": False, "embedding_strategy": "plain", "hidden_act": "gelu", "pooler_strategy": "default"}
+_TWO_STREAMS = {
+    "hidden_act": "gelu",
+    "v_hidden_act": "gelu",
+    "with_coattention": True,
+    "dynamic_attention": False,
+    "task_specific_tokens": False,
+    "in_batch_pairs": False,
+    "bi_attention_type": 1,
+    "text_only": False,
+}
+
+FAMILIES: Mapping[str, Family] = {
+    "vilbert": Family(
+        "v_embeddings.", _NO_HEAD | _TWO_STREAMS, _trained_vilbert, _begun_vilbert, _ours_vilbert, lambda t: ("head.3.",)
+    ),
+    "visual_bert": Family(
+        "position_embeddings_visual",
+        _NO_HEAD | _SINGLE_STREAM,
+        _trained_visual_bert,
+        _begun_visual_bert,
+        _ours_visual_bert,
+        lambda t: ("head.3.",),
+    ),
+    "mmbt": Family(
+        ".mmbt.",
+        _NO_HEAD | {"direct_features_input": False, "use_modal_start_token": True, "use_modal_end_token": True},
+        _trained_mmbt,
+        _begun_mmbt,
+        _ours_mmbt,
+        lambda t: ("head.3.",),
+    ),
+    "late_fusion": Family(
+        "modal_classifier.",
+        {"direct_features_input": False},
+        _trained_late_fusion,
+        _begun_late_fusion,
+        _ours_late_fusion,
+        lambda t: ("classifiers.image.", "classifiers.text."),
+    ),
+    "concat_bert": Family(
+        "base.modal.",
+        {"direct_features_input": False},
+        _trained_concat_bert,
+        _begun_concat_bert,
+        _ours_concat_bert,
+        lambda t: (_last(t, "classifier.").replace("layers.", ""),),
+    ),
+}
+"""MMF's models that are ours, by MMF's names; a mark is looked for in this order."""

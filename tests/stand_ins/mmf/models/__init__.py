@@ -1,0 +1,3 @@
+"""All models."""
+
+from mmf.models import tiny as tiny
