@@ -80,6 +80,14 @@ def convert_features(words: Sequence[str]) -> int:
     return 0
 
 
+def convert_mmf(words: Sequence[str]) -> int:
+    """checkpoint=PATH|config=FILE out=PATH [run=FILE classes=FILE ...]: a checkpoint of MMF as a teacher, or its YAML as ours."""
+    from msd_framework.config.mmf.command import convert_from_words
+
+    print(convert_from_words(words))
+    return 0
+
+
 def extract_features(words: Sequence[str]) -> int:
     """images=FOLDER store=PATH backbone=torchvision:resnet50 [...]: what a network says of each cell of each image."""
     from msd_framework.config.features_command import extract_from_words
@@ -119,6 +127,14 @@ def layers(words: Sequence[str]) -> int:
     return 0
 
 
+def doctor(words: Sequence[str]) -> int:
+    """config=FILE [validation_rows=512 out=FILE ...]: whether teacher, student and data of a run fit, on one batch."""
+    from msd_framework.analysis.doctor_command import run_doctor
+
+    config, overrides = take(words, "config")
+    return 0 if run_doctor(config, overrides) else 1
+
+
 def quickstart(words: Sequence[str]) -> int:
     """[env.save_dir=PATH seeds=3 ...]: a teacher and three students on the made world, in minutes."""
     return study(["config=projects/quickstart/configs/quickstart.yaml", *words])
@@ -133,9 +149,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "cache": cache,
     "data": data,
     "convert-features": convert_features,
+    "convert-mmf": convert_mmf,
     "extract-features": extract_features,
     "saliency": saliency,
     "layers": layers,
+    "doctor": doctor,
     "quickstart": quickstart,
 }
 
