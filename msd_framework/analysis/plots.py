@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from msd_framework.errors import DataError
 from msd_framework.structures import FULL
 
-COLOURS = ("#1f4e79", "#e07b39", "#3a9d5d", "#8e5ea2", "#b0413e", "#6b6b6b")
+COLOURS = ("#1f4e79", "#e07b39", "#3a9d5d", "#8e5ea2", "#b0413e", "#6b6b6b", "#c9a227", "#17a2b8")
 SMALLEST = 1e-6
 """The nearest that a probability in a prediction file is to 0 or 1."""
 
@@ -77,7 +78,7 @@ def draw_densities(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], path
     low, high = np.quantile(everything, [0.005, 0.995])
     at = np.linspace(float(low) - 1, float(high) + 1, 400)
     for axis, (name, views) in zip(axes, panels.items()):
-        for colour, (view, values) in zip(COLOURS, views.items()):
+        for colour, (view, values) in zip(cycle(COLOURS), views.items()):
             density = gaussian_density(values, at)
             axis.plot(at, density, color=colour, linewidth=1.8, label=view)
             axis.fill_between(at, density, color=colour, alpha=0.15)
@@ -147,7 +148,7 @@ def draw_distributions(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], 
         everything = np.concatenate(list(modalities.values()))
         low, high = np.quantile(everything, [0.005, 0.995])
         bins = np.linspace(float(low) - 1e-6, float(high) + 1e-6, 41)
-        for colour, (modality, values) in zip(COLOURS, modalities.items()):
+        for colour, (modality, values) in zip(cycle(COLOURS), modalities.items()):
             axis.hist(values.clip(bins[0], bins[-1]), bins, color=colour, alpha=0.5, label=modality)
         axis.set(title=name, yscale="log")
         axis.yaxis.set_major_formatter("{x:g}")

@@ -32,11 +32,11 @@ from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.registry import plain
 from msd_framework.saliency.base import Saliency
-from msd_framework.saliency.reading import TOGETHER, Reading, decided
+from msd_framework.saliency.reading import Reading, decided, together
 from msd_framework.structures import FULL, Batch, ModelOutput
 
 DECIDED_BY = "decided_by"
-"""The fact of an example that says what decides it: a modality, or `TOGETHER`."""
+"""The fact of an example that says what decides it: a modality, or all of them together."""
 
 ROWS = 1024
 
@@ -263,7 +263,7 @@ def told(scored: Scored, row: int) -> dict[str, Any]:
 
 def known_truth(scored: Scored) -> dict[str, Floats]:
     """Which examples are known to be decided by each modality alone and by all together, 1 or 0 [N]; empty if none is."""
-    names = (*scored.modalities, TOGETHER)
+    names = (*scored.modalities, together(scored.modalities))
     facts = [scored.example(row).facts.get(DECIDED_BY) for row in range(len(scored.places))]
     if not all(fact in names for fact in facts):
         return {}

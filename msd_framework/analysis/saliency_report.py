@@ -18,7 +18,7 @@ from rich.table import Table
 
 from msd_framework.analysis.plots import draw_distributions
 from msd_framework.run import write_json
-from msd_framework.saliency.reading import TOGETHER
+from msd_framework.saliency.reading import together
 from msd_framework.writing import draft, write_text
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ THUMBNAIL = 160
 """The longer side of a picture in the gallery, in pixels."""
 
 OPPOSITE = (
-    "With two modalities `drop` and `gap` read a modality's score off the other one's view, `keep` and `loss` off its own: "
-    "the two pairs rank through opposite views."
+    "`drop` and `gap` read a modality's score off the view without it, `keep` and `loss` off the view of it alone: "
+    "with two modalities the two pairs rank through opposite views."
 )
 
 
@@ -115,7 +115,7 @@ def markdown(name: str, found: Mapping[str, Any], picture: str) -> str:
     lines += ["", "## By class", "", "Means; in brackets the share of examples in which the modality is the most salient one.", ""]
     lines += markdown_table(["score", "class", "n", *modalities], class_rows(found))
     for kind, examples in found["picked"].items():
-        lines += ["", f"## {title(kind)}", "", f"The first by `{found['picked_by']}`.", ""]
+        lines += ["", f"## {title(kind, modalities)}", "", f"The first by `{found['picked_by']}`.", ""]
         lines += markdown_table(["id", "label", *modalities, "shown", "facts"], example_table(found, examples))
     lines += ["", f"![distribution of the scores]({picture})"]
     return "\n".join(lines) + "\n"
@@ -177,7 +177,8 @@ def gallery(name: str, found: Mapping[str, Any]) -> str:
     parts = [f"<h1>Saliency of {html.escape(name)}, split {html.escape(found['split'])}</h1><p>{html.escape(OPPOSITE)}</p>"]
     for kind, examples in found["picked"].items():
         cards = "".join(_card(example, found["picked_by"]) for example in examples)
-        parts.append(f"<h2>{html.escape(title(kind))}</h2><p>The first by {html.escape(found['picked_by'])}.</p><div>{cards}</div>")
+        heading = html.escape(title(kind, found["modalities"]))
+        parts.append(f"<h2>{heading}</h2><p>The first by {html.escape(found['picked_by'])}.</p><div>{cards}</div>")
     return f'<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>{"".join(parts)}\n'
 
 
@@ -187,9 +188,9 @@ STYLE = (
 )
 
 
-def title(kind: str) -> str:
+def title(kind: str, modalities: Sequence[str]) -> str:
     """A kind of example in words."""
-    return "Decided by all together" if kind == TOGETHER else f"Decided by {kind}"
+    return "Decided by all together" if kind == together(modalities) else f"Decided by {kind}"
 
 
 def thumbnail(path: Path) -> str:

@@ -34,7 +34,7 @@ class WorldConfig:
     """A made world, another one for each seed."""
 
     layout: str
-    """The public data set whose format and task it has: hateful_memes, mm_imdb, snli_ve or vqa_v2."""
+    """The public data set whose format and task it has: hateful_memes, mm_imdb, snli_ve or vqa_v2; or talking_cards."""
 
     sizes: dict[str, int] | None = None
     """Rows by split; a split that is not named has the layout's own size."""

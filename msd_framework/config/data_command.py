@@ -13,6 +13,7 @@ from rich.table import Table
 
 from msd_framework.config.components import CONTEXT
 from msd_framework.config.load import Source, located, parse_overrides
+from msd_framework.data.audio import read_wav
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.images import read_image
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
@@ -160,6 +161,8 @@ def _read(examples: MultimodalDataset, index: int, kinds: Mapping[str, ModalityK
                 wrong.append(_absent(example, value))
             elif isinstance(value, PurePath) and kinds[modality] == "pixels":
                 read_image(Path(value))
+            elif isinstance(value, PurePath) and kinds[modality] == "waveform":
+                read_wav(Path(value))
             elif isinstance(value, PurePath) and not Path(value).stat().st_size:
                 wrong.append(f"{example.source}: {value}: is empty")
             elif isinstance(value, str) and not value.strip():

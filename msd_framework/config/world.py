@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from msd_framework.config.load import located
 from msd_framework.config.words import read_words
-from msd_framework.data.world import WorldSummary, make_world
+from msd_framework.data.world import LAYOUTS, WorldSummary, make_world
 from msd_framework.errors import ConfigError
 
 
@@ -47,6 +48,15 @@ def _told(summary: WorldSummary) -> str:
             f"{summary.folder} {verb} in the format of {plan.layout} (seed {plan.seed}).",
             f"  rows: {rows}",
             f"  mix:  {mix}",
-            f"  use:  data.dataset={{type: {plan.layout}, root: {summary.folder}}}",
+            f"  use:  'data.dataset={_flow({**LAYOUTS[plan.layout].dataset, 'root': str(summary.folder)})}'",
         ]
     )
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML has it in a line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return f'"{value}"' if set("{}[],:#") & set(str(value)) else str(value)

@@ -85,12 +85,12 @@ class Waveform(Processor):
         return f"waveform {self.sample_rate} {self.max_seconds} {self.silence}"
 
 
-def read_wav(path: Path, sample_rate: int) -> np.ndarray[Any, np.dtype[np.int16]]:
+def read_wav(path: Path, sample_rate: int | None = None) -> np.ndarray[Any, np.dtype[np.int16]]:
     """The samples of a PCM file, int16 [T], the mean of its channels.
 
     Args:
         path: a `.wav` file.
-        sample_rate: the rate that it must have.
+        sample_rate: the rate that it must have; None for any.
 
     Raises:
         DataError: if it is missing, damaged, cut off, empty, of another rate, or has other than 16 bits a sample.
@@ -103,8 +103,8 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray[Any, np.dtype[np.int16]
         raise DataError(f"{path}: no such sound file") from error
     except Exception as error:  # a damaged file can make the reader raise anything
         raise DataError(f"{path}: cannot be read as a PCM .wav file ({str(error) or type(error).__name__})") from error
-    if width != 2 or rate != sample_rate:
-        raise DataError(f"{path}: has {8 * width} bits a sample at {rate} Hz, wanted 16 bits at {sample_rate} Hz")
+    if width != 2 or sample_rate not in (None, rate):
+        raise DataError(f"{path}: has {8 * width} bits a sample at {rate} Hz, wanted 16 bits at {sample_rate or 'any'} Hz")
     if len(content) < 2 * channels * count:
         raise DataError(f"{path}: is cut off after {len(content) // (2 * channels)} of {count} samples")
     if not count:

@@ -1,8 +1,10 @@
-"""Hides a random modality of some training examples, so that a model learns to answer from the others."""
+"""Hides random modalities of some training examples, so that a model learns to answer from the others."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 
 import torch
 
@@ -10,16 +12,24 @@ from msd_framework.structures import Batch
 
 
 def modality_dropout(batch: Batch, probability: float) -> Batch:
-    """The batch with each modality masked out of a random share of its examples, at most one an example.
+    """The batch with each modality masked out of a random share of its examples, or all others masked instead.
+
+    With two modalities that is the same. With more, every other one of these examples shows the modality alone, so that a
+    model learns from all views that saliency asks for.
 
     Args:
-        probability: the share of examples that lose a modality, for each of the M modalities; at most 1 / M.
+        probability: the share of examples that are without a modality, or show it alone, for each of the M modalities; at most
+            1 / M.
     """
     if probability == 0:
         return batch
     draw = torch.rand(len(batch), device=batch.targets.device)  # [B]
+    chosen = {m: (i * probability <= draw) & (draw < (i + 1) * probability) for i, m in enumerate(batch.inputs)}  # [B]
+    last = len(chosen) if len(chosen) > 2 else 0
+    alone = {m: chosen[m] & ((i + 0.5) * probability <= draw) for i, m in enumerate([*chosen][:last])}  # [B]
     seen = {}
-    for i, (modality, inputs) in enumerate(batch.inputs.items()):
-        hidden = (i * probability <= draw) & (draw < (i + 1) * probability)  # [B]
+    for modality, inputs in batch.inputs.items():
+        hidden = reduce(or_, (by for m, by in alone.items() if m != modality), chosen[modality])  # [B]
+        hidden = hidden & ~alone[modality] if alone else hidden
         seen[modality] = replace(inputs, mask=inputs.mask & (inputs.special | ~hidden[:, None]), distinct=None)
     return batch.with_inputs(seen)

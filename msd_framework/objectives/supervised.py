@@ -25,8 +25,9 @@ class SupervisedObjective(Objective):
 
     Args:
         task_loss: what a prediction is compared with its target by; the task's usual one if null.
-        modality_dropout: the probability that a training example loses each one of its M modalities, at most 1 / M;
-            it makes what the model says of a single modality faithful to what that modality tells.
+        modality_dropout: the probability that a training example loses each one of its M modalities, at most 1 / M, or where
+            there are more than two, half the time all others; it makes what the model says of some modalities faithful to what
+            they tell.
         modulation: what balances how fast the encoders of modalities learn; nothing if null.
         task: how targets are read.
     """

@@ -49,8 +49,8 @@ class GradientXInput(ModelSaliency):
         S_m(x) = \sum_{i \in m} \left|e_i^\top \frac{\partial F}{\partial e_i}\right|, \qquad
         F = \log \frac{p(\hat y \mid x)}{1 - p(\hat y \mid x)}
 
-    with :math:`e_i` the embedded words and regions that the transformer reads, and F the log-odds of the teacher's own answer
-    :math:`\hat y`, added up over labels where each is a question of its own. Log-odds keep their slope where the
+    with :math:`e_i` the embedded words, regions or sounds that the transformer reads, and F the log-odds of the teacher's own
+    answer :math:`\hat y`, added up over labels where each is a question of its own. Log-odds keep their slope where the
     teacher is sure. [CLS] and [SEP] belong to no modality.
 
     One step of gradient says what a small change would do, not what hiding the modality does: compare it with `drop`.
@@ -97,9 +97,10 @@ class AttentionRollout(ModelSaliency):
 
 
 class SingleStream(Protocol):
-    """A model with one transformer that reads words and regions as one sequence."""
+    """A model with one transformer that reads all modalities as one sequence."""
 
     encoder: nn.Module
+    modalities: tuple[str, ...]
 
     def encode(self, inputs: Inputs) -> Any: ...
 
@@ -130,7 +131,7 @@ def watch(model: SingleStream, inputs: Inputs) -> Seen:
 
     Args:
         model: such as a VisualBERT, packed or not.
-        inputs: `image` and `text`.
+        inputs: all modalities of the model.
     """
     read: list[Tensor] = []
     attention: list[Tensor] = []
@@ -155,7 +156,7 @@ def watch(model: SingleStream, inputs: Inputs) -> Seen:
             hook.remove()
     tokens, mask = read
     spans, length = model.spans(inputs, mask), mask.shape[1]
-    of = {m: nn.functional.pad(spans[m].mask, (spans[m].start, length - spans[m].stop)) for m in ("image", "text")}  # [B, L]
+    of = {m: nn.functional.pad(spans[m].mask, (spans[m].start, length - spans[m].stop)) for m in model.modalities}  # [B, L]
     return Seen(tokens, of, tuple(attention), logits)
 
 

@@ -10,8 +10,14 @@ from torch import Tensor
 Reading: TypeAlias = Literal["needed", "enough", "share"]
 """What a large score says: the answer needs the modality, the modality is enough for it, or its share in it is large."""
 
-TOGETHER = "both"
-"""The name of what no modality decides alone, which made worlds use too."""
+
+def together(modalities: Sequence[str]) -> str:
+    """The name of what no modality decides alone, which made worlds use too.
+
+    >>> together(["image", "text"]), together(["audio", "image", "text"])
+    ('both', 'all')
+    """
+    return "both" if len(modalities) == 2 else "all"
 
 
 def decided(scores: Tensor, modalities: Sequence[str], reading: Reading) -> dict[str, Tensor]:
@@ -32,7 +38,7 @@ def decided(scores: Tensor, modalities: Sequence[str], reading: Reading) -> dict
         reading: what a large score says.
 
     Returns:
-        float [B] by modality, and by `TOGETHER`.
+        float [B] by modality, and by what all `together` are called.
 
     >>> import torch
     >>> {name: x.tolist() for name, x in decided(torch.tensor([[3.0, 0.0]]), ["image", "text"], "needed").items()}
@@ -45,5 +51,5 @@ def decided(scores: Tensor, modalities: Sequence[str], reading: Reading) -> dict
         "enough": lambda m: of[m],
         "share": lambda m: of[m] - rival[m],
     }
-    together = -scores.amax(-1) if reading == "enough" else scores.amin(-1)
-    return {m: alone[reading](m) for m in modalities} | {TOGETHER: together}
+    jointly = -scores.amax(-1) if reading == "enough" else scores.amin(-1)
+    return {m: alone[reading](m) for m in modalities} | {together(modalities): jointly}

@@ -94,9 +94,9 @@ def test_with_two_modalities_needed_and_enough_say_the_same_of_an_example() -> N
 def test_three_modalities_have_a_kind_each_and_one_for_all(reading: str) -> None:
     found = decided(torch.tensor([[3.0, 1.0, 2.0]]), ("audio", "image", "text"), reading)  # type: ignore[arg-type]
     wanted = {
-        "needed": {"audio": -2.0, "image": -3.0, "text": -3.0, "both": 1.0},
-        "enough": {"audio": 3.0, "image": 1.0, "text": 2.0, "both": -3.0},
-        "share": {"audio": 1.0, "image": -2.0, "text": -1.0, "both": 1.0},
+        "needed": {"audio": -2.0, "image": -3.0, "text": -3.0, "all": 1.0},
+        "enough": {"audio": 3.0, "image": 1.0, "text": 2.0, "all": -3.0},
+        "share": {"audio": 1.0, "image": -2.0, "text": -1.0, "all": 1.0},
     }
     assert {name: float(value) for name, value in found.items()} == wanted[reading]
 

@@ -31,6 +31,7 @@ SIZES = {
     "hateful_memes": {"train": 300, "dev_seen": 40, "test_seen": 60},
     "mm_imdb": {"train": 300, "dev": 40, "test": 60},
     "snli_ve": {"train": 300, "dev": 40, "test": 60},
+    "talking_cards": {"train": 300, "validation": 40, "test": 60},
     "vqa_v2": {"train2014": 300, "val2014": 40, "test2015": 60},
 }
 
@@ -639,14 +640,14 @@ def test_the_oracle_is_keyed_by_the_ids_of_the_split(worlds):
 
 def test_a_meme_that_cannot_occur_has_no_posterior():
     memes = draw_latents(3, {"text": 1.0}, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="some memes cannot occur under this mix"):
+    with pytest.raises(ValueError, match="some rows cannot occur under this mix"):
         oracle.posteriors(memes, {"image": 1.0})
 
 
 def test_a_folder_without_an_oracle_is_told(tmp_path, worlds):
     with pytest.raises(DataError, match=r"oracle_train\.jsonl: no such file"):
         read_oracle(tmp_path, "train")
-    with pytest.raises(DataError, match="it has no posteriors; they are known for the layout hateful_memes only"):
+    with pytest.raises(DataError, match="it has no posteriors; they are known for the layouts hateful_memes and talking_cards"):
         read_oracle(worlds["snli_ve"], "train")
 
 

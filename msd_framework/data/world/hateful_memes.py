@@ -36,6 +36,7 @@ class HatefulMemesLayout(Layout):
         "test_seen": Split("test", 2000),
         "test_unseen": Split("test", 0),
     }
+    dataset: ClassVar[Mapping[str, Any]] = {"type": "hateful_memes"}
     mix: ClassVar[Mapping[str, float]] = {
         "both": 0.30,
         "image_confounder": 0.20,

@@ -56,11 +56,13 @@ class Drawn:
         images: uint8 [N, 16, 16, 3].
         records: a row each, as the public format has it.
         oracle: what the generator alone knows of each row.
+        sounds: float32 [T] each, from -1 to 1; empty in a layout without sounds.
     """
 
     images: NDArray[np.uint8]
     records: Sequence[Mapping[str, Any]]
     oracle: Sequence[Mapping[str, Any]]
+    sounds: Sequence[NDArray[np.float32]] = ()
 
 
 class Layout(ABC):
@@ -71,6 +73,12 @@ class Layout(ABC):
 
     mix: ClassVar[Mapping[str, float]]
     """The kinds of row and the default share of each."""
+
+    sounds: ClassVar[str] = ""
+    """The folder of its sounds, ``<id>.wav``; empty if it has none."""
+
+    dataset: ClassVar[Mapping[str, Any]]
+    """What a run's `data.dataset` says to read it, beside its root."""
 
     @abstractmethod
     def draw(self, recipe: Recipe) -> Drawn:

@@ -16,8 +16,9 @@ from msd_framework.data.world.hateful_memes import HatefulMemesLayout
 from msd_framework.data.world.layout import Drawn, Layout, Recipe
 from msd_framework.data.world.mm_imdb import MmImdbLayout
 from msd_framework.data.world.snli_ve import SnliVeLayout
+from msd_framework.data.world.talking_cards import TalkingCardsLayout
 from msd_framework.data.world.vqa import VqaLayout
-from msd_framework.data.world.write import whole_folder, write_image, write_json, write_json_lines
+from msd_framework.data.world.write import whole_folder, write_image, write_json, write_json_lines, write_sound
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.options import mismatch
 
@@ -25,6 +26,7 @@ LAYOUTS: dict[str, type[Layout]] = {
     "hateful_memes": HatefulMemesLayout,
     "mm_imdb": MmImdbLayout,
     "snli_ve": SnliVeLayout,
+    "talking_cards": TalkingCardsLayout,
     "vqa_v2": VqaLayout,
 }
 """Every layout by its name."""
@@ -95,12 +97,13 @@ def make_world(
     is written. A folder that holds this very world is left as it is.
 
     Args:
-        layout: the data set whose format and task it has: ``hateful_memes``, ``mm_imdb``, ``snli_ve`` or ``vqa_v2``.
+        layout: the data set whose format and task it has: ``hateful_memes``, ``mm_imdb``, ``snli_ve`` or ``vqa_v2``; or
+            ``talking_cards``, with a third modality, in the format of a user's own data.
         folder: where to write it.
         seed: of all chance, 0 or more; every split and block of rows has its own stream.
         sizes: rows by split; a split that is not named keeps its default, and one of size 0 is left out.
         mix: the share of each kind of row, in any unit; a kind that is not named has none. None is the layout's own mix.
-        noise: the standard deviation of the noise on each pixel, whose range is 0 to 1.
+        noise: the standard deviation of the noise on each pixel, of 0 to 1, and on each sample of a sound, of -1 to 1.
         label_noise: the share of wrong labels in the training split; the other splits are always right.
         overwrite: whether another made world in the folder may be replaced.
         progress: called with the rows done and the rows in all, every few hundred rows.
@@ -141,7 +144,7 @@ def draw_split(plan: WorldPlan, split: str) -> Iterator[Drawn]:
         label_noise = plan.label_noise if bank == "train" else 0.0
         block = layout().draw(Recipe(ids, glyph_bank(bank), plan.mix, plan.noise, label_noise, generator))
         size = min(BLOCK, plan.sizes[split] - start)
-        yield Drawn(block.images[:size], block.records[:size], block.oracle[:size])
+        yield Drawn(block.images[:size], block.records[:size], block.oracle[:size], block.sounds[:size])
 
 
 def _write(plan: WorldPlan, folder: Path, progress: Callable[[int, int], None] | None) -> None:
@@ -152,11 +155,14 @@ def _write(plan: WorldPlan, folder: Path, progress: Callable[[int, int], None] |
         if not plan.sizes[split]:
             continue
         (folder / layout.image_path(split, 0)).parent.mkdir(exist_ok=True)
+        (folder / layout.sounds).mkdir(exist_ok=True)
         rows: list[Mapping[str, Any]] = []
         oracle: list[Mapping[str, Any]] = []
         for block in draw_split(plan, split):
             for row, image in enumerate(block.images, IDS_PER_SPLIT * (number + 1) + len(rows)):
                 write_image(image, folder / layout.image_path(split, row))
+            for row, sound in enumerate(block.sounds, IDS_PER_SPLIT * (number + 1) + len(rows)):
+                write_sound(sound, folder / layout.sounds / f"{row}.wav")
             rows += block.records
             oracle += block.oracle
             done += len(block.images)

@@ -75,6 +75,7 @@ class MmImdbLayout(Layout):
     """
 
     splits: ClassVar[Mapping[str, Split]] = {"train": Split("train", 3000), "dev": Split("dev", 500), "test": Split("test", 2000)}
+    dataset: ClassVar[Mapping[str, Any]] = {"type": "mm_imdb"}
     mix: ClassVar[Mapping[str, float]] = {name: genre.share / GENRES_PER_FILM for name, genre in GENRES.items()}
 
     def draw(self, recipe: Recipe) -> Drawn:

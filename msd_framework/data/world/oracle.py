@@ -1,11 +1,11 @@
-"""The oracle: how likely each made meme is hateful given what a view shows, and how much each modality matters."""
+"""The oracle: how likely the label of each made row is given what a view shows, and how much each modality matters."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from msd_framework.data.world.latents import ADJECTIVES, KINDS, MemeLatents
 from msd_framework.errors import DataError
+from msd_framework.structures import FULL, visible_modalities
 
 
 def joint(mix: Mapping[str, float]) -> NDArray[np.float64]:
@@ -58,12 +59,41 @@ def posteriors(memes: MemeLatents, mix: Mapping[str, float]) -> dict[str, NDArra
         >>> {view: round(float(p[0]), 4) for view, p in posteriors(memes, HatefulMemesLayout.mix).items()}
         {'full': 1.0, 'image': 0.6364, 'text': 0.6087}
     """
-    table = joint(mix)
-    a, r, h = memes.adjectives, memes.red.astype(np.int64), memes.high.astype(np.int64)
-    cells = {"full": table[:, a, r, h], "image": table.sum(axis=1)[:, r, h], "text": table.sum(axis=(2, 3))[:, a]}
-    if not (cells["full"].sum(axis=0) > 0).all():
-        raise ValueError("posteriors: some memes cannot occur under this mix; pass the mix that they were drawn from.")
-    return {view: cell[1] / cell.sum(axis=0) for view, cell in cells.items()}
+    table = joint(mix).reshape(2, len(ADJECTIVES), 4).swapaxes(1, 2)  # [2, image, text]
+    return posteriors_of(table, {"image": 2 * memes.red.astype(np.int64) + memes.high, "text": memes.adjectives})
+
+
+def posteriors_of(table: NDArray[np.float64], signs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
+    r"""The exact probability of label 1 given each view, where each modality shows one of a few signs.
+
+    .. math:: p(y \mid x_s) = \frac{p(y, x_s)}{\sum_{y'} p(y', x_s)}, \qquad p(y, x_s) = \sum_{x_{\setminus s}} p(y, x)
+
+    Args:
+        table: float64 [2, K_1, .., K_M], how often each combination of label and signs occurs.
+        signs: int64 [N] for each of M modalities, in the order of the table.
+
+    Returns:
+        float64 [N] for each view, that is for each non-empty subset of the modalities: ``full``, ``image``, ``image+text``.
+
+    Raises:
+        ValueError: if a row cannot occur.
+
+    Examples:
+        >>> table = np.array([[[0.25, 0.25], [0.25, 0.0]], [[0.0, 0.0], [0.0, 0.25]]])  # only both together make a 1
+        >>> signs = {"image": np.array([1]), "text": np.array([1])}
+        >>> {view: float(p[0]) for view, p in posteriors_of(table, signs).items()}
+        {'full': 1.0, 'image': 0.5, 'text': 0.5}
+    """
+    found = {}
+    for size in (len(signs), *range(1, len(signs))):
+        for shown in combinations(signs, size):
+            hidden = tuple(axis for axis, m in enumerate(signs, 1) if m not in shown)
+            at = (slice(None), *(signs[m] for m in shown))
+            cell = table.sum(axis=hidden)[at]  # [2, N]
+            if not (cell.sum(axis=0) > 0).all():
+                raise ValueError("posteriors: some rows cannot occur under this mix; pass the mix that they were drawn from.")
+            found[FULL if size == len(signs) else "+".join(shown)] = cell[1] / cell.sum(axis=0)
+    return found
 
 
 def saliency(probabilities: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
@@ -72,30 +102,30 @@ def saliency(probabilities: Mapping[str, NDArray[np.float64]]) -> dict[str, NDAr
     .. math:: S_m = \mathrm{KL}\big(p(y \mid x) \,\|\, p(y \mid x_{\setminus m})\big)
 
     Args:
-        probabilities: float64 [N] for each of the views ``full``, ``image`` and ``text``, as `posteriors` returns them.
+        probabilities: float64 [N] for each view, as `posteriors_of` returns them.
 
     Returns:
-        float64 [N] in nats for each of the modalities ``image`` and ``text``.
+        float64 [N] in nats for each of the modalities.
 
     Examples:
         >>> scores = saliency({"full": np.array([1.0]), "image": np.array([0.5]), "text": np.array([1.0])})
         >>> {modality: round(float(score[0]), 4) for modality, score in scores.items()}
         {'image': 0.0, 'text': 0.6931}
     """
-    full = probabilities["full"]
-    without = {"image": probabilities["text"], "text": probabilities["image"]}
+    full, modalities = probabilities[FULL], sorted({m for view in probabilities if view != FULL for m in view.split("+")})
+    without = {m: probabilities["+".join(visible_modalities(f"~{m}", modalities))] for m in modalities}
     return {m: _relative_entropy(full, p) + _relative_entropy(1 - full, 1 - p) for m, p in without.items()}
 
 
 @dataclass(frozen=True)
 class OracleRow:
-    """What is known of one meme of a made world.
+    """What is known of one row of a made world.
 
     Args:
-        kind: its kind, a name of `KINDS`.
-        decided_by: the modality that decides its label: ``text``, ``image`` or ``both``.
+        kind: its kind, a name of its layout's mix.
+        decided_by: the modality that decides its label, or ``both``; of three modalities, ``all``.
         label: its true label, before any label noise.
-        posteriors: the probability that it is hateful, for each view.
+        posteriors: the probability that it is 1, for each view.
         saliency: how much each modality matters, in nats.
     """
 
@@ -107,7 +137,7 @@ class OracleRow:
 
 
 def read_oracle(folder: str | Path, split: str) -> dict[str, OracleRow]:
-    """What is known of each meme of a world in the Hateful Memes layout, by its id.
+    """What is known of each row of a world whose layout has exact posteriors, by its id.
 
     Args:
         folder: the folder of the world.
@@ -121,7 +151,7 @@ def read_oracle(folder: str | Path, split: str) -> dict[str, OracleRow]:
         raise DataError(f"{path}: no such file. Only a folder made by make_world has an oracle, one for each of its splits.")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if any("posteriors" not in row for row in rows):
-        raise DataError(f"{path}: it has no posteriors; they are known for the layout hateful_memes only.")
+        raise DataError(f"{path}: it has no posteriors; they are known for the layouts hateful_memes and talking_cards only.")
     fields = OracleRow.__dataclass_fields__
     return {str(row["id"]): OracleRow(**{name: row[name] for name in fields}) for row in rows}
 

@@ -77,6 +77,7 @@ class SnliVeLayout(Layout):
     """``snli_ve_<split>.jsonl`` and ``flickr30k_images/<id>.jpg``; a line has the extra key ``decided_by``."""
 
     splits: ClassVar[Mapping[str, Split]] = {"train": Split("train", 3000), "dev": Split("dev", 500), "test": Split("test", 2000)}
+    dataset: ClassVar[Mapping[str, Any]] = {"type": "snli_ve"}
     mix: ClassVar[Mapping[str, float]] = {"text": 0.3, "image": 0.2, "both": 0.5}
 
     def draw(self, recipe: Recipe) -> Drawn:

@@ -79,6 +79,7 @@ class VqaLayout(Layout):
         "val2014": Split("dev", 500),
         "test2015": Split("test", 2000),
     }
+    dataset: ClassVar[Mapping[str, Any]] = {"type": "vqa2"}
     mix: ClassVar[Mapping[str, float]] = dict.fromkeys(KINDS, 0.2)
 
     def draw(self, recipe: Recipe) -> Drawn:

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from msd_framework.data.audio import write_wav
+from msd_framework.data.world.tones import RATE
+
 SCALE = 8
 """How many pixels of the file one pixel of the canvas becomes, each way; it is also the side of a JPEG block."""
 
@@ -34,6 +37,18 @@ def write_image(canvas: NDArray[np.uint8], path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(canvas.repeat(SCALE, axis=0).repeat(SCALE, axis=1)).save(path, **_QUALITY[path.suffix])
+
+
+def write_sound(samples: NDArray[np.float32], path: Path) -> None:
+    """Writes a sound as one channel of 16 bits a sample.
+
+    Args:
+        samples: float32 [T], from -1 to 1.
+        path: a file that ends in ``.wav``.
+    """
+    import torch
+
+    write_wav(path, torch.from_numpy(samples), RATE)
 
 
 def write_json(value: Any, path: Path) -> None:

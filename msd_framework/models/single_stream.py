@@ -1,0 +1,226 @@
+"""One transformer that reads any number of modalities as one sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.models.base import Encoded, Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.distinct import encode_once, mixes_examples
+from msd_framework.models.dropout import Dropout
+from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
+from msd_framework.models.packed import Part, Rows, pack, read_layers
+from msd_framework.models.transformer import Transformer, bert_initialization
+from msd_framework.ranges import positive
+from msd_framework.registry import MODELS
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+
+
+class Reader(nn.Module):
+    """Tokens of one modality to what the transformer reads: projected, and marked as of this modality.
+
+    Args:
+        width: features of a token.
+        hidden_size: D.
+    """
+
+    def __init__(self, width: int, hidden_size: int):
+        super().__init__()
+        self.project = nn.Linear(width, hidden_size)
+        self.mark = nn.Parameter(torch.empty(hidden_size))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [.., width] to [.., D]."""
+        projected: Tensor = self.project(tokens)
+        return projected + self.mark
+
+
+@MODELS.register("single_stream")
+class SingleStream(MultimodalModel):
+    r"""An encoder a modality, whose tokens one transformer reads as one sequence, after a token of its own.
+
+    .. math::
+        h &= \mathrm{Transformer}\bigl(\mathrm{norm}([c; W_1 t_1 + b_1 + u_1; \ldots; W_M t_M + b_M + u_M])\bigr) \\
+        z &= W\, \mathrm{dropout}(\tanh(W_p h_1 + b_p)) + b, \qquad t_m = \mathrm{encoder}_m(\mathrm{input}_m)
+
+    with c a learned [CLS], and :math:`u_m` what marks modality m. Where a token stands within its modality is its encoder's to say.
+    Encoders may be as small as embeddings: `{type: transformer, num_layers: 0}` for words, `patches` for pixels.
+
+    What is hidden is not in the sequence, special positions included, so all ways of hiding a modality give the same logits. All
+    views go through the transformer in one pass without padding (`models/packed.py`). Of a modality that is left out of the inputs,
+    the encoder gets no gradient: under DDP one view of a step must show it, as the full view does.
+
+    Args:
+        encoders: an encoder for each modality, by its name.
+        num_classes: C.
+        hidden_size: D.
+        num_layers: transformer layers.
+        num_heads: heads of each attention.
+        intermediate_size: features inside each layer's perceptron; 4 D if left out.
+        dropout: the share of features that is dropped.
+        attention_dropout: the share of attention weights that is dropped.
+        initializer_range: standard deviation of the initial weights of all but the encoders.
+
+    Raises:
+        ValueError: if there is no encoder, or a size is not positive.
+
+    >>> from msd_framework.models.region_features import RegionFeatures
+    >>> encoders = {"audio": RegionFeatures(feature_size=4), "image": RegionFeatures(feature_size=6)}
+    >>> model = SingleStream(encoders, num_classes=3, hidden_size=8, num_layers=1, num_heads=2)
+    >>> image = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
+    >>> model({"image": image}).logits.shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        encoders: dict[str, Encoder],
+        num_classes: int,
+        hidden_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        intermediate_size: int | None = None,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        initializer_range: float = 0.02,
+    ):
+        super().__init__()
+        if not encoders:
+            raise ValueError("encoders must name at least one modality, got none")
+        positive(hidden_size=hidden_size, num_layers=num_layers, intermediate_size=intermediate_size)
+        self.modalities = tuple(sorted(encoders))
+        self.num_classes = num_classes
+        self.first = nn.Parameter(torch.empty(hidden_size))
+        self.readers = nn.ModuleDict({m: Reader(encoders[m].width, hidden_size) for m in self.modalities})
+        self.norm = nn.LayerNorm(hidden_size)
+        self.encoder = Transformer(
+            num_layers,
+            hidden_size,
+            num_heads,
+            intermediate_size or 4 * hidden_size,
+            dropout,
+            attention_dropout,
+            layer_norm_eps=1e-5,
+        )
+        self.pooler = nn.Linear(hidden_size, hidden_size)
+        self.dropout = Dropout(dropout)
+        self.classifier = nn.Linear(hidden_size, num_classes)
+        self.apply(bert_initialization(initializer_range))
+        for vector in (self.first, *(reader.mark for reader in self.readers.values())):
+            nn.init.normal_(vector, std=initializer_range)  # type: ignore[arg-type]
+        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(sorted(options["encoders"]))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        return [text for m, spec in options["encoders"].items() for text in encoder_problems(f"encoders.{m}", spec, m, setting)]
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        specs = options["encoders"]
+        return {**options, "encoders": {m: e.rebuild_spec(specs[m]) for m, e in self.encoders.items() if isinstance(e, Encoder)}}
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
+
+    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
+        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """Layers of the whole sequence and of each modality's part of it, to which [CLS] does not belong."""
+        layers = len(self.encoder.layers)
+        found: dict[str, FeatureKind] = layer_features(FUSED, layers) | {SUMMARY: "pooled"}
+        for m in self.modalities:
+            found |= layer_features(m, layers, [what for what in KINDS if what != "cls"])
+        return found
+
+    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
+        parts, first, states, rows = self._read(views, layers_of(name for names in wanted for name in names))
+        unpacked = {layer: rows.unpack(x) for layer, x in states.items()}
+        summaries = self._pool(first, len(views))  # [V, B, D]
+        features = []
+        for v, (names, view) in enumerate(zip(wanted, parts)):
+            mask = torch.cat([part.mask for part in view.values()], 1)  # [B, L]
+            trace = Trace(self.encoder, {layer: x[v] for layer, x in unpacked.items()}, mask, _spans(view))
+            features.append(trace.features(names) | ({SUMMARY: Feature(summaries[v])} if SUMMARY in names else {}))
+        return ModelOutput(self.classify(summaries)), features
+
+    @property
+    def summary_size(self) -> int:
+        return self.classifier.in_features
+
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
+        return self._pool(self._read(views, ())[1], len(views))  # [V, B, D]
+
+    def classify(self, summary: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(summary))
+        return logits
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        """The sequence after the last layer, [CLS] first, with its padding, and its summary."""
+        (parts,) = self._parts([inputs])
+        embedded = torch.cat([part.embed(*part.contents) for part in parts.values()], 1)
+        mask = torch.cat([part.mask for part in parts.values()], 1)  # [B, L]
+        hidden = self.encoder(self.dropout(self.norm(embedded)), mask)  # [B, L, D]
+        return Encoded(hidden, mask, self._pool(hidden[:, 0], 1)[0])
+
+    def spans(self, view: Inputs, mask: Tensor) -> dict[str, Span]:
+        """Where each modality stands in the sequence of a view."""
+        return _spans(self._parts([view])[0])
+
+    def _read(
+        self, views: Sequence[Inputs], layers: Collection[int]
+    ) -> tuple[list[dict[str, Part]], Tensor, dict[int, Tensor], Rows]:
+        """The parts of each view, the last state of [CLS] [V * B, D], the states of some layers [N, D], and their rows."""
+        parts = self._parts(views)
+        embeddings, rows = pack([list(view.values()) for view in parts], self.encoder.token_cost)
+        embeddings = self.dropout(self.norm(embeddings))  # [U, D]
+        first, states = read_layers(self.encoder, embeddings, rows, rows.place, layers)
+        return parts, first, states, rows
+
+    def _parts(self, views: Sequence[Inputs]) -> list[dict[str, Part]]:
+        """What stands in the sequence of each view: [CLS], and the tokens of each modality; views that show the same share them."""
+        own = [self.own(inputs) for inputs in views]
+        like = next(iter(own[0].values())).mask
+        size, place = len(like), torch.zeros(len(like), 1, dtype=torch.long, device=like.device)
+        cls = Part((place,), torch.ones(size, 1, dtype=torch.bool, device=like.device), (place,), self._cls)
+        made: dict[tuple[str, int], Part] = {}
+        found = []
+        for view in own:
+            parts = {FUSED: cls}  # of no modality
+            for m, inputs in view.items():
+                key = (m, id(inputs))
+                if key not in made or mixes_examples(self.encoders[m]):
+                    made[key] = self._part(m, inputs)
+                parts[m] = made[key]
+            found.append(parts)
+        return found
+
+    def _part(self, modality: str, inputs: ModalityInputs) -> Part:
+        encoder = self.encoders[modality]
+        encoded: Encoded = encode_once(encoder, inputs, encoder)
+        mask = encoded.mask & inputs.present[:, None]  # [B, L]
+        return Part((encoded.tokens,), mask, (encoded.tokens,), self.readers[modality])
+
+    def _cls(self, place: Tensor) -> Tensor:
+        return self.first.expand(*place.shape, -1)
+
+    def _pool(self, first: Tensor, num_views: int) -> Tensor:
+        """The summaries [V, B, D] of the last states [V * B, D] of [CLS]."""
+        return torch.tanh(self.pooler(first)).view(num_views, -1, self.summary_size)
+
+
+def _spans(parts: Mapping[str, Part]) -> dict[str, Span]:
+    """Where the parts of a view stand: each modality's own positions, and all of them as `fused`."""
+    spans, start = {}, 0
+    for m, part in parts.items():
+        stop = start + part.mask.shape[1]
+        spans[m] = Span(start, stop, part.mask)
+        start = stop
+    return spans | {FUSED: Span(0, start, torch.cat([part.mask for part in parts.values()], 1))}
