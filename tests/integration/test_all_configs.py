@@ -43,6 +43,20 @@ ON_DISK = (
 )
 """Keys that may be wrong here: what they name is made or downloaded by whoever runs the file."""
 
+NO_FEATURES = "there is no folder features/"
+"""What is said of region features, which are made by whoever runs the file."""
+
+PUBLISHED = {
+    "bert-base-uncased": {},
+    "huawei-noah/TinyBERT_General_4L_312D": {
+        "hidden_size": 312,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 12,
+        "intermediate_size": 1200,
+    },
+}
+"""Sizes of published text encoders, where they are not those of BERT."""
+
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
@@ -53,7 +67,8 @@ def problems(path: Path, words: list[str]) -> list[str]:
     try:
         checked(load(path, words))
     except ConfigError as error:
-        return [str(p) for p in error.problems if not str(p.path).endswith(ON_DISK)]
+        found = [p for p in error.problems if not str(p.path).endswith(ON_DISK)]
+        return [str(p) for p in found if not p.message.startswith(NO_FEATURES)]
     return []
 
 
@@ -141,7 +156,16 @@ def build_on_nothing(path: Path) -> MultimodalModel:
         if PROCESSORS.get(plain(spec)["type"]).kind == "pixels":
             facts |= PROCESSORS.build(spec, modality).facts
     with torch.device("meta"):
-        return MODELS.build(config.model, "model", facts)
+        return MODELS.build(at_random(config.model), "model", facts)
+
+
+def at_random(spec: Any) -> Any:
+    """A model's part of a YAML that asks for random weights in the place of published ones, of the same sizes."""
+    if not isinstance(spec, Mapping):
+        return spec
+    if spec.get("type") == "bert" and "name" in spec:
+        return {"type": "bert", "config": {"model_type": "bert", **PUBLISHED[spec["name"]]}}
+    return {key: at_random(value) for key, value in spec.items() if key not in ("pretrained", "weights")}
 
 
 @pytest.mark.parametrize("path", RUNS, ids=name)
