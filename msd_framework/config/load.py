@@ -128,6 +128,8 @@ def find_file(path: str) -> Path:
 def read(path: Path, stack: tuple[Path, ...]) -> list[Source]:
     """A YAML file and the files that its `base:` (or `includes:`) names, each to be written over those before it.
 
+    What a base expects to come out (`expected:`) is of its own options, and left out.
+
     Raises:
         ConfigError: if a file is missing, is no YAML mapping, or includes itself.
     """
@@ -137,7 +139,10 @@ def read(path: Path, stack: tuple[Path, ...]) -> list[Source]:
     own = parse(path)
     bases = [(key, name) for key in ("base", "includes") for name in _names(own.values.pop(key, None))]
     layers = [read(_base(path, name, own.origin(key)), (*stack, path.resolve())) for key, name in bases]
-    return [*(layer for below in layers for layer in below), own]
+    below = [layer for layers_of_one in layers for layer in layers_of_one]
+    for layer in below:
+        layer.values.pop("expected", None)
+    return [*below, own]
 
 
 def parse(path: Path) -> Source:

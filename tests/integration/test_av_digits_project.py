@@ -28,7 +28,8 @@ from tests.sounds import write_fsdd
 from tests.unit.test_mfh import algorithm_1
 
 CONFIGS = ROOT / "projects" / "av_digits" / "configs"
-NAMES = {"audio", "image", "both", "agree", "channels", "kd", "kd_both", "general", "specific", "random", "regular"}
+SMALL = {"small_kd", "small_msd", "small_msd_population", "small_msd_instance"}
+NAMES = {"audio", "image", "both", "agree", "channels", "kd", "kd_both", "general", "specific", "random", "regular", "small", *SMALL}
 QUICK = (
     "training.max_epochs=null",
     "training.max_updates=3",
@@ -38,6 +39,7 @@ QUICK = (
     "env.device=cpu",
 )
 TEACHER = {"kd": "audio", "kd_both": "both", "general": "agree", "specific": "agree", "random": "agree", "regular": "agree"}
+TEACHER |= dict.fromkeys(SMALL, "both")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,8 @@ def scores(folder: Path) -> dict[str, Any]:
 
 
 def test_every_configuration_of_the_project_is_tested_here() -> None:
-    assert {path.stem for path in CONFIGS.rglob("*.yaml")} == NAMES == {"audio", "image", "both", "agree", "channels", *TEACHER}
+    assert {path.stem for path in CONFIGS.rglob("*.yaml")} == NAMES | {"study"}
+    assert NAMES == {"audio", "image", "both", "agree", "channels", "small", *TEACHER}
 
 
 def test_the_recordings_are_where_a_user_would_put_them_and_nothing_is_chosen_by_the_test_split() -> None:
@@ -81,7 +84,7 @@ def test_the_recordings_are_where_a_user_would_put_them_and_nothing_is_chosen_by
     assert (data["train"], data["validation"], data["test"]) == ("train", "validation", "test")
 
 
-@pytest.mark.parametrize("name", ["image", *TEACHER])
+@pytest.mark.parametrize("name", ["image", *sorted(TEACHER.keys() - SMALL)])
 def test_a_student_sees_images_alone_and_learns_from_its_teacher(name: str, runs: Path) -> None:
     report = quick(name, runs)
     assert report["updates"] == 3
@@ -91,6 +94,14 @@ def test_a_student_sees_images_alone_and_learns_from_its_teacher(name: str, runs
     facts = (runs / name / "predictions_test.csv").read_text().splitlines()
     assert facts[0].startswith("id,speaker,label,0,1")
     assert facts[1].split(",")[1] == "ann"
+
+
+@pytest.mark.parametrize("name", ["small", *sorted(SMALL)])
+def test_a_small_model_of_both_is_measured_on_every_view(name: str, runs: Path) -> None:
+    report = quick(name, runs)
+    assert 3 * report["parameters"] < json.loads((runs / "both" / "report.json").read_text())["parameters"]
+    assert {f"test/{view}accuracy" for view in ("", "audio/", "image/")} <= set(report["metrics"])
+    assert ("test/agreement" in report["metrics"]) == (name in TEACHER)
 
 
 def test_the_scores_of_a_run_are_those_of_algorithm_1(runs: Path) -> None:

@@ -14,7 +14,8 @@ from msd_framework.data.nlvr import NLVR
 from msd_framework.run import run
 
 CONFIGS = Path(__file__).parents[2] / "projects" / "nlvr" / "configs"
-NAMES = {"teacher", "ce", "kd", "msd", "text"}
+TAUGHT = ("kd", "msd", "msd_population", "msd_instance")
+NAMES = {"teacher", "ce", "text", *TAUGHT}
 QUICK = ("training.max_epochs=null", "training.max_updates=3", "training.batch_size=8", "env.device=cpu")
 COLOURS = {"yellow": (255, 221, 0, 255), "black": (0, 0, 0, 255), "blue": (0, 153, 255, 255)}
 
@@ -55,7 +56,7 @@ def quick(name: str, root: Path, runs: Path, *more: str) -> dict[str, Any]:
     """A few updates of one of the project's configurations, everything else of it unchanged."""
     config = CONFIGS / f"{name}.yaml"
     teacher = () if name in ("teacher", "text") else (f"data.processors_from={runs / 'teacher'}",)
-    taught = (f"teacher.checkpoint={runs / 'teacher'}",) if name in ("kd", "msd") else ()
+    taught = (f"teacher.checkpoint={runs / 'teacher'}",) if name in TAUGHT else ()
     words = (f"data.dataset.root={root}", f"env.save_dir={runs / name}", *teacher, *taught, *QUICK, *more)
     return run(config, words)
 
@@ -87,7 +88,7 @@ def test_nothing_is_chosen_by_the_test_split() -> None:
     assert (data["train"], data["validation"], data.get("test")) == ("dev/rest", "dev/held_out", None)
 
 
-@pytest.mark.parametrize("name", ["ce", "kd", "msd"])
+@pytest.mark.parametrize("name", ["ce", *TAUGHT])
 def test_a_student_trains_on_drawings_and_is_measured_on_every_view(name: str, root: Path, runs: Path) -> None:
     report = quick(name, root, runs)
     wanted = {f"validation/{view}{metric}" for view in ("", "image/", "text/") for metric in ("accuracy", "auroc")}

@@ -109,6 +109,13 @@ def test_includes_is_another_word_for_base_and_may_name_files_of_other_folders(f
     assert load(file("base: third/run.yaml\n")).values["seed"] == 7
 
 
+def test_what_a_base_expects_to_come_out_is_not_expected_of_what_is_over_it(file):
+    base = file("seed: 7\nexpected: {test/auroc: 0.9}\n", "base.yaml")
+    assert load(base).values["expected"] == {"test/auroc": 0.9}
+    assert "expected" not in load(file("base: base.yaml\n")).values
+    assert load(file("base: base.yaml\nexpected: {test/accuracy: 0.8}\n")).values["expected"] == {"test/accuracy": 0.8}
+
+
 def test_a_base_may_also_be_named_from_the_projects_root(file):
     assert "model" in load(file("base: configs/models/visual_bert_small.yaml\n")).values
 
