@@ -29,7 +29,21 @@ from tests.unit.test_mfh import algorithm_1
 
 CONFIGS = ROOT / "projects" / "av_digits" / "configs"
 SMALL = {"small_kd", "small_msd", "small_msd_population", "small_msd_instance"}
-NAMES = {"audio", "image", "both", "agree", "channels", "kd", "kd_both", "general", "specific", "random", "regular", "small", *SMALL}
+NAMES = {
+    "audio",
+    "image",
+    "both",
+    "agree",
+    "channels",
+    "kd",
+    "kd_both",
+    "general",
+    "specific",
+    "random",
+    "regular",
+    "small",
+    *SMALL,
+}
 QUICK = (
     "training.max_epochs=null",
     "training.max_updates=3",
@@ -75,7 +89,7 @@ def scores(folder: Path) -> dict[str, Any]:
 
 def test_every_configuration_of_the_project_is_tested_here() -> None:
     assert {path.stem for path in CONFIGS.rglob("*.yaml")} == NAMES | {"study"}
-    assert NAMES == {"audio", "image", "both", "agree", "channels", "small", *TEACHER}
+    assert {"audio", "image", "both", "agree", "channels", "small", *TEACHER} == NAMES
 
 
 def test_the_recordings_are_where_a_user_would_put_them_and_nothing_is_chosen_by_the_test_split() -> None:
