@@ -161,10 +161,10 @@ def _read(examples: MultimodalDataset, index: int, kinds: Mapping[str, ModalityK
                 wrong.append(_absent(example, value))
             elif isinstance(value, PurePath) and kinds[modality] == "pixels":
                 read_image(Path(value))
-            elif isinstance(value, PurePath) and kinds[modality] == "waveform":
-                read_wav(Path(value))
             elif isinstance(value, PurePath) and not Path(value).stat().st_size:
                 wrong.append(f"{example.source}: {value}: is empty")
+            elif isinstance(value, PurePath) and kinds[modality] == "waveform":
+                read_wav(Path(value))
             elif isinstance(value, str) and not value.strip():
                 wrong.append(f"{example.source}: {modality} is empty")
         except DataError as error:

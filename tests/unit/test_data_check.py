@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from msd_framework.cli import main
 from msd_framework.config.data_command import check_folder
+from msd_framework.data.audio import write_wav
 from msd_framework.data.hateful_memes import HatefulMemes
 from msd_framework.errors import ConfigError
 
@@ -136,15 +138,17 @@ def test_a_split_that_cannot_be_opened_is_wrong(root):
     assert "holds no example that can be read: " in told(root)["train"][0]
 
 
-def test_empty_texts_and_files_are_wrong(tmp_path):
-    (tmp_path / "train.csv").write_text("text,sound,label\nhi,a.wav,0\n ,b.wav,1\n")
+def test_empty_texts_and_files_and_damaged_sounds_are_wrong(tmp_path):
+    (tmp_path / "train.csv").write_text("text,sound,label\nhi,a.wav,0\n ,b.wav,1\nho,c.wav,1\n")
     (tmp_path / "a.wav").write_bytes(b"")
-    (tmp_path / "b.wav").write_bytes(b"x")
+    write_wav(tmp_path / "b.wav", torch.zeros(8), 8000)
+    (tmp_path / "c.wav").write_bytes(b"x")
     options = {"root": str(tmp_path), "texts": {"text": "text"}, "audio": {"audio": "sound"}, "label": "label"}
     (train, *_) = check_folder("csv", options)
     assert train.wrong == [
         f"{tmp_path}/train.csv:2: {tmp_path}/a.wav: is empty",
         f"{tmp_path}/train.csv:3: text is empty",
+        f"{tmp_path}/train.csv:4: {tmp_path}/c.wav: cannot be read as a PCM .wav file (EOFError)",
     ]
 
 
