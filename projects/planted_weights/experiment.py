@@ -73,9 +73,7 @@ class PlantedWeights(Experiment):
         """What came of one seed."""
         world = World.make(seed, self.fault, self.num_examples, self.share)
         torch.manual_seed(seed)
-        model = LinearStudent(MODALITIES, SIZE)
-        weighting = LearnedWeights(held_out=HELD_OUT_SHARE, seed=seed, **self.options)  # type: ignore[arg-type]
-        objective = DistillationObjective(model, world.teacher, DropMasker(), [FULL, *MODALITIES], weighting=weighting)
+        objective = self.objective(LinearStudent(MODALITIES, SIZE), world, seed)
         trajectory = Trajectory()
         self.runner(objective, world, seed, trajectory).fit()
 
@@ -86,6 +84,11 @@ class PlantedWeights(Experiment):
         if self.fault == "noise":
             return found
         return {**found, "auroc": separation(objective, world)}
+
+    def objective(self, model: LinearStudent, world: World, seed: int) -> DistillationObjective:
+        """Distillation of both modalities alone and of the whole, with learned weights."""
+        weighting = LearnedWeights(held_out=HELD_OUT_SHARE, seed=seed, **self.options)  # type: ignore[arg-type]
+        return DistillationObjective(model, world.teacher, DropMasker(), [FULL, *MODALITIES], weighting=weighting)
 
     def runner(self, objective: DistillationObjective, world: World, seed: int, trajectory: Callback) -> Runner:
         """A run on the world's examples, a tenth of them held out."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from msd_framework.maskers.base import Views
 from msd_framework.structures import FULL, Batch, ModalityInputs, ModelOutput
@@ -49,20 +50,24 @@ class World:
         teacher: knows s.
         wrong: the modality alone on which the teacher is wrong.
         corrupted: bool [N], the examples on which it is.
+        directions: a by modality, of length 1.
+        seed: what all of it was made from.
     """
 
     examples: Batch
     teacher: Answers
     wrong: str
     corrupted: Tensor
+    directions: Mapping[str, Tensor]
+    seed: int
 
     @classmethod
     def make(cls, seed: int, fault: Fault, num_examples: int, share: float) -> World:
         """A world; every other seed, another modality is the one on which the teacher is wrong."""
         g = torch.Generator().manual_seed(seed)
         x = {m: torch.randn(num_examples, SIZE, generator=g) for m in MODALITIES}
-        a = {m: torch.randn(SIZE, generator=g) for m in MODALITIES}
-        score = {m: x[m] @ a[m] / a[m].norm() for m in MODALITIES}  # [N]
+        a = {m: F.normalize(torch.randn(SIZE, generator=g), dim=0) for m in MODALITIES}
+        score = {m: x[m] @ a[m] for m in MODALITIES}  # [N]
         wrong = MODALITIES[seed % 2]
         corrupted = torch.rand(num_examples, generator=g) < share
         told = dict(score)
@@ -72,10 +77,19 @@ class World:
         else:
             told[wrong] = torch.where(corrupted, -score[wrong], score[wrong])
         logits = {FULL: _logits(sum(score.values(), torch.zeros(()))), **{m: _logits(s) for m, s in told.items()}}
-        inputs = {m: ModalityInputs(x[m][:, None], torch.ones(num_examples, 1, dtype=torch.bool)) for m in MODALITIES}
-        targets = (sum(score.values(), torch.zeros(())) > 0).long()
-        examples = Batch(inputs, targets, tuple(map(str, range(num_examples))))
-        return cls(examples, Answers(logits), wrong, corrupted)
+        return cls(_examples(x, a), Answers(logits), wrong, corrupted, a, seed)
+
+    def fresh(self, num_examples: int) -> Batch:
+        """Examples that nobody has trained on, the same ones each time."""
+        g = torch.Generator().manual_seed(self.seed + 10_000)
+        return _examples({m: torch.randn(num_examples, SIZE, generator=g) for m in MODALITIES}, self.directions)
+
+
+def _examples(x: Mapping[str, Tensor], a: Mapping[str, Tensor]) -> Batch:
+    """Values [N, SIZE] of each modality with their labels."""
+    score = sum((x[m] @ a[m] for m in MODALITIES), torch.zeros(()))  # [N]
+    inputs = {m: ModalityInputs(v[:, None], torch.ones(len(v), 1, dtype=torch.bool)) for m, v in x.items()}
+    return Batch(inputs, (score > 0).long(), tuple(map(str, range(len(score)))))
 
 
 def _logits(score: Tensor) -> Tensor:

@@ -29,3 +29,11 @@ def test_the_weight_of_a_view_that_is_noise_falls_below_half_of_the_other_s(orde
 def test_weights_of_examples_tell_those_on_which_the_teacher_is_wrong(tmp_path, monkeypatch) -> None:
     for row in rows("corrupted", tmp_path, monkeypatch, "experiment.num_updates=400"):
         assert row["auroc"] >= 0.9
+
+
+@pytest.mark.parametrize("fault", ["noise", "corrupted"])
+def test_weights_keep_most_of_the_harm_of_a_wrong_view_from_a_student(fault: str, tmp_path, monkeypatch) -> None:
+    methods = "experiment.methods=[uniform,instance,learned]"
+    for row in rows(f"accuracy_{fault}", tmp_path, monkeypatch, "experiment.num_updates=300", methods):
+        assert row["uniform"] + 1 < row["instance"]
+        assert row["uniform"] + 1 < row["learned"]
