@@ -283,7 +283,7 @@ def test_hdf5_features_of_any_shape_and_type_are_read_just_where_they_fit(
 ) -> None:
     file = folder / "shapes.h5"
     with h5py.File(file, "w") as opened:
-        for key, value in (fields(1) | {"features": np.zeros(shape, of), "bbox": np.ones(boxes)}).items():
+        for key, value in (fields(1) | {"features": np.zeros(shape, of), "bbox": np.full(boxes, 2.0)}).items():
             opened[f"7/{key}"] = value
     found, sentence = read_or_told(file, read_all)
     fits = len(shape) == 2 and 0 not in shape and of[0] == "f" and boxes == (shape[0], 4)
@@ -298,7 +298,7 @@ def test_hdf5_features_of_all_images_in_one_array_are_read_just_where_their_shap
 ) -> None:
     file = folder / "together.h5"
     with h5py.File(file, "w") as opened:
-        opened["features"], opened["bbox"], opened["ids"] = np.zeros(features), np.ones(boxes), np.array(ids, np.int64)
+        opened["features"], opened["bbox"], opened["ids"] = np.zeros(features), np.full(boxes, 2.0), np.array(ids, np.int64)
         opened["image_width"] = opened["image_height"] = np.full(len(ids), 9.0)
     found, sentence = read_or_told(file, read_all)
     fits = len(features) == 3 and features[0] == len(ids) == len(set(ids))
