@@ -98,6 +98,16 @@ def test_a_student_trains_on_drawings_and_is_measured_on_every_view(name: str, r
     assert ("validation/agreement" in report["metrics"]) == (name != "ce")
 
 
+@pytest.mark.parametrize("family", ["vilbert", "late_fusion"])
+def test_another_family_teaches_and_learns_on_drawings(family: str, root: Path, tmp_path: Path) -> None:
+    teacher, words = tmp_path / "teacher", (f"data.dataset.root={root}", *QUICK)
+    taught = run(CONFIGS / family / "teacher.yaml", [*words, f"env.save_dir={teacher}"])
+    found = [f"data.processors_from={teacher}", f"teacher.checkpoint={teacher}", f"env.save_dir={tmp_path / 'msd'}"]
+    report = run(CONFIGS / family / "msd.yaml", [*words, *found])
+    assert {"validation/image/accuracy", "validation/agreement"} <= set(report["metrics"])
+    assert 2 * report["parameters"] < taught["parameters"]
+
+
 def test_the_text_baseline_trains_without_images(root: Path, tmp_path: Path) -> None:
     report = quick("text", root, tmp_path)
     assert {"validation/accuracy", "validation/auroc"} <= set(report["metrics"])
