@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Collection, Sequence
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.base import Encoder
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, prefixed, within
 from msd_framework.models.fusion import FUSIONS
+from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.ranges import positive
 from msd_framework.registry import MODELS
-from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 VECTORS = f"{FUSED}.projected"
 """Each modality's vector as a position of its own."""
@@ -24,7 +25,7 @@ Made: TypeAlias = dict[tuple[str, int], tuple[Tensor, Features]]
 
 
 @MODELS.register("late_fusion")
-class LateFusion(MultimodalModel):
+class LateFusion(ModelOfEncoders):
     r"""One encoder a modality; what an example lacks is a learned vector.
 
     .. math::
@@ -83,18 +84,6 @@ class LateFusion(MultimodalModel):
             nn.Dropout(dropout),
             nn.Linear(hidden_size, num_classes),
         )
-
-    @classmethod
-    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(sorted(options["encoders"]))
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        return [text for m, spec in options["encoders"].items() for text in encoder_problems(f"encoders.{m}", spec, m, setting)]
-
-    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        specs = options["encoders"]
-        return {**options, "encoders": {m: e.rebuild_spec(specs[m]) for m, e in self.encoders.items() if isinstance(e, Encoder)}}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
         return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.base import Encoder
 from msd_framework.models.distinct import encode_once
 from msd_framework.models.features import Features, prefixed, within
+from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import MODELS
-from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 
 @MODELS.register("logit_fusion")
-class LogitFusion(MultimodalModel):
+class LogitFusion(ModelOfEncoders):
     r"""Unimodal models under one name: shown one modality, it is the model of that one.
 
     .. math:: z = \frac{1}{|S|} \sum_{m \in S} W_m\, \mathrm{ReLU}(P_m\, \mathrm{encoder}_m(x_m) + c_m) + b_m
@@ -71,18 +72,6 @@ class LogitFusion(MultimodalModel):
         self.dropout = nn.Dropout(dropout)
         widths = {m: hidden_size if num_layers else encoders[m].width for m in self.modalities}
         self.classifiers = nn.ModuleDict({m: nn.Linear(widths[m], num_classes) for m in self.modalities})
-
-    @classmethod
-    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(sorted(options["encoders"]))
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        return [text for m, spec in options["encoders"].items() for text in encoder_problems(f"encoders.{m}", spec, m, setting)]
-
-    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        specs = options["encoders"]
-        return {**options, "encoders": {m: e.rebuild_spec(specs[m]) for m, e in self.encoders.items() if isinstance(e, Encoder)}}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
         own = self.own(inputs)

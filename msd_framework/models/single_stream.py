@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoded, Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.base import Encoded, Encoder
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.dropout import Dropout
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
+from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.models.packed import Part, Rows, pack, read_layers
 from msd_framework.models.transformer import Transformer, bert_initialization
 from msd_framework.ranges import positive
 from msd_framework.registry import MODELS
-from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 
 class Reader(nn.Module):
@@ -39,7 +39,7 @@ class Reader(nn.Module):
 
 
 @MODELS.register("single_stream")
-class SingleStream(MultimodalModel):
+class SingleStream(ModelOfEncoders):
     r"""An encoder a modality, whose tokens one transformer reads as one sequence, after a token of its own.
 
     .. math::
@@ -112,18 +112,6 @@ class SingleStream(MultimodalModel):
         for vector in (self.first, *(reader.mark for reader in self.readers.values())):
             nn.init.normal_(vector, std=initializer_range)  # type: ignore[arg-type]
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
-
-    @classmethod
-    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(sorted(options["encoders"]))
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        return [text for m, spec in options["encoders"].items() for text in encoder_problems(f"encoders.{m}", spec, m, setting)]
-
-    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        specs = options["encoders"]
-        return {**options, "encoders": {m: e.rebuild_spec(specs[m]) for m, e in self.encoders.items() if isinstance(e, Encoder)}}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
         return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
