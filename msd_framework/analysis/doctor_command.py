@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from msd_framework.analysis.doctor_report import as_json, is_ok, show
 from msd_framework.analysis.doctor_score import Rows, batches, check_score, evenly
 from msd_framework.config.build import SHARED, Assembly
 from msd_framework.config.check import checked
-from msd_framework.config.load import Source, load, located, parse_overrides, resolve
+from msd_framework.config.load import COMMAND_LINE, Source, load, located, parse_overrides, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import structure_problems, structured
 from msd_framework.config.teacher_cache import Split, shown_bytes
@@ -39,7 +40,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.precision import FP32, PRECISIONS
 from msd_framework.engine.random_state import seed_everything
-from msd_framework.errors import CacheError, CheckpointError, ConfigError, DataError, Problem, TrainingError
+from msd_framework.errors import CacheError, CheckpointError, ConfigError, DataError, Problem, TrainingError, did_you_mean
 from msd_framework.losses.adaptors import Adaptor
 from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
@@ -83,8 +84,12 @@ def run_doctor(path: str | Path, words: Sequence[str] = ()) -> bool:
     Raises:
         MSDError: if the words or the file cannot be read at all.
     """
-    own = {f.name for f in fields(DoctorConfig)}
-    mine = [word for word in words if word.partition("=")[0] in own]
+    own, of_run = ({f.name for f in fields(schema)} for schema in (DoctorConfig, RunConfig))
+    keys = {word: re.split(r"[=.]", word)[0] for word in words}
+    unknown = [key for word, key in keys.items() if "=" in word and key not in own | of_run]
+    if unknown:
+        raise ConfigError(*(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, own | of_run)}" for key in unknown))
+    mine = [word for word, key in keys.items() if key in own]
     options = _options(mine)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("msd doctor looks at one process: start it without torchrun.")
