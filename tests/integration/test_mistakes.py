@@ -2,74 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 
 from msd_framework.cli import main
+from msd_framework.engine.runner import Runner
 from msd_framework.models.late_fusion import LateFusion
 from msd_framework.registry import MODELS
-
-DISTILLATION = [
-    "objective={type: distillation, views: [full, image, text]}",
-    "teacher.checkpoint=<teacher>",
-]
-"""Words that make a student of the run."""
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A mistake and the sentence that it should be told in.
-
-    Args:
-        name: what the user did.
-        words: what was written, over a configuration that is right; <world>, <teacher> and <here> are folders.
-        said: a pattern of the one line on stderr.
-        prepare: makes the files that the mistake is about, in <here>.
-    """
-
-    name: str
-    words: list[str]
-    said: str
-    prepare: Callable[[Path, Path, Path], object] = field(default=lambda here, world, teacher: None)
-
-
-def student(*words: str) -> list[str]:
-    return [*DISTILLATION, *words]
-
-
-def copied(teacher: Path, here: Path) -> Path:
-    shutil.copytree(teacher, here / "copy", symlinks=True)
-    return (here / "copy" / "checkpoints" / "best").resolve()
-
-
-def edit_card(teacher: Path, here: Path, change: Callable[[dict], object]) -> None:
-    card = copied(teacher, here) / "card.json"
-    values = json.loads(card.read_text())
-    change(values)
-    card.write_text(json.dumps(values))
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-def module(text: str) -> Callable[[Path, Path, Path], object]:
-    def write(here: Path, world: Path, teacher: Path) -> None:
-        (here / "mine").mkdir()
-        (here / "mine" / "parts.py").write_text(text)
-
-    return write
-
+from tests.integration.mistakes import DISTILLATION, Mistake, copied, edit_card, module, msd, student, truncate
 
 SECTIONS = [
     Mistake("option of the run", ["sed=3"], r"command line: sed: no such option\. Did you mean 'seed'\?"),
@@ -256,6 +204,7 @@ RUNNING = [
         ["data.dataset.root=<here>/w", "data.workers=1"],
         r"train\.jsonl:3: .*0002\.png: is not an image",
         lambda h, w, t: (shutil.copytree(w, h / "w"), (h / "w" / "img" / "0002.png").write_text("no image")),
+        while_training=True,
     ),
     Mistake(
         "text that is too long for the model",
@@ -593,24 +542,21 @@ WORDS = [
 
 MISTAKES = [*SECTIONS, *COMPONENTS, *NUMBERS, *FILES, *RUNNING, *CHECKPOINTS, *PAIRS, *UNREAD, *WORDS]
 
+for path in sorted(Path(__file__).parent.glob("mistakes_*.py")):
+    MISTAKES += importlib.import_module(f"tests.integration.{path.stem}").MISTAKES
+
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.name)
-def test_a_mistake_is_one_sentence_and_exit_code_2(mistake, tmp_path, tiny_config, tiny_world, tiny_teacher, capsys):
+def test_a_mistake_is_one_sentence_and_exit_code_2(mistake, monkeypatch, tmp_path, tiny_config, tiny_world, tiny_teacher, capsys):
     mistake.prepare(tmp_path, tiny_world, tiny_teacher)
+    made, step = [], Runner.step
+    monkeypatch.setattr(Runner, "step", lambda *arguments: (output := step(*arguments), made.append(output))[0])
     assert msd(mistake.words, tmp_path, tiny_config, tiny_world, tiny_teacher) == 2
+    assert not made or mistake.while_training, "told after the first update"
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     assert re.search(mistake.said, lines[0]), lines[0]
     assert "Traceback" not in lines[0]
-
-
-def msd(words: list[str], here: Path, config: Path, world: Path, teacher: Path) -> int:
-    """Runs the command with these words over the configuration that is right."""
-    folders = {"<here>": here, "<world>": world, "<teacher>": teacher}
-    for name, folder in folders.items():
-        words = [w.replace(name, str(folder)) for w in words]
-    named = [] if any(w.startswith("config=") for w in words) else [f"config={config}"]
-    return main(["run", *named, f"env.save_dir={here / 'run'}", *words])
 
 
 YAMLS = {
