@@ -36,6 +36,7 @@ from msd_framework.engine.evaluation import Predictions, measure, predict
 from msd_framework.engine.precision import FP32, Choice
 from msd_framework.engine.runner import Plan, Runner
 from msd_framework.errors import CheckpointError, ConfigError, DataError, Problem
+from msd_framework.losses.class_weights import WeighedTaskLoss
 from msd_framework.maskers.base import Masker
 from msd_framework.metrics.base import Metric
 from msd_framework.models.base import MultimodalModel
@@ -53,7 +54,7 @@ from msd_framework.registry import (
     plain,
     split,
 )
-from msd_framework.structures import FULL, Batch, DatasetInfo, visible_modalities
+from msd_framework.structures import FULL, Batch, DatasetInfo, has_label, visible_modalities
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.teachers.ensemble import Combination, EnsembleTeacher, union
@@ -62,6 +63,9 @@ from msd_framework.teachers.masked import keep_channels
 
 DRY_RUN_EXAMPLES = 4
 """How many training examples an objective looks at to know the shapes of what goes on inside the models."""
+
+COUNTED = 1024
+"""How many training examples have their labels counted at once."""
 
 SHARED = ("info", "known", "modalities", "processors", "masker", "teacher_masker", "decoded", "evaluation", "_opened")
 """Parts of a run that are the same for each of its teachers."""
@@ -552,6 +556,21 @@ class Assembly:
         """Lets the maskers, and then the objective, look at the training split once, if they have to."""
         self.fit_maskers()
         self._fit(self.objective)
+        for loss in self.objective.modules():
+            if isinstance(loss, WeighedTaskLoss) and loss.needs_counts:
+                loss.balance(*self.class_counts)
+
+    @cached_property
+    def class_counts(self) -> tuple[Tensor, int]:
+        """How many training examples have each class, or their sum of scores, float64 [C]; and how many have a label."""
+        examples, collator = self.dataset("train"), Collator({}, self.info)
+        counts, num_labelled = torch.zeros(self.info.num_classes, dtype=torch.float64), 0
+        for first in range(0, len(examples), COUNTED):
+            targets = collator.targets([examples[i] for i in range(first, min(first + COUNTED, len(examples)))])
+            targets = targets[has_label(targets)]
+            num_labelled += len(targets)
+            counts += targets.bincount(minlength=len(counts)) if targets.ndim == 1 else targets.sum(0)
+        return counts, num_labelled
 
     def fit_maskers(self) -> None:
         """Lets the maskers look at the training split once, if they have to."""

@@ -8,6 +8,7 @@ from typing import Any
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.structure import ComponentSlot
 from msd_framework.errors import ConfigError, DataError, Problem
+from msd_framework.options import options_of
 from msd_framework.registry import DATASETS, REGISTRIES, split
 from msd_framework.structures import DatasetInfo
 
@@ -54,15 +55,17 @@ def component_problems(slots: Iterable[ComponentSlot]) -> list[Problem]:
     slots = list(slots)
     named = {s.path: REGISTRIES[s.kind].check(s.spec, s.path, STAND_INS, CONTEXT.get(s.kind, ())) for s in slots}
     problems = [p for found in named.values() for p in found]
-    facts = STAND_INS
+    facts, unknown = STAND_INS, {"num_classes", "class_names"}
     for slot in slots:
         if slot.path == "data.dataset" and not named[slot.path]:
             try:
-                facts = STAND_INS | known_facts(described(slot.spec))
+                facts, unknown = STAND_INS | known_facts(described(slot.spec)), set()
             except ConfigError as error:
                 problems += error.problems
     right = [s for s in slots if not named[s.path]]
-    refused = [p for s in right for part in parts(REGISTRIES[s.kind], s.spec, s.path) for p in _refusals(part, facts)]
+    found = [part for s in right for part in parts(REGISTRIES[s.kind], s.spec, s.path)]
+    # where nobody knows the classes, nobody can say whether there are enough weights for them
+    refused = [p for part in found if not unknown & set(options_of(part.cls)) for p in _refusals(part, facts)]
     return [*problems, *dict.fromkeys(refused)]  # what is nested is refused once by itself and once in what holds it
 
 

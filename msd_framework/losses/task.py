@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.losses.base import TaskLoss, at_least_float32
+from msd_framework.losses.base import at_least_float32
+from msd_framework.losses.class_weights import ClassWeights, WeighedTaskLoss, as_weights, balanced_answers, balanced_labels
 from msd_framework.ranges import below_one
 from msd_framework.registry import TASK_LOSSES
 from msd_framework.structures import ModelOutput, Task
@@ -17,20 +19,26 @@ IGNORED = -100
 
 
 @TASK_LOSSES.register("cross_entropy")
-class CrossEntropy(TaskLoss):
+class CrossEntropy(WeighedTaskLoss):
     r"""Negative log-probability of the right class, for one label an example.
 
-    .. math:: \ell = -\sum_c \left[(1 - \varepsilon) 1_{c = y} + \varepsilon / C\right] \log p_c
+    .. math:: \ell = -\sum_c w_c \left[(1 - \varepsilon) 1_{c = y} + \varepsilon / C\right] \log p_c
 
-    with :math:`p` the softmax of the logits, :math:`y` the target and :math:`\varepsilon` the label smoothing (Szegedy
-    et al., 2016, section 7). Logits [B, L, C] with targets [B, L] give the mean over the scored positions; an example in
-    which nothing is scored (every target -100) has loss 0.
+    with :math:`p` the softmax of the logits, :math:`y` the target, :math:`\varepsilon` the label smoothing (Szegedy
+    et al., 2016, section 7) and :math:`w` the weights of the classes, as in torch's `cross_entropy` without reduction. The mean
+    over a batch divides by its examples, not by their weights, so that an update does not depend on how it is cut up: weights
+    that are 1 in the mean over examples leave the size of the loss as it is. Logits [B, L, C] with targets [B, L] give the mean
+    over the scored positions; an example in which nothing is scored (every target -100) has loss 0.
 
     Args:
         label_smoothing: probability mass that is spread over all classes, at least 0 and below 1.
+        class_weights: w, a list with a number for each class, or `{name: number}` with 1 for the others, or `balanced`, which gives
+            each class the same share by its frequency in the training split; 1 each if null.
+        num_classes: C, if the weights are to be checked against it.
+        class_names: the names of the classes.
 
     Raises:
-        ValueError: if the label smoothing is out of range.
+        ValueError: if the label smoothing is out of range, or there is not a weight of 0 or more for each class.
 
     >>> import torch
     >>> CrossEntropy()(ModelOutput(torch.zeros(2, 4)), torch.tensor([3, -100]))  # log 4, and nothing to score
@@ -39,16 +47,26 @@ class CrossEntropy(TaskLoss):
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
 
-    def __init__(self, label_smoothing: float = 0.0):
-        super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] = (),
+    ):
+        super().__init__(as_weights("class_weights", class_weights, num_classes, class_names))
+        below_one(label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
 
+    def balance(self, counts: Tensor, num_examples: int) -> None:
+        self.weights = balanced_labels(counts, num_examples).to(self.weights)
+
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
+        logits = at_least_float32(output.logits).flatten(0, -2)
         losses = F.cross_entropy(
-            at_least_float32(output.logits).flatten(0, -2),
+            logits,
             targets.flatten(),
+            None if self.weights is None else self.weights.to(logits.dtype),
             ignore_index=IGNORED,
             label_smoothing=self.label_smoothing,
             reduction="none",
@@ -58,23 +76,27 @@ class CrossEntropy(TaskLoss):
 
 
 @TASK_LOSSES.register("binary_cross_entropy")
-class BinaryCrossEntropy(TaskLoss):
+class BinaryCrossEntropy(WeighedTaskLoss):
     r"""Negative log-probability of each label by itself, for several labels or scores an example.
 
-    .. math:: \ell = -\sum_c \left[\tilde y_c \log \sigma(z_c) + (1 - \tilde y_c) \log(1 - \sigma(z_c))\right],
+    .. math:: \ell = -\sum_c \left[w_c \tilde y_c \log \sigma(z_c) + (1 - \tilde y_c) \log(1 - \sigma(z_c))\right],
         \qquad \tilde y_c = (1 - \varepsilon) y_c + \varepsilon / 2
 
-    with :math:`z` the logits, :math:`y` the targets in [0, 1] and :math:`\varepsilon` the label smoothing, each label being a
-    choice between two. The sum over classes is what VQA models are trained
+    with :math:`z` the logits, :math:`y` the targets in [0, 1], :math:`\varepsilon` the label smoothing, each label being a
+    choice between two, and :math:`w` the weights of a yes. The sum over classes is what VQA models are trained
     with (Anderson et al., 2018; MMF's `logit_bce` is the mean times C): with the mean, a few right answers among
     thousands of classes would hardly be felt. Logits [B, L, C] are averaged over L.
 
     Args:
         class_reduction: whether the classes' losses are added up or averaged.
         label_smoothing: probability mass that is spread over yes and no of each label, at least 0 and below 1.
+        pos_weight: w, a list with a number for each label, or `{name: number}` with 1 for the others, or `balanced`, under which
+            the yes and the no of a label count the same by their frequency in the training split; 1 each if null.
+        num_classes: C, if the weights are to be checked against it.
+        class_names: the names of the labels.
 
     Raises:
-        ValueError: if the label smoothing is out of range.
+        ValueError: if the label smoothing is out of range, or there is not a weight of 0 or more for each label.
 
     >>> import torch
     >>> BinaryCrossEntropy()(ModelOutput(torch.zeros(1, 3)), torch.tensor([[1.0, 0.0, 0.3]]))  # 3 log 2
@@ -83,33 +105,48 @@ class BinaryCrossEntropy(TaskLoss):
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"multi_label", "soft_target"})
 
-    def __init__(self, class_reduction: Literal["sum", "mean"] = "sum", label_smoothing: float = 0.0):
-        super().__init__()
+    def __init__(
+        self,
+        class_reduction: Literal["sum", "mean"] = "sum",
+        label_smoothing: float = 0.0,
+        pos_weight: ClassWeights | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] = (),
+    ):
+        super().__init__(as_weights("pos_weight", pos_weight, num_classes, class_names))
         below_one(label_smoothing=label_smoothing)
         self.class_reduction, self.label_smoothing = class_reduction, label_smoothing
+
+    def balance(self, counts: Tensor, num_examples: int) -> None:
+        self.weights = balanced_answers(counts, num_examples).to(self.weights)
 
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
         logits = at_least_float32(output.logits)
         y = smoothed(targets.to(logits.dtype), self.label_smoothing, 2)
-        losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none")  # [B, C] or [B, L, C]
+        weights = None if self.weights is None else self.weights.to(logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none", pos_weight=weights)  # [B, C] or [B, L, C]
         by_position = losses.sum(-1) if self.class_reduction == "sum" else losses.mean(-1)
         return by_position.view(len(targets), -1).mean(1)  # [B]
 
 
 @TASK_LOSSES.register("soft_cross_entropy")
-class SoftCrossEntropy(TaskLoss):
+class SoftCrossEntropy(WeighedTaskLoss):
     r"""Negative log-probability of the classes, each counted by its score, for soft targets that compete.
 
-    .. math:: \ell = -\sum_c \left[(1 - \varepsilon) y_c + \varepsilon / C\right] \log p_c
+    .. math:: \ell = -\sum_c w_c \left[(1 - \varepsilon) y_c + \varepsilon / C\right] \log p_c
 
-    with :math:`p` the softmax of the logits, :math:`y` the scores, which need not add up to 1, and :math:`\varepsilon` the label
-    smoothing. Logits [B, L, C] are averaged over L.
+    with :math:`p` the softmax of the logits, :math:`y` the scores, which need not add up to 1, :math:`\varepsilon` the label
+    smoothing, and :math:`w` the weights of the classes. Logits [B, L, C] are averaged over L.
 
     Args:
         label_smoothing: probability mass that is spread over all classes, at least 0 and below 1.
+        class_weights: w, a list with a number for each class, or `{name: number}` with 1 for the others, or `balanced`, which gives
+            each class the same share by its sum of scores in the training split; 1 each if null.
+        num_classes: C, if the weights are to be checked against it.
+        class_names: the names of the classes.
 
     Raises:
-        ValueError: if the label smoothing is out of range.
+        ValueError: if the label smoothing is out of range, or there is not a weight of 0 or more for each class.
 
     >>> import torch
     >>> SoftCrossEntropy()(ModelOutput(torch.zeros(1, 4)), torch.tensor([[0.5, 0.5, 0.0, 0.0]]))  # log 4
@@ -118,13 +155,23 @@ class SoftCrossEntropy(TaskLoss):
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"soft_target"})
 
-    def __init__(self, label_smoothing: float = 0.0):
-        super().__init__()
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] = (),
+    ):
+        super().__init__(as_weights("class_weights", class_weights, num_classes, class_names))
         below_one(label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
 
+    def balance(self, counts: Tensor, num_examples: int) -> None:
+        self.weights = balanced_labels(counts, num_examples).to(self.weights)
+
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
         y = smoothed(targets, self.label_smoothing, targets.shape[-1])
+        y = y if self.weights is None else y * self.weights.to(y.dtype)
         losses = -(y * at_least_float32(output.logits).log_softmax(-1)).sum(-1)  # [B] or [B, L]
         return losses.view(len(targets), -1).mean(1)  # [B]
 

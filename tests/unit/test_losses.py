@@ -75,7 +75,7 @@ def test_an_ignored_target_has_no_loss_and_no_gradient() -> None:
 
 @pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, math.nan])
 def test_a_label_smoothing_out_of_range_is_refused(label_smoothing: float) -> None:
-    with pytest.raises(ValueError, match="label_smoothing must be at least 0 and below 1"):
+    with pytest.raises(ValueError, match="label_smoothing must be 0 or more and below 1"):
         CrossEntropy(label_smoothing)
 
 

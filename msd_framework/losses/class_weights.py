@@ -1,0 +1,111 @@
+"""How much each class counts, for labels that are not equally frequent."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from msd_framework.errors import did_you_mean
+from msd_framework.losses.base import TaskLoss
+
+ClassWeights: TypeAlias = list[float] | dict[str | int, float] | Literal["balanced"]
+"""A number a class in their order, a number by a class's name (1 for those that are left out), or what its frequency says."""
+
+
+class WeighedTaskLoss(TaskLoss):
+    """A task loss in which classes may count differently.
+
+    Args:
+        weights: how much each class counts, float [C], NaN where `balance` is to say it; None if all count the same.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, weights: Tensor | None):
+        super().__init__()
+        learned = weights is not None and bool(weights.isnan().any())
+        self.register_buffer("weights", weights, persistent=learned)  # what a YAML says is not kept with a checkpoint
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether `balance` must be called before the first step."""
+        return self.weights is not None and bool(self.weights.isnan().any())
+
+    @abstractmethod
+    def balance(self, counts: Tensor, num_examples: int) -> None:
+        """Takes the weights of classes from their frequency.
+
+        Args:
+            counts: how many training examples have each class, or their sum of scores, float [C].
+            num_examples: how many examples have a label.
+        """
+
+
+def as_weights(option: str, given: ClassWeights | None, num_classes: int | None, names: Sequence[str]) -> Tensor | None:
+    """A weight for each class, float [C], NaN where they are still to come from the training examples; None if all are 1.
+
+    Args:
+        option: what the user calls them.
+        given: what the user wrote.
+        num_classes: C, if known.
+        names: of the classes, if they have some.
+
+    Raises:
+        ValueError: if there is not one for each class, or one is negative or not finite, or all are 0.
+
+    >>> as_weights("class_weights", {"rare": 3.0}, 2, ("usual", "rare"))
+    tensor([1., 3.])
+    """
+    if given is None:
+        return None
+    if given == "balanced":
+        return torch.full((num_classes or 1,), math.nan)
+    weights = _by_name(option, given, num_classes, names) if isinstance(given, Mapping) else [float(w) for w in given]
+    for i, weight in enumerate(weights):
+        if not 0 <= weight < math.inf:
+            raise ValueError(
+                f"{option}: that of class {names[i] if names else i} must be a finite number of 0 or more, got {weight}."
+            )
+    if num_classes is not None and len(weights) != num_classes:
+        raise ValueError(f"{option}: wanted a number for each of {num_classes} classes, got {len(weights)}.")
+    if not any(weights):
+        raise ValueError(f"{option}: wanted a number above 0 for at least one class, got {weights}.")
+    return torch.tensor(weights)
+
+
+def balanced_labels(counts: Tensor, num_examples: int) -> Tensor:
+    r"""Weights under which all classes of one label an example count the same, 1 in the mean over examples.
+
+    .. math:: w_c = \frac{N}{C n_c}
+
+    with n_c of N examples in class c, of C classes that have any (scikit-learn's `class_weight="balanced"`); 1 for the others.
+
+    >>> balanced_labels(torch.tensor([9.0, 3.0, 0.0]), 12)
+    tensor([0.6667, 2.0000, 1.0000])
+    """
+    return torch.where(counts > 0, num_examples / ((counts > 0).sum() * counts.clamp(min=1)), 1.0)
+
+
+def balanced_answers(counts: Tensor, num_examples: int) -> Tensor:
+    r"""Weights of the yes of each label under which yes and no count the same: :math:`(N - n_c) / n_c`; 1 where one never occurs.
+
+    >>> balanced_answers(torch.tensor([9.0, 3.0, 0.0]), 12)
+    tensor([0.3333, 3.0000, 1.0000])
+    """
+    return torch.where((counts > 0) & (counts < num_examples), (num_examples - counts) / counts.clamp(min=1e-9), 1.0)
+
+
+def _by_name(option: str, given: Mapping[str | int, float], num_classes: int | None, names: Sequence[str]) -> list[float]:
+    known = list(names) or [str(c) for c in range(num_classes or 0)]
+    weights = dict.fromkeys(known, 1.0)
+    for name, weight in given.items():
+        if str(name) not in weights:
+            shown = ", ".join(known[:20]) + ", ..." * (len(known) > 20)
+            raise ValueError(f"{option}: {str(name)!r} is none of the classes {shown}.{did_you_mean(str(name), known)}")
+        weights[str(name)] = float(weight)
+    return list(weights.values())
