@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean
+from msd_framework.screen import accept_any_text
 
 
 def run(words: Sequence[str]) -> int:
@@ -160,7 +161,17 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; a mistake of the user's is a sentence and exit code 2."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    accept_any_text()
+    code = 0
+    try:
+        code = _main(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()  # what is left would fail where nobody can catch it, when Python ends
+    except BrokenPipeError:  # whoever reads the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _main(words: list[str]) -> int:
     if not words or {"-h", "--help", "help"} & set(words):
         print(usage())
         return 0
@@ -172,9 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0] not in COMMANDS:
             raise ConfigError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)} See `msd help`.")
         return COMMANDS[words[0]](words[1:])
-    except BrokenPipeError:  # whoever reads the output has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except (MSDError, OSError, RuntimeError, ValueError) as error:
         sentence = mendable(error)
         if not sentence:

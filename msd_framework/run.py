@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from msd_framework.engine.precision import AUTO
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError
 from msd_framework.metrics.fidelity import fidelity
+from msd_framework.screen import Screen, say
 from msd_framework.structures import FULL
 from msd_framework.writing import draft, write_text
 
@@ -97,7 +97,7 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
     if assembly.world.is_first:
         write_json(assembly.folder / "environment.json", {**environment(assembly.world), "precision": asdict(choice)})
         if assembly.config.training.precision == AUTO:
-            Console(stderr=True).print(choice.line, highlight=False, soft_wrap=True)
+            say(choice.line)
     runner.fit()
     return report(
         assembly, {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
@@ -266,7 +266,7 @@ def show(result: Mapping[str, Any]) -> None:
     for name, value in result["metrics"].items():
         wanted = result["expected"].get(name)
         table.add_row(name, f"{value:.4f}", "" if wanted is None else f"{wanted:.4f}")
-    console = Console()
+    console = Screen()
     console.print(table)
     if result["skipped"]:
         console.print(f"{len(result['skipped'])} examples were left out; report.json names them.")

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from msd_framework.analysis.doctor_findings import Diagnosis, Finding
 from msd_framework.analysis.doctor_score import ScoreCheck
+from msd_framework.screen import Screen
 
 WIDTH = 132
 """Columns of what is printed to no terminal."""
@@ -35,11 +35,11 @@ def is_ok(told: Sequence[Finding]) -> bool:
 
 def show(found: Diagnosis, told: Sequence[Finding]) -> None:
     """Prints tables, what is good to know, and at the end `OK` or what has to be mended."""
-    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    console = Screen(width=WIDTH)
     for table in tables(found):
         console.print(table)
     for line in lines(found, told):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True)
 
 
 def lines(found: Diagnosis, told: Sequence[Finding]) -> Iterator[str]:

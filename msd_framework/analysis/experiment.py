@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from msd_framework.config.components import component_problems
@@ -24,6 +23,7 @@ from msd_framework.config.structure import component_slots, structure_problems, 
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.registry import EXPERIMENTS
 from msd_framework.run import write_json
+from msd_framework.screen import Screen
 from msd_framework.writing import write_text
 
 Row: TypeAlias = Mapping[str, float | str]
@@ -186,7 +186,7 @@ def show(config: ExperimentConfig, rows: Sequence[Row], seconds: float) -> None:
         table.add_column(name, justify="right", overflow="fold")
     for cells in lines:
         table.add_row(*cells)
-    Console().print(table)
+    Screen().print(table)
 
 
 def _cells(config: ExperimentConfig, rows: Sequence[Row]) -> Iterator[list[str]]:

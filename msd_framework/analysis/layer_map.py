@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from msd_framework.analysis.cka import cka_table, suggested_layers
@@ -26,6 +26,7 @@ from msd_framework.errors import ConfigError, Problem
 from msd_framework.losses.relations import summary
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import numbered, told
+from msd_framework.screen import Screen
 from msd_framework.structures import Batch
 
 USES = ("train", "validation", "test")
@@ -138,11 +139,11 @@ def show(found: Alike) -> None:
         table.add_column(name, justify="right")
     suggested = found.layers
     for i, (name, row) in enumerate(zip(found.student, found.cka.tolist()), 1):
-        table.add_row(name, *(f"[bold]{v:.3f}[/bold]" if suggested[i] == j else f"{v:.3f}" for j, v in enumerate(row, 1)))
-    console = Console()
+        table.add_row(name, *(Text(f"{v:.3f}", "bold" if suggested[i] == j else "") for j, v in enumerate(row, 1)))
+    console = Screen()
     console.print(table)
     pairs = ", ".join(f"{i}: {j}" for i, j in suggested.items())
-    console.print(f"layers: {{{pairs}}}", highlight=False, markup=False)
+    console.print(f"layers: {{{pairs}}}", soft_wrap=True)
 
 
 def _options(words: Sequence[str]) -> LayersConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import yaml
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from msd_framework.analysis.by_view import SaliencyTable, ViewTable, saliency_table, view_tables
@@ -19,6 +17,7 @@ from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odd
 from msd_framework.analysis.statistics import Difference, Summary, holm, paired_difference, summarise
 from msd_framework.analysis.study_config import StudyConfig, larger_is_better
 from msd_framework.run import write_json
+from msd_framework.screen import Screen
 from msd_framework.writing import write_text
 
 WIDTH = 132
@@ -267,13 +266,13 @@ def show(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Compari
     for row in rows:
         cells = [shown(m, row.metrics.get(m)).replace(" ", "") for m in config.metrics]
         columns.add_row(row.name, *cells, f"{row.parameters:,}", f"{row.seconds:.1f}")
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = Screen(width=WIDTH)
     console.print(columns)
     texts = [sentence(c) for c in comparisons if c.metric == config.metrics[0]]
     texts += [config.note] if config.note else []
     texts.append(f"All of it is in {config.folder}: {', '.join(['summary.md', 'summary.json', *pictures])}.")
     for text in texts:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(text, soft_wrap=True)
 
 
 def _draw_runs(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -6,19 +6,18 @@ import base64
 import csv
 import html
 import io
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from msd_framework.analysis.plots import draw_distributions
 from msd_framework.run import write_json
 from msd_framework.saliency.reading import together
+from msd_framework.screen import Screen
 from msd_framework.writing import draft, write_text
 
 if TYPE_CHECKING:
@@ -210,7 +209,7 @@ def thumbnail(path: Path) -> str:
 
 def show(name: str, found: Mapping[str, Any], files: Files) -> None:
     """The summary on the screen."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = Screen(width=WIDTH)
     head = f"Saliency of {name}, split {found['split']}: {found['examples']:,} examples"
     if has_truth(found):
         console.print(_columns(head, truth_header(found), truth_rows(found), truth_caption(found)))
@@ -218,7 +217,7 @@ def show(name: str, found: Mapping[str, Any], files: Files) -> None:
         everything = (row for row in class_rows(found) if row[1] == "all")
         header = ["score", "class", "n", *found["modalities"]]
         console.print(_columns(head, header, everything, "Means; in brackets, how often the modality is the most salient one."))
-    console.print(OPPOSITE, highlight=False, soft_wrap=True, markup=False)
+    console.print(OPPOSITE, soft_wrap=True)
     kinds = [
         ("saliency", "md"),
         ("saliency", "json"),
@@ -228,7 +227,7 @@ def show(name: str, found: Mapping[str, Any], files: Files) -> None:
         ("examples", "html"),
     ]
     names = ", ".join(files.named(*kind).name for kind in kinds)
-    console.print(f"All of it is in {files.folder}: {names}.", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"All of it is in {files.folder}: {names}.", soft_wrap=True)
 
 
 def interval(measured: Mapping[str, float]) -> str:

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from msd_framework.analysis.report import write_report
 from msd_framework.analysis.saliency import run_saliency
@@ -24,6 +22,7 @@ from msd_framework.data.world import make_world
 from msd_framework.data.world.make import MANIFEST
 from msd_framework.errors import ConfigError, TrainingError
 from msd_framework.run import run
+from msd_framework.screen import progress_bar, say
 
 NO_NUMBERS = ("name", "expected", "env")
 """Keys that change no number of a run."""
@@ -189,11 +188,9 @@ def do(left: list[Task], config: StudyConfig) -> None:
     """
     if not left:
         return
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
     running: list[str] = []
     failed: list[Event] = []
-    bar = Progress(*columns, TextColumn("{task.fields[running]}"), console=console, disable=not console.is_terminal)
+    bar = progress_bar("running", remaining=False)
     with closing(work(left, config.jobs)) as events, bar:
         shown = bar.add_task(config.name, total=len(left), running="")
         for event in events:
@@ -203,7 +200,7 @@ def do(left: list[Task], config: StudyConfig) -> None:
                 running = [name for name in running if name != event.task.name]
                 failed += [event] if event.error else []
                 bar.advance(shown)
-                console.print(line(event), highlight=False, soft_wrap=True, markup=False)
+                say(line(event), bar.console)
             bar.update(shown, running=" | ".join(running))
     if failed:
         causes = [e for e in failed if e.happened == "failed"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.errors import MSDError
+from msd_framework.screen import accept_any_text
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def _serve(pipe: Connection) -> None:
     """What a worker does: a call, its error or nothing as the answer, and the next call."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    accept_any_text()
     while True:
         try:
             function, arguments, log = pipe.recv()

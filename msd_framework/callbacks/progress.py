@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.registry import CALLBACKS
+from msd_framework.screen import progress_bar, say
 
 if TYPE_CHECKING:
     from msd_framework.engine.runner import Runner
@@ -35,15 +35,7 @@ class ProgressBar(Callback):
     def on_fit_start(self, runner: Runner) -> None:
         if not runner.world.is_first:
             return
-        columns = [
-            TextColumn("{task.description}"),
-            BarColumn(24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        ]
-        console = Console(stderr=True)
-        self.bar = Progress(*columns, TextColumn("{task.fields[values]}"), console=console, disable=not console.is_terminal)
+        self.bar = progress_bar("values")
         self.task = self.bar.add_task(self.label, total=runner.plan.num_updates, completed=runner.update, values="")
         self.bar.start()
 
@@ -60,7 +52,7 @@ class ProgressBar(Callback):
         self.show()
         if self.bar and self.bar.disable:
             parts = [f"{self.label}: update {runner.update}/{runner.plan.num_updates}", self.loss, self.score]
-            self.bar.console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True)
+            say(", ".join(filter(None, parts)))
 
     def on_fit_end(self, runner: Runner) -> None:
         if self.bar and not self.bar.disable:  # stopping a disabled bar prints an empty line in older versions of rich

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from msd_framework.config.build import Assembly
@@ -25,6 +24,7 @@ from msd_framework.config.words import read_words
 from msd_framework.engine.distributed import World
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import CacheError, ConfigError, Problem, did_you_mean
+from msd_framework.screen import Screen
 from msd_framework.teachers.store import USED, Card, TeacherStore
 
 DAY = 24 * 3600
@@ -66,12 +66,12 @@ def show(dir: str = TeacherConfig.cache_dir) -> str:
         table.add_column(column, justify="right" if justify else "left", overflow="fold")
     for path, card in found:
         table.add_row(*_row(path, card))
-    console = Console() if Console().is_terminal else Console(width=WIDE)
+    console = Screen(width=WIDE)
     with console.capture() as captured:
         console.print(table)
         for path, card in found:
             if isinstance(card, CacheError):
-                console.print(f"{path.name[:12]}: {card}", soft_wrap=True, markup=False, highlight=False)
+                console.print(f"{path.name[:12]}: {card}", soft_wrap=True)
     return captured.get().rstrip()
 
 

@@ -8,7 +8,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from msd_framework.config.components import CONTEXT
@@ -19,6 +18,7 @@ from msd_framework.data.images import read_image
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.options import options_of
 from msd_framework.registry import DATASETS
+from msd_framework.screen import Screen
 from msd_framework.structures import ModalityKind
 
 SAMPLES = 20
@@ -205,12 +205,12 @@ def _told(name: str, options: Mapping[str, Any], found: Sequence[SplitCheck]) ->
         numbers = [split.found, split.published, split.skipped, split.absent, split.sampled]
         shown = ["" if n is None else f"{n:,}" for n in numbers] if split.is_there else ["", *_shown(split.published), "", "", ""]
         table.add_row(split.name, *shown, state)
-    console = Console() if Console().is_terminal else Console(width=120)
+    console = Screen(width=120)
     with console.capture() as captured:
         console.print(table)
         for split in found:
             for text in split.wrong:
-                console.print(f"{split.name}: {text}", soft_wrap=True, markup=False, highlight=False)
+                console.print(f"{split.name}: {text}", soft_wrap=True)
         if not any(split.is_there for split in found):
             console.print("Nothing of it is there.")
     return captured.get().rstrip()

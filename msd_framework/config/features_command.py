@@ -21,6 +21,7 @@ from msd_framework.data.regions.store import FeatureStore, Precision
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.models.grid_backbone import build_backbone
+from msd_framework.screen import say
 
 SHOWN = 20
 """Sentences on wrong images that are printed; the rest is counted."""
@@ -206,7 +207,7 @@ def _lock(world: World, folder: Path) -> AbstractContextManager[None]:
     """Holds what keeps two commands from writing one store at once."""
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     return locked(
-        world, folder.absolute().with_name(f".{folder.name}.lock"), lambda: print(f"another process makes {folder}; waiting")
+        world, folder.absolute().with_name(f".{folder.name}.lock"), lambda: say(f"another process makes {folder}; waiting")
     )
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from msd_framework.config.cache import nearest, question, stores
@@ -28,6 +26,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precision, median_seconds
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CacheError, MSDError
+from msd_framework.screen import progress_bar, say
 from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Task
 from msd_framework.teachers.cached import CachedTeacher, Opened
 from msd_framework.teachers.filling import Compared, ask, compare, fill, only_head
@@ -336,7 +335,7 @@ class Split:
 
     def say(self, text: str) -> None:
         if self.world.is_first and text:
-            Console(stderr=True).print(text.strip(), highlight=False, soft_wrap=True, markup=False)
+            say(text.strip())
 
 
 class _Chosen(MultimodalDataset):
@@ -421,12 +420,11 @@ def try_lock(handle: int) -> bool:
 @contextmanager
 def bar(label: str, total: int, is_first: bool) -> Iterator[Callable[[int], None]]:
     """A bar with the time left, on a terminal; what is yielded moves it on."""
-    console = Console(stderr=True)
-    if not (is_first and console.is_terminal):
+    progress = progress_bar()
+    if not is_first or progress.disable:
         yield lambda done: None
         return
-    columns = [TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console) as progress:
+    with progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.advance(task, done)
 

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from msd_framework.config.load import located
 from msd_framework.config.words import read_words
 from msd_framework.data.world import LAYOUTS, WorldSummary, make_world
 from msd_framework.errors import ConfigError
+from msd_framework.screen import progress_bar
 
 
 def make_world_from_words(words: Sequence[str]) -> str:
@@ -26,12 +24,10 @@ def make_world_from_words(words: Sequence[str]) -> str:
         DataError: if the folder holds something else.
     """
     source = read_words(words, make_world, ["progress"])
-    console = Console(stderr=True)
-    columns = (TextColumn("making cards"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console)
+    bar = progress_bar()
     try:
-        with bar if console.is_terminal else nullcontext():
-            task = bar.add_task("")
+        with nullcontext() if bar.disable else bar:
+            task = bar.add_task("making cards")
             return _told(make_world(**source.values, progress=lambda done, total: bar.update(task, completed=done, total=total)))
     except ConfigError as error:
         raise ConfigError(*(located(p, source) for p in error.problems)) from error

@@ -43,14 +43,13 @@ def measure_lengths(reader: ExampleReader, rank: int = 0, size: int = 1) -> npt.
 
 
 def _shown(indices: range) -> Iterator[int]:
-    from rich.console import Console
-    from rich.progress import Progress
+    from msd_framework.screen import progress_bar
 
-    bar = Progress(console=Console(stderr=True), transient=True)
+    bar = progress_bar()
     task, begun = bar.add_task("measuring lengths", total=len(indices)), time.monotonic()
     try:
         for done, index in enumerate(indices):
-            if done % 100 == 0 and bar.console.is_terminal and time.monotonic() - begun > PATIENCE:
+            if done % 100 == 0 and not bar.disable and time.monotonic() - begun > PATIENCE:
                 bar.start()
                 bar.update(task, completed=done)
             yield index

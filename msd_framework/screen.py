@@ -1,0 +1,62 @@
+r"""The one way to the screen: every table, line and bar that a command shows goes through here.
+
+Names come from data, files and other people. So brackets are no markup, colons no pictures, numbers are not coloured, and a
+character that a terminal cannot encode is shown by its number (`\u2603`): nothing that is shown can end a run. Whoever stops
+reading (`msd ... | head`) ends no run either: lines that watch it are then no longer shown.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Screen(Console):
+    """A terminal, or the file or pipe in its place, that shows texts as they are.
+
+    Args:
+        stderr: for what is said of a run as it goes, beside its results.
+        width: columns where it is no terminal; what rich takes if None.
+    """
+
+    def __init__(self, stderr: bool = False, width: int | None = None):
+        accept_any_text()
+        super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
+        if width is not None and not self.is_terminal:
+            self.width = width
+
+    def on_broken_pipe(self) -> None:
+        """Leaves it to the command line, which ends quietly; rich itself would exit with 1."""
+        raise BrokenPipeError
+
+
+def say(text: str, screen: Console | None = None) -> None:
+    """A line on standard error, above a bar that runs on the screen given; nothing where nobody reads it any more."""
+    try:
+        (screen or Screen(stderr=True)).print(text, soft_wrap=True)
+    except BrokenPipeError:
+        return
+
+
+def progress_bar(*shown: str, remaining: bool = True) -> Progress:
+    """A bar on standard error, disabled where that is no terminal: the task's description, the bar, what is done, the time.
+
+    Args:
+        shown: fields of the task that stand behind it.
+        remaining: whether the time left is shown.
+    """
+    screen = Screen(stderr=True)
+    times = [TimeElapsedColumn(), *([TimeRemainingColumn()] if remaining else [])]
+    fields = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in shown]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), *times, *fields]
+    return Progress(*columns, console=screen, disable=not screen.is_terminal)
+
+
+def accept_any_text() -> None:
+    """Lets standard output and error show what their encoding does not have by its number, in place of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
+            stream.reconfigure(errors="backslashreplace")
