@@ -177,8 +177,6 @@ def _main(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS and "=" in words[0]:
         words.insert(0, "run")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # modules of a user's own are found from here, as with `python -m`
     try:
         if words[0] not in COMMANDS:
             raise ConfigError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)} See `msd help`.")

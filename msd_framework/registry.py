@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
+import sys
 import traceback
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -172,7 +174,7 @@ class Registry(Generic[T]):
     def _import(self, name: str, at: str) -> type[T]:
         module, _, attribute = name.rpartition(".")
         try:
-            found = getattr(importlib.import_module(module), attribute)
+            found = getattr(import_named(module), attribute)
         except MSDError:
             raise
         except Exception as error:  # a module of a user's may raise anything
@@ -196,6 +198,18 @@ class Registry(Generic[T]):
         except BaseException:
             self._discovered = False
             raise
+
+
+def import_named(module: str) -> types.ModuleType:
+    """Imports a module that a user's own YAML names. It is found from the working directory as well, as with `python -m`."""
+    look_here()
+    return importlib.import_module(module)
+
+
+def look_here() -> None:
+    """Has modules found from the working directory from now on, after all others."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def _load(point: EntryPoint) -> Any:

@@ -30,12 +30,12 @@ from msd_framework.analysis.doctor_findings import Diagnosis, Finding, findings,
 from msd_framework.analysis.doctor_report import as_json, is_ok, show
 from msd_framework.analysis.doctor_score import Rows, batches, check_score, evenly
 from msd_framework.config.build import SHARED, Assembly
+from msd_framework.config.cards import card_of
 from msd_framework.config.check import checked
 from msd_framework.config.load import COMMAND_LINE, Source, load, located, parse_overrides, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import structure_problems, structured
 from msd_framework.config.teacher_cache import Split, shown_bytes
-from msd_framework.engine.checkpoint import read_card
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.precision import FP32, PRECISIONS
@@ -185,7 +185,7 @@ def _classes(assembly: Assembly) -> str:
     """How classes are matched. Other names, and the same ones in another order, are refused before anything is built."""
     info, teacher = assembly.info, assembly.config.teacher
     folders = assembly.teacher_folders if teacher is not None and teacher.ema is None else ()
-    unnamed = [folder for folder in folders if not read_card(folder)["facts"].get("class_names")]
+    unnamed = [folder for folder in folders if not card_of(folder, assembly.config)["facts"].get("class_names")]
     if not info.class_names or unnamed:
         who = "the data set" if not info.class_names else ", ".join(unnamed)
         return f"{info.num_classes}, by number alone, as {who} names none" if folders else f"{info.num_classes}, without names"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from msd_framework.config.cards import card_of
 from msd_framework.config.check import checked, understood
 from msd_framework.config.components import STAND_INS, described, known_facts
 from msd_framework.config.load import Source, load, located, parse_overrides, resolve
@@ -16,7 +17,6 @@ from msd_framework.config.saliency_check import looking_problems
 from msd_framework.config.schema import Component, RunConfig, TeacherConfig, component
 from msd_framework.config.structure import component_slots, structure_problems, structured
 from msd_framework.config.teachers import teacher_folders
-from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.registry import SALIENCIES, plain
 from msd_framework.saliency.base import Saliency
@@ -106,10 +106,10 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     config = replace(config, teacher=TeacherConfig(config.env.save_dir) if given is None or given.ema is not None else given)
     assert config.teacher is not None
     try:
-        cards = [read_card(folder) for folder in teacher_folders(config.teacher)]
+        cards = [card_of(folder, config) for folder in teacher_folders(config.teacher)]
         modalities = union([card["modalities"] for card in cards])
         model = max(cards, key=lambda card: len(card["modalities"]))["rebuild"]
-    except (CheckpointError, KeyError) as error:
+    except CheckpointError as error:
         at = "teacher.checkpoint" if "teacher" in source.values else "env.save_dir"
         raise ConfigError(located(Problem(at, f"holds no teacher, nor a model of the run's own: {error}"), source)) from error
     info = described(config.data.dataset)

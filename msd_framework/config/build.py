@@ -16,6 +16,7 @@ from torch import Tensor
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
+from msd_framework.config.cards import card_of, rebuilt, weights_of
 from msd_framework.config.folders import is_evaluated, learned_processors, teacher_is_there
 from msd_framework.config.initial import init_folder, start_from
 from msd_framework.config.pairing import objective_on_stand_ins
@@ -30,7 +31,7 @@ from msd_framework.data.lengths import LengthPools, measure_lengths
 from msd_framework.data.loader import EvaluationBatches, TrainingBatches
 from msd_framework.data.plan import HELD_OUT, Indices, TrainingPlan, hold_out, stream_seed
 from msd_framework.data.reader import DecodedInputs, ExampleReader
-from msd_framework.engine.checkpoint import WEIGHTS, CheckpointFolder, find_checkpoint, load_weights, read, read_card, read_json
+from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, load_weights, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure, predict
 from msd_framework.engine.precision import FP32, Choice
@@ -165,7 +166,7 @@ class Assembly:
             sources = [start, *sources] if start else sources
             sources += [config.data.processors_from] if config.data.processors_from else []
             sources += [str(self.folder)] if goes_on(config) else []
-        return {m: path for source in sources for m, path in learned_processors(source).items()}
+        return {m: path for source in sources for m, path in learned_processors(source, config).items()}
 
     def _learn(self, processors: Mapping[str, Processor]) -> None:
         if not processors:
@@ -205,10 +206,10 @@ class Assembly:
         if self.config.init is not None and not is_evaluated(self.config) and not goes_on(self.config):
             path = init_folder(self.config)
             assert path is not None
-            for modality in self._other_tensors(read_card(path)):
+            for modality in self._other_tensors(card_of(path, self.config)):
                 text = f"init: the model of {path} was trained on other {modality} tensors than this run makes."
                 raise CheckpointError(f"{text} Set data.processors_from={path}.")
-            start_from(built, path, self.config.init)
+            start_from(built, path, self.config.init, self.config)
         return built.to(self.world.device)
 
     @cached_property
@@ -267,7 +268,7 @@ class Assembly:
     def teacher_modalities(self) -> list[tuple[str, ...]]:
         """What each teacher takes; nothing where there is none to ask."""
         there = teacher_is_there(self.config)
-        return [tuple(read_card(folder)["modalities"]) for folder in self.teacher_folders] if there else []
+        return [tuple(card_of(folder, self.config)["modalities"]) for folder in self.teacher_folders] if there else []
 
     @cached_property
     def teachers(self) -> tuple[Assembly, ...]:
@@ -323,15 +324,14 @@ class Assembly:
         """
         teacher = self.config.teacher
         assert teacher is not None
-        folder = find_checkpoint(self.teacher_folder)
-        checkpoint = read(folder, WEIGHTS)
+        folder, checkpoint = weights_of(self.teacher_folder, self.config)
         for modality in self._other_tensors(checkpoint.card):
             raise CheckpointError(
                 f"{folder}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or "
                 f"length). Set data.processors_from={self.teacher_folder}."
             )
         with torch.random.fork_rng(devices=[]):
-            model = MODELS.build(checkpoint.card["rebuild"], "teacher", checkpoint.card["facts"])
+            model = rebuilt(checkpoint.card, folder)
         load_weights(model, checkpoint.model, str(folder))
         if teacher.channels is not None:
             keep_channels(model, **vars(teacher.channels))
@@ -588,8 +588,7 @@ class Assembly:
         Raises:
             CheckpointError: if its weights are of another model, or it was trained on other tensors than this run makes.
         """
-        folder = find_checkpoint(path)
-        checkpoint = read(folder, WEIGHTS)
+        folder, checkpoint = weights_of(path, self.config)
         for modality in self._other_tensors(checkpoint.card):
             raise CheckpointError(
                 f"{folder}: was trained on other {modality} tensors than this run makes. Give data.processors.{modality} the "

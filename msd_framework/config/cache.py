@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from msd_framework.config.cards import card_of
 from msd_framework.config.parts import complete
 from msd_framework.config.schema import ChannelsConfig
-from msd_framework.engine.checkpoint import find_checkpoint, read_card, read_json
+from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.errors import CacheError
 from msd_framework.registry import DATASETS, MASKERS, PROCESSORS
 from msd_framework.structures import FULL
@@ -101,7 +102,7 @@ def question(assembly: Assembly, use: str) -> Question:
     teacher = config.teacher
     assert teacher is not None
     folder = find_checkpoint(assembly.teacher_folder)
-    card = read_card(folder)
+    card = card_of(folder, config)
     processors = {m: assembly.processors[m] for m in card["modalities"]}
     specs = {m: complete(PROCESSORS, config.data.processors[m]) for m in processors}
     dataset = {k: v for k, v in complete(DATASETS, config.data.dataset).items() if k not in PLACES}

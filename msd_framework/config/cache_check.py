@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from msd_framework.config.cards import card_of
 from msd_framework.config.folders import is_evaluated
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teachers import teacher_folders
-from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import Problem, did_you_mean
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
@@ -63,7 +63,7 @@ def _feature_problems(config: RunConfig) -> list[Problem]:
     ]
     if unknown or not features:
         return unknown
-    names = [split(read_card(folder)["model"], at, MODELS)[0] for folder in teacher_folders(config.teacher)]
+    names = [split(card_of(folder, config)["model"], at, MODELS)[0] for folder in teacher_folders(config.teacher)]
     silent = [name for name in names if MODELS.get(name).summarise_views is MultimodalModel.summarise_views]
     text = "the teacher is a {}, which does not tell its {}. Leave cache_features out."
     return [Problem(at, text.format(name, SUMMARY)) for name in silent]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msd_framework.config.cards import card_of, rebuilt
 from msd_framework.config.components import STAND_INS, known_facts
 from msd_framework.config.folders import teacher_is_there
 from msd_framework.config.models import Unfilled, empty_model
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teachers import teacher_folders
-from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import ConfigError, Problem
-from msd_framework.registry import FEATURE_TERMS, MODELS, OBJECTIVES
+from msd_framework.registry import FEATURE_TERMS, OBJECTIVES
 from msd_framework.structures import DatasetInfo, FeatureKind
 from msd_framework.teachers.store import SUMMARY
 
@@ -33,16 +33,16 @@ def feature_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
     if built is None:
         return []
     student = built.offered
-    teacher = student if config.teacher.ema is not None else _teachers(config)
+    teacher = student if config.teacher.ema is not None else _offered_by_teacher(config)
     return [problem for term in terms for problem in _problems(term, config, info, student, teacher)]
 
 
-def _teachers(config: RunConfig) -> Mapping[str, FeatureKind]:
+def _offered_by_teacher(config: RunConfig) -> Mapping[str, FeatureKind]:
     """What the teacher offers, whose sizes are all in its card."""
     (folder,) = teacher_folders(config.teacher)
-    card = read_card(folder)
+    card = card_of(folder, config)
     with Unfilled():
-        return MODELS.build(card["rebuild"], "teacher", card["facts"]).offered
+        return rebuilt(card, folder).offered
 
 
 def _problems(

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from msd_framework.config.cards import card_of
 from msd_framework.config.parts import differences
 from msd_framework.config.resume import resume_problems
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teachers import teacher_folders
-from msd_framework.engine.checkpoint import find_checkpoint, read_card
+from msd_framework.engine.checkpoint import find_checkpoint
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.options import options_of
 from msd_framework.registry import DATASETS, MODELS, PROCESSORS, plain, split
@@ -68,17 +69,18 @@ def processors_folder(path: str) -> Path:
     raise CheckpointError(f"{path}: has no folder `processors` beside its checkpoints; copy the whole folder of the run.")
 
 
-def learned_processors(path: str) -> dict[str, Path]:
+def learned_processors(path: str, config: RunConfig) -> dict[str, Path]:
     """Where a run keeps what the processor of each of its modalities learned.
 
     Args:
         path: the run's folder, or one of its checkpoints.
+        config: the user's own run, which says what a card may name.
 
     Raises:
         CheckpointError: if there is none.
     """
     folder = processors_folder(path)
-    return {modality: folder / modality for modality in read_card(path)["processors"]}
+    return {modality: folder / modality for modality in card_of(path, config)["processors"]}
 
 
 def other_tensors(here: Any, there: Any) -> str:
@@ -114,15 +116,12 @@ def _processors_problems(config: RunConfig) -> list[Problem]:
     if given is None or is_evaluated(config):
         return []
     try:
-        learned = learned_processors(given)
-        saved = read_card(given)["processors"]
+        learned = learned_processors(given, config)
+        saved = card_of(given, config)["processors"]
         specs = {m: spec for m, spec in config.data.processors.items() if m in learned}
         other = {m: other_tensors(spec, saved[m]["spec"]) for m, spec in specs.items()}
     except (CheckpointError, ConfigError) as error:
         return [Problem("data.processors_from", str(error))]
-    except (KeyError, TypeError) as error:
-        text = f"{given}: its card.json does not describe its processors (it lacks {error}). Take another run."
-        return [Problem("data.processors_from", text)]
     if given in teacher_folders(teacher):  # compared where teacher and student are
         return []
     text = "the run of data.processors_from was made with other options: {}. Write those here, or leave data.processors_from out."
@@ -134,7 +133,7 @@ def _checkpoint_problems(config: RunConfig) -> list[Problem]:
     key = "checkpoint.load" if config.checkpoint.load else "env.save_dir"
     try:
         found = find_checkpoint(config.checkpoint.load or config.env.save_dir)
-        other = _other_model(config, read_card(found).get("model"))
+        other = _other_model(config, card_of(found, config)["model"])
     except CheckpointError as error:
         return [Problem(key, str(error))]
     text = f"the checkpoint {found} holds another model: {other}. Give the options that it was trained with."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import types
 import zlib
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from msd_framework.config.load import ROOT, SHARE
 from msd_framework.errors import MSDError, Problem
-from msd_framework.registry import raised_at
+from msd_framework.registry import import_named, raised_at
 
 
 def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]:
@@ -43,7 +42,7 @@ def _package(folder: Path) -> str:
 
 def _import(module: str, at: str) -> list[Problem]:
     try:
-        importlib.import_module(module)
+        import_named(module)
     except MSDError as error:
         return [Problem(at, str(error))]
     except Exception as error:  # a module of a user's may raise anything

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from msd_framework.config.cards import card_of, rebuilt, weights_of
 from msd_framework.config.components import STAND_INS, known_facts
 from msd_framework.config.folders import other_tensors
 from msd_framework.config.models import Unfilled, reads_files
 from msd_framework.config.resume import goes_on
 from msd_framework.config.schema import InitConfig, RunConfig
 from msd_framework.config.teachers import teacher_folders
-from msd_framework.engine.checkpoint import WEIGHTS, find_checkpoint, load_weights, read, read_card
+from msd_framework.engine.checkpoint import load_weights
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.inherit import Inheritance
@@ -27,21 +28,22 @@ def init_folder(config: RunConfig) -> str | None:
     return given or (folders[0] if len(folders) == 1 else None)
 
 
-def start_from(model: MultimodalModel, path: str, init: InitConfig) -> None:
+def start_from(model: MultimodalModel, path: str, init: InitConfig, config: RunConfig) -> None:
     """Gives a model its first weights.
 
     Args:
         model: what is to start.
         path: the run that they are taken from, or one of its checkpoints.
         init: which of them, and how.
+        config: the user's own run, which says what a card may name.
 
     Raises:
         CheckpointError: if they cannot be read.
         ConfigError: if they do not fit.
     """
-    saved = read(find_checkpoint(path), WEIGHTS)
+    folder, saved = weights_of(path, config)
     with torch.random.fork_rng(devices=[]):  # the run's random numbers know nothing of it
-        source = MODELS.build(saved.card["rebuild"], "init", saved.card["facts"])
+        source = rebuilt(saved.card, folder)
     load_weights(source, saved.model, path)
     try:
         taken = Inheritance(model, source, init.layers, init.cut, init.only).tensors()
@@ -60,12 +62,10 @@ def init_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
         why = f"there are {num} teachers" if num else "there is no trained teacher"
         return [Problem(at, f"must be given, since {why}: the folder of a finished run.")]
     try:
-        card = read_card(path)
+        card = card_of(path, config)
         return _card_problems(card, config) or _fit_problems(card, config, info)
     except CheckpointError as error:
         return [Problem(at, str(error))]
-    except (KeyError, TypeError) as error:
-        return [Problem(at, f"{path}: its card.json does not describe a model (it lacks {error}). Take another checkpoint.")]
 
 
 def _card_problems(card: dict[str, Any], config: RunConfig) -> list[Problem]:
@@ -86,7 +86,7 @@ def _fit_problems(card: dict[str, Any], config: RunConfig, info: DatasetInfo) ->
     try:
         with Unfilled():
             model = MODELS.build(config.model, "model", STAND_INS | facts)
-            source = MODELS.build(card["rebuild"], "init", card["facts"])
+            source = rebuilt(card, init_folder(config) or "")
             found = Inheritance(model, source, init.layers, init.cut, init.only).problems
     except ConfigError as error:
         return list(error.problems)

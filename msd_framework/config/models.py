@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from msd_framework.config.components import STAND_INS, known_facts
-from msd_framework.config.parts import Part, parts
+from msd_framework.config.parts import Part, code_options, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.models.base import MultimodalModel
@@ -94,7 +95,7 @@ def _facts(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def reads_files(model: Any) -> bool:
-    """Whether a model's constructor reads files or published weights, itself or for an encoder."""
+    """Whether a model's constructor reads files, published weights or modules of Python, itself or for an encoder."""
     return any(_reads(part) for part in parts(MODELS, model, "model"))
 
 
@@ -114,7 +115,8 @@ def _refusals(found: list[Part], facts: Mapping[str, Any]) -> list[Problem]:
 
 
 def _reads(part: Part) -> bool:
-    return any(part.options.get(key) is not None for key in part.cls.reads)
+    unread = any(part.options.get(key) is not None for key in part.cls.reads)
+    return unread or any(str(part.options[key]).rpartition(".")[0] not in sys.modules for key in code_options(part.cls))
 
 
 def _without_files(registry: Registry[Any], spec: Any, facts: Mapping[str, Any]) -> dict[str, Any]:

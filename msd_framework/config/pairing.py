@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from msd_framework.config.cache_check import cache_problems
+from msd_framework.config.cards import card_of
 from msd_framework.config.components import STAND_INS, described, known_facts
 from msd_framework.config.feature_check import feature_problems
 from msd_framework.config.folders import is_evaluated, other_tensors, teacher_is_there
@@ -18,7 +19,6 @@ from msd_framework.config.parts import Part, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
 from msd_framework.config.teachers import combination_problems, teacher_folders
-from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.metrics.fidelity import FIDELITY
@@ -182,13 +182,10 @@ def _taught_views(config: RunConfig) -> list[str]:
 def _teacher_in(folder: str, config: RunConfig, info: DatasetInfo) -> tuple[Taken | None, list[Problem]]:
     """What is known of the teacher in a folder, and what is wrong with it."""
     try:
-        card = read_card(folder)
+        card = card_of(folder, config)
         return _teacher_of(card, config, info)
     except (CheckpointError, ConfigError) as error:
         return None, [Problem("teacher.checkpoint", str(error))]
-    except (KeyError, TypeError) as error:
-        text = f"{folder}: its card.json does not describe a model (it lacks {error}). Take another checkpoint."
-        return None, [Problem("teacher.checkpoint", text)]
 
 
 def _teacher_of(card: Mapping[str, Any], config: RunConfig, info: DatasetInfo) -> tuple[Taken, list[Problem]]:

@@ -49,6 +49,12 @@ def parts(registry: Registry[Any], spec: Any, at: str) -> Iterator[Part]:
     yield whole
 
 
+def code_options(component: type) -> frozenset[str]:
+    """The options of a component that name code, which is imported and called."""
+    named: frozenset[str] = getattr(component, "code", frozenset())
+    return named
+
+
 def differences(registry: Registry[Any], here: Any, there: Any) -> str:
     """In what two parts of YAMLs describe different components, defaults included; empty if they describe the same.
 

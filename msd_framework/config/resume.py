@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from msd_framework.config.cards import foreign_names, own_names
 from msd_framework.config.load import load, resolve
 from msd_framework.config.parts import differences
 from msd_framework.config.schema import RunConfig
@@ -22,6 +23,7 @@ FREE = (
     "callbacks",
     "checkpoint",
     "env",
+    "allow",
     "imports",
     "user_dir",
     "teacher.checkpoint",
@@ -60,7 +62,13 @@ def resume_problems(config: RunConfig) -> list[Problem]:
         return [Problem("checkpoint.resume", f"{folder} cannot be gone on with: {error}")]
     if structure_problems(values, RunConfig):
         return [Problem("checkpoint.resume", f"{folder / 'config.yaml'} is of another version. Name another env.save_dir.")]
-    begun = structured(values, RunConfig)
+    begun, own = structured(values, RunConfig), own_names(config)
+    foreign = [n for s in component_slots(values) for n in foreign_names(REGISTRIES[s.kind], s.spec, s.path, own)]
+    if foreign:
+        text = (
+            f"{folder / 'config.yaml'} names {foreign[0]!r}, which is code and not in this YAML. Name another env.save_dir."
+        )
+        return [Problem("checkpoint.resume", text)]
     here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(begun)))
     texts = {k: _difference(here.get(k), there.get(k)) for k in {**there, **here} if not _is_free(k)}
     teachers, before = len(teacher_folders(config.teacher)), len(teacher_folders(begun.teacher))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from msd_framework.config.cards import card_of
 from msd_framework.config.folders import teacher_is_there
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teachers import teacher_folders
-from msd_framework.engine.checkpoint import read_card
 from msd_framework.errors import CheckpointError, Problem
 from msd_framework.registry import MODELS, SALIENCIES, split
 
@@ -32,8 +32,8 @@ def looking_problems(config: RunConfig, spec: Any, at: str) -> list[Problem]:
         text = f"{name} looks at the teacher itself, of which a teacher cache keeps nothing. {OTHERS}, or set teacher.cache=false."
         return [Problem(at, text)]
     try:
-        model = split(read_card(folders[0])["model"], at, MODELS)[0]
-    except (CheckpointError, KeyError):  # what is wrong with the checkpoint is said elsewhere
+        model = split(card_of(folders[0], config)["model"], at, MODELS)[0]
+    except CheckpointError:  # what is wrong with the checkpoint is said elsewhere
         return []
     if hasattr(MODELS.get(model), "encode"):
         return []

@@ -277,6 +277,9 @@ class RunConfig:
     user_dir: str | None = None
     """A folder of Python files of your own that register components."""
 
+    allow: list[str] = field(default_factory=list)
+    """Classes of your own that the card of a checkpoint may name, such as `[package.Model]`; a card may come from anybody."""
+
     expected: dict[str, float] = field(default_factory=dict)
     """Metrics that this configuration was measured to reach, shown beside what it reaches now."""
 

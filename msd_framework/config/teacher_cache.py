@@ -17,11 +17,11 @@ import numpy as np
 from torch import Tensor
 
 from msd_framework.config.cache import nearest, question, stores
+from msd_framework.config.cards import card_of
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.collate import Collator
 from msd_framework.data.loader import EvaluationBatches
 from msd_framework.data.reader import ExampleReader
-from msd_framework.engine.checkpoint import read_card
 from msd_framework.engine.distributed import World
 from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precision, median_seconds
 from msd_framework.engine.random_state import random_state, restore_random_state
@@ -64,7 +64,7 @@ class TeacherCache:
     def __getitem__(self, use: str) -> CachedTeacher:
         """The teacher of the split that is used for `train`, `validation` or `test`; its store is opened at the first question."""
         if use not in self.teachers:
-            modalities = read_card(self.assembly.teacher_folder)["modalities"]
+            modalities = card_of(self.assembly.teacher_folder, self.assembly.config)["modalities"]
             opening = partial(self._open, use)
             self.teachers[use] = CachedTeacher(modalities, self.assembly.info.num_classes, opening)
         return self.teachers[use]

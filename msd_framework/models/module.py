@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 from torch import Tensor, nn
 
@@ -14,8 +15,8 @@ from msd_framework.models.base import MultimodalModel
 from msd_framework.models.bert import at_their_places
 from msd_framework.models.huggingface_adapters import blanked
 from msd_framework.ranges import positive
-from msd_framework.registry import MODELS, raised_at
-from msd_framework.structures import Inputs, ModelOutput
+from msd_framework.registry import MODELS, import_named, look_here, raised_at
+from msd_framework.structures import Inputs, ModelOutput, Setting
 
 TENSOR_ITSELF = "logits"
 """What a module's output is looked for under; if it is a tensor, it is that tensor."""
@@ -30,7 +31,8 @@ class TorchModule(MultimodalModel):
     positions, such as `attention`, always work.
 
     Args:
-        target: the dotted name of the class, or of a function that makes a module, such as `torchvision.models.resnet18`.
+        target: the dotted name of a class of `nn.Module`, or of a function that says that it returns one, such as
+            `torchvision.models.resnet18`.
         inputs: the argument of its forward that carries each modality, such as `{text: input_ids, image: pixel_values}`.
         num_classes: C; handed on to the target if it names an argument `num_classes`.
         options: what the target is made with.
@@ -40,7 +42,7 @@ class TorchModule(MultimodalModel):
         pad_id: the id of [PAD], which stands wherever no word is.
 
     Raises:
-        ValueError: if there is no such target, if it makes no module or refuses its options, or if its forward lacks an argument
+        ValueError: if there is no such target, if it is no module or refuses its options, or if its forward lacks an argument
             or needs another one.
 
     >>> model = TorchModule("torch.nn.Linear", {"sound": "input"}, num_classes=3, options={"in_features": 4, "out_features": 3})
@@ -51,6 +53,7 @@ class TorchModule(MultimodalModel):
     """
 
     takes_subsets: ClassVar[bool] = False
+    code: ClassVar[frozenset[str]] = frozenset({"target"})
 
     def __init__(
         self,
@@ -81,6 +84,14 @@ class TorchModule(MultimodalModel):
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(sorted(options["inputs"]))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        look_here()
+        top, dot, _ = str(options.get("target")).partition(".")
+        if dot and top not in sys.modules and importlib.util.find_spec(top) is None:
+            return [f"target: there is no module {top!r}. Install it, or name it under imports."]
+        return super().check(options, setting)
 
     def forward(self, inputs: Inputs) -> ModelOutput:
         found = self._read(self.module(**self._arguments(inputs)))
@@ -144,26 +155,39 @@ def _entries(output: Any) -> dict[str, Any]:
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def imported(target: str) -> Callable[..., Any]:
-    """What a dotted name stands for.
+def imported(target: str) -> Callable[..., nn.Module]:
+    """What a dotted name stands for: a class of modules, or a function that is annotated to return one.
 
     Raises:
-        ValueError: if it cannot be imported, or if nothing can be made by it.
+        ValueError: if it cannot be imported, or is something else; nothing is called to find out.
     """
     module, _, attribute = target.rpartition(".")
-    if not module:
+    if not module or target.startswith("."):
         raise ValueError(f"target must be a dotted name such as package.Class, got {target!r}")
     try:
-        package = importlib.import_module(module)
+        package = import_named(module)
     except Exception as error:  # a module of a user's may raise anything
         raise ValueError(f"target {target!r} cannot be imported: {raised_at(error)}") from error
     if not hasattr(package, attribute):
         raise ValueError(f"target {target!r}: {module} has no {attribute!r}.{did_you_mean(attribute, vars(package))}")
     found = getattr(package, attribute)
-    if not callable(found):
-        raise ValueError(f"target {target!r} is no class or function, but of type {type(found).__name__}")
-    called: Callable[..., Any] = found
-    return called
+    if not _makes_modules(found):
+        what = f"the class {found.__qualname__}" if isinstance(found, type) else f"of type {type(found).__name__}"
+        raise ValueError(
+            f"target {target!r} must be a class of nn.Module, or a function annotated to return one (-> nn.Module), and is {what}"
+        )
+    makes: Callable[..., nn.Module] = found
+    return makes
+
+
+def _makes_modules(found: Any) -> bool:
+    made = found
+    if inspect.isfunction(found):
+        try:
+            made = get_type_hints(found).get("return")
+        except Exception:  # an annotation of a user's may name anything
+            return False
+    return isinstance(made, type) and issubclass(made, nn.Module) and not inspect.isabstract(made)
 
 
 def made(target: str, options: Mapping[str, Any], num_classes: int) -> nn.Module:

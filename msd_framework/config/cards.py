@@ -1,0 +1,145 @@
+"""The card of a checkpoint, which may be a stranger's: nothing that it names is imported or built before it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from msd_framework.config.parts import code_options, parts
+from msd_framework.config.schema import RunConfig
+from msd_framework.config.structure import component_slots
+from msd_framework.engine import checkpoint
+from msd_framework.engine.checkpoint import WEIGHTS, Checkpoint, find_checkpoint
+from msd_framework.errors import CheckpointError, ConfigError
+from msd_framework.models.base import MultimodalModel
+from msd_framework.options import mismatch, options_of
+from msd_framework.registry import MODELS, PROCESSORS, REGISTRIES, Registry, items, nested, split
+from msd_framework.structures import Task
+
+CARD: dict[str, Any] = {
+    "model": str | dict[str, Any],
+    "rebuild": str | dict[str, Any],
+    "facts": dict[str, Any],
+    "modalities": list[str],
+    "processors": dict[str, dict[str, Any]],
+}
+"""What a card holds."""
+
+FACTS: dict[str, Any] = {
+    "num_classes": int,
+    "task": Task,
+    "class_names": list[str] | None,
+    "modalities": dict[str, dict[str, Any]],
+}
+"""What the facts of a card hold at least."""
+
+
+def card_of(path: str | Path, config: RunConfig) -> dict[str, Any]:
+    """How the model of a checkpoint is rebuilt, without its weights.
+
+    Args:
+        path: the folder of a run, or one of its checkpoints.
+        config: the user's own run, which says what a card may name.
+
+    Raises:
+        CheckpointError: if there is none, if it is no card, or if it names code that the user's own YAML does not.
+    """
+    folder = find_checkpoint(path)
+    return _checked(checkpoint.read_card(folder), folder, config)
+
+
+def weights_of(path: str | Path, config: RunConfig) -> tuple[Path, Checkpoint]:
+    """Where a checkpoint is, and what its model is rebuilt from.
+
+    Args:
+        path: the folder of a run, or one of its checkpoints.
+        config: the user's own run, which says what a card may name.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or names code that the user's own YAML does not.
+    """
+    folder = find_checkpoint(path)
+    found = checkpoint.read(folder, WEIGHTS)
+    _checked(found.card, folder, config)
+    return folder, found
+
+
+def rebuilt(card: Mapping[str, Any], where: str | Path) -> MultimodalModel:
+    """The model that a checked card describes, with weights of its own.
+
+    Raises:
+        CheckpointError: if none can be made of it.
+    """
+    try:
+        return MODELS.build(card["rebuild"], "model", card["facts"])
+    except Exception as error:  # sizes that were edited can make a constructor raise anything
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{where}: no model can be made of its card.json: {reason} Take another checkpoint.") from error
+
+
+def own_names(config: RunConfig) -> frozenset[str]:
+    """The classes of a user's own that the run names itself: under `allow`, or as a component."""
+    names = set(config.allow)
+    for slot in component_slots(asdict(config)):
+        for part in parts(REGISTRIES[slot.kind], slot.spec, slot.path):
+            names |= {part.name, *(str(part.options[key]) for key in code_options(part.cls) if key in part.options)}
+    return frozenset(names)
+
+
+def foreign_names(registry: Registry[Any], spec: Any, at: str, own: frozenset[str]) -> Iterator[str]:
+    """What a component that somebody else has written names, at any depth, and is neither registered nor a user's own.
+
+    Nothing is imported but what is the user's own.
+    """
+    name, given = split(spec, at, registry)
+    if "." in name and name not in registry.names() and name not in own:
+        yield name
+        return
+    cls = registry.get(name, at)
+    options = options_of(cls)
+    yield from (str(given[key]) for key in code_options(cls) if key in given and str(given[key]) not in own)
+    for key, value in given.items():
+        inner, container = nested(options[key].annotation) if key in options else (None, None)
+        if inner is not None and value is not None:
+            ones = [("", value)] if container is None or not isinstance(value, (dict, list)) else items(value)
+            for suffix, one in ones:
+                yield from foreign_names(inner, one, f"{at}.{key}{suffix}", own)
+
+
+def _checked(card: dict[str, Any], folder: Path, config: RunConfig) -> dict[str, Any]:
+    """A card, once it is known to be one and to name no code but the user's own."""
+    wrong = _misfit(card, CARD) or _misfit(card["facts"], FACTS) or _misfit_of_processors(card)
+    if wrong:
+        text = f"{folder}: its card.json does not describe a model ({wrong}). Take another checkpoint."
+        raise CheckpointError(text)
+    own = own_names(config)
+    specs: list[tuple[Registry[Any], str, Any]] = [(MODELS, "model", card["model"]), (MODELS, "rebuild", card["rebuild"])]
+    specs += [(PROCESSORS, f"processors.{m}.spec", kept["spec"]) for m, kept in card["processors"].items()]
+    for registry, at, spec in specs:
+        where = f"{folder / 'card.json'}: {at}"
+        try:
+            foreign = next(foreign_names(registry, spec, where, own), None)
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        if foreign is not None:
+            text = f"names {foreign!r}, which is code and no registered component, and a card may come from anybody."
+            raise CheckpointError(f"{where} {text} If it is yours, add `allow: [{foreign}]` to your YAML.")
+    return card
+
+
+def _misfit(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What is missing or of another type; empty if nothing is."""
+    for key, annotation in wanted.items():
+        if key not in values:
+            return f"it lacks {key!r}"
+        if text := mismatch(values[key], annotation):
+            return f"{key}: {text.removesuffix('.')}"
+    return ""
+
+
+def _misfit_of_processors(card: Mapping[str, Any]) -> str:
+    lacking = [m for m in card["modalities"] if m not in card["processors"]]
+    texts = [_misfit(kept, {"spec": str | dict[str, Any], "fingerprint": str}) for kept in card["processors"].values()]
+    return f"it lacks the processor of {lacking[0]!r}" if lacking else next((text for text in texts if text), "")
