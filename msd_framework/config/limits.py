@@ -27,6 +27,7 @@ def limit_problems(config: RunConfig) -> list[Problem]:
         *_split_problems(config),
         *_share_problems(config),
         *_channel_problems(config),
+        *_allow_problems(config),
     ]
 
 
@@ -113,6 +114,11 @@ def _channel_problems(config: RunConfig) -> list[Problem]:
     except ConfigError as error:
         return list(error.problems)
     return []
+
+
+def _allow_problems(config: RunConfig) -> list[Problem]:
+    text = "wanted the dotted name of a class, such as package.Model, got {!r}. Registered components need not be allowed."
+    return [Problem(f"allow[{i}]", text.format(name)) for i, name in enumerate(config.allow) if "." not in name.strip(".")]
 
 
 def _place_problems(config: RunConfig) -> list[Problem]:

@@ -65,9 +65,7 @@ def resume_problems(config: RunConfig) -> list[Problem]:
     begun, own = structured(values, RunConfig), own_names(config)
     foreign = [n for s in component_slots(values) for n in foreign_names(REGISTRIES[s.kind], s.spec, s.path, own)]
     if foreign:
-        text = (
-            f"{folder / 'config.yaml'} names {foreign[0]!r}, which is code and not in this YAML. Name another env.save_dir."
-        )
+        text = f"{folder / 'config.yaml'} names {foreign[0]!r}, which is code and not in this YAML. Name another env.save_dir."
         return [Problem("checkpoint.resume", text)]
     here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(begun)))
     texts = {k: _difference(here.get(k), there.get(k)) for k in {**there, **here} if not _is_free(k)}

@@ -272,7 +272,13 @@ CHECKPOINTS = [
         "teacher of other modalities",
         student("teacher.checkpoint=<here>/copy"),
         r"teacher\.checkpoint: the teacher takes 'audio', and data\.processors",
-        lambda h, w, t: edit_card(t, h, lambda card: card.update(modalities=["audio", "image", "text"])),
+        lambda h, w, t: edit_card(
+            t,
+            h,
+            lambda card: (
+                card.update(modalities=["audio", "image", "text"]) or card["processors"].update(audio=card["processors"]["text"])
+            ),
+        ),
     ),
     Mistake(
         "teacher of unknown model",

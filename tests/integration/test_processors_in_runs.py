@@ -246,7 +246,7 @@ def test_processors_of_a_run_without_a_description_are_refused(tiny_config, tiny
     shutil.copytree(tiny_teacher, tmp_path / "copy", symlinks=True)
     card = (tmp_path / "copy" / "checkpoints" / "best" / "card.json").resolve()
     card.write_text("{}")
-    with pytest.raises(ConfigError, match=r"data\.processors_from: .*copy: its card\.json does not describe its processors"):
+    with pytest.raises(ConfigError, match=r"data\.processors_from: .*copy.*: its card\.json does not describe a model"):
         run(tiny_config, in_folder(tmp_path / "out", f"data.processors_from={tmp_path / 'copy'}"))
 
 

@@ -160,8 +160,15 @@ def test_a_network_of_torchvision_is_a_model_as_it_is() -> None:
         ({"target": "TwoParts"}, "target must be a dotted name such as package.Class, got 'TwoParts'"),
         ({"target": "no.such.Class"}, "target 'no.such.Class' cannot be imported: .*No module named 'no'"),
         ({"target": here("TwoPart")}, ".* has no 'TwoPart'. Did you mean 'TwoParts'"),
-        ({"target": here("NOT_CALLABLE")}, "is no class or function, but of type int"),
-        ({"target": here("Pair"), "options": {"logits": 1, "hidden": 2}}, "makes no nn.Module, but a Pair"),
+        ({"target": here("NOT_CALLABLE")}, "must be a class of nn.Module, or a function .*, and is of type int"),
+        (
+            {"target": here("Pair"), "options": {"logits": 1, "hidden": 2}},
+            "must be a class of nn.Module, or .*, and is the class Pair",
+        ),
+        (
+            {"target": "subprocess.getoutput", "options": {"cmd": "true"}},
+            "must be a class of nn.Module, or .*, and is of type function",
+        ),
         ({"target": here("refuse")}, "cannot be made with options {}: no such sizes"),
         ({"options": {"widht": 4}}, "options.widht: .* has no such argument, only .* Did you mean 'width'"),
         ({"inputs": {}}, "inputs must name at least one modality, got none"),
