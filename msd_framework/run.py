@@ -148,6 +148,7 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
         "expected": config.expected,
         "best_update": best,
         "parameters": sum(p.numel() for p in assembly.model.parameters()),
+        "frozen_parameters": sum(p.numel() for p in assembly.model.parameters() if not p.requires_grad),
         "examples": examples,
         "precision": asdict(assembly.precision),
         **facts,
@@ -241,10 +242,11 @@ def environment(world: World) -> dict[str, Any]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The report as a page."""
+    frozen = f" ({result['frozen_parameters']:,} of them frozen)" if result["frozen_parameters"] else ""
     lines = [
         f"# {result['name']}",
         "",
-        f"Seed {result['seed']}, {result['parameters']:,} parameters, best at update {result['best_update']}.",
+        f"Seed {result['seed']}, {result['parameters']:,} parameters{frozen}, best at update {result['best_update']}.",
     ]
     if "seconds" in result:
         lines.append(f"{result['updates']} updates in {result['seconds']} s. {result['stopped']}".rstrip())

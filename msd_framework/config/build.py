@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ from msd_framework.data.reader import DecodedInputs, ExampleReader
 from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, load_weights, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure, predict
+from msd_framework.engine.optim import OptimizerRecipe
 from msd_framework.engine.precision import FP32, Choice
 from msd_framework.engine.runner import Plan, Runner
 from msd_framework.errors import CheckpointError, ConfigError, DataError, Problem
@@ -210,7 +212,14 @@ class Assembly:
                 text = f"init: the model of {path} was trained on other {modality} tensors than this run makes."
                 raise CheckpointError(f"{text} Set data.processors_from={path}.")
             start_from(built, path, self.config.init, self.config)
+        with _under("optimizer"):
+            self.optimizer.parts.freeze(built)
         return built.to(self.world.device)
+
+    @cached_property
+    def optimizer(self) -> OptimizerRecipe:
+        """How weights are changed, and which are not."""
+        return OPTIMIZERS.build(self.config.optimizer, "optimizer", self.facts)
 
     @cached_property
     def card(self) -> dict[str, Any]:
@@ -359,10 +368,8 @@ class Assembly:
         reader, teacher = self.training_reader, self.config.teacher
         batch = next(iter(EvaluationBatches(reader, Collator(self.processors, self.info), DRY_RUN_EXAMPLES)))
         live = self.live_teacher if teacher is not None and teacher.cache else None
-        try:
+        with _under("objective.features"):
             objective.dry_run(batch.to(self.world.device), live, len(reader.dataset))
-        except ValueError as error:
-            raise ConfigError(Problem("objective.features", str(error))) from error
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -501,7 +508,8 @@ class Assembly:
     @cached_property
     def runner(self) -> Runner:
         """The runner, before its first update."""
-        optimizer = OPTIMIZERS.build(self.config.optimizer, "optimizer", self.facts).build(self.objective)
+        with _under("optimizer"):
+            optimizer = self.optimizer.build(self.objective)
         schedule = SCHEDULERS.build(self.config.scheduler, "scheduler", self.facts)
         return Runner(
             self.objective,
@@ -640,6 +648,15 @@ class _Made(dict[str, EvaluationBatches]):
 def fingerprint(processor: Processor) -> str:
     """What a teacher and its student, or a model that is trained and then evaluated, must share of a processor."""
     return processor.deterministic().fingerprint
+
+
+@contextmanager
+def _under(key: str) -> Iterator[None]:
+    """What is refused while this lasts is a problem of a key."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(Problem(key, str(error))) from error
 
 
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

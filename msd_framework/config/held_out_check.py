@@ -11,6 +11,7 @@ from torch import nn
 from msd_framework.config.models import empty_model
 from msd_framework.config.parts import parts
 from msd_framework.config.schema import RunConfig
+from msd_framework.engine.parts_of_model import ModelParts
 from msd_framework.engine.update_map import factor_of
 from msd_framework.errors import Problem
 from msd_framework.models.distinct import mixes_examples
@@ -51,7 +52,9 @@ def _problems(
         text = "learned weights do not know what it does to the gradients. Leave one of the two out."
         yield Problem("objective.modulation", text)
     try:
-        factor_of(OPTIMIZERS.build(config.optimizer, "optimizer", facts).build(nn.Linear(1, 1)))
+        recipe = OPTIMIZERS.build(config.optimizer, "optimizer", facts)
+        recipe.parts = ModelParts()  # the stand-in has none
+        factor_of(recipe.build(nn.Linear(1, 1)))
     except ValueError as error:
         yield Problem("optimizer", str(error))
     model = empty_model(config, info)

@@ -15,6 +15,7 @@ from msd_framework.config.held_out_check import held_out_problems
 from msd_framework.config.initial import init_problems
 from msd_framework.config.label_check import label_problems
 from msd_framework.config.models import model_problems
+from msd_framework.config.optimizer_check import optimizer_problems
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
@@ -67,7 +68,10 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     problems += _modulation_problems(config, setting, model)
     problems += label_problems(config, STAND_INS | known_facts(info))
     problems += _masker_problems(config, setting, student, teacher)
-    return problems or [*_cache_problems(config, setting), *init_problems(config, info), *_held_out_problems(config, setting)]
+    if not problems:
+        problems += _cache_problems(config, setting) + init_problems(config, info)
+        problems += _held_out_problems(config, setting) + _optimizer_problems(config, setting)
+    return problems
 
 
 def _missing_problems(config: RunConfig, modalities: Collection[str]) -> list[Problem]:
@@ -327,6 +331,12 @@ def _held_out_problems(config: RunConfig, setting: Setting) -> list[Problem]:
     modalities = setting.teacher_modalities or tuple(setting.data.modalities)
     objective = objective_on_stand_ins(config, setting.data, setting.student_modalities, modalities)
     return held_out_problems(config, setting.data, objective, STAND_INS | known_facts(setting.data))
+
+
+def _optimizer_problems(config: RunConfig, setting: Setting) -> list[Problem]:
+    modalities = setting.teacher_modalities or tuple(setting.data.modalities)
+    objective = objective_on_stand_ins(config, setting.data, setting.student_modalities, modalities)
+    return optimizer_problems(config, setting.data, objective, STAND_INS | known_facts(setting.data))
 
 
 def _weightings(config: RunConfig) -> list[Part]:

@@ -11,12 +11,16 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from msd_framework.engine.parts_of_model import ModelParts
 from msd_framework.ranges import below_one, not_negative, positive
 from msd_framework.registry import OPTIMIZERS, SCHEDULERS
 
 
 class OptimizerRecipe(ABC):
     """Makes an optimizer once the parameters are known."""
+
+    parts: ModelParts = ModelParts()
+    """Which parts of a model learn in another way than the rest; what is frozen was frozen before the optimizer is made."""
 
     @abstractmethod
     def build(self, module: nn.Module) -> Optimizer:
@@ -33,16 +37,31 @@ class AdamWRecipe(OptimizerRecipe):
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squared gradients.
         eps: what is added to the root of the latter.
+        groups: learning rates of parts by the names of their modules, such as `{encoders: 0.0001}` or
+            `{encoders.text: {lr: 0.0001, weight_decay: 0.1}}`; a parameter belongs to the longest name that it is under.
+        frozen: parts that do not learn and are in eval mode, such as `[encoders.text]`.
+        layer_decay: what the learning rate of each layer of a transformer is multiplied by with each layer above it, such as 0.75.
     """
 
-    def __init__(self, lr: float = 5e-5, weight_decay: float = 0.01, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
+    def __init__(
+        self,
+        lr: float = 5e-5,
+        weight_decay: float = 0.01,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        groups: dict[str, float | dict[str, float]] | None = None,
+        frozen: list[str] | None = None,
+        layer_decay: float | None = None,
+    ):
         positive(lr=lr, eps=eps)
         not_negative(weight_decay=weight_decay)
         below_one(beta1=beta1, beta2=beta2)
         self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, (beta1, beta2), eps
+        self.parts = ModelParts(groups or {}, frozen or (), layer_decay)
 
     def build(self, module: nn.Module) -> Optimizer:
-        groups = decay_groups(module, self.weight_decay, self.lr)
+        groups = decay_groups(module, self.weight_decay, self.lr, self.parts)
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
 
@@ -55,39 +74,73 @@ class SGDRecipe(OptimizerRecipe):
         momentum: the share of the last step that is kept.
         weight_decay: L2 penalty of parameters with two dimensions or more.
         nesterov: looks ahead along the momentum.
+        groups: learning rates of parts by the names of their modules, such as `{encoders: 0.0001}` or
+            `{encoders.text: {lr: 0.0001, weight_decay: 0.1}}`; a parameter belongs to the longest name that it is under.
+        frozen: parts that do not learn and are in eval mode, such as `[encoders.text]`.
+        layer_decay: what the learning rate of each layer of a transformer is multiplied by with each layer above it, such as 0.75.
     """
 
-    def __init__(self, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False):
+    def __init__(
+        self,
+        lr: float = 0.1,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        groups: dict[str, float | dict[str, float]] | None = None,
+        frozen: list[str] | None = None,
+        layer_decay: float | None = None,
+    ):
         positive(lr=lr)
         not_negative(momentum=momentum, weight_decay=weight_decay)
         if nesterov and not momentum:
             raise ValueError("nesterov needs a momentum above 0, got 0.")
         self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
+        self.parts = ModelParts(groups or {}, frozen or (), layer_decay)
 
     def build(self, module: nn.Module) -> Optimizer:
-        groups = decay_groups(module, self.weight_decay, self.lr)
+        groups = decay_groups(module, self.weight_decay, self.lr, self.parts)
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
-def decay_groups(module: nn.Module, weight_decay: float, lr: float = 1.0) -> list[dict[str, Any]]:
+def decay_groups(module: nn.Module, weight_decay: float, lr: float = 1.0, parts: ModelParts | None = None) -> list[dict[str, Any]]:
     """The trainable parameters in two groups: matrices, which decay, and biases and normalisation, which do not.
 
-    A part with an attribute `lr_factor` is a group of its own, which learns that much faster and does not decay.
+    After them come those that learn in another way, in as many groups as there are ways: a part with an attribute `lr_factor`,
+    which learns that much faster and does not decay, and what the parts say.
 
     Args:
         module: what is trained.
         weight_decay: that of the matrices.
         lr: the learning rate of the others at its highest.
+        parts: which parts learn in another way.
+
+    Raises:
+        ValueError: if there is no such part.
     """
-    factors: dict[nn.Module, float] = {m: m.lr_factor for m in module.modules() if hasattr(m, "lr_factor")}  # type: ignore[misc]
-    own = [(list(m.parameters()), factor) for m, factor in factors.items()]
-    apart = {p for parameters, _ in own for p in parameters}
-    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and p not in apart]
-    return [
-        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
-        *({"params": parameters, "weight_decay": 0.0, "lr": lr * factor} for parameters, factor in own),
-    ]
+    own: dict[str, dict[str, Any]] = {}
+    for path, part in module.named_modules():
+        if hasattr(part, "lr_factor"):
+            faster = {"part": path, "lr": lr * part.lr_factor, "weight_decay": 0.0}
+            own |= {f"{path}.{name}" if path else name: faster for name, _ in part.named_parameters()}
+    own |= (parts or ModelParts()).options_of(module)
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {
+        (): {"params": [], "weight_decay": weight_decay},
+        (False,): {"params": [], "weight_decay": 0.0},
+    }
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_matrix, options = parameter.ndim >= 2, own.get(name)
+        if options is None:
+            groups[() if is_matrix else (False,)]["params"].append(parameter)
+            continue
+        made = {
+            "part": options.get("part", ""),
+            "lr": options.get("lr", lr) * options.get("factor", 1.0),
+            "weight_decay": options.get("weight_decay", weight_decay) if is_matrix else 0.0,
+        }
+        groups.setdefault((*made.values(), is_matrix), {"params": [], **made})["params"].append(parameter)
+    return list(groups.values())
 
 
 class Schedule(ABC):

@@ -34,6 +34,7 @@ class Bert(Encoder):
         name: a folder or a name on the Hugging Face hub.
         config: what its config.json would say, `model_type` included, to start from random weights instead.
         vocab_size: how many word ids there are; the model must have an embedding for each.
+        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if not exactly one of `name` and `config` is given, if there is no such model, or if it takes no texts or
@@ -47,7 +48,13 @@ class Bert(Encoder):
     kinds = frozenset({"tokens"})
     reads = frozenset({"name"})
 
-    def __init__(self, name: str | None = None, config: dict[str, Any] | None = None, vocab_size: int | None = None):
+    def __init__(
+        self,
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+        vocab_size: int | None = None,
+        freeze: bool = False,
+    ):
         super().__init__()
         if (name is None) == (config is None):
             raise ValueError(f"give either name or config, got name {name!r} and config {config!r}")
@@ -66,6 +73,8 @@ class Bert(Encoder):
         self.max_positions = None if positions is None else positions.num_embeddings - self.first_position
         absolute = sizes.model_type in ABSOLUTE and getattr(sizes, "position_embedding_type", "absolute") == "absolute"
         self.can_skip_positions = absolute and "position_ids" in self.takes
+        if freeze:
+            self.requires_grad_(False)
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         config = {"model_type": self.model.config.model_type, **self.model.config.to_diff_dict()}

@@ -47,6 +47,7 @@ class HuggingFaceAudio(Encoder):
         config: what its config.json would say, `model_type` included, to start from random weights instead.
         extractor: what its preprocessor_config.json would say, such as `{do_normalize: false}`; beside a `name`, it goes before
             the file's.
+        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if not exactly one of `name` and `config` is given, if there is no such model, if it takes no sounds or is
@@ -69,6 +70,7 @@ class HuggingFaceAudio(Encoder):
         name: str | None = None,
         config: dict[str, Any] | None = None,
         extractor: dict[str, Any] | None = None,
+        freeze: bool = False,
     ):
         super().__init__()
         positive(sample_rate=sample_rate)
@@ -89,6 +91,8 @@ class HuggingFaceAudio(Encoder):
         self.front = self.asked.front(model.config, made, sample_rate)
         self.model = self.asked.encoder(model)
         self.width = int(model.config.hidden_size)
+        if freeze:
+            self.requires_grad_(False)
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "name": None, "config": written_config(self.model), "extractor": self.settings}

@@ -119,8 +119,9 @@ class Tape:
         self.calls: list[Call] = []
 
     def keep(self, output: Tensor, inputs: tuple[Tensor, ...], where: Where, along: Callable[..., Tensor]) -> None:
-        """Keeps a call; arguments as of `Call`."""
-        self.calls.append(Call(output, inputs, where, along))
+        """Keeps a call, if something in it or before it learns; arguments as of `Call`."""
+        if output.requires_grad:
+            self.calls.append(Call(output, inputs, where, along))
 
     @contextmanager
     def watching(self, *groups: tuple[Iterable[nn.Module], Where]) -> Iterator[None]:

@@ -33,6 +33,7 @@ class ResNet(Encoder):
             .safetensors or .pth; random if left out.
         freeze_batch_norm: whether the batch norms keep the statistics and scales of the weights.
         grid_size: rows and columns to which the last grid is averaged, such as [3, 1]; as it is if left out.
+        freeze: whether it does not learn, batch norms included.
 
     Raises:
         ValueError: if torchvision has no such weights, if the file's do not fit, or if there are no such grids.
@@ -52,6 +53,7 @@ class ResNet(Encoder):
         weights: str | None = None,
         freeze_batch_norm: bool = False,
         grid_size: list[int] | None = None,
+        freeze: bool = False,
     ):
         super().__init__()
         if grid_size is not None and (len(grid_size) != 2 or min(grid_size) < 1):
@@ -63,6 +65,8 @@ class ResNet(Encoder):
         if weights is not None and _is_file(weights):
             tensors = read_tensors(Path(weights).expanduser())
             load_exactly(self.grid, {n: t for n, t in tensors.items() if not n.startswith("fc.")}, weights)
+        if freeze:
+            self.requires_grad_(False)
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "weights": None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,6 +14,8 @@ from msd_framework.modulation.base import GradientModulation
 from msd_framework.progress import HeldOut, Mean, Paced, Progress
 from msd_framework.structures import Batch, Setting, StepOutput
 from msd_framework.teachers.base import Teacher
+
+T = TypeVar("T", bound="Objective")
 
 
 class Objective(nn.Module, ABC):
@@ -38,6 +40,18 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput: ...
+
+    def train(self: T, mode: bool = True) -> T:
+        """As torch's, but for parts of the model in which nothing learns: they drop nothing and keep their statistics.
+
+        So does Lightning's `freeze`: a part that is frozen is the same function in training as in evaluation.
+        """
+        super().train(mode)
+        for part in self.model.modules():
+            parameters = list(part.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                part.eval()
+        return self
 
     @property
     def teacher_views(self) -> tuple[str, ...]:

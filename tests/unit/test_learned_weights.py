@@ -71,7 +71,7 @@ def reference(
 ) -> Tensor:
     """The derivative of the held-out loss with respect to weights [V, B], by second derivatives and the optimizers' formulas."""
     model = built.model
-    names, theta = zip(*((n, p.detach().clone().requires_grad_()) for n, p in model.named_parameters()))
+    names, theta = zip(*((n, p.detach().clone().requires_grad_()) for n, p in model.named_parameters() if p.requires_grad))
     inputs = [built.masker.view(batch, v).inputs for v in built.student_views]
     w = w.clone().requires_grad_()
     with torch.no_grad():
@@ -167,6 +167,20 @@ def test_clipping_is_part_of_the_gradient(recipe: str, clip: float) -> None:
     built = objective(student(0.3), lr=0.05)
     for found, wanted, w in slopes_of(built, RECIPES[recipe], clip, Recorded):
         torch.testing.assert_close(found[1:], (w * wanted)[1:], **EXACT)
+
+
+@pytest.mark.parametrize("kind", [Recorded, Replayed])
+@pytest.mark.parametrize("recipe", [AdamWRecipe, SGDRecipe])
+def test_the_gradient_is_exact_where_parts_learn_at_their_own_rate_or_not_at_all(recipe: Any, kind: type) -> None:
+    groups = {"embeddings": {"lr": 0.2, "weight_decay": 0.3}, "encoder.layers.1": 0.01}
+    made = recipe(lr=LR, groups=groups, frozen=["embeddings.word", "encoder.layers.0", "head.bias"], layer_decay=0.5)
+    model = student(0.3, packed=kind is Recorded)
+    made.parts.freeze(model)
+    built = objective(model, lr=0.05)
+    assert len({group["lr"] for group in made.build(built).param_groups if group["params"]}) == 4
+    for found, wanted, w in slopes_of(built, made, 0.02, kind):
+        torch.testing.assert_close(found[1:], (w * wanted)[1:], **EXACT)
+        assert wanted[1:].abs().max() > 1e-6
 
 
 def test_the_gradient_is_exact_where_nobody_can_look_at_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
