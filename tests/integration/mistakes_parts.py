@@ -29,14 +29,18 @@ MISTAKES = [
     Mistake("rate below 0", ["optimizer.groups={encoders: -1}"], r"groups\.encoders: lr must be above 0, got -1"),
     Mistake("rate that is no number", ["optimizer.groups={encoders: .nan}"], r"groups\.encoders: lr must be above 0, got nan"),
     Mistake("rate as text", ["optimizer.groups={encoders: slow}"], r"optimizer\.groups: encoders: wanted float"),
-    Mistake("option of a group", ["optimizer.groups={encoders: {rl: 0.1}}"], r"groups\.encoders\.rl: no such option; a group has lr"),
+    Mistake(
+        "option of a group", ["optimizer.groups={encoders: {rl: 0.1}}"], r"groups\.encoders\.rl: no such option; a group has lr"
+    ),
     Mistake("a list of groups", ["optimizer.groups=[encoders]"], r"optimizer\.groups: wanted dict.*got \['encoders'\]"),
     Mistake(
         "a group with nothing in it",
         ["optimizer.groups={encoders: 0.1, encoders.text: 0.1, encoders.image: 0.1}"],
         r"groups\.encoders: has no parameter of its own",
     ),
-    Mistake("frozen part", ["optimizer.frozen=[encoders.txt]"], r"frozen: 'encoders\.txt' is no part .*Did you mean 'encoders\.text'"),
+    Mistake(
+        "frozen part", ["optimizer.frozen=[encoders.txt]"], r"frozen: 'encoders\.txt' is no part .*Did you mean 'encoders\.text'"
+    ),
     Mistake("frozen part as text", ["optimizer.frozen=encoders"], r"optimizer\.frozen: wanted list\[str\].*got 'encoders'"),
     Mistake("all frozen", ["optimizer.frozen=[model]"], r"frozen: nothing of the model is left that learns without model\."),
     Mistake(
@@ -48,7 +52,7 @@ MISTAKES = [
     Mistake("no layer decay", ["optimizer.layer_decay=0"], r"layer_decay must be above 0 and at most 1, got 0"),
     Mistake(
         "layers of a model without",
-        ["model.encoders={image: {type: patches, patch_size: 4}}", "optimizer.layer_decay=0.5"],
+        ["model={type: unimodal_image, encoder: {type: patches, patch_size: 4}}", "optimizer.layer_decay=0.5"],
         r"layer_decay: the model has no stack of layers with attention",
     ),
     Mistake(
