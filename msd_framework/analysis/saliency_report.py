@@ -15,6 +15,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from msd_framework.analysis.plots import draw_distributions
+from msd_framework.data.images import read_image
+from msd_framework.errors import DataError
 from msd_framework.run import write_json
 from msd_framework.saliency.reading import together
 from msd_framework.screen import Screen
@@ -194,14 +196,11 @@ def title(kind: str, modalities: Sequence[str]) -> str:
 
 def thumbnail(path: Path) -> str:
     """A small copy of a picture as a text that pages can hold; empty if it is none that can be read."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL, THUMBNAIL))
-    except OSError:
+        small = read_image(path)
+    except DataError:
         return ""
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     small.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

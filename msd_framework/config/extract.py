@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from msd_framework.data.images import FORMATS, Pixels
+from msd_framework.data.images import Exif, Pixels
 from msd_framework.data.regions.base import Regions
 from msd_framework.data.regions.draft import Shard
 from msd_framework.errors import DataError
@@ -52,7 +52,7 @@ class _Files(Dataset[_Read]):
     def __getitem__(self, index: int) -> _Read:
         image = self.images[index]
         try:
-            return _Read(image.name, self.pixels.load(image.file), _size(image.file))
+            return _Read(image.name, *self.pixels.load_sized(image.file))
         except DataError as error:
             return _Read(image.name, None, error=str(error))
 
@@ -95,6 +95,7 @@ def extract(
     batch_size: int = 32,
     workers: int = 0,
     skip_errors: bool = False,
+    exif: Exif = "apply",
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """Writes the features and the boxes of the cells of each image, h w regions an image.
@@ -107,6 +108,7 @@ def extract(
         batch_size: images that the network sees at once.
         workers: processes that read images ahead.
         skip_errors: leaves out an image that cannot be read, in place of raising.
+        exif: whether images are turned as their cameras say.
         advance: is told how many more images are done.
 
     Returns:
@@ -116,7 +118,7 @@ def extract(
         DataError: if an image cannot be read, or a feature cannot be stored.
     """
     sight, skipped = backbone.sight, list[str]()
-    pixels = Pixels(list(sight.size), mean=list(sight.mean), std=list(sight.std), interpolation="bicubic")
+    pixels = Pixels(list(sight.size), mean=list(sight.mean), std=list(sight.std), interpolation="bicubic", exif=exif)
     loader = DataLoader(_Files(images, pixels), batch_size, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator())
     for batch in loader:
         wrong = [read.error for read in batch if read.pixels is None]
@@ -132,14 +134,6 @@ def extract(
                 shard.add(one.name, Regions(cells.flatten(0, 1).numpy(), boxes.numpy(), one.size))
         advance(len(batch))
     return skipped
-
-
-def _size(file: Path) -> tuple[float, float]:
-    """Width and height of an image that can be read, in pixels."""
-    from PIL import Image
-
-    with Image.open(file, formats=FORMATS) as image:
-        return float(image.width), float(image.height)
 
 
 def _as_it_is(read: Any) -> Any:

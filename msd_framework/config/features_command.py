@@ -14,6 +14,7 @@ import torch
 from msd_framework.config.extract import extract, list_images
 from msd_framework.config.teacher_cache import bar, locked, shown_bytes
 from msd_framework.config.words import read_words
+from msd_framework.data.images import Exif
 from msd_framework.data.regions.convert import compare, convert, plan_of
 from msd_framework.data.regions.draft import Plan, StoreDraft
 from msd_framework.data.regions.open import open_features
@@ -95,6 +96,7 @@ def extract_features(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
+    exif: Exif = "apply",
 ) -> str:
     """Makes a store of what a network says of each cell of each image.
 
@@ -111,6 +113,7 @@ def extract_features(
         device: cpu, cuda, or auto for a GPU where there is one.
         on_error: "raise" stops at the first image that cannot be read; "skip" leaves such images out and names them.
         seed: of random weights.
+        exif: whether the turn that a camera wrote beside the pixels (EXIF orientation) is applied or ignored.
     """
     sides = None if image_size is None else [image_size] * 2 if isinstance(image_size, int) else image_size
     ranges = {
@@ -133,6 +136,7 @@ def extract_features(
             "layer": network.layer,
             "image_size": list(network.sight.size),
             "images": str(Path(images).resolve()),
+            "exif": exif,
         }
         plan = Plan(precision, size, True, origin)
         if _is_there(folder, plan):
@@ -147,7 +151,7 @@ def extract_features(
             world.wait()  # all know what is done before anybody adds to it
             rest = [image for image in found if image.name not in done][world.rank :: world.size]
             with draft.shard(world.rank) as shard, bar("extracting", len(rest), world.is_first) as advance:
-                skipped = extract(network, rest, shard, world.device, batch_size, workers, on_error == "skip", advance)
+                skipped = extract(network, rest, shard, world.device, batch_size, workers, on_error == "skip", exif, advance)
             everyones = [sentence for part in world.gather(skipped) for sentence in part]
             world.wait()
             if world.is_first:

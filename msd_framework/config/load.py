@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from msd_framework.config.schema import RunConfig
-from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
+from msd_framework.reading import read_text
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
@@ -152,13 +153,11 @@ def parse(path: Path) -> Source:
         ConfigError: if it cannot be read, or is no YAML mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if node is not None else {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not a UTF-8 text: {error}. Save it as UTF-8.") from error
+    except DataError as error:
+        raise ConfigError(f"{error}.") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: is nested without end: an alias (*name) stands inside what it names.") from error
     except yaml.YAMLError as error:

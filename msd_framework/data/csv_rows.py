@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import numpy as np
 
 from msd_framework.data.rows import Block, OnError, Record, Row, Rows, is_whole
 from msd_framework.errors import DataError
+from msd_framework.reading import not_utf8
+
+MOST_LETTERS = 1 << 24
+"""How long a value may be."""
 
 ROWS = 1024
 """How many rows are looked at together."""
@@ -19,11 +24,13 @@ ROWS = 1024
 class CsvRows(Rows):
     r"""The rows of a CSV file that hold an example, in the file's order; see `Rows` for what it takes beside the following.
 
-    The first row names the columns. A record is a text a column; it may be quoted, and then go over several lines. UTF-8;
-    empty lines do not count. A row's number is that of its first line.
+    The first row names the columns; one that has no name, as where lines end with a delimiter, cannot be asked for. A record is
+    a text a column; it may be quoted, and then go over several lines. UTF-8; empty lines do not count. A row's number is that of
+    its first line.
 
     Args:
-        delimiter: what stands between two columns.
+        delimiter: what stands between two columns; if None, a comma, or what the header has in place of any comma: a semicolon,
+            a tab or a bar.
 
     Attributes:
         columns: the names in the header.
@@ -44,15 +51,18 @@ class CsvRows(Rows):
         on_error: OnError = "raise",
         limit: int | None = None,
         sure: Callable[[Sequence[Record]], bool] | None = None,
-        delimiter: str = ",",
+        delimiter: str | None = None,
     ):
-        self.delimiter = delimiter
+        self.delimiter = delimiter or ""
         self.columns: list[str] = []
         super().__init__(file, key, check, on_error, limit, sure)
 
     def _blocks(self) -> Iterator[Block]:
+        csv.field_size_limit(MOST_LETTERS)
         lines = _Lines(self._whole_lines())
-        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        first = next(lines, "")
+        self.delimiter = self.delimiter or _delimiter(first)
+        reader = csv.reader(itertools.chain([first], lines), delimiter=self.delimiter, strict=True)
         self.columns = self._header(reader)
         start = lines.end
         while True:
@@ -81,9 +91,9 @@ class CsvRows(Rows):
         try:
             columns = [name.strip() for name in next(reader, [])]
         except csv.Error as error:
-            raise DataError(f"{self.file}:1: is not CSV ({error}), wanted the names of the columns") from error
-        wrong = "" in columns or len(set(columns)) < len(columns) or not all(map(is_whole, columns))
-        if not columns or wrong:
+            raise DataError(f"{self.file}:1: is not CSV ({_reason(error)}), wanted the names of the columns") from error
+        named = [name for name in columns if name]
+        if not named or len(set(named)) < len(named) or not all(map(is_whole, named)):
             raise DataError(f"{self.file}:1: is {columns}, wanted the names of the columns, each another one, in UTF-8")
         return columns
 
@@ -95,13 +105,32 @@ class CsvRows(Rows):
             text = io.StringIO(raw.decode(), newline="")
             (values,) = csv.reader(text, delimiter=self.delimiter, strict=True)
         except UnicodeDecodeError as error:
-            raise DataError(f"{place}: is not UTF-8 ({error.reason} at byte {error.start + 1}), wanted UTF-8") from error
+            raise DataError(not_utf8(place, error)) from error
         except (csv.Error, ValueError) as error:
-            raise DataError(f"{place}: is not CSV ({error}), wanted a row of {len(self.columns)} values") from error
+            raise DataError(f"{place}: is not CSV ({_reason(error)}), wanted a row of {len(self.columns)} values") from error
         if len(values) != len(self.columns):
             names = ", ".join(self.columns)
             raise DataError(f"{place}: has {len(values)} values, wanted {len(self.columns)}, one for each of {names}")
         return Row(dict(zip(self.columns, values)), self.file, number)
+
+
+def _delimiter(header: str) -> str:
+    """What stands between the columns of a header.
+
+    >>> _delimiter('id;"a; b";text'), _delimiter("id,a;b"), _delimiter("text")
+    (';', ',', ',')
+    """
+    return "," if "," in header else max(",;\t|", key=header.count)
+
+
+def _reason(error: Exception) -> str:
+    """What Python says of a row, in words that help."""
+    text = str(error)
+    if "new-line character" in text:
+        return "its lines end with a carriage return alone, save the file with the line ends of Unix or Windows"
+    if "field larger than" in text:
+        return f"a value of more than {MOST_LETTERS:,} letters; is a quotation mark never closed?"
+    return text
 
 
 class _Lines(Iterator[str]):

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from msd_framework.structures import ModalityInputs
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000
+Exif: TypeAlias = Literal["apply", "ignore"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -29,7 +30,8 @@ class Pixels(Processor):
     .. math:: x = (u / 255 - \mu) / \sigma
 
     with :math:`u` the 8-bit pixels after resizing, and mean :math:`\mu` and deviation :math:`\sigma` per channel. What is
-    transparent becomes white. The aspect ratio is not kept.
+    transparent becomes white. The aspect ratio is not kept. A photo that its camera held turned is turned upright, as every viewer
+    shows it; models whose published numbers were made without that (torchvision's and MMF's loaders) want ``exif: ignore``.
 
     Args:
         size: height and width in pixels, one number for a square.
@@ -38,6 +40,7 @@ class Pixels(Processor):
         std: one positive number a channel; ImageNet's if left out (their average for grey).
         interpolation: how an image is resized; "box" undoes a magnification by a whole number exactly.
         augment: "crop_flip" trains on random parts of the image, mirrored at random; "none" on the image as it is.
+        exif: whether the turn that a camera wrote beside the pixels (EXIF orientation) is applied or ignored.
 
     Raises:
         ValueError: if a number is out of range, or a list has another length than needed.
@@ -57,13 +60,14 @@ class Pixels(Processor):
         std: list[float] | None = None,
         interpolation: Literal["nearest", "box", "bilinear", "bicubic"] = "bilinear",
         augment: Literal["none", "crop_flip"] = "none",
+        exif: Exif = "apply",
     ):
         self.size = [size, size] if isinstance(size, int) else list(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size is {size}, wanted a positive number, or [height, width]")
         if channels not in (1, 3):
             raise ValueError(f"channels is {channels}, wanted 3 for colour or 1 for grey")
-        self.channels, self.interpolation, self.augment = channels, interpolation, augment
+        self.channels, self.interpolation, self.augment, self.exif = channels, interpolation, augment, exif
         self.mean, self.std = _statistics(mean, IMAGENET_MEAN, channels), _statistics(std, IMAGENET_STD, channels)
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise ValueError(f"mean is {self.mean} and std is {self.std}, wanted {channels} of each, the latter positive")
@@ -80,9 +84,13 @@ class Pixels(Processor):
         Raises:
             DataError: if it is missing, damaged, not an image, or has more than 100 million pixels.
         """
-        image = read_image(Path(value))
+        return self.load_sized(value)[0]
+
+    def load_sized(self, value: Any) -> tuple[Tensor, tuple[int, int]]:
+        """An image file as `load` gives it, and its width and height as it was seen."""
+        image = read_image(Path(value), self.exif)
         pixels: Tensor = self._transform(image if self.channels == 3 else image.convert("L"))
-        return pixels  # [C, H, W]
+        return pixels, image.size  # [C, H, W]
 
     def length(self, value: Any) -> int:
         return 1
@@ -101,14 +109,19 @@ class Pixels(Processor):
 
     @property
     def fingerprint(self) -> str:
-        return f"pixels {self.size} {self.channels} {self.mean} {self.std} {self.interpolation} {self.augment}"
+        options = f"{self.size} {self.channels} {self.mean} {self.std} {self.interpolation} {self.augment}"
+        return f"pixels {options}" + " exif ignored" * (self.exif == "ignore")
 
     def deterministic(self) -> Pixels:
-        return Pixels(self.size, self.channels, self.mean, self.std, self.interpolation)
+        return Pixels(self.size, self.channels, self.mean, self.std, self.interpolation, exif=self.exif)
 
 
-def read_image(file: Path) -> Any:
+def read_image(file: Path, exif: Exif = "apply") -> Any:
     """An image file as a PIL image in RGB, with what is transparent on white and 16 bits brought to 8.
+
+    Args:
+        file: where it is.
+        exif: whether it is turned as its camera says.
 
     Raises:
         DataError: if it is missing, damaged, not an image, or has more than 100 million pixels.
@@ -121,7 +134,9 @@ def read_image(file: Path) -> Any:
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width} x {image.height}")
-                return to_rgb(image)
+                turn = _TURNS.get(_orientation(image)) if exif == "apply" else None
+                rgb = to_rgb(image)
+                return rgb if turn is None else rgb.transpose(Image.Transpose[turn])
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such image file") from error
     except Image.DecompressionBombError as error:
@@ -136,7 +151,7 @@ def to_rgb(image: Any) -> Any:
     """A PIL image of any mode with 8 or 16 bits a channel as RGB.
 
     Raises:
-        ValueError: if its values have no known range.
+        ValueError: if its values have no known range, or it would come out black.
 
     >>> from PIL import Image
     >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
@@ -146,13 +161,41 @@ def to_rgb(image: Any) -> Any:
 
     if image.mode == "F":
         raise ValueError("its values are floating-point numbers of no known range, wanted 8 or 16 bits a channel")
+    if image.mode == "I" and image.format not in (None, "PNG", "PPM"):  # in which it is 16 bits
+        raise ValueError("its values are 32-bit whole numbers of no known range, wanted 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16 bits; PIL would clip them to 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).clip(0, 65535)
+        if 0 < values.max() < 256:
+            raise ValueError(f"its 16-bit values reach {values.max()} of 65535, all of which is black; save it with 8 bits")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if "transparency" not in image.info and image.mode not in ("RGBA", "RGBa", "LA", "La", "PA"):
         return image.convert("RGB")
     ground = Image.new("RGBA", image.size, "white")
     ground.alpha_composite(image.convert("RGBA"))
     return ground.convert("RGB")
+
+
+def _orientation(image: Any) -> int:
+    """How the camera was held, 1 to 8; 1 where nobody knows, or where PIL turns the image by itself."""
+    if image.format == "TIFF":
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata of an image whose pixels are whole: viewers show it as it is stored
+        return 1
+
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""How an image is turned upright, by its EXIF orientation."""
 
 
 def _statistics(given: list[float] | None, imagenet: Sequence[float], channels: int) -> list[float]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from msd_framework.data.json_lines import json_object
 from msd_framework.data.rows import Block, OnError, Record, Row, Rows
 from msd_framework.errors import DataError, did_you_mean
+from msd_framework.reading import json_object
 
 OBJECTS = 1024
 """How many objects are looked at together."""

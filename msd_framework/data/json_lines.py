@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import reprlib
 import secrets
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from msd_framework.data.rows import Block, Record, Row, Rows
-from msd_framework.errors import DataError
+from msd_framework.reading import json_object
 
 
 class JsonLines(Rows):
@@ -40,28 +38,6 @@ class JsonLines(Rows):
         if not raw or raw.isspace():
             return None
         return Row(json_object(raw, f"{self.name}:{number}", "one object a line"), self.name, number)
-
-
-def json_object(raw: bytes, place: str, wanted: str = "an object") -> dict[str, Any]:
-    """A JSON object in UTF-8.
-
-    Args:
-        raw: what holds it.
-        place: where it is, for errors.
-        wanted: what stands there usually.
-
-    Raises:
-        DataError: if it is not UTF-8, not JSON, or something else.
-    """
-    try:
-        record = json.loads(raw.removesuffix(b"\n").decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: is not UTF-8 ({error.reason} at byte {error.start + 1}), wanted UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: is not JSON ({error}), wanted {wanted}") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{place}: is {reprlib.repr(record)} ({type(record).__name__}), wanted an object")
-    return record
 
 
 def _objects(raw: bytes, count: int) -> list[Record] | None:

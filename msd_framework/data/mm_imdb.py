@@ -13,9 +13,10 @@ from msd_framework.data.films import DROPPED, GENRES, Films
 from msd_framework.data.films_hdf5 import FILE as HDF5
 from msd_framework.data.films_hdf5 import MODALITIES as HDF5_MODALITIES
 from msd_framework.data.films_hdf5 import Hdf5Films
-from msd_framework.data.json_lines import JsonLines, json_object
+from msd_framework.data.json_lines import JsonLines
 from msd_framework.data.rows import OnError, Row, is_whole
 from msd_framework.errors import DataError, did_you_mean
+from msd_framework.reading import read_json
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo, ModalityKind
 
@@ -134,11 +135,9 @@ class JsonFilms(Films):
 
     def _film(self, name: str) -> _Film:
         file = self.root / f"dataset/{name}.json"
-        try:
-            raw = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror}), and split.json lists {name}") from error
-        return _film(Row(json_object(raw, str(file)), str(file), 1))
+        if not file.is_file():
+            raise DataError(f"{file}: cannot be read (No such file or directory), and split.json lists {name}")
+        return _film(Row(read_json(file), str(file), 1))
 
 
 class MmfFilms(Films):
@@ -204,11 +203,7 @@ def _film(row: Row) -> _Film:
 
 def _split_ids(file: Path, split: str) -> list[str]:
     """The ids of a split's films, none of which is in another split."""
-    try:
-        record = json_object(file.read_bytes(), str(file))
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
-    of: dict[str, str] = {}
+    record, of = read_json(file), dict[str, str]()
     for name in MMIMDB.splits:
         listed = record.get(name)
         if not isinstance(listed, list) or not listed:

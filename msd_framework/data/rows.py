@@ -21,6 +21,7 @@ import numpy as np
 
 from msd_framework.data.files import DataFolder
 from msd_framework.errors import DataError, did_you_mean
+from msd_framework.reading import START, other_format
 
 OnError: TypeAlias = Literal["raise", "skip"]
 """What becomes of a record that cannot be read: the run stops, or the record is left out and its sentence is kept."""
@@ -183,6 +184,8 @@ class Rows(ABC):
         self.file, self.skipped = str(file), list[str]()
         self._starts, self._lengths, self._numbers = array("q"), array("I"), array("I")
         self._stamp = _stamp(self._descriptor)
+        if found := other_format(os.pread(self._descriptor, START, 0), file):
+            raise DataError(found)
         opening = _Opening(self, key, check, on_error, limit, sure or (lambda records: False))
         for block in self._blocks():
             if opening.is_full:

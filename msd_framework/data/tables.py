@@ -32,8 +32,8 @@ class Table(MultimodalDataset):
     r"""Data of your own: a file a split, whose columns are modalities and labels.
 
     A file is JSON lines (`.jsonl`: an object a line) or CSV with a header (`.csv`; `.tsv` with tabs), whichever of its two names
-    this data set is called by. A column of files holds paths that are relative to the root and never leave it. In place of a column
-    there may be a pattern that names some, such as `images/{id}.jpg`.
+    this data set is called by; UTF-8, with a byte order mark or without. A column of files holds paths that are relative to the
+    root and never leave it. In place of a column there may be a pattern that names some, such as `images/{id}.jpg`.
 
     Args:
         split: which of the files to read.
@@ -53,6 +53,8 @@ class Table(MultimodalDataset):
         id_column: the column of the ids, which must differ; the number of a row's line is its id if left out.
         keep: columns that are kept with the predictions.
         separator: what stands between labels in one text.
+        delimiter: what stands between the columns of a CSV file; if left out, a comma, or the semicolon, tab or bar that its
+            header has in place of any comma.
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first row that cannot be read; "skip" leaves such rows out and counts them.
 
@@ -94,6 +96,7 @@ class Table(MultimodalDataset):
         id_column: str | None = None,
         keep: list[str] | None = None,
         separator: str = "|",
+        delimiter: str | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
@@ -112,6 +115,7 @@ class Table(MultimodalDataset):
             "classes": classes,
             "classes_from": classes_from,
             "separator": separator,
+            "delimiter": delimiter,
         }
         problems = self.check(options, split)
         if problems:
@@ -119,7 +123,7 @@ class Table(MultimodalDataset):
         self.modalities, self.targets = _modalities(options), _targets(options)
         self.folder, self.id_column, self.keep = DataFolder(Path(root)), id_column, keep or []
         self.is_blind = split in (blind or [])
-        self.rows = _open(_file(options, split), id_column, self._example, on_error, max_examples, self._is_sure_of)
+        self.rows = _open(_file(options, split), id_column, self._example, on_error, max_examples, self._is_sure_of, delimiter)
         self.skipped = self.rows.skipped
 
     @classmethod
@@ -263,6 +267,8 @@ class _Targets:
             number = float(value) if isinstance(value, (str, int, float)) else math.nan
         except ValueError:
             number = math.nan
+        if isinstance(value, str) and re.fullmatch(r"-?\d+,\d+", value):
+            raise row.wrong(column, f"a number with a point, {value.replace(',', '.')}")
         if not _is_share(number) or (self.task == "multi_label" and number not in (0, 1)):
             raise row.wrong(column, "0 or 1" if self.task == "multi_label" else "a number from 0 to 1")
         return number
@@ -298,6 +304,9 @@ def _targets(options: Mapping[str, Any]) -> _Targets:
     """
     task, column, columns = options.get("task", "single_label"), options.get("label"), options.get("labels")
     separator = options.get("separator", "|")
+    delimiter = options.get("delimiter")
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ValueError(f"delimiter is {delimiter!r}, wanted one character, such as ';' or a tab")
     if (column is None) == (columns is None):
         raise ValueError("wanted one of label (a column that holds the label) and labels (a column a class)")
     if columns is not None and (task == "single_label" or options.get("classes") is not None):
@@ -308,9 +317,8 @@ def _targets(options: Mapping[str, Any]) -> _Targets:
         if not file.is_file():
             raise DataError(f"{file} is missing, so the classes cannot be read from it; give data.dataset.classes, or its root")
         status = file.stat()
-        return _Targets(
-            task, _read_classes(file, status.st_size, status.st_mtime_ns, column or "", task, separator), column or "", separator
-        )
+        found = _read_classes(file, status.st_size, status.st_mtime_ns, column or "", task, separator, delimiter)
+        return _Targets(task, found, column or "", separator)
     classes = tuple(str(name) for name in names)
     fewest = 2 if task == "single_label" else 1
     if not fewest <= len(set(classes)) == len(classes):
@@ -319,7 +327,9 @@ def _targets(options: Mapping[str, Any]) -> _Targets:
 
 
 @lru_cache(maxsize=8)
-def _read_classes(file: Path, size: int, changed: int, column: str, task: Task, separator: str) -> tuple[str, ...]:
+def _read_classes(
+    file: Path, size: int, changed: int, column: str, task: Task, separator: str, delimiter: str | None
+) -> tuple[str, ...]:
     """The different labels of a file, numbers in their order, texts by their letters."""
     found: set[str] = set()
 
@@ -343,7 +353,7 @@ def _read_classes(file: Path, size: int, changed: int, column: str, task: Task, 
             found.update(map(str, values))
         return True
 
-    _open(file, None, check, "skip", None, are_sure)  # who opens it says what is wrong with a row
+    _open(file, None, check, "skip", None, are_sure, delimiter)  # who opens it says what is wrong with a row
     if len(found) > MOST_CLASSES:
         raise DataError(
             f"{file}: {column} has over {MOST_CLASSES:,} different values, which are no labels; give data.dataset.classes"
@@ -360,10 +370,11 @@ def _open(
     on_error: OnError,
     limit: int | None,
     sure: Callable[[Sequence[Record]], bool],
+    delimiter: str | None,
 ) -> Rows:
     if file.suffix == ".jsonl":
         return JsonLines(file, key, check, on_error, limit, sure)
-    return CsvRows(file, key, check, on_error, limit, sure, delimiter="\t" if file.suffix == ".tsv" else ",")
+    return CsvRows(file, key, check, on_error, limit, sure, delimiter=delimiter or ("\t" if file.suffix == ".tsv" else None))
 
 
 def _file(options: Mapping[str, Any], split: str) -> Path:

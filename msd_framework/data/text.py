@@ -15,12 +15,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from msd_framework.data.base import Processor
 from msd_framework.errors import CheckpointError, DataError
+from msd_framework.reading import read_text
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
 from msd_framework.writing import write_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILE = "tokenizer.json"
+VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
+"""Text files of a folder that transformers reads by itself."""
 
 
 @PROCESSORS.register("tokenizer")
@@ -231,6 +234,9 @@ def _load(name: str) -> Any:
         return _read(path)
     if (path / FILE).is_file():
         return _read(path / FILE)
+    for file in (path / name for name in VOCABULARIES):
+        if file.is_file() and read_text(file, keep_mark=True).startswith("\ufeff"):
+            raise DataError(f"{file}: begins with a byte order mark, which would be a part of its first word; save it without")
     from transformers import AutoTokenizer
 
     try:
@@ -252,8 +258,9 @@ def _read(file: Path) -> Any:
 
     if not file.is_file():
         raise DataError(f"{file}: no such file, wanted a tokenizer.json")
+    text = read_text(file)
     try:
-        tokenizer = Pipeline.from_file(str(file))
+        tokenizer = Pipeline.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{file}: is not a tokenizer.json ({error})") from error
     if not tokenizer.get_vocab_size():

@@ -18,6 +18,7 @@ from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.data.json_array import JsonArray
 from msd_framework.data.rows import OnError, Row, all_texts
 from msd_framework.errors import DataError
+from msd_framework.reading import read_text
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
 from msd_framework.vqa_answers import agree, answer_scores, normalise_answer, on_one_line
@@ -277,10 +278,7 @@ def common_answers(files: Sequence[Path], min_count: int) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _read_answers(file: Path, size: int, changed: int) -> tuple[str, ...]:
-    try:
-        answers = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is not UTF-8 ({error.reason} at byte {error.start + 1}), wanted an answer a line") from error
+    answers = read_text(file).splitlines()
     first = answers[:1] == [MMF_UNKNOWN]
     counts = Counter(answers)
     for number, answer in enumerate(answers, 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from msd_framework.errors import did_you_mean
 from msd_framework.models.weights import find_file, load_exactly, read_tensors
+from msd_framework.reading import read_json
 
 HEADS = frozenset({"classifier", "head", "heads", "fc", "avgpool", "global_pool"})
 """What torchvision calls the parts of a network that come after its grid."""
@@ -275,9 +275,10 @@ def _alike(grid: Any, sides: tuple[int, int]) -> bool:
 
 def _preprocessing(name: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(find_file(name, "preprocessor_config.json").read_text())
+        file = find_file(name, "preprocessor_config.json")
     except ValueError:  # a model need not say how it wants to see images
         return {}
+    found: dict[str, Any] = read_json(file)
     return found
 
 

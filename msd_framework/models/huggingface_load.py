@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from msd_framework.models.weights import find_file
+from msd_framework.reading import read_json
 
 PARTS = ("", "text_config", "vision_config", "image_config")
 """Where the sizes of a configuration stand: at the top, or in that of a part."""
@@ -107,8 +108,5 @@ def written_config(model: Any) -> dict[str, Any]:
 
 
 def _config_of(name: str) -> dict[str, Any]:
-    file = find_file(name, "config.json")
-    try:
-        return dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is not JSON of a configuration: {error}") from error
+    found: dict[str, Any] = read_json(find_file(name, "config.json"))
+    return found

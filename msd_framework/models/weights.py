@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from msd_framework.reading import read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -40,11 +41,7 @@ def read_pretrained(source: str) -> Pretrained:
         ValueError: if there is no such folder and no such name, or if a file is missing or cannot be read.
     """
     file = find_file(source, "config.json")
-    try:
-        config = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    return Pretrained(source, config, read_tensors(find_file(source, *WEIGHT_FILES)))
+    return Pretrained(source, read_json(file), read_tensors(find_file(source, *WEIGHT_FILES)))
 
 
 def find_file(source: str, *names: str) -> Path:

@@ -349,15 +349,15 @@ def test_batches_and_workers_change_nothing(images, model, store, tmp_path, more
 
 
 def test_an_extraction_that_was_interrupted_goes_on(images, model, store, tmp_path, monkeypatch):
-    plain_load, seen = Pixels.load, list[str]()
+    plain_load, seen = Pixels.load_sized, list[str]()
 
-    def load(self: Pixels, value: Any) -> Tensor:
+    def load(self: Pixels, value: Any) -> tuple[Tensor, tuple[int, int]]:
         if len(seen) == 4:
             raise KeyboardInterrupt
         seen.append(Path(value).stem)
         return plain_load(self, value)
 
-    monkeypatch.setattr(Pixels, "load", load)
+    monkeypatch.setattr(Pixels, "load_sized", load)
     with pytest.raises(KeyboardInterrupt):
         extract_from_words(words(images, model, tmp_path / "s", "batch_size=2"))
     assert not (tmp_path / "s").exists()

@@ -273,3 +273,62 @@ def test_options_out_of_range_are_refused(options, sentence):
 
 def test_a_worker_process_gets_the_same_transforms(photo):
     assert pickle.loads(pickle.dumps(Pixels(8))).load(photo).equal(Pixels(8).load(photo))  # noqa: S301
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """What a viewer shows of pixels that a camera has stored, by the definition of the EXIF standard (2.32, table 6)."""
+    # where the first row and the first column of what is stored are seen
+    return {
+        1: pixels,  # top, left
+        2: pixels[:, ::-1],  # top, right
+        3: pixels[::-1, ::-1],  # bottom, right
+        4: pixels[::-1],  # bottom, left
+        5: pixels.transpose(1, 0, 2),  # left, top
+        6: pixels.transpose(1, 0, 2)[:, ::-1],  # right, top
+        7: pixels[::-1, ::-1].transpose(1, 0, 2),  # right, bottom
+        8: pixels.transpose(1, 0, 2)[::-1],  # left, bottom
+    }[orientation]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_a_photo_that_was_held_turned_is_seen_upright(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lossless = {"lossless": True} if suffix == ".webp" else {}
+    photo = saved(Image.fromarray(GRADIENT), tmp_path, suffix, exif=exif, **lossless)
+    wanted = turned(GRADIENT, orientation)
+    assert np.array_equal(np.asarray(read_image(photo)), wanted)
+    pixels, size = Pixels(list(wanted.shape[:2])).load_sized(photo)
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), wanted)
+    assert size == wanted.shape[1::-1]
+    if suffix != ".tif":  # which PIL turns by itself
+        assert np.array_equal(np.asarray(read_image(photo, "ignore")), GRADIENT)
+
+
+def test_damaged_metadata_do_not_turn_a_photo(tmp_path):
+    photo = saved(Image.fromarray(GRADIENT), tmp_path, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(np.asarray(read_image(photo)), GRADIENT)
+
+
+def test_an_orientation_that_is_ignored_is_part_of_what_is_compared():
+    assert Pixels(exif="ignore").fingerprint != Pixels().fingerprint
+    assert Pixels(exif="ignore", augment="crop_flip").deterministic().exif == "ignore"
+
+
+@pytest.mark.parametrize("highest", [255, 65535, 2**31 - 1])
+def test_whole_numbers_of_32_bits_are_refused(tmp_path, highest):
+    scan = saved(Image.fromarray(np.linspace(0, highest, 256).reshape(16, 16).astype(np.int32)), tmp_path, ".tif")
+    with pytest.raises(DataError, match=r"image\.tif: .+32-bit whole numbers of no known range, wanted 8 or 16 bits"):
+        read_image(scan)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bits_that_would_all_be_black_are_refused(tmp_path, suffix):
+    values = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    with pytest.raises(DataError, match=r"its 16-bit values reach 15 of 65535, all of which is black"):
+        read_image(saved(Image.fromarray(values), tmp_path, suffix))
+    assert np.asarray(read_image(saved(Image.fromarray(values * 0), tmp_path, suffix))).max() == 0
+    assert np.asarray(read_image(saved(Image.fromarray(values * 4096), tmp_path, suffix)))[..., 0].ravel().tolist() == [
+        16 * i for i in range(16)
+    ]

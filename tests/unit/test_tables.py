@@ -302,11 +302,14 @@ def test_any_bytes_of_a_csv_file_are_read_or_named(tmp_path_factory, garbage):
         (b'text,other\na,"b"c\n', r":2: is not CSV \(.+\), wanted a row of 2 values"),
         (b'text,other\na,"b\n', r":2: is not CSV \(unexpected end of data\), wanted a row of 2 values"),
         (b"text,other\na,caf\xe9\n", r":2: is not UTF-8 \(.+ at byte 6\), wanted UTF-8"),
-        ("text,other\na,b\n".encode("utf-16"), r":1: is .+, wanted the names of the columns, each another one, in UTF-8"),
+        ("text,other\na,b\n".encode("utf-16"), r": is not UTF-8 but UTF-16 text; save it as UTF-8, or run: iconv"),
         (b"text,text\na,b\n", r":1: is \['text', 'text'\], wanted the names of the columns, each another one"),
         (b"", r":1: is \[\], wanted the names of the columns"),
         (b'"text"x\n', r":1: is not CSV \(.+\), wanted the names of the columns"),
         (b"other\na\n", r":2: has no 'text', only 'other'"),
+        (b"text,other\ra,b\r", r":1: is not CSV \(its lines end with a carriage return alone, save the file with"),
+        (b'text,other\na,"' + b"b" * (1 << 24) + b'bb"\n', r":2: is not CSV \(a value of more than 16,777,216 letters; is a quot"),
+        (b"PK\x03\x04" + bytes(99), ": is a zip archive or an Excel workbook"),
     ],
 )
 def test_a_damaged_csv_file_is_named(tmp_path, content, sentence):
@@ -318,3 +321,35 @@ def test_a_damaged_csv_file_is_named(tmp_path, content, sentence):
 def test_empty_lines_of_a_csv_file_do_not_count(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"text\n\na\n\r\n\nb\n\n")
     assert [(row.record["text"], row.number) for row in CsvRows(tmp_path / "x.csv", None, check)] == [("a", 3), ("b", 6)]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("shape", ["{}", "{0}{1}", "{1}{0}"], ids=["plain", "ends with a delimiter", "index without a name"])
+def test_a_csv_file_is_read_as_programs_save_it(tmp_path, delimiter, mark, end, shape):
+    lines = [shape.format(delimiter.join(cells), delimiter) for cells in (["text", " other "], ["a b", "c"], ["d", "e"])]
+    (tmp_path / "x.csv").write_bytes(mark + end.join([*lines, ""]).encode())
+    assert [(row.record["text"], row.record["other"]) for row in CsvRows(tmp_path / "x.csv", None, check)] == [
+        ("a b", "c"),
+        ("d", "e"),
+    ]
+
+
+def test_a_long_text_is_read_from_csv(tmp_path):
+    write(tmp_path, "train.csv", [ROWS[0] | {"caption": "warm, " * 40_000}, ROWS[1]])
+    assert opened(tmp_path)[0].inputs["text"] == "warm, " * 40_000
+
+
+def test_a_delimiter_can_be_named(tmp_path):
+    (tmp_path / "train.csv").write_text("name, and more^mood\na^good\nb^bad\n")
+    options = {"root": str(tmp_path), "texts": {"text": "name, and more"}, "label": "mood"}
+    assert examples(Table("train", **options, delimiter="^"))[1].inputs == {"text": "b"}
+    with pytest.raises(ValueError, match=r"delimiter is ';;', wanted one character"):
+        Table("train", **options, delimiter=";;")
+
+
+def test_a_number_with_a_comma_is_told(tmp_path):
+    (tmp_path / "train.csv").write_text("text;a;b\nx;0,5;1\n")
+    with pytest.raises(DataError, match=r"train\.csv:2: a is '0,5' \(str\), wanted a number with a point, 0\.5"):
+        Table("train", str(tmp_path), texts={"text": "text"}, labels=["a", "b"], task="soft_target")

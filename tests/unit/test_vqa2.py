@@ -96,6 +96,12 @@ def test_mmfs_list_of_answers_is_read_without_its_unknown(root):
     assert VQA2.describe({"root": str(root), "answers": "answers_vqa.txt"}).class_names == ("yes", "no")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_commonest_answer(root):
+    (root / "answers_vqa2.txt").write_bytes(b"\xef\xbb\xbfyes\r\nno\r\n")
+    assert opened(root).answers == ("yes", "no")
+    assert VQA2.describe({"root": str(root)}).class_names == ("yes", "no")
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

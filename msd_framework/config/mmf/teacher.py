@@ -23,6 +23,7 @@ from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.mmf import MmfModel, load_tensors
 from msd_framework.models.weights import load_exactly
+from msd_framework.reading import read_text
 from msd_framework.registry import MODELS, PROCESSORS, plain, split
 from msd_framework.structures import DatasetInfo
 
@@ -232,10 +233,12 @@ def _with_classes(
 
 def _rows(file: Path, num: int, wanted: Sequence[str]) -> list[int]:
     """Where in MMF's list each class of the data set stands."""
+    if not file.expanduser().is_file():
+        raise ConfigError(Problem("classes", f"{file} cannot be read (no such file); wanted a class a line."))
     try:
-        lines = [line.strip() for line in file.expanduser().read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(Problem("classes", f"{file} cannot be read ({error}); wanted a class a line.")) from error
+        lines = [line.strip() for line in read_text(file.expanduser()).splitlines()]
+    except DataError as error:
+        raise ConfigError(Problem("classes", f"{error}; wanted a class a line.")) from error
     names = [line.casefold() for line in lines if line]
     names = names if UNKNOWN in names else [UNKNOWN, *names][-num:]  # MMF puts it first where its file has none
     if len(names) != num:
