@@ -31,7 +31,7 @@ from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError
 from msd_framework.metrics.fidelity import fidelity
 from msd_framework.screen import Screen, say
-from msd_framework.structures import FULL
+from msd_framework.structures import FULL, probabilities
 from msd_framework.writing import draft, write_text
 
 PACKAGES = (
@@ -170,7 +170,9 @@ def split_metrics(assembly: Assembly, use: str, predictions: Predictions) -> dic
     taught = assembly.ask_teacher(use)
     for view, logits in (taught.logits if taught else {}).items():
         prefix = f"{use}/" if view == FULL else f"{use}/{view}/"
-        found |= {prefix + k: v for k, v in fidelity(predictions.logits[view], logits, assembly.info.task).items()}
+        found |= {
+            prefix + k: v for k, v in fidelity(predictions.logits[view], logits, assembly.info.task, assembly.info.outcomes).items()
+        }
     return found
 
 
@@ -201,22 +203,22 @@ def write_predictions(assembly: Assembly, use: str, predictions: Predictions) ->
         writer.writerow(["id", *kept, "label", *header])
         for first in range(0, len(predictions.places), ROWS):
             places, targets, labelled, *logits = (column[first : first + ROWS] for column in columns)
-            probabilities = [x.softmax(-1) if info.task == "single_label" else x.sigmoid() for x in logits]
-            rows = _best(probabilities, names) if is_wide else _all(probabilities)
+            shares = [probabilities(x, info.outcomes) for x in logits]
+            rows = _best(shares, names) if is_wide else _all(shares)
             for place, target, known, row in zip(places.tolist(), targets.tolist(), labelled.tolist(), rows):
                 example = dataset[place]
                 label = "" if not known else target if isinstance(target, int) else _scores(target, names if is_wide else ())
                 writer.writerow([example.id, *(example.facts.get(k, "") for k in kept), label, *row])
 
 
-def _all(probabilities: Sequence[Tensor]) -> Iterator[list[str]]:
+def _all(shares: Sequence[Tensor]) -> Iterator[list[str]]:
     """The probabilities of each example, over views."""
-    return ([f"{p:.6f}" for p in row] for row in torch.cat(list(probabilities), 1).tolist())
+    return ([f"{p:.6f}" for p in row] for row in torch.cat(list(shares), 1).tolist())
 
 
-def _best(probabilities: Sequence[Tensor], names: Sequence[str]) -> Iterator[list[str]]:
+def _best(shares: Sequence[Tensor], names: Sequence[str]) -> Iterator[list[str]]:
     """The most probable class of each example and its probability, over views."""
-    best = [x.max(-1) for x in probabilities]
+    best = [x.max(-1) for x in shares]
     for views in zip(*(zip(found.indices.tolist(), found.values.tolist()) for found in best)):
         yield [text for c, p in views for text in (names[c], f"{p:.6f}")]
 

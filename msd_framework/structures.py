@@ -22,6 +22,9 @@ FULL = "full"
 Task: TypeAlias = Literal["single_label", "multi_label", "soft_target"]
 """How targets are read: a class [B], a set of labels [B, C] of 0 and 1, or a score a class [B, C] in [0, 1]."""
 
+Outcomes: TypeAlias = Literal["softmax", "bernoulli"]
+"""How logits become probabilities: of C classes that exclude each other, or of yes or no for each class by itself."""
+
 ModalityKind: TypeAlias = Literal["tokens", "features", "pixels", "waveform"]
 """What the values of a modality are: ids [B, L], features [B, L, D], pixels [B, C, H, W], samples [B, T]."""
 
@@ -275,21 +278,42 @@ def visible_modalities(view: str, modalities: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(shown))
 
 
+def outcomes_of(task: Task, trained: Outcomes | None = None) -> Outcomes:
+    """How a model's logits are read: as it was trained, and where nobody says, as is usual for the task.
+
+    >>> outcomes_of("single_label"), outcomes_of("soft_target"), outcomes_of("soft_target", "softmax")
+    ('softmax', 'bernoulli', 'softmax')
+    """
+    return trained or ("softmax" if task == "single_label" else "bernoulli")
+
+
+def probabilities(logits: Tensor, outcomes: Outcomes) -> Tensor:
+    """Logits [.., C] as probabilities: of the classes, or of yes for each class."""
+    return logits.softmax(-1) if outcomes == "softmax" else logits.sigmoid()
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set without reading it.
+    """What is known of a data set without reading it, and how a run reads what its model says of it.
 
     Args:
         modalities: the kind of each modality's values, by name.
         num_classes: C.
         task: how its targets are read.
         class_names: C names, for reports; empty where nobody named them.
+        trained: how the run's task loss reads logits, where that is not the usual way of the task.
     """
 
     modalities: Mapping[str, ModalityKind]
     num_classes: int
     task: Task
     class_names: tuple[str, ...] = ()
+    trained: Outcomes | None = None
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """How the logits of the run's model are read."""
+        return outcomes_of(self.task, self.trained)
 
 
 @dataclass(frozen=True)

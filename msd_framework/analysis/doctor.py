@@ -29,7 +29,8 @@ from msd_framework.structures import (
     FeatureShape,
     ModalityInputs,
     ModelOutput,
-    Task,
+    Outcomes,
+    probabilities,
     tree_map,
     visible_modalities,
 )
@@ -290,7 +291,7 @@ def _differ(inputs: ModalityInputs, shift: int) -> int:
 
 
 def check_model(
-    who: str, model: MultimodalModel, ask: Ask, masker: Masker, batch: Batch, task: Task, with_effects: bool = True
+    who: str, model: MultimodalModel, ask: Ask, masker: Masker, batch: Batch, outcomes: Outcomes, with_effects: bool = True
 ) -> ModelCheck:
     """What a model in eval mode does with a batch.
 
@@ -300,7 +301,7 @@ def check_model(
         ask: how it is asked.
         masker: hides modalities from it.
         batch: the batch in full.
-        task: how targets are read.
+        outcomes: how its logits are read.
         with_effects: whether modalities are exchanged and hidden.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -308,7 +309,8 @@ def check_model(
     with torch.no_grad():
         first, second = ask(batch, FULL).float(), ask(batch, FULL).float()
         finite = bool(first.isfinite().all())
-        effects = [check_effect(m, model, ask, masker, batch, task) for m in model.modalities] if finite and with_effects else []
+        looked_at = model.modalities if finite and with_effects else ()
+        effects = [check_effect(m, model, ask, masker, batch, outcomes) for m in looked_at]
     return ModelCheck(
         who,
         sum(p.numel() for p in model.parameters()),
@@ -323,7 +325,7 @@ def check_model(
     )
 
 
-def check_effect(modality: str, model: MultimodalModel, ask: Ask, masker: Masker, batch: Batch, task: Task) -> Effect:
+def check_effect(modality: str, model: MultimodalModel, ask: Ask, masker: Masker, batch: Batch, outcomes: Outcomes) -> Effect:
     """Exchanges a modality between rows, hides it, and changes what is hidden."""
     found = Effect(modality)
     if len(batch) < 2:
@@ -332,7 +334,7 @@ def check_effect(modality: str, model: MultimodalModel, ask: Ask, masker: Masker
     other, differ = swapped(batch.inputs[modality])
     if differ:
         seen = ask(_with(batch, modality, other), FULL).float()
-        found = replace(found, swap=distance(full, seen, task), moved=moved(full, seen))
+        found = replace(found, swap=distance(full, seen, outcomes), moved=moved(full, seen))
     else:
         found = replace(found, untried=f"all {len(batch)} rows have the same {modality}")
     if len(model.modalities) < 2:
@@ -342,7 +344,7 @@ def check_effect(modality: str, model: MultimodalModel, ask: Ask, masker: Masker
     view = f"~{modality}"
     visible_modalities(view, batch.modalities)
     hidden = ask(batch, view).float()
-    found = replace(found, hide=distance(full, hidden, task))
+    found = replace(found, hide=distance(full, hidden, outcomes))
     return replace(found, leak=check_leak(modality, ask, masker, batch)) if differ else found
 
 
@@ -362,16 +364,15 @@ def check_leak(modality: str, ask: Ask, masker: Masker, batch: Batch) -> float:
     return max(changes)
 
 
-def distance(a: Tensor, b: Tensor, task: Task) -> float:
+def distance(a: Tensor, b: Tensor, outcomes: Outcomes) -> float:
     r"""The mean total variation distance of predictions, :math:`\frac12 \sum_c |p_c - q_c|`; for labels that are questions of their
     own the largest of theirs, :math:`\max_c |p_c - q_c|`.
 
-    >>> distance(torch.tensor([[9.0, -9.0]]), torch.tensor([[-9.0, 9.0]]), "single_label")
+    >>> distance(torch.tensor([[9.0, -9.0]]), torch.tensor([[-9.0, 9.0]]), "softmax")
     1.0
     """
-    if task == "single_label":
-        return float((a.softmax(-1) - b.softmax(-1)).abs().sum(-1).mean() / 2)
-    return float((a.sigmoid() - b.sigmoid()).abs().amax(-1).mean())
+    apart = (probabilities(a, outcomes) - probabilities(b, outcomes)).abs()
+    return float((apart.sum(-1) / 2 if outcomes == "softmax" else apart.amax(-1)).mean())
 
 
 def moved(a: Tensor, b: Tensor) -> float:

@@ -50,6 +50,7 @@ from msd_framework.run import write_json
 from msd_framework.structures import FULL, Batch
 from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.teachers.live import LiveTeacher
+from msd_framework.teachers.marginals import MarginalsTeacher
 from msd_framework.teachers.store import TeacherStore
 
 FILE = "doctor.json"
@@ -228,15 +229,18 @@ def _batch(assembly: Assembly, objective: Objective | None) -> Batch:
 
 def _models(assembly: Assembly, teachers: dict[str, LiveTeacher], batch: Batch) -> Iterator[ModelCheck]:
     """The student in eval mode, and the teachers as they are."""
-    task, masker = assembly.info.task, assembly.masker
+    masker = assembly.masker
     for one in (masker, assembly.teacher_masker):
         if one is not None:
             one.eval()
     model, given = assembly.model.eval(), assembly.config.teacher
-    yield check_model("student", model, lambda b, view: model(masker.view(b, view).inputs).logits, masker, batch, task)
+    yield check_model(
+        "student", model, lambda b, view: model(masker.view(b, view).inputs).logits, masker, batch, assembly.info.outcomes
+    )
     is_apart = given is not None and given.ema is None  # an average is the student still
-    for who, teacher in teachers.items():
-        yield check_model(who, teacher.model, _ask(teacher), assembly.teacher_masker or masker, batch, task, is_apart)
+    for run, (who, teacher) in zip(assembly.teachers or (assembly,), teachers.items()):
+        hidden_by, outcomes = assembly.teacher_masker or masker, run.teacher_outcomes
+        yield check_model(who, teacher.model, _ask(teacher), hidden_by, batch, outcomes, is_apart)
 
 
 def _ask(teacher: LiveTeacher) -> Ask:
@@ -246,6 +250,8 @@ def _ask(teacher: LiveTeacher) -> Ask:
 def _pairs(assembly: Assembly, objective: Objective, batch: Batch) -> list[PairCheck]:
     """The intermediates that are compared, or could be, of a student and its one teacher."""
     teacher = assembly.teacher
+    if isinstance(teacher, MarginalsTeacher):  # which looks inside another one
+        teacher = teacher.teacher
     if not isinstance(teacher, (LiveTeacher, EmaTeacher)) or not isinstance(objective, DistillationObjective):
         return []
     model, pairs = objective.model, list[tuple[str, str, Adaptor | None]]()

@@ -28,7 +28,7 @@ from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.metrics.base import Metric
 from msd_framework.registry import DATASETS, METRICS, plain, split
 from msd_framework.run import MOST_COLUMNS
-from msd_framework.structures import FULL, Batch, DatasetInfo, Task
+from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, probabilities
 from msd_framework.teachers.base import Teacher
 
 ROUNDING = 0.002
@@ -115,7 +115,7 @@ def check_score(who: str, assembly: Assembly, teacher: Teacher, num_rows: int) -
         teacher: the teacher, live.
         num_rows: how many rows are looked at at most.
     """
-    folder, name, info = assembly.teacher_folder, assembly.config.data.validation, assembly.info
+    folder, name = assembly.teacher_folder, assembly.config.data.validation
     if name is None:
         return ScoreCheck(who, folder, note="data.validation names no split, so the teacher was not scored")
     recorded = read_recorded(folder)
@@ -124,7 +124,7 @@ def check_score(who: str, assembly: Assembly, teacher: Teacher, num_rows: int) -
     found = answers(assembly, teacher, Rows(whole, places))
     made = ScoreCheck(who, folder, name, len(found.places), len(whole))
     known, why_not = found.labelled, recorded.why_not or _other_rows(recorded, assembly, len(whole))
-    made = made if why_not else _beside(made, found, [whole[int(places[i])].id for i in found.places.tolist()], recorded, info)
+    made = made if why_not else _beside(made, found, [whole[int(places[i])].id for i in found.places.tolist()], recorded, assembly)
     if not known.any():
         return replace(made, note="no row of the validation split has a label, so the teacher was not scored")
     logits, targets = found.logits[FULL][known], found.targets[known]
@@ -134,7 +134,7 @@ def check_score(who: str, assembly: Assembly, teacher: Teacher, num_rows: int) -
     shared = {} if why_not else {n: recorded.scores[n] for n in scores if n in recorded.scores}
     why_not = why_not or ("" if shared else "its checkpoint has recorded no score of these metrics")
     allowed = allowance(int(known.sum()), len(whole))
-    order = tuple(other_order(logits, targets, info.task))
+    order = tuple(other_order(logits, targets, assembly.teacher_outcomes))
     return replace(made, scores=scores, recorded=shared, allowed=allowed, order=order, note=why_not)
 
 
@@ -204,7 +204,7 @@ def batches(assembly: Assembly, rows: MultimodalDataset) -> EvaluationBatches:
     return EvaluationBatches(reader, Collator(processors, assembly.info), assembly.config.evaluation.batch_size)
 
 
-def other_order(logits: Tensor, targets: Tensor, task: Task) -> list[int]:
+def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int]:
     """The class that each output seems to mean, where that is not its own and fits far better; else nothing.
 
     Outputs are matched with classes on one half of the rows by the covariance of probabilities and targets, the largest first. The
@@ -214,16 +214,16 @@ def other_order(logits: Tensor, targets: Tensor, task: Task) -> list[int]:
     Args:
         logits: float [N, C].
         targets: int64 [N] or float [N, C], all labelled.
-        task: how targets are read.
+        outcomes: how the logits are read.
 
     >>> import torch
     >>> y = torch.arange(40) % 3
-    >>> other_order(5 * F.one_hot(y, 3).float().roll(1, 1), y, "single_label")
+    >>> other_order(5 * F.one_hot(y, 3).float().roll(1, 1), y, "softmax")
     [2, 0, 1]
     """
     if len(logits) < FEWEST or logits.shape[1] > MOST_COLUMNS:
         return []
-    p = logits.double().softmax(-1) if task == "single_label" else logits.double().sigmoid()
+    p = probabilities(logits.double(), outcomes)
     y = F.one_hot(targets, p.shape[1]).double() if targets.ndim == 1 else targets.double()
     p, y = p - p.mean(0), y - y.mean(0)
     means, p, y = matched(p[::2].T @ y[::2]), p[1::2], y[1::2]
@@ -324,13 +324,12 @@ def _other_rows(recorded: Recorded, assembly: Assembly, length: int) -> str:
     return ""
 
 
-def _beside(made: ScoreCheck, found: Predictions, ids: Sequence[str], recorded: Recorded, info: DatasetInfo) -> ScoreCheck:
+def _beside(made: ScoreCheck, found: Predictions, ids: Sequence[str], recorded: Recorded, assembly: Assembly) -> ScoreCheck:
     """Each answer beside the recorded one."""
     if recorded.predictions is None:
         return made
-    logits = found.logits[FULL].double()
-    said = logits.softmax(-1) if info.task == "single_label" else logits.sigmoid()
-    rows = read_predictions(recorded.predictions, ids, info)
+    said = probabilities(found.logits[FULL].double(), assembly.teacher_outcomes)
+    rows = read_predictions(recorded.predictions, ids, assembly.info)
     apart = [max(abs(float(said[i, c]) - p) for c, p in row.items()) for i, row in enumerate(rows) if row]
     bound = OFF.get(recorded.precision, COARSE)
     off = sum(x > bound for x in apart)

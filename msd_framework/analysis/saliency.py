@@ -129,14 +129,12 @@ def training_prior(assembly: Assembly) -> list[float]:
     """
     examples, info, read = assembly.dataset("train"), assembly.info, Collator({}, assembly.info).targets
     counts, total = torch.ones(info.num_classes, dtype=torch.float64), 2
-    if info.task == "single_label":
-        total = info.num_classes
     for first in range(0, len(examples), ROWS):
         y = read([examples[i] for i in range(first, min(first + ROWS, len(examples)))])
         known = y[y >= 0] if y.ndim == 1 else y[~y.isnan().any(1)]
         counts += known.bincount(minlength=info.num_classes) if y.ndim == 1 else known.double().sum(0)
         total += len(known)
-    prior: list[float] = (counts / total).tolist()
+    prior: list[float] = (counts / (counts.sum() if info.outcomes == "softmax" else total)).tolist()
     return prior
 
 

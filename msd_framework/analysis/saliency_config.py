@@ -12,6 +12,7 @@ from typing import Any
 from msd_framework.config.cards import card_of
 from msd_framework.config.check import checked, understood
 from msd_framework.config.components import STAND_INS, described, known_facts
+from msd_framework.config.folders import read_as
 from msd_framework.config.load import Source, load, located, parse_overrides, resolve
 from msd_framework.config.saliency_check import looking_problems
 from msd_framework.config.schema import Component, RunConfig, TeacherConfig, component
@@ -21,11 +22,13 @@ from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_
 from msd_framework.registry import SALIENCIES, plain
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.shapley import MOST
-from msd_framework.structures import FULL, DatasetInfo, Task, visible_modalities
+from msd_framework.structures import FULL, DatasetInfo, Outcomes, visible_modalities
 from msd_framework.teachers.ensemble import union
 
 USES = ("train", "validation", "test")
-TVD: Mapping[Task, str] = {"single_label": "tvd", "multi_label": "bernoulli_tvd", "soft_target": "bernoulli_tvd"}
+TVD: Mapping[Outcomes, str] = {"softmax": "tvd", "bernoulli": "bernoulli_tvd"}
+SOFT: Mapping[Outcomes, str] = {"softmax": "soft_cross_entropy", "bernoulli": "binary_cross_entropy"}
+"""The loss of soft targets that a model is trained with whose logits are read so."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,9 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
         at = "teacher.checkpoint" if "teacher" in source.values else "env.save_dir"
         raise ConfigError(located(Problem(at, f"holds no teacher, nor a model of the run's own: {error}"), source)) from error
     info = described(config.data.dataset)
+    loss = SOFT[read_as(cards[0])] if info.task == "soft_target" else None
+    objective = {"type": "distillation", "task_loss": loss}
+    info = described(config.data.dataset, objective)
     specs = options.scores or _fitting(config, info, modalities)
     problems = _problems(options, config, info, modalities, specs)
     if problems:
@@ -126,7 +132,7 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
         "model": model,  # a teacher's: nobody is taught
         "init": None,
         "teacher": asdict(config.teacher),
-        "objective": {"type": "distillation", "views": views},
+        "objective": {**objective, "views": views},
         "evaluation": {**values.get("evaluation", {}), "views": views, "monitor": None},
         "training": {"max_updates": 1},
         "checkpoint": {},
@@ -208,7 +214,7 @@ def _fitting(config: RunConfig, info: DatasetInfo, modalities: Sequence[str]) ->
     apart: list[Component] = [
         {"type": name} | ({"distance": distance} if distance else {})
         for name in ("drop", "keep")
-        for distance in (None, TVD[info.task], "mse")
+        for distance in (None, TVD[info.outcomes], "mse")
     ]
     shapley: list[Component] = [] if len(modalities) > MOST else ["shapley", {"type": "shapley", "value": "loss"}]
     looking = [name for name in ("gradient_x_input", "attention_rollout") if not looking_problems(config, name, "scores")]

@@ -37,7 +37,7 @@ THUMBNAIL = 160
 
 OPPOSITE = (
     "`drop` and `gap` read a modality's score off the view without it, `keep` and `loss` off the view of it alone: "
-    "with two modalities the two pairs rank through opposite views."
+    "with two modalities drop(image) = -keep(text), so that both rank them alike."
 )
 
 

@@ -18,7 +18,8 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
 from msd_framework.config.cards import card_of, rebuilt, weights_of
-from msd_framework.config.folders import is_evaluated, learned_processors, teacher_is_there
+from msd_framework.config.components import known_facts
+from msd_framework.config.folders import described_run, is_evaluated, learned_processors, read_as, teacher_is_there
 from msd_framework.config.initial import init_folder, start_from
 from msd_framework.config.pairing import objective_on_stand_ins
 from msd_framework.config.resume import goes_on
@@ -57,11 +58,12 @@ from msd_framework.registry import (
     plain,
     split,
 )
-from msd_framework.structures import FULL, Batch, DatasetInfo, has_label, visible_modalities
+from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, has_label, visible_modalities
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.teachers.ensemble import Combination, EnsembleTeacher, union
 from msd_framework.teachers.live import LiveTeacher
+from msd_framework.teachers.marginals import MarginalsTeacher
 from msd_framework.teachers.masked import keep_channels
 
 DRY_RUN_EXAMPLES = 4
@@ -94,9 +96,7 @@ class Assembly:
 
     @cached_property
     def info(self) -> DatasetInfo:
-        name, options = split(self.config.data.dataset, "data.dataset", DATASETS)
-        described = DATASETS.get(name).describe(options)
-        return described
+        return described_run(self.config)
 
     def dataset(self, use: str, whole: bool = False) -> MultimodalDataset:
         """The split that is used for `train`, `validation` or `test`, as much of it as is wanted or all of it."""
@@ -126,9 +126,7 @@ class Assembly:
     @cached_property
     def known(self) -> dict[str, Any]:
         """What is known before any data is read, for components that ask for it by name."""
-        info = self.info
-        facts = {"num_classes": info.num_classes, "task": info.task, "class_names": info.class_names}
-        return {**facts, "seed": self.config.seed}
+        return {**known_facts(self.info), "seed": self.config.seed}
 
     @cached_property
     def modalities(self) -> tuple[str, ...]:
@@ -248,13 +246,16 @@ class Assembly:
         if teacher.ema is not None:
             return self.average
         if self.number is None and len(self.teachers) > 1:
-            return EnsembleTeacher([one.asked_alone(use) for one in self.teachers], self.combination, self.info.task)
+            alone = [one.asked_alone(use) for one in self.teachers]
+            return EnsembleTeacher(alone, self.combination, self.info.task, self.info.outcomes)
         return self.asked_alone(use)
 
     def asked_alone(self, use: str) -> Teacher:
-        """One teacher, or what it said of a split before."""
+        """One teacher, or what it said of a split before, in logits that are read as the student's are."""
         assert self.config.teacher is not None
-        return self.teacher_cache[use] if self.config.teacher.cache else self.live_teacher
+        taught = self.teacher_cache[use] if self.config.teacher.cache else self.live_teacher
+        is_converted = (self.teacher_outcomes, self.info.outcomes) == ("softmax", "bernoulli")
+        return MarginalsTeacher(taught) if is_converted else taught
 
     @cached_property
     def average(self) -> EmaTeacher:
@@ -272,6 +273,12 @@ class Assembly:
     def teacher_folder(self) -> str:
         """Where the teacher comes from that is meant."""
         return self.teacher_folders[self.number or 0]
+
+    @cached_property
+    def teacher_outcomes(self) -> Outcomes:
+        """How the logits of the teacher that is meant are read: as it was trained."""
+        assert self.config.teacher is not None
+        return read_as(card_of(self.teacher_folder, self.config)) if self.config.teacher.ema is None else self.info.outcomes
 
     @cached_property
     def teacher_modalities(self) -> list[tuple[str, ...]]:

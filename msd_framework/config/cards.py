@@ -16,7 +16,7 @@ from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.models.base import MultimodalModel
 from msd_framework.options import mismatch, options_of
 from msd_framework.registry import MODELS, PROCESSORS, REGISTRIES, Registry, items, nested, split
-from msd_framework.structures import Task
+from msd_framework.structures import Outcomes, Task
 
 CARD: dict[str, Any] = {
     "model": str | dict[str, Any],
@@ -30,10 +30,11 @@ CARD: dict[str, Any] = {
 FACTS: dict[str, Any] = {
     "num_classes": int,
     "task": Task,
+    "outcomes": Outcomes | None,
     "class_names": list[str] | None,
     "modalities": dict[str, dict[str, Any]],
 }
-"""What the facts of a card hold at least."""
+"""What the facts of a card hold at least; old ones do not say how logits are read."""
 
 
 def card_of(path: str | Path, config: RunConfig) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def foreign_names(registry: Registry[Any], spec: Any, at: str, own: frozenset[st
 
 def _checked(card: dict[str, Any], folder: Path, config: RunConfig) -> dict[str, Any]:
     """A card, once it is known to be one and to name no code but the user's own."""
-    wrong = _misfit(card, CARD) or _misfit(card["facts"], FACTS) or _misfit_of_processors(card)
+    wrong = _misfit(card, CARD) or _misfit({"outcomes": None, **card["facts"]}, FACTS) or _misfit_of_processors(card)
     if wrong:
         text = f"{folder}: its card.json does not describe a model ({wrong}). Take another checkpoint."
         raise CheckpointError(text)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.structure import ComponentSlot
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.options import options_of
-from msd_framework.registry import DATASETS, REGISTRIES, split
+from msd_framework.registry import DATASETS, OBJECTIVES, REGISTRIES, TASK_LOSSES, split
 from msd_framework.structures import DatasetInfo
 
 STAND_INS = {
     "num_classes": 2,
     "task": "single_label",
+    "outcomes": None,
     "class_names": (),
     "vocab_size": 2**31 - 1,  # large, so that no id is refused that may be there
     "pad_id": 0,
@@ -56,10 +58,11 @@ def component_problems(slots: Iterable[ComponentSlot]) -> list[Problem]:
     named = {s.path: REGISTRIES[s.kind].check(s.spec, s.path, STAND_INS, CONTEXT.get(s.kind, ())) for s in slots}
     problems = [p for found in named.values() for p in found]
     facts, unknown = STAND_INS, {"num_classes", "class_names"}
+    objective = next((s.spec for s in slots if s.path == "objective" and not named[s.path]), None)
     for slot in slots:
         if slot.path == "data.dataset" and not named[slot.path]:
             try:
-                facts, unknown = STAND_INS | known_facts(described(slot.spec)), set()
+                facts, unknown = STAND_INS | known_facts(described(slot.spec, objective)), set()
             except ConfigError as error:
                 problems += error.problems
     right = [s for s in slots if not named[s.path]]
@@ -69,22 +72,30 @@ def component_problems(slots: Iterable[ComponentSlot]) -> list[Problem]:
     return [*problems, *dict.fromkeys(refused)]  # what is nested is refused once by itself and once in what holds it
 
 
-def described(dataset: Any) -> DatasetInfo:
-    """What is known of a data set, from its part of a YAML.
+def described(dataset: Any, objective: Any = None) -> DatasetInfo:
+    """What is known of a data set, and how a run's task loss reads what its model says of it, from their parts of a YAML.
+
+    Args:
+        dataset: the data set's part.
+        objective: the objective's, where there is a run.
 
     Raises:
-        ConfigError: if its options do not go together.
+        ConfigError: if the data set's options do not go together.
     """
     name, options = split(dataset, "data.dataset", DATASETS)
     try:
-        return DATASETS.get(name, "data.dataset").describe(options)
+        info = DATASETS.get(name, "data.dataset").describe(options)
     except (ValueError, DataError) as error:
         raise ConfigError(Problem("data.dataset", str(error))) from error
+    loss = None if objective is None else split(objective, "objective", OBJECTIVES)[1].get("task_loss")
+    if loss is None:
+        return info
+    return replace(info, trained=TASK_LOSSES.get(split(loss, "objective.task_loss", TASK_LOSSES)[0]).outcomes)
 
 
 def known_facts(info: DatasetInfo) -> dict[str, Any]:
     """What components may ask for by name and a data set's description tells."""
-    return {"num_classes": info.num_classes, "task": info.task, "class_names": info.class_names}
+    return {"num_classes": info.num_classes, "task": info.task, "outcomes": info.outcomes, "class_names": info.class_names}
 
 
 def _refusals(part: Part, facts: Mapping[str, Any]) -> tuple[Problem, ...]:

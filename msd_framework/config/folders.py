@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from msd_framework.config.cards import card_of
+from msd_framework.config.components import described
 from msd_framework.config.parts import differences
 from msd_framework.config.resume import resume_problems
 from msd_framework.config.schema import RunConfig
@@ -15,6 +18,7 @@ from msd_framework.engine.checkpoint import find_checkpoint
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.options import options_of
 from msd_framework.registry import DATASETS, MODELS, PROCESSORS, plain, split
+from msd_framework.structures import DatasetInfo, Outcomes, outcomes_of
 
 USED_SPLITS = {"val": ("validation",), "test": ("test",), "predict": ("test",)}
 """The splits that a run reads, by its `run_type`; all of them where it is not listed."""
@@ -97,6 +101,28 @@ def other_tensors(here: Any, there: Any) -> str:
 def is_evaluated(config: RunConfig) -> bool:
     """Whether a trained model is evaluated, so that nothing is needed that only training needs."""
     return config.run_type in USED_SPLITS
+
+
+def described_run(config: RunConfig) -> DatasetInfo:
+    """What is known of a run's data set, its logits read as its model is trained, or was, where one is evaluated.
+
+    Raises:
+        ConfigError: if the data set's options do not go together.
+    """
+    info = described(config.data.dataset, config.objective)
+    if not is_evaluated(config):
+        return info
+    try:
+        facts = card_of(config.checkpoint.load or config.env.save_dir, config)["facts"]
+        return replace(info, trained=facts.get("outcomes") or info.trained)
+    except CheckpointError:  # told elsewhere
+        return info
+
+
+def read_as(card: Mapping[str, Any]) -> Outcomes:
+    """How the logits of a saved model are read, from its card; as is usual for its task where the card is older than that."""
+    facts = card["facts"]
+    return outcomes_of(facts["task"], facts.get("outcomes"))
 
 
 def teacher_is_there(config: RunConfig) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 
 from msd_framework.config.cache_check import cache_problems
 from msd_framework.config.cards import card_of
-from msd_framework.config.components import STAND_INS, described, known_facts
+from msd_framework.config.components import STAND_INS, known_facts
 from msd_framework.config.feature_check import feature_problems
-from msd_framework.config.folders import is_evaluated, other_tensors, teacher_is_there
+from msd_framework.config.folders import described_run, is_evaluated, other_tensors, teacher_is_there
 from msd_framework.config.held_out_check import held_out_problems
 from msd_framework.config.initial import init_problems
 from msd_framework.config.label_check import label_problems
@@ -36,6 +36,7 @@ from msd_framework.registry import (
     OBJECTIVES,
     PROCESSORS,
     REGISTRIES,
+    TASK_LOSSES,
     WEIGHTINGS,
     split,
 )
@@ -49,7 +50,7 @@ REPORTED = ("validation", "test")
 
 def pairing_problems(config: RunConfig) -> list[Problem]:
     """What does not go together, though each part of it is right by itself."""
-    info = described(config.data.dataset)
+    info = described_run(config)
     name, options = split(config.model, "model", MODELS)
     model = MODELS.get(name)
     student = Taken(model.modalities_of(options), model.takes_subsets)
@@ -239,8 +240,17 @@ def _task_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
         )
         for p, t in wrong
     ]
+    if info.outcomes == "softmax":
+        text = "{} reads each class by a sigmoid, and objective.task_loss trains a softmax. Take another {}."
+        losses = [p for p in found if p.registry in (DISTILLATION_LOSSES, TASK_LOSSES) and info.task in p.cls.tasks]
+        problems += [Problem(p.path, text.format(p.name, p.registry.kind)) for p in losses if _reads_a_sigmoid(p.cls)]
     checked = [p for p in found if p.registry in (METRICS, DISTILLATION_LOSSES)]
     return problems + [Problem(p.path, _sentence(text)) for p in checked for text in p.cls.check(info)]
+
+
+def _reads_a_sigmoid(loss: type[Any]) -> bool:
+    """Whether a loss is for labels that are questions of their own, and for nothing else."""
+    return "multi_label" in loss.tasks and "single_label" not in loss.tasks
 
 
 def _objective_problems(config: RunConfig, setting: Setting) -> list[Problem]:

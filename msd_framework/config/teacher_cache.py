@@ -27,7 +27,7 @@ from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precisi
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CacheError, MSDError
 from msd_framework.screen import progress_bar, say
-from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Task
+from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Outcomes, probabilities
 from msd_framework.teachers.cached import CachedTeacher, Opened
 from msd_framework.teachers.filling import Compared, ask, compare, fill, only_head
 from msd_framework.teachers.store import DONE, MISSING, Card, Layout, Rows, TeacherStore, Writer, chunks, hashes, mend
@@ -256,7 +256,7 @@ class Split:
             return FP32.name
         batches = list(self.batches(missing[: PROBED_BATCHES * self.batch_size]))
         answers = {p.name: [self.live_answer(b, self.asked.layout, p).logits.float() for b in batches] for p in (FP32, BF16)}
-        error = max(_distance(a, b, self.assembly.info.task) for a, b in zip(*answers.values()))
+        error = max(_distance(a, b, self.assembly.teacher_outcomes) for a, b in zip(*answers.values()))
 
         def step(precision: Precision) -> tuple[Tensor, tuple[()]]:
             return self.live_answer(batches[0], self.asked.layout, precision).logits.sum(), ()
@@ -446,8 +446,7 @@ def shown_bytes(size: float) -> str:
     return f"{size:.0f} bytes"
 
 
-def _distance(a: Tensor, b: Tensor, task: Task) -> float:
+def _distance(a: Tensor, b: Tensor, outcomes: Outcomes) -> float:
     """The largest error of the probabilities of a prediction."""
-    if task == "multi_label":
-        return float((a.sigmoid() - b.sigmoid()).abs().max())
-    return float((a.softmax(-1) - b.softmax(-1)).abs().sum(-1).max() / 2)
+    apart = (probabilities(a, outcomes) - probabilities(b, outcomes)).abs()
+    return float(apart.sum(-1).max() / 2 if outcomes == "softmax" else apart.max())

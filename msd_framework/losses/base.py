@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from msd_framework.structures import Batch, DatasetInfo, Feature, FeatureKind, FeatureShape, ModelOutput, Task
+from msd_framework.structures import Batch, DatasetInfo, Feature, FeatureKind, FeatureShape, ModelOutput, Outcomes, Task
 
 ALL_TASKS: frozenset[Task] = frozenset({"single_label", "multi_label", "soft_target"})
 
@@ -27,6 +27,9 @@ class TaskLoss(nn.Module, ABC):
 
     tasks: ClassVar[frozenset[Task]] = ALL_TASKS
     """The tasks that it is for."""
+
+    outcomes: ClassVar[Outcomes | None] = None
+    """How it reads logits, and so how all else reads those of a model that is trained with it; None: as is usual for the task."""
 
     @abstractmethod
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from msd_framework.losses.base import DistillationLoss, TaskLoss
 from msd_framework.losses.logits import BernoulliKL, SoftenedKL
-from msd_framework.losses.task import BinaryCrossEntropy, CrossEntropy
-from msd_framework.structures import Task
+from msd_framework.losses.task import BinaryCrossEntropy, CrossEntropy, SoftCrossEntropy
+from msd_framework.structures import Outcomes, Task, outcomes_of
 
 
-def default_task_loss(task: Task) -> TaskLoss:
-    """Cross-entropy for one label, binary cross-entropy for several labels and for soft targets.
+def default_task_loss(task: Task, outcomes: Outcomes | None = None) -> TaskLoss:
+    """Cross-entropy for one label, binary cross-entropy for several labels and for soft targets; of a softmax, soft cross-entropy.
 
-    >>> default_task_loss("multi_label")
-    BinaryCrossEntropy()
+    Args:
+        task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if None.
+
+    >>> default_task_loss("multi_label"), default_task_loss("soft_target", "softmax")
+    (BinaryCrossEntropy(), SoftCrossEntropy())
     """
-    usual: dict[Task, type[CrossEntropy] | type[BinaryCrossEntropy]] = {
-        "single_label": CrossEntropy,
-        "multi_label": BinaryCrossEntropy,
-        "soft_target": BinaryCrossEntropy,
-    }
-    return usual[task]()
+    if task == "single_label":
+        return CrossEntropy()
+    return SoftCrossEntropy() if outcomes_of(task, outcomes) == "softmax" else BinaryCrossEntropy()
 
 
-def default_distillation_loss(task: Task) -> DistillationLoss:
-    """The divergence that belongs to the task's default loss, at temperature 1.
+def default_distillation_loss(task: Task, outcomes: Outcomes | None = None) -> DistillationLoss:
+    """The divergence of what logits are read as, at temperature 1.
 
-    >>> type(default_distillation_loss("single_label")).__name__
-    'SoftenedKL'
+    Args:
+        task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if None.
+
+    >>> type(default_distillation_loss("soft_target")).__name__, type(default_distillation_loss("soft_target", "softmax")).__name__
+    ('BernoulliKL', 'SoftenedKL')
     """
-    usual: dict[Task, type[SoftenedKL] | type[BernoulliKL]] = {
-        "single_label": SoftenedKL,
-        "multi_label": BernoulliKL,
-        "soft_target": BernoulliKL,
-    }
-    return usual[task]()
+    return SoftenedKL() if outcomes_of(task, outcomes) == "softmax" else BernoulliKL()

@@ -12,7 +12,7 @@ from msd_framework.losses.base import at_least_float32
 from msd_framework.losses.class_weights import ClassWeights, WeighedTaskLoss, as_weights, balanced_answers, balanced_labels
 from msd_framework.ranges import below_one
 from msd_framework.registry import TASK_LOSSES
-from msd_framework.structures import ModelOutput, Task
+from msd_framework.structures import ModelOutput, Outcomes, Task
 
 IGNORED = -100
 """The target of a position that is not scored."""
@@ -46,6 +46,7 @@ class CrossEntropy(WeighedTaskLoss):
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
+    outcomes: ClassVar[Outcomes | None] = "softmax"
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class BinaryCrossEntropy(WeighedTaskLoss):
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"multi_label", "soft_target"})
+    outcomes: ClassVar[Outcomes | None] = "bernoulli"
 
     def __init__(
         self,
@@ -154,6 +156,7 @@ class SoftCrossEntropy(WeighedTaskLoss):
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"soft_target"})
+    outcomes: ClassVar[Outcomes | None] = "softmax"
 
     def __init__(
         self,

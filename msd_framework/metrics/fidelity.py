@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 
 from msd_framework.losses.defaults import default_distillation_loss
-from msd_framework.structures import ModelOutput, Task
+from msd_framework.structures import ModelOutput, Outcomes, Task, outcomes_of, probabilities
 
 FIDELITY = {"agreement": True, "kl": False, "total_variation": False, "pearson": True}
 """What every student is compared with its teacher by, and whether a larger value is a better one."""
 
 
-def fidelity(student: Tensor, teacher: Tensor, task: Task) -> dict[str, float]:
+def fidelity(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | None = None) -> dict[str, float]:
     r"""How near a student's predictions are to its teacher's on the same N examples.
 
-    With p and q the teacher's and the student's probabilities (softmax for one label, else a sigmoid for each label):
+    With p and q the teacher's and the student's probabilities (softmax for one label and for soft targets that were
+    trained by one, else a sigmoid for each label):
 
     - ``agreement``: share of examples with the same most probable class (Stanton et al., 2021, arXiv:2106.05945); for
       several labels, share of the labels on which both say yes or both say no.
@@ -29,6 +30,7 @@ def fidelity(student: Tensor, teacher: Tensor, task: Task) -> dict[str, float]:
         student: logits float [N, C].
         teacher: the same.
         task: how targets are read.
+        outcomes: how the logits of both are read; as is usual for the task if None.
 
     Raises:
         ValueError: if the two differ in shape or hold no example.
@@ -45,12 +47,13 @@ def fidelity(student: Tensor, teacher: Tensor, task: Task) -> dict[str, float]:
     z_s, z_t = student.double(), teacher.double()
     several = task == "multi_label"
     same = (z_s > 0) == (z_t > 0) if several else z_s.argmax(1) == z_t.argmax(1)  # [N, C] or [N]
-    q, p = (z.softmax(1) if task == "single_label" else z.sigmoid() for z in (z_s, z_t))
+    outcomes = outcomes_of(task, outcomes)
+    q, p = probabilities(z_s, outcomes), probabilities(z_t, outcomes)
     distance = (p - q).abs()  # [N, C]
     return {
         "agreement": float(same.double().mean()),
-        "kl": float(default_distillation_loss(task)(ModelOutput(z_s), ModelOutput(z_t)).mean()),
-        "total_variation": float((distance.sum(1) / 2).mean() if task == "single_label" else distance.mean()),
+        "kl": float(default_distillation_loss(task, outcomes)(ModelOutput(z_s), ModelOutput(z_t)).mean()),
+        "total_variation": float((distance.sum(1) / 2).mean() if outcomes == "softmax" else distance.mean()),
         "pearson": float(_pearson(q, p).mean()),
     }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from msd_framework.modulation.base import GradientModulation
 from msd_framework.progress import Mean, Progress
 from msd_framework.ranges import not_negative
 from msd_framework.registry import MODULATIONS
-from msd_framework.structures import Batch, Task
+from msd_framework.structures import Batch, Outcomes, Task, outcomes_of, probabilities
 
 SMALLEST = 1e-12
 """The least score that another is compared with."""
@@ -51,6 +52,7 @@ class OnTheFlyModulation(GradientModulation):
         until: the part of the run after which gradients are left alone, between 0 and 1; the released code stops
             half way.
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
         seed: of the noise.
 
     Raises:
@@ -59,13 +61,21 @@ class OnTheFlyModulation(GradientModulation):
 
     coefficients: Tensor
 
-    def __init__(self, alpha: float = 0.3, noise: bool = True, until: float = 0.5, task: Task = "single_label", seed: int = 0):
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        noise: bool = True,
+        until: float = 0.5,
+        task: Task = "single_label",
+        outcomes: Outcomes | None = None,
+        seed: int = 0,
+    ):
         super().__init__()
         not_negative(alpha=alpha)
         if not 0 <= until <= 1:
             raise ValueError(f"until must lie between 0 and 1, got {until}.")
         self.alpha, self.noise, self.until, self.seed = alpha, noise, until, seed
-        self.right = RIGHT[task]
+        self.right = right_class if task == "single_label" else partial(right_labels, outcomes=outcomes_of(task, outcomes))
         self.modalities: tuple[str, ...] = ()
         self.update, self.acts = 0, False
         self.scores: list[Tensor] = []  # [M] of each part of this update
@@ -122,26 +132,19 @@ def right_class(logits: Tensor, targets: Tensor) -> Tensor:
     return p.masked_fill(targets == IGNORED, 0.0)
 
 
-def right_labels(logits: Tensor, targets: Tensor) -> Tensor:
+def right_labels(logits: Tensor, targets: Tensor, outcomes: Outcomes = "bernoulli") -> Tensor:
     """The mean probability of the labels that an example has, by their scores; 0 where it has none.
 
     Args:
         logits: float [B, C].
         targets: [B, C], 0 or 1 or scores between; NaN where nobody knows.
+        outcomes: how logits are read.
 
     >>> right_labels(torch.tensor([[0.0, 100.0, -100.0]]), torch.tensor([[1.0, 1.0, 0.0]]))
     tensor([0.7500])
     """
     scores = targets.nan_to_num(nan=0.0).to(logits.dtype)
-    return (scores * logits.sigmoid()).sum(-1) / scores.sum(-1).clamp(min=SMALLEST)
-
-
-RIGHT: dict[Task, Callable[[Tensor, Tensor], Tensor]] = {
-    "single_label": right_class,
-    "multi_label": right_labels,
-    "soft_target": right_labels,
-}
-"""How well an answer knows the targets of a task."""
+    return (scores * probabilities(logits, outcomes)).sum(-1) / scores.sum(-1).clamp(min=SMALLEST)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class DistillationObjective(Objective):
             `{teacher: name, student: name}` where the two see different modalities.
         distill_weight: lambda, the share of the teacher in the loss, between 0 and 1; `{start: 0.9, end: 0.5}` changes it as the
             run goes (options `begin`, `over`, `shape`).
-        distill_loss: D; the task's usual one if null.
+        distill_loss: D; the divergence of what the task loss reads logits as if null.
         task_loss: l; the task's usual one if null.
         weighting: w, how much each view of each example counts; 1 each if null.
         features: F and beta, what is compared inside student and teacher, such as
@@ -81,8 +81,8 @@ class DistillationObjective(Objective):
                 raise ValueError(f"distill_weight must lie between 0 and 1, got {value}.")
         self.model, self.teacher, self.masker = model, teacher, masker
         self.views = tuple(View.parse(v) for v in views)
-        self.distill_loss = distill_loss or default_distillation_loss(task)
         self.task_loss = task_loss or default_task_loss(task)
+        self.distill_loss = distill_loss or default_distillation_loss(task, self.task_loss.outcomes)
         self.weighting = weighting or UniformWeights()
         self.weighting.prepare(self.views)
         self.features = FeatureTerms(features or ())

@@ -13,7 +13,7 @@ from msd_framework.losses.defaults import default_task_loss
 from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency, without
 from msd_framework.saliency.reading import Reading
-from msd_framework.structures import FULL, ModelOutput, Task
+from msd_framework.structures import FULL, ModelOutput, Outcomes, Task
 
 
 @SALIENCIES.register("loss")
@@ -28,6 +28,7 @@ class LossSaliency(Saliency):
     Args:
         task_loss: l; the task's usual one if null.
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
 
     Raises:
         ValueError: if the loss is not for the task.
@@ -41,9 +42,9 @@ class LossSaliency(Saliency):
     asks_labels = True
     reading: ClassVar[Reading] = "enough"
 
-    def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label"):
+    def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
         super().__init__()
-        self.task_loss = fitting_loss(task_loss, task)
+        self.task_loss = fitting_loss(task_loss, task, outcomes)
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return tuple(modalities)
@@ -64,6 +65,7 @@ class GapSaliency(Saliency):
     Args:
         task_loss: l; the task's usual one if null.
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
 
     Raises:
         ValueError: if the loss is not for the task.
@@ -78,9 +80,9 @@ class GapSaliency(Saliency):
     asks_labels = True
     reading: ClassVar[Reading] = "needed"
 
-    def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label"):
+    def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
         super().__init__()
-        self.task_loss = fitting_loss(task_loss, task)
+        self.task_loss = fitting_loss(task_loss, task, outcomes)
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return (FULL, *(without(m, modalities) for m in modalities))
@@ -91,7 +93,7 @@ class GapSaliency(Saliency):
         return torch.stack([self.task_loss(f, targets) - full for f in hidden], -1)  # [B, M]
 
 
-def fitting_loss(task_loss: TaskLoss | None, task: Task) -> TaskLoss:
+def fitting_loss(task_loss: TaskLoss | None, task: Task, outcomes: Outcomes | None = None) -> TaskLoss:
     """The loss, or the task's usual one.
 
     Raises:
@@ -101,4 +103,4 @@ def fitting_loss(task_loss: TaskLoss | None, task: Task) -> TaskLoss:
         raise ValueError(
             f"task_loss: {type(task_loss).__name__} is for {', '.join(sorted(task_loss.tasks))}, and the task is {task}."
         )
-    return task_loss or default_task_loss(task)
+    return task_loss or default_task_loss(task, outcomes)

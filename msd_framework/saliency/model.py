@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency
-from msd_framework.structures import FULL, Inputs, ModelOutput, Task
+from msd_framework.structures import FULL, Inputs, ModelOutput, Outcomes, Task, outcomes_of
 
 if TYPE_CHECKING:
     from msd_framework.models.base import MultimodalModel
@@ -59,16 +59,17 @@ class GradientXInput(ModelSaliency):
 
     Args:
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
     """
 
-    def __init__(self, task: Task = "single_label"):
+    def __init__(self, task: Task = "single_label", outcomes: Outcomes | None = None):
         super().__init__()
-        self.task = task
+        self.outcomes = outcomes_of(task, outcomes)
 
     def read(self, model: SingleStream, inputs: Inputs) -> dict[str, Tensor]:
         seen = watch(model, inputs)
         with torch.enable_grad():
-            (slope,) = torch.autograd.grad(log_odds(seen.logits, self.task).sum(), seen.tokens)
+            (slope,) = torch.autograd.grad(log_odds(seen.logits, self.outcomes).sum(), seen.tokens)
         relevance = (seen.tokens.detach() * slope).sum(-1).abs()  # [B, L]
         return {m: (relevance * own).sum(1) for m, own in seen.of.items()}
 
@@ -170,14 +171,14 @@ def _weights(attention: Any, x: Tensor, mask: Tensor) -> Tensor:
     return weights
 
 
-def log_odds(logits: Tensor, task: Task) -> Tensor:
+def log_odds(logits: Tensor, outcomes: Outcomes) -> Tensor:
     """How sure a model is of its own answer, float [B]: of a class against all others, or of each label, added up.
 
-    >>> log_odds(torch.tensor([[2.0, -1.0]]), "single_label"), log_odds(torch.tensor([[2.0, -1.0]]), "multi_label")
+    >>> log_odds(torch.tensor([[2.0, -1.0]]), "softmax"), log_odds(torch.tensor([[2.0, -1.0]]), "bernoulli")
     (tensor([3.]), tensor([3.]))
     """
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if task == "single_label":
+    if outcomes == "softmax":
         top, answer = z.max(-1)
         odds = top - z.scatter(-1, answer[..., None], -torch.inf).logsumexp(-1)
     else:

@@ -13,7 +13,7 @@ from msd_framework.losses.defaults import default_distillation_loss
 from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency, without
 from msd_framework.saliency.reading import Reading
-from msd_framework.structures import FULL, ModelOutput, Task
+from msd_framework.structures import FULL, ModelOutput, Outcomes, Task
 
 
 @SALIENCIES.register("drop")
@@ -26,13 +26,14 @@ class DropSaliency(Saliency):
     teacher's place in D, so `kl` is the divergence from it of the prediction without m.
 
     **With two modalities this looks at the other one's view**: `drop(image)` is read off the text-only view and
-    `drop(text)` off the image-only view, while `keep(image)` is read off the image-only view. `drop` and `keep` thus
-    rank two modalities through opposite views, and can rank them in opposite order.
+    `drop(text)` off the image-only view, so that `drop(image) = -keep(text)`. `drop` and `keep` thus rank two modalities of an
+    example alike; they differ in how far apart the scores are, and in how one modality's scores order the examples.
 
     Args:
         distance: D, such as `kl`, `tvd` (half the L1 distance of the probabilities) or `mse` (of the logits); the task's usual
             divergence if null, at temperature 1.
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
 
     Raises:
         ValueError: if the distance is not for the task.
@@ -46,9 +47,9 @@ class DropSaliency(Saliency):
     non_negative: ClassVar[bool] = True
     reading: ClassVar[Reading] = "needed"
 
-    def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label"):
+    def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
         super().__init__()
-        self.distance = fitting_distance(distance, task)
+        self.distance = fitting_distance(distance, task, outcomes)
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return (FULL, *(without(m, modalities) for m in modalities))
@@ -68,12 +69,13 @@ class KeepSaliency(Saliency):
     teacher's place in D. Scores are at most 0.
 
     **With two modalities this looks at the opposite view of `drop`**: `keep(image)` is read off the image-only view,
-    `drop(image)` off the text-only view. The two can rank the modalities in opposite order.
+    `drop(image)` off the text-only view, so that `keep(image) = -drop(text)`. Both rank the modalities of an example alike.
 
     Args:
         distance: D, such as `kl`, `tvd` (half the L1 distance of the probabilities) or `mse` (of the logits); the task's usual
             divergence if null, at temperature 1.
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
 
     Raises:
         ValueError: if the distance is not for the task.
@@ -87,9 +89,9 @@ class KeepSaliency(Saliency):
     non_negative: ClassVar[bool] = False
     reading: ClassVar[Reading] = "enough"
 
-    def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label"):
+    def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
         super().__init__()
-        self.distance = fitting_distance(distance, task)
+        self.distance = fitting_distance(distance, task, outcomes)
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return (FULL, *modalities)
@@ -98,7 +100,7 @@ class KeepSaliency(Saliency):
         return torch.stack([-self.distance(predictions[m], predictions[FULL]) for m in modalities], -1)  # [B, M]
 
 
-def fitting_distance(distance: DistillationLoss | None, task: Task) -> DistillationLoss:
+def fitting_distance(distance: DistillationLoss | None, task: Task, outcomes: Outcomes | None = None) -> DistillationLoss:
     """The distance, or the task's usual divergence.
 
     Raises:
@@ -106,4 +108,4 @@ def fitting_distance(distance: DistillationLoss | None, task: Task) -> Distillat
     """
     if distance is not None and task not in distance.tasks:
         raise ValueError(f"distance: {type(distance).__name__} is for {', '.join(sorted(distance.tasks))}, and the task is {task}.")
-    return distance or default_distillation_loss(task)
+    return distance or default_distillation_loss(task, outcomes)

@@ -15,7 +15,7 @@ from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency, view_name
 from msd_framework.saliency.error import fitting_loss
 from msd_framework.saliency.prediction import fitting_distance
-from msd_framework.structures import FULL, ModelOutput, Task
+from msd_framework.structures import FULL, ModelOutput, Outcomes, Task, outcomes_of
 
 MOST = 5
 """Modalities up to which every subset is looked at: 31 views."""
@@ -48,6 +48,7 @@ class ShapleySaliency(Saliency):
         task_loss: l of the value `loss`; the task's usual one if null.
         num_classes: C, if the prior is to be checked against it.
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
 
     Raises:
         ValueError: if a distance or a loss is given that the value has no use for, or is not for the task, or the prior is none.
@@ -70,15 +71,17 @@ class ShapleySaliency(Saliency):
         task_loss: TaskLoss | None = None,
         num_classes: int | None = None,
         task: Task = "single_label",
+        outcomes: Outcomes | None = None,
     ):
         super().__init__()
         name, idle = {"prediction": ("task_loss", task_loss), "loss": ("distance", distance)}[value]
         if idle is not None:
             raise ValueError(f"{name} is not looked at by value: {value}. Leave it out, or take the other value.")
         self.value, self.asks_labels = value, value == "loss"
-        self.distance = fitting_distance(distance, task)
-        self.task_loss = fitting_loss(task_loss, task)
-        self.register_buffer("prior", None if prior is None else _logits(prior, num_classes, task), persistent=False)  # [C]
+        self.distance = fitting_distance(distance, task, outcomes)
+        self.task_loss = fitting_loss(task_loss, task, outcomes)
+        nothing = None if prior is None else _logits(prior, num_classes, outcomes_of(task, outcomes))
+        self.register_buffer("prior", nothing, persistent=False)  # [C]
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         """All views, the full one first.
@@ -123,14 +126,14 @@ def _share(modality: str, modalities: Sequence[str], v: Mapping[tuple[str, ...],
     return total
 
 
-def _logits(prior: Sequence[float], num_classes: int | None, task: Task) -> Tensor:
+def _logits(prior: Sequence[float], num_classes: int | None, outcomes: Outcomes) -> Tensor:
     """The logits, float64 [C], that say what the probabilities do."""
     p = torch.tensor(prior, dtype=torch.float64)
     if num_classes is not None and len(p) != num_classes:
         raise ValueError(f"prior: wanted a probability for each of {num_classes} classes, got {len(p)}.")
     if not all(0 < x < 1 for x in prior):
         raise ValueError(f"prior: wanted probabilities above 0 and below 1, got {', '.join(f'{x:g}' for x in prior)}.")
-    if task != "single_label":
+    if outcomes == "bernoulli":
         return p.logit()
     if abs(sum(prior) - 1) > 1e-3:
         raise ValueError(f"prior: wanted probabilities that add up to 1, got {sum(prior):g}.")

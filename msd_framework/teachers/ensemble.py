@@ -15,7 +15,7 @@ from msd_framework.maskers.base import Views
 from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import COMBINATIONS
 from msd_framework.saliency.base import view_name
-from msd_framework.structures import FULL, Batch, ModelOutput, Task, visible_modalities
+from msd_framework.structures import FULL, Batch, ModelOutput, Outcomes, Task, outcomes_of, visible_modalities
 from msd_framework.teachers.base import Teacher
 
 
@@ -147,9 +147,10 @@ class EnsembleTeacher(Teacher):
 
     .. math:: f_T(x) = \log \sum_k w_k p_k(x) + \sum_k w_k \log \sum_c e^{f_k(x)_c}
 
-    for one label, with :math:`p_k` the softmax of teacher k's logits :math:`f_k`; the second term, which no softmax feels, gives
-    the logits the level of the teachers' own. For several labels and soft targets it is the logit of :math:`\sum_k w_k p_k`,
-    with :math:`p_k` the sigmoid. Teachers that agree therefore say together what each says alone.
+    where logits are read by a softmax, as for one label, with :math:`p_k` that of teacher k's logits :math:`f_k`; the second term,
+    which no softmax feels, gives the logits the level of the teachers' own. Where each class is read by a sigmoid, as for several
+    labels, it is the logit of :math:`\sum_k w_k p_k`, with :math:`p_k` the sigmoid. Teachers that agree therefore say together
+    what each says alone.
 
     A teacher that takes fewer modalities than the others is shown those of a view that are its own; of a view that shows none of
     them it is not asked. Each teacher is asked once about each view.
@@ -158,16 +159,23 @@ class EnsembleTeacher(Teacher):
         teachers: K teachers.
         combination: how much each counts.
         task: how targets are read.
+        outcomes: how the teachers' logits are read; as is usual for the task if None.
 
     Raises:
         ValueError: if they tell another number of classes apart.
     """
 
-    def __init__(self, teachers: Sequence[Teacher], combination: Combination, task: Task = "single_label"):
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        combination: Combination,
+        task: Task = "single_label",
+        outcomes: Outcomes | None = None,
+    ):
         classes = sorted({teacher.num_classes for teacher in teachers})
         if len(classes) != 1:
             raise ValueError(f"teachers must tell the same classes apart, got {' and '.join(map(str, classes))} of them.")
-        self.teachers, self.combination, self.task = tuple(teachers), combination, task
+        self.teachers, self.combination, self.outcomes = tuple(teachers), combination, outcomes_of(task, outcomes)
         self.modalities, self.num_classes = union([t.modalities for t in teachers]), classes[0]
 
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
@@ -183,7 +191,7 @@ class EnsembleTeacher(Teacher):
         z = at_least_float32(torch.stack(list(answers.values())))  # [K, B, C]
         if len(z) == 1:
             return z[0]
-        one = self.task == "single_label"
+        one = self.outcomes == "softmax"
         log_p = z.log_softmax(-1) if one else torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], -1)  # [K, B, .., O]
         w = self.combination.weights(tuple(answers), log_p.flatten(2, -2) if log_p.ndim > 3 else log_p[:, :, None])  # [K] or [K, B]
         w = w / w.sum(0)

@@ -15,7 +15,7 @@ from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import WEIGHTINGS
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.prediction import DropSaliency
-from msd_framework.structures import FULL, Setting, Task, View
+from msd_framework.structures import FULL, Outcomes, Setting, Task, View
 from msd_framework.weighting.adam import Adam
 from msd_framework.weighting.base import Evidence, WeightingStrategy
 from msd_framework.weighting.inputs import Input, WeightInputs
@@ -57,6 +57,7 @@ class LearnedWeights(WeightingStrategy):
         saliency: S_m, where the net is shown it; `drop` with the task's usual distance if null.
         num_classes: C.
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
         seed: of the net's first weights.
 
     Raises:
@@ -83,6 +84,7 @@ class LearnedWeights(WeightingStrategy):
         saliency: Saliency | None = None,
         num_classes: int = 2,
         task: Task = "single_label",
+        outcomes: Outcomes | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -91,12 +93,13 @@ class LearnedWeights(WeightingStrategy):
         positive(held_out_batch_size=held_out_batch_size, every=every, hidden_size=hidden_size, largest=largest, lr=lr)
         not_negative(full_weight=full_weight, weight_decay=weight_decay)
         self.names: list[str] = list(inputs or ["view", "loss"])
-        WeightInputs(self.names, 1, num_classes, task)  # refuses names that it does not know
+        WeightInputs(self.names, 1, num_classes, task, outcomes)  # refuses names that it does not know
         if saliency is not None and "saliency" not in self.names:
             raise ValueError(f"saliency is given and not among the inputs {', '.join(self.names)}. Add it, or leave it out.")
-        self.saliency = (saliency or DropSaliency(task=task)) if "saliency" in self.names else None
+        self.saliency = (saliency or DropSaliency(task=task, outcomes=outcomes)) if "saliency" in self.names else None
         self.per, self.hidden_size, self.largest, self.full_weight = per, hidden_size, largest, full_weight
-        self.lr, self.weight_decay, self.num_classes, self.task, self.seed = lr, weight_decay, num_classes, task, seed
+        self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
+        self.num_classes, self.task, self.outcomes = num_classes, task, outcomes
         self._held_out = HeldOut(held_out, held_out_batch_size, every, rehearsed=order == "before")
         self.asked: list[Tensor] = []  # what the net was shown in each part of an update that it learns from, [V', ..]
         self.seen: list[Tensor] = []  # the means of its inputs in each part of this update, [V, F]
@@ -109,7 +112,7 @@ class LearnedWeights(WeightingStrategy):
         return tuple(self.full_weight is None or v.name != FULL for v in views)
 
     def prepare(self, views: tuple[View, ...]) -> None:
-        self.inputs = WeightInputs(self.names, len(views), self.num_classes, self.task)
+        self.inputs = WeightInputs(self.names, len(views), self.num_classes, self.task, self.outcomes)
         self.mine = [i for i, mine in enumerate(self.learned(views)) if mine]
         with torch.random.fork_rng(devices=[]):  # all processes make the same net, and the run's random numbers know nothing of it
             torch.default_generator.manual_seed(self.seed)

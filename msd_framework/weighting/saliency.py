@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from msd_framework.registry import SALIENCIES, WEIGHTINGS, split
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.prediction import DropSaliency
-from msd_framework.structures import Setting, Task, View, visible_modalities
+from msd_framework.structures import Outcomes, Setting, Task, View, visible_modalities
 from msd_framework.weighting.base import Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import Normalise, non_negative, normaliser, weigh
 
@@ -56,6 +56,7 @@ class InstanceWeights(WeightingStrategy):
         added: what is added to each score of a ratio, at least 0; it evens out the weights of examples whose scores are small.
         full_weight: the weight of the view `full`, at least 0.
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
 
     Raises:
         ValueError: if an option is out of range, or scores that can be negative are to be used as a ratio.
@@ -70,9 +71,10 @@ class InstanceWeights(WeightingStrategy):
         added: float = 0.0,
         full_weight: float = 1.0,
         task: Task = "single_label",
+        outcomes: Outcomes | None = None,
     ):
         super().__init__()
-        self.saliency = _fitting(saliency or DropSaliency(task=task), normalise)
+        self.saliency = _fitting(saliency or DropSaliency(task=task, outcomes=outcomes), normalise)
         self.normalise = normaliser(normalise, temperature, smoothing, added)
         self.full_weight = non_negative("full_weight", full_weight)
 
@@ -104,6 +106,7 @@ class PopulationWeights(WeightingStrategy):
         added: what is added to each score of a ratio, at least 0; it evens out the weights of examples whose scores are small.
         full_weight: the weight of the view `full`, at least 0.
         task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
 
     Raises:
         ValueError: if an option is out of range, or scores that can be negative are to be used as a ratio.
@@ -122,9 +125,10 @@ class PopulationWeights(WeightingStrategy):
         added: float = 0.0,
         full_weight: float = 1.0,
         task: Task = "single_label",
+        outcomes: Outcomes | None = None,
     ):
         super().__init__()
-        self.saliency = _fitting(saliency or DropSaliency(task=task), normalise)
+        self.saliency = _fitting(saliency or DropSaliency(task=task, outcomes=outcomes), normalise)
         self.normalise = normaliser(normalise, temperature, smoothing, added)
         self.full_weight = non_negative("full_weight", full_weight)
         self.register_buffer("mean_saliency", torch.empty(0))  # [M] once it is fitted or loaded

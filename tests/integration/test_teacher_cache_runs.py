@@ -433,8 +433,8 @@ def test_bf16_is_taken_where_it_is_faster_and_close_enough(
 
 def test_the_error_of_a_probability_is_a_total_variation_distance() -> None:
     a, b = torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[0.0, float(np.log(3))]]])
-    assert teacher_cache._distance(a, b, "single_label") == pytest.approx(0.25)
-    assert teacher_cache._distance(a, b, "multi_label") == pytest.approx(0.25)
+    assert teacher_cache._distance(a, b, "softmax") == pytest.approx(0.25)
+    assert teacher_cache._distance(a, b, "bernoulli") == pytest.approx(0.25)
 
 
 # --- processes that are killed, or come at once ---------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from msd_framework.maskers.resample import MeanMasker, NoiseMasker, OtherMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.features import FeatureTerm
 from msd_framework.objectives.supervised import SupervisedObjective
+from msd_framework.structures import outcomes_of
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch
 from tests.runs import tiny_model
@@ -140,7 +141,7 @@ def test_a_masker_that_leaves_one_position_in_leaks(is_random):
 def test_what_a_modality_changes_is_the_distance_of_both_answers():
     model, batch, masker = lively(0), made_batch(6), DropMasker()
     ask = asked(model, masker)
-    found = check_model("student", model, ask, masker, batch, "single_label")
+    found = check_model("student", model, ask, masker, batch, "softmax")
     other, _ = swapped(batch.inputs["image"])
     seen = model({**batch.inputs, "image": other}).logits.softmax(-1)
     full, hidden = (ask(batch, view).softmax(-1) for view in ("full", "~image"))
@@ -153,13 +154,13 @@ def test_what_a_modality_changes_is_the_distance_of_both_answers():
 
 def test_a_batch_of_one_row_and_rows_that_are_the_same_are_not_tried():
     model, masker = lively(0), DropMasker()
-    one = check_model("student", model, asked(model, masker), masker, made_batch(1), "single_label")
+    one = check_model("student", model, asked(model, masker), masker, made_batch(1), "softmax")
     assert {e.untried for e in one.effects} == {"the batch has one row"}
     batch = made_batch(4)
     image = batch.inputs["image"]
     same = replace(image, values=image.values[:1].repeat(4, 1, 1), mask=image.mask[:1].repeat(4, 1))
     found = check_model(
-        "student", model, asked(model, masker), masker, batch.with_inputs({**batch.inputs, "image": same}), "single_label"
+        "student", model, asked(model, masker), masker, batch.with_inputs({**batch.inputs, "image": same}), "softmax"
     )
     assert found.effects[0].untried == "all 4 rows have the same image"
     assert found.effects[1].leak == 0
@@ -167,7 +168,7 @@ def test_a_batch_of_one_row_and_rows_that_are_the_same_are_not_tried():
 
 def test_distances_of_labels_that_are_questions_of_their_own_are_of_sigmoids():
     a, b = torch.zeros(1, 2), torch.tensor([[40.0, 0.0]])
-    assert distance(a, b, "multi_label") == distance(a, b, "soft_target") == pytest.approx(0.5)
+    assert distance(a, b, "bernoulli") == pytest.approx(0.5)
 
 
 # ---- a step, and its terms ----
@@ -255,22 +256,22 @@ def rows(task: str, size: int = 60, num_classes: int = 4, noise: float = 1.0) ->
 @pytest.mark.parametrize("task", ["single_label", "multi_label", "soft_target"])
 def test_outputs_in_another_order_are_matched_with_their_classes(task):
     logits, y = rows(task)
-    assert other_order(logits, y, task) == []
+    assert other_order(logits, y, outcomes_of(task)) == []
     order = [2, 0, 1, 3]
-    assert other_order(logits[:, order], y, task) == order
+    assert other_order(logits[:, order], y, outcomes_of(task)) == order
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_teacher_that_knows_nothing_is_not_taken_for_one_of_another_order(seed):
     y = rows("single_label")[1]
     logits = torch.randn(60, 4, generator=torch.Generator().manual_seed(seed))
-    assert other_order(logits, y, "single_label") == []
+    assert other_order(logits, y, "softmax") == []
 
 
 def test_few_rows_and_many_classes_are_not_matched():
     logits, y = rows("single_label", size=10)
-    assert other_order(logits.flip(1), y, "single_label") == []
-    assert other_order(torch.zeros(30, 200), torch.zeros(30, dtype=torch.int64), "single_label") == []
+    assert other_order(logits.flip(1), y, "softmax") == []
+    assert other_order(torch.zeros(30, 200), torch.zeros(30, dtype=torch.int64), "softmax") == []
 
 
 # ---- what is said ----

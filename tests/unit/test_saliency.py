@@ -82,6 +82,17 @@ def test_with_two_modalities_drop_and_keep_rank_through_opposite_views() -> None
     torch.testing.assert_close(drop, -keep.flip(-1), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("needed", "enough"), [("drop", "keep"), ("gap", "loss")])
+@pytest.mark.parametrize("seed", range(3))
+def test_of_two_modalities_what_is_needed_and_what_is_enough_rank_them_alike(needed: str, enough: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(3, 20_000, 3, dtype=torch.float64, generator=generator)
+    seen, y = dict(zip(("full", *TWO), map(ModelOutput, logits))), torch.randint(3, (20_000,), generator=generator)
+    image_first = [SALIENCIES.build(name)(seen, y, TWO).diff()[:, 0] < 0 for name in (needed, enough)]
+    assert torch.equal(*image_first)
+    assert 0.4 < image_first[0].double().mean() < 0.6  # either may come first
+
+
 def test_an_unchanged_prediction_has_no_drop() -> None:
     seen = dict.fromkeys(("full", "image", "text"), predictions(("full",))["full"])
     assert SALIENCIES.build("drop")(seen, torch.zeros(5), TWO).abs().max() < 1e-12

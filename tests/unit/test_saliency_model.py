@@ -58,8 +58,8 @@ def test_gradient_x_input_is_the_slope_of_the_answer_along_each_token(task: Task
 def test_log_odds_are_those_of_the_largest_probability() -> None:
     z = torch.randn(5, 4, dtype=torch.float64)
     p = z.softmax(-1).amax(-1)
-    torch.testing.assert_close(log_odds(z, "single_label"), (p / (1 - p)).log())
-    assert log_odds(torch.randn(2, 3, 4), "soft_target").shape == (2,)
+    torch.testing.assert_close(log_odds(z, "softmax"), (p / (1 - p)).log())
+    assert log_odds(torch.randn(2, 3, 4), "bernoulli").shape == (2,)
 
 
 def test_attention_weights_are_those_of_transformers(tmp_path) -> None:

@@ -84,7 +84,7 @@ def make_teacher(
         raise ConfigError(*(Problem(key, f"is {text}; keep=true keeps MMF's own model.") for key, text in other.items()))
     spec = _kept(family, own) if keep else _placed(lambda: FAMILIES[family].trained(found.tensors, own), found.source)
     config = _understood({**values, "model": spec})
-    info = described(config.data.dataset)
+    info = described(config.data.dataset, config.objective)
     specs = {m: s for m, s in config.data.processors.items() if m in modalities_of(config.model)}
     width = spec.get("feature_size")
     processors = {m: _ready(m, s, known_facts(info), width) for m, s in specs.items()}
