@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.ranges import not_negative, positive
+from msd_framework.ranges import positive
+
+SMALLEST = 1e-6
+"""The share of the largest spread below which a dimension is rounding noise."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,9 @@ class Venn:
     Source: Xue et al., The Modality Focusing Hypothesis, ICLR 2023 (arXiv:2206.06487), section 3.
 
     Args:
-        teacher: :math:`|A|`.
-        student: :math:`|B|`.
-        shared: :math:`|A \cap B|`.
+        teacher: :math:`|A|`, a number of features, or what they explain of the label.
+        student: :math:`|B|`, in the same unit.
+        shared: :math:`|A \cap B|`, in the same unit.
 
     >>> venn = Venn(teacher=10, student=10, shared=4)
     >>> venn.alpha, venn.beta, venn.gamma
@@ -53,119 +56,82 @@ class Venn:
         return self.shared / union if union else 0.0
 
 
-def estimate_venn(
-    teacher: Tensor, student: Tensor, y: Tensor, *, num_permutations: int = 20, z: float = 3.0, decay: float = 1e-2, seed: int = 0
-) -> Venn:
+def estimate_venn(teacher: Tensor, student: Tensor, y: Tensor, *, num_permutations: int = 20, seed: int = 0) -> Venn:
     r"""The Venn diagram of two feature matrices of the same examples, estimated.
 
-    1. What decides: a logistic regression is fitted to the label on one half of the examples for each modality, and each column's
-       *permutation importance* is the loss that shuffling it adds on the other half (Breiman, 2001),
+    Each part is what it explains of the label, by linear regressions on the teacher's features, the student's, and both:
 
-       .. math:: I_d = \frac{1}{M} \sum_m \ell\bigl(f(x^{(d, \pi_m)}), y\bigr) - \ell(f(x), y);
+    .. math:: |A| = R^2_A, \qquad |B| = R^2_B, \qquad |A \cap B| = R^2_A + R^2_B - R^2_{AB}
 
-       the halves then change places. A column is decisive if the mean of what it adds, over all examples, is more than z of its
-       standard errors above 0.
-    2. What is shared: the decisive columns of both modalities are brought to the same coordinates by canonical correlation
-       analysis (Hotelling, 1936); :math:`|A \cap B| = \sum_k \rho_k^2` over correlations :math:`\rho_k` that exceed the largest
-       one of as many shuffled pairings, so that features that are mixed, or shown with noise, count as far as they agree.
+    (commonality analysis: Mood, American Educational Research Journal 1971), each :math:`R^2` adjusted for the dimensions
+    (Ezekiel, 1930). A feature so counts by how much it decides; where features are independent and all decide equally, the
+    parts are in proportion to their numbers, and gamma, alpha and beta are those of the sets. No column is counted: columns that
+    are rotated, scaled or there twice change nothing, noisy copies of them next to nothing. A modality that explains no more
+    than it does of shuffled labels explains nothing.
 
-    It sees what a linear classifier uses and what is linearly shared; a weak feature is missed if examples are few.
+    It sees what a linear classifier uses. With N examples gamma is off by about :math:`1.3 / \sqrt N`.
 
     Args:
         teacher: float [N, D].
         student: float [N, D'].
         y: classes, int64 [N].
-        num_permutations: M.
-        z: how sure of a column one must be.
-        decay: the weight of half the squared norm in the regressions.
-        seed: of the permutations and of the halves.
+        num_permutations: how often labels are shuffled.
+        seed: of the shuffles.
 
     Returns:
-        the numbers of decisive features; that of the shared ones need not be whole.
+        the parts, as shares of the label's variance.
 
     Raises:
-        ValueError: if the matrices are not of the same N examples, or there are fewer than 8.
+        ValueError: if the matrices are not of the same N examples, or there are fewer than 8, or no more than dimensions.
 
-    >>> decisive = torch.randn(2000, 6, generator=torch.Generator().manual_seed(0))
+    >>> decisive = torch.randn(20_000, 6, generator=torch.Generator().manual_seed(0))
     >>> y = (decisive.sum(1) > 0).long()
     >>> venn = estimate_venn(decisive[:, :4], decisive[:, 2:], y)  # of 6 features, 2 are seen by both
-    >>> venn.teacher, venn.student, round(venn.shared, 1), round(venn.gamma, 2)
-    (4, 4, 2.0, 0.33)
+    >>> round(venn.gamma, 1), round(venn.alpha, 1), round(venn.beta, 1)
+    (0.3, 0.5, 0.5)
     """
-    positive(num_permutations=num_permutations, z=z)
-    not_negative(decay=decay)
+    positive(num_permutations=num_permutations)
     if not (teacher.ndim == student.ndim == 2 and len(teacher) == len(student) == len(y) and len(y) >= 8):
         shapes = " and ".join(str(list(x.shape)) for x in (teacher, student))
         raise ValueError(f"wanted two matrices of the same 8 or more examples, got {shapes} for {len(y)} labels.")
     generator = torch.Generator().manual_seed(seed)
-    a, b = (x[:, decisive_columns(x, y, num_permutations, z, decay, generator)].double() for x in (teacher, student))
-    return Venn(a.shape[1], b.shape[1], shared_dimensions(a, b, num_permutations, generator))
+    shuffles = [torch.randperm(len(y), generator=generator) for _ in range(num_permutations)]
+    targets = F.one_hot(y).double()
+    parts = []
+    for x in (teacher, student, torch.cat([teacher, student], 1)):
+        basis = basis_of(x)
+        found = explained(basis, targets)
+        chance = max(explained(basis, targets[order]) for order in shuffles)
+        parts.append(found if found > chance else 0.0)
+    a, b, both = parts
+    return Venn(a, b, min(max(a + b - both, 0.0), a, b))
 
 
-def decisive_columns(x: Tensor, y: Tensor, num_permutations: int, z: float, decay: float, generator: torch.Generator) -> Tensor:
-    """Which columns a linear classifier needs, bool [D]; see `estimate_venn`."""
-    x = x.double()
-    x = (x - x.mean(0)) / x.std(0).clamp(min=1e-12)  # [N, D]
-    order = torch.randperm(len(x), generator=generator)
-    added = torch.empty(len(x), x.shape[1], dtype=x.dtype)
-    for fitted, held_out in (order.tensor_split(2), order.tensor_split(2)[::-1]):
-        weight, bias = fit_logistic(x[fitted], y[fitted], int(y.max()) + 1, decay)
-        added[held_out] = added_loss(x[held_out], y[held_out], weight, bias, num_permutations, generator)
-    surely: Tensor = added.mean(0) > z * added.std(0) / len(x) ** 0.5
-    return surely
+def basis_of(x: Tensor) -> Tensor:
+    """Orthonormal columns that span what the columns of a matrix [N, D] differ in between examples, float64 [N, D'].
 
-
-def fit_logistic(x: Tensor, y: Tensor, num_classes: int, decay: float) -> tuple[Tensor, Tensor]:
-    """Weight [C, D] and bias [C] of a multinomial logistic regression with a quadratic penalty on the weight."""
-    weight = torch.zeros(num_classes, x.shape[1], dtype=x.dtype, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=x.dtype, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(x @ weight.T + bias, y) + decay / 2 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
-
-
-def added_loss(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, num_permutations: int, generator: torch.Generator) -> Tensor:
-    """What shuffling each column adds to each example's loss, the mean over permutations, float [N, D]."""
-    num_examples, num_columns = x.shape
-    logits = x @ weight.T + bias  # [N, C]
-    target = y.expand(num_columns, -1)
-    total = torch.zeros(num_columns, num_examples, dtype=x.dtype)
-    for _ in range(num_permutations):
-        drawn = torch.rand(num_columns, num_examples, generator=generator).argsort(1)  # [D, N]
-        change = x.T.gather(1, drawn) - x.T  # [D, N]
-        shuffled = logits + change[..., None] * weight.T[:, None]  # [D, N, C]
-        total += F.cross_entropy(shuffled.flatten(0, 1), target.flatten(), reduction="none").view(num_columns, -1)
-    return (total / num_permutations).T - F.cross_entropy(logits, y, reduction="none")[:, None]
-
-
-def shared_dimensions(a: Tensor, b: Tensor, num_permutations: int, generator: torch.Generator) -> float:
-    r"""How many dimensions two matrices have in common: :math:`\sum_k \rho_k^2` over correlations that chance does not give."""
-    if not a.shape[1] or not b.shape[1]:
-        return 0.0
-    chance = max(
-        canonical_correlations(a[torch.randperm(len(a), generator=generator)], b)[0].item() for _ in range(num_permutations)
-    )
-    rho = canonical_correlations(a, b)
-    return float(rho[rho > chance].square().sum())
-
-
-def canonical_correlations(a: Tensor, b: Tensor) -> Tensor:
-    """The correlations between the spaces of columns of two matrices [N, D] and [N, D'], the largest first.
-
-    >>> x = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    >>> canonical_correlations(x, x @ torch.tensor([[1.0, 2.0], [0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)).round(decimals=6)
-    tensor([1., 1.], dtype=torch.float64)
+    >>> basis_of(torch.tensor([[1.0, 2.0, 7.0], [3.0, 6.0, 7.0], [2.0, 4.0, 7.0]])).shape  # a column twice, and a constant
+    torch.Size([3, 1])
     """
-    bases = []
-    for x in (a, b):
-        u, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
-        bases.append(u[:, s > 1e-10 * s.max()])
-    correlations: Tensor = torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1.0)
-    return correlations
+    x = x.double() - x.double().mean(0)
+    spread = x.square().mean(0).sqrt()
+    u, s, _ = torch.linalg.svd(x[:, spread > 0] / spread[spread > 0], full_matrices=False)
+    basis: Tensor = u[:, s > SMALLEST * s.max()] if len(s) else u
+    return basis
+
+
+def explained(basis: Tensor, targets: Tensor) -> float:
+    r"""What a linear regression on D dimensions explains, :math:`1 - (1 - R^2) \frac{N - 1}{N - D - 1}`.
+
+    Args:
+        basis: orthonormal columns without a mean, float64 [N, D].
+        targets: float64 [N, C].
+
+    Raises:
+        ValueError: if there are no more examples than dimensions.
+    """
+    (n, d), y = basis.shape, targets - targets.mean(0)
+    if n <= d + 1:
+        raise ValueError(f"wanted more examples than the features have dimensions, got {n} examples and {d} dimensions.")
+    share = (basis.T @ y).square().sum() / y.square().sum().clamp(min=SMALLEST)
+    return float(1 - (1 - share) * (n - 1) / (n - d - 1))
