@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,16 @@ def test_a_checkpoint_is_evaluated_as_it_was_trained_whatever_the_yaml_leaves_ou
     teacher = soft.parent / "teacher"
     run(soft, [f"env.save_dir={tmp_path}", "run_type=test", f"checkpoint.load={teacher}"])  # the objective's loss is not named
     np.testing.assert_allclose(told(tmp_path), told(teacher), atol=1e-5)
+
+
+def test_a_card_that_says_another_reading_is_none(soft, tmp_path):
+    shutil.copytree(soft.parent / "teacher", tmp_path / "edited")
+    folder = find_checkpoint(tmp_path / "edited")
+    card = json.loads((folder / "card.json").read_text())
+    card["facts"]["outcomes"] = "tanh"
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ConfigError, match=r"checkpoint\.load: .*(outcomes: wanted|card\.json)"):
+        run(soft, [f"env.save_dir={tmp_path}", "run_type=test", f"checkpoint.load={tmp_path / 'edited'}"])
 
 
 def distil(soft: Path, folder: Path, *more: str) -> dict:
