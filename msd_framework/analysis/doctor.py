@@ -339,7 +339,7 @@ def check_effect(modality: str, model: MultimodalModel, ask: Ask, masker: Masker
         found = replace(found, untried=f"all {len(batch)} rows have the same {modality}")
     if len(model.modalities) < 2:
         return found
-    if masker.removes and not model.takes_subsets:
+    if not model.takes_subsets and masker.hidden(batch, modality) is None:
         return replace(found, untried=found.untried or "the masker leaves it out, and the model needs all modalities")
     view = f"~{modality}"
     visible_modalities(view, batch.modalities)

@@ -31,6 +31,9 @@ LARGE = 768
 PLACES = ("root", "split", "max_examples", "on_error")
 """Options of a data set that say where and how much is read, not what: the content has a part of its own."""
 
+HIDDEN = "special tokens first"
+"""What hiding a text means: [SEP] moves to position 1. Caches of before do not say so: their answers tell how long a text was."""
+
 WIDER = ("views", "summary", "precision", "masker")
 """Parts in which a store may hold more than is asked."""
 
@@ -109,7 +112,7 @@ def question(assembly: Assembly, use: str) -> Question:
     layout = _layout(assembly, views)
     hides = any(view != FULL for view in views)
     masker = assembly.teacher_masker or assembly.masker
-    hidden = {"spec": complete(MASKERS, teacher.masker or config.masker), "state": _state(masker)}
+    hidden = {"spec": complete(MASKERS, teacher.masker or config.masker), "state": _state(masker), "meaning": HIDDEN}
     parts = {
         "format": FORMAT,
         "teacher.weights": read_json(folder / "files.json")["sha256"]["model.safetensors"],
@@ -200,6 +203,8 @@ def _difference(key: str, there: Any, here: Any, notes_there: Mapping[str, Any],
     if key in notes_here:
         there, here = notes_there.get(key), notes_here[key]
         return _leaf_differences(key, there, here) or [f"{key} (what it learned, such as its vocabulary)"]
+    if key == "masker" and there and here and there.get("meaning") != here["meaning"]:
+        return ["masker (what hiding means: in this cache [SEP] stands where it stood and tells how long the hidden text was)"]
     if key == "masker" and there and here and there["spec"] == here["spec"]:
         return ["masker (what it was fitted to)"]
     return _leaf_differences(key, there, here)

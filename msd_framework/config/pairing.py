@@ -324,7 +324,7 @@ def _masker_problems(config: RunConfig, setting: Setting, student: Taken, teache
     return [
         Problem(path, f"leaves modalities out, and the {who} needs all of them. Take {path}=attention, or constant.")
         for path, masker, who, model in shown
-        if model is not None and masker.removes and not model.subsets
+        if model is not None and not model.subsets and any(masker.leaves_out(m, kind) for m, kind in setting.kinds.items())
     ]
 
 

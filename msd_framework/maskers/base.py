@@ -17,7 +17,9 @@ ALL_KINDS: frozenset[ModalityKind] = frozenset({"tokens", "features", "pixels", 
 class Masker(nn.Module, ABC):
     """A subclass says how one modality is hidden; which ones a view hides is said here.
 
-    What is hidden keeps its special positions ([CLS], [SEP]): they belong to the model, not to the content.
+    What is hidden keeps its special tokens ([CLS], [SEP]): they belong to the model, not to the content. They move to positions
+    0, 1, ..., and what stands in for the content is as long for every example: a hidden modality of another length changes no
+    logit. Only `attention` leaves them where they are.
     """
 
     kinds: ClassVar[frozenset[ModalityKind]] = ALL_KINDS
@@ -47,6 +49,10 @@ class Masker(nn.Module, ABC):
         """One modality of a batch as `hide_in` shows it, with what is known of repeated inputs only where it remains true."""
         hidden = self.hide_in(batch, modality)
         return hidden if hidden is None or self.keeps_repeats else replace(hidden, distinct=None)
+
+    def leaves_out(self, modality: str, kind: ModalityKind) -> bool:
+        """Whether it may leave a modality with values of this kind out of the inputs."""
+        return self.removes
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """Looks at the training examples once, where a masker needs their statistics."""

@@ -11,7 +11,7 @@ from torch import nn
 from msd_framework.errors import ConfigError, did_you_mean
 from msd_framework.maskers.base import Masker
 from msd_framework.registry import MASKERS, split
-from msd_framework.structures import Batch, ModalityInputs, Setting
+from msd_framework.structures import Batch, ModalityInputs, ModalityKind, Setting
 
 
 @MASKERS.register("by_modality")
@@ -57,6 +57,10 @@ class ModalityMasker(Masker):
             ValueError: if it has none.
         """
         return self._listed(modality).hidden(batch, modality)
+
+    def leaves_out(self, modality: str, kind: ModalityKind) -> bool:
+        masker = self.masker_of(modality)
+        return masker is not None and masker.leaves_out(modality, kind)
 
     def masker_of(self, modality: str) -> Masker | None:
         """The masker that hides a modality, if there is one."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from msd_framework.maskers.base import Masker
-from msd_framework.maskers.content import replace_content
-from msd_framework.ranges import not_negative
+from msd_framework.maskers.content import replace_content, stand_in_shape
+from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import MASKERS
 from msd_framework.structures import ModalityInputs
 
@@ -13,32 +13,41 @@ from msd_framework.structures import ModalityInputs
 class ConstantMasker(Masker):
     """Replaces the content by a number or a token, and lets the model look at it.
 
-    Another view than `drop`: the model sees the replacement, and how long the content was.
+    Another view than `drop`: the model sees the replacement. It is as long for every example, whatever was there.
 
     Args:
         feature: what every hidden number of features, pixels or a waveform becomes.
         token: the id that every hidden token becomes, such as that of [MASK]; the padding's id if null.
         pad_id: the id of the padding token.
         vocab_size: how many tokens there are, if that is known.
+        length: how many positions stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
 
     Raises:
-        ValueError: if there is no such token.
+        ValueError: if there is no such token, or the length is not positive.
 
     >>> import torch
     >>> text = ModalityInputs(torch.tensor([[5, 7, 0]]), torch.tensor([[True, True, False]]))
     >>> ConstantMasker(token=103).hide("text", text).values
-    tensor([[103, 103,   0]])
+    tensor([[103]])
     """
 
     keeps_repeats = True
 
-    def __init__(self, feature: float = 0.0, token: int | None = None, pad_id: int = 0, vocab_size: int | None = None):
+    def __init__(
+        self,
+        feature: float = 0.0,
+        token: int | None = None,
+        pad_id: int = 0,
+        vocab_size: int | None = None,
+        length: int | None = None,
+    ):
         super().__init__()
         not_negative(token=token)
+        positive(length=length)
         if token is not None and vocab_size is not None and token >= vocab_size:
             raise ValueError(f"token must be one of the {vocab_size} that there are, counted from 0, got {token}.")
-        self.feature, self.token = feature, pad_id if token is None else token
+        self.feature, self.token, self.length = feature, pad_id if token is None else token, length
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         fill = self.feature if inputs.values.is_floating_point() else self.token
-        return replace_content(inputs, inputs.values.new_full((), fill))
+        return replace_content(inputs, inputs.values.new_full(stand_in_shape(inputs, self.length), fill))

@@ -8,14 +8,15 @@ from operator import or_
 
 import torch
 
+from msd_framework.maskers.content import special_first
 from msd_framework.structures import Batch
 
 
 def modality_dropout(batch: Batch, probability: float) -> Batch:
-    """The batch with each modality masked out of a random share of its examples, or all others masked instead.
+    """The batch with each modality hidden in a random share of its examples, or all others hidden instead.
 
     With two modalities that is the same. With more, every other one of these examples shows the modality alone, so that a
-    model learns from all views that saliency asks for.
+    model learns from all views that saliency asks for. To a model, an example looks as the masker `drop` shows it.
 
     Args:
         probability: the share of examples that are without a modality, or show it alone, for each of the M modalities; at most
@@ -31,5 +32,5 @@ def modality_dropout(batch: Batch, probability: float) -> Batch:
     for modality, inputs in batch.inputs.items():
         hidden = reduce(or_, (by for m, by in alone.items() if m != modality), chosen[modality])  # [B]
         hidden = hidden & ~alone[modality] if alone else hidden
-        seen[modality] = replace(inputs, mask=inputs.mask & (inputs.special | ~hidden[:, None]), distinct=None)
+        seen[modality] = replace(special_first(inputs, hidden), distinct=None)
     return batch.with_inputs(seen)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.maskers.base import Masker
-from msd_framework.maskers.content import replace_content
+from msd_framework.maskers.content import replace_content, stand_in_shape
 from msd_framework.ranges import positive
 from msd_framework.registry import MASKERS
 from msd_framework.structures import Batch, ModalityInputs, ModalityKind, Setting, tree_map
@@ -26,20 +26,27 @@ class MeanMasker(Masker):
     over the N unmasked, not special positions of modality m: a vector [D] for features, an image [C, H, W] for pixels, a
     number for a waveform. The means are buffers ``mean_<modality>``, saved and restored with the objective.
 
+    Args:
+        length: how many positions stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
+
+    Raises:
+        ValueError: if the length is not positive.
+
     >>> image = ModalityInputs(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]), torch.tensor([[True, True]]))
     >>> masker = MeanMasker()
     >>> masker.fit([Batch({"image": image}, torch.tensor([0]), ("a",))])
     >>> masker.hide("image", image).values
-    tensor([[[2., 4.],
-             [2., 4.]]])
+    tensor([[[2., 4.]]])
     """
 
     kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"features", "pixels", "waveform"})
     keeps_repeats = True
     needs_fit = True
 
-    def __init__(self) -> None:
+    def __init__(self, length: int | None = None) -> None:
         super().__init__()
+        positive(length=length)
+        self.length = length
         self.register_buffer("_device", torch.empty(0), persistent=False)  # where means that are loaded go
         self.register_load_state_dict_pre_hook(_expect_means)  # type: ignore[no-untyped-call]
 
@@ -56,14 +63,14 @@ class MeanMasker(Masker):
             self.register_buffer(_name(modality), (sums[modality] / counts[modality]).float())
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
-        """The modality with its mean in every place.
+        """The modality with its mean in the place of its content.
 
         Raises:
             RuntimeError: if the mean of the modality is not known.
         """
         if _name(modality) not in self._buffers:
             raise RuntimeError(f"the mean of {modality!r} is not known: fit the masker on training batches, or load a fitted one.")
-        return replace_content(inputs, self.get_buffer(_name(modality)))
+        return replace_content(inputs, self.get_buffer(_name(modality)).expand(stand_in_shape(inputs, self.length)))
 
 
 @MASKERS.register("noise")
@@ -76,23 +83,24 @@ class NoiseMasker(Masker):
     Args:
         standard_deviation: that of the noise, whose mean is 0; above 0.
         vocab_size: the number of tokens to draw from; needed to hide tokens, and known to a run.
+        length: how many positions stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
 
     Raises:
         ValueError: if an option is not positive.
 
     >>> image = ModalityInputs(torch.zeros(1, 2, 3), torch.tensor([[True, False]]))
-    >>> NoiseMasker().hide("image", image).values.ne(0).any(2)
-    tensor([[ True, False]])
+    >>> NoiseMasker(length=4).hide("image", image).values.ne(0).any(2)
+    tensor([[True, True, True, True]])
     """
 
     random = True
 
-    def __init__(self, standard_deviation: float = 1.0, vocab_size: int | None = None):
+    def __init__(self, standard_deviation: float = 1.0, vocab_size: int | None = None, length: int | None = None):
         super().__init__()
-        positive(standard_deviation=standard_deviation)
+        positive(standard_deviation=standard_deviation, length=length)
         if vocab_size is not None and vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, got {vocab_size}.")
-        self.standard_deviation, self.vocab_size = standard_deviation, vocab_size
+        self.standard_deviation, self.vocab_size, self.length = standard_deviation, vocab_size, length
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
@@ -100,17 +108,18 @@ class NoiseMasker(Masker):
         return super().check(options, setting) + known * ("vocab_size" in options)
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
-        """The modality with noise in every place.
+        """The modality with noise in the place of its content.
 
         Raises:
             ValueError: if it holds tokens and the size of the vocabulary is not known.
         """
-        if inputs.values.is_floating_point():
-            return replace_content(inputs, self.standard_deviation * torch.randn_like(inputs.values))
-        return replace_content(inputs, torch.randint_like(inputs.values, self._num_tokens(modality)))
+        like = inputs.values.new_empty(stand_in_shape(inputs, self.length))
+        if like.is_floating_point():
+            return replace_content(inputs, self.standard_deviation * torch.randn_like(like))
+        return replace_content(inputs, torch.randint_like(like, self._num_tokens(modality)))
 
     def hide_in(self, batch: Batch, modality: str) -> ModalityInputs | None:
-        """The modality with noise in every place; in eval mode each example's own.
+        """The modality with noise in the place of its content; in eval mode each example's own.
 
         Raises:
             ValueError: if it holds tokens and the size of the vocabulary is not known.
@@ -118,15 +127,16 @@ class NoiseMasker(Masker):
         inputs = batch.inputs[modality]
         if self.training:
             return self.hide(modality, inputs)
-        rows = np.stack([self._row(modality, name, inputs.values[0]) for name in batch.ids])  # [B, L, ..]
+        shape, is_tokens = stand_in_shape(inputs, self.length)[1:], not inputs.values.is_floating_point()
+        rows = np.stack([self._row(modality, name, shape, is_tokens) for name in batch.ids])  # [B, N, ..]
         return replace_content(inputs, torch.from_numpy(rows).to(inputs.values.device))
 
-    def _row(self, modality: str, name: str, like: Tensor) -> Any:
-        """The noise of one example, whose first positions do not depend on how many there are."""
+    def _row(self, modality: str, name: str, shape: tuple[int, ...], is_tokens: bool) -> Any:
+        """The noise of one example."""
         generator = np.random.default_rng([crc32(modality.encode()), crc32(name.encode())])
-        if like.is_floating_point():
-            return self.standard_deviation * generator.standard_normal(like.shape, np.float32)
-        return generator.integers(self._num_tokens(modality), size=like.shape)
+        if is_tokens:
+            return generator.integers(self._num_tokens(modality), size=shape)
+        return self.standard_deviation * generator.standard_normal(shape, np.float32)
 
     def _num_tokens(self, modality: str) -> int:
         if self.vocab_size is None:

@@ -154,7 +154,7 @@ class MmfModel(MultimodalModel):
             ids = self.no_text.expand(len(like), -1)  # [B, 2]
             return ModalityInputs(ids, torch.ones_like(ids, dtype=torch.bool))
         if field not in self.absent:
-            raise ValueError(f"MMF's {self.name} needs {field!r}, which was left out; hide it by a masker that keeps positions")
+            raise ValueError(f"MMF's {self.name} needs {field!r}, which was left out; hide it by another masker, such as attention")
         dtype = next(self.parameters()).dtype
         zeros = torch.zeros(len(like), *self.absent[field], dtype=dtype, device=like.device)
         return ModalityInputs(zeros, torch.zeros(len(like), 1, dtype=torch.bool, device=like.device))

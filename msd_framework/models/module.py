@@ -27,8 +27,8 @@ class TorchModule(MultimodalModel):
     """Any `nn.Module`, whether or not it knows of this library.
 
     It gets each modality's values under the name of an argument, with zeros and [PAD] where something is hidden, and its mask where
-    it takes one. A modality that is left out is not given to it, which needs an argument with a default; maskers that keep
-    positions, such as `attention`, always work.
+    it takes one. A modality that is left out is not given to it, which needs an argument with a default; images and sounds are
+    then hidden by `attention` or `constant`.
 
     Args:
         target: the dotted name of a class of `nn.Module`, or of a function that says that it returns one, such as
@@ -114,7 +114,7 @@ class TorchModule(MultimodalModel):
             if modality not in own and self.inputs[modality] in self.required:
                 raise ValueError(
                     f"{self.target} needs {self.inputs[modality]!r} and {modality!r} was left out; "
-                    f"hide it by a masker that keeps positions, such as attention"
+                    f"hide it by another masker, such as attention"
                 )
         return arguments
 

@@ -356,6 +356,14 @@ def test_what_the_teachers_masker_was_fitted_to_counts(runs: Runs, capfd: pytest
     assert len(runs.stores()) == 2
 
 
+def test_a_cache_of_when_sep_told_the_length_of_a_hidden_text_is_not_read(own: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("msd_framework.config.cache.HIDDEN", None)
+        own.run(CACHED, *ALONE)
+    with pytest.raises(CacheError, match=r"in: masker \(what hiding means: in this cache \[SEP\] stands where it stood"):
+        own.run(READ, *ALONE)
+
+
 def test_a_data_set_that_moves_keeps_its_cache(own: Runs) -> None:
     own.run(CACHED, *ALONE)
     own.world = own.world.rename(own.folder / "elsewhere")

@@ -18,6 +18,7 @@ from msd_framework.models.features import FROM_BELOW, KINDS, SUMMARY, numbered, 
 from msd_framework.registry import ENCODERS, MODELS
 from msd_framework.structures import Feature, Inputs, ModelOutput
 from msd_framework.teachers import store
+from tests.hidden import hidden_at_full_width
 from tests.unit import test_visual_bert as published
 from tests.unit.test_models_contract import (
     FACTS,
@@ -173,9 +174,8 @@ def test_a_published_text_encoder_tells_its_layers(model_type: str, masker: Any)
     features = encoder.forward_features(hidden, encoder.offered)[1]
     assert set(features) == set(encoder.offered)
     torch.testing.assert_close(features["2.hidden"].values, features["last.hidden"].values, **CLOSE)
-    whole = AttentionMasker().hide("text", x)
-    if masker.removes:  # what is left is seen as if the rest were masked
-        other = encoder.forward_features(whole, encoder.offered)[1]
+    if masker.removes:  # what is left is seen as if the rest were masked behind it
+        other = encoder.forward_features(hidden_at_full_width(x), encoder.offered)[1]
         kept = [f["1.hidden"].values[f["1.hidden"].mask] for f in (features, other)]
         torch.testing.assert_close(*kept, atol=1e-5, rtol=1e-5)  # float32
         kept = [f["1.attention"].values for f in (features, other)]

@@ -13,11 +13,12 @@ from torch import Tensor
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.base import Masker
 from msd_framework.maskers.composite import ModalityMasker
-from msd_framework.maskers.content import replace_content
+from msd_framework.maskers.content import replace_content, special_first
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.maskers.resample import MeanMasker
 from msd_framework.registry import MASKERS
 from msd_framework.structures import Batch, DatasetInfo, ModalityInputs, ModalityKind, Setting, visible_modalities
+from tests.hidden import hidden_at_full_width
 
 VOCAB = 50
 KINDS: dict[str, ModalityKind] = {"audio": "waveform", "image": "pixels", "regions": "features", "text": "tokens"}
@@ -121,6 +122,24 @@ def test_hidden_content_changes_nothing_that_a_model_sees(spec: object, modality
     assert all(torch.equal(a, b) for a, b in zip(one, other))
 
 
+@pytest.mark.parametrize(("spec", "modality"), [c for c in cases([*HIDING, BY_MODALITY]) if "attention" not in str(c.id)])
+def test_how_much_was_hidden_shows_nowhere(spec: object, modality: str) -> None:
+    masker, inputs = build(spec).eval(), MAKE[modality](0)
+    if modality == "image":
+        return
+    shorter = replace(inputs, mask=inputs.mask & (torch.arange(6) < 4))
+    if modality == "text":  # [SEP] stands elsewhere, and the batch is narrower
+        place = torch.arange(5)
+        special = ((place == 0) | (place == 4)).expand(3, 5)
+        ids = torch.randint(3, VOCAB, (3, 5)).masked_fill(special, 1)
+        shorter = ModalityInputs(
+            ids, torch.ones(3, 5, dtype=torch.bool), {"special": special, "segments": torch.zeros(3, 5).long()}
+        )
+    one, other = (visible(masker.hide_in(batch().with_inputs({modality: x}), modality)) for x in (inputs, shorter))
+    assert len(one) == len(other)
+    assert all(torch.equal(a, b) for a, b in zip(one, other))
+
+
 @pytest.mark.parametrize(("spec", "modality"), cases([*SPECS, BY_MODALITY]))
 def test_hiding_leaves_the_given_inputs_as_they_were(spec: object, modality: str) -> None:
     inputs = MAKE[modality](0)
@@ -139,13 +158,13 @@ def test_special_tokens_stay(spec: object) -> None:
 
 @pytest.mark.parametrize("spec", ["constant", "mean", "noise", {"type": "constant", "feature": 2.0}])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_replaced_values_keep_their_type_and_padding(spec: object, dtype: torch.dtype) -> None:
+def test_a_stand_in_has_the_type_of_what_it_hides_and_one_position(spec: object, dtype: torch.dtype) -> None:
     inputs = replace(regions(), values=regions().values.to(dtype))
     hidden = build(spec).hide("regions", inputs)
     assert hidden is not None
     assert hidden.values.dtype == dtype
-    assert torch.equal(hidden.mask, inputs.mask)
-    assert torch.equal(hidden.values[~MASKS], inputs.values[~MASKS])
+    assert hidden.values.shape == (3, 1, 4)
+    assert hidden.mask.all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -175,21 +194,39 @@ def test_only_a_masker_that_removes_leaves_a_modality_out(spec: str) -> None:
 # Drop
 
 
-def test_drop_keeps_special_positions_with_their_original_position_ids() -> None:
+def test_drop_moves_special_positions_to_the_front() -> None:
     hidden = DropMasker().hide("text", text())
     assert hidden is not None
     assert hidden.values.tolist() == [[1, 1]] * 3
     assert hidden.mask.all()
     assert hidden.special.all()
-    assert hidden.extras["positions"].tolist() == [[0, 2]] * 3
+    assert set(hidden.extras) == {"special", "segments"}  # and no position ids: they are 0 and 1
     assert hidden.extras["segments"].shape == (3, 2)
 
 
-def test_drop_keeps_position_ids_that_were_given() -> None:
+def test_position_ids_that_were_given_tell_nothing_of_what_is_hidden() -> None:
     given_positions = text().extras | {"positions": torch.arange(10, 16).expand(3, 6)}
-    hidden = DropMasker().hide("text", replace(text(), extras=given_positions))
+    inputs = replace(text(), extras=given_positions)
+    hidden = DropMasker().hide("text", inputs)
     assert hidden is not None
-    assert hidden.extras["positions"].tolist() == [[10, 12]] * 3
+    assert "positions" not in hidden.extras
+    some = special_first(inputs, torch.tensor([True, False, True]))
+    assert some.extras["positions"].tolist() == [list(range(6)), list(range(10, 16)), list(range(6))]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.sampled_from("cs-x")] * 5), min_size=1, max_size=4), st.data())
+def test_special_positions_first_is_what_a_loop_over_rows_makes(rows: list[tuple[str, ...]], data: st.DataObject) -> None:
+    """c content, s special, - padding, x special but masked out."""
+    mask = torch.tensor([[p in "cs" for p in row] for row in rows])
+    special = torch.tensor([[p in "sx" for p in row] for row in rows])
+    inputs = ModalityInputs(torch.arange(mask.numel()).view(mask.shape), mask, {"special": special, "segments": mask.long()})
+    hidden = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    found = special_first(inputs, torch.tensor(hidden))
+    wanted = hidden_at_full_width(inputs, [i for i, is_hidden in enumerate(hidden) if is_hidden])
+    assert torch.equal(found.values, wanted.values)
+    assert torch.equal(found.mask, wanted.mask)
+    assert all(torch.equal(found.extras[name], wanted.extras[name]) for name in inputs.extras)
 
 
 @settings(max_examples=50, deadline=None)
@@ -207,7 +244,7 @@ def test_drop_keeps_just_the_special_positions_for_any_mixture(rows: list[tuple[
     assert hidden is not None
     assert hidden.values.shape[1] == max(map(len, kept))
     for row, places in enumerate(kept):
-        assert hidden.extras["positions"][row][hidden.mask[row]].tolist() == places
+        assert hidden.mask[row].tolist() == [i < len(places) for i in range(hidden.mask.shape[1])]
         assert torch.equal(hidden.values[row][hidden.mask[row]], values[row, places])
         assert torch.equal(hidden.extras["boxes"][row][hidden.mask[row]], values[row, places])
 
@@ -231,11 +268,12 @@ def test_attention_masks_the_content_and_keeps_the_values() -> None:
 
 
 def test_a_constant_token_is_the_padding_unless_stated() -> None:
-    content = MASKS & ~SPECIAL
     padded = MASKERS.build("constant", facts={"pad_id": 9}).hide("text", text())
-    stated = MASKERS.build({"type": "constant", "token": 3}, facts={"pad_id": 9}).hide("text", text())
-    assert set(padded.values[content].tolist()) == {9}
-    assert set(stated.values[content].tolist()) == {3}
+    stated = MASKERS.build({"type": "constant", "token": 3, "length": 2}, facts={"pad_id": 9}).hide("text", text())
+    assert padded.values.tolist() == [[1, 9, 1]] * 3
+    assert stated.values.tolist() == [[1, 3, 3, 1]] * 3
+    assert stated.special.tolist() == [[True, False, False, True]] * 3
+    assert stated.present.all()
 
 
 @pytest.mark.parametrize("modality", ["audio", "image", "regions"])
@@ -245,12 +283,22 @@ def test_a_constant_feature_fills_every_hidden_number(modality: str) -> None:
     assert (hidden.values[spread(hidden.mask, hidden.values)] == 0.25).all()
 
 
-def test_replaced_regions_lose_their_boxes_and_replaced_tokens_keep_their_segments() -> None:
-    boxes = replace_content(regions(), torch.zeros(())).extras["boxes"]
-    assert boxes[MASKS].eq(0).all()
-    assert boxes[~MASKS].ne(0).all()
-    segments = replace(text(), extras={"segments": torch.ones(3, 6).long()})
-    assert replace_content(segments, torch.zeros(())).extras["segments"].eq(1).all()
+def test_what_stands_in_has_boxes_and_segments_of_0() -> None:
+    assert replace_content(regions(), torch.zeros(3, 2, 4)).extras["boxes"].eq(0).all()
+    segments = replace(text(), extras=text().extras | {"segments": torch.ones(3, 6).long()})
+    assert replace_content(segments, torch.zeros(3, 2)).extras["segments"].tolist() == [[1, 0, 0, 1]] * 3
+
+
+@pytest.mark.parametrize("spec", ["constant", "mean", "noise"])
+def test_a_sound_is_hidden_by_one_of_the_same_length_for_all(spec: str) -> None:
+    assert build(spec).hide("audio", audio()).mask.shape == (3, 16_000)
+    assert build({"type": spec, "length": 7}).hide("audio", audio()).values.shape == (3, 7)
+
+
+@pytest.mark.parametrize("spec", ["constant", "mean", "noise"])
+def test_an_example_without_the_modality_gets_no_stand_in(spec: str) -> None:
+    inputs = replace(regions(), mask=MASKS & torch.tensor([[True], [False], [True]]))
+    assert build(spec).hide("regions", inputs).mask.tolist() == [[True], [False], [True]]
 
 
 # Mean
@@ -276,7 +324,7 @@ def test_the_mean_of_several_batches_is_that_of_all_examples(modality: str) -> N
     torch.testing.assert_close(masker.get_buffer(f"mean_{modality}"), wanted)  # one rounding to float32
     hidden = masker.hide(modality, rows[0])
     assert hidden is not None
-    assert torch.equal(hidden.values[0], wanted.expand(rows[0].values[0].shape))
+    assert torch.equal(hidden.values[0], wanted.expand(hidden.values[0].shape))
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["a fresh masker", "a masker fitted on something else"])
@@ -343,7 +391,7 @@ def test_noise_has_the_standard_deviation_that_was_asked_for() -> None:
 def test_noise_draws_tokens_from_the_whole_vocabulary() -> None:
     torch.manual_seed(0)
     tokens = ModalityInputs(torch.zeros(50, 100, dtype=torch.int64), torch.ones(50, 100, dtype=torch.bool))
-    hidden = build("noise").hide("text", tokens)
+    hidden = build({"type": "noise", "length": 100}).hide("text", tokens)
     assert hidden is not None
     assert set(hidden.values.flatten().tolist()) == set(range(VOCAB))
 
@@ -384,9 +432,8 @@ def test_noise_in_eval_mode_is_the_examples_own_in_any_batch(spec: object, modal
     other_masker = build(spec).eval()
     for i, alone in enumerate(one_by_one(batch())):
         hidden = other_masker.without(alone, modality).inputs[modality]
-        shown = hidden.mask[0]
-        row = together.values[i] if hidden.values.ndim == 4 else together.values[i, : len(shown)]
-        assert torch.equal(hidden.values[0], row)
+        assert torch.equal(hidden.mask[0], together.mask[i])
+        assert torch.equal(hidden.values[0], together.values[i])
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -403,7 +450,11 @@ def test_noise_in_eval_mode_has_the_distribution_that_was_asked_for() -> None:
     shown = torch.ones(4, 1, dtype=torch.bool)
     pixels, words = torch.zeros(4, 3, 100, 100), torch.zeros(4, 1000, dtype=torch.int64)
     inputs = {"image": ModalityInputs(pixels, shown), "seen": audio(), "text": ModalityInputs(words, shown.expand(4, 1000))}
-    view = build({"type": "noise", "standard_deviation": 3.0}).eval().view(Batch(inputs, torch.zeros(4), tuple("abcd")), "seen")
+    view = (
+        build({"type": "noise", "standard_deviation": 3.0, "length": 1000})
+        .eval()
+        .view(Batch(inputs, torch.zeros(4), tuple("abcd")), "seen")
+    )
     values = view.inputs["image"].values  # 120000 numbers; the tolerances are five standard errors
     assert abs(float(values.mean())) < 0.043
     assert abs(float(values.std()) - 3) < 0.031
@@ -427,6 +478,9 @@ def test_noise_without_a_vocabulary_cannot_hide_tokens(training: bool) -> None:
     [
         ({"type": "noise", "standard_deviation": 0.0}, "standard_deviation must be above 0, got 0.0"),
         ({"type": "noise", "vocab_size": 0}, "vocab_size must be at least 1, got 0"),
+        ({"type": "constant", "length": 0}, "length must be above 0, got 0"),
+        ({"type": "mean", "length": -1}, "length must be above 0, got -1"),
+        ({"type": "noise", "length": 0}, "length must be above 0, got 0"),
         ({"type": "other", "shift": 0}, "shift must be at least 1, got 0"),
     ],
 )
@@ -483,7 +537,7 @@ def test_by_modality_hides_each_modality_its_own_way() -> None:
     masker = build({"type": "by_modality", "maskers": maskers, "otherwise": "drop"})
     seen = masker.view(batch(), "audio")
     assert tuple(seen.inputs) == ("audio", "image", "text")
-    assert set(seen.inputs["text"].values[MASKS & ~SPECIAL].tolist()) == {3}
+    assert seen.inputs["text"].values.tolist() == [[1, 3, 1]] * 3
     assert torch.equal(seen.inputs["image"].values[0], build("mean").get_buffer("mean_image"))
 
 
@@ -499,6 +553,13 @@ def test_by_modality_hides_each_modality_its_own_way() -> None:
 def test_by_modality_promises_what_its_maskers_do(maskers: dict, otherwise: str | None, removes: bool, needs_fit: bool) -> None:
     masker = build({"type": "by_modality", "maskers": maskers, "otherwise": otherwise}, fit=False)
     assert (masker.removes, masker.needs_fit) == (removes, needs_fit)
+
+
+def test_only_what_has_no_special_tokens_is_left_out() -> None:
+    masker = build({"type": "by_modality", "maskers": {"text": "drop"}, "otherwise": "attention"}, fit=False)
+    assert masker.removes
+    assert not any(masker.leaves_out(m, kind) for m, kind in KINDS.items())
+    assert [m for m, kind in KINDS.items() if build("drop").leaves_out(m, kind)] == ["audio", "image", "regions"]
 
 
 def test_by_modality_shows_each_masker_what_it_hides() -> None:
@@ -566,4 +627,4 @@ def test_drop_gives_the_same_whether_special_positions_were_counted_before_or_no
     assert a is not None
     assert b is not None
     assert torch.equal(a.values, b.values)
-    assert torch.equal(a.extras["positions"], torch.tensor([[0, 3], [0, 2]]))
+    assert a.values.tolist() == [[2, 3], [2, 3]]

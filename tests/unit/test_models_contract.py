@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.base import Masker
 from msd_framework.maskers.drop import DropMasker
+from msd_framework.maskers.modality_dropout import modality_dropout
 from msd_framework.models.base import Encoder, MultimodalModel
-from msd_framework.registry import ENCODERS, MODELS
-from msd_framework.structures import Inputs, ModalityInputs
+from msd_framework.registry import ENCODERS, MASKERS, MODELS
+from msd_framework.structures import Batch, Inputs, ModalityInputs
+from tests.hidden import hidden_at_full_width
 from tests.mmf_stand_in import mmf_stand_in
 
 FACTS = {
@@ -434,13 +436,130 @@ def test_masked_positions_never_change_the_logits_in_training(case: Case) -> Non
 def test_hidden_by_dropping_is_hidden_by_mask(case: Case) -> None:
     model, inputs = build_model(case), make_inputs(case)
     for names in [*proper_subsets(model.modalities), model.modalities]:
-        masked, dropped = hide(inputs, names, AttentionMasker()), hide(inputs, names, DropMasker())
+        masked = {m: hidden_at_full_width(x) if m in names else x for m, x in inputs.items()}
+        dropped = hide(inputs, names, DropMasker())
         if not dropped:  # no special position is left either, so there is nothing to look at
             continue
         logits = model(masked).logits
         close(model(dropped).logits, logits)
         if names != model.modalities and case.absent_is_hidden:
             close(model({m: x for m, x in inputs.items() if m not in names}).logits, logits)
+
+
+MASKER_SPECS: dict[str, list[dict[str, Any]]] = {
+    "drop": [{"type": "drop"}],
+    "constant": [{"type": "constant"}, {"type": "constant", "feature": 0.5, "token": 4}],
+    "mean": [{"type": "mean"}],
+    "noise": [{"type": "noise"}],
+    "other": [{"type": "other"}],
+    "by_modality": [{"type": "by_modality", "maskers": {"text": "drop", "image": "constant"}, "otherwise": "drop"}],
+}
+"""Each masker but `attention`, which leaves [SEP] where it was."""
+
+
+def test_every_masker_is_asked_whether_it_tells_how_long_the_hidden_was() -> None:
+    ours = {name for name in MASKERS.names() if MASKERS.get(name).__module__.startswith("msd_framework.")}
+    assert {*MASKER_SPECS, "attention"} == ours
+
+
+def masker_for(case: Case, spec: dict[str, Any]) -> Masker:
+    """A masker in eval mode. What stands in for a sound is short, since the tiny encoders look at every sample of it."""
+    options = dict(spec)
+    if spec["type"] in ("constant", "mean", "noise"):
+        each = {m: options | ({"length": 50} if kind == "waveform" else {"length": 2}) for m, kind in case.kinds.items()}
+        if spec["type"] == "mean":  # there is no mean of tokens
+            each |= {m: {"type": "drop"} for m, kind in case.kinds.items() if kind == "tokens"}
+        options = {"type": "by_modality", "maskers": each}
+    if spec["type"] == "by_modality":
+        options["maskers"] = {m: s for m, s in spec["maskers"].items() if m in case.kinds}
+    masker: Masker = MASKERS.build(options, facts=FACTS)
+    masker.fit([Batch(make_inputs(case, 5), torch.zeros(4), tuple("abcd"))])
+    return masker.eval()
+
+
+def of_another_length(kind: str, x: ModalityInputs) -> ModalityInputs:
+    """Other content, and more or less of it in every example that has any; pixels have no length."""
+    generator = torch.Generator().manual_seed(17)
+    if kind == "pixels":
+        return replace(x, values=torch.randn(x.values.shape, generator=generator, dtype=torch.float64))
+    lengths = {"tokens": [9, 4, 4, 8], "features": [2, 7, 0, 1], "waveform": [33, 77, 0, 60]}[kind]
+    count = torch.tensor(lengths)[:, None]
+    place = torch.arange(int(count.max()))
+    mask = place < count
+    if kind != "tokens":
+        sizes = (*mask.shape, *x.values.shape[2:])
+        return ModalityInputs(torch.randn(sizes, generator=generator, dtype=torch.float64), mask)
+    special = (place == 0) | (place == count - 1)
+    ids = torch.randint(3, 40, mask.shape, generator=generator)
+    ids = torch.where(place == 0, 1, torch.where(special, 2, ids))
+    return ModalityInputs(ids, mask, {"special": special & mask, "segments": (place >= 3).long().expand(mask.shape)})
+
+
+every_masker = pytest.mark.parametrize("spec", [s for specs in MASKER_SPECS.values() for s in specs], ids=lambda s: s["type"])
+
+
+def in_the_first_example(x: ModalityInputs, other: ModalityInputs) -> ModalityInputs:
+    """The first example of another batch, and the rest of this one."""
+    length = max(x.mask.shape[1], other.mask.shape[1])
+
+    def joined(here: Tensor, there: Tensor) -> Tensor:
+        if here.ndim == 4:
+            return torch.cat([there[:1], here[1:]])
+        wide = here.new_zeros(4, length, *here.shape[2:])
+        wide[1:, : here.shape[1]] = here[1:]
+        wide[0, : there.shape[1]] = there[0]
+        return wide
+
+    extras = {name: joined(e, other.extras[name]) for name, e in x.extras.items()}
+    return ModalityInputs(joined(x.values, other.values), joined(x.mask, other.mask), extras)
+
+
+@every_model
+@every_masker
+def test_a_hidden_modality_of_another_length_changes_no_logit(case: Case, spec: dict[str, Any]) -> None:
+    model, inputs, masker = build_model(case), make_inputs(case), masker_for(case, spec)
+    changed = {m: of_another_length(case.kinds[m], x) for m, x in inputs.items()}
+    watched = [0, 1, 2, 3]
+    if spec["type"] == "other":  # the second example is shown the first one's, which changes
+        changed = {m: in_the_first_example(inputs[m], x) for m, x in changed.items()}
+        watched = [0, 2, 3]
+    for names in [*proper_subsets(model.modalities), model.modalities]:
+        said = []
+        for given in (inputs, inputs | {m: changed[m] for m in names}):
+            batch = Batch(given, torch.zeros(4), tuple("abcd"))
+            shown = {m: masker.hide_in(batch, m) if m in names else x for m, x in given.items()}
+            said += [model(seen).logits[watched] for seen in [{m: x for m, x in shown.items() if x is not None}] if seen]
+        if said:  # nothing is left where all is dropped
+            close(*said)
+
+
+@every_model
+def test_attention_tells_how_long_a_hidden_text_was_and_nothing_else(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    for m in model.modalities:
+        changed = dict(inputs) | {m: of_another_length(case.kinds[m], inputs[m])}
+        one, other = (model(hide(seen, (m,), AttentionMasker())).logits for seen in (inputs, changed))
+        if case.kinds[m] != "tokens":
+            close(one, other)
+        elif case.spec["type"] in ("visual_bert", "vilbert", "mmbt", "unimodal_text"):
+            assert (one - other).abs().amax(1)[:2].min() > 1e4 * EXACT  # the first two texts have other lengths
+
+
+@every_model
+def test_modality_dropout_shows_what_drop_shows(case: Case) -> None:
+    model, inputs = build_model(case), make_inputs(case)
+    if len(model.modalities) < 2:
+        return
+    batch = Batch(inputs, torch.zeros(4), tuple("abcd"))
+    torch.manual_seed(3)
+    seen = modality_dropout(batch, 1 / len(model.modalities))  # every example loses something
+    together = model(seen.inputs).logits
+    lost = {m: (inputs[m].present & ~seen.inputs[m].present).tolist() for m in model.modalities}
+    assert any(map(any, lost.values()))
+    for row in range(4):
+        names = tuple(m for m in model.modalities if lost[m][row])
+        alone = hide(example(inputs, row), names, DropMasker())
+        close(model(alone).logits, together[row : row + 1])
 
 
 @every_model
@@ -546,10 +665,9 @@ def test_an_encoder_gives_the_same_for_dropped_and_for_masked_words(case: Case) 
     dropped = DropMasker().hide("x", inputs)
     if dropped is None:  # nothing is left to look at
         return
-    whole, rest = encoder(AttentionMasker().hide("x", inputs)), encoder(dropped)
+    whole, rest = encoder(hidden_at_full_width(inputs)), encoder(dropped)
     close(rest.pooled, whole.pooled)
-    left = whole.tokens.take_along_dim(dropped.extras["positions"][..., None], 1)
-    close(rest.tokens[dropped.mask], left[dropped.mask])
+    close(rest.tokens[dropped.mask], whole.tokens[:, : dropped.mask.shape[1]][dropped.mask])
 
 
 @every_encoder
