@@ -23,6 +23,8 @@ from torch import Tensor
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
 from msd_framework.config.load import Source, load, located, resolve
+from msd_framework.config.resume import goes_on as is_resumed
+from msd_framework.config.resume import resume_changes
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, measure
 from msd_framework.engine.memory import keep_freed_memory
@@ -83,12 +85,19 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
 def train(assembly: Assembly, source: Source) -> dict[str, Any]:
     """Fits the model, then reports the best checkpoint on the validation and the test split."""
     started = time.monotonic()
-    if assembly.world.is_first:
+    changes, goes_on = resume_changes(assembly.config), is_resumed(assembly.config)
+    runner = assembly.runner
+    if goes_on:
+        seed_everything(assembly.config.seed, assembly.world.rank)  # for a process that was not there before
+        runner.resume()
+        if assembly.world.is_first:
+            for note in [*changes, *runner.notes]:
+                say(f"resume: {note}")
+    if assembly.world.is_first:  # a run that cannot be gone on with keeps its own
         values = with_teachers(source.values, assembly.teacher_folders)
         write_text(assembly.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     assembly.world.wait()
-    runner = assembly.runner
-    if not (assembly.config.checkpoint.resume and runner.resume()):
+    if not goes_on:
         assembly.fit_statistics()
         seed_everything(assembly.config.seed, assembly.world.rank)  # and then draws noise of its own
     assembly.open_teacher_cache(("train", *SPLITS["train"]))

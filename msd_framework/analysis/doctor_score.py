@@ -21,7 +21,7 @@ from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.collate import Collator
 from msd_framework.data.loader import EvaluationBatches
 from msd_framework.data.reader import ExampleReader
-from msd_framework.engine.checkpoint import find_checkpoint, read_json
+from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, read_json
 from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.engine.precision import FP32
 from msd_framework.errors import CheckpointError, ConfigError
@@ -256,10 +256,10 @@ def read_recorded(path: str) -> Recorded:
     """What the run of a checkpoint wrote down of its validation split; why not, where it did not."""
     try:
         folder, checkpoint = processors_folder(path).parent, find_checkpoint(path)
+        best = CheckpointFolder(folder / "checkpoints").path("best")
     except CheckpointError:
         return Recorded(why_not="its run's folder is not there, only a checkpoint")
-    best = folder / "checkpoints" / "best"
-    if not best.exists() or best.resolve() != checkpoint:
+    if best is None or best.resolve() != checkpoint:
         return Recorded(why_not="it is not the best checkpoint of its run, of which the run has written down its scores")
     try:
         values = resolve(load(folder / "config.yaml")).values

@@ -43,4 +43,8 @@ class Callback:
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes what `state` gave."""
+        """Takes what `state` gave; called only where a checkpoint holds a state of a callback of this class."""
+
+    def still_stops(self, runner: Runner) -> bool:
+        """Whether a run that this callback has ended stays ended when it is resumed; asked once its state is back."""
+        return True

@@ -31,6 +31,11 @@ class EarlyStopping(Callback):
         self.patience, self.min_delta = patience, min_delta
         self.best: float | None = None
         self.waited = 0
+        self.watched: dict[str, Any] = {}
+
+    def on_fit_start(self, runner: Runner) -> None:
+        if self.watched != runner.watched:  # values of another metric are not compared with
+            self.best, self.waited, self.watched = None, 0, runner.watched
 
     def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
         value = metrics[runner.plan.monitor] * (1 if runner.plan.larger_is_better else -1)
@@ -42,7 +47,10 @@ class EarlyStopping(Callback):
             runner.stop(f"{runner.plan.monitor} has not improved in {self.patience} validations")
 
     def state(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited}
+        return {"best": self.best, "waited": self.waited, "watched": self.watched}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best, self.waited = state.get("best"), state.get("waited", 0)
+        self.best, self.waited, self.watched = (state[name] for name in ("best", "waited", "watched"))
+
+    def still_stops(self, runner: Runner) -> bool:
+        return self.watched == runner.watched and self.waited >= self.patience

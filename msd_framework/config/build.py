@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -462,7 +463,17 @@ class Assembly:
             save_at=frozenset(saves),
             monitor=self.monitor,
             larger_is_better=self.metrics[self.monitor.rpartition("/")[2]].larger_is_better,
+            measured=self.measured,
+            examples=self.training_reader.dataset.fingerprint,
         )
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What the monitored metric's value depends on beside the model."""
+        specs = {plain(spec)["type"]: plain(spec) for spec in self.config.evaluation.metrics}
+        examples = self.dataset("validation").fingerprint if self.config.data.validation else None
+        found = {"metric": specs[self.monitor.rpartition("/")[2]], "examples": examples, "at_most": self.limit("validation")}
+        return dict(json.loads(json.dumps(found)))
 
     @cached_property
     def training_batches(self) -> TrainingBatches:

@@ -11,7 +11,7 @@ from typing import Any
 from msd_framework.config.cards import card_of
 from msd_framework.config.components import described
 from msd_framework.config.parts import differences
-from msd_framework.config.resume import resume_problems
+from msd_framework.config.resume import holds_run, resume_problems
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teachers import teacher_folders
 from msd_framework.engine.checkpoint import find_checkpoint
@@ -52,10 +52,9 @@ def folder_problems(config: RunConfig) -> list[Problem]:
     if config.checkpoint.load is not None:
         text = "is for run_type val, test and predict; a training run starts afresh, or goes on with checkpoint.resume=true."
         problems.append(Problem("checkpoint.load", text))
-    last = folder / "checkpoints" / "last"
-    if config.run_type == "train" and last.exists():
-        return problems + (resume_problems(config) if config.checkpoint.resume else [_taken(folder)])
-    return problems
+    if config.checkpoint.resume:
+        return problems + resume_problems(config)
+    return [*problems, _taken(folder)] if config.run_type == "train" and holds_run(folder) else problems
 
 
 def processors_folder(path: str) -> Path:

@@ -1,7 +1,8 @@
-"""What a resumed run may not change: everything that its weights depend on."""
+"""What a resumed run may change, and what then happens to its state; it may not change what its weights depend on."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,66 +14,120 @@ from msd_framework.config.parts import differences
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import ComponentSlot, component_slots, structure_problems, structured
 from msd_framework.config.teachers import teacher_folders
-from msd_framework.errors import ConfigError, Problem
+from msd_framework.engine.checkpoint import CheckpointFolder
+from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.registry import REGISTRIES
 
-FREE = (
-    "name",
-    "run_type",
-    "expected",
-    "callbacks",
-    "checkpoint",
-    "env",
-    "allow",
-    "imports",
-    "user_dir",
-    "teacher.checkpoint",
-    "teacher.channels.saliency",
-    "init.checkpoint",
-    "teacher.cache_dir",
-    "data.dataset.root",
-    "data.test",
-    "data.workers",
-    "data.cache_mb",
-    "data.processors_from",
-    "data.max_eval_examples",
-    "training.max_updates",
-    "training.max_epochs",
-    "training.accumulate",
-    "training.log_every",
-    "evaluation",
-)
-"""Where a folder lies, how long the run is, what is watched and measured: these may differ from what the run was begun with."""
+NOTHING = "nothing of what is saved depends on it"
+
+FREE = {
+    "name": NOTHING,
+    "run_type": NOTHING,
+    "expected": NOTHING,
+    "callbacks": "each takes its own state by its name; a new one begins afresh, and what one that is gone knew is dropped",
+    "checkpoint": "holds for checkpoints from here on",
+    "env": "on another device or number of threads, the same numbers are added in another order",
+    "allow": NOTHING,
+    "imports": NOTHING,
+    "user_dir": NOTHING,
+    "teacher.checkpoint": "the teachers must be as many and say the same; theirs is no part of what is saved",
+    "teacher.channels.saliency": "what the teacher says from here on",
+    "init.checkpoint": "no more read: the weights are those of the last checkpoint",
+    "teacher.cache_dir": NOTHING,
+    "data.dataset.root": "the training examples must be the same ones; the best value begins anew with other validation examples",
+    "data.test": NOTHING,
+    "data.workers": NOTHING,
+    "data.cache_mb": NOTHING,
+    "data.processors_from": "no more read: what the processors learned is in the run's folder",
+    "data.max_eval_examples": "the best value and the patience of early stopping begin anew",
+    "training.max_updates": "the schedule of the learning rate is that of the new length; the optimizer's state stays",
+    "training.max_epochs": "the schedule of the learning rate is that of the new length; the optimizer's state stays",
+    "training.accumulate": "the same numbers are added in another order",
+    "training.log_every": "from here on",
+    "evaluation.monitor": "the best value and the patience of early stopping begin anew; the best checkpoint so far stays",
+    "evaluation.metrics": "where it is the monitored one, the best value and the patience of early stopping begin anew",
+    "evaluation": "from here on",
+}
+"""What may differ from what the run was begun with, and what then happens to what is saved. Nothing else may."""
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder has a run in it that has come as far as its first checkpoint, be that still there or not."""
+    if CheckpointFolder(folder / "checkpoints").holds_some or (folder / "report.json").exists():
+        return True
+    try:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        first = next((line["update"] for line in lines if any(key.startswith("validation/") for key in line)), None)
+        # the first validation is followed by a checkpoint; what is written later shows that there was one
+        return first is not None and any(line["update"] > first for line in lines)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def goes_on(config: RunConfig) -> bool:
     """Whether a run goes on from its own last checkpoint."""
-    last = Path(config.env.save_dir) / "checkpoints" / "last"
-    return config.run_type in ("train", "check") and config.checkpoint.resume and last.exists()
+    return config.run_type in ("train", "check") and config.checkpoint.resume and holds_run(Path(config.env.save_dir))
 
 
 def resume_problems(config: RunConfig) -> list[Problem]:
-    """What differs from the run in the folder that is gone on with."""
-    folder = Path(config.env.save_dir)
+    """What differs from the run in the folder that is gone on with, and why that cannot be gone on with."""
     if not goes_on(config):
         return []
+    folder = Path(config.env.save_dir)
     try:
-        values = resolve(load(folder / "config.yaml")).values
-    except ConfigError as error:
-        return [Problem("checkpoint.resume", f"{folder} cannot be gone on with: {error}")]
-    if structure_problems(values, RunConfig):
-        return [Problem("checkpoint.resume", f"{folder / 'config.yaml'} is of another version. Name another env.save_dir.")]
-    begun, own = structured(values, RunConfig), own_names(config)
-    foreign = [n for s in component_slots(values) for n in foreign_names(REGISTRIES[s.kind], s.spec, s.path, own)]
-    if foreign:
-        text = f"{folder / 'config.yaml'} names {foreign[0]!r}, which is code and not in this YAML. Name another env.save_dir."
+        last, _ = CheckpointFolder(folder / "checkpoints").newest_whole()
+    except CheckpointError as error:
+        return [Problem("checkpoint.resume", str(error))]
+    if last is None:
+        text = f"{folder} holds a run whose checkpoints are gone. Bring them back, or name another env.save_dir to begin anew."
         return [Problem("checkpoint.resume", text)]
-    here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(begun)))
-    texts = {k: _difference(here.get(k), there.get(k)) for k in {**there, **here} if not _is_free(k)}
+    try:
+        begun = _begun(folder, config)
+    except ConfigError as error:
+        return [Problem("checkpoint.resume", str(error))]
+    texts = {key: text for key, text in _differences(config, begun).items() if not _entry(key)}
     teachers, before = len(teacher_folders(config.teacher)), len(teacher_folders(begun.teacher))
     texts["teacher.checkpoint"] = f"names {teachers} teachers here and {before} there" if teachers != before else ""
     text = "{}, in the run that is gone on with. Name another env.save_dir to change it."
     return [Problem(key, text.format(found)) for key, found in texts.items() if found]
+
+
+def resume_changes(config: RunConfig) -> list[str]:
+    """What a run that is gone on with does otherwise than before, and what that does to what is saved; a line each."""
+    if not goes_on(config):
+        return []
+    found = _differences(config, _begun(Path(config.env.save_dir), config))
+    told = {key: FREE[_entry(key)] for key in found if _entry(key) and key not in ("checkpoint.resume", "env.save_dir")}
+    return [f"{key} {found[key]}: {what}" for key, what in told.items()]
+
+
+def _begun(folder: Path, config: RunConfig) -> RunConfig:
+    """The configuration of the run in a folder, which names no code but what is named in the one that goes on with it.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    try:
+        values = resolve(load(folder / "config.yaml")).values
+    except ConfigError as error:
+        raise ConfigError(f"{folder} cannot be gone on with: {error}") from error
+    if structure_problems(values, RunConfig):
+        raise ConfigError(f"{folder / 'config.yaml'} is of another version. Name another env.save_dir.")
+    own = own_names(config)
+    foreign = [n for s in component_slots(values) for n in foreign_names(REGISTRIES[s.kind], s.spec, s.path, own)]
+    if foreign:
+        text = f"{folder / 'config.yaml'} names {foreign[0]!r}, which is code and not in this YAML. Name another env.save_dir."
+        raise ConfigError(text)
+    return structured(values, RunConfig)
+
+
+def _differences(config: RunConfig, begun: RunConfig) -> dict[str, str]:
+    """In what two configurations differ, by key."""
+    here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(begun)))
+    texts = {key: _difference(here.get(key), there.get(key)) for key in {**there, **here}}
+    if teacher_folders(config.teacher) == teacher_folders(begun.teacher):  # whose names were written for a pattern
+        texts = {key: text for key, text in texts.items() if not key.startswith("teacher.checkpoint")}
+    return {key: text for key, text in texts.items() if text}
 
 
 def _difference(here: Any, there: Any) -> str:
@@ -103,5 +158,7 @@ def _plain(value: Any, at: str, slots: tuple[str, ...]) -> Iterator[tuple[str, A
         yield at, value
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith((f"{free}.", f"{free}[")) for free in FREE)
+def _entry(key: str) -> str:
+    """The entry of `FREE` that a key falls under, the narrowest one; empty if it may not be changed."""
+    entries = (free for free in FREE if key == free or key.startswith((f"{free}.", f"{free}[")))
+    return max(entries, key=len, default="")

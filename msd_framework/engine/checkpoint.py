@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,12 @@ TENSORS = ("model", "objective", "optimizer", "random")
 
 WEIGHTS = ("model", "objective")
 """Those that a model, and what hides modalities from it, are rebuilt from."""
+
+NAME = re.compile(r"update_(\d{8,})(?:\.(\d+))?")
+"""What a checkpoint's folder is called: by its update, and by how often that had been made before."""
+
+DRAFT = re.compile(r"\.update_\d{8,}(?:\.\d+)?\.(\d+)")
+"""What it is called while a process, whose number comes last, is writing it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,10 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of a run: one folder each, and the links `best` and `last`.
+    """The checkpoints of a run: one folder each, found by what is in them.
+
+    Where symbolic links can be made, `best` and `last` lead to two of them, for people; nothing here relies on them, since object
+    stores, archives and some file systems keep none.
 
     Args:
         folder: where they are.
@@ -58,61 +70,149 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path, keep: int = 1):
         self.folder, self.keep = folder, keep
+        self.best: str | None = None
+        self.written: list[str] = []
 
     def save(self, checkpoint: Checkpoint, update: int, best: bool) -> Path:
-        """Writes a checkpoint under a temporary name, renames it, and only then lets `best` and `last` point to it.
+        """Writes a checkpoint under a temporary name and renames it; from then on it is the last one.
 
-        `last` comes last: a run that is killed before goes on from the one before, and makes this one again.
+        A run that is killed before goes on from the one before, and makes this one again.
+
+        Raises:
+            CheckpointError: if it cannot be written; what was there before is as it was.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self._free_name(update)
         draft = self.folder / f".{final.name}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
-        write(checkpoint, draft)
-        draft.rename(final)
-        _sync(self.folder)
-        for name in ("best", "last") if best else ("last",):
-            self._point(name, final)
-        self._prune()
+        now_best = final.name if best else self.best
+        known = [name for name in self.written if (self.folder / name).is_dir()] + [final.name]
+        state = {**checkpoint.state, "best_checkpoint": now_best, "written": known}
+        try:
+            write(replace(checkpoint, state=state), draft)
+            draft.rename(final)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        self.best, self.written = now_best, known
+        _sync_folder(self.folder)
+        self._link("best", self.best)
+        self._link("last", final.name)
+        self._prune({self.best, final.name})
         return final
 
+    def go_on_from(self, state: Mapping[str, Any], keeps_best: bool = True) -> None:
+        """Takes up the run that a checkpoint's state is of.
+
+        Args:
+            state: that of the checkpoint.
+            keeps_best: whether its best checkpoint is still the best; if not, it is never deleted.
+        """
+        best = _name_of_best(self.folder, state)
+        self.best = best if keeps_best else None
+        names = [str(name) for name in state.get("written", []) if keeps_best or name != best]
+        self.written = [name for name in names if NAME.fullmatch(name)]  # nobody's file makes us delete another folder
+
     def path(self, name: str) -> Path | None:
-        """Where `best` or `last` is, if it is anywhere."""
-        link = self.folder / name
-        return link.resolve() if link.exists() else None
+        """Where `best` or `last` is, if it is anywhere.
+
+        Raises:
+            CheckpointError: if the best one is missing.
+        """
+        found = _saved(self.folder)
+        if not found or name == "last":
+            return found[-1] if found else None
+        best = _name_of_best(self.folder, read_json(found[-1] / "state.json"))
+        if best is None:  # of a run that never validated
+            return found[-1]
+        # some tools copy what a link leads to, and leave out the rest
+        there = [self.folder / name for name in (best, "best") if self.folder / name in found]
+        if not there:
+            names = ", ".join(path.name for path in found)
+            raise CheckpointError(f"{self.folder / best}: the best checkpoint of this run is missing. Name another one: {names}.")
+        return there[0]
+
+    def newest_whole(self) -> tuple[Path | None, list[str]]:
+        """The last checkpoint of which every file is what was written, and what is wrong with those that came after it.
+
+        Raises:
+            CheckpointError: if there are some and none is whole.
+        """
+        damaged = [f"{path / 'files.json'}: is missing" for path in _parts(self.folder)]
+        for path in reversed(_saved(self.folder)):
+            try:
+                check_files(path)
+                return path, damaged
+            except CheckpointError as error:
+                damaged.append(str(error))
+        if self.holds_some:
+            why = f": {damaged[0].rstrip('.')}" if damaged else ""
+            raise CheckpointError(
+                f"{self.folder}: holds no whole checkpoint to go on from{why}. Bring the files back, or name another env.save_dir."
+            )
+        return None, []
+
+    @property
+    def holds_some(self) -> bool:
+        """Whether there is anything but what a killed run left half-written."""
+        return self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir())
 
     def _free_name(self, update: int) -> Path:
-        """Where an update's checkpoint goes; one that was made before may still be pointed to, so it is left alone."""
+        """Where an update's checkpoint goes; one that was made before is left alone."""
         name = f"update_{update:08d}"
         names = itertools.chain([name], (f"{name}.{i}" for i in itertools.count(1)))
         return next(self.folder / n for n in names if not (self.folder / n).exists())
 
-    def _point(self, name: str, target: Path) -> None:
-        draft = self.folder / f".{name}.{os.getpid()}"
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(target.name)
-        draft.replace(self.folder / name)
+    def _link(self, name: str, target: str | None) -> None:
+        """Lets a link lead to a checkpoint, or takes it away; where there are no links, nothing is lost."""
+        link, draft = self.folder / name, self.folder / f".{name}.{os.getpid()}"
+        with suppress(OSError, CheckpointError):
+            if link.is_dir() and not link.is_symlink():  # a copy of what a link led to, which would soon be out of date
+                link.rename(self._free_name(_update(link)))
+            if target is None:
+                link.unlink(missing_ok=True)
+                return
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(target)
+            draft.replace(link)
 
-    def _prune(self) -> None:
-        linked = {self.path("best"), self.path("last")}
-        others = sorted(p for p in self.folder.glob("update_*") if p.resolve() not in linked)
-        drafts = [p for p in self.folder.glob(".update_*") if p.is_dir()]
-        for old in others[: max(0, len(others) - self.keep)] + drafts:
+    def _prune(self, wanted: Collection[str | None]) -> None:
+        """Deletes checkpoints of this run that are too many, and what a process that is gone left half-written."""
+        others = [name for name in self.written if name not in wanted]
+        drafts = [path for path in self.folder.iterdir() if (found := DRAFT.fullmatch(path.name)) and not _is_alive(int(found[1]))]
+        for old in [self.folder / name for name in others[: max(0, len(others) - self.keep)]] + drafts:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a checkpoint's files into a new folder, each flushed to disk, the one with their hashes last."""
-    folder.mkdir(parents=True)
-    for name in TENSORS:
-        tensors = {k: t.detach().to("cpu").contiguous() for k, t in getattr(checkpoint, name).items()}
-        save_file(_apart(tensors), folder / f"{name}.safetensors")
-    for name in ("state", "card"):
-        (folder / f"{name}.json").write_text(json.dumps(getattr(checkpoint, name), indent=1))
-    hashes = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
-    (folder / "files.json").write_text(json.dumps({"format": FORMAT, "sha256": hashes}, indent=1))
-    for path in folder.iterdir():
-        _sync(path)
+    """Writes a checkpoint's files into a new folder, each flushed to disk, the one with their hashes last.
+
+    Raises:
+        CheckpointError: if the disk is full or fails.
+    """
+    path = folder
+    try:
+        folder.mkdir(parents=True)
+        for name in ("state", "card"):
+            path = folder / f"{name}.json"
+            path.write_text(json.dumps(getattr(checkpoint, name), indent=1), encoding="utf-8")
+        for name in TENSORS:
+            tensors = {k: t.detach().to("cpu").contiguous() for k, t in getattr(checkpoint, name).items()}
+            path = folder / f"{name}.safetensors"
+            save_file(_apart(tensors), path)
+            with suppress(OSError):  # safetensors lets nobody else read it, whatever the umask; some disks know no modes
+                path.chmod((folder / "card.json").stat().st_mode)
+        hashes = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
+        path = folder / "files.json"
+        path.write_text(json.dumps({"format": FORMAT, "sha256": hashes}, indent=1), encoding="utf-8")
+        for path in folder.iterdir():
+            _sync(path)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        why = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(
+            f"{path}: cannot be written: {why}. Make room, or name another env.save_dir; what was saved before is as it was."
+        ) from error
 
 
 def read(folder: Path, names: Sequence[str] = TENSORS) -> Checkpoint:
@@ -130,13 +230,16 @@ def read(folder: Path, names: Sequence[str] = TENSORS) -> Checkpoint:
     return Checkpoint(**tensors, state=read_json(folder / "state.json"), card=read_json(folder / "card.json"))
 
 
-def check_files(folder: Path, wanted: Collection[str]) -> None:
-    """Compares files of a checkpoint with their hashes."""
+def check_files(folder: Path, wanted: Collection[str] | None = None) -> None:
+    """Compares files of a checkpoint with their hashes: those that are wanted, or all of them."""
     listed = read_json(folder / "files.json")
     if listed.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: is of format {listed.get('format')}, wanted {FORMAT}; it was written by another version.")
-    for name, digest in listed["sha256"].items():
-        if name not in wanted:
+    hashes = listed.get("sha256")
+    if not isinstance(hashes, dict):
+        raise CheckpointError(f"{folder / 'files.json'}: is damaged: it lists no hashes. Take another checkpoint.")
+    for name, digest in hashes.items():
+        if wanted is not None and name not in wanted:
             continue
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: is missing, so this checkpoint is incomplete. Take another one.")
@@ -151,9 +254,17 @@ def find_checkpoint(path: str | Path) -> Path:
         CheckpointError: if there is none.
     """
     given = Path(path)
-    for candidate in (given, given / "checkpoints" / "best", given / "checkpoints" / "last", given / "best", given / "last"):
-        if (candidate / "files.json").is_file():
-            return candidate.resolve()
+    is_link = given.is_symlink() or not given.exists()
+    if given.name in ("best", "last") and is_link and _saved(given.parent):  # whatever the link says, if it is there
+        found = CheckpointFolder(given.parent).path(given.name)
+        assert found is not None
+        return found.resolve()
+    if (given / "files.json").is_file():
+        return given.resolve()
+    for folder in (given / "checkpoints", given):
+        found = CheckpointFolder(folder).path("best")
+        if found is not None:
+            return found.resolve()
     if not given.exists():
         raise CheckpointError(f"there is no folder {given}; wanted the folder of a finished run, or one of its checkpoints.")
     raise CheckpointError(f"{given} holds no checkpoint; wanted the folder of a finished run, or one of its checkpoints.")
@@ -250,3 +361,58 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # network disks that know no such thing
+        _sync(folder)
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, in the order in which they were made."""
+    inside = folder.iterdir() if folder.is_dir() else ()
+    own = [path for path in inside if not path.name.startswith(".") and not path.is_symlink() and (path / "files.json").is_file()]
+    return sorted(own, key=_order)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """What has a checkpoint's name and has lost the list of its files."""
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in inside if NAME.fullmatch(path.name) and not (path / "files.json").is_file())
+
+
+def _order(path: Path) -> tuple[int, int]:
+    """The update of a checkpoint, and how often it had been made before; by its name, where its state cannot be read."""
+    found = NAME.fullmatch(path.name)
+    try:
+        update = _update(path)
+    except CheckpointError:
+        update = int(found[1]) if found else -1
+    return update, int(found[2] or 0) if found else -1
+
+
+def _update(path: Path) -> int:
+    found = read_json(path / "state.json").get("update")
+    if not isinstance(found, int):
+        raise CheckpointError(f"{path / 'state.json'}: is damaged: it names no update. Take another checkpoint.")
+    return found
+
+
+def _name_of_best(folder: Path, state: Mapping[str, Any]) -> str | None:
+    """The best checkpoint of a run that has come to this state; older versions wrote down its value alone, and a link."""
+    if "best_checkpoint" in state or state.get("best") is None:
+        found = state.get("best_checkpoint")
+        return None if found is None else str(found)
+    equal = (path.name for path in _saved(folder) if read_json(path / "state.json").get("best") == state["best"])
+    return next(equal, None)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this machine is still running."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

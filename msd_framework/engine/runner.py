@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, load_weights, optimizer_tensors, read, restore_optimizer
@@ -20,9 +22,10 @@ from msd_framework.engine.log_window import LogWindow
 from msd_framework.engine.look_ahead import Batches, LookAhead, undone
 from msd_framework.engine.precision import Choice, Precision, choose, probe_objective
 from msd_framework.engine.random_state import random_state, restore_random_state
-from msd_framework.errors import TrainingError
+from msd_framework.errors import CheckpointError, ConfigError, Problem, TrainingError
 from msd_framework.objectives.base import Objective
 from msd_framework.progress import Progress
+from msd_framework.registry import CALLBACKS, raised_at
 from msd_framework.structures import Batch, StepOutput
 
 
@@ -40,6 +43,8 @@ class Plan:
         save_at: the updates after which a checkpoint is written, beside those that are the best so far.
         monitor: the metric that chooses the best checkpoint.
         larger_is_better: whether it does so by its largest value.
+        measured: what else its value depends on, in JSON's types: the metric's options, the examples that it is measured on.
+        examples: what stands for the training examples, in their order.
     """
 
     num_updates: int
@@ -51,6 +56,8 @@ class Plan:
     save_at: frozenset[int] = frozenset()
     monitor: str = ""
     larger_is_better: bool = True
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    examples: str = ""
 
 
 class Runner:
@@ -72,6 +79,7 @@ class Runner:
     Attributes:
         update: updates made so far.
         best: the best value of the monitored metric so far, None before the first validation.
+        notes: what became of the state of a run that is gone on with, a sentence each.
     """
 
     def __init__(
@@ -93,6 +101,8 @@ class Runner:
         self.validate, self.checkpoints, self.card, self.callbacks = validate, checkpoints, dict(card or {}), callbacks
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=plan.precision == "fp16")
         self.update, self.stop_reason = 0, ""
+        self.stopped_by: str | None = None
+        self.notes: list[str] = []
         self.best: float | None = None
         self.choice = Choice.given(plan.precision)
         self.window = LogWindow(self.world.device)
@@ -104,9 +114,15 @@ class Runner:
         """Trains to the end of the plan, from wherever the runner stands.
 
         Raises:
+            ConfigError: if a callback's state cannot be written down.
             TrainingError: at the first log after a loss or a gradient that is not finite, naming its update.
         """
         precision = self.choose_precision().precision
+        for name, callback in self.named_callbacks:
+            try:
+                json.dumps(callback.state())
+            except (TypeError, ValueError) as error:
+                raise ConfigError(Problem("callbacks", f"the state of {name} cannot be written as JSON: {error}")) from error
         module = self.world.wrap(self.objective).train()
         parts = self.batches.starting_at(self.update)
         self.emit("on_fit_start")
@@ -221,14 +237,18 @@ class Runner:
                 random={f"{rank}.{name}": t for rank, state in enumerate(states) for name, t in state.items()},
                 state={
                     "update": self.update,
+                    "num_updates": self.plan.num_updates,
+                    "examples": self.plan.examples,
                     "best": self.best,
+                    "watched": self.watched,
                     "precision": asdict(self.choice) if self.choice else None,
                     "optimizer": rest,
                     "scheduler": self.scheduler.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "window": self.window.state(),
                     "stop_reason": self.stop_reason,
-                    "callbacks": [c.state() for c in self.callbacks],
+                    "stopped_by": self.stopped_by,
+                    "callbacks": {name: callback.state() for name, callback in self.named_callbacks},
                 },
                 card=self.card,
             )
@@ -237,29 +257,120 @@ class Runner:
         self.emit("on_checkpoint")
 
     def resume(self) -> bool:
-        """Goes back to the last checkpoint, if there is one.
+        """Goes back to the last whole checkpoint, if there is any; `notes` then says what became of what it held.
 
         Raises:
-            CheckpointError: if it is damaged, or its weights are of another model.
+            CheckpointError: if there are checkpoints and none is whole, or if the last one's is of another model or other examples.
+            ConfigError: if the plan ends before it, or changes nothing about why the run has stopped.
         """
-        path = self.checkpoints.path("last") if self.checkpoints else None
-        if path is None:
+        path, damaged = self.checkpoints.newest_whole() if self.checkpoints else (None, [])
+        if path is None or self.checkpoints is None:
             return False
         saved = read(path)
-        load_weights(self.objective.model, saved.model, str(path))
-        self.objective.load_state_dict(saved.objective, strict=False)
-        restore_optimizer(self.optimizer, saved.optimizer, saved.state["optimizer"])
-        self.scheduler.load_state_dict(saved.state["scheduler"])
-        self.scaler.load_state_dict(saved.state["scaler"])
-        self.window.restore(saved.state["window"])
-        for callback, state in zip(self.callbacks, saved.state["callbacks"]):
-            callback.restore(state)
-        if self.choice is None and saved.state.get("precision"):
-            self.choice = Choice(**saved.state["precision"])
-        self.update, self.best, self.stop_reason = (saved.state[k] for k in ("update", "best", "stop_reason"))
+        state = saved.state
+        self.notes = [*damaged, f"goes on from {path}, update {state['update']} of {self.plan.num_updates}"]
+        self._restore_tensors(path, saved)
+        self._restore_best(state)
+        self._restore_callbacks(state)
+        self.update = state["update"]
+        self._restore_length(state)
         restore_random_state({k.partition(".")[2]: t for k, t in saved.random.items() if k.startswith(f"{self.world.rank}.")})
         return True
 
-    def emit(self, event: str, *arguments: Any) -> None:
+    def _restore_tensors(self, path: Path, saved: Checkpoint) -> None:
+        state = saved.state
+        if state.get("examples", self.plan.examples) != self.plan.examples:
+            raise CheckpointError(
+                f"{path}: was made on other training examples than those that are there now, whose order it has stored. "
+                f"Bring the files of data.train back as they were, or name another env.save_dir."
+            )
+        whole = {**{f"model.{name}": tensor for name, tensor in saved.model.items()}, **saved.objective}
+        load_weights(self.objective, whole, str(path))
+        restore_optimizer(self.optimizer, saved.optimizer, state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.window.restore(state["window"])
+        if self.choice is None and state.get("precision"):
+            self.choice = Choice(**state["precision"])
+        processes = len({name.partition(".")[0] for name in saved.random})
+        if processes != self.world.size:
+            self.notes.append(f"{processes} processes before, {self.world.size} now: the rest of the noise is drawn anew")
+
+    def _restore_best(self, state: Mapping[str, Any]) -> None:
+        """A best value is compared with values of the same metric on the same examples alone."""
+        assert self.checkpoints is not None
+        is_same = state.get("watched") == self.watched
+        self.checkpoints.go_on_from(state, keeps_best=is_same)
+        if is_same:
+            self.best = state["best"]
+        elif state["best"] is not None:
+            before = state.get("watched", {}).get("monitor", "what was watched")
+            text = f"the best {before} so far, {state['best']:.4g}, was measured otherwise: its checkpoint is kept"
+            self.notes.append(f"{text}, and the best {self.plan.monitor} is looked for from here on")
+
+    def _restore_callbacks(self, state: Mapping[str, Any]) -> None:
+        """Each gets the state of its own name; what has no state yet begins afresh."""
+        states = state["callbacks"]
+        if not isinstance(states, Mapping):  # older versions wrote them down by their places alone
+            states = {}
+        own = dict(self.named_callbacks)
+        for name, callback in own.items():
+            try:
+                if name in states:
+                    callback.restore(states[name])
+            except Exception as error:  # a class of a user's may raise anything
+                text = f"{name} cannot take back the state that it has in the checkpoint: {raised_at(error)}"
+                raise ConfigError(Problem("callbacks", text)) from error
+        lost = [name for name in states if name not in own and states[name]]
+        new = [name for name, callback in own.items() if name not in states and callback.state()]
+        self.notes += [f"{name} is not among the callbacks any more: what it knew is dropped" for name in lost]
+        self.notes += [f"{name} is new among the callbacks: it begins afresh" for name in new]
+        by, reason = state.get("stopped_by"), state["stop_reason"]
+        if reason and by in own and own[by].still_stops(self):
+            self.stop_reason, self.stopped_by = reason, by
+            if state["num_updates"] != self.plan.num_updates:
+                why = f"the run has stopped at update {state['update']}, since {reason}, and that still holds"
+                raise ConfigError(Problem("callbacks", f"{why}. Leave the callback out or raise its patience to train on."))
+            self.notes.append(f"no update is made: {reason}")
+        elif reason:
+            self.notes.append(f"had stopped, since {reason}; that holds no longer, so it trains on")
+
+    def _restore_length(self, state: Mapping[str, Any]) -> None:
+        """Where the run has another length than before, the schedule of the learning rate is that of the new one."""
+        before, now = state.get("num_updates", self.plan.num_updates), self.plan.num_updates
+        if self.update > now:
+            text = f"the run ends after {now} updates, and its checkpoint is from update {self.update}. Name a later end."
+            raise ConfigError(Problem("training.max_updates", text))
+        if self.update == now and not self.stop_reason:
+            self.notes.append("no update is made: the run is at its end")
+        if before == now or not isinstance(self.scheduler, LambdaLR):
+            return
+        rates = [base * rate(self.update) for base, rate in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas)]
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group["lr"] = rate
+        old, self.scheduler._last_lr = self.scheduler.get_last_lr()[0], rates
+        if old != rates[0]:
+            self.notes.append(f"the schedule is that of {now} updates: the learning rate goes on at {rates[0]:.3g}, from {old:.3g}")
+
+    @property
+    def watched(self) -> dict[str, Any]:
+        """What a best value is the best of."""
+        direction = {"larger_is_better": self.plan.larger_is_better}
+        return {"monitor": self.plan.monitor, **direction, **self.plan.measured} if self.plan.monitor else {}
+
+    @property
+    def named_callbacks(self) -> list[tuple[str, Callback]]:
+        """The callbacks by what they are registered as, the second one of a kind with a number."""
+        named: list[tuple[str, Callback]] = []
         for callback in self.callbacks:
+            name = CALLBACKS.name_of(callback)
+            same = sum(type(other) is type(callback) for _, other in named)
+            named.append((f"{name} {same + 1}" if same else name, callback))
+        return named
+
+    def emit(self, event: str, *arguments: Any) -> None:
+        for place, callback in enumerate(self.callbacks):
+            before = self.stop_reason
             getattr(callback, event)(self, *arguments)
+            if self.stop_reason != before:
+                self.stopped_by = self.named_callbacks[place][0]
