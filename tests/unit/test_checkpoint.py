@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from msd_framework.engine.checkpoint import (
     Checkpoint,
@@ -195,3 +198,181 @@ def test_a_process_killed_while_it_writes_leaves_a_whole_last_and_best(tmp_path,
         assert (found.model["7"] == found.state["update"]).all()
     folder.save(made(9), 10**7, best=False)
     assert not list(Path(tmp_path).glob(".update_*"))  # what the killed process left half-written
+
+
+def saved_run(folder: Path, keep: int = 1) -> CheckpointFolder:
+    """Updates 1, 2 and 3, of which 2 is the best."""
+    checkpoints = CheckpointFolder(folder / "checkpoints", keep)
+    for update in (1, 2, 3):
+        checkpoints.save(made(update), update, best=update < 3)
+    return checkpoints
+
+
+def drop_links(folder: Path) -> None:
+    for name in ("best", "last"):
+        (folder / "checkpoints" / name).unlink()
+
+
+def refuse_links(*_, **__):
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
+def test_best_and_last_are_found_without_links(tmp_path):
+    checkpoints = saved_run(tmp_path)
+    drop_links(tmp_path)
+    assert checkpoints.newest_whole()[0].name == "update_00000003"
+    assert find_checkpoint(tmp_path).name == "update_00000002"
+    assert find_checkpoint(tmp_path / "checkpoints" / "last").name == "update_00000003"
+    assert find_checkpoint(tmp_path / "checkpoints" / "best").name == "update_00000002"
+
+
+def test_a_link_that_leads_elsewhere_is_not_believed(tmp_path):
+    saved_run(tmp_path)
+    drop_links(tmp_path)
+    (tmp_path / "checkpoints" / "best").symlink_to("update_00000001")
+    (tmp_path / "checkpoints" / "last").symlink_to("nowhere")
+    assert find_checkpoint(tmp_path).name == "update_00000002"
+    assert find_checkpoint(tmp_path / "checkpoints" / "last").name == "update_00000003"
+
+
+def test_a_disk_without_links_keeps_a_run_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "symlink", refuse_links)
+    saved_run(tmp_path)
+    assert not (tmp_path / "checkpoints" / "last").exists()
+    assert find_checkpoint(tmp_path).name == "update_00000002"
+    assert find_checkpoint(tmp_path / "checkpoints" / "last").name == "update_00000003"
+
+
+def test_copies_of_what_links_led_to_are_checkpoints_and_never_out_of_date(tmp_path):
+    saved_run(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")  # follows links, as many tools do
+    checkpoints = CheckpointFolder(tmp_path / "copy" / "checkpoints")
+    last, _ = checkpoints.newest_whole()
+    checkpoints.go_on_from(read(last).state)
+    checkpoints.save(made(4), 4, best=False)
+    assert read(tmp_path / "copy" / "checkpoints" / "last").state["update"] == 4
+    assert read(find_checkpoint(tmp_path / "copy")).state["update"] == 2
+
+
+def test_a_run_of_which_only_copies_of_best_and_last_are_left_is_found(tmp_path):
+    saved_run(tmp_path / "run")
+    for name in ("best", "last"):
+        shutil.copytree(tmp_path / "run" / "checkpoints" / name, tmp_path / "copy" / "checkpoints" / name)
+    assert read(find_checkpoint(tmp_path / "copy")).state["update"] == 2
+    assert CheckpointFolder(tmp_path / "copy" / "checkpoints").newest_whole()[0].name == "last"
+
+
+def test_a_best_checkpoint_that_is_gone_is_told_with_those_that_are_there(tmp_path):
+    saved_run(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "update_00000002")
+    with pytest.raises(CheckpointError, match=r"update_00000002: the best checkpoint of this run is missing.*update_00000003"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_run_of_an_older_version_has_the_best_checkpoint_that_first_reached_its_value(tmp_path):
+    for update, best in [(4, 0.5), (8, 0.7), (12, 0.7)]:
+        write(Checkpoint({}, state={"update": update, "best": best}), tmp_path / "checkpoints" / f"update_{update:08d}")
+    assert find_checkpoint(tmp_path).name == "update_00000008"
+
+
+@pytest.mark.parametrize("harm", ["truncated", "missing", "without hashes", "without a list"])
+def test_a_damaged_last_checkpoint_is_passed_over_and_told(tmp_path, harm):
+    checkpoints = saved_run(tmp_path)
+    broken = tmp_path / "checkpoints" / "update_00000003"
+    harms = {
+        "truncated": lambda: (broken / "optimizer.safetensors").write_bytes(b""),
+        "missing": lambda: (broken / "random.safetensors").unlink(),
+        "without hashes": lambda: (broken / "files.json").write_text('{"format": 1}'),
+        "without a list": lambda: (broken / "files.json").unlink(),
+    }
+    harms[harm]()
+    found, damaged = checkpoints.newest_whole()
+    assert found.name == "update_00000002"
+    assert ["update_00000003" in text for text in damaged] == [True]
+
+
+def test_a_folder_whose_checkpoints_are_all_damaged_is_no_beginning(tmp_path):
+    checkpoints = saved_run(tmp_path)
+    for path in (tmp_path / "checkpoints").glob("update_*"):
+        (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"holds no whole checkpoint to go on from: .*model\.safetensors: is damaged"):
+        checkpoints.newest_whole()
+
+
+def test_nothing_is_deleted_that_the_run_did_not_write(tmp_path):
+    checkpoints = saved_run(tmp_path, keep=0)
+    foreign = ["update_00000000", "update_best", "notes", "update_00000002_of_mine"]
+    for name in foreign:
+        write(made(1), tmp_path / "checkpoints" / name)
+    again = CheckpointFolder(tmp_path / "checkpoints", keep=0)
+    again.go_on_from(read(checkpoints.path("last")).state)
+    for update in range(4, 9):
+        again.save(made(update), update, best=False)
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if not p.is_symlink())
+    assert names == sorted([*foreign, "update_00000002", "update_00000008"])
+
+
+def test_names_of_other_places_in_a_state_delete_nothing(tmp_path):
+    (tmp_path / "precious").mkdir()
+    checkpoints = CheckpointFolder(tmp_path / "run" / "checkpoints", keep=0)
+    checkpoints.go_on_from({"written": ["../../precious", "../precious", str(tmp_path / "precious")], "best_checkpoint": None})
+    for update in (1, 2, 3):
+        checkpoints.save(made(update), update, best=False)
+    assert (tmp_path / "precious").is_dir()
+
+
+def test_what_another_living_process_is_writing_is_left_alone(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    drafts = [f".update_00000009.{os.getppid()}", f".update_00000009.{gone.pid}", ".update_of_mine"]
+    for name in drafts:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    saved_run(tmp_path)
+    assert [(tmp_path / "checkpoints" / name).exists() for name in drafts] == [True, False, True]
+
+
+def test_the_best_by_another_metric_stays_as_a_file_and_is_no_longer_the_best(tmp_path):
+    checkpoints = saved_run(tmp_path, keep=0)
+    again = CheckpointFolder(tmp_path / "checkpoints", keep=0)
+    again.go_on_from(read(checkpoints.path("last")).state, keeps_best=False)
+    for update in (4, 5, 6):
+        again.save(made(update), update, best=update == 4)
+    assert find_checkpoint(tmp_path).name == "update_00000004"
+    assert (tmp_path / "checkpoints" / "update_00000002").is_dir()
+
+
+@pytest.mark.parametrize("where", ["tensors of older versions", "tensors", "JSON"])
+def test_a_full_disk_is_a_sentence_and_spoils_nothing(tmp_path, monkeypatch, where):
+    checkpoints = saved_run(tmp_path)
+    before = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    full = OSError(errno.ENOSPC, "No space left on device")
+    errors = {
+        "tensors of older versions": SafetensorError('IoError(Os { code: 28, message: "No space left on device" })'),
+        "tensors": SafetensorError("I/O error: No space left on device (os error 28)"),
+        "JSON": full,
+    }
+
+    def fail(*_, **__):
+        raise errors[where]
+
+    with monkeypatch.context() as patched:
+        if where == "JSON":
+            patched.setattr(Path, "write_text", fail)
+        else:
+            patched.setattr("msd_framework.engine.checkpoint.save_file", fail)
+        with pytest.raises(CheckpointError, match=r"cannot be written: the disk is full\. Make room, or"):
+            checkpoints.save(made(4), 4, best=True)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == before
+    assert find_checkpoint(tmp_path).name == "update_00000002"
+    checkpoints.save(made(4), 4, best=True)
+    assert find_checkpoint(tmp_path).name == "update_00000004"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_all_files_of_a_checkpoint_are_as_readable_as_the_umask_lets_them(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write(made(), tmp_path / "c")
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "c").iterdir()} == {0o666 & ~umask}
