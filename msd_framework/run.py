@@ -108,9 +108,8 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
         if assembly.config.training.precision == AUTO:
             say(choice.line)
     runner.fit()
-    return report(
-        assembly, {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
-    )
+    facts = {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
+    return report(assembly, {**facts, "skipped_updates": runner.skipped} if runner.skipped else facts)
 
 
 def with_teachers(values: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any]:
@@ -262,6 +261,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     if "seconds" in result:
         lines.append(f"{result['updates']} updates in {result['seconds']} s. {result['stopped']}".rstrip())
     lines += ["", result["precision"]["line"]]
+    if "skipped_updates" in result:
+        lines.append(f"{result['skipped_updates']} updates were skipped, since their gradients were not finite in fp16.")
     expected = result["expected"]
     lines += ["", "| metric | value | expected |", "|---|---|---|"]
     lines += [f"| {k} | {v:.4f} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()]

@@ -1,59 +1,99 @@
-"""What is summed up on the device between two logs."""
+"""What is summed up on the device between two logs, and the first update that went wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from msd_framework.engine.distributed import World
-from msd_framework.errors import TrainingError
 from msd_framework.structures import StepOutput
+
+MOST_SKIPPED = 20
+"""Updates in a row that fp16 may skip. Each halves the factor of the loss, so it is then a millionth of what it was."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What went wrong in a run so far, in any of its processes.
+
+    Args:
+        first: the first update with a value that is not finite; 0 if there is none.
+        names: the terms that were not finite then; empty if it was the gradient alone.
+        skipped: the updates that fp16 has skipped, since their gradients were not finite.
+        in_a_row: how many of them the last ones are.
+    """
+
+    first: int
+    names: tuple[str, ...]
+    skipped: int
+    in_a_row: int
 
 
 class LogWindow:
-    """Sums of the loss and its terms since the last log, kept on the device, and the first update that went wrong."""
+    """Sums of the loss and its terms since the last log, kept on the device, and the first updates that went wrong."""
 
     def __init__(self, device: torch.device):
         self.device, self.count = device, 0
-        self.sums: dict[str, Tensor] = {}
-        self.first_bad = torch.zeros((), dtype=torch.int64, device=device)
+        self.names: list[str] = []
+        self.sums = torch.zeros(0, dtype=torch.float64, device=device)  # [number of names]
+        self.first_bad = torch.zeros(0, dtype=torch.int64, device=device)  # [number of names]
+        # the first update whose gradient is not finite; updates skipped by fp16, and how many of them the last ones are
+        self.gradient, self.skipped, self.in_a_row = torch.zeros(3, dtype=torch.int64, device=device)
 
     def add(self, update: int, output: StepOutput) -> None:
         """Adds a part's loss and terms."""
-        for name, value in {"loss": output.loss.detach(), **output.terms}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.double()
+        terms = {"loss": output.loss.detach(), **output.terms}
+        self._make_room([name for name in terms if name not in self.names])
+        nothing = torch.zeros((), dtype=torch.float64, device=self.device) if len(terms) < len(self.names) else None
+        values = torch.stack([terms[name].double() if nothing is None or name in terms else nothing for name in self.names])
+        self.sums = self.sums + values
         self.count += 1
-        self.watch(update, output.loss.detach())
+        self.first_bad = torch.where(~values.isfinite() & (self.first_bad == 0), update, self.first_bad)
 
-    def watch(self, update: int, value: Tensor | None) -> None:
-        """Remembers the update if the value is the first that is not finite."""
-        if value is not None:
-            bad = ~value.isfinite() & (self.first_bad == 0)
-            self.first_bad = torch.where(bad, update, self.first_bad)
+    def watch(self, update: int, norm: Tensor, is_scaled: bool) -> None:
+        """Remembers a gradient that is not finite: as an error, or, where a scaler skips its update, as one that was skipped."""
+        bad = ~norm.isfinite()
+        if is_scaled:
+            self.skipped = self.skipped + bad
+            self.in_a_row = torch.where(bad, self.in_a_row + 1, 0)
+        else:
+            self.gradient = torch.where(bad & (self.gradient == 0), update, self.gradient)
 
-    def check(self, world: World) -> None:
-        """Raises on every process if any of them saw a value that is not finite."""
-        seen = [u for u in world.gather(int(self.first_bad)) if u]
-        if seen:
-            raise TrainingError(
-                f"the loss or its gradient is not finite since update {min(seen)}. Lower optimizer.lr, set training.clip_norm, "
-                f"or take training.precision=fp32. The last checkpoint, if there is one, is from before."
-            )
+    def health(self, world: World) -> Health:
+        """What went wrong so far, the same on every process; waits for the device."""
+        found = torch.cat([torch.stack([self.gradient, self.skipped, self.in_a_row]), self.first_bad]).tolist()
+        names = dict(zip(self.names, found[3:]))
+        everywhere = world.gather((found[:3], names))
+        updates = [u for (gradient, *_), terms in everywhere for u in (gradient, *terms.values()) if u]
+        first = min(updates, default=0)
+        bad = [name for _, terms in everywhere for name, u in terms.items() if u and u == first]
+        return Health(first, tuple(dict.fromkeys(bad)), *(max(own[i] for own, _ in everywhere) for i in (1, 2)))
 
     def read(self, world: World) -> dict[str, float]:
         """The means over the window and over all processes; the window is empty after it."""
-        self.check(world)
-        names = sorted(self.sums)
-        means = world.sum(torch.stack([self.sums[n] for n in names]) / self.count) / world.size
-        self.sums, self.count = {}, 0
+        order = sorted(range(len(self.names)), key=self.names.__getitem__)
+        means = world.sum(self.sums[order] / self.count) / world.size
+        names = [self.names[i] for i in order]
+        self.names, self.count, self.sums, self.first_bad = [], 0, self.sums[:0], self.first_bad[:0]
         return dict(zip(names, means.tolist()))
 
     def state(self) -> dict[str, Any]:
-        return {"sums": {k: float(v) for k, v in self.sums.items()}, "count": self.count}
+        sums = dict(zip(self.names, self.sums.tolist()))
+        return {"sums": sums, "count": self.count, "skipped": int(self.skipped), "in_a_row": int(self.in_a_row)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.sums = {k: torch.tensor(v, dtype=torch.float64, device=self.device) for k, v in state["sums"].items()}
+        self._make_room(list(state["sums"]))
+        self.sums = torch.tensor(list(state["sums"].values()), dtype=torch.float64, device=self.device)
         self.count = state["count"]
+        self.skipped = self.skipped + state.get("skipped", 0)
+        self.in_a_row = self.in_a_row + state.get("in_a_row", 0)
+
+    def _make_room(self, names: list[str]) -> None:
+        if names:
+            self.names = [*self.names, *names]
+            self.sums = torch.cat([self.sums, self.sums.new_zeros(len(names))])
+            self.first_bad = torch.cat([self.first_bad, self.first_bad.new_zeros(len(names))])

@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from msd_framework.callbacks.base import Callback
+from msd_framework.engine.blame import find_cause
 from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, load_weights, optimizer_tensors, read, restore_optimizer
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
-from msd_framework.engine.log_window import LogWindow
+from msd_framework.engine.log_window import MOST_SKIPPED, LogWindow
 from msd_framework.engine.look_ahead import Batches, LookAhead, undone
 from msd_framework.engine.precision import Choice, Precision, choose, probe_objective
 from msd_framework.engine.random_state import random_state, restore_random_state
@@ -79,6 +80,7 @@ class Runner:
     Attributes:
         update: updates made so far.
         best: the best value of the monitored metric so far, None before the first validation.
+        skipped: updates that fp16 has skipped, as of the last log.
         notes: what became of the state of a run that is gone on with, a sentence each.
     """
 
@@ -102,6 +104,7 @@ class Runner:
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=plan.precision == "fp16")
         self.update, self.stop_reason = 0, ""
         self.stopped_by: str | None = None
+        self.skipped = 0
         self.notes: list[str] = []
         self.best: float | None = None
         self.choice = Choice.given(plan.precision)
@@ -115,7 +118,8 @@ class Runner:
 
         Raises:
             ConfigError: if a callback's state cannot be written down.
-            TrainingError: at the first log after a loss or a gradient that is not finite, naming its update.
+            TrainingError: at the first log after a loss or a gradient that is not finite, naming its update; in fp16, after many
+                updates in a row, or all of the run, that were skipped for their gradients.
         """
         precision = self.choose_precision().precision
         for name, callback in self.named_callbacks:
@@ -175,23 +179,55 @@ class Runner:
         self.scaler.unscale_(self.optimizer)
         self.objective.change_gradients(self.world.mean)
         norm = self.clip()
-        self.window.watch(self.update + 1, norm)
+        self.window.watch(self.update + 1, norm, self.scaler.is_enabled())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.look_ahead:
-            self.look_ahead(self.update, precision, norm)
+            self.look_ahead(self.update, precision, None if self.scaler.is_enabled() else norm)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def clip(self) -> Tensor | None:
-        """Clips the gradient; its norm before that, None where a scaler answers for it."""
+    def clip(self) -> Tensor:
+        """Clips the gradient; its norm before that."""
         largest = math.inf if self.plan.clip_norm is None else self.plan.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), largest)
-        return None if self.scaler.is_enabled() else norm
+        norm: Tensor = nn.utils.clip_grad_norm_(self.objective.parameters(), largest)
+        return norm
 
     def log(self) -> None:
         """Reads what the window held, the one place in training that waits for the device."""
+        self.check()
         terms = self.window.read(self.world)
         self.emit("on_log", {**terms, "lr": self.scheduler.get_last_lr()[0]})
+
+    def check(self) -> None:
+        """Ends a run on every process whose numbers went wrong in any.
+
+        Raises:
+            TrainingError: with the update, the term, where it came from and the last good checkpoint.
+        """
+        health = self.window.health(self.world)
+        self.skipped = health.skipped
+        if health.first:
+            terms = [name for name in health.names if name != "loss"] or list(health.names) or ["gradient"]
+            named = ", ".join(terms[:3]) + (f" and {len(terms) - 3} more" if len(terms) > 3 else "")
+            what = f"{named} {'are' if len(terms) > 1 else 'is'} not finite since update {health.first}."
+            cause = next(filter(None, self.world.gather(find_cause(self.objective, self._parts_of(health.first)))), "")
+            advice = cause or "Lower optimizer.lr, set training.clip_norm, or take training.precision=fp32."
+            raise TrainingError(f"the {what} {advice} {self._last_good()}")
+        if health.in_a_row >= MOST_SKIPPED or health.skipped == self.update >= min(MOST_SKIPPED, self.plan.num_updates):
+            first = self.update - health.in_a_row + 1
+            what = (
+                f"the gradient is not finite in fp16 in any update from {first} to {self.update}, so none of them changed a weight."
+            )
+            raise TrainingError(f"{what} Take training.precision=bf16, or fp32, which names what is wrong. {self._last_good()}")
+
+    def _parts_of(self, update: int) -> Iterator[Batch]:
+        """This process's parts of an update once more."""
+        parts = self.batches.starting_at(update - 1)
+        return (next(parts).to(self.world.device) for _ in range(self.plan.accumulate))
+
+    def _last_good(self) -> str:
+        path = self.checkpoints.path("last") if self.checkpoints else None
+        return f"The last good state is in {path}." if path else "No checkpoint was written before."
 
     def improves(self) -> bool:
         """Makes a validation; whether the model is the best so far.
@@ -199,7 +235,7 @@ class Runner:
         Raises:
             TrainingError: if the monitored metric is undefined; a checkpoint is written first.
         """
-        self.window.check(self.world)
+        self.check()
         if self.validate is None:
             return False
         self.objective.eval()
@@ -225,7 +261,7 @@ class Runner:
         """Writes a checkpoint of everything that the rest of the run depends on."""
         if self.checkpoints is None:
             return
-        self.window.check(self.world)
+        self.check()
         states = self.world.gather(random_state(self.world.device))
         if self.world.is_first:
             tensors, rest = optimizer_tensors(self.optimizer)

@@ -11,7 +11,10 @@ from torch import nn
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.early_stopping import EarlyStopping
+from msd_framework.engine.distributed import World
+from msd_framework.engine.log_window import LogWindow
 from msd_framework.errors import CheckpointError, TrainingError
+from msd_framework.structures import StepOutput
 from msd_framework.testing import made_batch, take
 from tests.runs import NUM_UPDATES, tiny_model, tiny_objective, tiny_runner
 
@@ -174,6 +177,93 @@ def test_a_patience_of_nothing_is_refused():
         EarlyStopping(patience=0)
 
 
+def spoil_gradient(runner, value="nan", until=10**9):
+    """From now on the gradient is not finite, up to an update."""
+
+    def spoil(gradient):
+        return gradient * float(value) if runner.update < until else gradient
+
+    next(runner.objective.model.parameters()).register_hook(spoil)
+
+
+def single_runner(**options):
+    """A runner of float32 weights, as a gradient scaler wants them."""
+    objective = tiny_objective()
+    objective.model.float()
+    objective.teacher.model.float()
+    runner, recorder = tiny_runner(objective=objective, **options)
+    runner.batches.data = made_batch(20)
+    for x in runner.batches.data.inputs.values():
+        if x.values.is_floating_point():
+            x.values.data = x.values.data.float()
+    return runner, recorder
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_fp16_does_not_end_as_if_it_had_trained_where_no_gradient_was_finite(value, tmp_path):
+    runner, _ = single_runner(precision="fp16", folder=tmp_path, save_at=frozenset({6, 12}))
+    spoil_gradient(runner, value)
+    said = r"not finite in fp16 in any update from 1 to 12, so none .* last good state is in .*update_00000006\."
+    with pytest.raises(TrainingError, match=said):
+        runner.fit()
+
+
+def test_fp16_stops_after_many_skipped_updates_in_a_row_also_over_an_interruption(tmp_path):
+    plan = {"precision": "fp16", "num_updates": 40, "folder": tmp_path, "save_at": frozenset({10})}
+    runner, _ = single_runner(**plan)
+    spoil_gradient(runner, until=0)
+    runner.callbacks = [InterruptAt(10)]
+    with pytest.raises(InterruptionError):
+        runner.fit()
+    again, _ = single_runner(**plan)
+    again.resume()
+    spoil_gradient(again)
+    with pytest.raises(TrainingError, match=r"in any update from 11 to 30, so none"):
+        again.fit()
+
+
+def test_updates_that_fp16_skips_while_it_finds_its_scale_are_counted_and_no_error():
+    runner, _ = single_runner(precision="fp16")
+    spoil_gradient(runner, until=3)
+    runner.fit()
+    assert (runner.update, runner.skipped) == (12, 3)
+
+
+def test_the_term_that_is_not_finite_is_named_and_the_loss_it_is_part_of_is_not():
+    runner, _ = tiny_runner()
+    forward = runner.objective.forward
+
+    def spoiled(batch):
+        output = forward(batch)
+        return replace(output, loss=output.loss * math.nan, terms={**output.terms, "kd/odd": output.loss.detach() * math.nan})
+
+    runner.objective.forward = spoiled
+    with pytest.raises(TrainingError, match=r"^the kd/odd is not finite since update 1\. Lower .* No checkpoint was written"):
+        runner.fit()
+
+
+def test_an_input_that_is_not_finite_is_named_with_its_example():
+    runner, _ = tiny_runner()
+    runner.batches.data.inputs["image"].values[7] = math.inf
+    with pytest.raises(TrainingError, match=r"not finite since update 2\. The image of example \S*7 is not finite: mend its file"):
+        runner.fit()
+
+
+def test_a_teacher_that_answers_what_is_no_number_is_named():
+    runner, _ = tiny_runner()
+    next(runner.objective.teacher.model.parameters()).data.fill_(math.nan)
+    with pytest.raises(TrainingError, match=r"not finite since update 1\. It comes from the teacher: .* on the view 'full' is not"):
+        runner.fit()
+
+
+def test_a_window_gives_the_mean_of_each_term_also_of_those_that_come_and_go():
+    window = LogWindow(torch.device("cpu"))
+    for update, terms in enumerate([{"a": 1.0}, {"b": 4.0}, {"a": 3.0, "b": 2.0}], 1):
+        made = {name: torch.tensor(value) for name, value in terms.items()}
+        window.add(update, StepOutput(torch.tensor(float(update)), made, None))
+    assert window.read(World()) == {"a": 4 / 3, "b": 2.0, "loss": 2.0}
+
+
 def test_a_gradient_that_is_no_number_is_told_even_if_nothing_is_clipped():
     runner, _ = tiny_runner()
     runner.plan = replace(runner.plan, clip_norm=None)
@@ -185,14 +275,7 @@ def test_a_gradient_that_is_no_number_is_told_even_if_nothing_is_clipped():
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_close_to_full_precision(precision):
     def trained(precision):
-        objective = tiny_objective()
-        objective.model.float()
-        objective.teacher.model.float()
-        runner, recorder = tiny_runner(objective=objective, precision=precision)
-        runner.batches.data = made_batch(20)
-        for x in runner.batches.data.inputs.values():
-            if x.values.is_floating_point():
-                x.values.data = x.values.data.float()
+        runner, recorder = single_runner(precision=precision)
         runner.fit()
         return recorder.losses
 
