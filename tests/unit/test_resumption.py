@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.early_stopping import EarlyStopping
+from msd_framework.config.resume import FREE
 from msd_framework.errors import CheckpointError, ConfigError
 from tests.runs import tiny_objective, tiny_runner
 
@@ -184,3 +186,10 @@ def test_another_number_of_processes_is_told(tmp_path):
     again.world = replace(again.world, size=2)
     again.resume()
     assert any(note.startswith("1 processes before, 2 now") for note in again.notes)
+
+
+def test_the_page_lists_what_may_change_and_what_happens_to_its_state():
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for key, what in FREE.items():
+        assert any(f"`{key}`" in row and row.endswith(f"| {what} |") for row in rows), key
