@@ -116,6 +116,8 @@ class Batch:
         places: where they stand in their split, where that matters.
         num_labelled: where examples may lack a label, how many have one; in training, their mean over the parts of an update. A
             float64 scalar.
+        having: of each modality that some example lacks, which examples have it, bool [B]; nothing where none lacks any. An example
+            has a modality if it has a position of it that is neither masked nor special.
     """
 
     inputs: Inputs
@@ -123,6 +125,7 @@ class Batch:
     ids: tuple[str, ...]
     places: tuple[int, ...] = ()
     num_labelled: Tensor | None = None
+    having: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -135,6 +138,16 @@ class Batch:
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(sorted(self.inputs))
+
+    def shown(self, view: str, modalities: Sequence[str]) -> Tensor | None:
+        """Which examples have something that a view shows, bool [B]; None where all of them do.
+
+        Args:
+            view: its name.
+            modalities: those of who looks at it.
+        """
+        seen = [self.having.get(m) for m in visible_modalities(view, modalities)]
+        return None if any(having is None for having in seen) else torch.stack([h for h in seen if h is not None]).any(0)
 
     def with_inputs(self, inputs: Inputs) -> Batch:
         """The same examples seen through other inputs."""

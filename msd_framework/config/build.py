@@ -174,6 +174,10 @@ class Assembly:
             return
         examples = self.dataset("train")
         for modality, processor in processors.items():
+            if next(iter(_Inputs(examples, modality)), None) is None:
+                raise DataError(
+                    f"data.train: no example of {self.config.data.train!r} has {modality!r}, which is to be learned from."
+                )
             processor.fit(_Inputs(examples, modality))
 
     @property
@@ -631,13 +635,14 @@ class Assembly:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """One modality's raw inputs of a split, read whenever they are gone through."""
+    """One modality's raw inputs of the examples of a split that have it, read whenever they are gone through."""
 
     examples: MultimodalDataset
     modality: str
 
     def __iter__(self) -> Iterator[Any]:
-        return (self.examples[i].inputs[self.modality] for i in range(len(self.examples)))
+        values = (self.examples[i].inputs[self.modality] for i in range(len(self.examples)))
+        return (value for value in values if value is not None)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,9 @@ class PixelArray(Processor):
     def length(self, value: Any) -> int:
         return 1
 
+    def blank(self) -> Tensor:
+        return torch.zeros(self.channels, *self.size)
+
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Pixels float32 [B, C, H, W], and a mask [B, 1] of ones."""
         return ModalityInputs(torch.stack(list(loaded)), torch.ones(len(loaded), 1, dtype=torch.bool))

@@ -69,6 +69,9 @@ class Waveform(Processor):
         first, last = (heard[0], heard[-1] + 1) if len(heard) else (0, 1)
         return torch.from_numpy(samples[first:last][: self.max_samples].copy())
 
+    def blank(self) -> Tensor:
+        return torch.zeros(1, dtype=torch.int16)
+
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Samples float32 [B, T], padded with zeros to the longest, and which are there [B, T]."""
         values = pad_sequence(list(loaded), batch_first=True).float() / LARGEST  # [B, T]

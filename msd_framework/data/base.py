@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from msd_framework.errors import DataError
 from msd_framework.structures import DatasetInfo, ModalityInputs, ModalityKind
 
 
@@ -20,7 +21,7 @@ class Example:
 
     Args:
         id: unique within the data set and stable over runs.
-        inputs: what stands for each modality: a text, the path of a file.
+        inputs: what stands for each modality: a text, the path of a file; None where the example lacks it.
         target: a class, a list of C labels or scores, or None where a blind test has none.
         source: the file and line that it comes from, for errors.
         facts: other columns that are kept with the predictions.
@@ -124,6 +125,16 @@ class Processor(ABC):
     def collate(self, loaded: Sequence[Any]) -> ModalityInputs:
         """B loaded inputs as one modality of a batch."""
 
+    def blank(self) -> Any:
+        """What stands in for the input of an example that lacks the modality, as `load` makes it.
+
+        It has at least one position; nobody looks at more of it than special ones, such as [CLS] and [SEP].
+
+        Raises:
+            DataError: if examples must not lack it.
+        """
+        raise DataError(f"an example lacks what {type(self).__name__} makes tensors of, which has no `blank` to stand in for it")
+
     def length(self, value: Any) -> int:
         """How many positions an input has in a batch of its own; a processor that need not load it for that overrides this.
 
@@ -167,4 +178,4 @@ def input_name(value: Any) -> tuple[type, str] | None:
     >>> input_name("a meme") == input_name("a meme"), input_name([1, 2])
     (True, None)
     """
-    return (type(value), str(value)) if isinstance(value, (str, int, PurePath)) else None
+    return (type(value), str(value)) if value is None or isinstance(value, (str, int, PurePath)) else None

@@ -34,7 +34,9 @@ class Collator:
             m: collate(self.processors[m], [e.inputs[m] for e in examples], [x[m] for _, x in loaded])
             for m in sorted(self.processors)
         }
-        return Batch(inputs, self.targets(examples), tuple(e.id for e in examples), places, self.num_labelled(examples))
+        names, having = tuple(e.id for e in examples), {m: x.present for m, x in inputs.items()}
+        having = {m: present for m, present in having.items() if not present.all()}
+        return Batch(inputs, self.targets(examples), names, places, self.num_labelled(examples), having)
 
     def num_labelled(self, examples: Sequence[Example]) -> Tensor | None:
         """How many of the examples have a label, where they are counted.
@@ -63,10 +65,29 @@ def collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) 
 
     Args:
         processor: how the modality becomes tensors.
-        values: the B raw inputs.
+        values: the B raw inputs; None of an example that lacks the modality.
         loaded: what the processor made of each.
     """
-    names = [None if processor.random else input_name(value) for value in values]
+    lacking = [value is None for value in values]
+    if not any(lacking):
+        return _collate(processor, values, loaded)
+    blank = processor.blank()
+    made = _collate(processor, values, [blank if lacks else x for x, lacks in zip(loaded, lacking)])
+    there = ~torch.tensor(lacking)[:, None]  # [B, 1]
+    mask = made.mask & (there | made.special)
+    extras = {name: _cleared(x, there) for name, x in made.extras.items()}
+    return replace(made, values=_cleared(made.values, there), mask=mask, extras=extras)
+
+
+def _cleared(values: Tensor, there: Tensor) -> Tensor:
+    """Real numbers [B, ..] with zeros for examples that are not there, bool [B, 1]; tokens as they are."""
+    if not values.is_floating_point():
+        return values
+    return torch.where(there.view(-1, *[1] * (values.ndim - 1)), values, 0.0)
+
+
+def _collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:
+    names = [None if processor.random and value is not None else input_name(value) for value in values]
     number = {name: u for u, name in enumerate(dict.fromkeys(names))}
     if None in number or len(number) == len(names):
         return processor.collate(loaded)

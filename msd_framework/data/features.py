@@ -81,14 +81,15 @@ class RegionFeatures(Processor):
     def fit(self, values: Iterable[Any]) -> None:
         """Takes the feature size from the first image, unless it was given."""
         if self.feature_size is None:
-            self.feature_size = next((self.load(value).features.shape[1] for value in values), None)
+            sizes = (self.load(value).features.shape[1] for value in values)
+            self.feature_size = next((size for size in sizes if size), None)
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[str]:
         return source_problems(options["folder"])
 
     def load(self, value: Any) -> LoadedRegions:
-        """An image's regions, N at most ``max_regions``, features in the precision of the file.
+        """An image's regions, N at most ``max_regions``, features in the precision of the file; 0 where nothing was found.
 
         Raises:
             DataError: if they are missing, damaged, or anything but finite floats [N, D] (and boxes [N, 4]).
@@ -101,6 +102,9 @@ class RegionFeatures(Processor):
         else:
             raise reader.missing(Path(value).stem)
         stored, boxes, size = found
+        if not stored.size:
+            boxes, size = None if boxes is None else boxes.reshape(0, 4), (1.0, 1.0)
+            stored = stored.reshape(0, self.feature_size or stored.shape[-1])
         if stored.shape[1] != self.feature_size is not None:
             shape = [reader.count(name), stored.shape[1]]
             raise DataError(f"{reader.place(name)}: holds an array of shape {shape}, {wanted(self.feature_size)}")
@@ -112,10 +116,13 @@ class RegionFeatures(Processor):
         name = next((name for name in names_of(value, reader.depths) if name in reader), Path(value).stem)
         return min(reader.count(name), self.max_regions)
 
+    def blank(self) -> LoadedRegions:
+        return LoadedRegions(torch.zeros(1, known_size(self.feature_size)), torch.zeros(1, 4) if self.boxes else None, (1.0, 1.0))
+
     def collate(self, loaded: Sequence[LoadedRegions]) -> ModalityInputs:
         """Features float32 [B, L, D], padded with zeros to the most regions of the batch, and which are there [B, L]."""
         counts = [len(regions.features) for regions in loaded]
-        mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]  # [B, L]
+        mask = torch.arange(max(1, *counts)) < torch.tensor(counts)[:, None]  # [B, L]
         values = _padded([regions.features for regions in loaded], counts)  # [B, L, D]
         if not self.boxes:
             return ModalityInputs(values, mask)
@@ -152,6 +159,17 @@ class RegionFeatures(Processor):
         self.feature_size = self.feature_size or saved
 
 
+def known_size(feature_size: int | None) -> int:
+    """The size of features, where an example has none.
+
+    Raises:
+        DataError: if nobody knows it.
+    """
+    if feature_size is None:
+        raise DataError("an example has no features, and none that was read before says how long they are; give feature_size")
+    return feature_size
+
+
 def locations(boxes: Tensor, sizes: Tensor) -> Tensor:
     r"""Where regions are in their images, float [B, L, 5], all between 0 and 1:
 
@@ -173,7 +191,7 @@ def locations(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 def _padded(rows: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     """Rows [N, D] as float32 [B, L, D], in one copy."""
-    values = torch.empty(len(rows), max(counts), rows[0].shape[1])  # [B, L, D]
+    values = torch.empty(len(rows), max(1, *counts), rows[0].shape[1])  # [B, L, D]
     for padded, row, count in zip(values, rows, counts):
         if count == values.shape[1]:
             padded.copy_(row)

@@ -95,6 +95,9 @@ class Pixels(Processor):
     def length(self, value: Any) -> int:
         return 1
 
+    def blank(self) -> Tensor:
+        return torch.zeros(self.channels, *self.size, dtype=torch.uint8)
+
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Normalised pixels, float32 [B, C, H, W], and a mask [B, 1] of ones."""
         mean, std = torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)  # [C, 1, 1]

@@ -103,14 +103,29 @@ class ExampleReader:
         if index in self.skipped:
             return None
         example, beside = self.dataset[index], {} if batch is None else batch
+        loaded: dict[str, Any] = {}
         try:
-            return example, {m: self.decoded.load(m, p, example.inputs[m], beside) for m, p in self.processors.items()}
+            self._check(example)
+            for modality, processor in self.processors.items():
+                value = example.inputs[modality]
+                loaded[modality] = None if value is None else self.decoded.load(modality, processor, value, beside)
+            return example, loaded
         except DataError as error:
             text = f"{example.source}: {error}"
             if not self.skip_errors:
                 raise DataError(text) from error
             self.skipped[index] = text
             return None
+
+    def _check(self, example: Example) -> None:
+        """Refuses an example with nothing in it to look at.
+
+        Raises:
+            DataError: if it lacks all that is read.
+        """
+        if self.processors and all(example.inputs[m] is None for m in self.processors):
+            read = " and ".join(self.processors)
+            raise DataError(f"the example {example.id!r} has no {read}, and nothing else is read of it")
 
     def length(self, index: int) -> int:
         """How many positions an example has over all modalities; 0 if it cannot be read and errors are skipped.
@@ -120,7 +135,8 @@ class ExampleReader:
         """
         example = self.dataset[index]
         try:
-            return sum(p.length(example.inputs[m]) for m, p in self.processors.items())
+            self._check(example)
+            return sum(p.length(example.inputs[m]) for m, p in self.processors.items() if example.inputs[m] is not None)
         except DataError as error:
             if not self.skip_errors:
                 raise DataError(f"{example.source}: {error}") from error

@@ -33,7 +33,8 @@ class Table(MultimodalDataset):
 
     A file is JSON lines (`.jsonl`: an object a line) or CSV with a header (`.csv`; `.tsv` with tabs), whichever of its two names
     this data set is called by; UTF-8, with a byte order mark or without. A column of files holds paths that are relative to the
-    root and never leave it. In place of a column there may be a pattern that names some, such as `images/{id}.jpg`.
+    root and never leave it. In place of a column there may be a pattern that names some, such as `images/{id}.jpg`. A row lacks a
+    modality where its value is null, where the key is absent, or where the cell of a file is empty; an empty text is there.
 
     Args:
         split: which of the files to read.
@@ -122,9 +123,12 @@ class Table(MultimodalDataset):
             raise DataError(" ".join(problems))
         self.modalities, self.targets = _modalities(options), _targets(options)
         self.folder, self.id_column, self.keep = DataFolder(Path(root)), id_column, keep or []
-        self.is_blind = split in (blind or [])
+        self.is_blind, self.columns_seen = split in (blind or []), set[str]()
         self.rows = _open(_file(options, split), id_column, self._example, on_error, max_examples, self._is_sure_of, delimiter)
         self.skipped = self.rows.skipped
+        for key in (key for column in self.modalities.values() for key in column.keys):
+            if key not in self.columns_seen:
+                raise self.rows[0].wrong(key, "a value in some row")
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -157,19 +161,29 @@ class Table(MultimodalDataset):
 
     def _example(self, row: Row) -> Example:
         inputs: dict[str, Any] = {}
+        self.columns_seen |= row.record.keys()
         for name, column in self.modalities.items():
             value = column.of(row)
-            inputs[name] = value if column.kind == "tokens" else self.folder.root / row.path(self.folder, value)
+            is_file = value is not None and column.kind != "tokens"
+            inputs[name] = self.folder.root / row.path(self.folder, str(value)) if is_file else value
+        if all(value is None for value in inputs.values()):
+            raise DataError(f"{row.place}: has no {' and no '.join(inputs)}, so there is nothing to look at")
         target = None if self.is_blind and self.targets.are_missing(row) else self.targets.of(row)
         name = str(row.number) if self.id_column is None else row.identifier(self.id_column)
         return Example(name, inputs, target, row.place, {key: _kept(row, key) for key in self.keep})
 
     def _is_sure_of(self, records: Sequence[Record]) -> bool:
         """Whether `_example` would refuse none of many records; quicker than to ask it."""
+        has_some = [False] * len(records)
         for column in self.modalities.values():
-            values = column.of_all(records)
-            if not all_texts(values) or not (column.kind == "tokens" or self.folder.is_sure_of(values)):
+            found = column.of_all(records)
+            values = [value for value in found if value is not None]
+            if values and not (all_texts(values) and (column.kind == "tokens" or self.folder.is_sure_of(values))):
                 return False
+            has_some = [before or value is not None for before, value in zip(has_some, found)]
+        if not all(has_some):
+            return False
+        self.columns_seen.update(*records)
         return all(_all_short([r[key] for r in records]) for key in self.keep) and self.targets.are_sure(records)
 
 
@@ -185,19 +199,31 @@ class _Column:
     pattern: str
     kind: ModalityKind
 
-    def of(self, row: Row) -> str:
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The columns that it is made of."""
+        return tuple(_BRACES.findall(self.pattern)) or (self.pattern,)
+
+    def of(self, row: Row) -> str | None:
+        """The input, None where the row lacks it."""
+        if self.is_lacking(row.record):
+            return None
         if "{" not in self.pattern:
             return row.text(self.pattern)
         return _BRACES.sub(lambda found: row.identifier(found[1]), self.pattern)
 
     def of_all(self, records: Sequence[Record]) -> list[Any]:
-        if "{" not in self.pattern:
-            return [record[self.pattern] for record in records]
-        columns = _BRACES.findall(self.pattern)
-        for column in columns:
-            if not _all_short(values := [record[column] for record in records]) or "" in values:
-                raise TypeError("one may be no id")
-        return [_BRACES.sub(lambda found, r=record: str(r[found[1]]), self.pattern) for record in records]  # type: ignore[misc]
+        having = [record for record in records if not self.is_lacking(record)]
+        if "{" in self.pattern and not all(_all_short([record[key] for record in having]) for key in self.keys):
+            raise TypeError("one may be no id")
+        return [None if self.is_lacking(record) else self._filled(record) for record in records]
+
+    def is_lacking(self, record: Record) -> bool:
+        nothing = (None,) if self.kind == "tokens" and "{" not in self.pattern else (None, "")
+        return any(record.get(key) in nothing for key in self.keys)
+
+    def _filled(self, record: Record) -> Any:
+        return _BRACES.sub(lambda found: str(record[found[1]]), self.pattern) if "{" in self.pattern else record[self.pattern]
 
 
 @dataclass(frozen=True)

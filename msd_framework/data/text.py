@@ -103,6 +103,11 @@ class Tokenizer(Processor):
         special = both[..., 1].bool() & mask
         return ModalityInputs(both[..., 0].long(), mask, {"special": special}, int(special.sum(1).max()))
 
+    def blank(self) -> Tensor:
+        """The marks of beginning and end, with nothing in between; a tokenizer without them has a place of padding."""
+        marks = self.load("")  # [2, L]
+        return marks if marks.shape[1] else torch.tensor([[self.tokenizer.padding["pad_id"]], [0]], dtype=torch.int32)
+
     @property
     def facts(self) -> dict[str, Any]:
         """``vocab_size``, ``pad_id``, and ``cls_id`` and ``sep_id`` where the tokenizer marks beginning and end."""

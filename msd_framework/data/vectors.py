@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from msd_framework.data.base import Processor
+from msd_framework.data.features import known_size
 from msd_framework.errors import CheckpointError, DataError
 from msd_framework.ranges import positive
 from msd_framework.registry import PROCESSORS
@@ -64,6 +65,9 @@ class TokenIds(Processor):
 
     def length(self, value: Any) -> int:
         return min(len(value), self.max_length)
+
+    def blank(self) -> Tensor:
+        return torch.tensor([PAD])
 
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Ids int64 [B, L], padded with 0 to the longest of the batch."""
@@ -117,15 +121,17 @@ class Vectors(Processor):
     def fit(self, values: Iterable[Any]) -> None:
         """Takes the feature size from the first training input, unless it was given."""
         if self.feature_size is None:
-            self.feature_size = next((self.load(value).shape[1] for value in values), None)
+            self.feature_size = next((self.load(value).shape[1] for value in values if np.size(value)), None)
 
     def load(self, value: Any) -> Tensor:
-        """Features float32 [N, D].
+        """Features float32 [N, D]; N may be 0, of an example in which nothing was found.
 
         Raises:
             DataError: if they are anything but finite numbers [D] or [N, D].
         """
         array = np.asarray(value)
+        if not array.size and array.ndim in (1, 2) and array.shape[-1] in (0, self.feature_size):
+            return torch.zeros(0, known_size(self.feature_size))
         array = array[None] if array.ndim == 1 else array  # [N, D]
         wanted = f"wanted finite numbers [{self.feature_size or 'D'}] or [N, {self.feature_size or 'D'}]"
         if array.dtype.kind not in "iuf" or array.ndim != 2 or 0 in array.shape or self.feature_size not in (None, array.shape[1]):
@@ -138,9 +144,13 @@ class Vectors(Processor):
     def length(self, value: Any) -> int:
         return len(self.load(value))
 
+    def blank(self) -> Tensor:
+        return torch.zeros(1, known_size(self.feature_size))
+
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Features float32 [B, L, D], padded with zeros to the most vectors of the batch, and which are there [B, L]."""
         values = pad_sequence(list(loaded), batch_first=True)  # [B, L, D]
+        values = values if values.shape[1] else values.new_zeros(len(values), 1, values.shape[2])
         lengths = torch.tensor([len(features) for features in loaded])  # [B]
         return ModalityInputs(values, torch.arange(values.shape[1]) < lengths[:, None])
 

@@ -59,7 +59,6 @@ def test_a_loaded_file_is_closed(tmp_path, features):
     [
         (np.zeros(8), r"shape \[8\], wanted floats \[N, D\]"),
         (np.zeros((1, 5, 8)), r"shape \[1, 5, 8\]"),
-        (np.zeros((0, 8)), r"shape \[0, 8\], .+ N at least 1"),
         (np.zeros((5, 0)), r"shape \[5, 0\]"),
         (np.zeros((5, 8), dtype=np.int64), "holds int64, wanted floats"),
         (np.zeros((5, 8), dtype=complex), "holds complex128"),

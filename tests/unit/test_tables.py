@@ -75,7 +75,8 @@ def test_a_pattern_makes_a_path_of_columns(tmp_path):
     write(tmp_path, "train.jsonl", [row | {"number": i} for i, row in enumerate(ROWS)])
     table = opened(tmp_path, images={"image": "{source}/{number}.png"}, keep=[], texts={"text": "caption"}, max_examples=1)
     assert table[0].inputs["image"] == tmp_path / "web/0.png"
-    with pytest.raises(DataError, match=r"source is '' .+ wanted an id"):
+    write(tmp_path, "train.jsonl", [row | {"number": i, "source": 1.5} for i, row in enumerate(ROWS)])
+    with pytest.raises(DataError, match=r"source is 1.5 .+ wanted an id"):
         opened(tmp_path, images={"image": "{source}/{number}.png"})
 
 

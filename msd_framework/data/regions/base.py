@@ -165,7 +165,7 @@ def checked(
 
     Args:
         place: which file and image this is, for errors.
-        features: wanted floats [N, D], N and D at least 1, finite in float32.
+        features: wanted floats [N, D], D at least 1, finite in float32; N may be 0, where the detector found nothing.
         boxes: wanted numbers [N, 4], x1 <= x2 and y1 <= y2, inside the image up to a pixel; None if there are none.
         size: width and height of the image, wanted where there are boxes.
         limit: how many regions are kept at most.
@@ -184,8 +184,8 @@ def checked(
     with np.errstate(over="ignore"):
         if not np.isfinite(kept.astype(np.float32, copy=False)).all():
             raise DataError(f"{place}: holds numbers that are no finite float32, {wanted()}")
-    if boxes is None:
-        return Regions(kept)
+    if boxes is None or not len(kept):
+        return Regions(kept, None if boxes is None else np.zeros((0, 4), np.float32))
     corners, (width, height) = _floats(place, "boxes", boxes), (_pixels(place, x, n) for x, n in zip(size, ("width", "height")))
     if corners.shape != (len(features), 4):
         raise DataError(f"{place}: holds boxes {list(corners.shape)} for {len(features)} regions, wanted [{len(features)}, 4]")
@@ -207,13 +207,14 @@ def check_shape(place: str, features: Any) -> None:
     """
     if features.dtype.kind != "f" or features.dtype.itemsize > 8:
         raise DataError(f"{place}: holds {features.dtype}, {wanted()}")
-    if len(features.shape) != 2 or 0 in features.shape:
+    is_empty = tuple(features.shape) in ((0,), (0, 0))  # nothing was found, and nothing says how long features are
+    if not is_empty and (len(features.shape) != 2 or features.shape[1] == 0):
         raise DataError(f"{place}: holds an array of shape {list(features.shape)}, {wanted()}")
 
 
 def wanted(feature_size: int | None = None) -> str:
     """What the features of an image must be, as the end of a sentence."""
-    return f"wanted floats [N, {feature_size or 'D'}] with N at least 1"
+    return f"wanted floats [N, {feature_size or 'D'}]"
 
 
 def from_fields(place: str, fields: Mapping[str, Any], limit: int | None, boxes: bool, features: Any = None) -> Regions:
@@ -235,7 +236,7 @@ def from_fields(place: str, fields: Mapping[str, Any], limit: int | None, boxes:
     count = next((fields[key] for key in SPELLINGS["count"] if key in fields), None)
     if count is not None and features.ndim == 2:
         number = np.asarray(count).reshape(-1)
-        if number.dtype.kind not in "iu" or number.shape != (1,) or not 1 <= number[0] <= len(features):
+        if number.dtype.kind not in "iu" or number.shape != (1,) or not 0 <= number[0] <= len(features):
             raise DataError(f"{place}: num_boxes is {count!r} for features of {len(features)} regions")
         features, corners = features[: number[0]], None if corners is None else corners[: number[0]]  # the rest is padding
     return checked(place, features, corners, size, limit)

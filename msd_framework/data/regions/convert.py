@@ -43,7 +43,7 @@ def plan_of(reader: FeatureReader, precision: Precision, boxes: bool | None) -> 
     origin = {"kind": reader.kind, "path": str(reader.path.resolve()), "stamp": reader.stamp}
     wrong = ""
     for _, read in _read_all(reader, boxes):
-        if isinstance(read, Regions):
+        if isinstance(read, Regions) and read.features.shape[-1]:
             return Plan(precision, read.features.shape[1], boxes, origin)
         wrong = wrong or str(read)
     raise DataError(f"{reader.path}: holds no features that can be read{': ' + wrong if wrong else ''}")
