@@ -169,6 +169,7 @@ class Bench:
             "training": {"max_updates": NUM_STEPS, "batch_size": NUM_EXAMPLES},
             "evaluation": {"metrics": [METRIC[task]]},
             "env": {"device": "cpu"},
+            "allow": [f"{__name__}.Plain"],
         }
         for teacher in TEACHERS:
             self.write_teacher(teacher)

@@ -323,7 +323,7 @@ def test_a_run_that_left_no_report_is_held_against_its_best_checkpoint(config, t
 )
 def test_a_teacher_that_is_not_still_is_found(config, teacher, tmp_path, name, wanted):
     other = card_changed(teacher, tmp_path / "other", rebuilt_as(name))
-    words = taught(other, tmp_path / "student", f"allow=[{__name__}.{name}]")
+    words = taught(other, tmp_path / "student", f"allow=[{HERE}.{name}]")
     found = faults(diagnosis(config, words, tmp_path / "doctor.json"))
     assert any(text.startswith(wanted) for text in found)
 
