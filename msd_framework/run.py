@@ -10,30 +10,33 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
+from itertools import repeat, tee
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from rich.table import Table
-from torch import Tensor
 
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.resume import goes_on as is_resumed
 from msd_framework.config.resume import resume_changes
+from msd_framework.data.base import SubmissionFile
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import Predictions, measure
+from msd_framework.engine.evaluation import Measures, in_order
 from msd_framework.engine.memory import keep_freed_memory
 from msd_framework.engine.precision import AUTO
+from msd_framework.engine.prediction_table import PredictionTable
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError
-from msd_framework.metrics.fidelity import fidelity
+from msd_framework.metrics.fidelity import Comparison, compare
 from msd_framework.screen import Screen, say
-from msd_framework.structures import FULL, probabilities
+from msd_framework.structures import FULL
 from msd_framework.writing import draft, write_text
 
 PACKAGES = (
@@ -47,12 +50,6 @@ PACKAGES = (
     "torchmetrics",
     "numpy",
 )
-
-ROWS = 1024
-"""How many rows of predictions are in the making at a time."""
-
-MOST_COLUMNS = 100
-"""The most classes that have a column each in a file of predictions."""
 
 
 def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -140,14 +137,8 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
     examples: dict[str, int] = {}
     for use in SPLITS[config.run_type]:
         if getattr(config.data, use):
-            predictions = assembly.predict(use)
-            examples[use] = len(predictions.places)
-            metrics |= split_metrics(assembly, use, predictions)
-            if assembly.world.is_first:
-                write_predictions(assembly, use, predictions)
-                if FULL in predictions.logits:
-                    raw = assembly.evaluation[use].reader.dataset
-                    raw.write_submission(assembly.folder, predictions.places.tolist(), predictions.logits[FULL])
+            found, examples[use] = evaluate_split(assembly, use)
+            metrics |= {f"{use}/{name}": value for name, value in found.items()}
     result = {
         "name": config.name,
         "run_type": config.run_type,
@@ -170,18 +161,78 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def split_metrics(assembly: Assembly, use: str, predictions: Predictions) -> dict[str, float]:
-    """The metrics of a split, and how faithful they are to the teacher where there is one."""
-    found: dict[str, float] = {}
-    if assembly.config.run_type != "predict" and bool(predictions.labelled.any()):
-        found |= {f"{use}/{k}": v for k, v in measure(predictions, assembly.metrics).items()}
-    taught = assembly.ask_teacher(use)
-    for view, logits in (taught.logits if taught else {}).items():
-        prefix = f"{use}/" if view == FULL else f"{use}/{view}/"
-        found |= {
-            prefix + k: v for k, v in fidelity(predictions.logits[view], logits, assembly.info.task, assembly.info.outcomes).items()
-        }
-    return found
+def evaluate_split(assembly: Assembly, use: str) -> tuple[dict[str, float], int]:
+    """Goes through a split once: measures the model, compares it with its teacher, and writes its predictions as they come.
+
+    Returns:
+        the metrics of each view, where there are labels, and how faithful it is to its teacher, if there is one; and how many
+        examples there were.
+
+    Raises:
+        DataError: if the split is empty.
+    """
+    info, world, dataset = assembly.info, assembly.world, assembly.evaluation[use].reader.dataset
+    ours, theirs = tee(assembly.evaluation[use])  # both are asked about a batch before the next one is read
+    student, teacher = assembly.predict(use, ours), assembly.ask_teacher(use, theirs)
+    del theirs  # would keep what nobody asks about
+    table = PredictionTable(dataset, info, student.views)
+    submission = dataset.submission if FULL in student.views else None
+    measures = Measures({} if assembly.config.run_type == "predict" else assembly.metrics)
+    compared: dict[str, Comparison] = {}
+
+    def made() -> Iterator[list[tuple[int, tuple[list[Any], str]]]]:
+        for found, told in zip(student, teacher or repeat(None)):
+            measures.add(found)
+            for view, logits in told.logits.items() if told else ():
+                part = compare(found.logits[view], logits, info.task, info.outcomes)
+                compared[view] = compared[view] + part if view in compared else part
+            places = found.places.tolist()
+            entries = dataset.submission_entries(places, found.logits[FULL]) if submission else repeat("")
+            yield list(zip(places, zip(table.rows(found), entries)))
+
+    path = assembly.folder / f"predictions_{getattr(assembly.config.data, use).replace('/', '_')}.csv"
+    with prediction_files(path, table.header, submission) if world.is_first else nullcontext(_ignore) as write:
+        for row, entry in in_order(made(), world):
+            write(row, entry)
+        examples, labelled = measures.seen(world)
+    metrics = measures.values(world) if labelled else {}
+    shares = world.gather(compared)
+    for view in dict.fromkeys(view for share in shares for view in share):
+        first, *rest = (share[view] for share in shares if view in share)
+        faithful = sum(rest, first).report()
+        metrics |= {name if view == FULL else f"{view}/{name}": value for name, value in faithful.items()}
+    return metrics, examples
+
+
+@contextmanager
+def prediction_files(
+    path: Path, header: Sequence[str], submission: SubmissionFile | None
+) -> Iterator[Callable[[Sequence[Any], str], None]]:
+    """The file of predictions and, beside it, what a server takes; both take their names once all is written.
+
+    Yields:
+        what writes an example's row and its entry.
+    """
+    with ExitStack() as files:
+        writer = csv.writer(files.enter_context(draft(path)))
+        writer.writerow(header)
+        second = files.enter_context(draft(path.with_name(submission.name))) if submission else None
+        before = submission.begin if submission else ""
+
+        def write(row: Sequence[Any], entry: str) -> None:
+            nonlocal before
+            writer.writerow(row)
+            if second and submission:
+                second.write(before + entry)
+                before = submission.between
+
+        yield write
+        if second and submission:
+            second.write(submission.end)
+
+
+def _ignore(row: Sequence[Any], entry: str) -> None:
+    """What a process that writes nothing does with a row."""
 
 
 def skipped(assembly: Assembly) -> list[str]:
@@ -191,49 +242,6 @@ def skipped(assembly: Assembly) -> list[str]:
         readers.append(assembly.training_reader)
     mine = [text for r in readers for text in (*getattr(r.dataset, "skipped", []), *r.skipped.values())]
     return list(dict.fromkeys(text for texts in assembly.world.gather(mine) for text in texts))
-
-
-def write_predictions(assembly: Assembly, use: str, predictions: Predictions) -> None:
-    """A row an example: id, what the data set keeps with it, label, and a column of probabilities a class, for each view.
-
-    Of more than `MOST_COLUMNS` classes, the most probable one and its probability; of scores, those that are not 0.
-    """
-    config, info = assembly.config, assembly.info
-    split, dataset = getattr(config.data, use), assembly.evaluation[use].reader.dataset
-    kept = list(dict.fromkeys(name for i in range(len(dataset)) for name in dataset[i].facts))
-    names = info.class_names or tuple(str(i) for i in range(info.num_classes))
-    is_wide = info.num_classes > MOST_COLUMNS
-    shown = ("prediction", "probability") if is_wide else names
-    header = [n if v == FULL else f"{v}/{n}" for v in predictions.logits for n in shown]
-    columns = [predictions.places, predictions.targets, predictions.labelled, *predictions.logits.values()]
-    with draft(Path(config.env.save_dir) / f"predictions_{split.replace('/', '_')}.csv") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", *kept, "label", *header])
-        for first in range(0, len(predictions.places), ROWS):
-            places, targets, labelled, *logits = (column[first : first + ROWS] for column in columns)
-            shares = [probabilities(x, info.outcomes) for x in logits]
-            rows = _best(shares, names) if is_wide else _all(shares)
-            for place, target, known, row in zip(places.tolist(), targets.tolist(), labelled.tolist(), rows):
-                example = dataset[place]
-                label = "" if not known else target if isinstance(target, int) else _scores(target, names if is_wide else ())
-                writer.writerow([example.id, *(example.facts.get(k, "") for k in kept), label, *row])
-
-
-def _all(shares: Sequence[Tensor]) -> Iterator[list[str]]:
-    """The probabilities of each example, over views."""
-    return ([f"{p:.6f}" for p in row] for row in torch.cat(list(shares), 1).tolist())
-
-
-def _best(shares: Sequence[Tensor], names: Sequence[str]) -> Iterator[list[str]]:
-    """The most probable class of each example and its probability, over views."""
-    best = [x.max(-1) for x in shares]
-    for views in zip(*(zip(found.indices.tolist(), found.values.tolist()) for found in best)):
-        yield [text for c, p in views for text in (names[c], f"{p:.6f}")]
-
-
-def _scores(target: Sequence[float], names: Sequence[str]) -> str:
-    """A score a class; with names, those that are not 0."""
-    return " ".join(f"{n}:{t:g}" for n, t in zip(names, target) if t) if names else " ".join(f"{t:g}" for t in target)
 
 
 def environment(world: World) -> dict[str, Any]:

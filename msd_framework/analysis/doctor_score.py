@@ -24,10 +24,10 @@ from msd_framework.data.reader import ExampleReader
 from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, read_json
 from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.engine.precision import FP32
+from msd_framework.engine.prediction_table import MOST_COLUMNS
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.metrics.base import Metric
 from msd_framework.registry import DATASETS, METRICS, plain, split
-from msd_framework.run import MOST_COLUMNS
 from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, probabilities
 from msd_framework.teachers.base import Teacher
 
@@ -194,7 +194,7 @@ def answers(assembly: Assembly, teacher: Teacher, rows: MultimodalDataset) -> Pr
     def ask(batch: Batch, views: Sequence[str]) -> Tensor:
         return teacher.predict(batch, views).logits
 
-    return predict(ask, batches(assembly, rows), [FULL], assembly.world, FP32)
+    return predict(ask, batches(assembly, rows), [FULL], assembly.world, FP32).together()
 
 
 def batches(assembly: Assembly, rows: MultimodalDataset) -> EvaluationBatches:

@@ -37,9 +37,10 @@ def read_log_odds(path: Path) -> dict[str, NDArray[np.float64]]:
         header, *rows = list(csv.reader(file))
     first = header.index("label") + 1
     views = list(dict.fromkeys(name.rpartition("/")[0] for name in header[first:]))
-    if len(header) - first != 2 * len(views):
+    width = (len(header) - first) // len(views)  # the predicted class, which older files lack, and a probability a class
+    if width * len(views) != len(header) - first or width - ("prediction" in header[first : first + 1]) != 2:
         raise DataError(f"{path}: has {len(header) - first} columns for {len(views)} views; densities are drawn for two classes.")
-    p = np.array([row[first:] for row in rows], float)[:, 1::2].clip(SMALLEST, 1 - SMALLEST)  # [N, V]
+    p = np.array([row[first + width - 1 :: width] for row in rows], float).clip(SMALLEST, 1 - SMALLEST)  # [N, V]
     return {view or FULL: column for view, column in zip(views, np.log(p / (1 - p)).T)}
 
 

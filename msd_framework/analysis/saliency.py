@@ -167,7 +167,7 @@ def score(assembly: Assembly, use: str, saliencies: Mapping[str, Saliency]) -> S
     processors = {m: p.deterministic() for m, p in assembly.processors.items()}
     batches = assembly.in_order(ExampleReader(dataset, processors, assembly.decoded, data.on_error == "skip"))
     with bar(f"asking the teacher ({use})", len(batches), assembly.world.is_first) as advance:
-        found = predict(ask, _told(batches, advance), list(saliencies), assembly.world)
+        found = predict(ask, _told(batches, advance), list(saliencies), assembly.world).together()
     return _labelled(found, use, dataset, saliencies, modalities)
 
 

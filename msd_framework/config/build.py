@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,7 +36,7 @@ from msd_framework.data.plan import HELD_OUT, Indices, TrainingPlan, hold_out, s
 from msd_framework.data.reader import DecodedInputs, ExampleReader
 from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, load_weights, read_json
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import Predictions, measure, predict
+from msd_framework.engine.evaluation import PredictedBatches, measure, predict
 from msd_framework.engine.optim import OptimizerRecipe
 from msd_framework.engine.precision import FP32, Choice
 from msd_framework.engine.runner import Plan, Runner
@@ -556,8 +556,13 @@ class Assembly:
         trained = Choice(**saved) if saved else Choice(FP32.name, "precision: fp32, as the checkpoint names no other")
         return Choice.given(self.config.training.precision) or trained
 
-    def predict(self, use: str) -> Predictions:
-        """The trained model's predictions of a split, on every view that the configuration asks for."""
+    def predict(self, use: str, batches: Iterable[Batch] | None = None) -> PredictedBatches:
+        """The trained model's predictions of a split, on every view that the configuration asks for.
+
+        Args:
+            use: what the split is used for.
+            batches: the same batches as `evaluation` has of it, where they are shared with the teacher.
+        """
         views = self.config.evaluation.views
 
         def ask(batch: Batch, names: Sequence[str]) -> Tensor:
@@ -565,10 +570,10 @@ class Assembly:
 
         self.model.eval()
         self.masker.eval()
-        return predict(ask, self.evaluation[use], views, self.world, self.precision.precision)
+        return predict(ask, self.evaluation[use] if batches is None else batches, views, self.world, self.precision.precision)
 
-    def ask_teacher(self, use: str) -> Predictions | None:
-        """The teacher's predictions of a split on the same views, of those that it can be shown."""
+    def ask_teacher(self, use: str, batches: Iterable[Batch]) -> PredictedBatches | None:
+        """The teacher's predictions of batches of a split on the same views, of those that it can be shown."""
         teacher, views = self.teacher_of(use), self.config.evaluation.views
         if teacher is None:
             return None
@@ -580,7 +585,7 @@ class Assembly:
         def ask(batch: Batch, names: Sequence[str]) -> Tensor:
             return teacher.predict(batch, names).logits
 
-        return predict(ask, self.evaluation[use], views, self.world, self.precision.precision)
+        return predict(ask, batches, views, self.world, self.precision.precision)
 
     def fit_statistics(self) -> None:
         """Lets the maskers, and then the objective, look at the training split once, if they have to."""

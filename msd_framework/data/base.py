@@ -34,6 +34,23 @@ class Example:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SubmissionFile:
+    """A file with an entry for each example of a split, written as they come.
+
+    Args:
+        name: the file's name.
+        begin: what stands before the entries.
+        between: what stands between two of them.
+        end: what stands behind them.
+    """
+
+    name: str
+    begin: str = ""
+    between: str = ""
+    end: str = ""
+
+
 class MultimodalDataset(ABC):
     """Raw examples of one split, in their publisher's layout. Reading the index may cost time, an example must not.
 
@@ -73,15 +90,19 @@ class MultimodalDataset(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Example: ...
 
-    def write_submission(self, folder: Path, places: Sequence[int], logits: Tensor) -> Path | None:
-        """Writes predictions as the publisher's evaluation server takes them; None where there is no server.
+    @property
+    def submission(self) -> SubmissionFile | None:
+        """The file of predictions that the publisher's evaluation server takes; None where there is no server."""
+        return None
+
+    def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
+        """What that file says of each of some examples.
 
         Args:
-            folder: where to write them.
-            places: N examples.
-            logits: float [N, C] of them.
+            places: B examples.
+            logits: float [B, C] of them.
         """
-        return None
+        return []
 
     @property
     def fingerprint(self) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.base import Example, MultimodalDataset, SubmissionFile
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.json_lines import JsonLines
 from msd_framework.data.rows import Record, Row, all_labels, all_texts
 from msd_framework.errors import DataError
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
-from msd_framework.writing import draft
+from msd_framework.writing import csv_line
 
 ROOT = "data/hateful_memes"
 PAGE = "https://hatefulmemeschallenge.com"
@@ -119,15 +118,15 @@ class HatefulMemes(MultimodalDataset):
                     )
         return found
 
-    def write_submission(self, folder: Path, places: Sequence[int], logits: Tensor) -> Path:
-        """Writes ``id,proba,label`` as the challenge takes it: the probability of being hateful, and whether it is above 0.5."""
-        path = folder / f"submission_{self.split}.csv"
-        with draft(path) as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "proba", "label"])
-            for place, hateful in zip(places, logits.double().softmax(-1)[:, 1].tolist()):
-                writer.writerow([self.lines[place].identifier("id"), f"{hateful:.6f}", int(hateful > 0.5)])
-        return path
+    @property
+    def submission(self) -> SubmissionFile:
+        """``id,proba,label`` as the challenge takes it: the probability of being hateful, and whether it is above 0.5."""
+        return SubmissionFile(f"submission_{self.split}.csv", "id,proba,label\r\n", "\r\n", "\r\n")
+
+    def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
+        ids = (self.lines[place].identifier("id") for place in places)
+        hateful = logits.double().softmax(-1)[:, 1].tolist()
+        return [f"{csv_line([i])},{p:.6f},{int(p > 0.5)}" for i, p in zip(ids, hateful)]
 
     def __len__(self) -> int:
         return len(self.lines)

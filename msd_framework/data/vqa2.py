@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.base import Example, MultimodalDataset, SubmissionFile
 from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.data.json_array import JsonArray
 from msd_framework.data.rows import OnError, Row, all_texts
@@ -22,7 +22,7 @@ from msd_framework.reading import read_text
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
 from msd_framework.vqa_answers import agree, answer_scores, normalise_answer, on_one_line
-from msd_framework.writing import draft, write_text
+from msd_framework.writing import write_text
 
 ROOT = "data/vqa2"
 PAGE = "https://visualqa.org/download.html"
@@ -138,14 +138,15 @@ class VQA2(MultimodalDataset):
         facts = {name: given.text(name) for name in KEPT if name in given.record}
         return Example(str(number), inputs, self._target(given), row.place, facts)
 
-    def write_submission(self, folder: Path, places: Sequence[int], logits: Tensor) -> Path:
-        """Writes ``[{"question_id", "answer"}, ...]`` as the evaluation server and the publisher's script take it."""
-        path = folder / f"submission_{self.split}.json"
-        chosen = logits.argmax(1).tolist()
+    @property
+    def submission(self) -> SubmissionFile:
+        """``[{"question_id", "answer"}, ...]`` as the evaluation server and the publisher's script take it."""
+        return SubmissionFile(f"submission_{self.split}.json", "[", ", ", "]")
+
+    def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
         ids = (self.questions[place].integer("question_id") for place in places)
-        with draft(path) as file:
-            json.dump([{"question_id": number, "answer": self.answers[c]} for number, c in zip(ids, chosen)], file)
-        return path
+        chosen = logits.argmax(1).tolist()
+        return [json.dumps({"question_id": number, "answer": self.answers[c]}) for number, c in zip(ids, chosen)]
 
     @property
     def fingerprint(self) -> str:

@@ -1,31 +1,38 @@
-"""Predictions for every example of a split, on every view, and the metrics of them."""
+"""Predictions for every example of a split, on every view, and the metrics of them; a batch at a time, so that no split is held."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from msd_framework.engine.distributed import World
 from msd_framework.engine.precision import FP32, Precision
+from msd_framework.engine.random_state import random_state, restore_random_state, seed_everything
 from msd_framework.errors import DataError, TrainingError
-from msd_framework.metrics.base import Metric
+from msd_framework.metrics.base import CountedMetric, Metric
 from msd_framework.structures import FULL, Batch, has_label
 
 Ask = Callable[[Batch, Sequence[str]], Tensor]
 """Logits [V, B, C] of some views of a batch: a student's, or a teacher's."""
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted for a split, each example once, in the split's order.
+    """What was predicted for N examples, of a batch or of a split, each example once.
 
     Args:
         places: where they stand in the split, int64 [N].
         targets: int64 [N] or float [N, C]; -100 or NaN where a blind test has none.
-        logits: float [N, C] by view.
+        logits: float32 [N, C] by view.
     """
 
     places: Tensor
@@ -37,10 +44,14 @@ class Predictions:
         """Which examples have a target, bool [N]."""
         return has_label(self.targets)
 
+    def at(self, rows: Tensor) -> Predictions:
+        """Those of some rows, bool [N] or int64."""
+        return Predictions(self.places[rows], self.targets[rows], {view: logits[rows] for view, logits in self.logits.items()})
 
-@torch.no_grad()
-def predict(ask: Ask, batches: Iterable[Batch], views: Sequence[str], world: World, precision: Precision = FP32) -> Predictions:
-    """Predictions of all examples, gathered from all processes on each of them.
+
+@dataclass(frozen=True)
+class PredictedBatches:
+    """Predictions of this process's share of a split: made a batch at a time, as they are gone through, and kept nowhere.
 
     Random maskers draw from a stream of their own, so that what is measured does not depend on when it is.
 
@@ -50,67 +61,197 @@ def predict(ask: Ask, batches: Iterable[Batch], views: Sequence[str], world: Wor
         views: names of V views.
         world: this process among all.
         precision: what they are computed in; the logits are float32 in any.
-
-    Raises:
-        DataError: if the split is empty.
-        TrainingError: if a prediction is not finite.
     """
-    places, targets, logits = _Rows(), _Rows(), _Rows(dim=1)
-    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
-        torch.manual_seed(0)
-        for batch in batches:
-            with precision.active(world.device):
-                logits.append(ask(batch.to(world.device), views).float())  # [V, B, C]
-            places.append(torch.tensor(batch.places or range(len(targets), len(targets) + len(batch))))
-            targets.append(batch.targets)
-    mine = [rows.joined().cpu() for rows in (places, targets, logits)] if len(places) else None
-    shares = [share for share in world.gather(mine) if share]
-    if not shares:
-        raise DataError("the split has no example to evaluate.")
-    where, wanted, said = (torch.cat(rows, dim) for rows, dim in zip(zip(*shares), (0, 0, 1)))
-    if not said.isfinite().all():
-        raise TrainingError(
-            "the model predicts values that are not finite: training went wrong. Lower optimizer.lr, or set training.clip_norm."
-        )
-    order = where.argsort()
-    return Predictions(where[order], wanted[order], dict(zip(views, said[:, order])))
+
+    ask: Ask
+    batches: Iterable[Batch]
+    views: Sequence[str]
+    world: World
+    precision: Precision = FP32
+
+    def __iter__(self) -> Iterator[Predictions]:
+        """The predictions of each batch, which have left the device.
+
+        Raises:
+            TrainingError: if one is not finite.
+        """
+        stream, device = _RandomStream(self.world.device), self.world.device
+        seen = 0
+        for batch in self.batches:
+            with torch.no_grad(), stream.drawn_from(), self.precision.active(device):
+                logits = self.ask(batch.to(device), self.views).float().cpu()  # [V, B, C]
+            if not logits.isfinite().all():
+                raise TrainingError(
+                    "the model predicts values that are not finite: training went wrong. Lower optimizer.lr, or set "
+                    "training.clip_norm."
+                )
+            places = torch.tensor(batch.places or range(seen, seen + len(batch)))
+            seen += len(batch)
+            yield Predictions(places, batch.targets.cpu(), dict(zip(self.views, logits)))
+
+    def together(self) -> Predictions:
+        """Predictions of all examples on each process, in the split's order: for splits that fit into memory.
+
+        Raises:
+            DataError: if the split is empty.
+        """
+        return _gathered(list(self), self.world)
 
 
-class _Rows:
-    """Rows that come in parts, in few tensors however many parts there are: each is longer than the one after it.
+def predict(
+    ask: Ask, batches: Iterable[Batch], views: Sequence[str], world: World, precision: Precision = FP32
+) -> PredictedBatches:
+    """Predictions of a split, to be gone through by `measure` or a loop; nothing is asked before.
 
     Args:
-        dim: along which they are rows.
+        ask: who predicts.
+        batches: this process's share of the split.
+        views: names of V views.
+        world: this process among all.
+        precision: what they are computed in.
     """
-
-    def __init__(self, dim: int = 0):
-        self.dim = dim
-        self.parts: list[Tensor] = []
-
-    def __len__(self) -> int:
-        return sum(part.shape[self.dim] for part in self.parts)
-
-    def append(self, part: Tensor) -> None:
-        self.parts.append(part)
-        while len(self.parts) > 1 and self.parts[-1].shape[self.dim] >= self.parts[-2].shape[self.dim]:
-            self.parts[-2:] = [torch.cat(self.parts[-2:], self.dim)]
-
-    def joined(self) -> Tensor:
-        return torch.cat(self.parts, self.dim)
+    return PredictedBatches(ask, batches, views, world, precision)
 
 
-def measure(predictions: Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:
+def measure(found: PredictedBatches | Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Every metric of every view; those of views other than the full one are named ``<view>/<metric>``.
 
     Raises:
         DataError: if no example has a label.
     """
-    known = predictions.labelled
-    if not known.any():
+    measures = Measures(metrics)
+    for batch in [found] if isinstance(found, Predictions) else found:
+        measures.add(batch)
+    world = World() if isinstance(found, Predictions) else found.world
+    if not measures.seen(world)[1]:
         raise DataError("no example of this split has a label, as in a blind test; use run_type=predict.")
-    targets = predictions.targets[known]
-    return {
-        name if view == FULL else f"{view}/{name}": float(metric(logits[known], targets))
-        for view, logits in predictions.logits.items()
-        for name, metric in metrics.items()
-    }
+    return measures.values(world)
+
+
+class Measures:
+    """The metrics of a split, of which each process sees a share, a batch at a time.
+
+    Counts are added up; the logits of labelled examples are kept only where a metric needs all of them at once, as a ranking does.
+
+    Args:
+        metrics: by name.
+
+    Attributes:
+        num_examples: examples that this process has seen.
+        num_labelled: those of them with a label.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]):
+        self.metrics = metrics
+        self.num_examples = self.num_labelled = 0
+        self._counts: dict[tuple[str, str], Tensor] = {}
+        self._kept: list[Predictions] = []
+
+    def add(self, found: Predictions) -> None:
+        """Counts a batch in."""
+        known = found.labelled
+        self.num_examples += len(known)
+        self.num_labelled += int(known.sum())
+        if not known.any():
+            return
+        found = found if known.all() else found.at(known)
+        for view, logits in found.logits.items():
+            for name, metric in self.metrics.items():
+                if isinstance(metric, CountedMetric):
+                    counts, key = metric.count(logits, found.targets), (view, name)
+                    self._counts[key] = self._counts[key] + counts if key in self._counts else counts
+        if not all(isinstance(metric, CountedMetric) for metric in self.metrics.values()):
+            self._kept.append(found)
+
+    def seen(self, world: World) -> tuple[int, int]:
+        """How many examples all processes have seen, and how many of them have a label.
+
+        Raises:
+            DataError: if there was none.
+        """
+        examples, labelled = map(sum, zip(*world.gather((self.num_examples, self.num_labelled))))
+        if not examples:
+            raise DataError("the split has no example to evaluate.")
+        return examples, labelled
+
+    def values(self, world: World) -> dict[str, float]:
+        """The metrics of the labelled examples that all processes have seen, the same ones on each of them."""
+        totals: dict[tuple[str, str], Tensor] = {}
+        for counts in world.gather(self._counts):
+            for key, count in counts.items():
+                totals[key] = totals[key] + count if key in totals else count
+        needs_all = {name: m for name, m in self.metrics.items() if not isinstance(m, CountedMetric)}
+        whole = _gathered(self._kept, world) if needs_all else None
+        views = whole.logits if whole else dict.fromkeys(view for view, _ in totals)
+        found: dict[str, float] = {}
+        for view in views:
+            for name, metric in self.metrics.items():
+                label = name if view == FULL else f"{view}/{name}"
+                if isinstance(metric, CountedMetric):
+                    found[label] = float(metric.value(totals[view, name]))
+                elif whole is not None:
+                    found[label] = float(metric(whole.logits[view], whole.targets))
+        return found
+
+
+def in_order(batches: Iterable[Sequence[tuple[int, T]]], world: World) -> Iterator[T]:
+    """What all processes make of their shares of a split, in its order, on each of them; none holds more than a few batches.
+
+    Args:
+        batches: of each batch of this process's share, the place of each example and what was made of it. Places only rise.
+        world: this process among all; every one must go through to the end.
+    """
+    mine = iter(batches)
+    waiting: list[tuple[int, int, T]] = []
+    arrived = 0
+    while True:
+        shares = world.gather(next(mine, None))
+        for share in shares:
+            for place, made in share or ():
+                arrived += 1  # two of one place are not compared by what was made of them
+                heappush(waiting, (place, arrived, made))
+        # every process that is not done goes on behind the last place that it has sent
+        reached = min((share[-1][0] for share in shares if share), default=math.inf)
+        while waiting and waiting[0][0] <= reached:
+            yield heappop(waiting)[2]
+        if all(share is None for share in shares):
+            return
+
+
+class _RandomStream:
+    """Random numbers that begin with seed 0, apart from the run's."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.state: dict[str, Tensor] | None = None
+
+    @contextmanager
+    def drawn_from(self) -> Iterator[None]:
+        """A context that goes on drawing where the last one ended."""
+        outside = random_state(self.device)
+        try:
+            if self.state is None:
+                seed_everything(0)
+            else:
+                restore_random_state(self.state)
+            yield
+            self.state = random_state(self.device)
+        finally:
+            restore_random_state(outside)
+
+
+def _gathered(mine: Sequence[Predictions], world: World) -> Predictions:
+    """The batches of all processes as one, in the split's order."""
+    shares = [share for share in world.gather(_joined(mine) if mine else None) if share is not None]
+    if not shares:
+        raise DataError("the split has no example to evaluate.")
+    whole = _joined(shares)
+    return whole.at(whole.places.argsort())
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    return Predictions(
+        torch.cat([part.places for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        {view: torch.cat([part.logits[view] for part in parts]) for view in parts[0].logits},
+    )

@@ -11,7 +11,10 @@ from msd_framework.structures import DatasetInfo, Task
 
 
 class Metric(ABC):
-    """A number for a split, computed once on every prediction of it."""
+    """A number for a split, computed once on every prediction of it.
+
+    One that adds up over examples is a `CountedMetric`; of others, every process keeps the predictions of the whole split.
+    """
 
     tasks: ClassVar[frozenset[Task]]
     """The tasks that it is for."""
@@ -31,3 +34,23 @@ class Metric(ABC):
             logits: float [N, C] of all N examples of the split.
             targets: int64 [N] or float [N, C].
         """
+
+
+class CountedMetric(Metric):
+    """A metric of what adds up over examples: batches and processes count for themselves, and no split need be held at once."""
+
+    @abstractmethod
+    def count(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What some examples add, int64 or float64 of any shape that is the same for all batches.
+
+        Args:
+            logits: float [B, C].
+            targets: int64 [B] or float [B, C].
+        """
+
+    @abstractmethod
+    def value(self, counts: Tensor) -> float:
+        """The metric, from the sum of what all examples add; NaN where it is not defined."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> float:
+        return self.value(self.count(logits, targets))

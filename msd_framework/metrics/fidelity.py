@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +13,9 @@ from msd_framework.structures import ModelOutput, Outcomes, Task, outcomes_of, p
 
 FIDELITY = {"agreement": True, "kl": False, "total_variation": False, "pearson": True}
 """What every student is compared with its teacher by, and whether a larger value is a better one."""
+
+ROUNDING = 1e-28
+"""The largest mean square by which a probability differs from its mean that is rounding alone."""
 
 
 def fidelity(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | None = None) -> dict[str, float]:
@@ -39,6 +45,59 @@ def fidelity(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | 
     >>> {name: round(value, 3) for name, value in report.items()}
     {'agreement': 1.0, 'kl': 0.136, 'total_variation': 0.161, 'pearson': 1.0}
     """
+    return compare(student, teacher, task, outcomes).report()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two predictions of N examples, compared; that of two batches or processes is the sum of theirs.
+
+    Args:
+        num_examples: N.
+        sums: of the agreement, the divergence and the total variation over examples, float64 [3].
+        means: of the student's and the teacher's probabilities, float64 [2, C].
+        products: of their deviations from those, summed up: student with student, teacher with teacher, and with each other,
+            float64 [3, C].
+    """
+
+    num_examples: int
+    sums: Tensor
+    means: Tensor
+    products: Tensor
+
+    def __add__(self, other: Comparison) -> Comparison:
+        """Of both together, exactly (Chan et al., Updating Formulae and a Pairwise Algorithm, 1979)."""
+        total = self.num_examples + other.num_examples
+        x, y = shift = other.means - self.means  # [2, C]
+        apart = torch.stack([x * x, y * y, x * y]) * (self.num_examples * other.num_examples / total)
+        return Comparison(
+            total,
+            self.sums + other.sums,
+            self.means + shift * (other.num_examples / total),
+            self.products + other.products + apart,
+        )
+
+    def report(self) -> dict[str, float]:
+        """What `fidelity` tells, by name."""
+        agreement, kl, distance = (self.sums / self.num_examples).tolist()
+        x, y, both = self.products
+        varies = torch.minimum(x, y) > ROUNDING * self.num_examples
+        pearson = torch.where(varies, both / torch.sqrt(x * y), math.nan).mean()
+        return {"agreement": agreement, "kl": kl, "total_variation": distance, "pearson": float(pearson)}
+
+
+def compare(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | None = None) -> Comparison:
+    """A batch's part of `fidelity`.
+
+    Args:
+        student: logits float [B, C].
+        teacher: the same.
+        task: how targets are read.
+        outcomes: how the logits of both are read; as is usual for the task if None.
+
+    Raises:
+        ValueError: if the two differ in shape or hold no example.
+    """
     if student.shape != teacher.shape or len(student) == 0:
         raise ValueError(
             f"fidelity compares logits [N, C] of the same examples, got {list(student.shape)} of the student and "
@@ -46,19 +105,12 @@ def fidelity(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | 
         )
     z_s, z_t = student.double(), teacher.double()
     several = task == "multi_label"
-    same = (z_s > 0) == (z_t > 0) if several else z_s.argmax(1) == z_t.argmax(1)  # [N, C] or [N]
+    same = ((z_s > 0) == (z_t > 0)).double().mean(1) if several else (z_s.argmax(1) == z_t.argmax(1)).double()  # [B]
     outcomes = outcomes_of(task, outcomes)
-    q, p = probabilities(z_s, outcomes), probabilities(z_t, outcomes)
-    distance = (p - q).abs()  # [N, C]
-    return {
-        "agreement": float(same.double().mean()),
-        "kl": float(default_distillation_loss(task, outcomes)(ModelOutput(z_s), ModelOutput(z_t)).mean()),
-        "total_variation": float((distance.sum(1) / 2).mean() if outcomes == "softmax" else distance.mean()),
-        "pearson": float(_pearson(q, p).mean()),
-    }
-
-
-def _pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Correlation over the first dimension, [C]."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    return (x * y).sum(0) / torch.sqrt(x.square().sum(0) * y.square().sum(0))
+    q, p = probabilities(z_s, outcomes), probabilities(z_t, outcomes)  # [B, C] each
+    apart = (p - q).abs().sum(1) / 2 if outcomes == "softmax" else (p - q).abs().mean(1)  # [B]
+    kl = default_distillation_loss(task, outcomes)(ModelOutput(z_s), ModelOutput(z_t))  # [B]
+    means = torch.stack([q.mean(0), p.mean(0)])
+    x, y = q - means[0], p - means[1]
+    products = torch.stack([x.square().sum(0), y.square().sum(0), (x * y).sum(0)])
+    return Comparison(len(q), torch.stack([same.sum(), kl.sum(), apart.sum()]), means, products)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from msd_framework.metrics.base import Metric
+from msd_framework.metrics.base import CountedMetric
 from msd_framework.registry import METRICS
 from msd_framework.structures import Task
 
 
 @METRICS.register("vqa_accuracy")
-class VQAAccuracy(Metric):
+class VQAAccuracy(CountedMetric):
     r"""How right the most probable answer is, on average, between 0 and 1.
 
     .. math:: \frac{1}{N} \sum_n s_n(\arg\max_c z_{nc})
@@ -21,13 +22,17 @@ class VQAAccuracy(Metric):
     `msd_framework.vqa_answers.answer_scores` has it: the mean over ten times leaving out one of ten people of min(1, a third of
     the others who said so). It is the publisher's number for a model that answers from a list.
 
-    >>> import torch
     >>> round(VQAAccuracy()(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([[0.9, 0.3], [1.0, 0.0]])), 4)
     0.45
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"soft_target"})
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> float:
-        chosen = logits.argmax(1, keepdim=True)  # [N, 1]
-        return float(targets.double().gather(1, chosen).mean())
+    def count(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The sum of the answers' scores, and how many questions there are, float64 [2]."""
+        chosen = logits.argmax(1, keepdim=True)  # [B, 1]
+        scores = targets.gather(1, chosen).double()
+        return torch.stack([scores.sum(), scores.new_tensor(len(scores))])
+
+    def value(self, counts: Tensor) -> float:
+        return float(counts[0] / counts[1])

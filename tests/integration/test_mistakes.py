@@ -412,8 +412,8 @@ PAIRS = [
     ),
     Mistake(
         "metric of another task",
-        ["evaluation.metrics=[f1_macro]"],
-        r"evaluation\.metrics\[0\]: f1_macro is for multi_label targets",
+        ["evaluation.metrics=[f1_samples]"],
+        r"evaluation\.metrics\[0\]: f1_samples is for multi_label targets",
     ),
     Mistake(
         "processor of no modality",

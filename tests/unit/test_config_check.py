@@ -24,7 +24,7 @@ from msd_framework.config.structure import (
     without,
 )
 from msd_framework.errors import ConfigError
-from msd_framework.registry import MASKERS, METRICS
+from msd_framework.registry import MASKERS
 
 RIGHT = {"data": {"dataset": "nlvr", "processors": {"text": "tokenizer"}, "train": "train"}, "model": "late_fusion"}
 
@@ -233,16 +233,6 @@ def test_a_module_that_lacks_another_names_the_other(tmp_path, monkeypatch):
     (problem,) = import_problems(["needs_more"], None)
     assert problem.path == "imports[0]"
     assert problem.message.endswith("needs_more.py:2: ModuleNotFoundError: No module named 'no_such_thing'.")
-
-
-def test_a_metric_for_two_classes_is_refused_where_there_are_more():
-    from msd_framework.structures import DatasetInfo
-
-    (text,) = METRICS.get("auroc").check(DatasetInfo({}, 3, "single_label"))
-    assert text == "auroc of one label an example is for two classes, and the data set has 3; take accuracy instead."
-    assert METRICS.get("average_precision").check(DatasetInfo({}, 2, "single_label")) == []
-    assert METRICS.get("auroc").check(DatasetInfo({}, 3, "multi_label")) == []
-    assert METRICS.get("accuracy").check(DatasetInfo({}, 3, "single_label")) == []
 
 
 def test_weights_that_are_left_empty_are_never_drawn_until_they_fit(monkeypatch):

@@ -1,6 +1,7 @@
 """Hateful Memes in its publisher's layout, made here."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -152,12 +153,12 @@ def test_splits_that_share_memes_are_refused_unless_that_is_wanted(uses, wrong):
     assert HatefulMemes.check_together({"allow_overlap": True}, uses) == {}
 
 
-def test_a_submission_is_what_the_challenge_takes(root, tmp_path):
+def test_a_submission_is_what_the_challenge_takes(root):
     dataset = HatefulMemes("test_unseen", str(root))
-    path = dataset.write_submission(tmp_path / "out", [1, 0], torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert path.name == "submission_test_unseen.csv"
+    entries = dataset.submission_entries([1, 0], torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+    file = dataset.submission
+    rows = list(csv.DictReader(io.StringIO(file.begin + file.between.join(entries) + file.end)))
+    assert file.name == "submission_test_unseen.csv"
     assert [(row["id"], row["label"]) for row in rows] == [("08291", "1"), ("42953", "0")]
     assert float(rows[0]["proba"]) == pytest.approx(1 / (1 + torch.e**-1), abs=1e-6)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from msd_framework.metrics.fidelity import fidelity
+from msd_framework.errors import ConfigError
+from msd_framework.metrics.fidelity import compare, fidelity
 from msd_framework.registry import METRICS
 
 with warnings.catch_warnings():  # some versions of what torchmetrics imports warn of each other
@@ -104,9 +105,7 @@ def test_cross_entropy_is_the_log_loss_of_sklearn(seed: int) -> None:
 
 
 def test_cross_entropy_alone_is_better_when_lower() -> None:
-    ours = ["accuracy", "auroc", "average_precision", "f1_macro", "f1_micro", "f1_samples", "f1_weighted"]
-    assert not METRICS.get("cross_entropy").larger_is_better
-    assert all(METRICS.get(name).larger_is_better for name in ours)
+    assert [name for name in METRICS.names() if not METRICS.get(name).larger_is_better] == ["cross_entropy"]
 
 
 @pytest.mark.parametrize("name", ["auroc", "average_precision"])
@@ -122,10 +121,88 @@ def test_ranking_by_a_label_that_is_always_the_same_is_not_defined(name: str) ->
     assert not np.isnan(METRICS.build(name)(torch.randn(5, 2), y[:, :2]))
 
 
+@pytest.mark.parametrize("average", [None, "macro", "micro", "weighted"])
+@pytest.mark.parametrize("score", ["precision", "recall", "f1"])
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@settings(max_examples=5, deadline=None)
+@given(seed=seeds)
+def test_decisions_on_one_label_are_scored_as_by_sklearn(classes: int, score: str, average: str | None, seed: int) -> None:
+    z, y = logits(seed, 30, classes, ties=False), one_label(seed, 30, classes)
+    by_hand = getattr(oracle, f"{score}_score")
+    if average:
+        assert METRICS.build(f"{score}_{average}")(z, y) == near(by_hand(y, z.argmax(1), average=average, zero_division=0))
+    for positive in range(classes) if average is None else ():
+        built = METRICS.build({"type": score, "positive": positive}, "", {"num_classes": classes})
+        assert built(z, y) == near(by_hand(y == positive, z.argmax(1) == positive, zero_division=0))
+
+
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
+@pytest.mark.parametrize("score", ["precision", "recall"])
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds)
+def test_decisions_on_several_labels_are_scored_as_by_sklearn(score: str, average: str, seed: int) -> None:
+    z, y = logits(seed), labels(seed)
+    wanted = getattr(oracle, f"{score}_score")(y, (z > 0).int(), average=average, zero_division=0)
+    assert METRICS.build(f"{score}_{average}")(z, y) == near(wanted)
+
+
+@pytest.mark.parametrize("name", ["precision_macro", "recall_macro", "f1_macro"])
+def test_a_class_that_is_neither_true_nor_taken_is_no_class_of_the_split(name: str) -> None:
+    z, y = torch.tensor([[3.0, 0, 0, 0], [0, 3, 0, 0], [0, 3, 0, 0]]), torch.tensor([0, 1, 0])
+    wanted = getattr(oracle, f"{name.partition('_')[0]}_score")(y, z.argmax(1), average="macro")
+    assert METRICS.build(name)(z, y) == near(wanted)
+    assert METRICS.build(name)(z[:2], y[:2]) == 1.0
+
+
+def test_of_two_classes_the_second_is_the_positive_one_and_others_are_named() -> None:
+    z, y = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0, 1])
+    facts = {"num_classes": 2, "class_names": ("benign", "hateful")}
+    assert (
+        METRICS.build("recall", "", facts)(z, y) == METRICS.build({"type": "recall", "positive": "hateful"}, "", facts)(z, y) == 0.5
+    )
+    assert METRICS.build({"type": "recall", "positive": "benign"}, "", facts)(z, y) == 0.0
+    numbered = {"num_classes": 2, "class_names": ("1", "0")}
+    assert METRICS.build({"type": "recall", "positive": 1}, "", numbered)(z, y) == 0.0  # the class that is called 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "facts", "said"),
+    [
+        ("f1", {"num_classes": 3}, "is of one class, and there are 3: give positive, one of 0 to 2; or take an average"),
+        ({"type": "f1", "positive": 3}, {"num_classes": 3}, "positive is 3, wanted a class: 0 to 2"),
+        ({"type": "f1", "positive": -1}, {"num_classes": 3}, "positive is -1, wanted a class"),
+        (
+            {"type": "f1", "positive": "hatful"},
+            {"num_classes": 2, "class_names": ("benign", "hateful")},
+            "positive is 'hatful', wanted a class: benign, hateful. Did you mean 'hateful'",
+        ),
+    ],
+)
+def test_a_class_that_is_not_there_is_told(spec: object, facts: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        METRICS.build(spec, "evaluation.metrics[0]", facts)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds)
+def test_ranking_of_more_than_two_classes_is_one_against_the_rest(classes: int, seed: int) -> None:
+    z, y = logits(seed, classes=classes, ties=False).double(), one_label(seed, classes=classes)
+    p, each = z.softmax(1), torch.eye(classes)[y]
+    assert METRICS.build("auroc")(z, y) == near(oracle.roc_auc_score(y, p, multi_class="ovr", average="macro"))
+    assert METRICS.build("average_precision")(z, y) == near(oracle.average_precision_score(each, p, average="macro"))
+
+
+def test_one_against_the_rest_does_not_saturate_with_the_probabilities() -> None:
+    z = torch.tensor([[0.0, 50.0, 0.0], [0.0, 60.0, 0.0], [0.0, 70.0, 0.0], [9.0, 80.0, 0.0], [9.0, 0.0, 9.5]])
+    found = METRICS.build("auroc")(z, torch.tensor([0, 0, 1, 1, 2]))
+    lower = METRICS.build("auroc")(z, torch.tensor([1, 0, 0, 1, 2]))
+    assert lower < found
+
+
 @pytest.mark.parametrize("name", ["auroc", "average_precision"])
-def test_ranking_more_than_two_classes_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} of one label an example is for two classes, got 3"):
-        METRICS.build(name)(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]))
+def test_ranking_where_one_of_several_classes_never_occurs_is_not_defined(name: str) -> None:
+    assert np.isnan(METRICS.build(name)(torch.randn(5, 3), torch.tensor([0, 1, 0, 0, 1])))
 
 
 # Fidelity
@@ -154,6 +231,21 @@ def test_fidelity_for_several_labels_follows_its_formulas(seed: int) -> None:
     assert report["total_variation"] == pytest.approx(float((p.probs - q.probs).abs().mean()), abs=1e-12)
     columns = [np.corrcoef(p.probs[:, c], q.probs[:, c])[0, 1] for c in range(4)]
     assert report["pearson"] == pytest.approx(np.mean(columns), abs=1e-9)
+
+
+@pytest.mark.parametrize("task", ["single_label", "multi_label", "soft_target"])
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, cuts=st.lists(st.integers(1, 39), max_size=5, unique=True).map(sorted))
+def test_fidelity_by_batch_is_that_of_all_at_once(task: str, seed: int, cuts: list[int]) -> None:
+    s, t = logits(seed), logits(seed + 1)
+    first, *rest = (compare(a, b, task) for a, b in zip(s.tensor_split(cuts), t.tensor_split(cuts)))
+    assert sum(rest, first).report() == pytest.approx(fidelity(s, t, task), abs=1e-12)
+
+
+def test_a_prediction_that_never_varies_has_no_correlation_however_it_is_cut() -> None:
+    s, t = torch.tensor([[0.1, 0.7, 0.3]]).repeat(40, 1), logits(0, 40, 3)
+    first, *rest = (compare(a, b, "single_label") for a, b in zip(s.tensor_split([1, 4, 11]), t.tensor_split([1, 4, 11])))
+    assert np.isnan(sum(rest, first).report()["pearson"])
 
 
 def test_fidelity_for_soft_targets_agrees_on_the_best_answer() -> None:

@@ -19,9 +19,13 @@ def test_density_is_scipys():
     np.testing.assert_allclose(gaussian_density(found, at), stats.gaussian_kde(found, "scott")(at), rtol=1e-10)
 
 
-def test_log_odds_are_read_from_predictions(tmp_path):
+@pytest.mark.parametrize("named", [True, False], ids=["with the predicted class", "as older versions wrote it"])
+def test_log_odds_are_read_from_predictions(tmp_path, named):
     file = tmp_path / "predictions_test.csv"
-    file.write_text("id,label,benign,hateful,image/benign,image/hateful\na,1,0.25,0.75,0.5,0.5\nb,,1.000000,0.000000,0.9,0.1\n")
+    header = "id,label,prediction,benign,hateful,image/prediction,image/benign,image/hateful\n"
+    new = "a,1,hateful,0.25,0.75,benign,0.5,0.5\nb,,benign,1.000000,0.000000,benign,0.9,0.1\n"
+    old = "id,label,benign,hateful,image/benign,image/hateful\na,1,0.25,0.75,0.5,0.5\nb,,1.000000,0.000000,0.9,0.1\n"
+    file.write_text(header + new if named else old)
     found = read_log_odds(file)
     assert list(found) == ["full", "image"]
     np.testing.assert_allclose(found["image"], [0, -np.log(9)], rtol=1e-12)
@@ -30,8 +34,8 @@ def test_log_odds_are_read_from_predictions(tmp_path):
 
 def test_densities_of_more_than_two_classes_are_refused(tmp_path):
     file = tmp_path / "predictions_test.csv"
-    file.write_text("id,label,no,maybe,yes\na,1,0.2,0.3,0.5\n")
-    with pytest.raises(DataError, match="has 3 columns for 1 views; densities are drawn for two classes"):
+    file.write_text("id,label,prediction,no,maybe,yes\na,1,yes,0.2,0.3,0.5\n")
+    with pytest.raises(DataError, match="has 4 columns for 1 views; densities are drawn for two classes"):
         read_log_odds(file)
 
 

@@ -132,7 +132,7 @@ def test_predictions_are_computed_in_the_runs_precision_and_given_in_float32(pre
         seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
         return (torch.rand(len(batch), 4) @ torch.rand(4, 3))[None]
 
-    found = predict(ask, [made_batch(3)], ["full"], World(), precision)
+    found = predict(ask, [made_batch(3)], ["full"], World(), precision).together()
     assert seen == [(precision.float32_products, precision.cast is not None)]
     assert found.logits["full"].dtype == torch.float32
     if precision.cast:
@@ -437,7 +437,7 @@ def test_a_made_model_predicts_alike_in_all_precisions():
     def ask(batch, views):
         return model.forward_views([batch.inputs for _ in views]).logits
 
-    exact, medium, bf16 = (predict(ask, [data], ["full"], World(), p).logits["full"] for p in CANDIDATES)
+    exact, medium, bf16 = (predict(ask, [data], ["full"], World(), p).together().logits["full"] for p in CANDIDATES)
     torch.testing.assert_close(medium, exact, atol=2e-2, rtol=0)
     torch.testing.assert_close(bf16, exact, atol=2e-2, rtol=0)  # eight bits of logits below 1
     assert not torch.equal(bf16, exact)

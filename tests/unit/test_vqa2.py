@@ -134,11 +134,13 @@ def test_a_test_split_is_blind_and_its_photos_are_those_of_the_whole_test(root):
     assert dataset[3].inputs["image"] == root / "test2015/COCO_test2015_000000000004.jpg"
 
 
-def test_a_submission_is_what_the_evaluation_server_takes(root, tmp_path):
+def test_a_submission_is_what_the_evaluation_server_takes(root):
     dataset = opened(root)
-    path = dataset.write_submission(tmp_path / "out", [2, 0], torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]]))
-    assert path == tmp_path / "out/submission_train2014.json"
-    assert json.loads(path.read_text()) == [{"question_id": 30, "answer": "2"}, {"question_id": 10, "answer": "yes"}]
+    entries = dataset.submission_entries([2, 0], torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]]))
+    file = dataset.submission
+    assert file.name == "submission_train2014.json"
+    told = json.loads(file.begin + file.between.join(entries) + file.end)
+    assert told == [{"question_id": 30, "answer": "2"}, {"question_id": 10, "answer": "yes"}]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""Predictions as rows of a table: an example a row, by id, with what is predicted of it on each view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from msd_framework.data.base import MultimodalDataset
+from msd_framework.engine.evaluation import Predictions
+from msd_framework.structures import FULL, DatasetInfo, probabilities
+
+MOST_COLUMNS = 100
+"""The most classes that have a column each."""
+
+PREDICTION = "prediction"
+"""The column of the predicted class, by name; of labels of their own, those with a probability above 0.5."""
+
+BETWEEN_LABELS = ";"
+
+
+class PredictionTable:
+    """The rows of `predictions_<split>.csv`.
+
+    A row has the id, what the data set keeps with the example, the label, and for each view the predicted class and a column of
+    probabilities a class. Of more than `MOST_COLUMNS` classes, the most probable one and its probability; of scores, those that are
+    not 0.
+
+    Args:
+        dataset: the split.
+        info: what is known of it.
+        views: names of V views.
+    """
+
+    def __init__(self, dataset: MultimodalDataset, info: DatasetInfo, views: Sequence[str]):
+        self.dataset, self.info, self.views = dataset, info, views
+        self.names = info.class_names or tuple(str(i) for i in range(info.num_classes))
+        self.is_wide = info.num_classes > MOST_COLUMNS
+        self.facts = list(dict.fromkeys(name for i in range(len(dataset)) for name in dataset[i].facts))
+
+    @property
+    def header(self) -> list[str]:
+        """The columns' names; those of views other than the full one have the view's name in front."""
+        shown = (PREDICTION, "probability") if self.is_wide else (PREDICTION, *self.names)
+        return ["id", *self.facts, "label", *(name if v == FULL else f"{v}/{name}" for v in self.views for name in shown)]
+
+    def rows(self, found: Predictions) -> list[list[Any]]:
+        """A row for each of some examples."""
+        of_views = [self._of_view(found.logits[view]) for view in self.views]
+        rows = []
+        for i, (place, target, known) in enumerate(zip(found.places.tolist(), found.targets.tolist(), found.labelled.tolist())):
+            example = self.dataset[place]
+            predicted = [cell for cells in of_views for cell in cells[i]]
+            label = self._label(target) if known else ""
+            rows.append([example.id, *(example.facts.get(name, "") for name in self.facts), label, *predicted])
+        return rows
+
+    def _of_view(self, logits: Tensor) -> list[list[str]]:
+        """The cells of each example on a view."""
+        p = probabilities(logits, self.info.outcomes)
+        if self.is_wide:
+            best = p.max(1)
+            return [[self.names[c], f"{x:.6f}"] for c, x in zip(best.indices.tolist(), best.values.tolist())]
+        return [[name, *(f"{x:.6f}" for x in row)] for name, row in zip(self._predicted(logits), p.tolist())]
+
+    def _predicted(self, logits: Tensor) -> list[str]:
+        if self.info.task != "multi_label":
+            return [self.names[c] for c in logits.argmax(1).tolist()]
+        decided = (logits > 0).tolist()
+        return [BETWEEN_LABELS.join(name for name, yes in zip(self.names, row) if yes) for row in decided]
+
+    def _label(self, target: int | list[float]) -> str | int:
+        if isinstance(target, int):
+            return target
+        if self.is_wide:
+            return " ".join(f"{name}:{score:g}" for name, score in zip(self.names, target) if score)
+        return " ".join(f"{score:g}" for score in target)
