@@ -14,32 +14,37 @@ from msd_framework.structures import FULL, View
 Normalise: TypeAlias = Literal["ratio", "softmax"]
 """How scores become weights: in proportion to them, or to their exponential."""
 
+Normaliser: TypeAlias = Callable[..., Tensor]
+"""Scores [V, ..], and what they count as at least (`floor`), to weights of the same shape."""
+
 SMALLEST = 1e-12
-"""What is added to every score of a ratio, so that scores that are all 0 give equal weights."""
+"""What scores count as at least, so that scores that are all 0 give equal weights."""
 
 
-def ratio(scores: Tensor, temperature: float = 1.0, added: float = 0.0) -> Tensor:
-    r"""Weights in proportion to the scores, :math:`w_v = V S_v^{1/T} / \sum_u S_u^{1/T}`; equal where all scores are 0.
+def ratio(scores: Tensor, temperature: float = 1.0, added: float = 0.0, floor: Tensor | float = SMALLEST) -> Tensor:
+    r"""Weights in proportion to the scores, :math:`w_v = V S_v^{1/T} / \sum_u S_u^{1/T}`; equal where all are below the floor.
 
     Args:
-        scores: float [V, ..], not negative (what is below 0 by rounding counts as 0).
+        scores: float [V, ..], not negative but by rounding.
         temperature: T; larger gives more equal weights.
         added: what is added to every score first; it evens out small scores and leaves large ones alone.
+        floor: what a score counts as at least, above 0: below it there is nothing but rounding.
 
     >>> ratio(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
     tensor([[0.5000, 1.0000],
             [1.5000, 1.0000]])
     """
-    shares = (scores.clamp(min=0) + added + SMALLEST) ** (1 / temperature)
+    shares = (scores.clamp(min=floor) + added) ** (1 / temperature)
     return len(scores) * shares / shares.sum(0)
 
 
-def softmax(scores: Tensor, temperature: float) -> Tensor:
+def softmax(scores: Tensor, temperature: float, floor: Tensor | float = SMALLEST) -> Tensor:
     r"""Weights in proportion to the exponential of the scores, :math:`w_v = V e^{S_v / T} / \sum_u e^{S_u / T}`.
 
     Args:
         scores: float [V, ..].
         temperature: T; larger gives more equal weights.
+        floor: not looked at: rounding does not move an exponential.
 
     >>> softmax(torch.tensor([0.0, 0.0]), temperature=1.0)
     tensor([1., 1.])
@@ -47,7 +52,7 @@ def softmax(scores: Tensor, temperature: float) -> Tensor:
     return len(scores) * (scores / temperature).softmax(0)
 
 
-def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, added: float = 0.0) -> Callable[[Tensor], Tensor]:
+def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, added: float = 0.0) -> Normaliser:
     r"""The function of that name, whose weights are then drawn towards equal ones: :math:`(1 - s) w + s`.
 
     Args:
@@ -68,11 +73,15 @@ def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, adde
         raise ValueError(f"smoothing must lie between 0 and 1, got {smoothing}.")
     if non_negative("added", added) and name == "softmax":
         raise ValueError("added changes nothing of a softmax; take smoothing, or normalise: ratio.")
-    functions: dict[Normalise, Callable[[Tensor], Tensor]] = {
+    functions: dict[Normalise, Normaliser] = {
         "ratio": partial(ratio, temperature=temperature, added=added),
         "softmax": partial(softmax, temperature=temperature),
     }
-    return lambda scores: torch.lerp(functions[name](scores), torch.ones_like(scores), smoothing)
+
+    def normalised(scores: Tensor, floor: Tensor | float = SMALLEST) -> Tensor:
+        return torch.lerp(functions[name](scores, floor=floor), torch.ones_like(scores), smoothing)
+
+    return normalised
 
 
 def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: Callable[[Tensor], Tensor]) -> Tensor:

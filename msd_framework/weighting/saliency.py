@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from msd_framework.progress import Mean, Progress
+from msd_framework.ranges import below_one
 from msd_framework.registry import SALIENCIES, WEIGHTINGS, split
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.prediction import DropSaliency
@@ -42,8 +45,12 @@ class InstanceWeights(WeightingStrategy):
 
     .. math:: w_v(x) = V \frac{S_v(x)}{\sum_u S_u(x)}, \qquad S_v(x) = \sum_{m \in v} S_m(x)
 
-    over the V views other than `full`, whose mean weight is 1 for every example; an example whose scores are all 0 weighs
-    its views equally. `softmax` puts :math:`e^{S / T}` in the place of S.
+    over the V views other than `full`, whose mean weight is 1 for every example. `softmax` puts :math:`e^{S / T}` in the place of
+    S.
+
+    In a ratio, scores that say nothing but how the teacher's logits were rounded would make weights of noise. So each :math:`S_v`
+    counts as a share of the data set's scale at least: `floor` times the mean score of all examples so far, and no less than what
+    rounding makes (`noise`). An example with no larger score weighs its views equally.
 
     With two modalities and the saliency `drop`, the view that shows the image alone counts by how far the teacher's
     prediction moves on the view that shows the text alone: see `DropSaliency`.
@@ -54,6 +61,7 @@ class InstanceWeights(WeightingStrategy):
         temperature: T, above 0; larger gives more equal weights. A ratio is taken of the scores to the power 1 / T.
         smoothing: the share of equal weights that is mixed in, between 0 and 1.
         added: what is added to each score of a ratio, at least 0; it evens out the weights of examples whose scores are small.
+        floor: what a score of a ratio counts as at least, as a share of the mean score, at least 0 and below 1.
         full_weight: the weight of the view `full`, at least 0.
         task: how targets are read.
         outcomes: how logits are read; as is usual for the task if null.
@@ -62,6 +70,8 @@ class InstanceWeights(WeightingStrategy):
         ValueError: if an option is out of range, or scores that can be negative are to be used as a ratio.
     """
 
+    scale: Tensor
+
     def __init__(
         self,
         saliency: Saliency | None = None,
@@ -69,6 +79,7 @@ class InstanceWeights(WeightingStrategy):
         temperature: float = 1.0,
         smoothing: float = 0.0,
         added: float = 0.0,
+        floor: float = 1e-3,
         full_weight: float = 1.0,
         task: Task = "single_label",
         outcomes: Outcomes | None = None,
@@ -76,12 +87,27 @@ class InstanceWeights(WeightingStrategy):
         super().__init__()
         self.saliency = _fitting(saliency or DropSaliency(task=task, outcomes=outcomes), normalise)
         self.normalise = normaliser(normalise, temperature, smoothing, added)
-        self.full_weight = non_negative("full_weight", full_weight)
+        self.full_weight, self.floor = non_negative("full_weight", full_weight), floor
+        below_one(floor=floor)
+        self.register_buffer("scale", torch.zeros(2, dtype=torch.float64))  # the mean score so far, and of how many updates
+        self.register_load_state_dict_pre_hook(_expect_scale)  # type: ignore[no-untyped-call]
+        self.seen: list[Tensor] = []  # mean scores of the parts of this update
+
+    def begin_update(self, progress: Progress) -> None:
+        self.seen.clear()
 
     def forward(self, evidence: Evidence) -> Tensor:
         assert evidence.saliency is not None
         scores = view_saliency(evidence.saliency, evidence.modalities, evidence.views)  # [V, B]
-        return weigh(scores, evidence.views, self.full_weight, self.normalise)
+        if self.training:
+            self.seen.append(evidence.saliency.double().mean())
+        floor = (self.floor * self.scale[0]).clamp(min=noise(scores.dtype, evidence.teacher.dtype)).to(scores.dtype)
+        return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor))
+
+    def end_update(self, mean: Mean) -> None:
+        if self.seen:
+            known, count = self.scale
+            self.scale.copy_(torch.stack([known + (mean(torch.stack(self.seen).mean()) - known) / (count + 1), count + 1]))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
@@ -156,7 +182,8 @@ class PopulationWeights(WeightingStrategy):
                 "the mean saliency is not known: fit the population weights on training scores, or load fitted ones."
             )
         scores = view_saliency(self.mean_saliency, evidence.modalities, evidence.views)  # [V]
-        return weigh(scores, evidence.views, self.full_weight, self.normalise)
+        floor = noise(scores.dtype, evidence.teacher.dtype)
+        return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
@@ -172,6 +199,19 @@ def saliency_problems(options: Mapping[str, Any]) -> list[str]:
     return [f"saliency: {text}"] if SALIENCIES.get(name).asks_model else []
 
 
+def noise(scores: torch.dtype, logits: torch.dtype) -> float:
+    r"""The largest divergence that rounding makes of two equal predictions with logits of size 10.
+
+    .. math:: 10 \epsilon_S + \frac{(10 \epsilon_z)^2}{2}
+
+    with :math:`\epsilon` the precision of the scores and of the logits: a divergence grows with the square of what these differ by.
+
+    >>> f"{noise(torch.float32, torch.float32):.0e} {noise(torch.float32, torch.bfloat16):.0e}"
+    '1e-06 3e-03'
+    """
+    return 10 * torch.finfo(scores).eps + (10 * torch.finfo(logits).eps) ** 2 / 2
+
+
 def _fitting(saliency: Saliency, normalise: Normalise) -> Saliency:
     if normalise == "ratio" and not saliency.non_negative:
         raise ValueError(
@@ -185,3 +225,8 @@ def _expect_mean(weights: nn.Module, state: Mapping[str, Any], prefix: str, *_: 
     if f"{prefix}mean_saliency" in state:
         device = weights.get_buffer("mean_saliency").device
         weights.mean_saliency = torch.empty_like(state[f"{prefix}mean_saliency"], device=device)
+
+
+def _expect_scale(weights: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Takes a state that was saved before the mean score was a part of it."""
+    state.setdefault(f"{prefix}scale", torch.zeros_like(weights.get_buffer("scale")))

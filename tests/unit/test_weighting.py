@@ -1,5 +1,7 @@
 """Weightings: against their formulas written in numpy, with the claims that hold for any scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from msd_framework.errors import ConfigError
+from msd_framework.progress import Progress
 from msd_framework.registry import WEIGHTINGS
 from msd_framework.saliency.prediction import DropSaliency
-from msd_framework.structures import DatasetInfo, Setting, View
+from msd_framework.structures import DatasetInfo, ModelOutput, Setting, View
 from msd_framework.weighting.base import Evidence, WeightingStrategy
 from msd_framework.weighting.fixed import FixedWeights
 from msd_framework.weighting.saliency import view_saliency
@@ -189,7 +192,62 @@ def test_scores_that_are_all_zero_weigh_equally(spec: str) -> None:
 def test_an_instance_with_one_salient_modality_gives_it_all_the_weight() -> None:
     scores = torch.tensor([[0.0, 0.5, 0.0]]).expand(BATCH, 3)
     weights = WEIGHTINGS.build("instance")(evidence(SINGLE, saliency=scores))
-    torch.testing.assert_close(weights[:, 0], torch.tensor([1.0, 0.0, 3.0, 0.0]))
+    torch.testing.assert_close(weights[:, 0], torch.tensor([1.0, 0.0, 3.0, 0.0]), atol=1e-4, rtol=0)  # 0 counts as rounding noise
+
+
+@pytest.mark.parametrize("spec", ["instance", "population"])
+def test_scores_that_are_rounding_noise_weigh_equally(spec: str) -> None:
+    scores = torch.tensor([3e-8, 0.0, 1e-12]).expand(BATCH, 3)  # 3 / 1e-4 / 1e-4 as a ratio
+    assert (fitted(spec, scores)(evidence(SINGLE, saliency=scores)) == 1).all()
+
+
+def after(num_updates: int, scores: Tensor, **options: float) -> WeightingStrategy:
+    """Weights by instance once some updates were made on examples with these scores."""
+    strategy = WEIGHTINGS.build({"type": "instance", **options})
+    for update in range(num_updates):
+        strategy.begin_update(Progress(update, 10))
+        strategy(evidence(SINGLE, saliency=scores))
+        strategy.end_update(lambda value: value)
+    return strategy
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_scores_far_below_those_of_the_data_set_weigh_equally(scale: float) -> None:
+    common = scale * torch.rand(BATCH, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    small = scale * torch.tensor([3e-4, 1e-5, 0.0], dtype=torch.float64).expand(BATCH, 3)
+    assert (after(3, common)(evidence(SINGLE, saliency=small)) == 1).all()
+    assert others(after(3, common, floor=0.0)(evidence(SINGLE, saliency=small)), SINGLE)[0, 0] > 2.8
+
+
+def test_the_scale_of_a_data_set_is_the_mean_score_over_updates_and_is_saved() -> None:
+    first, second = (torch.full((BATCH, 3), value, dtype=torch.float64) for value in (1.0, 4.0))
+    strategy = after(1, first)
+    strategy.begin_update(Progress(1, 10))
+    strategy(evidence(SINGLE, saliency=second))
+    strategy.end_update(lambda value: value + 1)  # another process saw more
+    assert strategy.state_dict()["scale"].tolist() == [3.0, 2.0]
+    fresh = WEIGHTINGS.build("instance")
+    fresh.load_state_dict(strategy.state_dict())
+    assert torch.equal(fresh.scale, strategy.scale)
+    fresh.load_state_dict({})  # of a run that was begun before it was kept
+    assert fresh.scale.tolist() == [0.0, 0.0]
+
+
+def test_in_eval_mode_the_scale_stays_as_it_is() -> None:
+    strategy = WEIGHTINGS.build("instance").eval()
+    strategy(evidence(SINGLE))
+    strategy.end_update(lambda value: value)
+    assert strategy.scale.tolist() == [0.0, 0.0]
+
+
+def test_divergences_of_equal_predictions_in_low_precision_weigh_equally() -> None:
+    z = 8 * torch.randn(BATCH, 10, generator=torch.Generator().manual_seed(0))
+    full, image, text = (ModelOutput(x.bfloat16()) for x in (z, z * 1.001, z * 0.999))
+    scores = DropSaliency()({"full": full, "image": image, "text": text}, torch.zeros(BATCH), ["image", "text"])
+    assert scores.max() > 1e-6  # more than float32 makes
+    both = ("full", "image", "text")
+    seen = replace(evidence(both, saliency=scores), modalities=("image", "text"), teacher=torch.zeros(3, BATCH, 10).bfloat16())
+    assert (WEIGHTINGS.build("instance")(seen) == 1).all()
 
 
 def test_scores_that_are_negative_by_rounding_count_as_zero() -> None:
@@ -291,6 +349,7 @@ def test_a_weight_that_is_no_number_is_refused() -> None:
         ({"type": "uniform", "modality_scale": -1.0}, "modality_scale must be at least 0, got -1.0"),
         ({"type": "fixed", "weights": {"text": -0.5}}, "the weight of 'text' must be at least 0, got -0.5"),
         ({"type": "instance", "full_weight": -1.0}, "full_weight must be at least 0, got -1.0"),
+        ({"type": "instance", "floor": 1.0}, "floor must be 0 or more and below 1, got 1.0"),
         ({"type": "population", "full_weight": -1.0}, "full_weight must be at least 0, got -1.0"),
         ({"type": "teacher_loss", "full_weight": -1.0}, "full_weight must be at least 0, got -1.0"),
         ({"type": "teacher_loss", "temperature": 0.0}, "temperature must be above 0, got 0.0"),
