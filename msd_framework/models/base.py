@@ -77,6 +77,21 @@ class MultimodalModel(nn.Module, ABC):
         """
         return ModelOutput(torch.stack([self(inputs).logits for inputs in views]))
 
+    def output_layers(self) -> list[nn.Linear]:
+        """The linear layers whose outputs are the logits, or are added up to them.
+
+        They are the last one with C outputs of what is called `classifier` or `head`, and of each of the `classifiers`; of a model
+        without such a part, the last one with C outputs that it was given.
+        """
+        named = dict(self.named_children())
+        parts = [named[name] for name in ("classifier", "head") if name in named]
+        parts += named["classifiers"].children() if "classifiers" in named else []
+        found = []
+        for part in parts or [self]:
+            wide = [m for m in part.modules() if isinstance(m, nn.Linear) and m.out_features == self.num_classes]
+            found += wide[-1:]
+        return found
+
     @property
     def offered(self) -> Mapping[str, FeatureKind]:
         """The intermediates that `forward_features` can tell, and what each is; `models/features.py` says how they are named."""

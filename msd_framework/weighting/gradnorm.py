@@ -25,8 +25,8 @@ class GradNormWeights(WeightingStrategy):
         r_v = \frac{D_v / D_v(0)}{\frac1V \sum_u D_u / D_u(0)} \\
         w_v &\leftarrow w_v - \eta \, \frac{\partial}{\partial w_v} \frac{1}{\bar G} \sum_u \left| G_u - \bar G r_u^\alpha \right|
 
-    then scaled to a mean of 1, with :math:`W` the weights of the student's last layer (all linear layers
-    with C outputs), :math:`\bar G` the mean of :math:`G_v` (taken
+    then scaled to a mean of 1, with :math:`W` the weights of the student's last layer (of each modality's, where their logits
+    are averaged), :math:`\bar G` the mean of :math:`G_v` (taken
     as a constant, as is :math:`r_v`), and :math:`D_v(0)` the view's loss in the first update (Chen et al., ICML 2018,
     arXiv:1711.02257, section 3 and algorithm 1). The division by :math:`\bar G` is ours: :math:`\eta` then means the same
     whatever the size of the loss. All V views are weighed, `full` as well. Gradients and losses are those of the whole batch,
@@ -68,8 +68,8 @@ class GradNormWeights(WeightingStrategy):
         """
         if not self.looks:
             return []
-        layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == model.num_classes]
-        matrices = [p for m in layers for name, p in m.named_parameters() if name == "weight" and p.requires_grad]
+        weights = [dict(layer.named_parameters())["weight"] for layer in model.output_layers()]
+        matrices = [weight for weight in weights if weight.requires_grad]
         if not matrices:
             raise ValueError(
                 f"gradnorm watches the linear layers that give the {model.num_classes} logits, and {type(model).__name__} has "

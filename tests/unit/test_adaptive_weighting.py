@@ -22,15 +22,16 @@ from msd_framework.errors import ConfigError
 from msd_framework.losses.logits import SoftenedKL
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
+from msd_framework.models.visual_bert import VisualBert
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.progress import Progress
-from msd_framework.registry import WEIGHTINGS
+from msd_framework.registry import MODELS, WEIGHTINGS
 from msd_framework.run import run
 from msd_framework.structures import DatasetInfo, Setting, View
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch, run_processes
 from msd_framework.weighting.base import Evidence, WeightingStrategy
-from tests.runs import tiny_model, tiny_runner
+from tests.runs import SIZES, tiny_model, tiny_runner
 from tests.unit.test_models_contract import Case, build_model, every_model, hide, make_inputs
 
 NAMES = ("full", "image", "text")
@@ -271,6 +272,44 @@ def test_each_view_reaches_what_gradnorm_looks_at_in_every_model(case: Case) -> 
         shown = hide(inputs, others, AttentionMasker())
         found = torch.autograd.grad(model(shown).logits.square().sum(), watched, materialize_grads=True)
         assert any(g.ne(0).any() for g in found)
+
+
+@every_model
+def test_what_gradnorm_looks_at_is_all_that_gives_the_logits(case: Case) -> None:
+    """Without those weights and their biases a model says 0 of every example, and without one of them it says something else."""
+    model, inputs = build_model(case), make_inputs(case)
+    layers = model.output_layers()
+    logits = model(inputs).logits
+    for layer in layers:
+        for parameter in layer.parameters():
+            parameter.data.zero_()
+        assert not torch.equal(model(inputs).logits, logits)
+    assert not model(inputs).logits.any()
+
+
+class HiddenAsWideAsClasses(nn.Module):
+    """Has layers with C outputs before the last one, and beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last((self.first(x) * self.gate(x).sigmoid()).relu())
+        return logits
+
+
+def test_hidden_layers_as_wide_as_there_are_classes_are_not_looked_at() -> None:
+    encoders = {m: {"type": "transformer", "hidden_size": 3, "num_heads": 1, "num_layers": 1} for m in ("text", "title")}
+    three = {"num_classes": 3, "vocab_size": 9, "pad_id": 0, "cls_id": 1, "sep_id": 2}
+    specs = {"type": "late_fusion", "encoders": encoders, "hidden_size": 3}, {"type": "logit_fusion", "encoders": encoders}
+    late, mean = (MODELS.build(spec, facts=three) for spec in specs)
+    assert late.output_layers() == [late.classifier[-1]]
+    assert mean.output_layers() == list(mean.classifiers.values())
+    wide = VisualBert(num_classes=8, hidden_size=8, num_layers=1, head="transform", **SIZES)
+    assert wide.output_layers() == [wide.head[-1]]
+    own = MODELS.build({"type": "module", "target": f"{__name__}.HiddenAsWideAsClasses", "inputs": {"sound": "x"}}, facts=three)
+    assert own.output_layers() == [own.module.last]
 
 
 def test_gradnorm_tells_of_a_model_whose_last_layer_does_not_learn() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -104,12 +104,6 @@ HUB_CONFIGS: dict[str, dict[str, Any]] = {
 """Architectures of transformers; the last one is none that it has an adapter for."""
 
 MMF_SIZES = {"hidden_size": 6, "vocab_size": 40, "visual_embedding_dim": 6}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def an_mmf() -> Iterator[None]:
-    with mmf_stand_in():
-        yield
 
 
 def hub(kind: str) -> dict[str, Any]:
@@ -334,7 +328,8 @@ def make_inputs(case: Case, seed: int = 0) -> dict[str, ModalityInputs]:
 
 def build_model(case: Case, seed: int = 0) -> MultimodalModel:
     torch.manual_seed(seed)
-    model: MultimodalModel = MODELS.build(case.spec, facts=FACTS)
+    with mmf_stand_in():
+        model: MultimodalModel = MODELS.build(case.spec, facts=FACTS)
     return shake(model)
 
 
