@@ -12,6 +12,7 @@ from torch import Tensor
 
 from msd_framework.models.base import Encoded, Encoder
 from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
+from msd_framework.models.huggingface_load import load_published
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import FeatureKind, ModalityInputs
 
@@ -58,7 +59,9 @@ class Bert(Encoder):
         super().__init__()
         if (name is None) == (config is None):
             raise ValueError(f"give either name or config, got name {name!r} and config {config!r}")
-        self.model = _published(name) if name is not None else _random(dict(config or {}), vocab_size)
+        self.model = (
+            load_published(name, attn_implementation="eager") if name is not None else _random(dict(config or {}), vocab_size)
+        )
         sizes = self.model.config
         self.takes = frozenset(inspect.signature(self.model.forward).parameters)
         if "input_ids" not in self.takes:
@@ -141,15 +144,6 @@ def at_their_places(inputs: ModalityInputs) -> tuple[ModalityInputs, Tensor]:
 
     extras = {name: spread(x) for name, x in inputs.extras.items() if name in ("segments", "special")}
     return ModalityInputs(spread(inputs.values), spread(inputs.mask), extras), positions
-
-
-def _published(name: str) -> Any:
-    from transformers import AutoModel
-
-    try:
-        return AutoModel.from_pretrained(name, attn_implementation="eager").float()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"transformers finds no model {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def _random(config: dict[str, Any], vocab_size: int | None) -> Any:

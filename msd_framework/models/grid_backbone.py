@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.errors import did_you_mean
+from msd_framework.models.huggingface_load import load_published
 from msd_framework.models.weights import find_file, load_exactly, read_tensors
 from msd_framework.reading import read_json
 
@@ -196,10 +197,7 @@ def transformers_backbone(
     if weights not in ("DEFAULT", "random"):
         raise ValueError(f"weights of a model of transformers are DEFAULT or random, got {weights!r}")
     try:
-        if weights == "random":
-            network = AutoModel.from_config(AutoConfig.from_pretrained(name))
-        else:
-            network = AutoModel.from_pretrained(name)
+        network = AutoModel.from_config(AutoConfig.from_pretrained(name)) if weights == "random" else load_published(name)
     except (OSError, ValueError) as error:
         raise ValueError(f"transformers finds no model {name!r}: {str(error).splitlines()[0]}") from error
     network = next((getattr(network, tower) for tower in TOWERS if hasattr(network, tower)), network).float()

@@ -87,7 +87,7 @@ class HuggingFace(MultimodalModel):
             "visual_embedding_dim": feature_size,
             "visual_feat_dim": feature_size,
         }
-        self.model = load_published(name) if name is not None else start_at_random(config or {}, sizes)
+        self.model = load_published(name, attn_implementation="eager") if name is not None else start_at_random(config or {}, sizes)
         self.adapter = adapter_of(kind)
         carriers = self.adapter.carriers(list(inspect.signature(self.model.forward).parameters))
         self.carriers = _chosen(kind, carriers, inputs)

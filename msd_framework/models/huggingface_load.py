@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from msd_framework.models.weights import find_file
+from torch import Tensor
+
+from msd_framework.models.weights import WEIGHT_FILES, find_file, has_wrappers, read_tensors
 from msd_framework.reading import read_json
 
 PARTS = ("", "text_config", "vision_config", "image_config")
@@ -44,33 +47,59 @@ def forward_arguments(kind: str) -> list[str]:
     Raises:
         ValueError: if transformers does not know it, or has no model of it without a head.
     """
-    from transformers import MODEL_MAPPING, AutoConfig
+    from transformers import AutoConfig
 
     try:
-        found = MODEL_MAPPING[type(AutoConfig.for_model(kind))]
+        cls = _class_of(type(AutoConfig.for_model(kind)))
     except (ValueError, KeyError) as error:
         raise ValueError(f"transformers knows no model of model_type {kind!r}") from error
-    cls = found[0] if isinstance(found, (list, tuple)) else found
     return list(inspect.signature(cls.forward).parameters)
 
 
-def load_published(name: str) -> Any:
+def load_published(name: str, **options: Any) -> Any:
     """A model with its published weights, in float32.
+
+    Args:
+        name: a folder or a name on the Hugging Face hub.
+        options: what transformers takes besides, such as ``attn_implementation="eager"``.
 
     Raises:
         ValueError: if there is none, or if its weights lack some that the model needs.
     """
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     _config_of(name)
     try:
-        model, info = AutoModel.from_pretrained(name, attn_implementation="eager", output_loading_info=True)
+        state = _wrapped_state(name)
+        if state is None:
+            model, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+        else:
+            built = AutoConfig.from_pretrained(name)
+            given = {"config": built, "state_dict": state, "output_loading_info": True}
+            model, info = _class_of(type(built)).from_pretrained(None, **given, **options)
     except (OSError, ValueError) as error:
         raise ValueError(f"transformers finds no weights of {name!r}: {str(error).splitlines()[0]}") from error
     missing = sorted(key for key in info["missing_keys"] if not any(word in key for word in NEWLY_DRAWN))
     if missing:
-        raise ValueError(f"the weights of {name} lack {', '.join(missing)}")
+        few = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise ValueError(f"the weights of {name} lack {few}")
     return model.float()
+
+
+def _class_of(config: type[Any]) -> Any:
+    """The model without a head of a configuration's class."""
+    from transformers import MODEL_MAPPING
+
+    found = MODEL_MAPPING[config]
+    return found[0] if isinstance(found, (list, tuple)) else found
+
+
+def _wrapped_state(name: str) -> dict[str, Tensor] | None:
+    """The weights of a folder whose names torch has changed, with their own names; transformers takes none of those changes off."""
+    file = next((path for path in (Path(name).expanduser() / weights for weights in WEIGHT_FILES) if path.is_file()), None)
+    if file is None or not has_wrappers(file):
+        return None
+    return read_tensors(file)
 
 
 def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:

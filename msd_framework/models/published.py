@@ -20,15 +20,13 @@ HEAD_NAMES = {"0.dense.": "0.", "0.LayerNorm.": "2.", "1.": "3."}
 def read_published(source: str) -> Pretrained:
     """The weights of one file, which states no sizes, or of a folder or hub name in the layout of transformers.
 
-    The names in a file lose the ``module.`` that they have if the model was trained in parallel.
-
     Raises:
         ValueError: if there is no such file, folder or name, or if it cannot be read.
     """
     path = Path(source).expanduser()
     if path.suffix not in FILE_ENDINGS:
         return read_pretrained(source)
-    return Pretrained(source, {}, {n.removeprefix("module."): t for n, t in read_tensors(path).items()})
+    return Pretrained(source, {}, read_tensors(path))
 
 
 def below(tensors: Mapping[str, Tensor], prefixes: Iterable[str]) -> dict[str, Tensor]:

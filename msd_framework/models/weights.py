@@ -15,6 +15,9 @@ from msd_framework.reading import read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""What torch puts into the names of weights for a module that was compiled, sharded or recomputed."""
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -70,13 +73,36 @@ def find_file(source: str, *names: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a torch file that holds nothing but tensors.
+    """The tensors of a .safetensors file, or of a torch file that holds nothing but tensors, by their names without wrappers.
 
     Raises:
         ValueError: if the file is missing, is broken, or holds something else.
     """
     if not path.is_file():
         raise ValueError(f"there is no weight file {path}")
+    return unwrapped(_as_saved(path))
+
+
+def has_wrappers(path: Path) -> bool:
+    """Whether torch has put something into the names of a file's tensors.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as opened:
+                names = list(opened.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    else:
+        names = list(_as_saved(path))
+    return any(_own_name(name) != name for name in names)
+
+
+def _as_saved(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -86,6 +112,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path} holds something else than tensors by name; save the model's state_dict alone")
     return dict(state)
+
+
+def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without what `torch.compile` and parallel training have put into their names, in any order and any number.
+
+    >>> sorted(unwrapped({"_orig_mod.module.layer._orig_mod.weight": torch.ones(1), "module._orig_mod.bias": torch.ones(1)}))
+    ['bias', 'layer.weight']
+    """
+    return {_own_name(str(name)): tensor for name, tensor in tensors.items()}
+
+
+def _own_name(name: str) -> str:
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    while len(parts) > 1 and parts[0] == "module":
+        parts = parts[1:]
+    return ".".join(parts)
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

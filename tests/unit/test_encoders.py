@@ -243,7 +243,7 @@ def test_bert_refuses_what_it_cannot_build(options: dict[str, Any], message: str
 
 
 def test_bert_refuses_a_folder_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"transformers finds no model '{tmp_path}'"):
+    with pytest.raises(ValueError, match=f"the folder {tmp_path} has no config.json"):
         Bert(name=str(tmp_path))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
+from msd_framework.models.bert import Bert
 from msd_framework.models.huggingface import HuggingFace
 from msd_framework.models.huggingface_adapters import ByArguments, summary_of
 from msd_framework.models.huggingface_load import forward_arguments, model_type
@@ -415,3 +416,27 @@ def test_a_run_saves_one_and_another_run_learns_from_its_checkpoint(tiny_config:
     refused = {"type": "module", "target": "torch.nn.Bilinear", "inputs": {"text": "input1", "image": "input2"}}
     with pytest.raises(ConfigError, match="masker: leaves modalities out, and the model needs all of them"):
         run(tiny_config, [*words, f"model={json.dumps(refused)}", f"env.save_dir={tmp_path / 'refused'}"])
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod.module."])
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_names_that_torch_has_changed_are_taken_as_they_were(tmp_path: Path, prefix: str, file: str) -> None:
+    model = build("bert").model
+    model.save_pretrained(tmp_path)
+    wrapped = {prefix + name: tensor for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    (tmp_path / "model.safetensors").unlink()
+    if file.endswith(".bin"):
+        torch.save(wrapped, tmp_path / file)
+    else:
+        save_file(wrapped, tmp_path / file, {"format": "pt"})
+    for found in (HuggingFace(num_classes=2, name=str(tmp_path)).model, Bert(name=str(tmp_path)).model):
+        assert all(torch.equal(found.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_an_encoder_does_not_start_from_random_weights_where_its_folder_lacks_some(tmp_path: Path) -> None:
+    build("bert").model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["encoder.layer.1.output.dense.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"the weights of .* lack encoder.layer.1.output.dense.weight$"):
+        Bert(name=str(tmp_path))

@@ -398,3 +398,13 @@ def test_a_model_with_published_weights_is_rebuilt_without_their_files(tmp_path:
     again = MODELS.build({"type": "mmbt", **model.rebuild_options(options)}, "model", {"num_classes": 3, "vocab_size": 40})
     again.load_state_dict(model.state_dict())
     assert again.sizes == model.sizes
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+@pytest.mark.parametrize("file", ["mmbt.pth", "mmbt.safetensors"])
+def test_names_that_torch_has_changed_are_taken_as_they_were(tmp_path: Path, prefix: str, file: str) -> None:
+    path = saved(tmp_path, {prefix + name: tensor for name, tensor in mmf_names(published()).items()}, file)
+    torch.manual_seed(0)
+    found = Mmbt(3, pretrained=path, num_heads=HEADS, cls_id=CLS, sep_id=SEP).state_dict()
+    torch.manual_seed(0)
+    assert all(torch.equal(found[name], tensor) for name, tensor in loaded(tmp_path).state_dict().items())

@@ -21,6 +21,7 @@ from torch import Tensor
 from msd_framework.config.load import parse
 from msd_framework.data.regions.restricted_pickle import ALLOWED, BUILT
 from msd_framework.errors import DataError
+from msd_framework.models.weights import unwrapped
 
 ENDINGS = (".pth", ".ckpt", ".pt")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz")
@@ -65,7 +66,7 @@ def read_checkpoint(path: str | Path) -> MmfCheckpoint:
     file = _file(Path(path).expanduser())
     held = _read(file)
     weights = next((held[key] for key in ("model", "state_dict") if isinstance(held.get(key), Mapping)), held)
-    tensors = {str(name).removeprefix("module."): t for name, t in weights.items() if isinstance(t, Tensor)}
+    tensors = unwrapped({name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)})
     others = sorted(str(name) for name, value in weights.items() if not isinstance(value, Tensor))
     if not tensors or (others and weights is not held):
         told = f"{', '.join(others[:5])}" if others else "nothing"
