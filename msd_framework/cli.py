@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean
+from msd_framework.escaping import visible
 from msd_framework.screen import accept_any_text
 
 
@@ -20,7 +22,7 @@ def run(words: Sequence[str]) -> int:
     config, overrides = take(words, "config")
     report = (run_experiment if is_experiment(config) else run_config)(config, overrides)
     if not report:
-        print(f"{config}: nothing is wrong with it.")
+        put(f"{config}: nothing is wrong with it.")
     return 0
 
 
@@ -29,7 +31,7 @@ def show(words: Sequence[str]) -> int:
     from msd_framework.config.show import show_config
 
     config, overrides = take(words, "config")
-    print(show_config(config, overrides))
+    put(show_config(config, overrides))
     return 0
 
 
@@ -39,7 +41,7 @@ def components(words: Sequence[str]) -> int:
 
     if len(words) > 2:
         raise ConfigError(f"wanted a kind and a name at most, such as `msd components maskers noise`, got {' '.join(words)}.")
-    print(show_components(*words))
+    put(show_components(*words))
     return 0
 
 
@@ -47,7 +49,7 @@ def make_world(words: Sequence[str]) -> int:
     """layout=NAME folder=PATH [seed=0 sizes.train=3000 ...]: writes the made vision-language world."""
     from msd_framework.config.world import make_world_from_words
 
-    print(make_world_from_words(words))
+    put(make_world_from_words(words))
     return 0
 
 
@@ -57,7 +59,7 @@ def study(words: Sequence[str]) -> int:
 
     config, overrides = take(words, "config")
     if not run_study(config, overrides):
-        print(f"{config}: nothing is wrong with it.")
+        put(f"{config}: nothing is wrong with it.")
     return 0
 
 
@@ -69,7 +71,7 @@ def cache(words: Sequence[str]) -> int:
     config, rest = take(rest, "config") if name in ("build", "verify") else ("", rest)
     told = cache_from_words(name, rest, config)
     if not int(os.environ.get("RANK", "0")):
-        print(told)
+        put(told)
     return 0
 
 
@@ -77,7 +79,7 @@ def convert_features(words: Sequence[str]) -> int:
     """source=PATH store=PATH [precision=fp16 --check ...]: region features of .npy files, LMDB or HDF5 as one store."""
     from msd_framework.config.features_command import convert_from_words
 
-    print(convert_from_words(words))
+    put(convert_from_words(words))
     return 0
 
 
@@ -85,7 +87,7 @@ def convert_mmf(words: Sequence[str]) -> int:
     """checkpoint=PATH|config=FILE out=PATH [run=FILE classes=FILE ...]: a checkpoint of MMF as a teacher, or its YAML as ours."""
     from msd_framework.config.mmf.command import convert_from_words
 
-    print(convert_from_words(words))
+    put(convert_from_words(words))
     return 0
 
 
@@ -95,7 +97,7 @@ def extract_features(words: Sequence[str]) -> int:
 
     told = extract_from_words(words)
     if not int(os.environ.get("RANK", "0")):
-        print(told)
+        put(told)
     return 0
 
 
@@ -106,7 +108,7 @@ def data(words: Sequence[str]) -> int:
     if words[:1] != ["check"]:
         raise ConfigError(f"msd data takes check, got {words[0] if words else 'nothing'}.")
     told, is_right = check_from_words(words[1:])
-    print(told)
+    put(told)
     return 0 if is_right else 1
 
 
@@ -188,7 +190,7 @@ def _main(words: list[str]) -> int:
         if not sentence:
             raise
         if not (isinstance(error, ConfigError) and int(os.environ.get("RANK", "0"))):  # every process finds the same mistakes
-            print(sentence, file=sys.stderr)
+            put(sentence, sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped. A run goes on with checkpoint.resume=true, a study with the same command.", file=sys.stderr)
@@ -227,6 +229,11 @@ def _is_ours(error: ValueError) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
+
+
+def put(text: str, stream: TextIO | None = None) -> None:
+    """Prints lines, with nothing in them that a terminal would obey."""
+    print(visible(text), file=stream or sys.stdout)
 
 
 def usage() -> str:

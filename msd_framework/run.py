@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import json
 import math
@@ -34,6 +33,8 @@ from msd_framework.engine.precision import AUTO
 from msd_framework.engine.prediction_table import PredictionTable
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError
+from msd_framework.escaping import CsvWriter
+from msd_framework.escaping import markdown as escaped
 from msd_framework.metrics.fidelity import Comparison, compare
 from msd_framework.screen import Screen, say
 from msd_framework.structures import FULL
@@ -214,7 +215,7 @@ def prediction_files(
         what writes an example's row and its entry.
     """
     with ExitStack() as files:
-        writer = csv.writer(files.enter_context(draft(path)))
+        writer = CsvWriter(files.enter_context(draft(path)))
         writer.writerow(header)
         second = files.enter_context(draft(path.with_name(submission.name))) if submission else None
         before = submission.begin if submission else ""
@@ -262,7 +263,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The report as a page."""
     frozen = f" ({result['frozen_parameters']:,} of them frozen)" if result["frozen_parameters"] else ""
     lines = [
-        f"# {result['name']}",
+        f"# {escaped(result['name'])}",
         "",
         f"Seed {result['seed']}, {result['parameters']:,} parameters{frozen}, best at update {result['best_update']}.",
     ]
@@ -273,9 +274,14 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines.append(f"{result['skipped_updates']} updates were skipped, since their gradients were not finite in fp16.")
     expected = result["expected"]
     lines += ["", "| metric | value | expected |", "|---|---|---|"]
-    lines += [f"| {k} | {v:.4f} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()]
+    lines += [f"| {escaped(k)} | {v:.4f} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()]
     if result["skipped"]:
-        lines += ["", f"{len(result['skipped'])} examples were left out:", "", *(f"- {text}" for text in result["skipped"][:20])]
+        lines += [
+            "",
+            f"{len(result['skipped'])} examples were left out:",
+            "",
+            *(f"- {escaped(text)}" for text in result["skipped"][:20]),
+        ]
     return "\n".join(lines) + "\n"
 
 

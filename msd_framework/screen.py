@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from msd_framework.escaping import visible
 
 
 class Screen(Console):
@@ -28,6 +32,10 @@ class Screen(Console):
         if width is not None and not self.is_terminal:
             self.width = width
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as it is, but for what a terminal would obey."""
+        return super().render_str(visible(text), **options)
+
     def on_broken_pipe(self) -> None:
         """Leaves it to the command line, which ends quietly; rich itself would exit with 1."""
         raise BrokenPipeError
@@ -41,6 +49,13 @@ def say(text: str, screen: Console | None = None) -> None:
         return
 
 
+class Words(TextColumn):
+    """A text beside a bar, as it is."""
+
+    def render(self, task: Task) -> Text:
+        return Text(visible(super().render(task).plain))
+
+
 def progress_bar(*shown: str, remaining: bool = True) -> Progress:
     """A bar on standard error, disabled where that is no terminal: the task's description, the bar, what is done, the time.
 
@@ -50,8 +65,8 @@ def progress_bar(*shown: str, remaining: bool = True) -> Progress:
     """
     screen = Screen(stderr=True)
     times = [TimeElapsedColumn(), *([TimeRemainingColumn()] if remaining else [])]
-    fields = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in shown]
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), *times, *fields]
+    fields = [Words(f"{{task.fields[{name}]}}", markup=False) for name in shown]
+    columns = [Words("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), *times, *fields]
     return Progress(*columns, console=screen, disable=not screen.is_terminal)
 
 

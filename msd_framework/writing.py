@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from msd_framework.escaping import cell
+
 
 @contextmanager
 def draft(path: Path) -> Iterator[TextIO]:
@@ -39,13 +41,13 @@ def draft(path: Path) -> Iterator[TextIO]:
 
 
 def csv_line(cells: Iterable[Any]) -> str:
-    """Cells as a line of a CSV file, without its end.
+    """Cells as a line of a CSV file, without its end; texts that a spreadsheet would run are made harmless.
 
     >>> csv_line(["a,b", 1])
     '"a,b",1'
     """
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
+    csv.writer(line, lineterminator="").writerow([cell(value) for value in cells])
     return line.getvalue()
 
 

@@ -26,6 +26,7 @@ from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.engine.precision import FP32
 from msd_framework.engine.prediction_table import MOST_COLUMNS
 from msd_framework.errors import CheckpointError, ConfigError
+from msd_framework.escaping import cell
 from msd_framework.metrics.base import Metric
 from msd_framework.registry import DATASETS, METRICS, plain, split
 from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, probabilities
@@ -291,11 +292,12 @@ def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[
 
     Of many classes, the file holds the most probable one alone.
     """
-    names = list(info.class_names) or [str(c) for c in range(info.num_classes)]
-    wanted = set(ids)
+    names = [cell(name) for name in info.class_names] or [str(c) for c in range(info.num_classes)]
+    written = [cell(i) for i in ids]
+    wanted = set(written)
     with path.open(encoding="utf-8", newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file) if row["id"] in wanted}
-    return [_probabilities(rows[i], names) if i in rows else None for i in ids]
+    return [_probabilities(rows[i], names) if i in rows else None for i in written]
 
 
 def _probabilities(row: Mapping[str, str], names: Sequence[str]) -> dict[int, float] | None:

@@ -21,6 +21,7 @@ from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import Component, component
 from msd_framework.config.structure import component_slots, structure_problems, structured
 from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.escaping import markdown as escaped
 from msd_framework.registry import EXPERIMENTS
 from msd_framework.run import write_json
 from msd_framework.screen import Screen
@@ -174,7 +175,13 @@ def markdown(config: ExperimentConfig, rows: Sequence[Row], seconds: float, draw
     header, *lines = _cells(config, rows)
     seeds = f"Seeds {', '.join(map(str, config.seed_list))}; {seconds:g} s."
     table = [header, ["---"] * len(header), *lines]
-    page = [f"# {config.name}", "", seeds, "", *(f"| {' | '.join(cells)} |" for cells in table)]
+    page = [
+        f"# {escaped(config.name)}",
+        "",
+        seeds,
+        "",
+        *(f"| {' | '.join(map(escaped, cells))} |" for cells in table),
+    ]
     return "\n".join([*page, *(["", "![](summary.png)"] if drawn else [])]) + "\n"
 
 

@@ -16,6 +16,7 @@ from msd_framework.analysis.by_view import SaliencyTable, ViewTable, saliency_ta
 from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odds
 from msd_framework.analysis.statistics import Difference, Summary, holm, paired_difference, summarise
 from msd_framework.analysis.study_config import StudyConfig, larger_is_better
+from msd_framework.escaping import markdown as escaped
 from msd_framework.run import write_json
 from msd_framework.screen import Screen
 from msd_framework.writing import write_text
@@ -209,13 +210,13 @@ def markdown(
     saliency: SaliencyTable | None = None,
 ) -> str:
     """The summary as a page."""
-    lines = [f"# {config.name}", "", caption(config), ""]
+    lines = [f"# {escaped(config.name)}", "", caption(config), ""]
     lines += [f"| | {' | '.join(config.metrics)} | parameters | seconds |", f"|---|{'---:|' * (len(config.metrics) + 2)}"]
     for row in rows:
         cells = [shown(m, row.metrics.get(m)) for m in config.metrics]
-        lines.append(f"| {row.name} | {' | '.join(cells)} | {row.parameters:,} | {row.seconds:.1f} |")
+        lines.append(f"| {escaped(row.name)} | {' | '.join(cells)} | {row.parameters:,} | {row.seconds:.1f} |")
     for found in by_view:
-        lines += ["", f"## {found.title}: {found.metric}", "", *view_lines(found)]
+        lines += ["", f"## {escaped(found.title)}: {found.metric}", "", *view_lines(found)]
     lines += ["", "## What each modality is to the teacher", "", *saliency_lines(saliency)] if saliency else []
     lines += ["", "## Differences", "", COMPARED, "", *comparison_lines(comparisons)] if comparisons else []
     lines += ["", config.note] if config.note else []
@@ -227,26 +228,26 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """The rows of a page's table of differences."""
     yield from ("| | metric | difference | wins, losses | p (Holm) | |", "|---|---|---:|---:|---:|---|")
     for c in comparisons:
-        yield f"| {c.title} | {c.metric} | {interval(c)} | {tally(c)} | {c.p:.3f} | {c.difference.verdict} |"
+        yield f"| {escaped(c.title)} | {c.metric} | {interval(c)} | {tally(c)} | {c.p:.3f} | {c.difference.verdict} |"
 
 
 def view_lines(found: ViewTable) -> Iterator[str]:
     """The rows of a page's table of one metric by view."""
     yield from (f"| | {' | '.join(found.views)} |", f"|---|{'---:|' * len(found.views)}")
     for method, cells in found.rows.items():
-        yield f"| {method} | {' | '.join(shown(found.metric, cell) for cell in cells)} |"
+        yield f"| {escaped(method)} | {' | '.join(shown(found.metric, cell) for cell in cells)} |"
 
 
 def saliency_lines(found: SaliencyTable) -> Iterator[str]:
     """A table of saliency: how often each modality is the most salient one, and how well a score tells the truth."""
     kinds = list(next(iter(found.truth.values()), ()))
     yield from (
-        f"| score | {' | '.join([f'{m} first' for m in found.modalities] + [f'AUROC, {k}' for k in kinds])} |",
+        f"| score | {' | '.join([f'{escaped(m)} first' for m in found.modalities] + [f'AUROC, {k}' for k in kinds])} |",
         f"|---|{'---:|' * (len(found.modalities) + len(kinds))}",
     )
     for name, most in found.most_salient.items():
         cells = [*most.values(), *found.truth.get(name, {}).values()]
-        yield f"| {name} | {' | '.join(shown('auroc', cell) for cell in cells)} |"
+        yield f"| {escaped(name)} | {' | '.join(shown('auroc', cell) for cell in cells)} |"
 
 
 def show(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Comparison], pictures: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,8 @@ from rich.table import Table
 from msd_framework.analysis.plots import draw_distributions
 from msd_framework.data.images import read_image
 from msd_framework.errors import DataError
+from msd_framework.escaping import CsvWriter
+from msd_framework.escaping import markdown as escaped
 from msd_framework.run import write_json
 from msd_framework.saliency.reading import together
 from msd_framework.screen import Screen
@@ -106,9 +107,9 @@ def markdown(name: str, found: Mapping[str, Any], picture: str) -> str:
     """The summary as a page."""
     modalities = found["modalities"]
     lines = [
-        f"# Saliency of {name}, split {found['split']}",
+        f"# Saliency of {escaped(name)}, split {escaped(found['split'])}",
         "",
-        f"Teacher {found['teacher']}, {found['examples']:,} labelled examples. {OPPOSITE}",
+        f"Teacher {escaped(found['teacher'])}, {found['examples']:,} labelled examples. {OPPOSITE}",
     ]
     if has_truth(found):
         lines += ["", "## What decides an example", "", truth_caption(found), ""]
@@ -169,8 +170,8 @@ def example_table(found: Mapping[str, Any], examples: Sequence[Mapping[str, Any]
 
 def markdown_table(header: Sequence[str], rows: Iterator[list[str]]) -> list[str]:
     """The lines of a table."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in ([*header], ["---"] * len(header), *cells)]
+    lines = [" | ".join(map(escaped, row)) for row in ([*header], ["---"] * len(header), *rows)]
+    return [f"| {line} |" for line in lines]
 
 
 def gallery(name: str, found: Mapping[str, Any]) -> str:
@@ -265,9 +266,10 @@ def label_of(target: Any) -> str:
 def write_csv(path: Path, header: Sequence[str], rows: Iterator[list[Any]]) -> None:
     """A table as a file, whole or not at all."""
     with draft(path) as file:
-        writer = csv.writer(file)
+        writer = CsvWriter(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow(row)
 
 
 def _number(value: Any) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.errors import MSDError
+from msd_framework.escaping import visible
 from msd_framework.screen import accept_any_text
 
 
@@ -158,7 +159,7 @@ def _call(function: Callable[..., object], arguments: tuple[Any, ...], log: Path
         try:
             function(*arguments)
         except MSDError as error:
-            print(error, file=sys.stderr)
+            print(visible(str(error)), file=sys.stderr)
             return str(error)
         except Exception as error:  # whatever it is, the other tasks go on
             traceback.print_exc()

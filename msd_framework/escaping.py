@@ -1,0 +1,70 @@
+r"""Texts that come from data, names and other people's files, made harmless where they go: a terminal, a spreadsheet, a page.
+
+A terminal obeys escape sequences, a spreadsheet runs what begins like a formula, a page shows markup.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+"""Characters that a terminal obeys, and those that turn the direction of the text around them; not tabs and new lines."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a cell begins that a spreadsheet would run."""
+
+
+def visible(text: str) -> str:
+    r"""A text for a terminal: what it would obey is shown by its number.
+
+    >>> visible("red \x1b[31m \u202egnp.exe")
+    'red \\x1b[31m \\u202egnp.exe'
+    """
+    return CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def cell(value: Any) -> Any:
+    """A value for a CSV file: a text that a spreadsheet would run gets an apostrophe in front; numbers are left alone.
+
+    >>> cell("=1+2"), cell("-0.5"), cell(-0.5), cell("a-b")
+    ("'=1+2", '-0.5', -0.5, 'a-b')
+    """
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value.startswith(FORMULA) and not _is_number(value) else visible(value)
+
+
+def markdown(text: str) -> str:
+    r"""A text for a page of Markdown, on one line: its own markup is shown, not followed.
+
+    >>> markdown("<b>a</b> | [b](c)")
+    '&lt;b&gt;a&lt;/b&gt; \\| [b]\\(c)'
+    """
+    shown = visible(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([|`*])", r"\\\1", shown).replace("](", "]\\(").replace("\n", " ").replace("\t", " ")
+
+
+class CsvWriter:
+    """Rows to a CSV file, each text made harmless.
+
+    Args:
+        file: an open text file.
+    """
+
+    def __init__(self, file: TextIO):
+        self._writer = csv.writer(file)
+
+    def writerow(self, row: Iterable[Any]) -> None:
+        """Writes one row."""
+        self._writer.writerow([cell(value) for value in row])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
