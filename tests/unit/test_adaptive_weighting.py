@@ -100,7 +100,7 @@ def objective(spec: Any, **options: Any) -> DistillationObjective:
 
 
 @every_strategy
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(losses=loss_tables, scale=st.sampled_from([1e-6, 1.0, 1e4]))
 def test_weights_are_finite_and_not_negative_whatever_the_losses(name: str, losses: Tensor, scale: float) -> None:
     gradients = losses[:, :, None].expand(-1, -1, 5) * scale
@@ -117,7 +117,7 @@ def test_losses_that_are_all_zero_leave_the_weights_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["dwa", "gradnorm"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(losses=loss_tables)
 def test_weights_that_share_out_average_to_one(name: str, losses: Tensor) -> None:
     weights = steps(prepared(ADAPTIVE[name]), losses, losses[:, :, None].expand(-1, -1, 5))
@@ -187,7 +187,7 @@ def test_parameters_without_a_rate_of_their_own_are_in_the_usual_two_groups() ->
 # Dynamic weight average
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(loss_tables, st.sampled_from([1, 2, 3, 4]), st.floats(0.2, 5))
 def test_dwa_weights_are_the_softmax_of_the_ratios_of_the_last_two_windows(losses: Tensor, window: int, t: float) -> None:
     found = steps(prepared({"type": "dwa", "window": window, "temperature": t}), losses).numpy()
@@ -229,7 +229,7 @@ def gradnorm_by_autograd(losses: Tensor, gradients: Tensor, alpha: float, lr: fl
     return w
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(loss_tables, st.floats(0, 2), st.sampled_from([0.01, 0.1]))
 def test_gradnorm_weights_are_those_of_the_paper_s_algorithm(losses: Tensor, alpha: float, lr: float) -> None:
     gradients = torch.randn(12, 3, 7, generator=torch.Generator().manual_seed(int(1e6 * losses[0, 0])), dtype=torch.float64)

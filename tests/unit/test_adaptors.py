@@ -93,7 +93,7 @@ def test_square_numbers_of_positions_are_pooled_as_a_grid(before: int, after: in
     torch.testing.assert_close(resampled(states, after).values, wanted)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 9))
 def test_hidden_positions_do_not_count_when_several_become_one(seed: int, length: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -45,7 +45,7 @@ def test_an_example_is_an_image_and_a_sound_of_the_same_digit(root: str) -> None
         assert len(Waveform(8000).load(example.inputs["audio"])) > 300
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=8)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
 @given(pairs=st.integers(1, 8), seed=st.integers(0, 3), speakers=st.sampled_from([None, ["ann"]]))
 def test_no_image_and_no_recording_is_in_two_splits_and_no_image_has_one_twice(
     root: str, pairs: int, seed: int, speakers: list[str] | None

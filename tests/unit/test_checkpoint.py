@@ -85,7 +85,7 @@ def test_only_what_is_asked_for_is_read_and_verified(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "card.json", "random.safetensors"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_a_changed_byte_anywhere_is_found(tmp_path_factory, name, data):
     folder = tmp_path_factory.mktemp("damaged") / "c"

@@ -17,7 +17,7 @@ def points(num: int, width: int, seed: int) -> torch.Tensor:
     return torch.randn(num, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(2, 12), st.integers(1, 8), st.integers(1, 8))
 def test_it_is_the_alignment_of_centred_kernels(seed: int, num: int, width: int, other: int) -> None:
     """HSIC over example-by-example kernels, the definition; ours goes by features."""
@@ -47,7 +47,7 @@ def test_a_table_has_a_row_for_each_layer_of_the_student() -> None:
     assert table[1, 2] == linear_cka(student[1], teacher[2])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 6))
 def test_the_suggestion_is_the_best_of_all_maps_that_rise(seed: int, n: int, m: int) -> None:
     table = torch.rand(n, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

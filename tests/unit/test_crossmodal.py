@@ -51,7 +51,7 @@ def value(loss: Any, student: Tensor, teacher: Tensor, targets: Tensor | None = 
 ranks = st.integers(2, 6).flatmap(lambda size: st.tuples(*2 * [st.lists(st.integers(0, 4), min_size=size, max_size=size)]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ranks)
 def test_the_rank_correlation_is_that_of_scipy_ties_included(drawn: tuple[list[int], list[int]]) -> None:
     a, b = drawn
@@ -118,7 +118,7 @@ def test_the_filter_leaves_out_the_examples_whose_teacher_saw_something_else() -
 cases = st.tuples(st.integers(0, 1000), st.integers(1, 4), st.integers(3, 6), st.floats(0.5, 6))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases)
 def test_non_target_kl_is_the_divergence_of_the_softmaxes_without_the_right_class(case: tuple) -> None:
     seed, batch, num_classes, temperature = case
@@ -137,7 +137,7 @@ def test_how_sure_a_student_is_of_the_right_class_is_left_to_it() -> None:
     torch.testing.assert_close(value(loss, surer, teacher, targets), value(loss, student, teacher, targets))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases)
 def test_the_labels_that_an_example_has_are_left_out_of_the_bernoulli_form(case: tuple) -> None:
     seed, batch, num_classes, temperature = case

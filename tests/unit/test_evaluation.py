@@ -145,7 +145,7 @@ def metrics_for(task: str, classes: int = 4) -> dict[str, Metric]:
 
 
 @pytest.mark.parametrize("task", ["single_label", "multi_label", "soft_target"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 999), sizes=st.lists(st.integers(1, 9), max_size=6), share=st.lists(st.booleans(), min_size=40, max_size=40)
 )
@@ -208,7 +208,7 @@ def test_a_metric_of_a_users_own_sees_the_whole_split_in_its_order():
 # in the split's order
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     places=st.lists(st.integers(0, 60), unique=True, max_size=40).map(sorted),
     size=st.integers(1, 4),

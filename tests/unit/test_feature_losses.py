@@ -87,7 +87,7 @@ def test_minilm_compares_attention_row_by_row(mask: Tensor) -> None:
     same(RelationTransfer()(s, t, BATCH), wanted)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from([1, 2, 4]), st.booleans())
 def test_minilm_compares_relations_of_each_head(seed: int, heads: int, whole: bool) -> None:
     mask = ALL if whole else SOME

@@ -230,7 +230,7 @@ def test_one_pixel_beside_the_image_is_not_outside():
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_boxes_are_taken_just_where_they_fit(data):
     corners = np.array(data.draw(st.lists(st.lists(st.integers(-3, 13), min_size=4, max_size=4), min_size=1, max_size=3)))
     fits = all(-1 <= a <= c <= 11 and -1 <= b <= d <= 9 for a, b, c, d in corners.tolist()) and corners.max() > 1
@@ -242,7 +242,7 @@ def test_boxes_are_taken_just_where_they_fit(data):
 
 
 @given(st.floats(1, 2000), st.floats(1, 2000), st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_locations_are_shares_of_the_image(width, height, shares):
     boxes = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in shares]
     corners = torch.tensor([[[a * width, b * height, c * width, d * height] for a, b, c, d in boxes]])
@@ -255,7 +255,7 @@ def test_locations_are_shares_of_the_image(width, height, shares):
 
 
 @given(st.integers(0, 10_000), st.integers(0, 255), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_damaged_npy_file_is_refused_or_read_and_nothing_else(tmp_path_factory, place, byte, cut):
     folder = tmp_path_factory.mktemp("npy")
     content = bytearray(Path(write_npy(folder, {"a": image(0, 3)})).joinpath("a.npy").read_bytes())

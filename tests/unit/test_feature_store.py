@@ -56,7 +56,7 @@ def same(a: Regions, b: Regions) -> bool:
     st.sampled_from(["fp32", "fp16"]),
     st.integers(1, 3),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_was_written_is_read_whatever_the_names_and_however_many_shards(tmp_path_factory, counts, precision, num_shards):
     draft = StoreDraft(tmp_path_factory.mktemp("store") / "features", Plan(precision, D, True, {}))
     for number in range(num_shards):

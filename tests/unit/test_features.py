@@ -198,7 +198,7 @@ def test_a_resnet_tells_the_grid_after_each_stage() -> None:
 
 
 @layouts
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(lengths=any_lengths, masker=st.sampled_from([DropMasker(), AttentionMasker()]), train=st.booleans())
 def test_inside_packed_equals_padded(form: str, tolerance: int | None, lengths: Any, masker: Any, train: bool) -> None:
     packed, padded = (m.train(train) for m in two_forms(dropout=0.0, attention_dropout=0.0))

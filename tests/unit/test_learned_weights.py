@@ -244,7 +244,7 @@ def test_bfloat16_gives_the_slopes_of_float32_but_for_its_rounding() -> None:
 # The optimizer of the net
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from([1e-6, 1.0, 1e3]), st.sampled_from([0.0, 0.1]))
 def test_the_net_s_optimizer_is_torch_s(seed: int, scale: float, decay: float) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -398,7 +398,7 @@ def test_measuring_precisions_beforehand_does_not_disturb_the_weights() -> None:
 # Held-out examples
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 200), st.floats(0.01, 0.99), st.integers(0, 5))
 def test_an_example_is_either_trained_on_or_held_out(num_examples: int, share: float, seed: int) -> None:
     rest, held_out = hold_out(num_examples, share, seed)

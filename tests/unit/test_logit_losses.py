@@ -77,7 +77,7 @@ def exactly(found: Tensor, wanted: Tensor) -> None:
 
 
 @every_loss
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(case=cases)
 def test_a_distance_is_one_value_an_example_zero_at_the_teacher_and_not_negative(name: str, case: tuple) -> None:
     student, teacher = pair(case)
@@ -117,7 +117,7 @@ def test_following_the_gradient_brings_the_student_to_what_the_loss_asks_for(nam
 
 
 @pytest.mark.parametrize("name", BLIND_TO_A_SHIFT)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(case=cases, shift=st.floats(-20, 20))
 def test_a_constant_added_to_all_logits_of_a_softmax_changes_nothing(name: str, case: tuple, shift: float) -> None:
     student, teacher = pair(case)
@@ -184,7 +184,7 @@ def test_a_temperature_that_is_not_positive_is_refused(name: str, temperature: f
 # Divergences
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases, temperatures)
 def test_reverse_kl_is_that_of_torch_distributions_with_the_roles_exchanged(case: tuple, temperature: float) -> None:
     student, teacher = pair(case)
@@ -193,7 +193,7 @@ def test_reverse_kl_is_that_of_torch_distributions_with_the_roles_exchanged(case
     exactly(value(ReverseKL(temperature), student, teacher), value(SoftenedKL(temperature), teacher, student))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases, temperatures)
 def test_bernoulli_reverse_kl_is_the_sum_of_that_of_torch_distributions(case: tuple, temperature: float) -> None:
     student, teacher = (z.clamp(-12, 12) for z in pair(case))  # the oracle clamps its probabilities
@@ -210,7 +210,7 @@ def test_reverse_kl_lets_go_of_a_peak_that_kl_holds_on_to() -> None:
     assert value(SoftenedKL(), one_peak, teacher) > value(SoftenedKL(), spread, teacher)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases)
 def test_total_variation_is_the_largest_difference_of_probability_of_any_event(case: tuple) -> None:
     student, teacher = pair(case)
@@ -233,7 +233,7 @@ def two_classes(z: Tensor) -> Tensor:
         (BernoulliReverseKL(2.0), ReverseKL(2.0)),
     ],
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(case=cases)
 def test_the_form_for_labels_is_the_sum_of_that_for_two_classes(
     labels: DistillationLoss, classes: DistillationLoss, case: tuple
@@ -260,7 +260,7 @@ def dkd_by_hand(student: Tensor, teacher: Tensor, targets: list[int], alpha: flo
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases, temperatures, st.floats(0, 3), st.floats(0, 9))
 def test_dkd_is_the_paper_s_formula(case: tuple, temperature: float, alpha: float, beta: float) -> None:
     student, teacher = pair(case)
@@ -270,7 +270,7 @@ def test_dkd_is_the_paper_s_formula(case: tuple, temperature: float, alpha: floa
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-8, atol=1e-8)  # 1 - p cancels by hand
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases, temperatures)
 def test_kl_is_dkd_with_the_wrong_classes_weighted_by_their_probability(case: tuple, temperature: float) -> None:
     """The paper's equation 7: KD = TCKD + (1 - p_y) NCKD."""
@@ -312,7 +312,7 @@ def pearson(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("loss", "read"), [(ClassRelations, lambda z: z.softmax(-1)), (LabelRelations, torch.sigmoid)])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(case=cases, temperature=temperatures, beta=st.floats(0, 2), gamma=st.floats(0, 2))
 def test_the_mean_of_dist_is_the_paper_s_loss(loss, read, case: tuple, temperature: float, beta: float, gamma: float) -> None:
     student, teacher = pair(case)
@@ -366,7 +366,7 @@ def z_score(z: Tensor) -> Tensor:
     return (z - mean) / ((z - mean) ** 2).mean(-1, keepdim=True).sqrt()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases, temperatures)
 def test_the_inner_loss_sees_z_scores(case: tuple, temperature: float) -> None:
     student, teacher = pair(case)
@@ -376,7 +376,7 @@ def test_the_inner_loss_sees_z_scores(case: tuple, temperature: float) -> None:
     torch.testing.assert_close(found, wanted, rtol=2e-4, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases, st.floats(0.5, 50), st.floats(-30, 30))
 def test_neither_size_nor_level_of_standardised_logits_counts(case: tuple, scale: float, shift: float) -> None:
     student, teacher = pair(case)
@@ -432,7 +432,7 @@ def multi_level_by_hand(p: Tensor, q: Tensor, divergence: Tensor, temperature: f
     return float(weights[0] * temperature**2 * divergence.mean() + weights[1] * examples + weights[2] * relations)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(cases, st.lists(st.floats(0.5, 6), min_size=1, max_size=3), st.tuples(*3 * [st.floats(0, 2)]))
 def test_the_mean_of_multi_level_is_the_released_code_s_loss(case: tuple, ts: list[float], weights: tuple) -> None:
     student, teacher = pair(case)
@@ -443,7 +443,7 @@ def test_the_mean_of_multi_level_is_the_released_code_s_loss(case: tuple, ts: li
     assert value(MultiLevel(ts, *weights), student, teacher).mean().item() == pytest.approx(wanted, rel=1e-8, abs=1e-9)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(cases, temperatures, st.tuples(*3 * [st.floats(0, 2)]))
 def test_the_multi_level_loss_for_labels_reads_sigmoids(case: tuple, t: float, weights: tuple) -> None:
     student, teacher = (z.clamp(-6, 6) for z in pair(case))

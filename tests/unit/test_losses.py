@@ -50,7 +50,7 @@ def test_smoothed_cross_entropy_is_the_cross_entropy_with_smoothed_targets() -> 
     exactly(CrossEntropy(0.2)(z, y), -(smoothed * z.logits.log_softmax(-1)).sum(-1))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), scored=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=3))
 def test_cross_entropy_of_positions_is_the_mean_over_the_scored_ones(seed: int, scored: list[list[bool]]) -> None:
     mask = torch.tensor(scored)
@@ -113,7 +113,7 @@ def test_losses_on_scores_are_averaged_over_positions(name: str) -> None:
 # Distillation losses
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logits_pairs, st.floats(0.5, 8))
 def test_kl_is_that_of_torch_distributions_times_the_squared_temperature(drawn: tuple, temperature: float) -> None:
     student, teacher = pair(*drawn)
@@ -135,7 +135,7 @@ def test_kl_batchmean_of_torch_is_the_mean_of_ours() -> None:
     exactly(SoftenedKL()(student, teacher).mean(), wanted)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logits_pairs, st.floats(0.5, 8))
 def test_bernoulli_kl_is_the_sum_over_labels_of_that_of_torch_distributions(drawn: tuple, temperature: float) -> None:
     student, teacher = pair(*drawn)
@@ -156,7 +156,7 @@ def test_mse_is_the_mean_over_classes() -> None:
     exactly(LogitMSE()(student, teacher), F.mse_loss(student.logits, teacher.logits, reduction="none").mean(-1))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logits_pairs)
 def test_jensen_shannon_is_symmetric_bounded_and_that_of_torch_distributions(drawn: tuple) -> None:
     student, teacher = pair(*drawn)
@@ -170,7 +170,7 @@ def test_jensen_shannon_is_symmetric_bounded_and_that_of_torch_distributions(dra
 
 
 @pytest.mark.parametrize("name", DISTILLATIONS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(drawn=logits_pairs)
 def test_a_distance_is_zero_at_the_teacher_and_not_negative_elsewhere(name: str, drawn: tuple) -> None:
     loss = DISTILLATION_LOSSES.build(name)

@@ -31,7 +31,7 @@ from msd_framework.data.rows import Row
 from msd_framework.errors import DataError
 
 D = 4
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 
 
 def read_or_told(file: Path, read: Callable[[Path], Any]) -> tuple[Any, str]:
@@ -154,7 +154,7 @@ ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(words, min_size=1, max_size=4), encoding=st.sampled_from(ENCODINGS))
 def test_a_file_in_another_encoding_is_named_unless_it_is_utf8_as_well(
     folder: Path, name: str, texts: list[str], encoding: str
@@ -173,7 +173,7 @@ def test_a_file_in_another_encoding_is_named_unless_it_is_utf8_as_well(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ids=st.lists(st.integers(0, 6), min_size=1, max_size=8))
 def test_an_id_that_repeats_is_named_with_its_first_place_in_every_format(folder: Path, name: str, ids: list[int]) -> None:
     write, read = FORMATS[name]
@@ -198,7 +198,7 @@ def write_films(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["split.json", "dataset/2.json"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_damaged_json_file_of_mm_imdb_is_read_or_named(folder: Path, name: str, data: st.DataObject) -> None:
     write_films(folder / "films")
@@ -212,7 +212,7 @@ def test_a_damaged_json_file_of_mm_imdb_is_read_or_named(folder: Path, name: str
         assert f"{name}: is not JSON (" in sentence or f"{name}: is not UTF-8 (" in sentence
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(train=st.lists(st.integers(1, 5), min_size=1, max_size=4), dev=st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_a_film_that_is_listed_twice_is_named(folder: Path, train: list[int], dev: list[int]) -> None:
     write_films(folder / "listed")
@@ -262,7 +262,7 @@ def read_all(file: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("write", [write_groups, write_together])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_damaged_hdf5_file_of_features_is_read_or_named(folder: Path, write: Callable[[Path], None], data: st.DataObject) -> None:
     file = folder / "features.h5"
@@ -276,7 +276,7 @@ shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 types = st.sampled_from(["f2", "f4", "f8", "i4", "u1", "S3", "c8"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=shapes, of=types, boxes=shapes)
 def test_hdf5_features_of_any_shape_and_type_are_read_just_where_they_fit(
     folder: Path, shape: tuple[int, ...], of: str, boxes: tuple[int, ...]
@@ -291,7 +291,7 @@ def test_hdf5_features_of_any_shape_and_type_are_read_just_where_they_fit(
     assert found is None or found[1].features.shape == shape
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(features=shapes, ids=st.lists(st.integers(0, 5), max_size=4), boxes=shapes)
 def test_hdf5_features_of_all_images_in_one_array_are_read_just_where_their_shapes_and_ids_fit(
     folder: Path, features: tuple[int, ...], ids: list[int], boxes: tuple[int, ...]
@@ -309,7 +309,7 @@ def test_hdf5_features_of_all_images_in_one_array_are_read_just_where_their_shap
         assert any(f"the id '{i}' is there twice; ids must differ" in sentence for i in ids)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(stored=st.sets(st.sampled_from("abcdé")), listed=st.none() | st.lists(st.sampled_from("abcdéf"), max_size=6))
 def test_an_lmdb_names_each_key_that_is_listed_and_missing(
     tmp_path_factory: pytest.TempPathFactory, stored: set[str], listed: list[str] | None
@@ -376,7 +376,7 @@ def read_film(root: Path) -> list[Any]:
         dataset.films._opened.close()  # type: ignore[attr-defined]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_damaged_hdf5_file_of_films_is_read_or_named(folder: Path, data: st.DataObject) -> None:
     file = folder / "multimodal_imdb.hdf5"
@@ -386,7 +386,7 @@ def test_a_damaged_hdf5_file_of_films_is_read_or_named(folder: Path, data: st.Da
     read_or_told(file, lambda file: read_film(file.parent))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(name=st.sampled_from(list(film_arrays())), shape=shapes)
 def test_films_of_wrong_shapes_are_named(folder: Path, name: str, shape: tuple[int, ...]) -> None:
     file, given_shape = folder / "multimodal_imdb.hdf5", film_arrays()[name].shape

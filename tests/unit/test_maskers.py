@@ -108,7 +108,7 @@ def test_every_registered_masker_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize(("spec", "modality"), cases([*HIDING, BY_MODALITY]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
 def test_hidden_content_changes_nothing_that_a_model_sees(spec: object, modality: str, seed: int) -> None:
     masker, inputs = build(spec), MAKE[modality](seed)
@@ -167,7 +167,7 @@ def test_a_stand_in_has_the_type_of_what_it_hides_and_one_position(spec: object,
     assert hidden.mask.all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     view=st.sets(st.sampled_from(MODALITIES), min_size=1, max_size=3).flatmap(
         lambda named: st.sampled_from(["+".join(sorted(named)), "~" + "+".join(sorted(named))])
@@ -214,7 +214,7 @@ def test_position_ids_that_were_given_tell_nothing_of_what_is_hidden() -> None:
     assert some.extras["positions"].tolist() == [list(range(6)), list(range(10, 16)), list(range(6))]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(*[st.sampled_from("cs-x")] * 5), min_size=1, max_size=4), st.data())
 def test_special_positions_first_is_what_a_loop_over_rows_makes(rows: list[tuple[str, ...]], data: st.DataObject) -> None:
     """c content, s special, - padding, x special but masked out."""
@@ -229,7 +229,7 @@ def test_special_positions_first_is_what_a_loop_over_rows_makes(rows: list[tuple
     assert all(torch.equal(found.extras[name], wanted.extras[name]) for name in inputs.extras)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(*[st.sampled_from("cs-x")] * 5), min_size=1, max_size=4), st.integers(0, 100))
 def test_drop_keeps_just_the_special_positions_for_any_mixture(rows: list[tuple[str, ...]], seed: int) -> None:
     """c content, s special, - padding, x special but masked out."""

@@ -42,7 +42,7 @@ def near(wanted: float) -> object:
     return pytest.approx(wanted, abs=2e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds)
 def test_accuracy_is_that_of_sklearn(seed: int) -> None:
     z, y = logits(seed, ties=False), one_label(seed)
@@ -52,7 +52,7 @@ def test_accuracy_is_that_of_sklearn(seed: int) -> None:
 @pytest.mark.parametrize(
     ("name", "sklearn_metric"), [("auroc", oracle.roc_auc_score), ("average_precision", oracle.average_precision_score)]
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_ranking_metrics_of_two_classes_are_those_of_sklearn(name: str, sklearn_metric: object, seed: int) -> None:
     z, y = logits(seed, classes=2), one_label(seed, classes=2)
@@ -62,7 +62,7 @@ def test_ranking_metrics_of_two_classes_are_those_of_sklearn(name: str, sklearn_
 @pytest.mark.parametrize(
     ("name", "sklearn_metric"), [("auroc", oracle.roc_auc_score), ("average_precision", oracle.average_precision_score)]
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_ranking_metrics_of_several_labels_are_those_of_sklearn(name: str, sklearn_metric: object, seed: int) -> None:
     z, y = logits(seed), labels(seed)
@@ -77,7 +77,7 @@ def test_ranking_does_not_saturate_with_the_probabilities(name: str) -> None:
 
 
 @pytest.mark.parametrize("average", ["macro", "micro", "weighted", "samples"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_f1_is_that_of_sklearn(average: str, seed: int) -> None:
     z, y = logits(seed), labels(seed)
@@ -96,7 +96,7 @@ def test_a_label_that_never_occurs_counts_zero_in_macro_f1() -> None:
     assert METRICS.build("f1_macro")(z, (z > 0).float()) == 0.5
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds)
 def test_cross_entropy_is_the_log_loss_of_sklearn(seed: int) -> None:
     z, y = logits(seed), one_label(seed)
@@ -124,7 +124,7 @@ def test_ranking_by_a_label_that_is_always_the_same_is_not_defined(name: str) ->
 @pytest.mark.parametrize("average", [None, "macro", "micro", "weighted"])
 @pytest.mark.parametrize("score", ["precision", "recall", "f1"])
 @pytest.mark.parametrize("classes", [2, 3, 4])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=seeds)
 def test_decisions_on_one_label_are_scored_as_by_sklearn(classes: int, score: str, average: str | None, seed: int) -> None:
     z, y = logits(seed, 30, classes, ties=False), one_label(seed, 30, classes)
@@ -138,7 +138,7 @@ def test_decisions_on_one_label_are_scored_as_by_sklearn(classes: int, score: st
 
 @pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
 @pytest.mark.parametrize("score", ["precision", "recall"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_decisions_on_several_labels_are_scored_as_by_sklearn(score: str, average: str, seed: int) -> None:
     z, y = logits(seed), labels(seed)
@@ -184,7 +184,7 @@ def test_a_class_that_is_not_there_is_told(spec: object, facts: dict[str, object
 
 
 @pytest.mark.parametrize("classes", [3, 5])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_ranking_of_more_than_two_classes_is_one_against_the_rest(classes: int, seed: int) -> None:
     z, y = logits(seed, classes=classes, ties=False).double(), one_label(seed, classes=classes)
@@ -208,7 +208,7 @@ def test_ranking_where_one_of_several_classes_never_occurs_is_not_defined(name: 
 # Fidelity
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds)
 def test_fidelity_for_one_label_follows_its_formulas(seed: int) -> None:
     s, t = logits(seed, classes=2, ties=False), logits(seed + 1, classes=2, ties=False)
@@ -220,7 +220,7 @@ def test_fidelity_for_one_label_follows_its_formulas(seed: int) -> None:
     assert report["pearson"] == pytest.approx(np.corrcoef(p.probs[:, 1], q.probs[:, 1])[0, 1], abs=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds)
 def test_fidelity_for_several_labels_follows_its_formulas(seed: int) -> None:
     s, t = logits(seed, ties=False), logits(seed + 1, ties=False)
@@ -234,7 +234,7 @@ def test_fidelity_for_several_labels_follows_its_formulas(seed: int) -> None:
 
 
 @pytest.mark.parametrize("task", ["single_label", "multi_label", "soft_target"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, cuts=st.lists(st.integers(1, 39), max_size=5, unique=True).map(sorted))
 def test_fidelity_by_batch_is_that_of_all_at_once(task: str, seed: int, cuts: list[int]) -> None:
     s, t = logits(seed), logits(seed + 1)

@@ -107,7 +107,7 @@ layouts = pytest.mark.parametrize(("form", "tolerance"), [(SHORT, 0), (SHORT, 3)
 
 
 @layouts
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lengths=any_lengths,
     masker=st.sampled_from(sorted(MASKERS)),
@@ -125,7 +125,7 @@ def test_packed_equals_padded(
 
 
 @layouts
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lengths=any_lengths, num_views=st.integers(1, 3), seed=st.integers(0, 2**31))
 def test_packed_equals_padded_under_any_mask(
     form: str, tolerance: int | None, lengths: list[tuple[int, int]], num_views: int, seed: int

@@ -217,17 +217,17 @@ def test_each_round_is_timed_on_another_batch_and_errors_are_those_of_the_first(
     assert set(seen[8:]) <= {("0-0", True)}
 
 
-def test_what_is_slower_measures_slower():
-    x = torch.rand(64, 64)
+def test_what_is_slower_measures_slower(monkeypatch):
+    clock = [0.0]
 
     def step(precision):
-        for _ in range(400 if precision is BF16 else 1):
-            x @ x
+        clock[0] += 0.4 if precision is BF16 else 0.1
         return torch.zeros(()), [torch.ones(1)]
 
+    monkeypatch.setattr(precision_module.time, "process_time", lambda: clock[0])
     fp32, bf16 = probe([FP32, BF16], step)
-    assert bf16.seconds > 10 * fp32.seconds
-    assert (fp32.name, bf16.name) == ("fp32", "bf16")
+    assert (bf16.name, bf16.seconds) == ("bf16", pytest.approx(0.4))
+    assert (fp32.name, fp32.seconds) == ("fp32", pytest.approx(0.1))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -236,7 +236,7 @@ def test_a_gpu_is_timed_by_its_own_clock():
     objective, batch = single_objective().to(device), single(made_batch(8)).to(device)
     objective.teacher.model.to(device)
     measured = probe_objective(objective, [batch], device)
-    assert all(0 < m.seconds < 10 for m in measured)
+    assert all(m.seconds > 0 for m in measured)
     assert measured[2].gradient_error < 5e-2
 
 

@@ -87,7 +87,7 @@ def test_a_dial_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("loss", [SoftenedKL, BernoulliKL])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(update=st.integers(0, 100))
 def test_a_temperature_follows_the_run(loss, update: int) -> None:
     scheduled = loss({"start": 6.0, "end": 1.0, "over": 0.5})

@@ -95,7 +95,7 @@ def test_what_stands_in_masked_positions_does_not_count() -> None:
 
 
 @every_relation
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(case=cases)
 def test_a_student_that_is_its_teacher_has_value_zero_and_any_other_one_above(name: str, case: tuple) -> None:
     student, teacher = pair(case)
@@ -112,7 +112,7 @@ def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
 
 
 @every_relation
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     rows=st.lists(st.integers(0, 3), min_size=2, max_size=6),
     empty=st.booleans(),
@@ -156,7 +156,7 @@ def test_the_size_of_a_space_does_not_count(name: str) -> None:
 # Their formulas
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(case=cases, distance_weight=st.floats(0, 2), angle_weight=st.floats(0, 2))
 def test_the_mean_of_rkd_is_that_of_the_released_code(case: tuple, distance_weight: float, angle_weight: float) -> None:
     student, teacher = pair(case)
@@ -181,7 +181,7 @@ def test_an_example_has_its_own_distances_and_the_angles_whose_vertex_it_is() ->
     exactly(value(RelationalDistances(0.5, 2.0), student, teacher), torch.stack(wanted))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(case=cases)
 def test_the_mean_of_sp_is_the_paper_s_loss(case: tuple) -> None:
     """Not compared with torchdistill 1.1.5, whose rows have absolute values that add up to 1 (`normalize(G, 1)`)."""
@@ -192,7 +192,7 @@ def test_the_mean_of_sp_is_the_paper_s_loss(case: tuple) -> None:
     exactly(found.mean(), (rows[0] - rows[1]).norm() ** 2 / len(student) ** 2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), batch=st.integers(1, 6))
 def test_the_mean_of_pkt_is_the_batch_times_that_of_the_released_code(seed: int, batch: int) -> None:
     student, teacher = points(batch, 6, seed=seed), points(batch, 8, seed=seed + 1)
@@ -226,7 +226,7 @@ def clip_kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return sum(F.kl_div(s.log_softmax(1), t.softmax(1), reduction="batchmean") for s, t in both) / 2
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(case=cases, temperature=st.floats(0.05, 2))
 def test_the_affinity_of_image_and_text_is_that_of_clip_kd(case: tuple, temperature: float) -> None:
     seed, batch, width, scale = case
@@ -378,7 +378,7 @@ def test_crd_of_an_example_is_the_formula() -> None:
     torch.testing.assert_close(value(loss, student, teacher), wanted, rtol=1e-5, atol=1e-5)  # 1e-7 is added to denominators
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(2, 6))
 def test_the_right_example_is_never_a_negative_one_and_all_others_are(seed: int, num_examples: int) -> None:
     loss, places = contrast(num_examples, num_negatives=400), torch.arange(num_examples)

@@ -47,7 +47,7 @@ def same(a, b) -> bool:
 
 
 @given(VALUES, st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_numbers_texts_arrays_and_nests_of_them_are_what_pickle_reads(value, protocol):
     content = pickle.dumps(value, protocol)
     assert same(read_pickle(content, "a"), pickle.loads(content))  # noqa: S301
@@ -191,7 +191,7 @@ def peak() -> int:
 
 
 @given(st.integers(0, 5), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_damaged_pickle_is_read_or_refused_and_nothing_else(protocol, data):
     content = bytearray(pickle.dumps({"features": np.ones((2, 3), np.float32), "image_width": 3, "objects": [1, "a"]}, protocol))
     for _ in range(data.draw(st.integers(1, 3))):

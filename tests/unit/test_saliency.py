@@ -44,7 +44,7 @@ ORACLES = {
     [{"image": ("image", "text"), "text": ("text", "image")}, {m: (m, f"~{m}") for m in THREE}],
     ids=["two", "three"],
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_scores_follow_their_formula(name: str, views_of: dict[str, tuple[str, str]], seed: int) -> None:
     saliency, modalities = SALIENCIES.build(name), tuple(views_of)
@@ -152,7 +152,7 @@ def test_without_names_the_only_other_modality() -> None:
 
 
 @pytest.mark.parametrize("name", SALIENCY_NAMES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_scores_are_never_negative_where_it_says_so(name: str, seed: int) -> None:
     saliency = SALIENCIES.build(name)

@@ -49,7 +49,7 @@ def worths(seen: dict[str, ModelOutput], modalities: tuple[str, ...], prior: Ten
 
 @pytest.mark.parametrize("value", ["prediction", "loss"])
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 10_000))
 def test_scores_are_the_mean_over_all_orders_and_add_up_to_the_full_effect(count: int, value: str, seed: int) -> None:
     modalities = NAMES[:count]

@@ -27,7 +27,7 @@ def resample(drawn: list[int], *columns: np.ndarray) -> list[np.ndarray]:
     return [np.repeat(column, drawn) for column in columns]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(drawn=counts, seed=st.integers(0, 1000))
 def test_statistics_of_a_resample_are_those_of_the_examples_it_holds(drawn: list[int], seed: int) -> None:
     chance = np.random.default_rng(seed)
@@ -121,7 +121,7 @@ def test_tvd_is_half_the_l1_distance_of_the_probabilities() -> None:
 # Weights
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 1000), smoothing=st.floats(0, 1), temperature=st.floats(0.3, 5), name=st.sampled_from(["ratio", "softmax"])
 )

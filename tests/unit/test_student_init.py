@@ -54,7 +54,7 @@ def test_layers_that_are_not_there_are_refused(layers: Any, taken: int, said: st
         choose_layers(layers, taken, 12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6), st.data())
 def test_a_map_of_low_rank_is_the_best_one_that_numpy_finds(m: int, n: int, inner: int, data: st.DataObject) -> None:
     inner = min(inner, m, n)

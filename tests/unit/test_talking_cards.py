@@ -84,7 +84,7 @@ def test_a_row_of_all_needs_each_of_them() -> None:
 
 
 @given(st.integers(1, 4), st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_posteriors_of_any_number_of_modalities_are_bayes(count: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     table = generator.uniform(0.1, 1, (2, *generator.integers(2, 4, count)))
@@ -203,7 +203,7 @@ def test_a_damaged_sound_is_found_by_the_check_of_a_folder(world: Path, tmp_path
 
 
 @given(st.integers(2, 5), st.floats(0.01, 1.0), st.integers(0, 100))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_modality_dropout_leaves_every_example_something(count: int, share: float, seed: int) -> None:
     size, names = 3000, [f"m{i}" for i in range(count)]
     shown = ModalityInputs(torch.ones(size, 1, 1), torch.ones(size, 1, dtype=torch.bool))

@@ -143,7 +143,7 @@ def test_a_head_is_not_rounded_down_by_the_students_precision(tmp_path: Path) ->
     assert torch.equal(found, teacher.predict(batch, VIEWS).logits)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(-4e4, 4e4), st.floats(0.1, 3e4), st.integers(0, 99))
 def test_no_logit_becomes_infinite_and_the_largest_stays_the_largest(shift: float, scale: float, seed: int) -> None:
     logits = shift + scale * torch.randn(1, 6, 5, generator=torch.Generator().manual_seed(seed))
@@ -258,7 +258,7 @@ def test_an_id_that_is_there_twice_is_told(tmp_path: Path) -> None:
     assert TeacherStore(store.folder).num_rows == 2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.text(max_size=6), unique=True, min_size=1, max_size=40), st.data())
 def test_any_id_is_found_and_no_other(tmp_path_factory: pytest.TempPathFactory, ids: list[str], data: st.DataObject) -> None:
     store = TeacherStore.create(tmp_path_factory.mktemp("ids"), card())

@@ -83,7 +83,7 @@ def test_the_mean_is_that_of_the_probabilities(task: Task) -> None:
         torch.testing.assert_close(probabilities(found[v], task), wanted, atol=1e-12, rtol=0)  # float64, another order of sums
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(0.01, 50), min_size=2, max_size=4), st.sampled_from(TASKS))
 def test_weights_count_in_proportion(weights: list[float], task: Task) -> None:
     teachers = [Said(k) for k in range(len(weights))]

@@ -151,7 +151,7 @@ def test_text_left_out_is_cls_and_sep_alone(packed: bool) -> None:
 
 
 @both_forms
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.tuples(st.integers(2, 9), st.integers(1, 6)), min_size=1, max_size=4),
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),

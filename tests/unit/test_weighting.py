@@ -118,7 +118,7 @@ SCHEMES = [
 
 
 @pytest.mark.parametrize("spec", SCHEMES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(views=some_views, seed=seeds, scale=st.sampled_from([0.0, 1e-9, 1.0, 1e4]))
 def test_weights_are_not_negative_and_average_to_one(spec: object, views: tuple, seed: int, scale: float) -> None:
     given_evidence = evidence(views, seed)
@@ -150,7 +150,7 @@ def test_with_the_full_view_alone_every_scheme_is_plain_distillation(spec: objec
 # Saliency weights
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some_views, seeds)
 def test_a_view_is_as_salient_as_what_the_teacher_sees_in_it(views: tuple, seed: int) -> None:
     given_evidence = evidence(views, seed)
@@ -160,7 +160,7 @@ def test_a_view_is_as_salient_as_what_the_teacher_sees_in_it(views: tuple, seed:
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some_views, seeds)
 def test_instance_weights_are_in_proportion_to_the_saliency_of_the_views(views: tuple, seed: int) -> None:
     given_evidence = evidence(views, seed)
@@ -172,7 +172,7 @@ def test_instance_weights_are_in_proportion_to_the_saliency_of_the_views(views: 
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)  # 1e-12 is added to each score, and sums are of order 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some_views, seeds, st.floats(0.1, 10))
 def test_softmax_weights_are_in_proportion_to_the_exponential(views: tuple, seed: int, temperature: float) -> None:
     given_evidence = evidence(views, seed)
@@ -256,7 +256,7 @@ def test_scores_that_are_negative_by_rounding_count_as_zero() -> None:
     assert (weights >= 0).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some_views, seeds)
 def test_population_weights_are_in_proportion_to_the_mean_saliency(views: tuple, seed: int) -> None:
     scores = torch.rand(7, 3, generator=torch.Generator().manual_seed(seed))
@@ -317,7 +317,7 @@ def test_a_ratio_of_scores_that_can_be_negative_is_refused(spec: str, saliency: 
 # The teacher's loss
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some_views, seeds, st.floats(0.1, 10))
 def test_teacher_loss_weights_follow_their_formula(views: tuple, seed: int, temperature: float) -> None:
     given_evidence = evidence(views, seed)

@@ -566,7 +566,7 @@ shares = st.lists(st.floats(0.02, 1), min_size=7, max_size=7)
 
 
 @given(shares=shares, seed=st.integers(0, 1000))
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=5, derandomize=True)
 def test_posteriors_are_the_frequencies_of_what_is_drawn(shares, seed):
     mix = {kind: share / sum(shares) for kind, share in zip(KINDS, shares)}
     memes = draw_latents(200_000, mix, np.random.default_rng(seed))
@@ -585,7 +585,7 @@ def test_posteriors_are_the_frequencies_of_what_is_drawn(shares, seed):
 
 
 @given(shares=shares)
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 def test_the_joint_sums_to_1_and_the_full_view_is_certain(shares):
     mix = {kind: share / sum(shares) for kind, share in zip(KINDS, shares)}
     assert_allclose(oracle.joint(mix).sum(), 1)
