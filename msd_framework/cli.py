@@ -6,10 +6,9 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TextIO
 
-from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean
+from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean, is_memory, is_ours
 from msd_framework.escaping import visible
 from msd_framework.screen import accept_any_text
 
@@ -203,12 +202,12 @@ def mendable(error: Exception) -> str:
     >>> mendable(PermissionError(13, "Permission denied", "runs/a"))
     'runs/a: Permission denied. Give yourself the right to it, or name another place.'
     """
-    if isinstance(error, MSDError) or (isinstance(error, ValueError) and _is_ours(error)):
+    if isinstance(error, MSDError) or (isinstance(error, ValueError) and is_ours(error)):
         return str(error)
     if isinstance(error, OSError) and (error.filename is not None or error.errno in REMEDIES):
         return f"{error.filename or 'the disk'}: {error.strerror}. {REMEDIES.get(error.errno or 0, 'Name another file or folder.')}"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for a command that has no use for it
-        return "the GPU's memory is full. Lower training.batch_size or evaluation.batch_size, or raise training.accumulate."
+    if is_memory(error):
+        return "memory is full. Lower training.batch_size or evaluation.batch_size, or raise training.accumulate."
     return ""
 
 
@@ -221,14 +220,6 @@ REMEDIES = {
     errno.EROFS: "Name a place that can be written to.",
 }
 """What to do where another file or folder is not all that helps."""
-
-
-def _is_ours(error: ValueError) -> bool:
-    """Whether this library raised it: then it is a sentence about a bad argument, such as a text that is too long."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
 def put(text: str, stream: TextIO | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class MSDError(Exception):
@@ -49,6 +50,29 @@ class CacheError(MSDError, RuntimeError):
 
 class TrainingError(MSDError, RuntimeError):
     """A run that cannot go on, such as one whose loss is not a number."""
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether this library raised it: then it is a sentence about a bad argument, such as a text that is too long."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and is_of_this_library(trace.tb_frame.f_code.co_filename)
+
+
+def is_of_this_library(file: str) -> bool:
+    """Whether a file is one of this package's."""
+    return Path(file).is_relative_to(Path(__file__).parent)
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether memory was full, of a GPU or of the machine.
+
+    >>> is_memory(MemoryError()), is_memory(ValueError("no"))
+    (True, False)
+    """
+    named = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for a command that has no use for it
+    return isinstance(error, MemoryError) or named or "DefaultCPUAllocator" in str(error)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

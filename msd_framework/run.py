@@ -22,9 +22,11 @@ from rich.table import Table
 
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
+from msd_framework.config.dry_run import DryRun
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.resume import goes_on as is_resumed
 from msd_framework.config.resume import resume_changes
+from msd_framework.config.try_out import try_out
 from msd_framework.data.base import SubmissionFile
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Measures, in_order
@@ -68,12 +70,13 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """
     source = load(path, overrides)
     config = checked(source)
-    if config.run_type == "check":
-        return {}
-    if config.env.threads:
+    if config.env.threads and config.run_type != "check":
         torch.set_num_threads(config.env.threads)
     seed_everything(config.seed)  # every process makes the same weights
     try:
+        if config.run_type == "check":
+            try_out(config)
+            return {}
         with World.join(config.env.device) as world:
             return RUN_TYPES[config.run_type](Assembly(config, world), resolve(source))
     except ConfigError as error:  # what a constructor refused once data was read
@@ -95,10 +98,15 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
         values = with_teachers(source.values, assembly.teacher_folders)
         write_text(assembly.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     assembly.world.wait()
+    dry_run = DryRun(assembly)
+    dry_run.models()
+    if assembly.waits_before_training:
+        dry_run.training_mode()
     if not goes_on:
         assembly.fit_statistics()
         seed_everything(assembly.config.seed, assembly.world.rank)  # and then draws noise of its own
     assembly.open_teacher_cache(("train", *SPLITS["train"]))
+    dry_run.step()
     keep_freed_memory()  # from here on: what opening files has taken is not asked for again
     choice = runner.choose_precision()
     if assembly.world.is_first:

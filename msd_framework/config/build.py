@@ -587,6 +587,13 @@ class Assembly:
 
         return predict(ask, batches, views, self.world, self.precision.precision)
 
+    @property
+    def waits_before_training(self) -> bool:
+        """Whether the training split is gone through before the first update: for statistics, or a teacher's answers."""
+        teacher = self.config.teacher
+        parts = (self.masker, self.teacher_masker, self.objective)
+        return any(part is not None and part.needs_fit for part in parts) or (teacher is not None and bool(teacher.cache))
+
     def fit_statistics(self) -> None:
         """Lets the maskers, and then the objective, look at the training split once, if they have to."""
         self.fit_maskers()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
@@ -62,7 +63,7 @@ def model_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
     """Files that a model would read and are not there; else what the constructors of it and its encoders refuse."""
     found = list(parts(MODELS, config.model, "model"))
     missing = [p for part in found for p in _missing_files(part)]
-    return missing or _refusals(found, known_facts(info) | {"seed": config.seed, "modalities": _facts(config)})
+    return missing or _refusals(found, known_facts(info) | {"seed": config.seed, "modalities": _facts(config)}, config)
 
 
 def empty_model(config: RunConfig, info: DatasetInfo) -> MultimodalModel | None:
@@ -83,6 +84,14 @@ def _missing_files(part: Part) -> list[Problem]:
     ]
 
 
+def weights_are_at_hand(config: RunConfig) -> bool:
+    """Whether all files that a model and a run's tokenizers read are on this machine's disk, and none on a hub."""
+    found = [p for m, spec in config.data.processors.items() for p in parts(PROCESSORS, spec, f"data.processors.{m}")]
+    read = [part.options.get(key) for part in parts(MODELS, config.model, "model") for key in part.cls.reads]
+    read += [part.options.get("name") for part in found]
+    return all(name is None or Path(str(name)).expanduser().exists() for name in read)
+
+
 def _is_a_path(name: str) -> bool:
     """Whether a name cannot be one on a hub, such as `bert-base-uncased` or `owner/model`."""
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(FILE_SUFFIXES)
@@ -99,19 +108,35 @@ def reads_files(model: Any) -> bool:
     return any(_reads(part) for part in parts(MODELS, model, "model"))
 
 
-def _refusals(found: list[Part], facts: Mapping[str, Any]) -> list[Problem]:
-    """What the outermost constructor that reads no file refuses, or one of those nested in it."""
+def _refusals(found: list[Part], facts: Mapping[str, Any], config: RunConfig) -> list[Problem]:
+    """What the outermost constructor that reads no file refuses, or one nested in it; and texts too long for it."""
     whole = next((part for part in reversed(found) if not _reads(part)), None)
     if whole is None:
         return []
     try:
         with Unfilled():
-            whole.registry.build(_without_files(whole.registry, whole.spec, facts), whole.path, facts)
+            built = whole.registry.build(_without_files(whole.registry, whole.spec, facts), whole.path, facts)
     except ConfigError as error:
         return list(error.problems)
     except Exception:  # a module of a user's may look at its weights, which is right where there are some
         return []
-    return []
+    return _length_problems(whole, built, config)
+
+
+def _length_problems(part: Part, built: nn.Module, config: RunConfig) -> list[Problem]:
+    """Texts that a processor leaves longer than a model, or one of its encoders, has positions for."""
+    problems = []
+    for modality, spec in config.data.processors.items():
+        processor = PROCESSORS.build(spec, f"data.processors.{modality}")
+        encoders = getattr(built, "encoders", None)
+        own = encoders[modality] if isinstance(encoders, nn.ModuleDict) and modality in encoders else built
+        positions: list[int] = [n for m in own.modules() if isinstance(n := getattr(m, "max_positions", None), int)]
+        longest = getattr(processor, "max_length", None)
+        if processor.kind == "tokens" and positions and longest is not None and longest > min(positions):
+            text = f"lets texts of {longest} tokens through, and the positions of {part.path} are {min(positions)}."
+            hint = f"Lower it to {min(positions)}, or take a model with more positions."
+            problems.append(Problem(f"data.processors.{modality}.max_length", f"{text} {hint}"))
+    return problems
 
 
 def _reads(part: Part) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from msd_framework.config.cache import nearest, question, stores
 from msd_framework.config.cards import card_of
+from msd_framework.config.dry_run import DryRun
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.collate import Collator
 from msd_framework.data.loader import EvaluationBatches
@@ -125,6 +126,7 @@ class Split:
             path = self.first_says(self.complete)
             if path:  # by whoever we waited for
                 return self.checked(path)
+            DryRun(self.assembly).teacher(self.assembly)  # what it cannot take is told before all others are asked
             store = self.seen(self.first_says(self.prepare))
             self.fill(store)
             self.world.wait()

@@ -90,15 +90,28 @@ class Tokenizer(Processor):
 
     def load(self, value: Any) -> Tensor:
         """A text's token ids and, below each, whether it belongs to the model rather than to the text, int32 [2, L]."""
-        encoding = self.tokenizer.encode(_text(value))
+        encoding = self._encoded(_text(value))
         return torch.tensor([encoding.ids, encoding.special_tokens_mask], dtype=torch.int32)
 
     def length(self, value: Any) -> int:
-        return len(self.tokenizer.encode(_text(value)))
+        return len(self._encoded(_text(value)))
+
+    def _encoded(self, text: str) -> Any:
+        tokenizer = self.tokenizer
+        try:
+            return tokenizer.encode(text)
+        except Exception as error:  # the library raises nothing narrower, such as for a word that it has no unknown token for
+            raise DataError(f"the tokenizer cannot read {text[:60]!r}: {error}") from error
 
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
-        """Ids int64 [B, L], padded to the longest of the batch; ``special`` is True at the model's own tokens, not at padding."""
-        both = pad_sequence([x.T for x in loaded], batch_first=True, padding_value=self.tokenizer.padding["pad_id"])  # [B, L, 2]
+        """Ids int64 [B, L], padded to the longest of the batch; ``special`` is True at the model's own tokens, not at padding.
+
+        Where no text of the batch has a token, L is 1: models want a position, be it a masked one.
+        """
+        padding = self.tokenizer.padding["pad_id"]
+        both = pad_sequence([x.T for x in loaded], batch_first=True, padding_value=padding)  # [B, L, 2]
+        if not both.shape[1]:
+            both = both.new_full((len(both), 1, 2), padding)
         mask = torch.arange(both.shape[1]) < torch.tensor([x.shape[1] for x in loaded])[:, None]  # [B, L]
         special = both[..., 1].bool() & mask
         return ModalityInputs(both[..., 0].long(), mask, {"special": special}, int(special.sum(1).max()))
@@ -111,10 +124,26 @@ class Tokenizer(Processor):
     @property
     def facts(self) -> dict[str, Any]:
         """``vocab_size``, ``pad_id``, and ``cls_id`` and ``sep_id`` where the tokenizer marks beginning and end."""
-        ids, special = self.load("a").tolist()
+        ids, special = self._marked()
         marks = {"cls_id": ids[0] if special[0] else None, "sep_id": ids[-1] if special[-1] else None}
         sizes = {"vocab_size": max(self.tokenizer.get_vocab().values()) + 1, "pad_id": self.tokenizer.padding["pad_id"]}
         return sizes | {name: i for name, i in marks.items() if i is not None}
+
+    def _marked(self) -> tuple[list[int], list[bool]]:
+        """The ids of a text of one word, and which of them belong to the model: a word that this tokenizer can read.
+
+        Raises:
+            DataError: if it can read none of its own.
+        """
+        vocabulary = self.tokenizer.get_vocab()
+        for word in ("a", *sorted(vocabulary, key=vocabulary.__getitem__)):
+            try:
+                ids, special = self.load(word).tolist()
+            except DataError:
+                continue
+            if not all(special):
+                return ids, special
+        raise DataError(f"the tokenizer {self.name} can read no word of its own vocabulary of {len(vocabulary)}")
 
     @property
     def fingerprint(self) -> str:

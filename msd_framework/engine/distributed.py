@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -31,6 +32,19 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
+    def alone(cls, device: str = "auto") -> World:
+        """This process by itself.
+
+        Args:
+            device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+        """
+        if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+            return cls()
+        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(here)
+        return cls(device=here)
+
+    @classmethod
     @contextmanager
     def join(cls, device: str = "auto") -> Iterator[World]:
         """The world that ``torchrun`` describes in the environment, left at the end; a world of one without it.
@@ -38,14 +52,12 @@ class World:
         Args:
             device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
         """
-        gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
-        if gpu:
-            torch.cuda.set_device(here)
+        alone = cls.alone(device)
         if "RANK" not in os.environ:
-            yield cls(device=here)
+            yield alone
             return
-        dist.init_process_group("nccl" if gpu else "gloo")
+        here = alone.device
+        dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
         try:
             yield cls(dist.get_rank(), dist.get_world_size(), here)
             dist.barrier()  # nobody leaves while another still talks
@@ -64,11 +76,13 @@ class World:
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over all processes.
 
-        Each of its parameters must get a gradient in every step, be it zero: a model's full view sees to that.
+        A parameter that has no part in a step on any process gets no gradient there, as with one process. Which ones have none is
+        looked up in every step, as it may change: a layer that is dropped at random, a modality that is left out.
         """
         if self.size == 1 or not any(p.requires_grad for p in module.parameters()):
             return module
-        return DistributedDataParallel(module)
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # in a step where all have a part
+        return DistributedDataParallel(module, find_unused_parameters=True)
 
     def accumulating(self, module: nn.Module, last: bool) -> Any:
         """A context in which gradients are added up here and, unless it is the last part of a batch, not averaged yet."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.objectives.base import Objective
@@ -244,21 +246,33 @@ def median_seconds(
     return [statistics.median(own) for own in zip(*times, strict=True)]
 
 
+OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
+"""What torch itself keeps in each module."""
+
+
 @contextmanager
-def left_as_it_was(objective: Objective, device: torch.device) -> Iterator[None]:
-    """Puts back the objective's modes and buffers, and the states of all random numbers, however its block ends."""
+def left_as_it_was(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Puts back a module's modes, buffers and other attributes, and the states of all random numbers, however its block ends."""
     state = random_state(device)
-    modes = [(module, module.training) for module in objective.modules()]
-    buffers = [(m, n, b, b.clone()) for m in objective.modules() for n, b in m.named_buffers(recurse=False)]
+    modules = list(module.modules())
+    attributes = [{k: _copied(v) for k, v in vars(m).items() if k not in OF_TORCH} for m in modules]
+    buffers = [(m, n, b, b.clone()) for m in modules for n, b in m.named_buffers(recurse=False)]
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for one, kept in zip(modules, attributes):
+            for name in [n for n in vars(one) if n not in OF_TORCH and n not in kept]:
+                del vars(one)[name]
+            vars(one).update(kept)
         for module, name, buffer, content in buffers:
             buffer.copy_(content)
             setattr(module, name, buffer)
         restore_random_state(state)
+
+
+def _copied(value: Any) -> Any:
+    """What a module adds to as it computes, such as the losses of an update so far, as it is now."""
+    return copy(value) if isinstance(value, (list, dict, set, deque)) else value
 
 
 def _relative_error(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:

@@ -63,6 +63,7 @@ class TextTransformer(Encoder):
         self.width, self.pad_id = hidden_size, pad_id
         self.word = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_id)
         self.position = nn.Embedding(max_positions, hidden_size)
+        self.max_positions = max_positions
         for table in (self.word, self.position):
             nn.init.normal_(table.weight, std=0.05)
         self.dropout = nn.Dropout(dropout)
@@ -78,7 +79,7 @@ class TextTransformer(Encoder):
         return super().offered | layer_features("", len(self.transformer.layers))
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
-        length, longest = inputs.values.shape[1], self.position.num_embeddings
+        length, longest = inputs.values.shape[1], self.max_positions
         if length > longest:
             raise ValueError(f"a text has {length} positions and this encoder takes {longest}; set max_positions")
         ids = inputs.values.masked_fill(~inputs.mask, self.pad_id)

@@ -46,6 +46,7 @@ class VisualBertEmbeddings(nn.Module):
         super().__init__()
         self.word = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=pad_id)
         self.position = nn.Embedding(sizes.max_positions, sizes.hidden_size)
+        self.max_positions = sizes.max_positions
         self.segment = nn.Embedding(sizes.num_segments, sizes.hidden_size)
         self.visual_projection = nn.Linear(sizes.feature_size, sizes.hidden_size)
         self.visual_position = nn.Embedding(sizes.max_positions, sizes.hidden_size)
@@ -73,7 +74,7 @@ class VisualBertEmbeddings(nn.Module):
         Raises:
             ValueError: if there are more words than positions.
         """
-        length, longest = text.values.shape[1], self.position.num_embeddings
+        length, longest = text.values.shape[1], self.max_positions
         if length > longest:
             raise ValueError(
                 f"a text has {length} positions and this model takes {longest}; set a maximum length for its processor"

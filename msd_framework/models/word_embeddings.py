@@ -53,6 +53,7 @@ class WordEmbeddings(nn.Module):
             raise ValueError(f"pad_id must be in 0..{vocab_size - 1}, got {pad_id}")
         self.word = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_id)
         self.position = nn.Embedding(max_positions, hidden_size)
+        self.max_positions = max_positions
         self.segment = nn.Embedding(num_segments, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, layer_norm_eps)
         self.dropout = Dropout(dropout)
@@ -75,7 +76,7 @@ class WordEmbeddings(nn.Module):
         Raises:
             ValueError: if there are more words than positions.
         """
-        length, longest = text.values.shape[1], self.position.num_embeddings
+        length, longest = text.values.shape[1], self.max_positions
         if length > longest:
             raise ValueError(
                 f"a text has {length} positions and this model takes {longest}; set a maximum length for its processor"

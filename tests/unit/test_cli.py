@@ -59,7 +59,7 @@ def test_show_and_components_print(tiny_config, capsys):
             FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"),
             "/proc/x: No such file or directory. Name another",
         ),
-        (torch.OutOfMemoryError("CUDA out of memory"), "the GPU's memory is full. Lower training.batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "memory is full. Lower training.batch_size"),
     ],
 )
 def test_what_a_user_can_mend_is_a_sentence(error, said, monkeypatch, capsys):

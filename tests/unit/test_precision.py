@@ -280,6 +280,7 @@ class Normalised(Objective):
     def __init__(self) -> None:
         super().__init__()
         self.norm, self.linear = nn.BatchNorm1d(6), nn.Linear(6, 1)
+        self.model = nn.Sequential(self.norm, self.linear)  # type: ignore[assignment]
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, batch: Batch) -> StepOutput:

@@ -1,0 +1,177 @@
+"""A run tried out before its first update: its longest rows, and a step of the real size, once through teacher and student."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from msd_framework.config.extreme_rows import ExtremeRows
+from msd_framework.engine.precision import FP32, PRECISIONS, left_as_it_was
+from msd_framework.errors import ConfigError, MSDError, Problem, is_memory, is_of_this_library, is_ours
+from msd_framework.maskers.base import Masker
+from msd_framework.structures import FULL, Batch
+
+if TYPE_CHECKING:
+    from msd_framework.config.build import Assembly
+
+ONE_EXAMPLE = "Expected more than 1 value per channel"
+"""What torch says of a batch norm that is shown a single number of each feature."""
+
+Ask = Callable[[Batch, Sequence[str]], object]
+
+
+class DryRun:
+    """What a run will do, tried on its longest and shortest rows; random numbers and all that is kept are left as they were.
+
+    Args:
+        assembly: the run, whose models are built.
+    """
+
+    def __init__(self, assembly: Assembly):
+        self.assembly, self.rows = assembly, ExtremeRows(assembly)
+        self.device = assembly.world.device
+        self.precision = PRECISIONS.get(assembly.config.training.precision, FP32)
+
+    def models(self) -> None:
+        """Asks the student, and teachers that are asked anew each time, about these rows on the views that the run asks for.
+
+        Raises:
+            ConfigError: if one cannot take them, with the key to change and the row.
+            DataError: if a row cannot be read.
+        """
+        config, model, masker = self.assembly.config, self.assembly.model, self.assembly.masker
+        views = [FULL, *config.evaluation.views, *getattr(self.assembly.objective, "student_views", ())]
+
+        def ask(batch: Batch, names: Sequence[str]) -> None:
+            model.forward_views([masker.view(batch, name).inputs for name in names])
+
+        with self._left_as_they_were(model, masker):
+            model.eval()
+            self._ask("model", "the student", ask, masker, views)
+        if config.teacher is not None and config.teacher.ema is None and not config.teacher.cache:
+            for one in self.assembly.teachers:
+                self.teacher(one)
+
+    def teacher(self, one: Assembly) -> None:
+        """Asks a teacher, with its weights, about these rows.
+
+        Args:
+            one: the run with this teacher alone.
+
+        Raises:
+            ConfigError: if it cannot take them, with the key to change and the row.
+        """
+        teacher = one.live_teacher
+        with self._left_as_they_were(teacher.model, teacher.masker):
+            self._ask("teacher.checkpoint", "the teacher", teacher.predict, teacher.masker, [FULL, *one.asked_views("train")])
+
+    def training_mode(self) -> None:
+        """Shows the student as many rows as a step has, in training mode, where the step itself can be tried only much later.
+
+        Raises:
+            ConfigError: if it cannot take them, with the key to change.
+        """
+        model, batch = self.assembly.model, self.rows.part
+        with self._left_as_they_were(model), self._explaining("model", "the student", batch), torch.no_grad():
+            model.train()
+            with self.precision.active(self.device):
+                model(batch.inputs)
+
+    def step(self) -> None:
+        """Makes a training step of the real size on the longest rows, forward and backward, and forgets it.
+
+        What the objective learns before the first step must be known.
+
+        Raises:
+            ConfigError: if it cannot be made, with the key to change.
+        """
+        objective, batch = self.assembly.objective, self.rows.part
+        with self._left_as_they_were(objective), self._explaining("objective", "a training step", batch):
+            objective.train()
+            try:
+                with self.precision.products():
+                    with self.precision.autocast(self.device):
+                        loss = objective(batch).loss
+                    loss.backward()
+            finally:
+                objective.zero_grad(set_to_none=True)
+
+    def _ask(self, key: str, who: str, ask: Ask, masker: Masker, views: Sequence[str]) -> None:
+        """Asks a model about each row by itself, about all of them on every view, and about the last word that there is."""
+        masker.eval()
+        views = [FULL] if masker.needs_fit else list(dict.fromkeys(views))
+        asked = [(batch, [FULL]) for batch in self.rows.alone] + [(self.rows.together, views)]
+        for batch, names in asked:
+            with self._explaining(key, who, batch), torch.no_grad(), self.precision.active(self.device):
+                ask(batch, names)
+        for modality in self.rows.tokens:
+            self._ask_last_word(modality, who, ask)
+
+    def _ask_last_word(self, modality: str, who: str, ask: Ask) -> None:
+        size = self.rows.collator.processors[modality].facts.get("vocab_size")
+        batch = self.rows.alone[0]
+        inputs = batch.inputs[modality]
+        if size is None:
+            return
+        words = inputs.values.masked_fill(inputs.mask & ~inputs.special, size - 1)
+        try:
+            with torch.no_grad(), self.precision.active(self.device):
+                ask(batch.with_inputs({**batch.inputs, modality: replace(inputs, values=words)}), [FULL])
+        except IndexError as error:
+            text = f"makes tokens from 0 to {size - 1}, and {who} has no embedding for the last one ({error})."
+            hint = "Take the tokenizer that it was made for, or a model with as many embeddings."
+            raise ConfigError(Problem(f"data.processors.{modality}", f"{text} {hint}")) from error
+
+    @contextmanager
+    def _left_as_they_were(self, *modules: nn.Module) -> Iterator[None]:
+        try:
+            with left_as_it_was(nn.ModuleList(modules), self.device):
+                yield
+        except RuntimeError as error:
+            # a GPU that has failed once refuses to put anything back; what it failed at is what counts
+            if isinstance(error.__context__, MSDError):
+                raise error.__context__ from None
+            raise
+
+    @contextmanager
+    def _explaining(self, key: str, who: str, batch: Batch) -> Iterator[None]:
+        """What a model raises, as a sentence with the key to change and the row."""
+        try:
+            yield
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        except MSDError:
+            raise
+        except Exception as error:  # a model of a user's may raise anything
+            raise ConfigError(self._problem(key, who, batch, error)) from error
+
+    def _problem(self, key: str, who: str, batch: Batch, error: Exception) -> Problem:
+        training, text = self.assembly.config.training, str(error)
+        if ONE_EXAMPLE in text and len(batch) == 1:
+            parts = f"{training.batch_size} examples in {training.batch_size} parts"
+            wanted = "and a batch norm that learns needs two: raise it, or lower training.accumulate or the number of processes."
+            return Problem("training.batch_size", f"{parts} leaves one example to a part, {wanted} ({text})")
+        if is_memory(error):
+            hint = "Lower it, raise training.accumulate, or shorten the inputs."
+            return Problem("training.batch_size", f"memory is full in {who} of {len(batch)} of the longest rows. {hint}")
+        shapes = ", ".join(f"{m} {list(x.values.shape)}" for m, x in batch.inputs.items())
+        named = next((m for m in batch.inputs if m in text.lower()), None)
+        reason = text if is_ours(error) else f"{type(error).__name__}: {text}{_where(error)}"
+        at = f"data.processors.{named}" if named else key
+        return Problem(at, f"{who} cannot take {self.rows.source(batch)}, {shapes}: {reason}{'' if reason.endswith('.') else '.'}")
+
+
+def _where(error: Exception) -> str:
+    """The line of a user's own module that raised it; nothing where only libraries are to be seen."""
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not ("site-packages" in f.filename or is_of_this_library(f.filename))
+    ]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""

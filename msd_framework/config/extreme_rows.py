@@ -1,0 +1,155 @@
+"""The longest and the shortest rows of a run, and those that lack something, found without reading all of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from msd_framework.data.collate import Collator
+from msd_framework.data.reader import ExampleReader, Loaded
+from msd_framework.errors import DataError
+from msd_framework.structures import Batch
+
+if TYPE_CHECKING:
+    from msd_framework.config.build import Assembly
+
+USES = ("train", "validation", "test")
+
+MOST_TEXTS = 20_000
+"""Rows of a split, evenly spaced, whose texts are compared by their characters."""
+
+MOST_FILES = 200
+"""Rows of a split, evenly spaced, whose lengths stand in files."""
+
+MEASURED = 8
+"""Of the texts with the most and the fewest characters, how many are measured in tokens."""
+
+MOST_READ = 64
+"""Rows that are read for a step at most; where it takes more, they are repeated."""
+
+MOST_ON_CPU = 64
+"""Rows of a step on a CPU at most. A larger one would find nothing more there: memory that is full is no error of torch's."""
+
+Row: TypeAlias = tuple[int, Loaded]
+"""The place of an example in its split, and the example with its tensors."""
+
+
+class ExtremeRows:
+    """The first, the longest and the shortest rows of a run's splits, read as an evaluation reads them.
+
+    Args:
+        assembly: the run.
+    """
+
+    def __init__(self, assembly: Assembly):
+        self.assembly, self.device = assembly, assembly.world.device
+        self.sources: dict[str, str] = {}  # the file and line of an example, by its id
+        processors = {m: p.deterministic() for m, p in assembly.processors.items()}
+        self.collator = Collator(processors, assembly.info)
+        self.tokens = [m for m, p in processors.items() if p.kind == "tokens"]
+        # readers of their own: what is left out here is not counted as left out of the run
+        skips = assembly.config.data.on_error == "skip"
+        used = [use for use in USES if getattr(assembly.config.data, use) is not None]
+        self.readers = {use: ExampleReader(assembly.dataset(use), processors, skip_errors=skips) for use in used}
+
+    @cached_property
+    def alone(self) -> list[Batch]:
+        """Each of them as a batch of its own.
+
+        Raises:
+            DataError: if one cannot be read, or, where those are skipped, if none can.
+        """
+        return [self._batch([row]) for row in self._extreme]
+
+    @cached_property
+    def together(self) -> Batch:
+        """All of them as one batch."""
+        return self._batch(self._extreme)
+
+    @cached_property
+    def part(self) -> Batch:
+        """As many training rows as a process computes at once: the longest ones, repeated where that takes more than a few."""
+        training, examples = self.assembly.config.training, self.readers["train"].dataset
+        size = training.batch_size // (int(os.environ.get("WORLD_SIZE", "1")) * training.accumulate)
+        if self.device.type == "cpu":
+            size = min(size, MOST_ON_CPU)
+        sizes = {}
+        for i in evenly(len(examples), MOST_TEXTS):
+            inputs = examples[i].inputs
+            sizes[i] = sum(len(inputs[m]) for m in self.tokens if isinstance(inputs.get(m), str))
+        longest = sorted(sizes, key=sizes.__getitem__, reverse=True)[: min(size, MOST_READ)]
+        rows = self._readable([("train", i) for i in longest])
+        return self._batch([rows[i % len(rows)] for i in range(size)])
+
+    def source(self, batch: Batch) -> str:
+        """Where the rows of a batch come from, for errors."""
+        named = [f"{one} ({self.sources[one]})" for one in dict.fromkeys(batch.ids)]
+        return f"the row {named[0]}" if len(named) == 1 else f"rows such as {named[0]}"
+
+    @cached_property
+    def _extreme(self) -> list[Row]:
+        found = [(use, 0) for use in self.readers]
+        for modality in self.collator.processors:
+            lengths: dict[tuple[str, int], int] = {}
+            for use, reader in self.readers.items():
+                examples = reader.dataset
+                lengths |= {(use, i): n for i, n in self._lengths(use, modality).items()}
+                lacking = (i for i in evenly(len(examples), MOST_FILES) if examples[i].inputs.get(modality) is None)
+                found += [(use, i) for i in islice(lacking, 1)]
+            if lengths:
+                found += [max(lengths, key=lengths.__getitem__), min(lengths, key=lengths.__getitem__)]
+        return self._readable(list(dict.fromkeys(found)))
+
+    def _lengths(self, use: str, modality: str) -> dict[int, int]:
+        """The positions of those rows of a split that may be its longest or its shortest; nothing where all are of one size."""
+        examples, processor = self.readers[use].dataset, self.collator.processors[modality]
+        if processor.kind == "pixels":
+            return {}
+        most = MOST_TEXTS if processor.kind == "tokens" else MOST_FILES
+        values = {i: examples[i].inputs.get(modality) for i in evenly(len(examples), most)}
+        places = [i for i, value in values.items() if value is not None]
+        if processor.kind == "tokens":
+            places.sort(key=lambda i: len(str(values[i])))
+            places = [*places[:MEASURED], *places[MEASURED:][-MEASURED:]]
+        lengths = {}
+        for i in places:
+            try:
+                lengths[i] = processor.length(values[i])
+            except DataError:  # it is read next, which tells its line, or leaves it out
+                lengths[i] = sys.maxsize
+        return lengths
+
+    def _readable(self, places: Sequence[tuple[str, int]]) -> list[Row]:
+        rows = []
+        for use, index in places:
+            loaded = self.readers[use](index)
+            if loaded is not None:
+                self.sources[loaded[0].id] = loaded[0].source
+                rows.append((index, loaded))
+        if not rows:
+            raise DataError(next((text for r in self.readers.values() for text in r.skipped.values()), "data: has no example."))
+        return rows
+
+    def _batch(self, rows: Sequence[Row]) -> Batch:
+        """Rows as a batch that is computed in full, also where some of them are the same."""
+        batch = self.collator([loaded for _, loaded in rows], tuple(i for i, _ in rows)).to(self.device)
+        data = self.assembly.config.data
+        if data.unlabelled or data.labelled_share < 1:
+            batch = replace(batch, num_labelled=batch.labelled.sum().double().clamp(min=1))
+        return batch.with_inputs({m: replace(x, distinct=None) for m, x in batch.inputs.items()})
+
+
+def evenly(length: int, most: int) -> list[int]:
+    """Places of at most so many examples, evenly spaced.
+
+    >>> evenly(10, 4), evenly(3, 9)
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return list(np.linspace(0, length - 1, min(length, most)).round().astype(int).tolist())

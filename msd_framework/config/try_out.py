@@ -1,0 +1,35 @@
+"""A run that is only checked, tried out where its files are at hand."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+
+from msd_framework.config.build import Assembly
+from msd_framework.config.dry_run import DryRun
+from msd_framework.config.models import weights_are_at_hand
+from msd_framework.config.schema import CheckpointConfig, RunConfig
+from msd_framework.engine.distributed import World
+
+
+def try_out(config: RunConfig) -> None:
+    """Builds a run and tries it on its longest rows, if all files that it reads are on disk; what it writes is thrown away.
+
+    Args:
+        config: what the run is, with nothing wrong that can be found without data.
+
+    Raises:
+        MSDError: if it would stop before its end.
+    """
+    if not weights_are_at_hand(config):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        env, data = replace(config.env, save_dir=folder), replace(config.data, workers=0, length_pool=0)
+        config = replace(config, run_type="train", env=env, data=data, checkpoint=CheckpointConfig())
+        assembly = Assembly(config, World.alone(config.env.device))
+        dry_run = DryRun(assembly)
+        dry_run.models()
+        if assembly.waits_before_training:
+            dry_run.training_mode()
+        else:
+            dry_run.step()

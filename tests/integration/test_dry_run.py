@@ -1,0 +1,73 @@
+"""A run is tried out before its first update: what cannot work is told then, and what works comes out to the same bits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from msd_framework.config import models
+from msd_framework.config.dry_run import DryRun
+from msd_framework.errors import ConfigError
+from msd_framework.run import run
+from tests.integration.mistakes import DISTILLATION
+
+NORMED = (
+    "model={type: concat_bert, text_encoder: {type: transformer, hidden_size: 8, num_layers: 1, num_heads: 2, dropout: 0.3}, "
+    "image_encoder: {type: patches, patch_size: 4, hidden_size: 8, num_heads: 2}, hidden_size: 8, batch_norm: true, dropout: 0.3}"
+)
+"""A model with dropout and batch norms, whose statistics change with every batch in training mode."""
+
+KINDS = {
+    "batch norms, dropout, random crops": [NORMED, "data.processors.image={type: pixels, size: 8, augment: crop_flip}"],
+    "a teacher, weights by its gradients": [
+        *DISTILLATION,
+        NORMED,
+        "objective.weighting={type: gradnorm}",
+    ],
+    "an average of the student": ["objective={type: distillation, views: [full, image, text]}", "teacher.ema=0.9", NORMED],
+    "learned weights": [*DISTILLATION, "objective.weighting={type: learned, held_out: 0.5, held_out_batch_size: 2}"],
+    "views by noise": [*DISTILLATION, "masker={type: noise}", "data.length_pool=2"],
+}
+
+
+@pytest.mark.parametrize("words", KINDS.values(), ids=KINDS)
+def test_a_run_that_was_tried_out_comes_out_to_the_same_bits(words, monkeypatch, tmp_path, tiny_config, tiny_teacher):
+    words = [word.replace("<teacher>", str(tiny_teacher)) for word in words]
+    tried = run(tiny_config, [*words, f"env.save_dir={tmp_path / 'tried'}"])
+    for name in ("models", "training_mode", "step"):
+        monkeypatch.setattr(DryRun, name, lambda self: None)
+    at_once = run(tiny_config, [*words, f"env.save_dir={tmp_path / 'at_once'}"])
+    assert tried["metrics"] == at_once["metrics"]
+    ours, theirs = (tmp_path / name / "checkpoints" / "last" for name in ("tried", "at_once"))
+    for file in ("model", "optimizer", "random"):
+        left, right = (load_file(folder / f"{file}.safetensors") for folder in (ours, theirs))
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), file
+
+
+@pytest.fixture
+def rows_of_all_lengths(tiny_world, tmp_path):
+    """The tiny world with one text of 700 words in the middle of the training split."""
+    import shutil
+
+    shutil.copytree(tiny_world, root := tmp_path / "world")
+    lines = [json.loads(line) for line in (root / "train.jsonl").read_text().splitlines()]
+    lines[7]["text"] = "day " * 700
+    (root / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+@pytest.mark.parametrize("run_type", ["train", "check"])
+def test_the_longest_text_is_tried_and_told_with_its_line(run_type, rows_of_all_lengths, monkeypatch, tmp_path, tiny_config):
+    monkeypatch.setattr(models, "_length_problems", lambda *arguments: [])  # as of a model that does not tell its positions
+    words = [
+        f"data.dataset.root={rows_of_all_lengths}",
+        "data.processors.text.max_length=600",
+        "model={type: visual_bert, hidden_size: 8, num_layers: 1, num_heads: 2, intermediate_size: 16, "
+        "image_encoder: {type: patches, patch_size: 4, hidden_size: 8, num_heads: 2}}",
+    ]
+    with pytest.raises(ConfigError, match=r"data\.processors\.text: .*train\.jsonl:8\), .*a text has 600 positions .*takes 512"):
+        run(tiny_config, [*words, f"env.save_dir={tmp_path / 'run'}", f"run_type={run_type}"])
