@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.table import Table
 
 from msd_framework.config.build import Assembly
@@ -27,6 +26,7 @@ from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.resume import goes_on as is_resumed
 from msd_framework.config.resume import resume_changes
 from msd_framework.config.try_out import try_out
+from msd_framework.config.values import dump, to_copy
 from msd_framework.data.base import SubmissionFile
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Measures, in_order
@@ -96,7 +96,7 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
                 say(f"resume: {note}")
     if assembly.world.is_first:  # a run that cannot be gone on with keeps its own
         values = with_teachers(source.values, assembly.teacher_folders)
-        write_text(assembly.folder / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        write_text(assembly.folder / "config.yaml", dump(values))
     assembly.world.wait()
     dry_run = DryRun(assembly)
     dry_run.models()
@@ -263,7 +263,7 @@ def environment(world: World) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": world.size,
         "cpus": os.cpu_count(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": to_copy(Path(sys.argv[0]).name, *sys.argv[1:]),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from msd_framework.config.structure import structure_problems, structured
+from msd_framework.config.values import as_word
 from msd_framework.errors import Problem, did_you_mean
 
 
@@ -48,7 +48,7 @@ class Variant:
     @property
     def words(self) -> tuple[str, ...]:
         """What is set over the method's YAML, as on the command line."""
-        return tuple(f"{path}={json.dumps(value)}" for path, (_, value) in self.chosen.items())
+        return tuple(as_word(path, value) for path, (_, value) in self.chosen.items())
 
 
 def variants(grids: Iterable[Mapping[str, Any]]) -> Iterator[Variant]:

@@ -18,6 +18,7 @@ from msd_framework.analysis.saliency_config import label
 from msd_framework.analysis.study_config import TEACHER, StudyConfig, WorldConfig, load_study, needs_teacher
 from msd_framework.analysis.workers import Event, Task, work
 from msd_framework.config.load import load, resolve
+from msd_framework.config.values import as_word
 from msd_framework.data.world import make_world
 from msd_framework.data.world.make import MANIFEST
 from msd_framework.errors import ConfigError, TrainingError
@@ -116,7 +117,7 @@ def planned(config: StudyConfig) -> Iterator[Run]:
                 settings["data.processors_from"] = str(teacher)
                 if taught[name]:
                     settings["teacher.checkpoint"] = str(teacher)
-            words = tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
+            words = tuple(as_word(key, value) for key, value in settings.items())
             yield Run(name, seed, file, folder, words, config.words(name))
 
 
@@ -167,7 +168,7 @@ def saliency_tasks(config: StudyConfig, runs: Iterable[Run]) -> Iterator[Task]:
         if file.is_file() and set(json.loads(file.read_text(encoding="utf-8"))["scores"]) == wanted:
             continue
         asked = {"split": "test", "examples": 1, "resamples": 0, "scores": config.saliency}
-        words = (*teacher.options, *teacher.words, *(f"{key}={json.dumps(value)}" for key, value in asked.items()))
+        words = (*teacher.options, *teacher.words, *(as_word(key, value) for key, value in asked.items()))
         before = () if teacher.is_done else (teacher.title,)
         yield Task(
             f"saliency, seed {teacher.seed}", ask_saliency, (teacher.config, words), teacher.folder / "saliency.log.txt", before

@@ -20,6 +20,7 @@ from msd_framework.config.check import checked
 from msd_framework.config.load import load, located, resolve
 from msd_framework.config.schema import TeacherConfig
 from msd_framework.config.teacher_cache import Split, shown_bytes, try_lock
+from msd_framework.config.values import as_word
 from msd_framework.config.words import read_words
 from msd_framework.engine.distributed import World
 from msd_framework.engine.random_state import seed_everything
@@ -188,7 +189,7 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[Split]]:
     overrides = [*words, "teacher.cache=true", "run_type=train", "checkpoint.resume=false"]
     teacher = resolve(load(file, overrides)).values["teacher"]
     place = Path(teacher.get("cache_dir", TeacherConfig.cache_dir)) / ".building"
-    source = load(file, [*overrides, f"env.save_dir={place}"])
+    source = load(file, [*overrides, as_word("env.save_dir", str(place))])
     config = checked(source)
     if config.env.threads:
         torch.set_num_threads(config.env.threads)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from msd_framework.config.schema import RunConfig
+from msd_framework.config.values import as_word, expand, parse_value, to_copy
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.reading import read_text
 
@@ -118,7 +119,7 @@ def find_file(path: str) -> Path:
     Raises:
         ConfigError: if it is nowhere, with the nearest name.
     """
-    places = [base / path for base in (Path(), ROOT, SHARE)]
+    places = [base / str(expand(path, "config")) for base in (Path(), ROOT, SHARE)]
     for place in places:
         if place.is_file():
             return place
@@ -167,7 +168,7 @@ def parse(path: Path) -> Source:
     if not isinstance(values, dict) or isinstance(node, yaml.ScalarNode):
         raise ConfigError(f"{path}: wanted a mapping of options, `key: value` on each line, got {values!r:.60}.")
     origins = {at: f"{path}:{line}" for at, line in _lines(node)}
-    return Source({str(k): v for k, v in values.items()}, origins)
+    return _expanded(Source({str(k): v for k, v in values.items()}, origins))
 
 
 def parse_overrides(words: Iterable[str]) -> list[Source]:
@@ -189,7 +190,7 @@ def parse_overrides(words: Iterable[str]) -> list[Source]:
 
 
 def parse_override(word: str) -> Source:
-    """One word of the command line, ``a.b=value``, whose value is YAML (``true``, ``null``, ``1e-4``, ``[a, b]``).
+    """One word of the command line, ``a.b=value``, whose value is YAML (``true``, ``null``, ``1e-4``, ``[a, b]``) or a text.
 
     Raises:
         ConfigError: if it is no ``key=value``, or its value no YAML.
@@ -199,14 +200,13 @@ def parse_override(word: str) -> Source:
         hint = " A list is given as a whole, such as objective.views=[full, image]." if "[" in key else ""
         raise ConfigError(f"{COMMAND_LINE}: {word!r} is not of the form key=value, such as training.max_updates=100.{hint}")
     try:
-        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}" if value else "value: ''"), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{COMMAND_LINE}: {key}: the value {value!r} is not valid YAML. Put it in quotes.") from error
-    assert isinstance(parsed, dict)
-    values: Any = parsed["value"]
+        values = parsed = parse_value(value)
+    except ValueError as error:
+        quoted = "" if "${" in value else f" A text is given in quotes: {to_copy(as_word(key, value))}"
+        raise ConfigError(f"{COMMAND_LINE}: {key}: the value {value!r} {error}.{quoted}") from error
     for part in reversed(key.split(".")):
         values = {part: values}
-    return Source(values, dict.fromkeys([key, *_keys(parsed["value"], key)], COMMAND_LINE))
+    return _expanded(Source(values, dict.fromkeys([key, *_keys(parsed, key)], COMMAND_LINE)))
 
 
 def _defaults(schema: type) -> Source:
@@ -219,6 +219,14 @@ def _defaults(schema: type) -> Source:
     }
     values = named | {name: keys for name, keys in filled.items() if keys}
     return Source(values, dict.fromkeys([*named, *(f"{n}.{key}" for n, keys in filled.items() for key in keys)], DEFAULT))
+
+
+def _expanded(source: Source) -> Source:
+    """The source with paths below a user's own folder filled in."""
+    try:
+        return Source(expand(source.values), source.origins)
+    except ConfigError as error:
+        raise ConfigError(*(located(problem, source) for problem in error.problems)) from error
 
 
 def _names(bases: Any) -> list[Any]:

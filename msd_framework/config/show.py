@@ -8,13 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, get_origin
 
-import yaml
-
 from msd_framework.config.check import understood
 from msd_framework.config.components import CONTEXT, STAND_INS
 from msd_framework.config.load import DEFAULT, Source, load, located, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import default_of, hints_of, section_of
+from msd_framework.config.values import flow
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.options import Option, options_of, summary, type_name
 from msd_framework.registry import REGISTRIES, Registry, nested, split
@@ -84,7 +83,7 @@ def _section(values: Mapping[str, Any], schema: type, at: str, source: Source) -
         elif "kind" in f.metadata and value:
             yield from _components(REGISTRIES[f.metadata["kind"]], value, get_origin(annotation), key, source)
         else:
-            yield Line(key, _yaml(value), source.origin(key) if f.name in values else DEFAULT)
+            yield Line(key, flow(value), source.origin(key) if f.name in values else DEFAULT)
 
 
 def _components(registry: Registry[Any], value: Any, container: Any, key: str, source: Source) -> Iterator[Line]:
@@ -107,11 +106,11 @@ def _option(option: Option, given: Mapping[str, Any], key: str, source: Source) 
     if option.name in given and inner is not None and given[option.name]:
         yield from _components(inner, given[option.name], container, key, source)
     elif option.name in given:
-        yield Line(key, _yaml(given[option.name]), source.origin(key))
+        yield Line(key, flow(given[option.name]), source.origin(key))
     elif option.name in STAND_INS:
         yield Line(key, "", FILLED_IN)
     else:
-        yield Line(key, _yaml(option.default), DEFAULT)
+        yield Line(key, flow(option.default), DEFAULT)
 
 
 def settable(registry: Registry[Any], name: str) -> list[Option]:
@@ -145,7 +144,7 @@ def _component(plural: str, name: str) -> str:
 def _default(option: Option) -> str:
     if option.name in STAND_INS:
         return "= the run's"
-    return "required" if option.required else f"= {_yaml(option.default)}"
+    return "required" if option.required else f"= {flow(option.default)}"
 
 
 def _is_worth_copying(option: Option) -> bool:
@@ -158,7 +157,7 @@ def _in_place(plural: str, spec: Mapping[str, Any]) -> str:
     options = (option for r in objectives_first for name in r.names() for option in settable(r, name))
     takers = ((o.name, c) for o in options for r, c in [nested(o.annotation)] if r is REGISTRIES[plural])
     key, container = next(chain(_slots(RunConfig, plural), takers), (REGISTRIES[plural].kind, None))
-    return f"{key}: {_yaml([spec] if container is list else {'image': spec} if container is dict else spec)}"
+    return f"{key}: {flow([spec] if container is list else {'image': spec} if container is dict else spec)}"
 
 
 def _slots(schema: type, plural: str) -> Iterator[tuple[str, Any]]:
@@ -169,16 +168,3 @@ def _slots(schema: type, plural: str) -> Iterator[tuple[str, Any]]:
             yield from _slots(section, plural)
         elif f.metadata.get("kind") == plural:
             yield f.name, get_origin(annotation)
-
-
-def _yaml(value: Any) -> str:
-    """A value as it stands in a YAML, on one line."""
-    text: str = yaml.safe_dump(_listed(value), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _listed(value: Any) -> Any:
-    """Tuples as lists, which YAML has no other word for."""
-    if isinstance(value, Mapping):
-        return {k: _listed(v) for k, v in value.items()}
-    return [_listed(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 from msd_framework.config.load import located
+from msd_framework.config.values import flow, to_copy
 from msd_framework.config.words import read_words
 from msd_framework.data.world import LAYOUTS, WorldSummary, make_world
 from msd_framework.errors import ConfigError
@@ -39,20 +39,12 @@ def _told(summary: WorldSummary) -> str:
     rows = ", ".join(f"{split} {size:,}" for split, size in plan.sizes.items() if size)
     mix = ", ".join(f"{kind} {share:g}" for kind, share in plan.mix.items() if share)
     verb = "holds this world already" if summary.reused else "now holds a made world"
+    dataset = {**LAYOUTS[plan.layout].dataset, "root": str(summary.folder)}
     return "\n".join(
         [
             f"{summary.folder} {verb} in the format of {plan.layout} (seed {plan.seed}).",
             f"  rows: {rows}",
             f"  mix:  {mix}",
-            f"  use:  'data.dataset={_flow({**LAYOUTS[plan.layout].dataset, 'root': str(summary.folder)})}'",
+            f"  use:  {to_copy(f'data.dataset={flow(dataset)}')}",
         ]
     )
-
-
-def _flow(value: Any) -> str:
-    """A value as YAML has it in a line."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    return f'"{value}"' if set("{}[],:#") & set(str(value)) else str(value)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from msd_framework.config.check import understood
 from msd_framework.config.load import load, resolve
 from msd_framework.config.mmf.files import MmfCheckpoint, read_checkpoint
 from msd_framework.config.mmf.run import Converted, convert, dataset_of, read_project, usual_values
 from msd_framework.config.mmf.teacher import Teacher, make_teacher, save_teacher
+from msd_framework.config.values import dump
 from msd_framework.config.words import read_words
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.writing import write_text
@@ -75,7 +74,7 @@ def convert_mmf(
     teacher = make_teacher(found, given.values, model, classes, options, keep)
     folder = Path(out)
     save_teacher(teacher, found, folder)
-    write_text(folder / "config.yaml", yaml.safe_dump(dict(teacher.values), sort_keys=False))
+    write_text(folder / "config.yaml", dump(dict(teacher.values)))
     return "\n".join([*_told(found, teacher, folder), *_list("not carried over", given.left)])
 
 
@@ -103,7 +102,7 @@ def _page(made: Converted, source: str) -> str:
     """The YAML, with what it lacks on top."""
     lines = [f"# From {source} of MMF.", "# Not carried over:" if made.left else "# Everything was carried over."]
     lines += [f"#   {key}: {why}" for key, why in made.left.items()]
-    written: str = yaml.safe_dump({"name": Path(source).stem, **made.values}, sort_keys=False)
+    written = dump({"name": Path(source).stem, **made.values})
     return "\n".join([*lines, written])
 
 

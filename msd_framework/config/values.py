@@ -1,0 +1,154 @@
+"""Values as users write them: on the command line, in a YAML, and as paths below their own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from msd_framework.errors import ConfigError, Problem
+
+SPECIAL = re.compile(r"~|(?!0\d)[\w.+-]*[A-Za-z0-9][\w.+-]*", re.ASCII)
+"""What YAML may read as a number, as true or false, or as null; of any other text it could only take something away."""
+
+NESTED = ("{", "[", '"', "'")
+"""How a value begins that is YAML: a mapping, a list, or a text in quotes."""
+
+PATHS = re.compile(
+    r"(^|\.)(save_dir|root|checkpoint|saliency|processors_from|load|base|includes|user_dir|folder|file|path|cache_dir|dir|store|out"
+    r"|source|config|images|answers)(\[\d+\]|\.\w+)?$"
+)
+"""Keys whose values are paths."""
+
+
+def parse_value(text: str) -> Any:
+    """The value of a word ``key=value``.
+
+    A text that begins with a bracket or a quote is YAML, and so is one that YAML takes for a number, true, false or null. Any other
+    is a text as it stands, whatever is in it.
+
+    Raises:
+        ValueError: if it should be YAML and is not, as a part of a sentence.
+
+    >>> parse_value("1e-4"), parse_value("runs/attempt #2"), parse_value("[full, image]"), parse_value("'1'")
+    (0.0001, 'runs/attempt #2', ['full', 'image'], '1')
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("is not UTF-8") from error
+    stripped = text.strip()
+    try:
+        if stripped.startswith(NESTED):
+            if yaml.compose(stripped, Loader=yaml.SafeLoader).end_mark.index < len(stripped):
+                raise ValueError("is not valid YAML: something stands behind its end")
+            return _read(stripped)
+        number = _read(stripped) if SPECIAL.fullmatch(stripped) else text
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError("is not valid YAML") from error
+    if not isinstance(number, str):
+        return number
+    try:
+        OmegaConf.create({"value": text})
+    except OmegaConfBaseException as error:
+        raise ValueError("has a ${ that begins no interpolation such as ${env.save_dir}") from error
+    return text
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Puts texts in quotes that a configuration file would read as numbers: there, 1e5 is one."""
+
+
+_EXPONENT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+")
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def dump(values: Any) -> str:
+    """A configuration as YAML that reads as the same values."""
+    text: str = yaml.dump(_listed(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def flow(value: Any) -> str:
+    """A value on one line, as a YAML and the command line read it.
+
+    >>> flow({"root": "a #2", "texts": ["x", "1e5"], "lr": 0.1, "label": None}), flow("a b")
+    ("{root: 'a #2', texts: [x, '1e5'], lr: 0.1, label: null}", 'a b')
+    """
+    options = {"Dumper": _Dumper, "default_flow_style": True, "sort_keys": False, "width": 10**6, "allow_unicode": True}
+    text: str = yaml.dump(_listed(value), **options)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def as_word(key: str, value: Any) -> str:
+    """A word of the command line that gives a value, whatever it is.
+
+    >>> as_word("name", "1"), as_word("env.save_dir", "[a] #2")
+    ('name="1"', 'env.save_dir="[a] #2"')
+    """
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
+def to_copy(*words: str) -> str:
+    """Words as a shell takes them.
+
+    >>> to_copy("msd", "run", "config=my file.yaml")
+    "msd run 'config=my file.yaml'"
+    """
+    return shlex.join(words)
+
+
+def expand(value: Any, at: str = "") -> Any:
+    """A nest of values with ``~/`` and ``~user/`` at the front of texts filled in; views (``~text``) are left alone.
+
+    Args:
+        value: the values.
+        at: the dotted key that they stand under.
+
+    Raises:
+        ConfigError: if there is no such user, or a path begins with ``$NAME``, which nothing fills in.
+    """
+    if isinstance(value, Mapping):
+        return {key: expand(one, f"{at}.{key}" if at else str(key)) for key, one in value.items()}
+    if isinstance(value, list):
+        return [expand(one, f"{at}[{i}]") for i, one in enumerate(value)]
+    return _expanded(value, at) if isinstance(value, str) else value
+
+
+def _expanded(text: str, at: str) -> str:
+    prefix, path = re.fullmatch(r"(lmdb:|hdf5:)?(.*)", text, re.DOTALL).groups(default="")  # type: ignore[union-attr]
+    is_path = bool(PATHS.search(at))
+    named = re.search(r"(^|/)\$(\w+)", path)
+    if named and (is_path or (path.startswith("$") and named[2] in os.environ)):
+        own = " For your own folder, write ~." if named[2] == "HOME" else ""
+        raise ConfigError(Problem(at, f"{text!r} holds ${named[2]}, which is not filled in here; write the path itself.{own}"))
+    if not re.match(r"~[^/]*/" if not is_path else "~", path):
+        return text
+    user = path.split("/")[0]
+    try:
+        return prefix + str(Path(user).expanduser()) + path[len(user) :]
+    except RuntimeError as error:
+        whose = f"there is no user {user[1:]!r}" if user[1:] else "the HOME of this user is not known"
+        raise ConfigError(Problem(at, f"{text!r} is in a user's own folder, and {whose}; write the path itself.")) from error
+
+
+def _read(text: str) -> Any:
+    """What a configuration file makes of a value on one line."""
+    read = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
+    assert isinstance(read, dict)
+    return read["value"]
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, which YAML has no other word for."""
+    if isinstance(value, Mapping):
+        return {key: _listed(one) for key, one in value.items()}
+    return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value
