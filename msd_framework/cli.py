@@ -35,12 +35,16 @@ def show(words: Sequence[str]) -> int:
 
 
 def components(words: Sequence[str]) -> int:
-    """[KIND] [NAME]: what can be named in a YAML, with options, types and defaults."""
+    """[KIND] [NAME] [user_dir=FOLDER imports=[MODULE]]: what can be named in a YAML, with options, types and defaults."""
+    from msd_framework.config.imports import import_from_words
     from msd_framework.config.show import show_components
 
-    if len(words) > 2:
-        raise ConfigError(f"wanted a kind and a name at most, such as `msd components maskers noise`, got {' '.join(words)}.")
-    put(show_components(*words))
+    named = import_from_words(words)
+    if len(named) > 2 or any("=" in word for word in named):
+        example = "`msd components maskers noise`"
+        text = f"wanted a kind and a name at most, such as {example}, beside user_dir and imports; got {' '.join(named)}."
+        raise ConfigError(text)
+    put(show_components(*named))
     return 0
 
 
@@ -101,12 +105,13 @@ def extract_features(words: Sequence[str]) -> int:
 
 
 def data(words: Sequence[str]) -> int:
-    """check NAME [root=PATH samples=20 ...]: whether a folder holds a data set as its publisher says."""  # noqa: D403
+    """check NAME [root=PATH samples=20 user_dir=FOLDER ...]: whether a folder holds a data set as its publisher says."""  # noqa: D403
     from msd_framework.config.data_command import check_from_words
+    from msd_framework.config.imports import import_from_words
 
     if words[:1] != ["check"]:
         raise ConfigError(f"msd data takes check, got {words[0] if words else 'nothing'}.")
-    told, is_right = check_from_words(words[1:])
+    told, is_right = check_from_words(import_from_words(words[1:]))
     put(told)
     return 0 if is_right else 1
 

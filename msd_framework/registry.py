@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OURS = "msd_framework"
+
 
 class Registry(Generic[T]):
     """Components of one kind, found by name.
@@ -58,10 +60,13 @@ class Registry(Generic[T]):
         """Class decorator that makes a class buildable as ``type: <name>``.
 
         Raises:
-            ConfigError: if another class has the name; both places are named.
+            ConfigError: if another class has the name; both places are named. If it is no component of this kind: with its
+                place and what it lacks.
         """
 
         def add(cls: type[T]) -> type[T]:
+            if wrong := self.misfit(cls):
+                raise ConfigError(f"{self.kind} {name!r}: {wrong}")
             known = self._classes.get(name)
             if known is not None and _place(known) != _place(cls):
                 raise ConfigError(f"{self.kind} {name!r} is registered twice: by {_place(known)} and by {_place(cls)}. Rename one.")
@@ -165,11 +170,18 @@ class Registry(Generic[T]):
         arguments |= {n: build_option(options[n], v, f"{at}.{n}", named(facts, n), context, self) for n, v in given.items()}
         arguments |= {n: v for n, v in context.items() if n in options}
         try:
-            return cls(**arguments)
-        except ConfigError:
+            built = cls(**arguments)
+        except MSDError:
             raise
         except ValueError as error:
             raise ConfigError(Problem(at, str(error))) from error
+        except Exception as error:  # a class of a user's may raise anything
+            if cls.__module__.partition(".")[0] == OURS:
+                raise
+            raise ConfigError(Problem(at, f"{name} cannot be made: {raised_at(error)}")) from error
+        if text := _unfinished(built, self.contract):
+            raise ConfigError(Problem(at, f"{name} ({_written_at(cls)}) {text}"))
+        return built
 
     def _import(self, name: str, at: str) -> type[T]:
         module, _, attribute = name.rpartition(".")
@@ -179,11 +191,29 @@ class Registry(Generic[T]):
             raise
         except Exception as error:  # a module of a user's may raise anything
             raise ConfigError(Problem(at, f"{self.kind} {name!r} cannot be imported: {raised_at(error)}")) from error
+        if wrong := self.misfit(found):
+            raise ConfigError(Problem(at, f"{self.kind} {name!r}: {wrong}"))
+        component: type[T] = found
+        return component
+
+    def misfit(self, found: Any) -> str:
+        """Why something is no component of this kind, as a sentence: its base, or what it lacks of the contract; empty if it is."""
         if not isinstance(found, type):
-            raise ConfigError(Problem(at, f"{self.kind} {name!r} is not a class but of type {type(found).__name__}."))
-        if not any(_place(base) == self.contract for base in found.__mro__):
-            raise ConfigError(Problem(at, f"{name} is no {self.kind}: it does not extend {self.contract}."))
-        return found
+            return f"it is not a class but of type {type(found).__name__}."
+        contract = next((base for base in found.__mro__ if _place(base) == self.contract), None)
+        who = f"the class {found.__qualname__} ({_written_at(found)})"
+        if contract is None:
+            others = [r for r in REGISTRIES.values() if any(_place(base) == r.contract for base in found.__mro__)]
+            text = f"{who} is no {self.kind}: it does not extend {self.contract}."
+            return text + f" It is a {others[0].kind}." if others else text
+        lacking = sorted(getattr(found, "__abstractmethods__", ()))
+        if lacking:
+            methods = f"method{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+            return f"{who} lacks the {methods}, which {self.contract} asks for."
+        unset = [name for name in _class_variables(contract) if not hasattr(found, name)]
+        if unset:
+            return f"{who} does not say {', '.join(unset)}, as a class of {self.contract} must. Set {unset[0]} = ... in the class."
+        return next((f"{who}: {text}" for name in vars(contract) if (text := _other_method(found, contract, name))), "")
 
     def _discover(self) -> None:
         if self._discovered:
@@ -349,6 +379,54 @@ def items(value: Any) -> list[tuple[str, Any]]:
 
 def _place(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _written_at(cls: type) -> str:
+    """File and line of a class; the name of its module where it has no file."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return cls.__module__
+
+
+def _class_variables(contract: type) -> list[str]:
+    """What each class of a contract must say itself."""
+    declared = inspect.get_annotations(contract)
+    return [name for name, annotation in declared.items() if "ClassVar" in str(annotation) and not hasattr(contract, name)]
+
+
+def _unfinished(built: Any, contract: str) -> str:
+    """What the constructor of a component has left undone; empty if nothing."""
+    if hasattr(built, "register_buffer") and "_modules" not in vars(built):  # a module of torch
+        return "does not call super().__init__(). Its __init__ must, before all else."
+    bases = [base for base in type(built).__mro__ if _place(base) == contract]
+    declared: dict[str, Any] = inspect.get_annotations(bases[0]) if bases else {}
+    wanted = [name for name, annotation in declared.items() if "ClassVar" not in str(annotation) and "None" not in str(annotation)]
+    unset = [name for name in wanted if not hasattr(built, name)]
+    return f"does not set {', '.join(f'self.{name}' for name in unset)}. Its __init__ must." if unset else ""
+
+
+def _plain_function(method: Any) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(method, "__func__", method)
+    return function
+
+
+def _other_method(found: type, contract: type, name: str) -> str:
+    """How a class writes a method of its contract in a way that it cannot be called in; empty if it can, or if it is no method."""
+    wanted, written = inspect.getattr_static(contract, name), inspect.getattr_static(found, name)
+    if written is wanted or not isinstance(wanted, (classmethod, types.FunctionType)) or name.startswith("_"):
+        return ""
+    if isinstance(wanted, classmethod) and not isinstance(written, (classmethod, staticmethod)):
+        return f"its {name} must be a @classmethod."
+    if not isinstance(written, type(wanted)):
+        return ""
+    theirs, own = (inspect.signature(_plain_function(method)) for method in (wanted, written))  # with self or cls
+    given = [p for p in theirs.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+    try:
+        own.bind(*given)
+    except TypeError:
+        return f"its {name} is called with ({', '.join(p.name for p in given)}) and takes ({', '.join(own.parameters)})."
+    return ""
 
 
 MODELS: Registry[MultimodalModel] = Registry("model", "msd_framework.models", "msd_framework.models.base.MultimodalModel")

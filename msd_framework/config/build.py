@@ -19,7 +19,7 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
 from msd_framework.config.cards import card_of, rebuilt, weights_of
-from msd_framework.config.components import known_facts
+from msd_framework.config.components import known_facts, modalities_of
 from msd_framework.config.folders import described_run, is_evaluated, learned_processors, read_as, teacher_is_there
 from msd_framework.config.initial import init_folder, start_from
 from msd_framework.config.pairing import objective_on_stand_ins
@@ -697,12 +697,6 @@ def _under(key: str) -> Iterator[None]:
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Those whose names begin like this, without it."""
     return {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}
-
-
-def modalities_of(model: Any) -> tuple[str, ...]:
-    """The modalities that a model takes, from its part of a YAML."""
-    name, options = split(model, "model", MODELS)
-    return MODELS.get(name).modalities_of(options)
 
 
 def _can_see(modalities: Sequence[str], view: str) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.structure import ComponentSlot
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.options import options_of
-from msd_framework.registry import DATASETS, OBJECTIVES, REGISTRIES, TASK_LOSSES, split
+from msd_framework.registry import DATASETS, MODELS, OBJECTIVES, REGISTRIES, TASK_LOSSES, raised_at, split
 from msd_framework.structures import DatasetInfo
+
+T = TypeVar("T")
 
 STAND_INS = {
     "num_classes": 2,
@@ -72,25 +74,59 @@ def component_problems(slots: Iterable[ComponentSlot]) -> list[Problem]:
     return [*problems, *dict.fromkeys(refused)]  # what is nested is refused once by itself and once in what holds it
 
 
-def described(dataset: Any, objective: Any = None) -> DatasetInfo:
+def described(dataset: Any, objective: Any = None, at: str = "data.dataset") -> DatasetInfo:
     """What is known of a data set, and how a run's task loss reads what its model says of it, from their parts of a YAML.
 
     Args:
         dataset: the data set's part.
         objective: the objective's, where there is a run.
+        at: the key path of the data set's part.
 
     Raises:
         ConfigError: if the data set's options do not go together.
     """
-    name, options = split(dataset, "data.dataset", DATASETS)
-    try:
-        info = DATASETS.get(name, "data.dataset").describe(options)
-    except (ValueError, DataError) as error:
-        raise ConfigError(Problem("data.dataset", str(error))) from error
+    name, options = split(dataset, at, DATASETS)
+    info = asked(lambda: DATASETS.get(name, at).describe(options), f"describe of {name}", at)
+    if not isinstance(info, DatasetInfo):
+        raise ConfigError(Problem(at, f"describe of {name} must return a DatasetInfo, got {info!r}."))
     loss = None if objective is None else split(objective, "objective", OBJECTIVES)[1].get("task_loss")
     if loss is None:
         return info
     return replace(info, trained=TASK_LOSSES.get(split(loss, "objective.task_loss", TASK_LOSSES)[0]).outcomes)
+
+
+def modalities_of(model: Any) -> tuple[str, ...]:
+    """The modalities that a model takes, from its part of a YAML.
+
+    Raises:
+        ConfigError: if a class of a user's own does not tell.
+    """
+    name, options = split(model, "model", MODELS)
+    found = asked(lambda: MODELS.get(name).modalities_of(options), f"modalities_of of {name}", "model")
+    if not isinstance(found, (tuple, list)) or not found or not all(isinstance(m, str) for m in found):
+        raise ConfigError(Problem("model", f"modalities_of of {name} must return the names of modalities, got {found!r}."))
+    return tuple(found)
+
+
+def asked(question: Callable[[], T], what: str, at: str) -> T:
+    """What a class method says; what one of a user's own raises becomes a sentence.
+
+    Args:
+        question: asks it.
+        what: which method of which class.
+        at: the key path of the class.
+
+    Raises:
+        ConfigError: with what it raised, and where.
+    """
+    try:
+        return question()
+    except ConfigError:
+        raise
+    except (ValueError, DataError) as error:
+        raise ConfigError(Problem(at, str(error))) from error
+    except Exception as error:  # a class of a user's may raise anything
+        raise ConfigError(Problem(at, f"{what} failed: {raised_at(error)}")) from error
 
 
 def known_facts(info: DatasetInfo) -> dict[str, Any]:

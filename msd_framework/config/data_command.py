@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from msd_framework.config.components import CONTEXT
+from msd_framework.config.components import CONTEXT, described
 from msd_framework.config.load import Source, located, parse_overrides
 from msd_framework.data.audio import read_wav
 from msd_framework.data.base import Example, MultimodalDataset
@@ -95,10 +95,7 @@ def check_folder(
         ConfigError: if the options do not go together.
     """
     dataset = DATASETS.get(name)
-    try:
-        kinds = dataset.describe(options).modalities
-    except (ValueError, DataError) as error:
-        raise ConfigError(Problem("", str(error))) from error
+    kinds = described({**options, "type": name}, at="").modalities
     return [_check_split(dataset, options, split, kinds, splits is not None, samples, seed) for split in splits or dataset.splits]
 
 

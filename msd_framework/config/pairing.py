@@ -8,7 +8,7 @@ from typing import Any
 
 from msd_framework.config.cache_check import cache_problems
 from msd_framework.config.cards import card_of
-from msd_framework.config.components import STAND_INS, known_facts
+from msd_framework.config.components import STAND_INS, known_facts, modalities_of
 from msd_framework.config.feature_check import feature_problems
 from msd_framework.config.folders import described_run, is_evaluated, other_tensors, teacher_is_there
 from msd_framework.config.held_out_check import held_out_problems
@@ -53,7 +53,7 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     info = described_run(config)
     name, options = split(config.model, "model", MODELS)
     model = MODELS.get(name)
-    student = Taken(model.modalities_of(options), model.takes_subsets)
+    student = Taken(modalities_of(config.model), model.takes_subsets)
     problems = _modality_problems(config, info, student)
     if problems:
         return problems
