@@ -86,6 +86,7 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
 def train(assembly: Assembly, source: Source) -> dict[str, Any]:
     """Fits the model, then reports the best checkpoint on the validation and the test split."""
     started = time.monotonic()
+    assembly.open_splits()
     changes, goes_on = resume_changes(assembly.config), is_resumed(assembly.config)
     runner = assembly.runner
     if goes_on:

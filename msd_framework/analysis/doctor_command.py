@@ -136,6 +136,8 @@ def _examined(
     live = teacher and replace(teacher, cache=False)  # its weights are asked, and not what is kept of them
     data = replace(config.data, workers=0, length_pool=0)
     assembly = Assembly(replace(config, teacher=live, data=data), world)
+    with _telling(told, source, "data"):
+        assembly.open_splits()
     with _telling(told, source, "teacher.checkpoint"):
         teachers = _teachers(assembly)
         found = replace(found, task=assembly.info.task, classes=_classes(assembly))

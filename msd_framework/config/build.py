@@ -20,11 +20,20 @@ from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_
 from msd_framework.callbacks.progress import ProgressBar
 from msd_framework.config.cards import card_of, rebuilt, weights_of
 from msd_framework.config.components import known_facts, modalities_of
-from msd_framework.config.folders import described_run, is_evaluated, learned_processors, read_as, teacher_is_there
+from msd_framework.config.folders import (
+    USED_SPLITS,
+    USES,
+    described_run,
+    is_evaluated,
+    learned_processors,
+    read_as,
+    teacher_is_there,
+)
 from msd_framework.config.initial import init_folder, start_from
 from msd_framework.config.pairing import objective_on_stand_ins
 from msd_framework.config.resume import goes_on
 from msd_framework.config.schema import RunConfig
+from msd_framework.config.splits import shared_problems
 from msd_framework.config.teacher_cache import TeacherCache
 from msd_framework.config.teachers import asked_of, combination, teacher_folders
 from msd_framework.data.base import MultimodalDataset, Processor
@@ -113,6 +122,18 @@ class Assembly:
         if use == "train" and data.labelled_share < 1:
             built = HiddenLabels(built, data.labelled_share, self.config.seed)
         return self._opened.setdefault((name, limit), built)
+
+    def open_splits(self) -> None:
+        """Opens every split that the run uses and checks the labels of each.
+
+        Raises:
+            ConfigError: if two of them have rows in common.
+            DataError: if one cannot be read, or a label is wrong.
+        """
+        uses = [use for use in USED_SPLITS.get(self.config.run_type, USES) if getattr(self.config.data, use)]
+        problems = shared_problems(self.config.data, {use: self.dataset(use) for use in uses}, self.info)
+        if problems:
+            raise ConfigError(*problems)
 
     @cached_property
     def _opened(self) -> dict[tuple[str, int | None], MultimodalDataset]:

@@ -20,6 +20,9 @@ from msd_framework.options import options_of
 from msd_framework.registry import DATASETS, MODELS, PROCESSORS, plain, split
 from msd_framework.structures import DatasetInfo, Outcomes, outcomes_of
 
+USES = ("train", "validation", "test")
+"""What a split is used for."""
+
 USED_SPLITS = {"val": ("validation",), "test": ("test",), "predict": ("test",)}
 """The splits that a run reads, by its `run_type`; all of them where it is not listed."""
 
@@ -29,7 +32,7 @@ def data_problems(config: RunConfig) -> list[Problem]:
     data = config.data
     name, options = split(data.dataset, "data.dataset", DATASETS)
     dataset = DATASETS.get(name)
-    uses = [use for use in USED_SPLITS.get(config.run_type, ("train", "validation", "test")) if getattr(data, use) is not None]
+    uses = [use for use in USED_SPLITS.get(config.run_type, USES) if getattr(data, use) is not None]
     problems = [Problem(f"data.{use}", text) for use in uses for text in dataset.check(options, getattr(data, use))]
     root = options.get("root", options_of(dataset)["root"].default) if "root" in options_of(dataset) else None
     if problems and isinstance(root, str) and not Path(root).exists():  # one problem, not one a split

@@ -68,6 +68,9 @@ class DataConfig:
     labelled_share: float = 1.0
     """The share of training examples that keep their label, drawn by `seed`; the others count as unlabelled."""
 
+    shared_rows: bool = False
+    """Whether splits of one run may have rows in common; a run whose splits do is refused otherwise."""
+
     on_error: Literal["raise", "skip"] = "raise"
     """What a broken line or file does: stops the run with its name, or is left out and counted at the end."""
 

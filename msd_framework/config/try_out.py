@@ -13,7 +13,7 @@ from msd_framework.engine.distributed import World
 
 
 def try_out(config: RunConfig) -> None:
-    """Builds a run and tries it on its longest rows, if all files that it reads are on disk; what it writes is thrown away.
+    """Opens a run's splits, builds it and tries it on its longest rows if its weights are on disk; what it writes is thrown away.
 
     Args:
         config: what the run is, with nothing wrong that can be found without data.
@@ -21,12 +21,13 @@ def try_out(config: RunConfig) -> None:
     Raises:
         MSDError: if it would stop before its end.
     """
-    if not weights_are_at_hand(config):
-        return
     with tempfile.TemporaryDirectory() as folder:
         env, data = replace(config.env, save_dir=folder), replace(config.data, workers=0, length_pool=0)
         config = replace(config, run_type="train", env=env, data=data, checkpoint=CheckpointConfig())
         assembly = Assembly(config, World.alone(config.env.device))
+        assembly.open_splits()
+        if not weights_are_at_hand(config):
+            return
         dry_run = DryRun(assembly)
         dry_run.models()
         if assembly.waits_before_training:

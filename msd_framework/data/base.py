@@ -7,8 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from msd_framework.errors import DataError
@@ -51,6 +53,18 @@ class SubmissionFile:
     end: str = ""
 
 
+class RowKeys(NamedTuple):
+    """What tells whether two splits share rows.
+
+    Args:
+        ids: a hash of the id of each example, int64 [N]; of none where ids are the places of rows.
+        contents: a hash of the inputs of each example, int64 [N]. Hashes are those of this process.
+    """
+
+    ids: NDArray[np.int64]
+    contents: NDArray[np.int64]
+
+
 class MultimodalDataset(ABC):
     """Raw examples of one split, in their publisher's layout. Reading the index may cost time, an example must not.
 
@@ -84,11 +98,19 @@ class MultimodalDataset(ABC):
         """
         return {}
 
+    may_share_rows: bool = False
+    """Whether the user has said that its splits may have rows in common."""
+
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitem__(self, index: int) -> Example: ...
+
+    @property
+    def row_keys(self) -> RowKeys | None:
+        """What each example is known by, from a data set that has read all of them; None where they have to be asked for."""
+        return None
 
     @property
     def submission(self) -> SubmissionFile | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +51,12 @@ class CsvRows(Rows):
         on_error: OnError = "raise",
         limit: int | None = None,
         sure: Callable[[Sequence[Record]], bool] | None = None,
+        content: Callable[[Record], Hashable] | None = None,
         delimiter: str | None = None,
     ):
         self.delimiter = delimiter or ""
         self.columns: list[str] = []
-        super().__init__(file, key, check, on_error, limit, sure)
+        super().__init__(file, key, check, on_error, limit, sure, content)
 
     def _blocks(self) -> Iterator[Block]:
         csv.field_size_limit(MOST_LETTERS)

@@ -14,10 +14,12 @@ class DataFolder:
 
     Args:
         root: where it is.
+        allowed: other folders that links in it may lead to, such as a shared disk.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, allowed: Sequence[str] | None = None):
         self.root = root
+        self.allowed = [Path(folder).expanduser() for folder in allowed or []]
         self._doubtful: dict[str, Container[str]] = {}
 
     def check(self, relative: str) -> None:
@@ -28,7 +30,7 @@ class DataFolder:
         """
         head, slash, name = relative.rpartition("/")
         if name in self._doubtful_in(head + slash) or "\0" in name:
-            inside(self.root, relative)
+            inside(self.root, relative, self.allowed)
 
     def is_sure_of(self, relatives: Sequence[str]) -> bool:
         """Whether it is beyond doubt that all of these paths stay in the folder."""
@@ -51,7 +53,7 @@ class DataFolder:
         try:
             if len(self._doubtful) >= _MAX_FOLDERS:
                 self._doubtful.clear()
-            with os.scandir(inside(self.root, folder) if folder else self.root) as entries:
+            with os.scandir(inside(self.root, folder, self.allowed) if folder else self.root) as entries:
                 return {"", ".", "..", *(entry.name for entry in entries if entry.is_symlink())}
         except (FileNotFoundError, NotADirectoryError):
             return {"", ".", ".."}
@@ -59,8 +61,13 @@ class DataFolder:
             return _Everything()
 
 
-def inside(root: Path, relative: str) -> Path:
+def inside(root: Path, relative: str, allowed: Sequence[Path] = ()) -> Path:
     """The path of a file in a folder.
+
+    Args:
+        root: the folder.
+        relative: the path in it.
+        allowed: other folders that it may lie in.
 
     Raises:
         DataError: if it leaves the folder: by ``..``, as an absolute path, or through a symbolic link.
@@ -70,12 +77,18 @@ def inside(root: Path, relative: str) -> Path:
     msd_framework.errors.DataError: '../secret.png' does not lie inside data
     """
     try:
-        real, top = Path(os.path.realpath(root / relative)), Path(os.path.realpath(root))
+        real = Path(os.path.realpath(root / relative))
+        tops = [Path(os.path.realpath(folder)) for folder in (root, *allowed)]
     except ValueError as error:  # a null character, or one that no file name can hold
         raise DataError(f"{relative!r} is not a file name ({error})") from error
-    if Path(relative).is_absolute() or top not in real.parents:
-        raise DataError(f"{relative!r} does not lie inside {root}")
-    return root / relative
+    if any(top in real.parents for top in tops[Path(relative).is_absolute() :]):
+        return root / relative
+    if real in tops[1:]:  # a link to a folder that may be used as a whole
+        return root / relative
+    outside = f"{relative!r} does not lie inside {root}"
+    if not Path(relative).is_absolute() and os.path.normpath(root / relative).startswith(os.path.normpath(root) + os.sep):
+        outside += f": a link leads to {real}. A data set may follow it with data.dataset.allow_roots=[{real.parent}]"
+    raise DataError(outside)
 
 
 def find_layout(root: Path, file: str) -> tuple[Path, Path]:

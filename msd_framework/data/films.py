@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 from msd_framework.data.base import Example
@@ -43,15 +44,17 @@ class Films(ABC):
     """The films of a split in one layout.
 
     Attributes:
+        ids: those of the films.
         skipped: a sentence for each that was left out.
         fingerprint: a text that is the same for the same films in the same order.
     """
 
+    ids: list[str]
     skipped: list[str]
     fingerprint: str
 
     @abstractmethod
-    def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError): ...
+    def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError, allowed: Sequence[str] | None = None): ...
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Hdf5Films(Films):
         DataError: if h5py is not installed, or the file lacks an array or has another shape than it must.
     """
 
-    def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError):
+    def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError, allowed: Sequence[str] | None = None):
         self.path, self.skipped = root / FILE, []
         self._process, self._opened = -1, None
         with damage_told(str(self.path)):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from msd_framework.data.base import Example, MultimodalDataset, SubmissionFile
+from msd_framework.data.base import Example, MultimodalDataset, RowKeys, SubmissionFile
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.json_lines import JsonLines
 from msd_framework.data.rows import Record, Row, all_labels, all_texts
@@ -43,6 +44,7 @@ class HatefulMemes(MultimodalDataset):
         split: which of the splits to read.
         root: the folder that holds the split's jsonl file and `img/`; or MMF's folder of the data set.
         allow_overlap: whether a run may use two splits that have memes in common.
+        allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
         unlabelled: whether lines of any split may have no ``label``.
@@ -79,6 +81,7 @@ class HatefulMemes(MultimodalDataset):
         split: str,
         root: str = ROOT,
         allow_overlap: bool = False,
+        allow_roots: list[str] | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         unlabelled: bool = False,
@@ -89,9 +92,9 @@ class HatefulMemes(MultimodalDataset):
         if problems:
             raise DataError(" ".join(problems))
         file, images = find_layout(Path(root), f"{split}.jsonl")
-        self.split, self.folder, self.blind = split, DataFolder(images), unlabelled or split.startswith("test")
-        self.lines = JsonLines(file, "id", self._row, on_error, max_examples, self._is_sure_of)
-        self.skipped = self.lines.skipped
+        self.split, self.folder, self.blind = split, DataFolder(images, allow_roots), unlabelled or split.startswith("test")
+        self.lines = JsonLines(file, "id", self._row, on_error, max_examples, self._is_sure_of, itemgetter("img", "text"))
+        self.skipped, self.may_share_rows = self.lines.skipped, allow_overlap
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -135,6 +138,10 @@ class HatefulMemes(MultimodalDataset):
         line = self.lines[index]
         text, image, target, facts = self._row(line)
         return Example(line.identifier("id"), {"image": self.folder.root / image, "text": text}, target, line.place, facts)
+
+    @property
+    def row_keys(self) -> RowKeys:
+        return self.lines.keys
 
     @property
     def fingerprint(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,12 @@ class JsonArray(Rows):
         on_error: OnError = "raise",
         limit: int | None = None,
         sure: Callable[[Sequence[Record]], bool] | None = None,
+        content: Callable[[Record], Hashable] | None = None,
         *,
         list_name: str,
     ):
         self.list_name = list_name
-        super().__init__(file, key, check, on_error, limit, sure)
+        super().__init__(file, key, check, on_error, limit, sure, content)
 
     @property
     def name(self) -> str:

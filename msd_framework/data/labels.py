@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.plan import stream_seed
 from msd_framework.structures import DatasetInfo
 
@@ -36,6 +36,7 @@ class HiddenLabels(MultimodalDataset):
         order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(stream_seed(seed, STREAM)))
         self.shown = torch.zeros(len(whole), dtype=torch.bool)
         self.shown[order[: round(share * len(whole))]] = True
+        self.may_share_rows = whole.may_share_rows
         self.skipped: list[str] = getattr(whole, "skipped", [])
 
     @classmethod
@@ -52,6 +53,10 @@ class HiddenLabels(MultimodalDataset):
     def __getitem__(self, index: int) -> Example:
         example = self.whole[index]
         return example if self.shown[index] else replace(example, target=None)
+
+    @property
+    def row_keys(self) -> RowKeys | None:
+        return self.whole.row_keys
 
     @property
     def fingerprint(self) -> str:

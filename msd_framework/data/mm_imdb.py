@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
-from msd_framework.data.base import Example, MultimodalDataset
+import numpy as np
+
+from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.films import DROPPED, GENRES, Films
 from msd_framework.data.films_hdf5 import FILE as HDF5
@@ -44,6 +46,7 @@ class MMIMDB(MultimodalDataset):
         split: train, dev or test.
         root: the folder that holds the layout.
         layout: which it is; the first that is there if `auto`.
+        allow_roots: folders outside the root that links in it may lead to, for the layout of MMF.
         max_examples: how many films to take at most, the first ones; all if left out.
         on_error: "raise" stops at the first film that cannot be read; "skip" leaves such films out and counts them.
 
@@ -66,6 +69,7 @@ class MMIMDB(MultimodalDataset):
         split: str,
         root: str = ROOT,
         layout: Layout = "auto",
+        allow_roots: list[str] | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
@@ -74,7 +78,8 @@ class MMIMDB(MultimodalDataset):
         problems = self.check({"root": root, "layout": layout}, split)
         if problems:
             raise DataError(" ".join(problems))
-        self.films: Films = _SOURCES[_found(Path(root), layout, split)](Path(root), split, max_examples, on_error)
+        source = _SOURCES[_found(Path(root), layout, split)]
+        self.films: Films = source(Path(root), split, max_examples, on_error, allow_roots)
         self.skipped = self.films.skipped
 
     @classmethod
@@ -99,6 +104,12 @@ class MMIMDB(MultimodalDataset):
         return self.films[index]
 
     @property
+    def row_keys(self) -> RowKeys:
+        """A film is known by its id, whatever is said of it."""
+        hashes = np.array([hash(name) for name in self.films.ids], np.int64)
+        return RowKeys(hashes, hashes)
+
+    @property
     def fingerprint(self) -> str:
         return self.films.fingerprint
 
@@ -106,7 +117,7 @@ class MMIMDB(MultimodalDataset):
 class JsonFilms(Films):
     """A JSON file and a poster a film, as the authors ship them; all files of the split are looked at once."""
 
-    def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError):
+    def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError, allowed: Sequence[str] | None = None):
         self.root, self.skipped, self.ids = root, [], list[str]()
         digest = hashlib.sha256()
         for name in _split_ids(root / "split.json", split):
@@ -143,10 +154,10 @@ class JsonFilms(Films):
 class MmfFilms(Films):
     """A line a film or a plot, as MMF ships them."""
 
-    def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError):
+    def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError, allowed: Sequence[str] | None = None):
         file, images = find_layout(root, f"{split}.jsonl")
         folder = next((f for name in ("mmimdb/dataset", "dataset") if (f := images / name).is_dir()), images)
-        self.folder, count = DataFolder(folder), 0
+        self.folder, count = DataFolder(folder, allowed), 0
         longest: dict[str, tuple[int, int, Sequence[float]]] = {}  # of each film: the length of its plot, its line, its genres
 
         def check(row: Row) -> None:
@@ -161,7 +172,7 @@ class MmfFilms(Films):
 
         self.lines = JsonLines(file, None, check, on_error)
         self.order = [line for _, line, _ in longest.values()][:limit]
-        self.skipped, self.fingerprint = self.lines.skipped, self.lines.fingerprint
+        self.ids, self.skipped, self.fingerprint = list(longest)[:limit], self.lines.skipped, self.lines.fingerprint
 
     def __len__(self) -> int:
         return len(self.order)

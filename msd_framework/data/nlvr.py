@@ -46,6 +46,7 @@ class NLVR(MultimodalDataset):
         root: the folder that holds a folder a split.
         permutations: how many orders of an example's boxes to use, 1 to 6; those whose image is not there are left out.
         hold_out: directories that belong to `<split>/held_out` and not to `<split>/rest`.
+        allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
         max_examples: how many examples to keep at most, the first of the file, permutations counted; all if left out.
         on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
 
@@ -68,6 +69,7 @@ class NLVR(MultimodalDataset):
         root: str = ROOT,
         permutations: int = 1,
         hold_out: list[str] | None = None,
+        allow_roots: list[str] | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
@@ -78,7 +80,7 @@ class NLVR(MultimodalDataset):
         problems = self.check({"root": root, "hold_out": hold_out}, split)
         if problems:
             raise DataError(" ".join(problems))
-        self.data, self.permutations = DataFolder(Path(root)), permutations
+        self.data, self.permutations = DataFolder(Path(root), allow_roots), permutations
         self.folder, _, part = split.partition("/")
         held_out, directories = set(hold_out or []), set[str]()
         orders = array("B")  # for each line, one bit an order of its boxes that is used

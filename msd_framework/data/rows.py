@@ -12,13 +12,14 @@ import reprlib
 import weakref
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from msd_framework.data.base import RowKeys
 from msd_framework.data.files import DataFolder
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import START, other_format
@@ -164,8 +165,11 @@ class Rows(ABC):
         limit: how many records to take at most; None for all.
         sure: whether it is beyond doubt that ``check`` would refuse none of many records, and need see none of them. It may
             raise `KeyError`, `TypeError` or `AttributeError` in place of an answer.
+        content: what a record that was checked holds beside its id and its label, for `keys`, which take 16 bytes a record; if
+            left out, nothing is kept.
 
     Attributes:
+        keys: what each record is known by, in this process.
         skipped: a sentence for each record that was left out.
 
     Raises:
@@ -180,17 +184,20 @@ class Rows(ABC):
         on_error: OnError = "raise",
         limit: int | None = None,
         sure: Callable[[Sequence[Record]], bool] | None = None,
+        content: Callable[[Record], Hashable] | None = None,
     ):
         self.file, self.skipped = str(file), list[str]()
         self._starts, self._lengths, self._numbers = array("q"), array("I"), array("I")
         self._stamp = _stamp(self._descriptor)
         if found := other_format(os.pread(self._descriptor, START, 0), file):
             raise DataError(found)
-        opening = _Opening(self, key, check, on_error, limit, sure or (lambda records: False))
+        opening = _Opening(self, key, check, on_error, limit, sure or (lambda records: False), content)
         for block in self._blocks():
             if opening.is_full:
                 break
             opening.take(block)
+        nothing = np.empty(0, np.int64)
+        self.keys = RowKeys(opening.names.hashes if content else nothing, np.array(opening.contents, np.int64))
         if not self._starts:
             raise DataError(f"{self.name}: holds no example that can be read" + (f": {self.skipped[0]}" if self.skipped else ""))
 
@@ -236,7 +243,7 @@ class Rows(ABC):
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_descriptor"}
+        return {name: value for name, value in vars(self).items() if name not in ("_descriptor", "keys")}
 
     def _chunks(self) -> Iterator[bytes]:
         read = 0
@@ -284,7 +291,9 @@ class _Opening:
         on_error: OnError,
         limit: int | None,
         sure: Callable[[Sequence[Record]], bool],
+        content: Callable[[Record], Hashable] | None,
     ):
+        self.content, self.contents = content, array("q")
         self.rows, self.key, self.check, self.on_error, self.limit, self.sure = rows, key, check, on_error, limit, sure
         self.names = _Names()
 
@@ -307,8 +316,13 @@ class _Opening:
             return False
         room = None if self.limit is None else self.limit - len(self.rows)
         self.names.take(hashes[:room])
+        self._take_contents(block.records[:room])
         self.rows._keep(block, slice(room))
         return True
+
+    def _take_contents(self, records: Sequence[Record]) -> None:
+        if self.content is not None:
+            self.contents.extend(map(hash, map(self.content, records)))
 
     def _hashes(self, records: Sequence[Record]) -> np.ndarray[Any, Any] | None:
         """What stands for the records' ids, None if one of them may be no id."""
@@ -346,6 +360,7 @@ class _Opening:
                     raise
                 self.rows.skipped.append(str(error))
         self.names.take(np.array([h for i in taken if (h := found[i][1]) is not None], np.int64))
+        self._take_contents([row.record for i in taken if isinstance(row := found[i][0], Row)])
         self.rows._keep(block, taken)
 
     def _read(self, block: Block, i: int) -> tuple[Row | DataError | None, int | None]:
@@ -374,6 +389,11 @@ class _Names:
         self._hashes = array("q")  # in the order of the examples
         self._runs: list[np.ndarray[Any, Any]] = []  # the same in sorted runs, each more than twice as long as the next
         self._marks = np.zeros(1 << 16, bool)  # by the last bits of a hash: whether any ends like that
+
+    @property
+    def hashes(self) -> np.ndarray[Any, Any]:
+        """Those of all names, int64 [N]."""
+        return np.array(self._hashes, np.int64)
 
     def doubtful(self, hashes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Those that an example has already, or that are there twice."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.json_lines import JsonLines
-from msd_framework.data.rows import NotAnExample, Row
+from msd_framework.data.rows import NotAnExample, Record, Row
 from msd_framework.errors import DataError
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
@@ -43,6 +43,7 @@ class SNLIVE(MultimodalDataset):
         split: which of the splits to read.
         root: the folder that holds the jsonl files and the photos; or MMF's folder of the data set.
         images: the folder of the photos, in the root.
+        allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
 
@@ -65,6 +66,7 @@ class SNLIVE(MultimodalDataset):
         split: str,
         root: str = ROOT,
         images: str = "flickr30k_images",
+        allow_roots: list[str] | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
@@ -74,8 +76,8 @@ class SNLIVE(MultimodalDataset):
         if problems:
             raise DataError(" ".join(problems))
         file, folder = find_layout(Path(root), f"snli_ve_{split}.jsonl")
-        self.folder = DataFolder(folder / images)
-        self.lines = JsonLines(file, "pairID", self._row, on_error, max_examples)
+        self.folder = DataFolder(folder / images, allow_roots)
+        self.lines = JsonLines(file, "pairID", self._row, on_error, max_examples, content=_content)
         self.skipped = self.lines.skipped
 
     @classmethod
@@ -102,6 +104,10 @@ class SNLIVE(MultimodalDataset):
         return Example(line.identifier("pairID"), inputs, row.target, line.place, row.facts)
 
     @property
+    def row_keys(self) -> RowKeys:
+        return self.lines.keys
+
+    @property
     def fingerprint(self) -> str:
         return self.lines.fingerprint
 
@@ -114,6 +120,11 @@ class SNLIVE(MultimodalDataset):
             line.label("gold_label", LABELS),
             {"decided_by": line.text("decided_by")} if "decided_by" in line.record else {},
         )
+
+
+def _content(record: Record) -> tuple[object, ...]:
+    key = next((spelling for spelling in SPELLINGS if spelling in record), "pairID")
+    return record["sentence2"], str(record[key])
 
 
 def _photo(line: Row) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from msd_framework.data.base import Example, MultimodalDataset
+import numpy as np
+
+from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.csv_rows import CsvRows
 from msd_framework.data.files import DataFolder
 from msd_framework.data.json_lines import JsonLines
+from msd_framework.data.one_file import OneFile
 from msd_framework.data.rows import OnError, Record, Row, Rows, all_texts
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.registry import DATASETS
@@ -29,7 +33,7 @@ Labels = Literal["single_label", "multi_label", "soft_target"]
 @DATASETS.register("jsonl")
 @DATASETS.register("csv")
 class Table(MultimodalDataset):
-    r"""Data of your own: a file a split, whose columns are modalities and labels.
+    r"""Data of your own: a file a split, or one file for all, whose columns are modalities and labels.
 
     A file is JSON lines (`.jsonl`: an object a line) or CSV with a header (`.csv`; `.tsv` with tabs), whichever of its two names
     this data set is called by; UTF-8, with a byte order mark or without. A column of files holds paths that are relative to the
@@ -40,6 +44,15 @@ class Table(MultimodalDataset):
         split: which of the files to read.
         root: the folder of the data.
         files: the file of each split, relative to the root; `<split>.jsonl`, `.csv` or `.tsv` if left out.
+        file: in place of `files`, the one file that holds the rows of all splits; `split_column` or `split_shares` says which.
+        split_column: the column of `file` that says which split a row is of.
+        split_values: the value of that column for each split, or a list of values, such as `{train: [0, 1, 2], test: 3}`; the
+            names of the splits if left out.
+        split_shares: the share of the rows of `file` that each split gets at random, such as `{train: 0.8, validation: 0.1,
+            test: 0.1}`. Rows of the same content stay together.
+        split_seed: deals the rows out; the same file and seed give the same splits.
+        stratify: whether each of those splits gets its share of each label, where rows have one label.
+        group: a column whose equal values stay in one split, such as that of an image which several rows show.
         texts: the column of each modality that is a text, such as `{text: caption}`.
         images: the column of each modality that is an image file.
         features: the column of each modality that is a file of features.
@@ -56,6 +69,7 @@ class Table(MultimodalDataset):
         separator: what stands between labels in one text.
         delimiter: what stands between the columns of a CSV file; if left out, a comma, or the semicolon, tab or bar that its
             header has in place of any comma.
+        allow_roots: folders outside the root that links in it, or absolute paths, may lead to, such as those of a shared disk.
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first row that cannot be read; "skip" leaves such rows out and counts them.
 
@@ -84,6 +98,13 @@ class Table(MultimodalDataset):
         split: str,
         root: str = "data",
         files: dict[str, str] | None = None,
+        file: str | None = None,
+        split_column: str | None = None,
+        split_values: dict[str, Any] | None = None,
+        split_shares: dict[str, float] | None = None,
+        split_seed: int = 0,
+        stratify: bool = True,
+        group: str | None = None,
         texts: dict[str, str] | None = None,
         images: dict[str, str] | None = None,
         features: dict[str, str] | None = None,
@@ -98,6 +119,7 @@ class Table(MultimodalDataset):
         keep: list[str] | None = None,
         separator: str = "|",
         delimiter: str | None = None,
+        allow_roots: list[str] | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
@@ -106,6 +128,14 @@ class Table(MultimodalDataset):
         options = {
             "root": root,
             "files": files,
+            "file": file,
+            "split_column": split_column,
+            "split_values": split_values,
+            "split_shares": split_shares,
+            "split_seed": split_seed,
+            "stratify": stratify,
+            "group": group,
+            "blind": blind,
             "texts": texts,
             "images": images,
             "features": features,
@@ -122,9 +152,17 @@ class Table(MultimodalDataset):
         if problems:
             raise DataError(" ".join(problems))
         self.modalities, self.targets = _modalities(options), _targets(options)
-        self.folder, self.id_column, self.keep = DataFolder(Path(root)), id_column, keep or []
-        self.is_blind, self.columns_seen = split in (blind or []), set[str]()
-        self.rows = _open(_file(options, split), id_column, self._example, on_error, max_examples, self._is_sure_of, delimiter)
+        self.folder, self.id_column, self.keep = DataFolder(Path(root), allow_roots), id_column, keep or []
+        self.split, self.blind, self.one_file = split, frozenset(blind or []), _one_file(options)
+        self.columns = tuple(dict.fromkeys(key for column in self.modalities.values() for key in column.keys))
+        self.columns_seen = set[str]()
+        self.are_texts = not any("{" in column.pattern for column in self.modalities.values())
+        limit = None if self.one_file else max_examples
+        path = _file(options, split)
+        self.rows = _open(path, id_column, self._check, on_error, limit, self._is_sure_of, delimiter, self._content)
+        self.order = np.arange(len(self.rows))
+        if self.one_file is not None:
+            self.order = self.one_file.rows_of(split, str(path), self.rows.keys.contents)[:max_examples]
         self.skipped = self.rows.skipped
         for key in (key for column in self.modalities.values() for key in column.keys):
             if key not in self.columns_seen:
@@ -150,14 +188,34 @@ class Table(MultimodalDataset):
         return [f"{file} is missing, wanted the rows of split {split!r} as {', '.join(SUFFIXES)}.{there}"]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.order)
 
     def __getitem__(self, index: int) -> Example:
-        return self._example(self.rows[index])
+        return self._example(self.rows[int(self.order[index])])
+
+    @property
+    def row_keys(self) -> RowKeys:
+        ids, contents = self.rows.keys
+        return RowKeys(ids if self.id_column is None else ids[self.order], contents[self.order])
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.rows.fingerprint} {[(name, column.pattern) for name, column in self.modalities.items()]}"
+        chosen = "" if self.one_file is None else f" {hashlib.sha256(self.order.tobytes()).hexdigest()}"
+        return f"{self.rows.fingerprint} {[(name, column.pattern) for name, column in self.modalities.items()]}{chosen}"
+
+    def _content(self, record: Record) -> tuple[Any, ...]:
+        """What a row shows a model. A pattern's columns may be numbers here and texts there."""
+        values = tuple(map(record.get, self.columns))
+        return values if self.are_texts else tuple(map(str, values))
+
+    def _check(self, row: Row) -> None:
+        self._example(row)
+        if self.one_file is not None:
+            self.one_file.add([row.record])
+
+    def _may_lack_label(self, row: Row) -> bool:
+        split = self.split if self.one_file is None or self.one_file.column is None else self.one_file.split_of(row)
+        return split in self.blind
 
     def _example(self, row: Row) -> Example:
         inputs: dict[str, Any] = {}
@@ -168,7 +226,8 @@ class Table(MultimodalDataset):
             inputs[name] = self.folder.root / row.path(self.folder, str(value)) if is_file else value
         if all(value is None for value in inputs.values()):
             raise DataError(f"{row.place}: has no {' and no '.join(inputs)}, so there is nothing to look at")
-        target = None if self.is_blind and self.targets.are_missing(row) else self.targets.of(row)
+        may_lack = self._may_lack_label(row)
+        target = None if may_lack and self.targets.are_missing(row) else self.targets.of(row)
         name = str(row.number) if self.id_column is None else row.identifier(self.id_column)
         return Example(name, inputs, target, row.place, {key: _kept(row, key) for key in self.keep})
 
@@ -183,8 +242,14 @@ class Table(MultimodalDataset):
             has_some = [before or value is not None for before, value in zip(has_some, found)]
         if not all(has_some):
             return False
+        if not all(_all_short([r[key] for r in records]) for key in self.keep) or not self.targets.are_sure(records):
+            return False
         self.columns_seen.update(*records)
-        return all(_all_short([r[key] for r in records]) for key in self.keep) and self.targets.are_sure(records)
+        if self.one_file is not None:
+            if self.one_file.column is not None and not {None, ""}.isdisjoint([r[self.one_file.column] for r in records]):
+                return False
+            self.one_file.add(records)
+        return True
 
 
 @dataclass(frozen=True)
@@ -209,8 +274,10 @@ class _Column:
         if self.is_lacking(row.record):
             return None
         if "{" not in self.pattern:
-            return row.text(self.pattern)
-        return _BRACES.sub(lambda found: row.identifier(found[1]), self.pattern)
+            found = row.text(self.pattern)
+        else:
+            found = _BRACES.sub(lambda found: row.identifier(found[1]), self.pattern)
+        return found if self.kind == "tokens" else found.replace("\\", "/")  # as Windows writes paths
 
     def of_all(self, records: Sequence[Record]) -> list[Any]:
         having = [record for record in records if not self.is_lacking(record)]
@@ -223,7 +290,8 @@ class _Column:
         return any(record.get(key) in nothing for key in self.keys)
 
     def _filled(self, record: Record) -> Any:
-        return _BRACES.sub(lambda found: str(record[found[1]]), self.pattern) if "{" in self.pattern else record[self.pattern]
+        found = _BRACES.sub(lambda found: str(record[found[1]]), self.pattern) if "{" in self.pattern else record[self.pattern]
+        return found.replace("\\", "/") if self.kind != "tokens" and type(found) is str else found
 
 
 @dataclass(frozen=True)
@@ -339,7 +407,7 @@ def _targets(options: Mapping[str, Any]) -> _Targets:
         raise ValueError("labels are a column a class, for task multi_label or soft_target, and name the classes themselves")
     names = columns if columns is not None else options.get("classes")
     if names is None:
-        file = _file(options, options.get("classes_from", "train"))
+        file = _file(options, None if options.get("file") else options.get("classes_from", "train"))
         if not file.is_file():
             raise DataError(f"{file} is missing, so the classes cannot be read from it; give data.dataset.classes, or its root")
         status = file.stat()
@@ -379,7 +447,7 @@ def _read_classes(
             found.update(map(str, values))
         return True
 
-    _open(file, None, check, "skip", None, are_sure, delimiter)  # who opens it says what is wrong with a row
+    _open(file, None, check, "skip", None, are_sure, delimiter, None)  # who opens it says what is wrong with a row
     if len(found) > MOST_CLASSES:
         raise DataError(
             f"{file}: {column} has over {MOST_CLASSES:,} different values, which are no labels; give data.dataset.classes"
@@ -397,24 +465,58 @@ def _open(
     limit: int | None,
     sure: Callable[[Sequence[Record]], bool],
     delimiter: str | None,
+    content: Callable[[Record], Hashable] | None,
 ) -> Rows:
     if file.suffix == ".jsonl":
-        return JsonLines(file, key, check, on_error, limit, sure)
-    return CsvRows(file, key, check, on_error, limit, sure, delimiter=delimiter or ("\t" if file.suffix == ".tsv" else None))
+        return JsonLines(file, key, check, on_error, limit, sure, content)
+    return CsvRows(
+        file, key, check, on_error, limit, sure, content, delimiter=delimiter or ("\t" if file.suffix == ".tsv" else None)
+    )
 
 
-def _file(options: Mapping[str, Any], split: str) -> Path:
+def _one_file(options: Mapping[str, Any]) -> OneFile | None:
+    """Which rows of one file are of a split, where all splits are in one.
+
+    Raises:
+        ValueError: if the options do not go together.
+    """
+    given = [name for name in ("split_column", "split_values", "split_shares", "group") if options.get(name) is not None]
+    if options.get("file") is None:
+        if given:
+            raise ValueError(f"{given[0]} is about the rows of one file, which is not given; name it in file")
+        return None
+    if options.get("files"):
+        raise ValueError("wanted files (a file a split) or file (one for all), got both")
+    if options.get("blind") and options.get("split_column") is None:
+        raise ValueError("rows without a label cannot be dealt out; give split_column in place of split_shares")
+    is_stratified = options.get("stratify", True) and options.get("task", "single_label") == "single_label"
+    label, seed = options.get("label") if is_stratified else None, options.get("split_seed", 0)
+    names = ("split_column", "split_values", "split_shares")
+    column, values, shares = (options.get(name) for name in names)
+    return OneFile(column, values, shares, seed, label, options.get("group"))
+
+
+def _file(options: Mapping[str, Any], split: str | None) -> Path:
     """The file of a split, the first of its possible names if it is not said and none is there.
 
     Raises:
         ValueError: if the split has none, or one of another format.
     """
     root, files = Path(str(options.get("root", "data"))), options.get("files")
+    one_file = _one_file(options)
+    if one_file is not None:
+        known = one_file.splits
+        if split is not None and known is not None and split not in known:
+            raise ValueError(f"there is no split {split!r}.{did_you_mean(split, known)} Its splits: {', '.join(known)}")
+        return _of_known_format(root / str(options["file"]))
     if not files:
         return next((f for s in SUFFIXES if (f := root / f"{split}{s}").is_file()), root / f"{split}{SUFFIXES[0]}")
-    if split not in files:
-        raise ValueError(f"files has no split {split!r}.{did_you_mean(split, files)} Its splits: {', '.join(files)}")
-    file = root / str(files[split])
+    if split is None or split not in files:
+        raise ValueError(f"files has no split {split!r}.{did_you_mean(str(split), files)} Its splits: {', '.join(files)}")
+    return _of_known_format(root / str(files[split]))
+
+
+def _of_known_format(file: Path) -> Path:
     if file.suffix not in SUFFIXES:
         raise ValueError(f"{file} has the suffix {file.suffix!r}, wanted one of {', '.join(SUFFIXES)}")
     return file

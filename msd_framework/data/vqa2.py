@@ -7,13 +7,14 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
-from msd_framework.data.base import Example, MultimodalDataset, SubmissionFile
+from msd_framework.data.base import Example, MultimodalDataset, RowKeys, SubmissionFile
 from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.data.json_array import JsonArray
 from msd_framework.data.rows import OnError, Row, all_texts
@@ -60,6 +61,7 @@ class VQA2(MultimodalDataset):
         root: the folder that holds the files and a folder of photos a split.
         answers: the file of answers, in the root.
         min_count: how often an answer must be given to be in a list that is made.
+        allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first record that cannot be read; "skip" leaves such records out and counts them.
 
@@ -88,6 +90,7 @@ class VQA2(MultimodalDataset):
         root: str = ROOT,
         answers: str = ANSWERS,
         min_count: int = 9,
+        allow_roots: list[str] | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
@@ -96,7 +99,7 @@ class VQA2(MultimodalDataset):
         problems = self.check({"root": root}, split)
         if problems:
             raise DataError(" ".join(problems))
-        self.split, self.folder, self.photos = split, Path(root), DataFolder(Path(root))
+        self.split, self.folder, self.photos = split, Path(root), DataFolder(Path(root), allow_roots)
         self.answers = list_of_answers(self.folder, answers, min_count) or ()
         self.written, self.normalised = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
         for c, answer in enumerate(self.answers):  # which the evaluation normalises again
@@ -104,7 +107,9 @@ class VQA2(MultimodalDataset):
             self.normalised[normalise_answer(on_one_line(answer))].append(c)
         annotated, asked = annotations_file(self.folder, split), questions_file(self.folder, split)
         self.given = _Given(annotated, on_error) if annotated.is_file() else None
-        self.questions = JsonArray(asked, "question_id", self._check, on_error, max_examples, list_name="questions")
+        self.questions = JsonArray(
+            asked, "question_id", self._check, on_error, max_examples, content=_content, list_name="questions"
+        )
         self.skipped = [*(self.given.rows.skipped if self.given else ()), *self.questions.skipped]
 
     @classmethod
@@ -147,6 +152,10 @@ class VQA2(MultimodalDataset):
         ids = (self.questions[place].integer("question_id") for place in places)
         chosen = logits.argmax(1).tolist()
         return [json.dumps({"question_id": number, "answer": self.answers[c]}) for number, c in zip(ids, chosen)]
+
+    @property
+    def row_keys(self) -> RowKeys:
+        return self.questions.keys
 
     @property
     def fingerprint(self) -> str:
@@ -288,6 +297,9 @@ def _read_answers(file: Path, size: int, changed: int) -> tuple[str, ...]:
     if len(answers) == first:
         raise DataError(f"{file}: has no answers, wanted one a line")
     return tuple(answers[first:])
+
+
+_content = itemgetter("image_id", "question")
 
 
 def _answers(row: Row) -> list[str]:

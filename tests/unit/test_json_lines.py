@@ -19,6 +19,7 @@ from msd_framework.data.files import DataFolder, inside
 from msd_framework.data.json_lines import JsonLines
 from msd_framework.data.rows import Row, all_texts
 from msd_framework.errors import DataError, did_you_mean
+from msd_framework.reading import not_utf8
 
 GOOD = {"id": 1, "text": "a meme", "label": 0}
 
@@ -137,7 +138,7 @@ def named(raw: bytes, place: str):
     try:
         record = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: is not UTF-8 ({error.reason} at byte {error.start + 1}), wanted UTF-8") from error
+        raise DataError(not_utf8(place, error)) from error
     except ValueError as error:
         raise DataError(f"{place}: is not JSON ({error}), wanted one object a line") from error
     if not isinstance(record, dict):

@@ -1,0 +1,131 @@
+"""Rows that two splits share: found by what they hold, and by ids that are more than the places of rows."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from msd_framework.data.base import MultimodalDataset, RowKeys
+from msd_framework.data.collate import Collator
+from msd_framework.errors import DataError
+from msd_framework.structures import DatasetInfo
+
+MOST_TOLD = 3
+"""How many shared rows are named."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Rows of a split that another one has as well.
+
+    Args:
+        count: how many.
+        by: what they have in common, "content" or "ids".
+        told: the first of them, each with its two places.
+    """
+
+    count: int
+    by: str
+    told: Sequence[str]
+
+
+def survey(dataset: MultimodalDataset, info: DatasetInfo, needs_labels: bool = False) -> RowKeys:
+    """What the examples of a split are known by, of a data set that does not tell, whose labels are checked on the way.
+
+    Args:
+        dataset: its examples are each asked for once.
+        info: its description.
+        needs_labels: whether each of them must have a label.
+
+    Raises:
+        DataError: with the first example whose target is not what the description says.
+    """
+    contents = np.empty(len(dataset), np.int64)
+    collator = Collator({}, info, unlabelled=False if needs_labels else None)
+    for i in range(len(dataset)):
+        example = dataset[i]
+        collator.num_labelled([example])
+        if problem := _target_problem(example.target, info):
+            raise DataError(f"{example.source}: the target of example {example.id!r} is {example.target!r}, wanted {problem}")
+        contents[i] = hash(_content(example.inputs, example.id))
+    return RowKeys(np.empty(0, np.int64), contents)  # its ids are promised to differ within a split alone
+
+
+def shared_rows(first: tuple[MultimodalDataset, RowKeys], second: tuple[MultimodalDataset, RowKeys]) -> Shared | None:
+    """The rows of the second split that the first one has as well; None if there are none.
+
+    Rows are the same if all that a model is shown of them is, whatever they are called and labelled. Rows of one id are the same
+    even if something was changed in them, unless each split just counts its rows.
+    """
+    (one, known), (other, asked) = first, second
+    both = np.isin(asked.contents, known.contents)
+    if both.any():
+        return _told("content", one, known.contents, other, asked.contents, both)
+    both = np.isin(asked.ids, known.ids)
+    if both.any() and not (_are_counted(one) and _are_counted(other)):
+        return _told("ids", one, known.ids, other, asked.ids, both)
+    return None
+
+
+def _told(
+    by: str,
+    one: MultimodalDataset,
+    known: NDArray[np.int64],
+    other: MultimodalDataset,
+    asked: NDArray[np.int64],
+    both: NDArray[np.bool_],
+) -> Shared:
+    told = []
+    for place in np.flatnonzero(both)[:MOST_TOLD].tolist():
+        here, there = other[place], one[int(np.argmax(known == asked[place]))]
+        told.append(f"{here.id!r} at {here.source} and {there.id!r} at {there.source}")
+    return Shared(int(both.sum()), by, told)
+
+
+def _are_counted(dataset: MultimodalDataset) -> bool:
+    """Whether ids just number the rows of a split, in any order, perhaps with a word before the number."""
+    found = [re.fullmatch(r"(\D*)(\d{1,18})", dataset[i].id) for i in range(len(dataset))]
+    numbers = [int(match[2]) for match in found if match]
+    words = {match[1] for match in found if match}
+    return len(numbers) == len(found) and len(words) == 1 and max(numbers) - min(numbers) < 2 * len(numbers) and min(numbers) < 2
+
+
+def _content(value: Any, name: str) -> Any:
+    """What an input is known by: a text, a path, the numbers of an array; the example's name where nothing can be compared."""
+    if isinstance(value, Mapping):
+        return tuple((key, _content(value[key], name)) for key in sorted(value))
+    if isinstance(value, (list, tuple)):
+        return tuple(_content(one, name) for one in value)
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, (str, int, float, PurePath, np.generic, type(None))):
+        return str(value)
+    try:
+        return pickle.dumps(value)
+    except Exception:  # an object of a user's own may raise anything
+        return name
+
+
+def _target_problem(target: Any, info: DatasetInfo) -> str:
+    """What was wanted in place of a target; empty if nothing is wrong with it."""
+    if target is None:
+        return ""
+    if info.task == "single_label":
+        is_class = isinstance(target, (int, np.integer)) and not isinstance(target, bool) and 0 <= target < info.num_classes
+        return "" if is_class else f"a class from 0 to {info.num_classes - 1}, or None"
+    try:
+        scores = np.asarray(target, np.float64)
+        fits = scores.shape == (info.num_classes,) and bool(((scores >= 0) & (scores <= 1)).all())
+    except (TypeError, ValueError):
+        fits = False
+    return "" if fits else f"{info.num_classes} numbers from 0 to 1, one a class"
