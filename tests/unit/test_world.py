@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from msd_framework.data.world import LAYOUTS, make_world, oracle, read_oracle
+from msd_framework.data.world import LAYOUTS, make_world, oracle, read_oracle, snli_ve, vqa
 from msd_framework.data.world.cards import INKS, RED, draw_card, draw_poster
 from msd_framework.data.world.handwriting import glyph_bank
 from msd_framework.data.world.hateful_memes import HatefulMemesLayout
@@ -24,6 +24,7 @@ from msd_framework.data.world.latents import KINDS, LEXICONS, MemeLatents, draw_
 from msd_framework.data.world.layout import spoil
 from msd_framework.data.world.make import WorldPlan, draw_split
 from msd_framework.data.world.mm_imdb import COMMON_WORDS, GENRES
+from msd_framework.data.world.words import NOUNS
 from msd_framework.data.world.write import write_image
 from msd_framework.errors import ConfigError, DataError
 
@@ -655,3 +656,57 @@ def test_importing_the_world_imports_neither_sklearn_nor_pil():
     code = "import sys, msd_framework.data.world; print([m for m in ('sklearn', 'PIL', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def best_accuracy(rows):
+    """That of a reader who knows how often each answer occurs where the same is shown, of (what is shown, answer's scores)."""
+    seen = {}
+    for shown, scores in rows:
+        seen[shown] = seen.get(shown, 0) + np.asarray(scores, dtype=float)
+    return sum(scores.max() for scores in seen.values()) / len(rows)
+
+
+def without_nouns(text):
+    return " ".join("noun" if word in NOUNS else word for word in text.split())
+
+
+def test_the_best_accuracies_in_snli_ve_are_the_documented_ones():
+    generator, shares = np.random.default_rng(0), snli_ve.SnliVeLayout.mix
+    pairs = [snli_ve.KINDS[kind](generator) for kind in generator.choice(list(shares), 20_000, p=list(shares.values()))]
+    labels = [np.eye(3)[pair.label] for pair in pairs]
+    shown = {
+        0.500: [(pair.digit, pair.ink) for pair in pairs],
+        0.621: [without_nouns(pair.hypothesis) for pair in pairs],
+        0.755: [(pair.digit, pair.ink, len(pair.hypothesis.split())) for pair in pairs],
+    }
+    for documented, signs in shown.items():  # three standard errors, and what counting overrates
+        assert abs(best_accuracy(list(zip(signs, labels, strict=True))) - documented) < 0.0115
+
+
+def test_the_best_accuracies_in_vqa_are_the_documented_ones():
+    generator = np.random.default_rng(0)
+    rows = []
+    for kind in generator.choice(list(vqa.KINDS), 20_000):
+        digit, ink = int(generator.integers(10)), int(generator.integers(4))
+        question = vqa.KINDS[kind](digit, ink, generator)
+        right = vqa.ANSWERS.index(question.answer)
+        given = np.where(generator.random(10) < vqa.ANNOTATOR_NOISE, generator.integers(16, size=10), right)
+        votes = np.bincount(given, minlength=16)
+        scores = (votes * np.minimum(1, (votes - 1) / 3) + (10 - votes) * np.minimum(1, votes / 3)) / 10  # the official accuracy
+        rows.append((digit, ink, question.text, scores))
+    shown = {
+        0.237: [(digit, ink) for digit, ink, _, _ in rows],
+        0.493: [without_nouns(text) for _, _, text, _ in rows],
+        0.618: [(digit, ink, len(text.split())) for digit, ink, text, _ in rows],
+    }
+    for documented, signs in shown.items():
+        assert abs(best_accuracy([(sign, row[3]) for sign, row in zip(signs, rows, strict=True)]) - documented) < 0.0115
+
+
+def test_the_length_of_a_meme_or_a_plot_tells_nothing_of_its_label(worlds):
+    _, memes, _ = drawn("hateful_memes", "train", 4000)
+    lengths = np.array([len(meme["text"].split()) for meme in memes])
+    hateful = np.array([meme["label"] for meme in memes], bool)
+    assert abs(lengths[hateful].mean() - lengths[~hateful].mean()) < 4 * lengths.std() / np.sqrt(1000)  # of two halves of 2,000
+    films = [json.loads(path.read_text()) for path in (worlds["mm_imdb"] / "dataset").glob("*.json")]
+    assert {len(film["plot"][0].replace(".", "").split()) for film in films} == {12}
