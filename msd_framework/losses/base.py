@@ -117,6 +117,27 @@ class FeatureLoss(nn.Module, ABC):
         """
 
 
+def compare_shown(loss: DistillationLoss, student: Tensor, teacher: Tensor, targets: Tensor, shown: Tensor | None) -> Tensor:
+    """The value of a distillation loss, float [B]; 0, and no part of the others', where an example has nothing to be compared.
+
+    Args:
+        loss: compares.
+        student: logits float [B, C] or [B, L, C].
+        teacher: the same shapes.
+        targets: those that `compare` takes.
+        shown: bool [B], which examples have something; all if None.
+    """
+    if shown is None:
+        return compare(loss, ModelOutput(student), ModelOutput(teacher), targets)
+    if loss.mixes_examples:
+        rows = shown.nonzero().squeeze(1)  # which waits for the device: no other way leaves the rest of a batch alone
+        found = compare(loss, ModelOutput(student[rows]), ModelOutput(teacher[rows]), targets[rows])
+        return found.new_zeros(len(student)).index_copy(0, rows, found)
+    there = shown.view(-1, *[1] * (student.ndim - 1))
+    found = compare(loss, ModelOutput(student.where(there, 0.0)), ModelOutput(teacher.where(there, 0.0)), targets)
+    return found.where(shown, 0.0)
+
+
 def compare(loss: DistillationLoss, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None) -> Tensor:
     """The value of a distillation loss, float [B]; the targets go to those that look at them."""
     given = (targets,) if isinstance(loss, LabelledDistillationLoss) else ()

@@ -100,7 +100,12 @@ class OnTheFlyModulation(GradientModulation):
             self.encoders = [list(model.get_submodule(f"encoders.{m}").parameters()) for m in self.modalities]
             with torch.no_grad(), _evaluated(model):
                 alone = model.forward_views([{m: batch.inputs[m]} for m in self.modalities]).logits  # [M, B, C]
-            self.scores.append(torch.stack([self.right(at_least_float32(z), batch.targets).double().sum() for z in alone]))
+            right = torch.stack([self.right(at_least_float32(z), batch.targets).double() for z in alone])  # [M, B]
+            if batch.having:  # of an example that lacks a modality nobody can say how well that one knows the answer
+                everyone = torch.ones_like(right[0], dtype=torch.bool)
+                having = torch.stack([batch.having.get(m, everyone) for m in self.modalities])
+                right = right * having * (len(batch) / having.sum(1, keepdim=True).clamp(min=1))
+            self.scores.append(right.sum(1))
         return {f"modulation/{m}": k for m, k in zip(self.modalities, self.coefficients.clone())}
 
     def change_gradients(self, mean: Mean) -> None:

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from msd_framework.losses import default_task_loss
 from msd_framework.losses.base import TaskLoss, at_least_float32
@@ -58,8 +59,11 @@ class AgreementObjective(Objective):
         names = [FULL, *self.model.modalities]
         full, *alone = at_least_float32(self.model.forward_views([shown[name].inputs for name in names]).logits)  # [B, C] each
 
-        task = torch.stack([self.task_loss(ModelOutput(z), batch.targets) for z in alone]).sum(0)  # [B]
-        apart = torch.stack([(z - other).square().mean(-1) for z, other in combinations(alone, 2)]).sum(0)  # [B]
+        having = [batch.having.get(m) for m in self.model.modalities]  # an example that lacks one is not asked about it
+        losses = [_where(self.task_loss(ModelOutput(z), batch.targets), mine) for z, mine in zip(alone, having)]
+        pairs = combinations(zip(alone, having), 2)
+        gaps = [_where((z - other).square().mean(-1), mine, theirs) for (z, mine), (other, theirs) in pairs]
+        task, apart = torch.stack(losses).sum(0), torch.stack(gaps).sum(0)  # [B]
 
         loss = (task + self.agree_weight * apart).mean()
         return StepOutput(loss, {"task": task.detach().mean(), "apart": apart.detach().mean()}, ModelOutput(full))
@@ -72,3 +76,10 @@ class AgreementObjective(Objective):
             if len(taken) > 1
             else [f"agreement is between two modalities or more, and the model takes {', '.join(taken)} alone."]
         )
+
+
+def _where(losses: Tensor, *having: Tensor | None) -> Tensor:
+    """Losses [B], 0 of examples that lack something."""
+    for rows in having:
+        losses = losses if rows is None else losses.where(rows, 0.0)
+    return losses

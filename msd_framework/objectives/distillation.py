@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.losses import default_distillation_loss, default_task_loss
-from msd_framework.losses.base import DistillationLoss, TaskLoss, compare
+from msd_framework.losses.base import DistillationLoss, TaskLoss, compare_shown
 from msd_framework.losses.labelled import known_losses, labelled_losses
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
@@ -21,10 +21,10 @@ from msd_framework.objectives.features import FeatureTerm, FeatureTerms, Told
 from msd_framework.objectives.look_ahead import MIXED, Followed, follow
 from msd_framework.progress import Dial, HeldOut, Mean, Number
 from msd_framework.registry import FEATURE_TERMS, OBJECTIVES, WEIGHTINGS, split
-from msd_framework.saliency.base import Saliency
+from msd_framework.saliency.base import Saliency, scores_of
 from msd_framework.structures import FULL, Batch, Inputs, ModelOutput, Setting, StepOutput, Task, View, visible_modalities
 from msd_framework.teachers.base import Teacher
-from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.base import Evidence, WeightingStrategy, mean_of_shown
 from msd_framework.weighting.fixed import UniformWeights
 
 
@@ -37,6 +37,7 @@ class DistillationObjective(Objective):
 
     averaged over the batch, with :math:`f` the student, :math:`f_T` the teacher, :math:`x_v` the example with the
     modalities that view :math:`v` shows, and :math:`F_k` losses of what goes on inside both, if any.
+    An example without a modality (`docs/own_data.md`) is not distilled on views that show nothing of it: D and F are 0 there.
     The single view `full` is distillation as in Hinton et al. (2015, arXiv:1503.02531); the views `full` and each modality
     alone are modality-specific distillation (Jin et al., 2021, arXiv:2101.01881); a view `{teacher: audio, student: image}`
     is crossmodal distillation (Xue et al., 2023, arXiv:2206.06487).
@@ -103,19 +104,35 @@ class DistillationObjective(Objective):
         full = ModelOutput(student[0])
 
         task = labelled_losses(self.task_loss, full, batch)  # [B]
-        distill = self.distill_losses(student, teacher, batch.targets)  # [V, B]
-        w = self.weighting(self.evidence(batch, teacher, student[1:], distill))  # [V] or [V, B]
+        seen = self.shown(batch)  # [V, B]
+        distill = self.distill_losses(student, teacher, batch.targets, seen)  # [V, B]
+        w = self.weighting(self.evidence(batch, teacher, student[1:], distill, seen))  # [V] or [V, B]
         w = w if w.ndim == 2 else w[:, None]
-        inner = self.features(told, taught, batch)  # [B] by name
+        w = w if seen is None else w.where(seen, 0.0)
+        inner = self.features(told, taught, batch, self.shown_in)  # [B] by name
 
         lam = self.distill_weight.value
         loss = ((1 - lam) * task + lam * (w * distill).sum(0)).mean()
         if followed is not None:
-            again = partial(self.distill_losses, teacher=teacher, targets=batch.targets)
+            again = partial(self.distill_losses, teacher=teacher, targets=batch.targets, shown=seen)
             self.followed.append(followed.weighed(lambda z: again(self.by_view(z)), lam * w / len(batch)))
         for more in (self.features.total(inner), self.weighting.penalty()):
             loss = loss if more is None else loss + lam * more
-        return StepOutput(loss, {**self.terms(task, distill, w, inner), **self.modulate(batch)}, full)
+        return StepOutput(loss, {**self.terms(task, distill, w, inner, seen), **self.modulate(batch)}, full)
+
+    def shown_in(self, batch: Batch, view: View) -> Tensor | None:
+        """Which examples have something for the teacher and for the student to see in a view, bool [B]; None where all do."""
+        sides = (batch.shown(view.teacher, self.teacher.modalities), batch.shown(view.student, self.model.modalities))
+        found = [side for side in sides if side is not None]
+        return torch.stack(found).all(0) if found else None
+
+    def shown(self, batch: Batch) -> Tensor | None:
+        """The same of all views, bool [V, B]."""
+        if not batch.having:
+            return None
+        found = [self.shown_in(batch, view) for view in self.views]
+        everyone = torch.ones_like(batch.targets if batch.targets.ndim == 1 else batch.targets[:, 0], dtype=torch.bool)
+        return torch.stack([everyone if one is None else one for one in found])
 
     @property
     def student_views(self) -> tuple[str, ...]:
@@ -138,10 +155,13 @@ class DistillationObjective(Objective):
         of = dict(zip(self.student_views, logits))
         return torch.stack([of[FULL], *(of[v.student] for v in self.views)])
 
-    def distill_losses(self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor) -> Tensor:
-        """How far the student is from the teacher on each view, [V, B]."""
-        pairs = ((ModelOutput(logits), teacher[v.teacher]) for logits, v in zip(student[1:], self.views))
-        return torch.stack([compare(self.distill_loss, seen, taught, targets) for seen, taught in pairs])
+    def distill_losses(
+        self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor, shown: Tensor | None = None
+    ) -> Tensor:
+        """How far the student is from the teacher on each view, [V, B]; 0 where an example is not shown."""
+        seen = [None] * len(self.views) if shown is None else shown
+        pairs = ((logits, teacher[v.teacher].logits, rows) for logits, v, rows in zip(student[1:], self.views, seen))
+        return torch.stack([compare_shown(self.distill_loss, mine, taught, targets, rows) for mine, taught, rows in pairs])
 
     def teacher_outputs(self, shown: Views) -> tuple[dict[str, ModelOutput], Told]:
         """What the teacher says of its side of each view and of those that the saliency looks at, and what goes on inside it."""
@@ -153,7 +173,9 @@ class DistillationObjective(Objective):
             output, told = self.teacher.predict(shown.batch, names, shown), []
         return {name: ModelOutput(one) for name, one in zip(names, output.logits)}, dict(zip(names, told))
 
-    def evidence(self, batch: Batch, teacher: Mapping[str, ModelOutput], student: Tensor, losses: Tensor) -> Evidence:
+    def evidence(
+        self, batch: Batch, teacher: Mapping[str, ModelOutput], student: Tensor, losses: Tensor, shown: Tensor | None = None
+    ) -> Evidence:
         """What the weighting may look at, with no graph in it."""
         taught = [teacher[v.teacher] for v in self.views]
         return Evidence(
@@ -165,20 +187,23 @@ class DistillationObjective(Objective):
             teacher_losses=torch.stack([known_losses(self.task_loss, t, batch) for t in taught]),
             saliency=self.scores(batch, teacher),
             targets=batch.targets,
-            gradients=self.gradients(losses),
+            gradients=self.gradients(losses, shown),
+            shown=shown,
         )
 
-    def gradients(self, losses: Tensor) -> Tensor | None:
+    def gradients(self, losses: Tensor, shown: Tensor | None) -> Tensor | None:
         """The gradient of each view's mean loss with respect to the parameters that the weighting watches, [V, P]."""
         watched = self.weighting.watched(self.model)
         if not watched or not losses.requires_grad:
             return None
-        return torch.stack([_gradient(one.mean(), watched) for one in losses])
+        return torch.stack([_gradient(one, watched) for one in mean_of_shown(losses, shown)])
 
-    def terms(self, task: Tensor, distill: Tensor, w: Tensor, inner: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Batch means of the loss's parts, for the log."""
-        losses = {f"distill/{v.name}": d.detach().mean() for v, d in zip(self.views, distill)}
-        weights = {f"weight/{v.name}": one.detach().mean() for v, one in zip(self.views, w)}
+    def terms(
+        self, task: Tensor, distill: Tensor, w: Tensor, inner: Mapping[str, Tensor], shown: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Batch means of the loss's parts, for the log; of a view, over the examples that have something of it."""
+        losses = {f"distill/{v.name}": d for v, d in zip(self.views, mean_of_shown(distill.detach(), shown))}
+        weights = {f"weight/{v.name}": one for v, one in zip(self.views, mean_of_shown(w.detach(), shown))}
         features = {f"feature/{name}": one.detach().mean() for name, one in inner.items()}
         return {"task": task.detach().mean(), **losses, **weights, **features}
 
@@ -219,7 +244,7 @@ class DistillationObjective(Objective):
 
     def scores(self, batch: Batch, teacher: Mapping[str, ModelOutput]) -> Tensor | None:
         """The saliency of each of the teacher's modalities, [B, M], if the weighting wants it."""
-        return self.saliency(teacher, batch.targets, self.teacher.modalities) if self.saliency else None
+        return scores_of(self.saliency, teacher, batch, self.teacher.modalities, lacking=0.0) if self.saliency else None
 
     @property
     def needs_dry_run(self) -> bool:
@@ -240,7 +265,7 @@ class DistillationObjective(Objective):
         for batch in batches:
             names = self.saliency_views()
             outputs = dict(zip(names, map(ModelOutput, self.teacher.predict(batch, names).logits)))
-            yield self.saliency(outputs, batch.targets, self.teacher.modalities)
+            yield scores_of(self.saliency, outputs, batch, self.teacher.modalities)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

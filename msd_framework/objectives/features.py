@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +18,9 @@ from msd_framework.progress import Dial, Number
 from msd_framework.registry import FEATURE_LOSSES, FEATURE_TERMS
 from msd_framework.structures import FULL, Batch, Feature, FeatureKind, FeatureShape, Setting, View, visible_modalities
 from msd_framework.teachers.base import Teacher
+
+Shown: TypeAlias = Callable[[Batch, View], Tensor | None]
+"""Which examples of a batch have something of a view, bool [B]; None if all do."""
 
 Told: TypeAlias = Mapping[str, Mapping[str, Feature]]
 """Intermediates by the view that they were seen on and by name."""
@@ -230,9 +233,26 @@ class FeatureTerms(nn.Module):
             pair.prepare(model.offered[pair.student], mine[pair.student].values, theirs[pair.teacher].values, num_examples)
         self.pairs = nn.ModuleList(pairs)
 
-    def forward(self, student: Told, teacher: Told, batch: Batch) -> dict[str, Tensor]:
-        """The value of each pair by its name, float [B]."""
-        return {pair.name: pair(student, teacher, batch) for pair in self._ready()}
+    def forward(self, student: Told, teacher: Told, batch: Batch, shown: Shown | None = None) -> dict[str, Tensor]:
+        """The value of each pair by its name, float [B]; 0 where an example lacks what is compared.
+
+        Args:
+            student: the student's intermediates, by view.
+            teacher: the teacher's.
+            batch: the examples.
+            shown: which of them have something of a view; all of them if left out.
+        """
+        values = {}
+        for pair in self._ready():
+            value = pair(student, teacher, batch)
+            having = [
+                shown and shown(batch, pair.view),
+                *(batch.having.get(parsed(name)[0]) for name in (pair.student, pair.teacher)),
+            ]
+            for rows in having:
+                value = value if rows is None else value.where(rows, 0.0)
+            values[pair.name] = value
+        return values
 
     def total(self, values: Mapping[str, Tensor]) -> Tensor | None:
         r"""The weighted sum of batch means, :math:`\sum_f \beta_f \frac1B \sum_i F_{fi}`; None where there is nothing."""

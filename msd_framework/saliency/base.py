@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from msd_framework.saliency.reading import Reading
-from msd_framework.structures import FULL, Inputs, ModelOutput
+from msd_framework.structures import FULL, Batch, Inputs, ModelOutput
 
 if TYPE_CHECKING:
     from msd_framework.models.base import MultimodalModel
@@ -43,6 +44,27 @@ def without(modality: str, modalities: Sequence[str]) -> str:
     return view_name(others, modalities)
 
 
+def scores_of(
+    saliency: Saliency, predictions: Mapping[str, ModelOutput], batch: Batch, modalities: Sequence[str], lacking: float = torch.nan
+) -> Tensor:
+    """The scores of a batch, float [B, M].
+
+    Args:
+        saliency: makes them.
+        predictions: the teacher's, by view.
+        batch: the examples.
+        modalities: M names of the teacher's modalities.
+        lacking: the score of a modality that an example lacks.
+    """
+    if not batch.having:
+        scores: Tensor = saliency(predictions, batch.targets, modalities)
+        return scores
+    seen = {view: saliency.completed(said, batch.shown(view, modalities)) for view, said in predictions.items()}
+    scores = saliency(seen, batch.targets, modalities)
+    having = [batch.having.get(m, torch.ones_like(scores[:, 0], dtype=torch.bool)) for m in modalities]
+    return scores.where(torch.stack(having, 1), lacking)
+
+
 class Saliency(nn.Module, ABC):
     """A score S_m(x) for each modality m of each example x; larger means more salient."""
 
@@ -69,6 +91,15 @@ class Saliency(nn.Module, ABC):
             what `forward` then finds among the features of the view `full`.
         """
         return {}
+
+    def completed(self, prediction: ModelOutput, shown: Tensor | None) -> ModelOutput:
+        """A teacher's output on a view, once examples of which the view shows nothing are taken care of.
+
+        Args:
+            prediction: the output, logits [B, C].
+            shown: bool [B], the others; None if the view shows something of each.
+        """
+        return prediction
 
     @abstractmethod
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:

@@ -96,9 +96,19 @@ class ShapleySaliency(Saliency):
             )
         return tuple(view_name(s, modalities) for s in subsets(modalities) if s)[::-1]
 
+    def completed(self, prediction: ModelOutput, shown: Tensor | None) -> ModelOutput:
+        """A view that shows nothing is the empty set, whatever a teacher says of it."""
+        if shown is None:
+            return prediction
+        return ModelOutput(torch.where(shown[:, None], prediction.logits, self.nothing(prediction.logits)))
+
+    def nothing(self, like: Tensor) -> Tensor:
+        """What is predicted where nothing is shown, logits [B, C]."""
+        return torch.zeros_like(like) if self.prior is None else self.prior.to(like.dtype).expand_as(like)
+
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
         full = predictions[FULL]
-        none = torch.zeros_like(full.logits) if self.prior is None else self.prior.to(full.logits.dtype).expand_as(full.logits)
+        none = self.nothing(full.logits)
         seen = {s: predictions[view_name(s, modalities)] if s else ModelOutput(none) for s in subsets(modalities)}
         v = {s: self.worth(f, full, targets) for s, f in seen.items()}  # [B] each
         return torch.stack([_share(m, modalities, v) for m in modalities], -1)  # [B, M]

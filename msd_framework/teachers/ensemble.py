@@ -184,16 +184,30 @@ class EnsembleTeacher(Teacher):
         for k, teacher in enumerate(self.teachers):
             names = tuple(dict.fromkeys(part[k] for part in parts.values() if k in part))
             said[k] = dict(zip(names, teacher.predict(batch, names, shown).logits)) if names else {}
-        return ModelOutput(torch.stack([self._together({k: said[k][name] for k, name in part.items()}) for part in parts.values()]))
+        together = []
+        for part in parts.values():
+            seen = {k: batch.shown(name, self.teachers[k].modalities) for k, name in part.items()}
+            together.append(self._together({k: said[k][name] for k, name in part.items()}, seen))
+        return ModelOutput(torch.stack(together))
 
-    def _together(self, answers: Mapping[int, Tensor]) -> Tensor:
-        """The common logits [B, C] of those who were asked, [B, C] each."""
+    def _together(self, answers: Mapping[int, Tensor], shown: Mapping[int, Tensor | None]) -> Tensor:
+        """The common logits [B, C] of those who were asked, [B, C] each.
+
+        Args:
+            answers: by the teacher's number.
+            shown: the examples of which each has seen something, bool [B]; None if of all. On others it is not listened to.
+        """
         z = at_least_float32(torch.stack(list(answers.values())))  # [K, B, C]
         if len(z) == 1:
             return z[0]
         one = self.outcomes == "softmax"
         log_p = z.log_softmax(-1) if one else torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], -1)  # [K, B, .., O]
         w = self.combination.weights(tuple(answers), log_p.flatten(2, -2) if log_p.ndim > 3 else log_p[:, :, None])  # [K] or [K, B]
+        if any(rows is not None for rows in shown.values()):
+            everyone = torch.ones(z.shape[1], dtype=torch.bool, device=z.device)
+            seen = torch.stack([everyone if rows is None else rows for rows in shown.values()])  # [K, B]
+            seen = seen | ~seen.any(0)
+            w = (w if w.ndim == 2 else w[:, None]) * seen
         w = w / w.sum(0)
         w = w.view(*w.shape, *[1] * (log_p.ndim - w.ndim))  # [K, B or 1, 1, ..]
         together = (log_p + w.log()).logsumexp(0)  # [B, .., O]

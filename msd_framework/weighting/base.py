@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MultimodalModel
@@ -30,6 +31,8 @@ class Evidence:
         targets: int64 [B] or float [B, C].
         gradients: of each view's mean loss with respect to the P numbers that the strategy watches, float [V, P]; None where it
             watches nothing, and where nothing is learned.
+        shown: bool [V, B], False where an example has nothing of what a view shows: what is said of it there does not count, and
+            its weight is 0. None where each example has something of each view.
     """
 
     views: tuple[View, ...]
@@ -41,6 +44,24 @@ class Evidence:
     saliency: Tensor | None
     targets: Tensor
     gradients: Tensor | None = None
+    shown: Tensor | None = None
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Values [V, B, ..] averaged over the examples that have something of the view, [V, ..]."""
+        return mean_of_shown(values, self.shown)
+
+
+def mean_of_shown(values: Tensor, shown: Tensor | None) -> Tensor:
+    """Values [V, B, ..] averaged over the examples that count, bool [V, B], all of them if None; 0 where none does.
+
+    >>> mean_of_shown(torch.tensor([[1.0, 3.0], [2.0, 9.0]]), torch.tensor([[True, True], [True, False]]))
+    tensor([2., 2.])
+    """
+    if shown is None:
+        return values.mean(1)
+    counts = shown.sum(1).clamp(min=1).to(values.dtype)  # [V]
+    values = torch.where(shown.view(*shown.shape, *[1] * (values.ndim - 2)), values, 0.0)
+    return values.sum(1) / counts.view(-1, *[1] * (values.ndim - 2))
 
 
 class WeightingStrategy(Paced, ABC):
@@ -100,7 +121,7 @@ class WeightingStrategy(Paced, ABC):
         """
 
     def fit(self, scores: Iterable[Tensor]) -> None:
-        """Looks at the saliency scores, float [B, M] a batch, of all training examples once."""
+        """Looks at the saliency scores, float [B, M] a batch, of all training examples once; NaN of what an example lacks."""
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:

@@ -59,7 +59,7 @@ class DynamicWeightAverage(WeightingStrategy):
         self.seen, self.parts = torch.zeros(()), 0
 
     def forward(self, evidence: Evidence) -> Tensor:
-        self.seen = evidence.losses.double().mean(1) + self.seen.to(evidence.losses.device)
+        self.seen = evidence.mean(evidence.losses.double()) + self.seen.to(evidence.losses.device)
         self.parts += 1
         return self.weights.to(evidence.losses.dtype, copy=True)  # the buffer changes in place
 

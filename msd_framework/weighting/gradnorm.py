@@ -79,7 +79,7 @@ class GradNormWeights(WeightingStrategy):
 
     def forward(self, evidence: Evidence) -> Tensor:
         if evidence.gradients is not None:
-            self.seen.append((evidence.losses.double().mean(1), evidence.gradients))
+            self.seen.append((evidence.mean(evidence.losses.double()), evidence.gradients))
         return self.weights.to(evidence.losses.dtype, copy=True)  # the buffer changes in place
 
     def end_update(self, mean: Mean) -> None:

@@ -133,7 +133,7 @@ class LearnedWeights(WeightingStrategy):
         with torch.autocast(evidence.losses.device.type, enabled=False):
             inputs = self.inputs(evidence)  # [V, B, F]
             if self.per == "view":
-                self.seen.append(inputs.double().mean(1))
+                self.seen.append(evidence.mean(inputs.double()))
                 inputs = self.shown
             inputs = inputs[self.mine].to(next(self.net.parameters()))  # [V', F] or [V', B, F]
             if self.looks_ahead:

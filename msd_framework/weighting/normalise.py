@@ -15,13 +15,19 @@ Normalise: TypeAlias = Literal["ratio", "softmax"]
 """How scores become weights: in proportion to them, or to their exponential."""
 
 Normaliser: TypeAlias = Callable[..., Tensor]
-"""Scores [V, ..], and what they count as at least (`floor`), to weights of the same shape."""
+"""Scores [V, ..], what they count as at least (`floor`) and which of them count (`shown`), to weights of the same shape."""
 
 SMALLEST = 1e-12
 """What scores count as at least, so that scores that are all 0 give equal weights."""
 
 
-def ratio(scores: Tensor, temperature: float = 1.0, added: float = 0.0, floor: Tensor | float = SMALLEST) -> Tensor:
+def ratio(
+    scores: Tensor,
+    temperature: float = 1.0,
+    added: float = 0.0,
+    floor: Tensor | float = SMALLEST,
+    shown: Tensor | None = None,
+) -> Tensor:
     r"""Weights in proportion to the scores, :math:`w_v = V S_v^{1/T} / \sum_u S_u^{1/T}`; equal where all are below the floor.
 
     Args:
@@ -29,27 +35,37 @@ def ratio(scores: Tensor, temperature: float = 1.0, added: float = 0.0, floor: T
         temperature: T; larger gives more equal weights.
         added: what is added to every score first; it evens out small scores and leaves large ones alone.
         floor: what a score counts as at least, above 0: below it there is nothing but rounding.
+        shown: bool, the shape of the scores: those that count, of which V are counted; the others' weights are 0. All if None.
 
     >>> ratio(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
     tensor([[0.5000, 1.0000],
             [1.5000, 1.0000]])
     """
     shares = (scores.clamp(min=floor) + added) ** (1 / temperature)
-    return len(scores) * shares / shares.sum(0)
+    if shown is None:
+        return len(scores) * shares / shares.sum(0)
+    shares = shares.where(shown, 0.0)
+    return (shown.sum(0) * shares / shares.sum(0)).where(shown, 0.0)
 
 
-def softmax(scores: Tensor, temperature: float, floor: Tensor | float = SMALLEST) -> Tensor:
+def softmax(
+    scores: Tensor, temperature: float, floor: Tensor | float = SMALLEST, shown: Tensor | None = None
+) -> Tensor:
     r"""Weights in proportion to the exponential of the scores, :math:`w_v = V e^{S_v / T} / \sum_u e^{S_u / T}`.
 
     Args:
         scores: float [V, ..].
         temperature: T; larger gives more equal weights.
         floor: not looked at: rounding does not move an exponential.
+        shown: as for `ratio`.
 
     >>> softmax(torch.tensor([0.0, 0.0]), temperature=1.0)
     tensor([1., 1.])
     """
-    return len(scores) * (scores / temperature).softmax(0)
+    if shown is None:
+        return len(scores) * (scores / temperature).softmax(0)
+    shares = (scores / temperature).where(shown, -torch.inf).softmax(0)
+    return (shown.sum(0) * shares).where(shown, 0.0)
 
 
 def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, added: float = 0.0) -> Normaliser:
@@ -78,13 +94,14 @@ def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, adde
         "softmax": partial(softmax, temperature=temperature),
     }
 
-    def normalised(scores: Tensor, floor: Tensor | float = SMALLEST) -> Tensor:
-        return torch.lerp(functions[name](scores, floor=floor), torch.ones_like(scores), smoothing)
+    def normalised(scores: Tensor, floor: Tensor | float = SMALLEST, shown: Tensor | None = None) -> Tensor:
+        drawn = torch.lerp(functions[name](scores, floor=floor, shown=shown), torch.ones_like(scores), smoothing)
+        return drawn if shown is None else drawn.where(shown, 0.0)
 
     return normalised
 
 
-def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: Callable[[Tensor], Tensor]) -> Tensor:
+def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: Normaliser, shown: Tensor | None = None) -> Tensor:
     """Normalised weights for the views that hide something, and a fixed one for the view `full`.
 
     Args:
@@ -92,17 +109,21 @@ def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: 
         views: V views.
         full_weight: the weight of `full`.
         normalise: scores of the other views to weights of the same shape.
+        shown: bool [V, B], the views of which an example has something; all of them if None.
 
     Returns:
-        The shape of the scores.
+        The shape of the scores; [V, B] where examples lack views.
 
     >>> views = [View.parse(name) for name in ("full", "image", "text")]
     >>> weigh(torch.tensor([4.0, 1.0, 3.0]), views, full_weight=2.0, normalise=ratio)
     tensor([2.0000, 0.5000, 1.5000])
     """
+    if shown is not None and scores.ndim == 1:
+        scores = scores[:, None].expand(shown.shape)
     by_view = list(zip(views, scores))
-    others = [score for view, score in by_view if view.name != FULL]
-    weights = iter(normalise(torch.stack(others)) if others else ())
+    others = [i for i, view in enumerate(views) if view.name != FULL]
+    counted = None if shown is None or not others else torch.stack([shown[i] for i in others])
+    weights = iter(normalise(torch.stack([scores[i] for i in others]), shown=counted) if others else ())
     return torch.stack([torch.full_like(score, full_weight) if view.name == FULL else next(weights) for view, score in by_view])
 
 

@@ -102,7 +102,7 @@ class InstanceWeights(WeightingStrategy):
         if self.training:
             self.seen.append(evidence.saliency.double().mean())
         floor = (self.floor * self.scale[0]).clamp(min=noise(scores.dtype, evidence.teacher.dtype)).to(scores.dtype)
-        return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor))
+        return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor), evidence.shown)
 
     def end_update(self, mean: Mean) -> None:
         if self.seen:
@@ -161,15 +161,16 @@ class PopulationWeights(WeightingStrategy):
         self.register_load_state_dict_pre_hook(_expect_mean)  # type: ignore[no-untyped-call]
 
     def fit(self, scores: Iterable[Tensor]) -> None:
-        """Takes the mean of the scores, float [B, M] a batch, of all training examples.
+        """Takes the mean of the scores, float [B, M] a batch, of all training examples, each modality's over those that have it.
 
         Raises:
             ValueError: if there is none.
         """
-        sums = [(s.double().sum(0), len(s)) for s in scores]
+        sums = [(s.double().nansum(0), (~s.isnan()).sum(0)) for s in scores]
         if not sums:
             raise ValueError("population weights were given no training example to take the mean saliency of.")
-        self.mean_saliency = (torch.stack([s for s, _ in sums]).sum(0) / sum(n for _, n in sums)).float()
+        counts = torch.stack([n for _, n in sums]).sum(0)  # [M]
+        self.mean_saliency = (torch.stack([s for s, _ in sums]).sum(0) / counts.clamp(min=1)).float()
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Weights [V].
@@ -183,7 +184,7 @@ class PopulationWeights(WeightingStrategy):
             )
         scores = view_saliency(self.mean_saliency, evidence.modalities, evidence.views)  # [V]
         floor = noise(scores.dtype, evidence.teacher.dtype)
-        return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor))
+        return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor), evidence.shown)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:

@@ -31,4 +31,4 @@ class TeacherLossWeights(WeightingStrategy):
         self.full_weight = non_negative("full_weight", full_weight)
 
     def forward(self, evidence: Evidence) -> Tensor:
-        return weigh(-evidence.teacher_losses, evidence.views, self.full_weight, self.normalise)  # [V, B]
+        return weigh(-evidence.teacher_losses, evidence.views, self.full_weight, self.normalise, evidence.shown)  # [V, B]
