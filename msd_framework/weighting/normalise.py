@@ -48,9 +48,7 @@ def ratio(
     return (shown.sum(0) * shares / shares.sum(0)).where(shown, 0.0)
 
 
-def softmax(
-    scores: Tensor, temperature: float, floor: Tensor | float = SMALLEST, shown: Tensor | None = None
-) -> Tensor:
+def softmax(scores: Tensor, temperature: float, floor: Tensor | float = SMALLEST, shown: Tensor | None = None) -> Tensor:
     r"""Weights in proportion to the exponential of the scores, :math:`w_v = V e^{S_v / T} / \sum_u e^{S_u / T}`.
 
     Args:
