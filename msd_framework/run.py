@@ -161,6 +161,7 @@ def report(assembly: Assembly, facts: Mapping[str, Any]) -> dict[str, Any]:
         "examples": examples,
         "precision": asdict(assembly.precision),
         **facts,
+        "lacking": lacking(assembly),
         "skipped": skipped(assembly),
     }
     if assembly.world.is_first:
@@ -194,8 +195,12 @@ def evaluate_split(assembly: Assembly, use: str) -> tuple[dict[str, float], int]
         for found, told in zip(student, teacher or repeat(None)):
             measures.add(found)
             for view, logits in told.logits.items() if told else ():
-                part = compare(found.logits[view], logits, info.task, info.outcomes)
-                compared[view] = compared[view] + part if view in compared else part
+                rows = torch.ones_like(found.labelled)
+                for side in (found.shown, told.shown if told else {}):
+                    rows = rows & side.get(view, rows)
+                if rows.any():
+                    part = compare(found.logits[view][rows], logits[rows], info.task, info.outcomes)
+                    compared[view] = compared[view] + part if view in compared else part
             places = found.places.tolist()
             entries = dataset.submission_entries(places, found.logits[FULL]) if submission else repeat("")
             yield list(zip(places, zip(table.rows(found), entries)))
@@ -254,6 +259,18 @@ def skipped(assembly: Assembly) -> list[str]:
     return list(dict.fromkeys(text for texts in assembly.world.gather(mine) for text in texts))
 
 
+def lacking(assembly: Assembly) -> dict[str, dict[str, int]]:
+    """How many of the examples that were read lack each modality, by the use of their split."""
+    readers = {use: batches.reader for use, batches in assembly.evaluation.items()}
+    if "training_reader" in vars(assembly):
+        readers = {"train": assembly.training_reader, **readers}
+    mine = [(use, m, places) for use, reader in readers.items() for m, places in sorted(reader.lacking.items())]
+    found: dict[str, dict[str, set[int]]] = {}
+    for use, modality, places in (entry for share in assembly.world.gather(mine) for entry in share):
+        found.setdefault(use, {}).setdefault(modality, set()).update(places)
+    return {use: {m: len(places) for m, places in by_modality.items()} for use, by_modality in found.items()}
+
+
 def environment(world: World) -> dict[str, Any]:
     """What the run was made with."""
     return {
@@ -284,6 +301,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     expected = result["expected"]
     lines += ["", "| metric | value | expected |", "|---|---|---|"]
     lines += [f"| {escaped(k)} | {v:.4f} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()]
+    if result["lacking"]:
+        lines += ["", f"{escaped(lacking_line(result))} Views that show nothing of an example are not measured on it."]
     if result["skipped"]:
         lines += [
             "",
@@ -292,6 +311,12 @@ def markdown(result: Mapping[str, Any]) -> str:
             *(f"- {escaped(text)}" for text in result["skipped"][:20]),
         ]
     return "\n".join(lines) + "\n"
+
+
+def lacking_line(result: Mapping[str, Any]) -> str:
+    """How many examples lack what, as sentences."""
+    counts = [(use, m, n) for use, found in result["lacking"].items() for m, n in found.items()]
+    return " ".join(f"{n:,} {use} example{'s have' if n != 1 else ' has'} no {m}." for use, m, n in counts)
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -305,6 +330,8 @@ def show(result: Mapping[str, Any]) -> None:
         table.add_row(name, f"{value:.4f}", "" if wanted is None else f"{wanted:.4f}")
     console = Screen()
     console.print(table)
+    if result["lacking"]:
+        console.print(lacking_line(result))
     if result["skipped"]:
         console.print(f"{len(result['skipped'])} examples were left out; report.json names them.")
 

@@ -28,7 +28,7 @@ def read_log_odds(path: Path) -> dict[str, NDArray[np.float64]]:
         path: a file `predictions_<split>.csv` with a column of probabilities for each class of each view.
 
     Returns:
-        float [N] by view.
+        float [N] by view, of the examples of which the view shows something.
 
     Raises:
         DataError: if there are not two classes.
@@ -40,8 +40,9 @@ def read_log_odds(path: Path) -> dict[str, NDArray[np.float64]]:
     width = (len(header) - first) // len(views)  # the predicted class, which older files lack, and a probability a class
     if width * len(views) != len(header) - first or width - ("prediction" in header[first : first + 1]) != 2:
         raise DataError(f"{path}: has {len(header) - first} columns for {len(views)} views; densities are drawn for two classes.")
-    p = np.array([row[first + width - 1 :: width] for row in rows], float).clip(SMALLEST, 1 - SMALLEST)  # [N, V]
-    return {view or FULL: column for view, column in zip(views, np.log(p / (1 - p)).T)}
+    shown = [[cell or "nan" for cell in row[first + width - 1 :: width]] for row in rows]  # empty where a view shows nothing
+    p = np.array(shown, float).clip(SMALLEST, 1 - SMALLEST)  # [N, V]
+    return {view or FULL: column[~np.isnan(column)] for view, column in zip(views, np.log(p / (1 - p)).T)}
 
 
 def gaussian_density(values: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:

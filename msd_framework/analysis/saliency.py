@@ -139,7 +139,7 @@ def training_prior(assembly: Assembly) -> list[float]:
 
 
 def score(assembly: Assembly, use: str, saliencies: Mapping[str, Saliency]) -> Scored:
-    """Every score of every labelled example of a split, from one question to the teacher.
+    """Every score of every labelled example of a split that lacks no modality, from one question to the teacher.
 
     Raises:
         DataError: if no example has a label.
@@ -168,6 +168,10 @@ def score(assembly: Assembly, use: str, saliencies: Mapping[str, Saliency]) -> S
     batches = assembly.in_order(ExampleReader(dataset, processors, assembly.decoded, data.on_error == "skip"))
     with bar(f"asking the teacher ({use})", len(batches), assembly.world.is_first) as advance:
         found = predict(ask, _told(batches, advance), list(saliencies), assembly.world).together()
+    lacking = {place for places in batches.reader.lacking.values() for place in places}
+    lacking = {place for share in assembly.world.gather(lacking) for place in share}
+    whole = torch.tensor([place not in lacking for place in found.places.tolist()])  # of the others nothing is to be compared
+    found = found if whole.all() else found.at(whole)
     return _labelled(found, use, dataset, saliencies, modalities)
 
 

@@ -591,7 +591,8 @@ class Assembly:
 
         self.model.eval()
         self.masker.eval()
-        return predict(ask, self.evaluation[use] if batches is None else batches, views, self.world, self.precision.precision)
+        batches = self.evaluation[use] if batches is None else batches
+        return predict(ask, batches, views, self.world, self.precision.precision, self.model.modalities)
 
     def ask_teacher(self, use: str, batches: Iterable[Batch]) -> PredictedBatches | None:
         """The teacher's predictions of batches of a split on the same views, of those that it can be shown."""
@@ -606,7 +607,7 @@ class Assembly:
         def ask(batch: Batch, names: Sequence[str]) -> Tensor:
             return teacher.predict(batch, names).logits
 
-        return predict(ask, batches, views, self.world, self.precision.precision)
+        return predict(ask, batches, views, self.world, self.precision.precision, teacher.modalities)
 
     @property
     def waits_before_training(self) -> bool:

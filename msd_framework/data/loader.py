@@ -35,6 +35,11 @@ class _Read:
         if self.error:
             raise DataError(self.error)
         reader.skipped |= self.skipped
+        if self.batch is None:
+            return None
+        for modality, having in self.batch.having.items():
+            places = (place for place, has in zip(self.batch.places, having.tolist()) if not has)
+            reader.lacking.setdefault(modality, set()).update(places)
         return self.batch
 
 

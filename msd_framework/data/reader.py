@@ -77,6 +77,7 @@ class ExampleReader:
 
     Attributes:
         skipped: what was wrong with each example that was left out.
+        lacking: by modality, the examples that were read and lack it.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class ExampleReader:
         self.dataset, self.processors, self.skip_errors = dataset, processors, skip_errors
         self.decoded = DecodedInputs() if decoded is None else decoded
         self.skipped: dict[int, str] = {}
+        self.lacking: dict[str, set[int]] = {}
 
     def __call__(self, index: int, batch: Kept | None = None) -> Loaded | None:
         """An example and its loaded inputs, or None if it cannot be read and errors are skipped.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import TypeVar
 
@@ -33,11 +33,13 @@ class Predictions:
         places: where they stand in the split, int64 [N].
         targets: int64 [N] or float [N, C]; -100 or NaN where a blind test has none.
         logits: float32 [N, C] by view.
+        shown: of each view that shows nothing of some example, those of which it shows something, bool [N].
     """
 
     places: Tensor
     targets: Tensor
     logits: Mapping[str, Tensor]
+    shown: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def labelled(self) -> Tensor:
@@ -46,7 +48,13 @@ class Predictions:
 
     def at(self, rows: Tensor) -> Predictions:
         """Those of some rows, bool [N] or int64."""
-        return Predictions(self.places[rows], self.targets[rows], {view: logits[rows] for view, logits in self.logits.items()})
+        logits, shown = ({view: x[rows] for view, x in by_view.items()} for by_view in (self.logits, self.shown))
+        return Predictions(self.places[rows], self.targets[rows], logits, shown)
+
+    def of(self, view: str) -> tuple[Tensor, Tensor]:
+        """Logits [n, C] and targets [n] or [n, C] on a view, of the examples of which it shows something."""
+        rows = self.shown.get(view)
+        return (self.logits[view], self.targets) if rows is None else (self.logits[view][rows], self.targets[rows])
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class PredictedBatches:
         views: names of V views.
         world: this process among all.
         precision: what they are computed in; the logits are float32 in any.
+        modalities: what whoever predicts takes; without it, each view counts as showing something of each example.
     """
 
     ask: Ask
@@ -68,6 +77,7 @@ class PredictedBatches:
     views: Sequence[str]
     world: World
     precision: Precision = FP32
+    modalities: Sequence[str] = ()
 
     def __iter__(self) -> Iterator[Predictions]:
         """The predictions of each batch, which have left the device.
@@ -87,7 +97,9 @@ class PredictedBatches:
                 )
             places = torch.tensor(batch.places or range(seen, seen + len(batch)))
             seen += len(batch)
-            yield Predictions(places, batch.targets.cpu(), dict(zip(self.views, logits)))
+            seen_of = {v: batch.shown(v, self.modalities) for v in self.views if v != FULL} if self.modalities else {}
+            shown = {view: rows.cpu() for view, rows in seen_of.items() if rows is not None}
+            yield Predictions(places, batch.targets.cpu(), dict(zip(self.views, logits)), shown)
 
     def together(self) -> Predictions:
         """Predictions of all examples on each process, in the split's order: for splits that fit into memory.
@@ -99,7 +111,12 @@ class PredictedBatches:
 
 
 def predict(
-    ask: Ask, batches: Iterable[Batch], views: Sequence[str], world: World, precision: Precision = FP32
+    ask: Ask,
+    batches: Iterable[Batch],
+    views: Sequence[str],
+    world: World,
+    precision: Precision = FP32,
+    modalities: Sequence[str] = (),
 ) -> PredictedBatches:
     """Predictions of a split, to be gone through by `measure` or a loop; nothing is asked before.
 
@@ -109,8 +126,9 @@ def predict(
         views: names of V views.
         world: this process among all.
         precision: what they are computed in.
+        modalities: what whoever predicts takes, where examples may lack some.
     """
-    return PredictedBatches(ask, batches, views, world, precision)
+    return PredictedBatches(ask, batches, views, world, precision, modalities)
 
 
 def measure(found: PredictedBatches | Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:
@@ -132,6 +150,7 @@ class Measures:
     """The metrics of a split, of which each process sees a share, a batch at a time.
 
     Counts are added up; the logits of labelled examples are kept only where a metric needs all of them at once, as a ranking does.
+    A view other than the full one is measured on the examples of which it shows something; of none, a metric is NaN.
 
     Args:
         metrics: by name.
@@ -146,6 +165,7 @@ class Measures:
         self.num_examples = self.num_labelled = 0
         self._counts: dict[tuple[str, str], Tensor] = {}
         self._kept: list[Predictions] = []
+        self._views: dict[str, None] = {}
 
     def add(self, found: Predictions) -> None:
         """Counts a batch in."""
@@ -155,10 +175,12 @@ class Measures:
         if not known.any():
             return
         found = found if known.all() else found.at(known)
-        for view, logits in found.logits.items():
+        self._views |= dict.fromkeys(found.logits)
+        for view in found.logits:
+            logits, targets = found.of(view)
             for name, metric in self.metrics.items():
-                if isinstance(metric, CountedMetric):
-                    counts, key = metric.count(logits, found.targets), (view, name)
+                if isinstance(metric, CountedMetric) and len(targets):
+                    counts, key = metric.count(logits, targets), (view, name)
                     self._counts[key] = self._counts[key] + counts if key in self._counts else counts
         if not all(isinstance(metric, CountedMetric) for metric in self.metrics.values()):
             self._kept.append(found)
@@ -182,15 +204,16 @@ class Measures:
                 totals[key] = totals[key] + count if key in totals else count
         needs_all = {name: m for name, m in self.metrics.items() if not isinstance(m, CountedMetric)}
         whole = _gathered(self._kept, world) if needs_all else None
-        views = whole.logits if whole else dict.fromkeys(view for view, _ in totals)
+        views = dict.fromkeys(view for seen in world.gather(self._views) for view in seen)
         found: dict[str, float] = {}
         for view in views:
             for name, metric in self.metrics.items():
                 label = name if view == FULL else f"{view}/{name}"
                 if isinstance(metric, CountedMetric):
-                    found[label] = float(metric.value(totals[view, name]))
+                    found[label] = float(metric.value(totals[view, name])) if (view, name) in totals else math.nan
                 elif whole is not None:
-                    found[label] = float(metric(whole.logits[view], whole.targets))
+                    logits, targets = whole.of(view)
+                    found[label] = float(metric(logits, targets)) if len(targets) else math.nan
         return found
 
 
@@ -250,8 +273,13 @@ def _gathered(mine: Sequence[Predictions], world: World) -> Predictions:
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:
+    shown = {}
+    for view in dict.fromkeys(view for part in parts for view in part.shown):
+        everyone = [torch.ones_like(part.places, dtype=torch.bool) for part in parts]
+        shown[view] = torch.cat([part.shown.get(view, rows) for part, rows in zip(parts, everyone)])
     return Predictions(
         torch.cat([part.places for part in parts]),
         torch.cat([part.targets for part in parts]),
         {view: torch.cat([part.logits[view] for part in parts]) for view in parts[0].logits},
+        shown,
     )

@@ -25,7 +25,7 @@ class PredictionTable:
 
     A row has the id, what the data set keeps with the example, the label, and for each view the predicted class and a column of
     probabilities a class. Of more than `MOST_COLUMNS` classes, the most probable one and its probability; of scores, those that are
-    not 0.
+    not 0. Cells of a view that shows nothing of an example are empty.
 
     Args:
         dataset: the split.
@@ -47,7 +47,7 @@ class PredictionTable:
 
     def rows(self, found: Predictions) -> list[list[Any]]:
         """A row for each of some examples."""
-        of_views = [self._of_view(found.logits[view]) for view in self.views]
+        of_views = [self._of_view(found.logits[view], found.shown.get(view)) for view in self.views]
         rows = []
         for i, (place, target, known) in enumerate(zip(found.places.tolist(), found.targets.tolist(), found.labelled.tolist())):
             example = self.dataset[place]
@@ -56,8 +56,14 @@ class PredictionTable:
             rows.append([example.id, *(example.facts.get(name, "") for name in self.facts), label, *predicted])
         return rows
 
-    def _of_view(self, logits: Tensor) -> list[list[str]]:
-        """The cells of each example on a view."""
+    def _of_view(self, logits: Tensor, shown: Tensor | None) -> list[list[str]]:
+        """The cells of each example on a view; empty ones of those that are not shown, bool [N]."""
+        cells = self._cells(logits)
+        if shown is None:
+            return cells
+        return [row if there else [""] * len(row) for row, there in zip(cells, shown.tolist())]
+
+    def _cells(self, logits: Tensor) -> list[list[str]]:
         p = probabilities(logits, self.info.outcomes)
         if self.is_wide:
             best = p.max(1)
