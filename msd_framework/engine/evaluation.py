@@ -163,9 +163,8 @@ class Measures:
     def __init__(self, metrics: Mapping[str, Metric]):
         self.metrics = metrics
         self.num_examples = self.num_labelled = 0
-        self._counts: dict[tuple[str, str], Tensor] = {}
+        self._counts: dict[tuple[str, str], Tensor | None] = {}  # None of a view that has shown nothing yet
         self._kept: list[Predictions] = []
-        self._views: dict[str, None] = {}
 
     def add(self, found: Predictions) -> None:
         """Counts a batch in."""
@@ -175,13 +174,12 @@ class Measures:
         if not known.any():
             return
         found = found if known.all() else found.at(known)
-        self._views |= dict.fromkeys(found.logits)
         for view in found.logits:
             logits, targets = found.of(view)
             for name, metric in self.metrics.items():
-                if isinstance(metric, CountedMetric) and len(targets):
-                    counts, key = metric.count(logits, targets), (view, name)
-                    self._counts[key] = self._counts[key] + counts if key in self._counts else counts
+                if isinstance(metric, CountedMetric):
+                    counts, key = metric.count(logits, targets) if len(targets) else None, (view, name)
+                    self._counts[key] = _added(self._counts.get(key), counts)
         if not all(isinstance(metric, CountedMetric) for metric in self.metrics.values()):
             self._kept.append(found)
 
@@ -198,23 +196,29 @@ class Measures:
 
     def values(self, world: World) -> dict[str, float]:
         """The metrics of the labelled examples that all processes have seen, the same ones on each of them."""
-        totals: dict[tuple[str, str], Tensor] = {}
+        totals: dict[tuple[str, str], Tensor | None] = {}
         for counts in world.gather(self._counts):
             for key, count in counts.items():
-                totals[key] = totals[key] + count if key in totals else count
+                totals[key] = _added(totals.get(key), count)
         needs_all = {name: m for name, m in self.metrics.items() if not isinstance(m, CountedMetric)}
         whole = _gathered(self._kept, world) if needs_all else None
-        views = dict.fromkeys(view for seen in world.gather(self._views) for view in seen)
+        views = whole.logits if whole else dict.fromkeys(view for view, _ in totals)
         found: dict[str, float] = {}
         for view in views:
             for name, metric in self.metrics.items():
                 label = name if view == FULL else f"{view}/{name}"
                 if isinstance(metric, CountedMetric):
-                    found[label] = float(metric.value(totals[view, name])) if (view, name) in totals else math.nan
+                    total = totals[view, name]
+                    found[label] = math.nan if total is None else float(metric.value(total))
                 elif whole is not None:
                     logits, targets = whole.of(view)
                     found[label] = float(metric(logits, targets)) if len(targets) else math.nan
         return found
+
+
+def _added(total: Tensor | None, count: Tensor | None) -> Tensor | None:
+    """A sum of what may not be there."""
+    return count if total is None else total if count is None else total + count
 
 
 def in_order(batches: Iterable[Sequence[tuple[int, T]]], world: World) -> Iterator[T]:
