@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from msd_framework.cli import main
+from msd_framework.registry import MODELS, TASK_LOSSES
 from msd_framework.run import run
+from msd_framework.structures import ModalityInputs, ModelOutput
 from tests.integration.test_run import student, teacher, world  # noqa: F401  (fixtures)
 
 ROOT = Path(__file__).parents[2]
@@ -66,22 +71,57 @@ def test_the_page_of_studies_can_be_followed(tmp_path, monkeypatch, capsys):
         assert f"| {name} | " in said
 
 
-def test_components_of_a_users_own_take_one_file_each_and_one_line_of_yaml(tmp_path, world, teacher):  # noqa: F811
-    page = ROOT / "CONTRIBUTING.md"
-    names = re.findall(r"In `my_components/(\w+\.py)`", page.read_text())
-    code = blocks(page, "python")
-    assert len(names) == len(code) == 2
-    (tmp_path / "my_components").mkdir()
+@pytest.fixture(scope="module")
+def own_components(tmp_path_factory) -> list[Path]:
+    """The YAMLs of CONTRIBUTING.md, beside the files that it shows."""
+    page, folder = ROOT / "CONTRIBUTING.md", tmp_path_factory.mktemp("own")
+    names, code = re.findall(r"`my_components/(\w+\.py)`:", page.read_text()), blocks(page, "python")
+    assert len(names) == len(set(names)) == len(code) == 8
+    (folder / "my_components").mkdir()
     for name, text in zip(names, code):
-        (tmp_path / "my_components" / name).write_text(text)
-    (yaml_text,) = blocks(page, "yaml")
-    yaml_text = yaml_text.replace("base: projects", f"base: {ROOT}/projects").replace("user_dir: ", f"user_dir: {tmp_path}/")
-    (tmp_path / "mine.yaml").write_text(yaml_text)
-    report = run(tmp_path / "mine.yaml", student(world, teacher, tmp_path / "out"))
+        (folder / "my_components" / name).write_text(text)
+    written = []
+    for i, text in enumerate(blocks(page, "yaml")):
+        text = text.replace("base: projects", f"base: {ROOT}/projects").replace("user_dir: ", f"user_dir: {folder}/")
+        written.append(folder / f"mine{i}.yaml")
+        written[-1].write_text(text)
+    return written
+
+
+def test_components_of_a_users_own_take_one_file_each_and_one_line_of_yaml(own_components, tmp_path, world, teacher):  # noqa: F811
+    report = run(own_components[0], student(world, teacher, tmp_path / "out"))
     assert "test/accuracy" in report["metrics"]
     weights = [line for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines() if '"train/weight/image"' in line]
     assert weights
     assert '"train/weight/full": 1.0' in weights[0]  # the overlap of a prediction with itself
+
+
+def test_a_run_may_be_made_of_components_of_ones_own(own_components, tmp_path, world):  # noqa: F811
+    words = [f"data.dataset.root={world}", f"env.save_dir={tmp_path / 'out'}", "training.max_epochs=null", "training.max_updates=6"]
+    report = run(own_components[1], [*words, "evaluation.every_updates=3", "callbacks=[{type: good_enough, value: 0.0}]"])
+    assert report["stopped"] == "accuracy has reached 0"
+    assert 0 <= report["metrics"]["test/worst_recall"] <= report["metrics"]["test/accuracy"]
+    memes = sum(len(json.loads(line)["text"].split()) <= 4 for line in (world / "test_seen.jsonl").read_text().splitlines())
+    assert 0 < memes == report["examples"]["test"] < 41
+
+
+def test_the_components_of_the_page_are_what_they_say(own_components, capsys):
+    """A modality may be hidden or left out, what is hidden changes nothing, and the loss is its formula."""
+    folder = own_components[0].parent / "my_components"
+    assert main(["components", "encoders", "two_convolutions", f"user_dir={folder}"]) == 0
+    assert "features of a token" in capsys.readouterr().out
+    torch.manual_seed(0)
+    encoders = {"image": "two_convolutions", "other": "two_convolutions"}
+    model = MODELS.build({"type": "gated_sum", "encoders": encoders}, "model", {"num_classes": 3, "image_channels": 3}).eval()
+    image, other = (ModalityInputs(torch.rand(4, 3, 8, 8), torch.ones(4, 1, dtype=torch.bool)) for _ in range(2))
+    hidden = replace(other, values=torch.full_like(other.values, torch.nan), mask=torch.zeros_like(other.mask))
+    alone = model({"image": image}).logits
+    assert torch.equal(model({"image": image, "other": hidden}).logits, alone)
+    assert not torch.allclose(model({"image": image, "other": other}).logits, alone)
+    y = torch.tensor([0, 1, 2, 0])
+    focal, plain = (TASK_LOSSES.build(spec) for spec in ({"type": "focal", "gamma": 2.0}, "cross_entropy"))
+    losses = plain(ModelOutput(alone), y)
+    torch.testing.assert_close(focal(ModelOutput(alone), y), (1 - (-losses).exp()) ** 2 * losses)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
