@@ -195,11 +195,13 @@ class Assembly:
             return
         examples = self.dataset("train")
         for modality, processor in processors.items():
-            if next(iter(_Inputs(examples, modality)), None) is None:
+            is_sorted_out = self.config.data.on_error == "skip" and processor.fits_on_loaded
+            inputs = _Inputs(examples, modality, processor if is_sorted_out else None)
+            if next(iter(inputs), None) is None:
                 raise DataError(
                     f"data.train: no example of {self.config.data.train!r} has {modality!r}, which is to be learned from."
                 )
-            processor.fit(_Inputs(examples, modality))
+            processor.fit(inputs)
 
     @property
     def evaluated(self) -> str:
@@ -669,14 +671,30 @@ class Assembly:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """One modality's raw inputs of the examples of a split that have it, read whenever they are gone through."""
+    """One modality's raw inputs of the examples of a split that have it, read whenever they are gone through.
+
+    Args:
+        examples: the split.
+        modality: which of its inputs.
+        reader: leaves out those that it cannot load; all are taken if None.
+    """
 
     examples: MultimodalDataset
     modality: str
+    reader: Processor | None = None
 
     def __iter__(self) -> Iterator[Any]:
         values = (self.examples[i].inputs[self.modality] for i in range(len(self.examples)))
-        return (value for value in values if value is not None)
+        return (value for value in values if value is not None and self._can_be_read(value))
+
+    def _can_be_read(self, value: Any) -> bool:
+        if self.reader is None:
+            return True
+        try:
+            self.reader.load(value)
+        except DataError:
+            return False
+        return True
 
 
 @dataclass(frozen=True)

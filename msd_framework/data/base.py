@@ -148,6 +148,9 @@ class Processor(ABC):
     free_options: ClassVar[frozenset[str]] = frozenset()
     """Options that a teacher's processor and its student's may differ in: both still make the same tensors of an example."""
 
+    fits_on_loaded: ClassVar[bool] = False
+    """Whether `fit` loads inputs, so that those which cannot be read are left out of it where a run leaves them out."""
+
     random: bool = False
     """Whether the same input can become different tensors, so that they cannot be kept or cached."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.data.base import Processor
-from msd_framework.data.regions.base import FeatureReader, names_of, wanted
+from msd_framework.data.regions.base import FeatureReader, names_of, respelled, wanted
 from msd_framework.data.regions.open import open_features, parse_source, source_problems
 from msd_framework.errors import CheckpointError, DataError
 from msd_framework.registry import PROCESSORS
@@ -64,6 +64,7 @@ class RegionFeatures(Processor):
     """
 
     kind = "features"
+    fits_on_loaded = True
     free_options = frozenset({"folder"})
 
     def __init__(self, folder: str, max_regions: int = 100, feature_size: int | None = None, boxes: bool = False):
@@ -95,7 +96,7 @@ class RegionFeatures(Processor):
             DataError: if they are missing, damaged, or anything but finite floats [N, D] (and boxes [N, 4]).
         """
         reader = self.reader
-        for name in names_of(value, reader.depths):
+        for name in self._names(value):
             found = reader.find(name, self.max_regions, self.boxes)
             if found is not None:
                 break
@@ -113,11 +114,16 @@ class RegionFeatures(Processor):
     def length(self, value: Any) -> int:
         """How many regions are kept of an image, from the head of its file where it has one."""
         reader = self.reader
-        name = next((name for name in names_of(value, reader.depths) if name in reader), Path(value).stem)
+        name = next((name for name in self._names(value) if name in reader), Path(value).stem)
         return min(reader.count(name), self.max_regions)
 
     def blank(self) -> LoadedRegions:
         return LoadedRegions(torch.zeros(1, known_size(self.feature_size)), torch.zeros(1, 4) if self.boxes else None, (1.0, 1.0))
+
+    def _names(self, value: Any) -> Iterator[str]:
+        """The names that an image's features may have, the likeliest first."""
+        yield from names_of(value, self.reader.depths)
+        yield from respelled(value)
 
     def collate(self, loaded: Sequence[LoadedRegions]) -> ModalityInputs:
         """Features float32 [B, L, D], padded with zeros to the most regions of the batch, and which are there [B, L]."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from msd_framework.data.base import Processor
-from msd_framework.errors import DataError
+from msd_framework.errors import DataError, did_you_mean
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+MOST_NAMES = 1000
+"""Among how many names of a folder the nearest one is looked for."""
+
 MAX_PIXELS = 100_000_000
 Exif: TypeAlias = Literal["apply", "ignore"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -141,7 +147,7 @@ def read_image(file: Path, exif: Exif = "apply") -> Any:
                 rgb = to_rgb(image)
                 return rgb if turn is None else rgb.transpose(Image.Transpose[turn])
     except FileNotFoundError as error:
-        raise DataError(f"{file}: no such image file") from error
+        raise DataError(f"{file}: no such image file{_nearest(file)}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{file}: has too many pixels ({error}), wanted at most {MAX_PIXELS:,}") from error
     except UnidentifiedImageError as error:
@@ -176,6 +182,27 @@ def to_rgb(image: Any) -> Any:
     ground = Image.new("RGBA", image.size, "white")
     ground.alpha_composite(image.convert("RGBA"))
     return ground.convert("RGB")
+
+
+def _nearest(file: Path) -> str:
+    """What a folder holds in place of a file: a name that is spelled another way, or the nearest one."""
+    if not file.parent.is_dir():
+        return f"; there is no folder {file.parent}"
+    names = _names_in(str(file.parent))
+    spelled = {_plain(name): name for name in names}
+    found = spelled.get(_plain(file.name), "")
+    hint = f" Did you mean {found!r}?" if found else did_you_mean(file.name, names[:MOST_NAMES])
+    return f"; {file.parent} holds {len(names):,} names.{hint}" if hint else ""
+
+
+@lru_cache(maxsize=8)
+def _names_in(folder: str) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def _plain(name: str) -> str:
+    """A name less what programs change in it: capital letters, the form of accents, %20, and the suffix of a JPEG."""
+    return unicodedata.normalize("NFC", unquote(name)).casefold().replace(".jpeg", ".jpg")
 
 
 def _orientation(image: Any) -> int:

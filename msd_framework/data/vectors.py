@@ -113,6 +113,7 @@ class Vectors(Processor):
     """
 
     kind = "features"
+    fits_on_loaded = True
 
     def __init__(self, feature_size: int | None = None):
         positive(feature_size=feature_size)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from msd_framework.config.build import _Inputs
+from msd_framework.data.base import Example
 from msd_framework.data.features import RegionFeatures
 from msd_framework.errors import CheckpointError, DataError
 
@@ -191,3 +193,41 @@ def test_listing_data_sets_and_processors_imports_nothing_heavy():
         "print([m for m in ('transformers', 'torchvision', 'tokenizers', 'PIL', 'sklearn') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [
+        ("photos\\train-1", "data/photos/train-1.png"),
+        ("photos\\train-1.png", "data/photos/train-1.png"),
+        ("42", "train2014/COCO_train2014_000000000042.jpg"),
+        ("000000000042", "img/42.jpg"),
+        ("000000000042.jpg", "img/COCO_val2014_000000000042.jpg"),
+    ],
+)
+def test_names_as_other_programs_write_them_are_found(tmp_path, features, stored, asked):
+    write(tmp_path, stored, GRID)
+    assert np.array_equal(features.load(Path(asked)).features.numpy(), GRID[:4])
+    assert features.length(Path(asked)) == 4
+
+
+def test_a_name_that_is_not_there_is_told_with_names_that_are(tmp_path, features):
+    for name in ("train-10", "train-11", "train-12", "train-13"):
+        write(tmp_path, name, GRID)
+    wanted = r"train_13\.npy: no such feature file; they are called 'train-10', .+, \.\.\.\. Did you mean 'train-13'\?"
+    with pytest.raises(DataError, match=wanted):
+        features.load("photos/train_13.png")
+
+
+@pytest.mark.parametrize("sorted_out", [True, False])
+def test_a_first_file_that_is_broken_is_left_out_where_a_run_leaves_files_out(tmp_path, features, sorted_out):
+    (tmp_path / "0.npy").write_bytes(b"no array")
+    write(tmp_path, "1", GRID)
+    examples = [Example(str(i), {"image": Path(f"{i}.png")}, 0, f"row {i}") for i in range(2)]
+    inputs = _Inputs(examples, "image", features if sorted_out else None)
+    if not sorted_out:
+        with pytest.raises(DataError, match=r"0\.npy: is not a plain array"):
+            features.fit(inputs)
+        return
+    features.fit(inputs)
+    assert features.facts == {"feature_size": 8}

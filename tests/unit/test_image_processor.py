@@ -332,3 +332,26 @@ def test_16_bits_that_would_all_be_black_are_refused(tmp_path, suffix):
     assert np.asarray(read_image(saved(Image.fromarray(values * 4096), tmp_path, suffix)))[..., 0].ravel().tolist() == [
         16 * i for i in range(16)
     ]
+
+
+@pytest.mark.parametrize(
+    ("there", "asked"),
+    [
+        ("Photo 1.JPG", "photo 1.jpg"),
+        ("photo.jpeg", "photo.jpg"),
+        ("a b.png", "a%20b.png"),
+        ("a%20b.png", "a b.png"),
+        ("caf\u00e9.png", "cafe\u0301.png"),
+        ("photo_17.png", "photo17.png"),
+    ],
+)
+def test_an_image_that_is_not_there_is_told_with_the_nearest_name(tmp_path, there, asked):
+    Image.fromarray(GRADIENT).save(tmp_path / there, "PNG")
+    with pytest.raises(DataError) as caught:
+        read_image(tmp_path / asked)
+    assert str(caught.value) == f"{tmp_path / asked}: no such image file; {tmp_path} holds 1 names. Did you mean {there!r}?"
+
+
+def test_a_folder_of_images_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"a\.png: no such image file; there is no folder .+photos$"):
+        read_image(tmp_path / "photos" / "a.png")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,6 +29,9 @@ SPELLINGS = {
 
 DEPTHS = (0, 2)
 """In how many folders the names of images lie, where nothing more is known."""
+
+MOST_NAMES = 1000
+"""Among how many names the nearest one is looked for."""
 
 NO_FOLDERS = frozenset({"", ".", ".."})
 
@@ -128,8 +134,18 @@ class FeatureReader(ABC):
         return f"{self.path}: {name!r}"
 
     def missing(self, name: str) -> DataError:
-        """The error of an image that is not there."""
-        return DataError(f"{self.path}: has no features of {name!r} among {len(self):,} images")
+        """The error of an image that is not there, with names that are."""
+        return DataError(f"{self.path}: has no features of {name!r} among {len(self):,} images{self.told_names(name)}")
+
+    def told_names(self, name: str) -> str:
+        """How images are called that are there, and the nearest one, as the end of a sentence."""
+        known = self._first_names
+        shown = ", ".join(map(repr, known[:3])) + ", ..." * (len(known) > 3)
+        return f"; they are called {shown}.{did_you_mean(name, known)}" if known else ""
+
+    @cached_property
+    def _first_names(self) -> list[str]:
+        return list(itertools.islice(self.names(), MOST_NAMES))
 
 
 def names_of(value: Any, depths: tuple[int, int] = DEPTHS) -> list[str]:
@@ -152,6 +168,22 @@ def names_of(value: Any, depths: tuple[int, int] = DEPTHS) -> list[str]:
     folders = folder.rsplit("/", depths[1])[-depths[1] :] if folder else []
     starts = [folders[len(folders) - depth :] for depth in range(len(folders), depths[0] - 1, -1)]
     return ["/".join([*start, name]) for name in found for start in starts if NO_FOLDERS.isdisjoint(start)]
+
+
+def respelled(value: Any) -> list[str]:
+    r"""Names under which other programs store an image's features: with Windows' backslashes, or COCO's numbers.
+
+    >>> respelled("photos/42.png")
+    ['photos\\\\42', 'photos\\\\42.png', '000000000042', '000000000042.png']
+    >>> respelled("COCO_train2014_000000000042.jpg")
+    ['42', '000000000042', '42.jpg', '000000000042.jpg']
+    """
+    found = [name.replace("/", "\\") for name in names_of(value) if "/" in name]
+    stem = names_of(value, (0, 0))[0]
+    number = re.fullmatch(r"(?:COCO_[a-z]+\d{4}_)?0*(\d{1,12})", stem)
+    numbers = [number[1], number[1].zfill(12)] if number else []
+    suffix = names_of(value, (0, 0))[-1].removeprefix(stem)
+    return found + [name for name in dict.fromkeys([*numbers, *(n + suffix for n in numbers)]) if name not in names_of(value)]
 
 
 def checked(

@@ -79,7 +79,7 @@ class NpyFolder(FeatureReader):
         return str(self._file(name))
 
     def missing(self, name: str) -> DataError:
-        return DataError(f"{self._file(name)}: no such feature file")
+        return DataError(f"{self._file(name)}: no such feature file{self.told_names(name)}")
 
     def _file(self, name: str) -> Path:
         return inside(self.path, f"{name}.npy")
