@@ -175,7 +175,8 @@ def soft_scores(here: Path, world: Path, teacher: Path) -> None:
 
 
 SOFT = [
-    "data.dataset={type: csv, root: <here>, texts: {text: text}, images: {image: photo}, task: soft_target, labels: [benign, hateful]}",
+    "data.dataset={type: csv, root: <here>, texts: {text: text}, images: {image: photo}, task: soft_target}",
+    "data.dataset.labels=[benign, hateful]",
     "data.dataset.id_column=key",
     "data.validation=dev",
     "data.test=test",
