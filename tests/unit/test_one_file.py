@@ -56,7 +56,7 @@ def test_rows_are_dealt_out_once_each_with_labels_alike(root):
     assert tables["test"].fingerprint != tables["train"].fingerprint
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     photos=st.lists(st.integers(0, 12), min_size=40, max_size=60),
     seed=st.integers(0, 5),

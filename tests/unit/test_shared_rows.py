@@ -91,7 +91,7 @@ def splits(draw):
 
 
 @pytest.mark.parametrize("made", [in_csv, in_lines, in_code])
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(drawn=splits())
 def test_rows_that_two_splits_share_are_found_and_no_others(tmp_path_factory, made, drawn):
     is_counted, first, second = drawn

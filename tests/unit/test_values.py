@@ -113,7 +113,7 @@ def test_what_is_no_interpolation_and_what_is_no_utf_8_is_told():
         parse_override("name=\udcff")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=12))
 def test_any_text_gets_through_the_command_line_in_quotes(text):
     escaped = text.replace("${", "")  # which is an interpolation in any text
