@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 def positive(**values: float | None) -> None:
@@ -35,6 +38,34 @@ def below_one(**values: float) -> None:
         ValueError: with the first of them.
     """
     _refuse({name: value for name, value in values.items() if not 0 <= value < 1}, "0 or more and below 1")
+
+
+LARGEST = 2**31 - 1
+"""The largest size of anything in a model."""
+
+DEEPEST = 1000
+"""The most layers of a model."""
+
+
+def too_large(options: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, int]]:
+    """Whole numbers among the options of a model, at any depth, that no model has: layers beyond 1,000, sizes beyond 2**31 - 1.
+
+    >>> list(too_large({"hidden_size": 8, "vision": {"num_hidden_layers": 100000}}))
+    [('vision.num_hidden_layers', 100000)]
+    """
+    for key, value in options.items():
+        most = most_of(str(key))
+        if isinstance(value, Mapping):
+            yield from too_large(value, f"{at}{key}.")
+        elif isinstance(value, (list, tuple)):
+            yield from too_large({f"{key}[{i}]": inner for i, inner in enumerate(value)}, at)
+        elif isinstance(value, int) and value > most:
+            yield f"{at}{key}", value
+
+
+def most_of(name: str) -> int:
+    """The largest number that a size of this name may be."""
+    return DEEPEST if re.search(r"(layers?|depths?|blocks)(\[\d+\])*$", name) else LARGEST
 
 
 def _refuse(wrong: dict[str, float], wanted: str) -> None:

@@ -189,7 +189,7 @@ class Registry(Generic[T]):
             found = getattr(import_named(module), attribute)
         except MSDError:
             raise
-        except Exception as error:  # a module of a user's may raise anything
+        except (Exception, SystemExit) as error:  # a module of a user's may raise anything, and end the program
             raise ConfigError(Problem(at, f"{self.kind} {name!r} cannot be imported: {raised_at(error)}")) from error
         if wrong := self.misfit(found):
             raise ConfigError(Problem(at, f"{self.kind} {name!r}: {wrong}"))
@@ -247,7 +247,7 @@ def _load(point: EntryPoint) -> Any:
         return point.load()
     except MSDError:
         raise
-    except Exception as error:  # a package of a user's may raise anything
+    except (Exception, SystemExit) as error:  # a package of a user's may raise anything, and end the program
         package = f" of the installed package {point.dist.name}" if point.dist else ""
         text = f"the entry point {point.name} = {point.value} ({point.group}){package} cannot be loaded: {raised_at(error)}"
         raise ConfigError(text) from error

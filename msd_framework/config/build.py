@@ -82,6 +82,9 @@ DRY_RUN_EXAMPLES = 4
 COUNTED = 1024
 """How many training examples have their labels counted at once."""
 
+MOST_VALIDATIONS = 10**6
+"""The most validations of a run, which are all planned before it begins."""
+
 SHARED = ("info", "known", "modalities", "processors", "masker", "teacher_masker", "decoded", "evaluation", "_opened")
 """Parts of a run that are the same for each of its teachers."""
 
@@ -476,6 +479,9 @@ class Assembly:
         training, evaluation, checkpoint = self.config.training, self.config.evaluation, self.config.checkpoint
         epoch = self.num_trained_on / training.batch_size
         every = evaluation.every_updates or epoch
+        if self.num_updates / every > MOST_VALIDATIONS:
+            text = f"a validation every {every:,.4g} of {self.num_updates:,} updates is more than {MOST_VALIDATIONS:,} of them."
+            raise ConfigError(Problem("evaluation.every_updates", f"{text} Make fewer."))
         ends = {math.ceil(i * every) for i in range(1, math.floor(self.num_updates / every) + 1)}
         validations = {u for u in ends if u < self.num_updates} | {self.num_updates}
         regular = range(checkpoint.every_updates, self.num_updates, checkpoint.every_updates) if checkpoint.every_updates else None

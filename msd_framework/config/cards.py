@@ -15,6 +15,7 @@ from msd_framework.engine.checkpoint import WEIGHTS, Checkpoint, find_checkpoint
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.models.base import MultimodalModel
 from msd_framework.options import mismatch, options_of
+from msd_framework.ranges import too_large
 from msd_framework.registry import MODELS, PROCESSORS, REGISTRIES, Registry, items, nested, split
 from msd_framework.structures import Outcomes, Task
 
@@ -118,6 +119,8 @@ def _checked(card: dict[str, Any], folder: Path, config: RunConfig) -> dict[str,
     own = own_names(config)
     specs: list[tuple[Registry[Any], str, Any]] = [(MODELS, "model", card["model"]), (MODELS, "rebuild", card["rebuild"])]
     specs += [(PROCESSORS, f"processors.{m}.spec", kept["spec"]) for m, kept in card["processors"].items()]
+    for key, value in too_large({"rebuild": card["rebuild"], "facts": card["facts"]}):
+        raise CheckpointError(f"{folder / 'card.json'}: {key} is {value}, more than any model has. Take another checkpoint.")
     for registry, at, spec in specs:
         where = f"{folder / 'card.json'}: {at}"
         try:

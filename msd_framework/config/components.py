@@ -10,6 +10,7 @@ from msd_framework.config.parts import Part, parts
 from msd_framework.config.structure import ComponentSlot
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.options import options_of
+from msd_framework.ranges import most_of, too_large
 from msd_framework.registry import DATASETS, MODELS, OBJECTIVES, REGISTRIES, TASK_LOSSES, raised_at, split
 from msd_framework.structures import DatasetInfo
 
@@ -57,7 +58,9 @@ LIGHT = {
 def component_problems(slots: Iterable[ComponentSlot]) -> list[Problem]:
     """Names and options that components do not have, values of a wrong type, and values that a constructor refuses."""
     slots = list(slots)
-    named = {s.path: REGISTRIES[s.kind].check(s.spec, s.path, STAND_INS, CONTEXT.get(s.kind, ())) for s in slots}
+    named = {
+        s.path: REGISTRIES[s.kind].check(s.spec, s.path, STAND_INS, CONTEXT.get(s.kind, ())) or _size_problems(s) for s in slots
+    }
     problems = [p for found in named.values() for p in found]
     facts, unknown = STAND_INS, {"num_classes", "class_names"}
     objective = next((s.spec for s in slots if s.path == "objective" and not named[s.path]), None)
@@ -132,6 +135,12 @@ def asked(question: Callable[[], T], what: str, at: str) -> T:
 def known_facts(info: DatasetInfo) -> dict[str, Any]:
     """What components may ask for by name and a data set's description tells."""
     return {"num_classes": info.num_classes, "task": info.task, "outcomes": info.outcomes, "class_names": info.class_names}
+
+
+def _size_problems(slot: ComponentSlot) -> list[Problem]:
+    """Numbers that are beyond any model, which would never be built or fill all memory."""
+    found = too_large({slot.path: slot.spec})
+    return [Problem(path, f"must be at most {most_of(path):,}, got {value:,}.") for path, value in found]
 
 
 def _refusals(part: Part, facts: Mapping[str, Any]) -> tuple[Problem, ...]:

@@ -77,7 +77,7 @@ def _import(module: str, at: str) -> list[Problem]:
         import_named(module)
     except MSDError as error:
         return [Problem(at, str(error))]
-    except Exception as error:  # a module of a user's may raise anything
+    except (Exception, SystemExit) as error:  # a module of a user's may raise anything, and end the program
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None and module.startswith(error.name)
         text = f"there is no module {module!r}" if missing else f"{module!r} cannot be imported: {raised_at(error)}"
         return [Problem(at, text.removesuffix(".") + "." + " Install it, or put its folder under `user_dir`." * missing)]

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 
 import torch
 
 from msd_framework.config.schema import RunConfig
 from msd_framework.errors import ConfigError, Problem
+from msd_framework.ranges import LARGEST
 from msd_framework.teachers.masked import read_saliency
 
 NEEDED_SPLIT = {"train": "train", "check": "train", "val": "validation", "test": "test", "predict": "test"}
 """The split that each `run_type` cannot do without."""
+
+MOST: dict[str, int] = {
+    "training.max_updates": 10**9,
+    "training.max_epochs": 10**9,
+    "training.batch_size": 10**6,
+    "evaluation.batch_size": 10**6,
+    "data.workers": max(64, 2 * (os.cpu_count() or 1)),
+    "env.threads": max(256, 2 * (os.cpu_count() or 1)),
+    "data.length_pool": 10**6,
+    "data.cache_mb": 10**9,
+}
+"""The most of what fills memory or never ends: far beyond what anybody trains with."""
 
 LARGEST_SEED = 2**63 - 1
 """The largest seed: what a signed number of 64 bits can hold."""
@@ -54,11 +68,21 @@ def _number_problems(config: RunConfig) -> list[Problem]:
         "env.threads": config.env.threads,
         "seed": config.seed,
     }
+    values = above | least
     return [
         *(Problem(path, f"must be above 0, got {value}.") for path, value in above.items() if value is not None and not value > 0),
         *(Problem(path, f"must be 0 or more, got {value}.") for path, value in least.items() if value < 0),
+        *(Problem(path, f"must be at most {most:,}, got {value:,}.") for path, most, value in _above(values)),
         *([Problem("seed", f"must be at most 2**63 - 1, got {config.seed}.")] if config.seed > LARGEST_SEED else []),
     ]
+
+
+def _above(values: Mapping[str, float | None]) -> Iterator[tuple[str, int, float]]:
+    """The numbers that are above the most that they may be."""
+    for path, value in values.items():
+        most = MOST.get(path, LARGEST)
+        if path != "seed" and value is not None and value > most:
+            yield path, most, value
 
 
 def _length_problems(config: RunConfig) -> list[Problem]:

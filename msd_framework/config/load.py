@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -18,6 +19,9 @@ from msd_framework.config.schema import RunConfig
 from msd_framework.config.values import as_word, expand, parse_value, to_copy
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.reading import read_text
+
+MOST_VALUES = 100_000
+"""The most values of a configuration file, aliases filled in: a few lines of them can stand for more than fits into memory."""
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
@@ -156,15 +160,22 @@ def parse(path: Path) -> Source:
     try:
         text = read_text(path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if _size(node, {}) > MOST_VALUES:
+            raise ConfigError(f"{path}: its aliases (*name) stand for more than {MOST_VALUES:,} values. Write out what is meant.")
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if node is not None else {}
     except DataError as error:
         raise ConfigError(f"{error}.") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: is nested without end: an alias (*name) stands inside what it names.") from error
+        text = "is nested too deep, or without end: an alias (*name) stands inside what it names."
+        raise ConfigError(f"{path}: {text}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}{_mark(error)}: is not valid YAML: {_yaml_problem(error)}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: is not valid: {_first_line(error)}.") from error
+    except ValueError as error:  # a number of thousands of digits, a date that is none
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: holds a value that cannot be read: {str(error).partition(';')[0]}.") from error
     if not isinstance(values, dict) or isinstance(node, yaml.ScalarNode):
         raise ConfigError(f"{path}: wanted a mapping of options, `key: value` on each line, got {values!r:.60}.")
     origins = {at: f"{path}:{line}" for at, line in _lines(node)}
@@ -203,7 +214,7 @@ def parse_override(word: str) -> Source:
         values = parsed = parse_value(value)
     except ValueError as error:
         quoted = "" if "${" in value else f" A text is given in quotes: {to_copy(as_word(key, value))}"
-        raise ConfigError(f"{COMMAND_LINE}: {key}: the value {value!r} {error}.{quoted}") from error
+        raise ConfigError(f"{COMMAND_LINE}: {key}: the value {reprlib.repr(value)} {error}.{quoted}") from error
     for part in reversed(key.split(".")):
         values = {part: values}
     return _expanded(Source(values, dict.fromkeys([key, *_keys(parsed, key)], COMMAND_LINE)))
@@ -265,6 +276,16 @@ def _lines(node: Any, at: str = "") -> Iterator[tuple[str, int]]:
         for i, value in enumerate(node.value):
             yield f"{at}[{i}]", value.start_mark.line + 1
             yield from _lines(value, f"{at}[{i}]")
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """How many values a part of a YAML file stands for; those of an alias count wherever it stands."""
+    if id(node) not in known:
+        known[id(node)] = 1
+        inner = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else []
+        inner = node.value if isinstance(node, yaml.SequenceNode) else inner
+        known[id(node)] = 1 + sum(_size(one, known) for one in inner)
+    return known[id(node)]
 
 
 def _mark(error: yaml.YAMLError) -> str:

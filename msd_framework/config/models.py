@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,9 +119,14 @@ def _refusals(found: list[Part], facts: Mapping[str, Any], config: RunConfig) ->
             built = whole.registry.build(_without_files(whole.registry, whole.spec, facts), whole.path, facts)
     except ConfigError as error:
         return list(error.problems)
+    except RuntimeError as error:
+        too_big = "alloc" in str(error) or "overflow" in str(error)
+        return [Problem(whole.path, f"needs more memory than there is: {str(error).splitlines()[0]}.")] if too_big else []
     except Exception:  # a module of a user's may look at its weights, which is right where there are some
         return []
-    return _length_problems(whole, built, config)
+    needed, there = sum(p.nbytes for p in built.parameters()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = f"its weights take {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}. Make it smaller."
+    return [Problem(whole.path, text)] if needed > 2 * there else _length_problems(whole, built, config)
 
 
 def _length_problems(part: Part, built: nn.Module, config: RunConfig) -> list[Problem]:

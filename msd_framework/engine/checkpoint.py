@@ -285,7 +285,7 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: is missing, so this is no complete checkpoint. Take another one.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged: {error}. Take another checkpoint.") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: is damaged: wanted an object, got a {type(found).__name__}. Take another checkpoint.")

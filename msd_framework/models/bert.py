@@ -156,4 +156,4 @@ def _random(config: dict[str, Any], vocab_size: int | None) -> Any:
         built = AutoConfig.for_model(**sizes)
     except ValueError as error:
         raise ValueError(f"transformers knows no model_type {config['model_type']!r}") from error
-    return AutoModel.from_config(built, attn_implementation="eager")
+    return AutoModel.from_config(built, attn_implementation="eager", trust_remote_code=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.errors import did_you_mean
-from msd_framework.models.huggingface_load import load_published
+from msd_framework.models.huggingface_load import load_published, reason_of
 from msd_framework.models.weights import find_file, load_exactly, read_tensors
 from msd_framework.reading import read_json
 
@@ -197,9 +197,13 @@ def transformers_backbone(
     if weights not in ("DEFAULT", "random"):
         raise ValueError(f"weights of a model of transformers are DEFAULT or random, got {weights!r}")
     try:
-        network = AutoModel.from_config(AutoConfig.from_pretrained(name)) if weights == "random" else load_published(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"transformers finds no model {name!r}: {str(error).splitlines()[0]}") from error
+        if weights == "random":
+            built = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            network = AutoModel.from_config(built, trust_remote_code=False)
+        else:
+            network = load_published(name)
+    except Exception as error:  # a damaged folder can make it raise anything
+        raise ValueError(f"transformers finds no model {name!r}: {reason_of(error)}") from error
     network = next((getattr(network, tower) for tower in TOWERS if hasattr(network, tower)), network).float()
     if getattr(network, "main_input_name", "pixel_values") != "pixel_values":
         raise ValueError(f"{name} takes {network.main_input_name}, wanted a model that takes pixel_values")

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from msd_framework.models.weights import WEIGHT_FILES, find_file, has_wrappers, read_tensors
+from msd_framework.ranges import too_large
 from msd_framework.reading import read_json
 
 PARTS = ("", "text_config", "vision_config", "image_config")
@@ -68,17 +69,17 @@ def load_published(name: str, **options: Any) -> Any:
     """
     from transformers import AutoConfig, AutoModel
 
-    _config_of(name)
+    _refuse_sizes(name, _config_of(name))
     try:
         state = _wrapped_state(name)
         if state is None:
-            model, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+            model, info = AutoModel.from_pretrained(name, output_loading_info=True, trust_remote_code=False, **options)
         else:
-            built = AutoConfig.from_pretrained(name)
+            built = AutoConfig.from_pretrained(name, trust_remote_code=False)
             given = {"config": built, "state_dict": state, "output_loading_info": True}
             model, info = _class_of(type(built)).from_pretrained(None, **given, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"transformers finds no weights of {name!r}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged folder can make it raise anything
+        raise ValueError(f"transformers finds no weights of {name!r}: {reason_of(error)}") from error
     missing = sorted(key for key in info["missing_keys"] if not any(word in key for word in NEWLY_DRAWN))
     if missing:
         few = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -114,6 +115,7 @@ def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
     """
     from transformers import AutoConfig, AutoModel
 
+    _refuse_sizes("config", config)
     try:
         built = AutoConfig.for_model(**config)
         for part in PARTS:
@@ -122,18 +124,29 @@ def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
                 of_words = part not in PARTS[:2] and key in OF_WORDS
                 if of_part is not None and value is not None and hasattr(of_part, key) and key not in written and not of_words:
                     setattr(of_part, key, value)
-        return AutoModel.from_config(built, attn_implementation="eager")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"transformers makes no model of config, whose model_type is {config['model_type']!r}: {reason}"
-        ) from error
+        return AutoModel.from_config(built, attn_implementation="eager", trust_remote_code=False)
+    except Exception as error:  # sizes that nobody expects can make it raise anything
+        text = f"transformers makes no model of config, whose model_type is {config['model_type']!r}"
+        raise ValueError(f"{text}: {reason_of(error)}") from error
 
 
 def written_config(model: Any) -> dict[str, Any]:
     """The configuration that `start_at_random` makes a model of these sizes of."""
     told = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "architectures", "transformers_version")}
     return {**json.loads(json.dumps(told, default=str)), "model_type": model.config.model_type}
+
+
+def reason_of(error: Exception) -> str:
+    """Why transformers loads something not, on one line; code that a folder brings is never run, whatever its advice."""
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own (auto_map), which is never run; write a model of your own around it"
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _refuse_sizes(name: str, config: Mapping[str, Any]) -> None:
+    """Sizes that no model has, before one is made that never ends."""
+    for key, value in too_large(config):
+        raise ValueError(f"{name}: {key} is {value}, which is more than any model has")
 
 
 def _config_of(name: str) -> dict[str, Any]:

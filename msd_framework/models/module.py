@@ -166,7 +166,7 @@ def imported(target: str) -> Callable[..., nn.Module]:
         raise ValueError(f"target must be a dotted name such as package.Class, got {target!r}")
     try:
         package = import_named(module)
-    except Exception as error:  # a module of a user's may raise anything
+    except (Exception, SystemExit) as error:  # a module of a user's may raise anything, and end the program
         raise ValueError(f"target {target!r} cannot be imported: {raised_at(error)}") from error
     if not hasattr(package, attribute):
         raise ValueError(f"target {target!r}: {module} has no {attribute!r}.{did_you_mean(attribute, vars(package))}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +106,9 @@ def _as_saved(path: Path) -> dict[str, Tensor]:
         return _read_safetensors(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a file of tensors alone, so it is not read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a torn or hostile file can make it raise anything
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is not a file of tensors alone, so it is not read: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path} holds something else than tensors by name; save the model's state_dict alone")
     return dict(state)
