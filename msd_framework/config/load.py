@@ -23,6 +23,9 @@ from msd_framework.reading import read_text
 MOST_VALUES = 100_000
 """The most values of a configuration file, aliases filled in: a few lines of them can stand for more than fits into memory."""
 
+LONGEST_SHOWN = 200
+"""The longest value that a sentence repeats as a whole."""
+
 COMMAND_LINE = "command line"
 DEFAULT = "default"
 ROOT = Path(__file__).parents[2]
@@ -213,7 +216,9 @@ def parse_override(word: str) -> Source:
     try:
         values = parsed = parse_value(value)
     except ValueError as error:
-        quoted = "" if "${" in value else f" A text is given in quotes: {to_copy(as_word(key, value))}"
+        quoted = (
+            "" if "${" in value or len(value) > LONGEST_SHOWN else f" A text is given in quotes: {to_copy(as_word(key, value))}"
+        )
         raise ConfigError(f"{COMMAND_LINE}: {key}: the value {reprlib.repr(value)} {error}.{quoted}") from error
     for part in reversed(key.split(".")):
         values = {part: values}

@@ -52,8 +52,12 @@ def parse_value(text: str) -> Any:
                 raise ValueError("is not valid YAML: something stands behind its end")
             return _read(stripped)
         number = _read(stripped) if SPECIAL.fullmatch(stripped) else text
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise ValueError("is not valid YAML") from error
+    except ValueError as error:
+        if "digits" in str(error):
+            raise ValueError("has a number of more than 4,300 digits") from error
+        raise
     if not isinstance(number, str):
         return number
     try:

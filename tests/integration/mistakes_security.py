@@ -95,7 +95,11 @@ NUMBERS = [
         ["model.hidden_size=2000000000"],
         r"model: (needs more memory than there is|its weights take [\d,]+ GiB)",
     ),
-    Mistake("a number of thousands of digits", [f"seed={LONG}"], r"command line: seed: the value '9+\.\.\.9+' is not valid YAML"),
+    Mistake(
+        "a number of thousands of digits",
+        [f"seed={LONG}"],
+        r"command line: seed: the value '9+\.\.\.9+' has a number of more than 4,300 digits",
+    ),
     Mistake("a number of many bits", [f"seed=0x{'f' * 4000}"], r"seed: wanted int, got a number of 16,000 bits; 64 are the most\."),
     Mistake("a width of many bits", [f"optimizer.lr=0x{'f' * 400}"], r"optimizer\.lr: wanted float, got a number of 1,600 bits"),
     Mistake(
