@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from msd_framework.maskers.content import special_first
 from msd_framework.structures import FULL, Batch, ModalityInputs, ModalityKind, Setting, visible_modalities
 
 ALL_KINDS: frozenset[ModalityKind] = frozenset({"tokens", "features", "pixels", "waveform"})
@@ -46,8 +47,13 @@ class Masker(nn.Module, ABC):
         return self.hide(modality, batch.inputs[modality])
 
     def hidden(self, batch: Batch, modality: str) -> ModalityInputs | None:
-        """One modality of a batch as `hide_in` shows it, with what is known of repeated inputs only where it remains true."""
+        """One modality of a batch as `hide_in` shows it, with what is known of repeated inputs only where it remains true.
+
+        Nothing takes the place of what an example lacks: a view that hides it is the example in full.
+        """
         hidden = self.hide_in(batch, modality)
+        if hidden is not None and modality in batch.having:
+            hidden = special_first(hidden, ~batch.having[modality])
         return hidden if hidden is None or self.keeps_repeats else replace(hidden, distinct=None)
 
     def leaves_out(self, modality: str, kind: ModalityKind) -> bool:

@@ -7,6 +7,7 @@ from functools import reduce
 from operator import or_
 
 import torch
+from torch import Tensor
 
 from msd_framework.maskers.content import special_first
 from msd_framework.structures import Batch
@@ -28,9 +29,12 @@ def modality_dropout(batch: Batch, probability: float) -> Batch:
     chosen = {m: (i * probability <= draw) & (draw < (i + 1) * probability) for i, m in enumerate(batch.inputs)}  # [B]
     last = len(chosen) if len(chosen) > 2 else 0
     alone = {m: chosen[m] & ((i + 0.5) * probability <= draw) for i, m in enumerate([*chosen][:last])}  # [B]
-    seen = {}
-    for modality, inputs in batch.inputs.items():
-        hidden = reduce(or_, (by for m, by in alone.items() if m != modality), chosen[modality])  # [B]
-        hidden = hidden & ~alone[modality] if alone else hidden
-        seen[modality] = replace(special_first(inputs, hidden), distinct=None)
+    hidden: dict[str, Tensor] = {}
+    for modality in batch.inputs:
+        by_any = reduce(or_, (by for m, by in alone.items() if m != modality), chosen[modality])  # [B]
+        hidden[modality] = by_any & ~alone[modality] if alone else by_any
+    if batch.having:  # of an example that would be left with nothing, nothing is hidden
+        left = reduce(or_, (~h & batch.having[m] if m in batch.having else ~h for m, h in hidden.items()))  # [B]
+        hidden = {m: h & left for m, h in hidden.items()}
+    seen = {m: replace(special_first(x, hidden[m]), distinct=None) for m, x in batch.inputs.items()}
     return batch.with_inputs(seen)
