@@ -17,6 +17,7 @@ from msd_framework.config.label_check import label_problems
 from msd_framework.config.models import model_problems
 from msd_framework.config.optimizer_check import optimizer_problems
 from msd_framework.config.parts import Part, parts
+from msd_framework.config.published_check import published_problems
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
 from msd_framework.config.teachers import combination_problems, teacher_folders
@@ -65,7 +66,7 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     problems += _evaluation_view_problems(config, student)
     problems += _task_problems(config, info)
     problems += _objective_problems(config, setting)
-    problems = problems or feature_problems(config, info)
+    problems = problems or published_problems(config) or feature_problems(config, info)
     problems += _modulation_problems(config, setting, model)
     problems += label_problems(config, STAND_INS | known_facts(info))
     problems += _masker_problems(config, setting, student, teacher)

@@ -15,13 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from msd_framework.data.base import Processor
 from msd_framework.errors import CheckpointError, DataError
-from msd_framework.reading import read_text
+from msd_framework.reading import read_json, read_text
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
 from msd_framework.writing import write_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-FILE = "tokenizer.json"
+FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
 """Text files of a folder that transformers reads by itself."""
 
@@ -83,6 +83,9 @@ class Tokenizer(Processor):
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[str]:
         name = options.get("name")
+        learnt = [key for key in ("max_vocabulary", "min_frequency", "algorithm", "lowercase") if key in options]
+        if name is not None and learnt:
+            return [f"{', '.join(learnt)} is for a tokenizer that is learnt, and this one is that of {name}; leave it out."]
         is_path = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.endswith(".json"))
         if not is_path or Path(str(name)).expanduser().exists():
             return []
@@ -267,6 +270,7 @@ def _load(name: str) -> Any:
     if path.is_file() or path.suffix == ".json":
         return _read(path)
     if (path / FILE).is_file():
+        _check_agreement(path)
         return _read(path / FILE)
     for file in (path / name for name in VOCABULARIES):
         if file.is_file() and read_text(file, keep_mark=True).startswith("\ufeff"):
@@ -285,6 +289,16 @@ def _load(name: str) -> Any:
     if pretrained.pad_token is not None:
         tokenizer.enable_padding(pad_id=pretrained.pad_token_id, pad_token=pretrained.pad_token)
     return tokenizer
+
+
+def _check_agreement(folder: Path) -> None:
+    """Refuses a folder whose two files say different things of capital letters, of which transformers goes by the other one."""
+    told = read_json(folder / CONFIG).get("do_lower_case") if (folder / CONFIG).is_file() else None
+    normalizer = read_json(folder / FILE).get("normalizer")
+    does = normalizer.get("lowercase") if isinstance(normalizer, dict) else None
+    if isinstance(told, bool) and isinstance(does, bool) and told != does:
+        text = f"{folder}: {CONFIG} says do_lower_case={str(told).lower()} and {FILE} lowercase={str(does).lower()}"
+        raise DataError(f"{text}; make them agree on what the model was trained with")
 
 
 def _read(file: Path) -> Any:

@@ -1,0 +1,93 @@
+"""Whether a published model is shown images as it was trained on them, where the YAML leaves that to defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msd_framework.config.components import modalities_of
+from msd_framework.config.folders import is_evaluated
+from msd_framework.config.parts import complete, parts
+from msd_framework.config.schema import RunConfig
+from msd_framework.errors import DataError, Problem
+from msd_framework.models.weights import find_file
+from msd_framework.reading import read_json
+from msd_framework.registry import MODELS, PROCESSORS, plain
+
+FILE = "preprocessor_config.json"
+RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic", 4: "box"}
+"""What PIL's numbers of interpolations are called here."""
+
+
+def published_problems(config: RunConfig) -> list[Problem]:
+    """Defaults of the processor `pixels` that are others than those of the model that sees its images, from a folder or hub name.
+
+    What the YAML says itself is taken, whatever the model was trained on.
+    """
+    specs = {} if is_evaluated(config) else config.data.processors
+    pixels = [modality for modality, spec in specs.items() if plain(spec)["type"] == "pixels"]
+    sources = [part for part in parts(MODELS, config.model, "model") if isinstance(part.options.get("name"), str)] if pixels else []
+    problems = []
+    for part in sources:
+        seen = [m for m in pixels if (part.path == "model" and m in modalities_of(config.model)) or _is_for(part.path, m)]
+        wanted = dict(_wanted(part.options["name"])) if seen else {}
+        for modality in seen:
+            problems += _problems(f"data.processors.{modality}", specs[modality], part.options["name"], wanted)
+    return problems
+
+
+def _is_for(path: str, modality: str) -> bool:
+    """Whether a part is for one modality, as in `model.encoders.image` and `model.image_encoder`."""
+    name = path.rpartition(".")[2]
+    return name == modality or name.startswith(f"{modality}_")
+
+
+def _problems(at: str, spec: Any, name: str, wanted: Mapping[str, Any]) -> list[Problem]:
+    used = complete(PROCESSORS, spec)
+    built = PROCESSORS.build(spec, at)
+    used |= {key: getattr(built, key) for key in ("mean", "std", "size")}
+    left = {key: value for key, value in wanted.items() if plain(spec).get(key) is None and used[key] != value}
+    if used["channels"] != 3:
+        left = {key: value for key, value in left.items() if key not in ("mean", "std")}
+    if not left:
+        return []
+    was = ", ".join(f"{key} {value}" for key, value in left.items())
+    is_now = ", ".join(f"{key} {used[key]}" for key in left)
+    fix = ", ".join(f"{key}: {value}" for key, value in left.items())
+    text = (
+        f"{name} was trained on images with {was} (its {FILE}), and would see {is_now}. Write {fix}, or the values that you want."
+    )
+    return [Problem(at, text)]
+
+
+def _wanted(name: str) -> Iterator[tuple[str, Any]]:
+    """How a model was shown images, under the names of the options of `pixels`; nothing where it does not say."""
+    try:
+        file = find_file(name, FILE)
+    except ValueError:  # a model need not say it
+        return
+    said = read_json(file)
+    if said.get("do_normalize", True):
+        for key, of_ours in (("image_mean", "mean"), ("image_std", "std")):
+            values = said.get(key)
+            if isinstance(values, list) and all(isinstance(v, (int, float)) for v in values):
+                yield of_ours, [float(v) for v in values]
+    else:
+        yield from (("mean", [0.0, 0.0, 0.0]), ("std", [1.0, 1.0, 1.0]))
+    if sides := _sides(said.get("crop_size") if said.get("do_center_crop") else said.get("size"), file):
+        yield "size", sides
+    if said.get("do_resize", True) and said.get("resample") in RESAMPLING:
+        yield "interpolation", RESAMPLING[said["resample"]]
+
+
+def _sides(size: Any, file: object) -> list[int] | None:
+    """Height and width, both of the shortest edge where that is what is said; None where nothing is."""
+    if isinstance(size, Mapping):
+        found = [size.get(key, size.get("shortest_edge")) for key in ("height", "width")]
+    else:
+        found = list(size) if isinstance(size, list) else [size, size]
+    if found == [None, None]:
+        return None
+    if len(found) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in found):
+        raise DataError(f"{file}: size is {size!r}, wanted a number of pixels, or height and width")
+    return [int(side) for side in found if side is not None]
