@@ -10,6 +10,7 @@ from typing import TextIO
 
 from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean, is_memory, is_ours
 from msd_framework.escaping import visible
+from msd_framework.launch import is_first
 from msd_framework.screen import accept_any_text
 
 
@@ -73,7 +74,7 @@ def cache(words: Sequence[str]) -> int:
     name, *rest = words or [""]
     config, rest = take(rest, "config") if name in ("build", "verify") else ("", rest)
     told = cache_from_words(name, rest, config)
-    if not int(os.environ.get("RANK", "0")):
+    if is_first():
         put(told)
     return 0
 
@@ -99,7 +100,7 @@ def extract_features(words: Sequence[str]) -> int:
     from msd_framework.config.features_command import extract_from_words
 
     told = extract_from_words(words)
-    if not int(os.environ.get("RANK", "0")):
+    if is_first():
         put(told)
     return 0
 
@@ -193,7 +194,7 @@ def _main(words: list[str]) -> int:
         sentence = mendable(error)
         if not sentence:
             raise
-        if not (isinstance(error, ConfigError) and int(os.environ.get("RANK", "0"))):  # every process finds the same mistakes
+        if not isinstance(error, ConfigError) or is_first(of_machine=True):  # every process finds the same mistakes
             put(sentence, sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import repeat, tee
 from pathlib import Path
@@ -23,8 +23,9 @@ from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
 from msd_framework.config.dry_run import DryRun
 from msd_framework.config.load import Source, load, located, resolve
+from msd_framework.config.resume import at_its_place, leaves, resume_changes
 from msd_framework.config.resume import goes_on as is_resumed
-from msd_framework.config.resume import resume_changes
+from msd_framework.config.schema import RunConfig
 from msd_framework.config.try_out import try_out
 from msd_framework.config.values import dump, to_copy
 from msd_framework.data.base import SubmissionFile
@@ -37,6 +38,7 @@ from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError
 from msd_framework.escaping import CsvWriter
 from msd_framework.escaping import markdown as escaped
+from msd_framework.launch import launched
 from msd_framework.metrics.fidelity import Comparison, compare
 from msd_framework.screen import Screen, say
 from msd_framework.structures import FULL
@@ -68,8 +70,17 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     Raises:
         MSDError: if the user can mend what is wrong.
     """
-    source = load(path, overrides)
-    config = checked(source)
+    source = at_its_place(load(path, overrides), Path(path))
+    if launched().size == 1 or source.values.get("run_type") == "check":
+        return _run(checked(source), World.join, source)
+    with World.join(_device(source)) as world:  # first of all: a mistake of one machine's must end all processes
+        world.agree(
+            {key: str(value) for key, value in leaves(resolve(source).values, "")}, "Start all with the same configuration."
+        )
+        return _run(world.together(lambda: checked(source)), lambda _: nullcontext(world), source)
+
+
+def _run(config: RunConfig, join: Callable[[str], AbstractContextManager[World]], source: Source) -> dict[str, Any]:
     if config.env.threads and config.run_type != "check":
         torch.set_num_threads(config.env.threads)
     seed_everything(config.seed)  # every process makes the same weights
@@ -77,10 +88,21 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
         if config.run_type == "check":
             try_out(config)
             return {}
-        with World.join(config.env.device) as world:
-            return RUN_TYPES[config.run_type](Assembly(config, world), resolve(source))
+        with join(config.env.device) as world:
+            world.share(Path(config.env.save_dir))
+            assembly = Assembly(config, world)
+            if world.size > 1:
+                world.agree(world.together(lambda: assembly.contents), "All machines must read the same files.")
+            return RUN_TYPES[config.run_type](assembly, resolve(source))
     except ConfigError as error:  # what a constructor refused once data was read
         raise ConfigError(*(located(p, source) for p in error.problems)) from error
+
+
+def _device(source: Source) -> str:
+    """What processes meet on, of a configuration that is not checked yet."""
+    env = source.values.get("env")
+    named = env.get("device", "auto") if isinstance(env, Mapping) else "auto"
+    return named if named == "auto" or (named == "cuda" and torch.cuda.is_available()) else "cpu"
 
 
 def train(assembly: Assembly, source: Source) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from msd_framework.callbacks.base import Callback
@@ -86,3 +87,10 @@ def tiny_runner(
     )
     torch.manual_seed(3)
     return runner, recorder
+
+
+def started_together(monkeypatch: pytest.MonkeyPatch, size: int, rank: int = 0) -> None:
+    """The environment of one of several processes, as torchrun makes it."""
+    others = {"LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}
+    for name, value in {"WORLD_SIZE": size, "RANK": rank, **others}.items():
+        monkeypatch.setenv(name, str(value))

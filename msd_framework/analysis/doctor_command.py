@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import time
@@ -41,6 +40,7 @@ from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.precision import FP32, PRECISIONS
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import CacheError, CheckpointError, ConfigError, DataError, Problem, TrainingError, did_you_mean
+from msd_framework.launch import launched
 from msd_framework.losses.adaptors import Adaptor
 from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
@@ -92,7 +92,7 @@ def run_doctor(path: str | Path, words: Sequence[str] = ()) -> bool:
         raise ConfigError(*(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, own | of_run)}" for key in unknown))
     mine = [word for word, key in keys.items() if key in own]
     options = _options(mine)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched().size > 1:
         raise ConfigError("msd doctor looks at one process: start it without torchrun.")
     source = resolve(load(path, [word for word in words if word not in mine]))
     out = Path(options.out or Path(source.values.get("env", {}).get("save_dir", ".")) / FILE)

@@ -50,6 +50,7 @@ from msd_framework.engine.optim import OptimizerRecipe
 from msd_framework.engine.precision import FP32, Choice
 from msd_framework.engine.runner import Plan, Runner
 from msd_framework.errors import CheckpointError, ConfigError, DataError, Problem
+from msd_framework.hashing import digest
 from msd_framework.losses.class_weights import WeighedTaskLoss
 from msd_framework.maskers.base import Masker
 from msd_framework.metrics.base import Metric
@@ -357,6 +358,21 @@ class Assembly:
     def raw(self, use: str) -> MultimodalDataset:
         """The raw examples of a split, as much of it as is wanted."""
         return self.training_reader.dataset if use == "train" else self.evaluation[use].reader.dataset
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """What stands for the content of the files that all processes read, by the keys that name them."""
+        config = self.config
+        uses = USED_SPLITS.get(config.run_type, ("train", "validation", "test"))
+        found = {f"data.{use}": digest(self.dataset(use).fingerprint) for use in uses if getattr(config.data, use)}
+        folders = {"teacher.checkpoint": self.teacher_folders if teacher_is_there(config) else ()}
+        if is_evaluated(config):
+            folders["checkpoint.load" if config.checkpoint.load else "env.save_dir"] = (self.evaluated,)
+        elif config.init is not None and not goes_on(config):
+            folders["init"] = (str(init_folder(config)),)
+        for key, paths in folders.items():
+            found[key] = digest([read_json(find_checkpoint(path) / "files.json") for path in paths])
+        return {key: f"content {value[:12]}" for key, value in found.items()}
 
     def content(self, use: str) -> str:
         """What stands for the whole of a split's content."""

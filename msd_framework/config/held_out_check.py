@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from msd_framework.config.schema import RunConfig
 from msd_framework.engine.parts_of_model import ModelParts
 from msd_framework.engine.update_map import factor_of
 from msd_framework.errors import Problem
+from msd_framework.launch import launched
 from msd_framework.models.distinct import mixes_examples
 from msd_framework.objectives.base import Objective
 from msd_framework.objectives.look_ahead import MIXED
@@ -40,7 +40,7 @@ def held_out_problems(config: RunConfig, info: DatasetInfo, objective: Objective
 def _problems(
     config: RunConfig, info: DatasetInfo, objective: Objective, batch_size: int, at: str, facts: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = launched().size
     if batch_size % processes:
         yield Problem(f"{at}.held_out_batch_size", f"must be a multiple of the {processes} processes, got {batch_size}.")
     if config.training.precision == "fp16":

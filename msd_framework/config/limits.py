@@ -9,6 +9,7 @@ import torch
 
 from msd_framework.config.schema import RunConfig
 from msd_framework.errors import ConfigError, Problem
+from msd_framework.launch import launched
 from msd_framework.ranges import LARGEST
 from msd_framework.teachers.masked import read_saliency
 
@@ -93,7 +94,7 @@ def _length_problems(config: RunConfig) -> list[Problem]:
 
 
 def _batch_problems(config: RunConfig) -> list[Problem]:
-    training, processes = config.training, int(os.environ.get("WORLD_SIZE", "1"))
+    training, processes = config.training, launched().size
     parts = processes * training.accumulate
     if parts <= 0 or training.batch_size % parts == 0:
         return []

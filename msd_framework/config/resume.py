@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from msd_framework.config.cards import foreign_names, own_names
-from msd_framework.config.load import load, resolve
+from msd_framework.config.load import COMMAND_LINE, Source, load, resolve
 from msd_framework.config.parts import differences
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import ComponentSlot, component_slots, structure_problems, structured
 from msd_framework.config.teachers import teacher_folders
 from msd_framework.engine.checkpoint import CheckpointFolder
 from msd_framework.errors import CheckpointError, ConfigError, Problem
+from msd_framework.launch import is_first
 from msd_framework.registry import REGISTRIES
+from msd_framework.screen import say
 
 NOTHING = "nothing of what is saved depends on it"
 
@@ -62,6 +64,32 @@ def holds_run(folder: Path) -> bool:
         return first is not None and any(line["update"] > first for line in lines)
     except (OSError, ValueError, TypeError, KeyError):
         return False
+
+
+def at_its_place(source: Source, path: Path) -> Source:
+    """A configuration whose run is where its own `config.yaml` lies, though that says where the run was begun.
+
+    Args:
+        source: what was read.
+        path: the file that it was read from.
+
+    Raises:
+        ConfigError: if there is a run in both places.
+    """
+    folder, env = path.parent, source.values.get("env")
+    env = env if isinstance(env, Mapping) else {}
+    named = env.get("save_dir")
+    is_own = path.name == "config.yaml" and source.origin("env.save_dir") != COMMAND_LINE and holds_run(folder)
+    if not is_own or not isinstance(named, str) or Path(named).resolve() == folder.resolve():
+        return source
+    if holds_run(Path(named)):
+        text = (
+            f"{path} is of the run beside it and names {named}, where there is another one. Write env.save_dir={folder} or {named}."
+        )
+        raise ConfigError(Problem("env.save_dir", text))
+    if is_first():
+        say(f"env.save_dir: the run was begun in {named}, and is taken to be in {folder} now.")
+    return replace(source, values={**source.values, "env": {**env, "save_dir": str(folder)}})
 
 
 def goes_on(config: RunConfig) -> bool:
@@ -145,15 +173,16 @@ def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every value by its key path; components as a whole."""
     slots = {slot.path: slot for slot in component_slots(values)}
     yield from slots.items()
-    yield from _plain(values, "", tuple(slots))
+    yield from leaves(values, "", tuple(slots))
 
 
-def _plain(value: Any, at: str, slots: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, at: str, slots: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every value of a nest of mappings by its key path, but for those of the slots."""
     if at in slots:
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _plain(inner, f"{at}.{key}" if at else str(key), slots)
+            yield from leaves(inner, f"{at}.{key}" if at else str(key), slots)
     elif not any(s.startswith(f"{at}[") for s in slots):
         yield at, value
 

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
+import socket
+import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from msd_framework.errors import ConfigError, MSDError, Problem
+from msd_framework.launch import ALONE, Launch, launched
+from msd_framework.screen import say
+
+Result = TypeVar("Result")
+
+PATIENCE = 20.0
+"""Seconds after which it is said that other processes are waited for."""
+
+LONGEST = 60
+"""Characters of a value that two processes do not agree on."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,11 @@ class World:
         """
         if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
             return cls()
-        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        place = launched().local_rank
+        if place >= torch.cuda.device_count():
+            text = f"LOCAL_RANK={place} is in the environment, and this machine has {torch.cuda.device_count()} GPUs"
+            raise ConfigError(Problem("env.device", f"{text}: start a process a GPU, or take env.device=cpu."))
+        here = torch.device("cuda", place)
         torch.cuda.set_device(here)
         return cls(device=here)
 
@@ -51,13 +71,16 @@ class World:
 
         Args:
             device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+
+        Raises:
+            ConfigError: if the processes that the environment names cannot be found.
         """
-        alone = cls.alone(device)
-        if "RANK" not in os.environ:
+        alone, started = cls.alone(device), launched()
+        here = alone.device
+        if started.size == 1:
             yield alone
             return
-        here = alone.device
-        dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+        _meet("nccl" if here.type == "cuda" else "gloo", started)
         try:
             yield cls(dist.get_rank(), dist.get_world_size(), here)
             dist.barrier()  # nobody leaves while another still talks
@@ -111,3 +134,89 @@ class World:
         """Waits for every process."""
         if self.size > 1:
             dist.barrier()
+
+    def together(self, make: Callable[[], Result]) -> Result:
+        """What every process makes of its own; where one cannot, none goes on.
+
+        Raises:
+            MSDError: what went wrong here, or else in the first process in which something did.
+        """
+        if self.size == 1:
+            return make()
+        problem: MSDError | None = None
+        try:
+            made = make()
+        except MSDError as error:
+            problem = error
+        told = self.gather(f"process {self.rank} on {socket.gethostname()}: {problem}" if problem else "")
+        if problem:
+            raise problem
+        if any(told):
+            raise ConfigError(next(filter(None, told)))
+        return made
+
+    def agree(self, facts: Mapping[str, str], why: str) -> None:
+        """Compares what every process knows by itself.
+
+        Args:
+            facts: texts that must be the same, by the keys of a configuration that they are about.
+            why: what to do where one is not.
+
+        Raises:
+            ConfigError: with the first one that differs, and between which processes.
+        """
+        everywhere = self.gather((socket.gethostname(), dict(facts)))
+        for rank, (host, found) in enumerate(everywhere):
+            first_host, wanted = everywhere[0]
+            for key in (key for key in {**wanted, **found} if wanted.get(key) != found.get(key)):
+                short = [_short(known.get(key, "not given")) for known in (wanted, found)]
+                text = f"is {short[0]} for process 0 on {first_host} and {short[1]} for process {rank} on {host}. {why}"
+                raise ConfigError(Problem(key, text))
+
+    def share(self, folder: Path) -> None:
+        """Sees to it that a folder is the same one for every process.
+
+        Raises:
+            ConfigError: if a process does not find there what the first one has just written.
+        """
+        if self.size == 1:
+            return
+        file = folder / f".shared_by_{self.size}_processes_{secrets.token_hex(8)}"
+
+        def write() -> None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                file.touch()
+            except OSError as error:
+                raise ConfigError(Problem("env.save_dir", f"{folder} cannot be written to: {error.strerror}.")) from error
+
+        self.together(write if self.is_first else lambda: None)
+        names, hosts = zip(*self.gather((file.name, socket.gethostname())))
+        seen = self.gather((folder / names[0]).exists())
+        if self.is_first:
+            file.unlink(missing_ok=True)
+        if not all(seen):
+            rank = seen.index(False)
+            text = f"{folder} is not one folder for all processes: process {rank} on {hosts[rank]} does not see what process 0"
+            text += f" on {hosts[0]} writes there. Name a folder on a disk that all machines share."
+            raise ConfigError(Problem("env.save_dir", text))
+
+
+def _meet(backend: str, started: Launch) -> None:
+    """Finds the other processes; says so where that takes long."""
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    patience = threading.Timer(PATIENCE, say, [f"waiting at {place} for {started.size} processes; this one is {started.rank}."])
+    patience.daemon = True
+    patience.start()
+    try:
+        dist.init_process_group(backend)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = f"the {started.size} processes that the environment names do not meet at {place}: {reason}."
+        raise ConfigError(f"{text} Start all of them with torchrun. {ALONE}") from error
+    finally:
+        patience.cancel()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -258,39 +258,49 @@ class Runner:
         self.stop_reason = reason
 
     def save(self, best: bool = False) -> None:
-        """Writes a checkpoint of everything that the rest of the run depends on."""
-        if self.checkpoints is None:
+        """Writes a checkpoint of everything that the rest of the run depends on.
+
+        Raises:
+            CheckpointError: if it cannot be written; the others end with the first process.
+        """
+        checkpoints = self.checkpoints
+        if checkpoints is None:
             return
         self.check()
         states = self.world.gather(random_state(self.world.device))
-        if self.world.is_first:
-            tensors, rest = optimizer_tensors(self.optimizer)
-            objective = self.objective.state_dict()
-            checkpoint = Checkpoint(
-                model=self.objective.model.state_dict(),
-                objective={k: v for k, v in objective.items() if not k.startswith("model.")},
-                optimizer=tensors,
-                random={f"{rank}.{name}": t for rank, state in enumerate(states) for name, t in state.items()},
-                state={
-                    "update": self.update,
-                    "num_updates": self.plan.num_updates,
-                    "examples": self.plan.examples,
-                    "best": self.best,
-                    "watched": self.watched,
-                    "precision": asdict(self.choice) if self.choice else None,
-                    "optimizer": rest,
-                    "scheduler": self.scheduler.state_dict(),
-                    "scaler": self.scaler.state_dict(),
-                    "window": self.window.state(),
-                    "stop_reason": self.stop_reason,
-                    "stopped_by": self.stopped_by,
-                    "callbacks": {name: callback.state() for name, callback in self.named_callbacks},
-                },
-                card=self.card,
-            )
-            self.checkpoints.save(checkpoint, self.update, best)
-        self.world.wait()
+
+        def write() -> None:
+            if self.world.is_first:
+                checkpoints.save(self._checkpoint(states), self.update, best)
+
+        self.world.together(write)
         self.emit("on_checkpoint")
+
+    def _checkpoint(self, random: Sequence[Mapping[str, Tensor]]) -> Checkpoint:
+        tensors, rest = optimizer_tensors(self.optimizer)
+        objective = self.objective.state_dict()
+        return Checkpoint(
+            model=self.objective.model.state_dict(),
+            objective={k: v for k, v in objective.items() if not k.startswith("model.")},
+            optimizer=tensors,
+            random={f"{rank}.{name}": t for rank, state in enumerate(random) for name, t in state.items()},
+            state={
+                "update": self.update,
+                "num_updates": self.plan.num_updates,
+                "examples": self.plan.examples,
+                "best": self.best,
+                "watched": self.watched,
+                "precision": asdict(self.choice) if self.choice else None,
+                "optimizer": rest,
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "window": self.window.state(),
+                "stop_reason": self.stop_reason,
+                "stopped_by": self.stopped_by,
+                "callbacks": {name: callback.state() for name, callback in self.named_callbacks},
+            },
+            card=self.card,
+        )
 
     def resume(self) -> bool:
         """Goes back to the last whole checkpoint, if there is any; `notes` then says what became of what it held.

@@ -25,6 +25,7 @@ from msd_framework.run import run
 from msd_framework.structures import Inputs, ModalityInputs, ModelOutput
 from tests.conftest import TINY_RUN
 from tests.integration.test_docs import ROOT, blocks
+from tests.runs import started_together
 
 HERE = "tests.integration.test_doctor"
 ROWS = 48
@@ -389,7 +390,7 @@ def test_words_that_are_wrong_are_sentences(config, tmp_path, word, text):
 
 
 def test_it_looks_at_one_process(config, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    started_together(monkeypatch, 2)
     with pytest.raises(ConfigError, match="start it without torchrun"):
         run_doctor(config, [f"env.save_dir={tmp_path}"])
 

@@ -25,6 +25,7 @@ from msd_framework.config.structure import (
 )
 from msd_framework.errors import ConfigError
 from msd_framework.registry import MASKERS
+from tests.runs import started_together
 
 RIGHT = {"data": {"dataset": "nlvr", "processors": {"text": "tokenizer"}, "train": "train"}, "model": "late_fusion"}
 
@@ -167,7 +168,7 @@ def test_what_follows_from_a_mistake_is_not_told(wrong, follows, tiny_config, tm
 
 
 def test_processes_share_a_batch(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    started_together(monkeypatch, 3)
     config = structured(load(tiny_config, [f"env.save_dir={tmp_path}"]).values, RunConfig)
     (problem,) = limit_problems(config)
     assert problem.message == "must be a multiple of processes times training.accumulate, 3 x 1, got 4."

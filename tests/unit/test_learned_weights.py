@@ -43,6 +43,7 @@ from msd_framework.weighting.base import Evidence
 from msd_framework.weighting.inputs import WeightInputs
 from msd_framework.weighting.learned import LearnedWeights
 from tests.learned_runs import LAMBDA, VIEWS, Weights, learned_run, objective, result, student
+from tests.runs import started_together
 
 LR = 0.05
 RECIPES = {
@@ -525,7 +526,7 @@ RESNET = "model={type: late_fusion, encoders: {text: {type: transformer, hidden_
 )
 def test_what_stands_in_the_way_is_told(words: list[str], said: str, tiny_config, tiny_teacher, tmp_path, monkeypatch) -> None:
     if "held_out_batch_size" in said:
-        monkeypatch.setenv("WORLD_SIZE", "2")
+        started_together(monkeypatch, 2)
     given = ["objective={type: distillation, views: [full, image, text], weighting: {type: learned}}"]
     given += [f"teacher.checkpoint={tiny_teacher}", f"env.save_dir={tmp_path / 'run'}"]
     check = [] if "holding" in said else ["run_type=check"]
