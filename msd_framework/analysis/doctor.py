@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from msd_framework.engine.precision import Precision
 from msd_framework.losses.adaptors import Adaptor
@@ -142,6 +143,8 @@ class StepCheck:
         terms: what it logs.
         not_finite: names of parameters whose gradient holds NaN or infinity.
         without_gradient: trained parameters of the student that the step does not reach.
+        lr: the learning rate at its highest.
+        losses: of the batch, before and after each of some updates on it alone.
     """
 
     precision: str
@@ -153,6 +156,8 @@ class StepCheck:
     terms: Mapping[str, float]
     not_finite: tuple[str, ...]
     without_gradient: tuple[str, ...]
+    lr: float = 0.0
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -440,6 +445,30 @@ def check_step(
     teacher = None if ask_teacher is None else seconds_of(answers, device)
     objective.zero_grad(set_to_none=True)
     return StepCheck(precision.name, teacher, max(whole - (teacher or 0.0), 0.0), activations, peak, loss, terms, bad, unreached)
+
+
+def losses_of_updates(objective: Objective, batch: Batch, optimizer: Optimizer, num_updates: int) -> tuple[float, ...]:
+    """The losses of a batch before and after each of some updates on it alone, in eval mode; the student is changed by it.
+
+    Args:
+        objective: what is minimised.
+        batch: the examples, on the device.
+        optimizer: makes the updates.
+        num_updates: how many.
+    """
+    objective.eval()
+    losses, started = [], time.perf_counter()
+    for _ in range(num_updates + 1):
+        loss = objective(batch).loss
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+        optimizer.step()
+        forget(objective)
+        if time.perf_counter() - started > MOST_SECONDS:
+            break
+    return tuple(losses)
 
 
 def forget(objective: Objective) -> None:

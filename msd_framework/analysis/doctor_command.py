@@ -21,6 +21,7 @@ from msd_framework.analysis.doctor import (
     check_step,
     check_terms,
     forget,
+    losses_of_updates,
     possible_pairs,
     shapes,
     terms_of,
@@ -31,6 +32,7 @@ from msd_framework.analysis.doctor_score import Rows, batches, check_score, even
 from msd_framework.config.build import SHARED, Assembly
 from msd_framework.config.cards import card_of
 from msd_framework.config.check import checked
+from msd_framework.config.dry_run import DryRun
 from msd_framework.config.load import COMMAND_LINE, Source, load, located, parse_overrides, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import structure_problems, structured
@@ -54,6 +56,9 @@ from msd_framework.teachers.marginals import MarginalsTeacher
 from msd_framework.teachers.store import TeacherStore
 
 FILE = "doctor.json"
+UPDATES = 10
+"""Updates on one batch that are to show whether the learning rate moves anything."""
+
 VERIFIED = 16
 """Rows of each store of cached answers that are compared with what the teacher says now."""
 
@@ -142,6 +147,10 @@ def _examined(
         teachers = _teachers(assembly)
         found = replace(found, task=assembly.info.task, classes=_classes(assembly))
         objective = _objective(assembly, options, source, told)
+        if objective is not None:
+            dry_run = DryRun(assembly)
+            dry_run.models()
+            dry_run.step()
         batch = _batch(assembly, objective)
         found = replace(found, rows=len(batch), targets=tuple(batch.targets.shape), shapes=tuple(shapes(batch)))
         if objective is not None:
@@ -170,7 +179,11 @@ def _of_training(found: Diagnosis, assembly: Assembly, objective: Objective, bat
     step = check_step(objective, batch, ask, precision, device)
     terms = check_terms(terms_of(objective, batch), objective.model)
     forget(objective)
-    return replace(found, step=step, terms=tuple(terms), pairs=tuple(_pairs(assembly, objective, batch)))
+    pairs = _pairs(assembly, objective, batch)
+    optimizer = assembly.optimizer.build(objective)
+    losses = losses_of_updates(objective, batch, optimizer, UPDATES)  # the last thing that is done with the student
+    step = replace(step, lr=optimizer.param_groups[0]["lr"], losses=losses)
+    return replace(found, step=step, terms=tuple(terms), pairs=tuple(pairs))
 
 
 def _teachers(assembly: Assembly) -> dict[str, LiveTeacher]:

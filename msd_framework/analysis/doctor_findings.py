@@ -9,12 +9,16 @@ from typing import Any
 from msd_framework.analysis.doctor import LEAK, SAME, Effect, ModelCheck, PairCheck, Shape, StepCheck, TermCheck
 from msd_framework.analysis.doctor_score import ScoreCheck
 from msd_framework.errors import Problem
+from msd_framework.structures import FULL
 
 LOPSIDED = 30.0
 """How many times as hard as the first term another may pull at the student."""
 
 WEAK = 0.005
 """The mean change of a teacher's answers, as a total variation distance, below which it hardly looks at a modality."""
+
+STILL = 0.01
+"""The share of a batch's loss that some updates on it must take away at least, for a learning rate that moves something."""
 
 MOST_NAMES = 3
 """Names that are told of a long list."""
@@ -169,6 +173,16 @@ def _of_score(score: ScoreCheck) -> Iterator[Finding]:
         yield Finding(
             where, text, "each output to mean its own class", "Put the data set's classes in the order it was trained with."
         )
+    for view, right in score.right.items():
+        if right > score.constant or score.order:
+            continue
+        on = "it is" if view == FULL else f"on the view {view} it is"
+        text = f"{on} right about {right:.4f} of the labels, and the commonest answer alone about {score.constant:.4f}"
+        if view != FULL:
+            yield Finding(where, text, "", "It has little to teach there.", False)
+        else:
+            do = "Train it first, longer or with another optimizer.lr; a student learns next to nothing from it."
+            yield Finding(where, text, "more than that", do, view in score.blind)
     if score.note:
         yield Finding(where, f"its score was not compared: {score.note}", "", "", False)
 
@@ -183,7 +197,20 @@ def _of_step(step: StepCheck) -> Iterator[Finding]:
         yield Finding("objective", text, "finite numbers", "Take training.precision=fp32, or another loss.")
     if step.without_gradient:
         text = f"the step reaches {len(step.without_gradient)} of its trained parameters not: {_names(step.without_gradient)}"
-        yield Finding("student", text, "", "They stay as they are; several processes need a gradient for each.", False)
+        yield Finding("student", text, "", "They stay as they are.", False)
+    yield from _of_moves(step)
+
+
+def _of_moves(step: StepCheck) -> Iterator[Finding]:
+    """Whether the learning rate moves anything."""
+    first, last = step.losses[:1], step.losses[-1:]
+    if not first or not all(_finite(x) for x in step.losses):
+        return
+    went = f"{len(step.losses) - 1} updates on one batch take its loss from {first[0]:.4f} to {last[0]:.4f}"
+    if last[0] > first[0] - STILL * abs(first[0]):
+        way = "so next to nothing moves" if last[0] < 2 * first[0] else "so it leaves what it learned"
+        hint = "weights from scratch usually learn at 1e-3, published ones at 5e-5"
+        yield Finding("optimizer.lr", f"{went}: at {step.lr:g} {way}", "", f"Try others: {hint}.", False)
 
 
 def _of_terms(terms: Sequence[TermCheck]) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -88,6 +89,9 @@ class ScoreCheck:
         furthest: by how much at most.
         bound: how far they may differ.
         order: where another order of the classes fits far better: the class that each output seems to mean; else empty.
+        right: the share of the labels that it gets right, by view.
+        constant: the same of the one answer that is right most often.
+        blind: views on which its answers have no more to do with the labels than chance has.
         note: why something was not compared, empty if all was.
     """
 
@@ -104,6 +108,9 @@ class ScoreCheck:
     furthest: float = 0.0
     bound: float = 0.0
     order: tuple[int, ...] = ()
+    right: Mapping[str, float] = field(default_factory=dict)
+    constant: float = 0.0
+    blind: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -122,7 +129,8 @@ def check_score(who: str, assembly: Assembly, teacher: Teacher, num_rows: int) -
     recorded = read_recorded(folder)
     whole = assembly.dataset("validation")
     places = evenly(len(whole), num_rows)
-    found = answers(assembly, teacher, Rows(whole, places))
+    views = list(dict.fromkeys([FULL, *assembly.asked_views("train")]))
+    found = answers(assembly, teacher, Rows(whole, places), views)
     made = ScoreCheck(who, folder, name, len(found.places), len(whole))
     known, why_not = found.labelled, recorded.why_not or _other_rows(recorded, assembly, len(whole))
     made = made if why_not else _beside(made, found, [whole[int(places[i])].id for i in found.places.tolist()], recorded, assembly)
@@ -136,7 +144,35 @@ def check_score(who: str, assembly: Assembly, teacher: Teacher, num_rows: int) -
     why_not = why_not or ("" if shared else "its checkpoint has recorded no score of these metrics")
     allowed = allowance(int(known.sum()), len(whole))
     order = tuple(other_order(logits, targets, assembly.teacher_outcomes))
+    beside = {view: beside_chance(x[known], targets, assembly.teacher_outcomes) for view, x in found.logits.items()}
+    right, blind = {v: one[0] for v, one in beside.items()}, tuple(v for v, one in beside.items() if one[2])
+    made = replace(made, right=right, constant=beside[FULL][1], blind=blind)
     return replace(made, scores=scores, recorded=shared, allowed=allowed, order=order, note=why_not)
+
+
+def beside_chance(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> tuple[float, float, bool]:
+    r"""How often answers are right, how often the best constant answer is, and whether both have nothing to do with each other.
+
+    They have where the mean of :math:`\sum_c (p_c - \bar p_c)(y_c - \bar y_c)` lies two standard errors above 0.
+
+    Args:
+        logits: float [N, C].
+        targets: int64 [N] or float [N, C], all labelled.
+        outcomes: how the logits are read.
+
+    >>> y = torch.tensor([0, 0, 0, 1])
+    >>> beside_chance(torch.tensor([[1.0, 0.0]]).expand(4, 2), y, "softmax")
+    (0.75, 0.75, True)
+    """
+    p = probabilities(logits.double(), outcomes)
+    y = F.one_hot(targets, p.shape[1]).double() if targets.ndim == 1 else targets.double()
+    if outcomes == "softmax" or targets.ndim == 1 or bool(((y > 0) & (y < 1)).any()):
+        right, constant = y.gather(1, p.argmax(1, keepdim=True)).mean(), y.mean(0).max()
+    else:
+        right, constant = ((p > 0.5) == (y > 0.5)).double().mean(), torch.maximum(y.mean(0), 1 - y.mean(0)).mean()
+    together = ((p - p.mean(0)) * (y - y.mean(0))).sum(1)  # [N]
+    error = float(together.std()) / math.sqrt(len(together)) if len(together) > 1 else math.inf
+    return float(right), float(constant), float(together.mean()) <= 2 * error + 1e-9
 
 
 def allowance(rows: int, of: int) -> float:
@@ -189,13 +225,13 @@ class Rows(MultimodalDataset):
         return self.whole[int(self.places[index])]
 
 
-def answers(assembly: Assembly, teacher: Teacher, rows: MultimodalDataset) -> Predictions:
-    """What a teacher says of examples on the full view, in float32."""
+def answers(assembly: Assembly, teacher: Teacher, rows: MultimodalDataset, views: Sequence[str] = (FULL,)) -> Predictions:
+    """What a teacher says of examples, in float32."""
 
     def ask(batch: Batch, views: Sequence[str]) -> Tensor:
         return teacher.predict(batch, views).logits
 
-    return predict(ask, batches(assembly, rows), [FULL], assembly.world, FP32).together()
+    return predict(ask, batches(assembly, rows), list(views), assembly.world, FP32).together()
 
 
 def batches(assembly: Assembly, rows: MultimodalDataset) -> EvaluationBatches:
@@ -217,7 +253,6 @@ def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int
         targets: int64 [N] or float [N, C], all labelled.
         outcomes: how the logits are read.
 
-    >>> import torch
     >>> y = torch.arange(40) % 3
     >>> other_order(5 * F.one_hot(y, 3).float().roll(1, 1), y, "softmax")
     [2, 0, 1]
@@ -237,7 +272,6 @@ def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int
 def matched(scores: Tensor) -> list[int]:
     """A column for each row of a square table, the largest entry first.
 
-    >>> import torch
     >>> matched(torch.tensor([[0.5, 0.9], [0.4, 0.8]]))
     [1, 0]
     """

@@ -32,7 +32,7 @@ class AdamWRecipe(OptimizerRecipe):
     """AdamW (Loshchilov & Hutter, ICLR 2019), with no decay on biases and normalisation.
 
     Args:
-        lr: the learning rate at its highest.
+        lr: the learning rate at its highest; if null, 5e-5 for a model that starts from weights of others, 1e-3 for one from scratch.
         weight_decay: decoupled decay of parameters with two dimensions or more.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squared gradients.
@@ -41,11 +41,12 @@ class AdamWRecipe(OptimizerRecipe):
             `{encoders.text: {lr: 0.0001, weight_decay: 0.1}}`; a parameter belongs to the longest name that it is under.
         frozen: parts that do not learn and are in eval mode, such as `[encoders.text]`.
         layer_decay: what the learning rate of each layer of a transformer is multiplied by with each layer above it, such as 0.75.
+        pretrained: whether the model starts from weights of others.
     """
 
     def __init__(
         self,
-        lr: float = 5e-5,
+        lr: float | None = None,
         weight_decay: float = 0.01,
         beta1: float = 0.9,
         beta2: float = 0.999,
@@ -53,7 +54,9 @@ class AdamWRecipe(OptimizerRecipe):
         groups: dict[str, float | dict[str, float]] | None = None,
         frozen: list[str] | None = None,
         layer_decay: float | None = None,
+        pretrained: bool = True,
     ):
+        lr = (5e-5 if pretrained else 1e-3) if lr is None else lr
         positive(lr=lr, eps=eps)
         not_negative(weight_decay=weight_decay)
         below_one(beta1=beta1, beta2=beta2)
