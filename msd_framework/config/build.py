@@ -577,8 +577,9 @@ class Assembly:
     @cached_property
     def runner(self) -> Runner:
         """The runner, before its first update."""
+        objective = self.objective
         with _under("optimizer"):
-            optimizer = self.optimizer.build(self.objective)
+            optimizer = self.optimizer.build(objective)
         schedule = SCHEDULERS.build(self.config.scheduler, "scheduler", self.facts)
         return Runner(
             self.objective,

@@ -46,6 +46,7 @@ class DryRun:
             DataError: if a row cannot be read.
         """
         config, model, masker = self.assembly.config, self.assembly.model, self.assembly.masker
+        self.rows.check_texts()
         views = [FULL, *config.evaluation.views, *getattr(self.assembly.objective, "student_views", ())]
 
         def ask(batch: Batch, names: Sequence[str]) -> None:

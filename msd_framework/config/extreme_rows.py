@@ -14,7 +14,8 @@ import numpy as np
 
 from msd_framework.data.collate import Collator
 from msd_framework.data.reader import ExampleReader, Loaded
-from msd_framework.errors import DataError
+from msd_framework.data.text import Tokenizer
+from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.structures import Batch
 
 if TYPE_CHECKING:
@@ -87,6 +88,35 @@ class ExtremeRows:
         longest = sorted(sizes, key=sizes.__getitem__, reverse=True)[: min(size, MOST_READ)]
         rows = self._readable([("train", i) for i in longest])
         return self._batch([rows[i % len(rows)] for i in range(size)])
+
+    def check_texts(self) -> None:
+        """Looks for texts of which a tokenizer tells nothing.
+
+        Raises:
+            ConfigError: if it tells nothing of any of some training texts.
+            DataError: if it cannot read one, as it has no token for unknown words.
+        """
+        for modality in self.tokens:
+            processor, examples = self.collator.processors[modality], self.readers["train"].dataset
+            if not isinstance(processor, Tokenizer):
+                continue
+            if processor.needs_known_words:
+                self._read_all(modality, processor)
+            values = (examples[i].inputs.get(modality) for i in evenly(len(examples), MOST_FILES))
+            problem = processor.problem_with(value for value in values if isinstance(value, str))
+            if problem:
+                raise ConfigError(Problem(f"data.processors.{modality}", problem))
+
+    def _read_all(self, modality: str, processor: Tokenizer) -> None:
+        for reader in self.readers.values():
+            for example in (reader.dataset[i] for i in range(len(reader.dataset))):
+                value = example.inputs.get(modality)
+                try:
+                    if value is not None:
+                        processor.length(value)
+                except DataError as error:
+                    if not reader.skip_errors:
+                        raise DataError(f"{example.source}: {error}, as it has no token for unknown words") from error
 
     def source(self, batch: Batch) -> str:
         """Where the rows of a batch come from, for errors."""

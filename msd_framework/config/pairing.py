@@ -21,6 +21,7 @@ from msd_framework.config.published_check import published_problems
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
 from msd_framework.config.teachers import combination_problems, teacher_folders
+from msd_framework.config.tokenizer_check import tokenizer_problems
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.metrics.fidelity import FIDELITY
@@ -63,6 +64,7 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     setting = Setting(info, student.modalities, teacher.modalities if teacher else None, kinds)
     problems += _missing_problems(config, {*student.modalities, *(teacher.modalities if teacher else ())})
     problems += [_under("model", text) for text in model.check(options, setting)] or model_problems(config, info)
+    problems = problems or tokenizer_problems(config)
     problems += _evaluation_view_problems(config, student)
     problems += _task_problems(config, info)
     problems += _objective_problems(config, setting)

@@ -22,6 +22,8 @@ from msd_framework.writing import write_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+BLANKS = " \t\n\u0120\u2581"
+"""What tokenizers write for blanks: themselves, and the marks of GPT-2's kind and of SentencePiece."""
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
 """Text files of a folder that transformers reads by itself."""
 
@@ -78,7 +80,7 @@ class Tokenizer(Processor):
 
     def fit(self, values: Iterable[Any]) -> None:
         """Learns the vocabulary from texts, which are kept only if they can be gone through but once; or reads the named one."""
-        self._use(_learn(_Texts(values), self) if self.name is None else _load(self.name))
+        self._use(_learn(_Texts(values), self) if self.name is None else read_tokenizer(self.name))
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[str]:
@@ -132,6 +134,29 @@ class Tokenizer(Processor):
         sizes = {"vocab_size": max(self.tokenizer.get_vocab().values()) + 1, "pad_id": self.tokenizer.padding["pad_id"]}
         return sizes | {name: i for name, i in marks.items() if i is not None}
 
+    def problem_with(self, texts: Iterable[str]) -> str:
+        """Why this is not the tokenizer for texts, of which it tells nothing; empty if it tells something of one of them."""
+        unknown, example, made = getattr(self.tokenizer.model, "unk_token", None), "", "no token"
+        for text in (text for text in texts if text.strip()):
+            example, found = text, self._encoded(_text(text))
+            for token, special in zip(found.tokens, found.special_tokens_mask):
+                if not special and token.strip(BLANKS):
+                    if token != unknown:
+                        return ""
+                    made = f"only {unknown}"
+        if not example:
+            return ""
+        return f"makes {made} of texts such as {example[:60]!r}: it knows none of their words. Take another tokenizer, or options."
+
+    @property
+    def needs_known_words(self) -> bool:
+        """Whether a word that is not in the vocabulary cannot be read, since there is no token for unknown ones."""
+        try:
+            self.load("\u2603\u2047 zqxj")
+        except DataError:
+            return True
+        return False
+
     def _marked(self) -> tuple[list[int], list[bool]]:
         """The ids of a text of one word, and which of them belong to the model: a word that this tokenizer can read.
 
@@ -175,7 +200,7 @@ class Tokenizer(Processor):
             RuntimeError: if its vocabulary is not known yet.
         """
         if self._tokenizer is None and self.name is not None:
-            self._use(_load(self.name))
+            self._use(read_tokenizer(self.name))
         if self._tokenizer is None:
             raise RuntimeError("this tokenizer has no vocabulary yet: call fit with the training texts, or restore")
         return self._tokenizer
@@ -265,7 +290,12 @@ def _without_threads() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _load(name: str) -> Any:
+def read_tokenizer(name: str) -> Any:
+    """The tokenizer of a file, a folder or a model of the hub.
+
+    Raises:
+        DataError: if there is none.
+    """
     path = Path(name)
     if path.is_file() or path.suffix == ".json":
         return _read(path)

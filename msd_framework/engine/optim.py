@@ -32,7 +32,7 @@ class AdamWRecipe(OptimizerRecipe):
     """AdamW (Loshchilov & Hutter, ICLR 2019), with no decay on biases and normalisation.
 
     Args:
-        lr: the learning rate at its highest; if null, 5e-5 for a model that starts from weights of others, 1e-3 for one from scratch.
+        lr: the learning rate at its highest; if null, 5e-5 from weights of others and 1e-3 from scratch.
         weight_decay: decoupled decay of parameters with two dimensions or more.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squared gradients.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from msd_framework.models.base import Encoded, Encoder
 from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
-from msd_framework.models.huggingface_load import load_published
+from msd_framework.models.huggingface_load import load_published, refuse_generative
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import FeatureKind, ModalityInputs
 
@@ -156,4 +156,5 @@ def _random(config: dict[str, Any], vocab_size: int | None) -> Any:
         built = AutoConfig.for_model(**sizes)
     except ValueError as error:
         raise ValueError(f"transformers knows no model_type {config['model_type']!r}") from error
+    refuse_generative(built.to_dict(), "config")
     return AutoModel.from_config(built, attn_implementation="eager", trust_remote_code=False)

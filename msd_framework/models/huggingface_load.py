@@ -42,6 +42,29 @@ def model_type(name: str | None, config: Mapping[str, Any] | None) -> str:
     return str(config["model_type"])
 
 
+GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM")
+"""How the names of architectures end that write texts; those of masked language models end in ForMaskedLM or ForPreTraining."""
+
+
+def refuse_generative(config: Mapping[str, Any], name: str) -> None:
+    """Refuses a model that writes texts, of which a classifier would be what nobody has trained.
+
+    Args:
+        config: what its config.json says.
+        name: what it is called in the error.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    written = [kind for kind in config.get("architectures") or () if str(kind).endswith(GENERATIVE)]
+    if written or config.get("is_encoder_decoder"):
+        what = ", ".join(written) or "it is an encoder with a decoder"
+        raise ValueError(
+            f"{name} is a model that writes texts ({what}), and generative models are not supported yet; take one that classifies "
+            f"or encodes, such as bert, vilt or clip"
+        )
+
+
 def forward_arguments(kind: str) -> list[str]:
     """The arguments of an architecture's forward, without building it.
 
@@ -69,7 +92,9 @@ def load_published(name: str, **options: Any) -> Any:
     """
     from transformers import AutoConfig, AutoModel
 
-    _refuse_sizes(name, _config_of(name))
+    config = _config_of(name)
+    _refuse_sizes(name, config)
+    refuse_generative(config, name)
     try:
         state = _wrapped_state(name)
         if state is None:
@@ -116,6 +141,7 @@ def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModel
 
     _refuse_sizes("config", config)
+    text = f"transformers makes no model of config, whose model_type is {config['model_type']!r}"
     try:
         built = AutoConfig.for_model(**config)
         for part in PARTS:
@@ -124,9 +150,12 @@ def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
                 of_words = part not in PARTS[:2] and key in OF_WORDS
                 if of_part is not None and value is not None and hasattr(of_part, key) and key not in written and not of_words:
                     setattr(of_part, key, value)
-        return AutoModel.from_config(built, attn_implementation="eager", trust_remote_code=False)
     except Exception as error:  # sizes that nobody expects can make it raise anything
-        text = f"transformers makes no model of config, whose model_type is {config['model_type']!r}"
+        raise ValueError(f"{text}: {reason_of(error)}") from error
+    refuse_generative(built.to_dict(), "config")
+    try:
+        return AutoModel.from_config(built, attn_implementation="eager", trust_remote_code=False)
+    except Exception as error:
         raise ValueError(f"{text}: {reason_of(error)}") from error
 
 

@@ -96,6 +96,11 @@ class TorchModule(MultimodalModel):
     def forward(self, inputs: Inputs) -> ModelOutput:
         found = self._read(self.module(**self._arguments(inputs)))
         wanted = self.num_classes if self.classifier is None else self.classifier.in_features
+        if found.ndim == 3 and self.classifier is None:
+            raise ValueError(
+                f"{self.output!r} of {self.target} has the shape {list(found.shape)}, wanted [B, {wanted}]: an answer at each "
+                f"place is that of a model that writes texts, and generative models are not supported yet"
+            )
         if found.ndim != 2 or found.shape[-1] != wanted:
             raise ValueError(
                 f"{self.output!r} of {self.target} has the shape {list(found.shape)}, wanted [B, {wanted}]; "
