@@ -21,8 +21,8 @@ def test_parts_are_a_component_and_those_inside_it_innermost_first():
 @pytest.mark.parametrize(
     ("registry", "here", "there", "text"),
     [
-        (OPTIMIZERS, "adamw", {"type": "adamw", "lr": 5e-5}, ""),
-        (OPTIMIZERS, "adamw", {"type": "adamw", "lr": 1e-3}, "lr is 5e-05 here and 0.001 there"),
+        (OPTIMIZERS, "adamw", {"type": "adamw", "lr": None}, ""),
+        (OPTIMIZERS, "adamw", {"type": "adamw", "lr": 1e-3}, "lr is None here and 0.001 there"),
         (OPTIMIZERS, "adamw", "sgd", "type is 'adamw' here and 'sgd' there"),
         (WEIGHTINGS, {"type": "instance", "saliency": "drop"}, {"type": "instance", "saliency": {"type": "drop"}}, ""),
         (

@@ -84,3 +84,8 @@ def test_options_reach_the_optimizer():
 def test_numbers_out_of_range_are_refused(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize(("given", "lr"), [({"pretrained": True}, 5e-5), ({"pretrained": False}, 1e-3), ({"lr": 0.1}, 0.1)])
+def test_adamw_learns_faster_from_scratch_than_from_weights_of_others_unless_a_rate_is_given(given, lr):
+    assert AdamWRecipe(**given).build(model()).param_groups[0]["lr"] == lr
