@@ -428,3 +428,35 @@ def test_the_page_names_every_option():
     page = (ROOT / "docs" / "doctor.md").read_text()
     for name in DoctorConfig.__dataclass_fields__:
         assert f"`{name}`" in page
+
+
+def test_a_word_that_is_no_option_is_told_with_the_nearest_one(config, capsys):
+    assert main(["doctor", f"config={config}", "validaton_rows=4"]) == 2
+    assert capsys.readouterr().err == "command line: validaton_rows: no such option. Did you mean 'validation_rows'?\n"
+
+
+def test_a_teacher_no_better_than_the_commonest_answer_is_a_fault(config, teacher, tmp_path, capsys):
+    def silence(tensors: dict[str, Tensor]) -> None:
+        for name in tensors:
+            if "classifier" in name:
+                tensors[name].zero_()
+
+    silent = weights_changed(teacher, tmp_path / "teacher", silence)
+    words = [f"teacher.checkpoint={silent}", "objective={type: distillation, views: [full, image]}"]
+    assert main(["doctor", f"config={config}", f"env.save_dir={tmp_path / 'run'}", *words]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"it is right about 0\.5000 of the labels, and the commonest answer alone about 0\.5000; wanted more", said)
+
+
+def test_a_learning_rate_that_moves_nothing_is_noted(config, tmp_path, capsys):
+    main(["doctor", f"config={config}", f"env.save_dir={tmp_path / 'run'}", "optimizer={type: adamw, lr: 1.0e-7}"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"optimizer\.lr: 10 updates on one batch take its loss from .* at 1e-07 so next to nothing moves", said)
+
+
+def test_what_a_model_cannot_take_is_told_by_the_doctor_as_by_a_run(config, tmp_path, capsys):
+    model = (
+        "model={type: module, target: tests.integration.mistakes_dryrun.Failing, inputs: {text: input_ids, image: pixel_values}}"
+    )
+    assert main(["doctor", f"config={config}", f"env.save_dir={tmp_path / 'run'}", model, "masker=attention"]) == 1
+    assert "the third gear is stuck" in " ".join(capsys.readouterr().out.split())
