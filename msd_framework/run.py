@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
-from itertools import repeat, tee
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
+from msd_framework.callbacks.logging import NO_TENSORBOARD, tensorboard_is_installed
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
 from msd_framework.config.dry_run import DryRun
@@ -30,7 +31,7 @@ from msd_framework.config.try_out import try_out
 from msd_framework.config.values import dump, to_copy
 from msd_framework.data.base import SubmissionFile
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import Measures, in_order
+from msd_framework.engine.evaluation import Measures, in_order, in_step
 from msd_framework.engine.memory import keep_freed_memory
 from msd_framework.engine.precision import AUTO
 from msd_framework.engine.prediction_table import PredictionTable
@@ -136,6 +137,8 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
         write_json(assembly.folder / "environment.json", {**environment(assembly.world), "precision": asdict(choice)})
         if assembly.config.training.precision == AUTO:
             say(choice.line)
+        if not tensorboard_is_installed():
+            say(NO_TENSORBOARD)
     runner.fit()
     facts = {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
     return report(assembly, {**facts, "skipped_updates": runner.skipped} if runner.skipped else facts)
@@ -205,9 +208,8 @@ def evaluate_split(assembly: Assembly, use: str) -> tuple[dict[str, float], int]
         DataError: if the split is empty.
     """
     info, world, dataset = assembly.info, assembly.world, assembly.evaluation[use].reader.dataset
-    ours, theirs = tee(assembly.evaluation[use])  # both are asked about a batch before the next one is read
+    ours, theirs = in_step(assembly.evaluation[use])  # both are asked about a batch before the next one is read
     student, teacher = assembly.predict(use, ours), assembly.ask_teacher(use, theirs)
-    del theirs  # would keep what nobody asks about
     table = PredictionTable(dataset, info, student.views)
     submission = dataset.submission if FULL in student.views else None
     measures = Measures({} if assembly.config.run_type == "predict" else assembly.metrics)
@@ -322,7 +324,9 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines.append(f"{result['skipped_updates']} updates were skipped, since their gradients were not finite in fp16.")
     expected = result["expected"]
     lines += ["", "| metric | value | expected |", "|---|---|---|"]
-    lines += [f"| {escaped(k)} | {v:.4f} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()]
+    lines += [
+        f"| {escaped(k)} | {_shown(v)} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()
+    ]
     if result["lacking"]:
         lines += ["", f"{escaped(lacking_line(result))} Views that show nothing of an example are not measured on it."]
     if result["skipped"]:
@@ -349,13 +353,17 @@ def show(result: Mapping[str, Any]) -> None:
     table.add_column("expected", justify="right")
     for name, value in result["metrics"].items():
         wanted = result["expected"].get(name)
-        table.add_row(name, f"{value:.4f}", "" if wanted is None else f"{wanted:.4f}")
+        table.add_row(name, _shown(value), "" if wanted is None else f"{wanted:.4f}")
     console = Screen()
     console.print(table)
     if result["lacking"]:
         console.print(lacking_line(result))
     if result["skipped"]:
         console.print(f"{len(result['skipped'])} examples were left out; report.json names them.")
+
+
+def _shown(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.4f}"
 
 
 def write_json(path: Path, value: Any) -> None:

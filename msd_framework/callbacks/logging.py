@@ -91,6 +91,9 @@ class TensorBoard(Callback):
                 self.writer.add_scalar(f"{group}/{name}", value, runner.update)
 
 
+NO_TENSORBOARD = "TensorBoard is not installed, so it gets no files; metrics.jsonl has all numbers."
+
+
 def tensorboard_is_installed() -> bool:
     """Whether TensorBoard can be imported, without importing it."""
     return importlib.util.find_spec("tensorboard") is not None

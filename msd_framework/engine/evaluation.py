@@ -221,6 +221,28 @@ def _added(total: Tensor | None, count: Tensor | None) -> Tensor | None:
     return count if total is None else total if count is None else total + count
 
 
+def in_step(batches: Iterable[Batch]) -> tuple[Iterator[Batch], Iterator[Batch]]:
+    """The same batches twice: the second iterator is always at the batch that the first one was last at.
+
+    `itertools.tee` would hold on to 57 of them.
+
+    Args:
+        batches: gone through once.
+    """
+    last: list[Batch] = []
+
+    def first() -> Iterator[Batch]:
+        for batch in batches:
+            last[:] = [batch]
+            yield batch
+
+    def second() -> Iterator[Batch]:
+        while True:
+            yield last[0]
+
+    return first(), second()
+
+
 def in_order(batches: Iterable[Sequence[tuple[int, T]]], world: World) -> Iterator[T]:
     """What all processes make of their shares of a split, in its order, on each of them; none holds more than a few batches.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -244,3 +245,20 @@ def test_a_default_that_is_written_out_is_no_change(world, teacher):
         QUICKSTART / "teacher.yaml",
         words(world, teacher, "checkpoint.resume=true", "model.dropout=0.1", "optimizer.eps=1e-8", "run_type=check"),
     )
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_absence_of_tensorboard_is_said_once(tiny_config, tmp_path, monkeypatch, capsys, installed):
+    monkeypatch.setattr("msd_framework.run.tensorboard_is_installed", lambda: installed)
+    run(tiny_config, [f"env.save_dir={tmp_path / 'run'}", "training.max_updates=2", "evaluation.every_updates=1"])
+    said = [line for line in capsys.readouterr().err.splitlines() if "TensorBoard" in line]
+    assert said == ([] if installed else ["TensorBoard is not installed, so it gets no files; metrics.jsonl has all numbers."])
+
+
+def test_a_metric_without_a_value_is_told_as_undefined(tiny_config, tmp_path, capsys):
+    words = ["evaluation.metrics=[accuracy, auroc]", "data.max_eval_examples=1", "training.max_updates=1"]
+    report = run(tiny_config, [f"env.save_dir={tmp_path / 'run'}", *words])
+    assert math.isnan(report["metrics"]["test/auroc"])
+    assert "| test/auroc | undefined |" in (tmp_path / "run" / "report.md").read_text()
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]["test/auroc"] is None
+    assert "undefined" in capsys.readouterr().out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -596,7 +597,7 @@ def folder_of(tmp_path: Path, values: dict[str, Any]) -> str:
 
 def test_a_project_of_hateful_memes_becomes_ours_key_by_key(tmp_path: Path) -> None:
     own = {"num_labels": 2, "losses": ["cross_entropy"], "freeze_base": True}
-    values = mmf_project("hateful_memes", "visual_bert", own, ["accuracy", "binary_f1", "roc_auc"])
+    values = mmf_project("hateful_memes", "visual_bert", own, ["accuracy", "hateful_f1", "roc_auc"])
     values |= {"includes": ["configs/with_features.yaml", "configs/gone.yaml"]}
     values["training"] |= {
         "early_stop": {"enabled": True, "patience": 4000, "criteria": "hateful_memes/roc_auc", "minimize": False}
@@ -627,7 +628,7 @@ def test_a_project_of_hateful_memes_becomes_ours_key_by_key(tmp_path: Path) -> N
         "scheduler": {"type": "warmup_linear", "warmup": 2000},
     }
     assert found.left == {
-        "evaluation.metrics: binary_f1": "is no metric of ours for single_label; `msd components metrics` lists them",
+        "evaluation.metrics: hateful_f1": "is no metric of ours for single_label; `msd components metrics` lists them",
         "training.find_unused_parameters": "True: not needed: the objective is wrapped, not the student",
         "model_config.visual_bert.freeze_base": "True: has no counterpart here",
     }
@@ -649,6 +650,82 @@ PROJECTS = {
     "vqa2-visual_bert": mmf_project("vqa2", "visual_bert", {"num_labels": 3129, "pooler_strategy": "vqa"}, ["vqa_accuracy"]),
     "vqa2-concat_bert": mmf_project("vqa2", "concat_bert", {}, ["vqa_accuracy"]),
 }
+
+
+def test_a_key_with_a_line_end_stays_in_its_comment(tmp_path: Path) -> None:
+    values = mmf_project("hateful_memes", "visual_bert", {"a\nuser_dir: evil": 1}, ["roc_auc"])
+    convert_mmf(str(tmp_path / "ours.yaml"), config=folder_of(tmp_path, values))
+    assert "user_dir" not in yaml.safe_load((tmp_path / "ours.yaml").read_text())
+
+
+SIZES = {"num_hidden_layers": 6, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "vocab_size": 30000}
+
+
+@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize("bert", ["bert-base-uncased", "mine/bert", None])
+def test_a_size_is_taken_or_listed_with_what_becomes_of_it(key: str, bert: str | None) -> None:
+    own = {"num_labels": 2, key: SIZES[key], "bert_model_name": bert}
+    found = convert(mmf_project("hateful_memes", "visual_bert", own, ["roc_auc"]))
+    if bert is None:
+        assert SIZES[key] in found.values["model"].values()
+    else:
+        assert found.left[f"model_config.visual_bert.{key}"].startswith(
+            f"{SIZES[key]!r}: model.pretrained is {bert}, which has sizes"
+        )
+
+
+def test_a_size_that_the_named_bert_has_needs_no_word() -> None:
+    own = {"num_labels": 2, "hidden_size": 768, "num_hidden_layers": 12, "bert_model_name": "bert-base-uncased"}
+    assert not [key for key in convert(mmf_project("hateful_memes", "visual_bert", own, [])).left if "model_config" in key]
+
+
+def leaves(values: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(values, dict):
+        for key, inner in values.items():
+            yield from leaves(inner, (*at, key))
+    else:
+        yield at
+
+
+def changed_text(old: Any) -> Any:
+    if isinstance(old, list):
+        return [2 * one for one in old] if isinstance(old[0], float) else [*old, "other"]
+    return "other"
+
+
+MORE = {
+    "training": {
+        "tensorboard": True, "seed": 3, "fp16": False, "num_workers": 4, "log_interval": 50, "clip_gradients": True,
+        "max_grad_l2_norm": 0.25, "checkpoint_interval": 1000, "evaluation_interval": 1000, "update_frequency": 1, "device": "cuda",
+        "early_stop": {"enabled": True, "criteria": "hateful_memes/roc_auc", "minimize": False, "patience": 4000},
+    },
+    "optimizer": {"params": {"weight_decay": 0.01, "betas": [0.9, 0.98]}},
+    "checkpoint": {"max_to_keep": 2, "resume": False},
+    "env": {"save_dir": "./save"},
+    "distributed": {"init_method": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_no_option_is_dropped_in_silence(name: str) -> None:
+    values = OmegaConf.to_container(OmegaConf.merge(PROJECTS[name], MORE), resolve=True)
+    before = convert(values)
+    silent = []
+    for path in leaves(values):
+        changed = copy.deepcopy(values)
+        inner = changed
+        for key in path[:-1]:
+            inner = inner[key]
+        old = inner[path[-1]]
+        inner[path[-1]] = not old if isinstance(old, bool) else old * 2 + 1 if isinstance(old, (int, float)) else changed_text(old)
+        try:
+            after = convert(changed)
+        except (ConfigError, ValueError, TypeError):
+            continue
+        if (after.values, after.left) == (before.values, before.left):
+            silent.append(".".join(path))
+    # what our reader of features does by itself
+    assert [key for key in silent if not key.endswith(("return_features_info", "use_images"))] == []
 
 
 @pytest.mark.parametrize("name", PROJECTS)

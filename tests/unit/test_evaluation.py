@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import Measures, Predictions, in_order, measure, predict
+from msd_framework.engine.evaluation import Measures, Predictions, in_order, in_step, measure, predict
 from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.base import CountedMetric, Metric
 from msd_framework.metrics.classification import Accuracy
@@ -203,6 +204,21 @@ def test_a_metric_of_a_users_own_sees_the_whole_split_in_its_order():
     for batch in reversed(list(cut(found, [5, 5, 5]))):
         backwards.add(batch)
     assert backwards.values(World())["last"] == LastIsRight()(found.logits["full"], found.targets)
+
+
+def test_two_who_go_through_batches_in_step_see_the_same_ones_and_hold_one():
+    class Held:
+        pass
+
+    batches = (Held() for _ in range(5))
+    first, second = in_step(batches)  # type: ignore[arg-type]
+    alive = []
+    for ours, theirs in zip(first, second):
+        assert ours is theirs
+        alive.append(weakref.ref(ours))
+        del ours, theirs
+        assert [one() is None for one in alive[:-1]] == [True] * (len(alive) - 1)
+    assert len(alive) == 5
 
 
 # in the split's order

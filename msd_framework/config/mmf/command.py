@@ -9,9 +9,10 @@ from typing import Any
 from msd_framework.config.check import understood
 from msd_framework.config.load import load, resolve
 from msd_framework.config.mmf.files import MmfCheckpoint, read_checkpoint
+from msd_framework.config.mmf.models import family_of, left_sizes, options_of_model
 from msd_framework.config.mmf.run import Converted, convert, dataset_of, read_project, usual_values
 from msd_framework.config.mmf.teacher import Teacher, make_teacher, save_teacher
-from msd_framework.config.values import dump
+from msd_framework.config.values import dump, flow
 from msd_framework.config.words import read_words
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.writing import write_text
@@ -88,7 +89,9 @@ def _run_of(found: MmfCheckpoint, run: str | None, dataset: str | None, model: s
         )
         raise ConfigError(Problem("run", text))
     made = convert(found.config, dataset, model, root, usual_values(dataset_of(found.config, dataset), mmf))
-    made.left = {key: why for key, why in made.left.items() if key.startswith(("dataset_config.", "model_config."))}
+    family = family_of({}, found.config, model)
+    told = left_sizes(family, options_of_model(family, found.config))  # by the tensors themselves
+    made.left = {k: why for k, why in made.left.items() if k.startswith(("dataset_config.", "model_config.")) and k not in told}
     return made
 
 
@@ -102,6 +105,7 @@ def _page(made: Converted, source: str) -> str:
     """The YAML, with what it lacks on top."""
     lines = [f"# From {source} of MMF.", "# Not carried over:" if made.left else "# Everything was carried over."]
     lines += [f"#   {key}: {why}" for key, why in made.left.items()]
+    lines = [" ".join(line.splitlines()) for line in lines]  # a key with a line end would end its comment
     written = dump({"name": Path(source).stem, **made.values})
     return "\n".join([*lines, written])
 
@@ -116,7 +120,7 @@ def _told(found: MmfCheckpoint, teacher: Teacher, folder: Path) -> list[str]:
         f"{folder}: {teacher.card['model']['type']} with {numbers:,} parameters, {info.num_classes} classes{names}.",
         f"{found.source} {score}{after}; nothing that the model needs was missing.",
         *_list("unused tensors", dict.fromkeys(teacher.unused, "")),
-        f"To teach: `teacher: {{checkpoint: {folder}}}`.",
+        f"To teach: `teacher: {flow({'checkpoint': str(folder)})}`.",
     ]
 
 

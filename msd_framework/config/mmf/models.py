@@ -33,6 +33,18 @@ TEXT_SIZES = {
     "type_vocab_size": ("embeddings.token_type_embeddings.weight", 0),
     "intermediate_size": ("encoder.layer.0.intermediate.dense.weight", 0),
 }
+BASE_SIZES = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
+"""The sizes of a BERT that calls itself base."""
+
 HEAD_SIZE = 64
 """Features of an attention's head in every BERT."""
 
@@ -102,6 +114,17 @@ def other_options(name: str, own: Mapping[str, Any]) -> dict[str, str]:
     return {
         f"model_config.{name}.{key}": f"{has!r}, and ours computes with {wanted!r} only" for key, (has, wanted) in wrong.items()
     }
+
+
+def left_sizes(name: str, own: Mapping[str, Any]) -> dict[str, str]:
+    """Sizes of a model that begins with the weights of a BERT, which has its own, by their keys."""
+    bert = _bert_name(own)
+    if name != "visual_bert" or bert is None:
+        return {}
+    usual = BASE_SIZES if "bert-base" in bert else {}
+    keys = [key for key in visual_bert_weights.THEIR_SIZES.values() if key != "visual_embedding_dim" and key in own]
+    why = f"model.pretrained is {bert}, which has sizes of its own; without bert_model_name, this one is taken"
+    return {f"model_config.{name}.{key}": f"{own[key]!r}: {why}" for key in keys if own[key] != usual.get(key)}
 
 
 def _perceptron(tensors: Tensors, config: Mapping[str, Any], name: str) -> dict[str, Any]:

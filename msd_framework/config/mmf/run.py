@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from msd_framework.config.load import parse
-from msd_framework.config.mmf.models import FAMILIES, family_of, options_of_model, other_options
+from msd_framework.config.mmf.models import FAMILIES, family_of, left_sizes, options_of_model, other_options
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 
 
@@ -88,7 +88,10 @@ PLACES: Mapping[str, Place] = {
 METRICS = {
     "accuracy": ("accuracy", ("single_label",)),
     "roc_auc": ("auroc", ("single_label", "multi_label")),
+    "macro_roc_auc": ("auroc", ("single_label", "multi_label")),
     "binary_ap": ("average_precision", ("single_label", "multi_label")),
+    "macro_ap": ("average_precision", ("single_label", "multi_label")),
+    "binary_f1": ("f1", ("single_label",)),
     "macro_f1": ("f1_macro", ("single_label",)),
     "micro_f1": ("f1_micro", ("single_label",)),
     "multilabel_macro_f1": ("f1_macro", ("multi_label",)),
@@ -100,9 +103,17 @@ METRICS = {
 LOSSES = {"single_label": "cross_entropy", "multi_label": "logit_bce", "soft_target": "logit_bce"}
 """MMF's names of what our tasks minimise if nobody says."""
 
+NUM_LABELS = {"hateful_memes": 2, "mm_imdb": 23, "snli_ve": 3, "vqa2": 3129}
+"""How many classes each data set usually has."""
+
 IDLE = {
     "training.find_unused_parameters": "not needed: the objective is wrapped, not the student",
     "training.experiment_name": "name the run by `name`",
+    "training.tensorboard": "not needed: a run writes TensorBoard's files, and metrics.jsonl, wherever TensorBoard is installed",
+    "training.logger_level": "not needed: a run says little, and writes all numbers to metrics.jsonl",
+    "training.should_not_log": "not needed: a run says little, and writes all numbers to metrics.jsonl",
+    "training.checkpoint_interval": "give checkpoint.every_updates to the run; if left out, there is one at every validation",
+    "training.evaluate_metrics": "not needed: metrics are computed at every validation",
     "checkpoint.pretrained_state_mapping": "not needed: model.pretrained finds the names by itself",
     "checkpoint.resume_zoo": "download that model, and convert it: `msd convert-mmf checkpoint=...`",
     "checkpoint.resume_file": "convert it: `msd convert-mmf checkpoint=...`",
@@ -262,7 +273,7 @@ def convert(
     name = dataset_of(read, dataset)
     family = family_of({}, read, model)
     place, own = PLACES[name], options_of_model(family, read)
-    out.left |= other_options(family, own)
+    out.left |= other_options(family, own) | left_sizes(family, own)
     settings = Read((values.get("dataset_config") or {}).get(name) or {}, f"dataset_config.{name}.", read.used)
     _model(out, family, own, place)
     _data(out, family, settings, place, root)
@@ -300,6 +311,8 @@ def _model(out: Converted, family: str, own: Mapping[str, Any], place: Place) ->
     classes = own.get("num_labels")
     if classes == 24 and place.type == "mm_imdb":
         out.left[f"model_config.{family}.num_labels"] = "24: ours has the 23 genres, and no output for <unk>"
+    elif classes not in (None, NUM_LABELS[place.type]):
+        out.left[f"model_config.{family}.num_labels"] = f"{classes!r}: ours has as many outputs as the data set has classes"
     wanted = LOSSES[place.task]
     names = [loss.get("type") if isinstance(loss, Mapping) else loss for loss in own.get("losses") or [wanted]]
     if names != [wanted]:
@@ -351,10 +364,14 @@ def _tokenizer(out: Converted, settings: Read) -> dict[str, Any]:
     tokenizer = params.get("tokenizer_config") or {}
     if params.get("mask_probability"):
         out.left[f"{at}.params.mask_probability"] = f"{params['mask_probability']}: words are masked for pretraining only"
-    (tokenizer.get("params") or {}).get("do_lower_case")
+    name = tokenizer.get("type", "bert-base-uncased")
+    lower = (tokenizer.get("params") or {}).get("do_lower_case")
+    if lower is not None and bool(lower) != ("uncased" in name):
+        key = f"{at}.params.tokenizer_config.params.do_lower_case"
+        out.left[key] = f"{lower!r}: {name} says itself whether letters are made small"
     return {
         "type": "tokenizer",
-        "name": tokenizer.get("type", "bert-base-uncased"),
+        "name": name,
         "max_length": params.get("max_seq_length", 128),
     }
 
@@ -417,7 +434,8 @@ def _evaluation(out: Converted, read: Read, place: Place, dataset: str) -> None:
     metrics = metrics or list(place.metrics)
     criteria = str(read.find("training.early_stop.criteria", ""))
     monitored = METRICS.get(criteria.removeprefix(f"{dataset}/"), ("", ()))[0]
-    read.find("training.early_stop.minimize")
+    if read.find("training.early_stop.minimize", False):
+        out.left["training.early_stop.minimize"] = "True: every metric knows itself whether less is better"
     if monitored in metrics:
         metrics = [monitored, *(m for m in metrics if m != monitored)]  # the first one chooses the best checkpoint
     elif criteria:
