@@ -30,7 +30,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError, DataError
-from msd_framework.registry import plain
+from msd_framework.registry import PROCESSORS, plain, split
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.reading import Reading, decided, together
 from msd_framework.structures import FULL, Batch, ModelOutput
@@ -218,6 +218,7 @@ def summarise(asked: SaliencyRun, scored: Scored) -> dict[str, Any]:
         "split": getattr(asked.run.data, scored.use),
         "examples": len(scored.places),
         "modalities": list(scored.modalities),
+        "pictures": [m for m in scored.modalities if _is_picture(asked.run.data.processors[m])],
         "scores": scores,
         "picked_by": first,
         "picked": {name: pick(scored, values, asked.options.examples) for name, values in scored.decided(first).items()},
@@ -242,6 +243,11 @@ def table(scores: Floats, modalities: Sequence[str]) -> dict[str, Any]:
         }
         for i, m in enumerate(modalities)
     }
+
+
+def _is_picture(processor: Any) -> bool:
+    """Whether the run itself reads what stands for a modality as an image file; a text may hold any path."""
+    return PROCESSORS.get(split(processor, "data.processors", PROCESSORS)[0]).kind == "pixels"
 
 
 def pick(scored: Scored, values: Floats, count: int) -> list[dict[str, Any]]:

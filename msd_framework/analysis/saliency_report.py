@@ -178,7 +178,7 @@ def gallery(name: str, found: Mapping[str, Any]) -> str:
     """The picked examples as a page of their own, with small copies of the pictures in it."""
     parts = [f"<h1>Saliency of {html.escape(name)}, split {html.escape(found['split'])}</h1><p>{html.escape(OPPOSITE)}</p>"]
     for kind, examples in found["picked"].items():
-        cards = "".join(_card(example, found["picked_by"]) for example in examples)
+        cards = "".join(_card(example, found["picked_by"], found["pictures"]) for example in examples)
         heading = html.escape(title(kind, found["modalities"]))
         parts.append(f"<h2>{heading}</h2><p>The first by {html.escape(found['picked_by'])}.</p><div>{cards}</div>")
     return f'<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>{"".join(parts)}\n'
@@ -276,8 +276,8 @@ def _number(value: Any) -> Any:
     return f"{value:.9g}" if isinstance(value, float) else value
 
 
-def _card(example: Mapping[str, Any], picked_by: str) -> str:
-    pictures = {m: thumbnail(Path(value)) for m, value in example["inputs"].items()}
+def _card(example: Mapping[str, Any], picked_by: str, image_modalities: Sequence[str]) -> str:
+    pictures = {m: thumbnail(Path(value)) if m in image_modalities else "" for m, value in example["inputs"].items()}
     texts = [excerpt(value) for m, value in example["inputs"].items() if not pictures[m]]
     shown = "".join(f'<img alt="{html.escape(m)}" src="data:image/png;base64,{data}">' for m, data in pictures.items() if data)
     scores = ", ".join(f"{m} {value:.3f}" for m, value in example["scores"][picked_by].items())

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.values import as_word, expand, parse_value, to_copy
+from msd_framework.config.values import as_word, expand, parse_value, resolved, to_copy
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.reading import read_text
 
@@ -106,7 +106,7 @@ def resolve(source: Source) -> Source:
         ConfigError: if an interpolation names no key.
     """
     try:
-        values = OmegaConf.to_container(OmegaConf.create(source.values), resolve=True)
+        values = resolved(source.values)
     except OmegaConfBaseException as error:
         problem = Problem(str(error.full_key or ""), f"the interpolation cannot be filled in: {_first_line(error)}.")
         raise ConfigError(located(problem, source)) from error

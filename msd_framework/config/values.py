@@ -6,13 +6,15 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from msd_framework.errors import ConfigError, Problem
 
@@ -65,6 +67,40 @@ def parse_value(text: str) -> Any:
     except OmegaConfBaseException as error:
         raise ValueError("has a ${ that begins no interpolation such as ${env.save_dir}") from error
     return text
+
+
+ENVIRONMENT = frozenset({"HOME", "USER", "TMPDIR", "SCRATCH", "RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_JOB_ID"})
+"""The environment variables that a configuration may read, beside those whose names begin with `MSD_`: none holds a secret."""
+
+
+def resolved(values: Any) -> Any:
+    """Values with their interpolations filled in.
+
+    Raises:
+        OmegaConfBaseException: if one names no key, or an environment variable that is none of a configuration's.
+
+    >>> resolved({"name": "kd", "env": {"save_dir": "runs/${name}"}})["env"]
+    {'save_dir': 'runs/kd'}
+    """
+    _read_variables_by(_variable)
+    try:
+        return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    finally:
+        _read_variables_by(oc.env)
+
+
+def _read_variables_by(function: Callable[..., Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 2.4 has another name for it, which means something else in 2.3
+        OmegaConf.register_new_resolver("oc.env", function, replace=True)
+
+
+def _variable(name: str, *default: Any) -> Any:
+    """A variable's value; what is resolved is written to a run's folder, and variables hold passwords and tokens."""
+    if name not in ENVIRONMENT and not name.startswith("MSD_"):
+        known = f"{', '.join(sorted(ENVIRONMENT))} and those that begin with MSD_"
+        raise ValueError(f"the environment variable {name} is not read, since it would be kept in config.yaml; {known} are")
+    return oc.env(name, *default)
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]

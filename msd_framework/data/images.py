@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -138,6 +139,8 @@ def read_image(file: Path, exif: Exif = "apply") -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe waits for whoever writes into it
+            raise DataError(f"{file}: is no regular file, wanted an image")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not read, and sizes that are checked below
             with Image.open(file, formats=FORMATS) as image:
@@ -148,6 +151,8 @@ def read_image(file: Path, exif: Exif = "apply") -> Any:
                 return rgb if turn is None else rgb.transpose(Image.Transpose[turn])
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such image file{_nearest(file)}") from error
+    except DataError:
+        raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{file}: has too many pixels ({error}), wanted at most {MAX_PIXELS:,}") from error
     except UnidentifiedImageError as error:

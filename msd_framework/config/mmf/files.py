@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from msd_framework.config.load import parse
+from msd_framework.config.values import resolved
 from msd_framework.data.regions.restricted_pickle import ALLOWED, BUILT
 from msd_framework.errors import DataError
 from msd_framework.models.weights import unwrapped
@@ -121,7 +121,7 @@ def _beside(file: Path) -> dict[str, Any]:
 def _resolved(config: Any) -> dict[str, Any]:
     """A configuration with its interpolations filled in, where all of them can be."""
     try:
-        found = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+        found = resolved(config)
     except OmegaConfBaseException:
         return dict(config)
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from msd_framework.config.load import parse
 from msd_framework.config.mmf.models import FAMILIES, family_of, left_sizes, options_of_model, other_options
+from msd_framework.config.values import resolved
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 
 
@@ -222,7 +223,7 @@ def _places(mmf: str | None, file: Path) -> list[Path]:
 def _filled_in(merged: dict[str, Any]) -> dict[str, Any]:
     """Options with their interpolations filled in, where all of them can be."""
     try:
-        values = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
+        values = resolved(merged)
     except OmegaConfBaseException:
         return merged
     assert isinstance(values, dict)
