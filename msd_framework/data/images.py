@@ -139,8 +139,8 @@ def read_image(file: Path, exif: Exif = "apply") -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe waits for whoever writes into it
-            raise DataError(f"{file}: is no regular file, wanted an image")
+        if stat.S_ISFIFO(file.stat().st_mode):  # to open a pipe waits for whoever writes into it
+            raise DataError(f"{file}: is a pipe, wanted an image")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not read, and sizes that are checked below
             with Image.open(file, formats=FORMATS) as image:
