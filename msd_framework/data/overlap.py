@@ -91,11 +91,12 @@ def _told(
 
 
 def _are_counted(dataset: MultimodalDataset) -> bool:
-    """Whether ids just number the rows of a split, in any order, perhaps with a word before the number."""
-    found = [re.fullmatch(r"(\D*)(\d{1,18})", dataset[i].id) for i in range(len(dataset))]
-    numbers = [int(match[2]) for match in found if match]
-    words = {match[1] for match in found if match}
-    return len(numbers) == len(found) and len(words) == 1 and max(numbers) - min(numbers) < 2 * len(numbers) and min(numbers) < 2
+    """Whether ids just number the rows of a split, in any order, from 0 or 1."""
+    names = [dataset[i].id for i in range(len(dataset))]
+    if not all(re.fullmatch(r"\d{1,18}", name) for name in names):
+        return False
+    numbers = list(map(int, names))
+    return min(numbers) < 2 and max(numbers) < 2 * len(numbers)
 
 
 def _content(value: Any, name: str) -> Any:

@@ -233,18 +233,17 @@ class Table(MultimodalDataset):
 
     def _is_sure_of(self, records: Sequence[Record]) -> bool:
         """Whether `_example` would refuse none of many records; quicker than to ask it."""
-        has_some = [False] * len(records)
-        for column in self.modalities.values():
-            found = column.of_all(records)
+        inputs = [column.of_all(records) for column in self.modalities.values()]
+        for column, found in zip(self.modalities.values(), inputs):
             values = [value for value in found if value is not None]
             if values and not (all_texts(values) and (column.kind == "tokens" or self.folder.is_sure_of(values))):
                 return False
-            has_some = [before or value is not None for before, value in zip(has_some, found)]
-        if not all(has_some):
-            return False
+        if all(None in found for found in inputs) and any(row.count(None) == len(row) for row in zip(*inputs)):
+            return False  # a row has nothing to look at
         if not all(_all_short([r[key] for r in records]) for key in self.keep) or not self.targets.are_sure(records):
             return False
-        self.columns_seen.update(*records)
+        if not self.columns_seen.issuperset(self.columns):
+            self.columns_seen.update(*records)
         if self.one_file is not None:
             if self.one_file.column is not None and not {None, ""}.isdisjoint([r[self.one_file.column] for r in records]):
                 return False
@@ -280,6 +279,10 @@ class _Column:
         return found if self.kind == "tokens" else found.replace("\\", "/")  # as Windows writes paths
 
     def of_all(self, records: Sequence[Record]) -> list[Any]:
+        if "{" not in self.pattern:
+            values = [record.get(self.pattern) for record in records]
+            if self.kind == "tokens" or ("" not in values and not any("\\" in value for value in values if type(value) is str)):
+                return values
         having = [record for record in records if not self.is_lacking(record)]
         if "{" in self.pattern and not all(_all_short([record[key] for record in having]) for key in self.keys):
             raise TypeError("one may be no id")

@@ -135,7 +135,7 @@ def test_the_same_ids_of_other_rows_are_told_unless_each_split_counts_its_rows(t
 
 @pytest.mark.parametrize("numbers", [range(5), range(1, 6), [3, 0, 4, 2, 1]])
 def test_splits_that_each_count_their_rows_are_different(tmp_path, numbers):
-    first, second = ([(f"row {n}", f"{word}{n}", "x.png", "0") for n in numbers] for word in "ab")
+    first, second = ([(str(n), f"{word}{n}", "x.png", "0") for n in numbers] for word in "ab")
     assert shared_rows(keyed(in_csv(tmp_path, "train", first)), keyed(in_csv(tmp_path, "test", second))) is None
 
 
