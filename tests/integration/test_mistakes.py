@@ -574,7 +574,7 @@ YAMLS = {
     "open bracket": ("seed: [1\nname: a\n", r":2: is not valid YAML"),
     "a list": ("- a\n- b\n", r"wanted a mapping of options, .*got \['a', 'b'\]"),
     "a word": ("hello\n", r"wanted a mapping of options, .*got .*hello"),
-    "not UTF-8": ("name: caf\xe9\n", r"is not a UTF-8 text: .*Save it as UTF-8\."),
+    "not UTF-8": ("name: caf\xe9\n", r"is not UTF-8 .*save the file as UTF-8\."),
     "base of itself": ("base: mine.yaml\n", r"includes itself, through mine\.yaml -> mine\.yaml"),
     "base that is no path": ("base: 3\n", r":1: base: wanted the path of a YAML file, got 3\."),
     "alias inside its anchor": ("data: &a\n  x: *a\n", r"recursive|nested without end"),
