@@ -12,6 +12,8 @@ import pytest
 import torch
 import yaml
 
+from msd_framework.analysis.doctor_command import run_doctor
+from msd_framework.analysis.saliency import run_saliency
 from msd_framework.config.folders import read_as
 from msd_framework.engine.checkpoint import find_checkpoint
 from msd_framework.errors import ConfigError
@@ -274,3 +276,25 @@ def test_a_loss_of_sigmoids_is_refused_beside_one_of_a_softmax(soft, tmp_path, o
     with pytest.raises(ConfigError, match=r"reads each class by a sigmoid, and objective\.task_loss trains a softmax") as error:
         distil(soft, tmp_path, "objective.task_loss=soft_cross_entropy", f"objective.{option}", "run_type=check")
     assert at in str(error.value)
+
+
+def test_the_saliency_command_reads_a_teacher_of_a_softmax_by_its_softmax(soft, tmp_path):
+    """Of the teacher itself, and of the same teacher in the YAML of a student of sigmoids."""
+    teacher = soft.parent / "teacher"
+    for words in ([f"env.save_dir={teacher}"], [f"env.save_dir={tmp_path}", f"teacher.checkpoint={teacher}"]):
+        found = run_saliency(soft, [*words, "split=test", f"folder={tmp_path / 'saliency'}", "resamples=0", "examples=1"])
+        assert "drop tvd" in found["test"]["scores"]
+        with (tmp_path / "saliency" / "scores_test.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        p = told(teacher)
+        wanted = np.abs(p[:, 0] - p[:, 2]).sum(1) / 2  # the image's: how far the text alone is from both
+        np.testing.assert_allclose([float(row["drop tvd/image"]) for row in rows], wanted, atol=1e-4)
+
+
+def test_the_doctor_looks_at_a_teacher_of_a_softmax_and_a_student_of_sigmoids(soft, tmp_path, capsys):
+    teacher = soft.parent / "teacher"
+    words = [f"env.save_dir={tmp_path}", f"teacher.checkpoint={teacher}", f"data.processors_from={teacher}"]
+    run_doctor(soft, [*words, "objective.type=distillation", "objective.views=[full]", f"out={tmp_path / 'found.json'}"])
+    assert "of a probability" not in capsys.readouterr().out
+    (score,) = json.loads((tmp_path / "found.json").read_text())["scores"]
+    assert (score["compared"], score["off"]) == (12, 0)  # beside what its own run wrote down
