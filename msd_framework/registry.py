@@ -65,11 +65,11 @@ class Registry(Generic[T]):
         """
 
         def add(cls: type[T]) -> type[T]:
-            if wrong := self.misfit(cls):
-                raise ConfigError(f"{self.kind} {name!r}: {wrong}")
             known = self._classes.get(name)
             if known is not None and _place(known) != _place(cls):
                 raise ConfigError(f"{self.kind} {name!r} is registered twice: by {_place(known)} and by {_place(cls)}. Rename one.")
+            if wrong := self.misfit(cls):
+                raise ConfigError(f"{self.kind} {name!r}: {wrong}")
             self._classes[name] = cls
             return cls
 
@@ -377,7 +377,7 @@ def items(value: Any) -> list[tuple[str, Any]]:
     return [(f"[{i}]", v) for i, v in enumerate(value)]
 
 
-def _place(cls: type) -> str:
+def _place(cls: Any) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data at {folder}; set MSD_SHARED_DATA to the folder that holds nlvr/ and fsdd/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def own_names() -> Iterator[None]:
+    """Components of a user's own that tests of a module register are forgotten after it."""
+    from msd_framework.registry import REGISTRIES
+
+    with pytest.MonkeyPatch.context() as patch:
+        for registry in REGISTRIES.values():
+            registry.names()
+            patch.setattr(registry, "_classes", dict(registry._classes))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_the_page_of_studies_can_be_followed(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def own_components(tmp_path_factory) -> list[Path]:
+def own_components(own_names, tmp_path_factory) -> list[Path]:
     """The YAMLs of CONTRIBUTING.md, beside the files that it shows."""
     page, folder = ROOT / "CONTRIBUTING.md", tmp_path_factory.mktemp("own")
     names, code = re.findall(r"`my_components/(\w+\.py)`:", page.read_text()), blocks(page, "python")

@@ -16,7 +16,7 @@ import torch
 from msd_framework.cli import main
 from msd_framework.engine.runner import Runner
 from msd_framework.models.late_fusion import LateFusion
-from msd_framework.registry import MODELS, REGISTRIES
+from msd_framework.registry import MODELS
 from tests.integration.mistakes import DISTILLATION, Mistake, copied, edit_card, module, msd, student, truncate
 
 SECTIONS = [
@@ -553,10 +553,9 @@ for path in sorted(Path(__file__).parent.glob("mistakes_*.py")):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.name)
-def test_a_mistake_is_one_sentence_and_exit_code_2(mistake, monkeypatch, tmp_path, tiny_config, tiny_world, tiny_teacher, capsys):
-    for registry in REGISTRIES.values():  # a class of a mistake's own is forgotten afterwards
-        registry.names()
-        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    mistake, own_names, monkeypatch, tmp_path, tiny_config, tiny_world, tiny_teacher, capsys
+):
     mistake.prepare(tmp_path, tiny_world, tiny_teacher)
     made, step = [], Runner.step
     monkeypatch.setattr(Runner, "step", lambda *arguments: (output := step(*arguments), made.append(output))[0])
