@@ -68,8 +68,9 @@ class Registry(Generic[T]):
             known = self._classes.get(name)
             if known is not None and _place(known) != _place(cls):
                 raise ConfigError(f"{self.kind} {name!r} is registered twice: by {_place(known)} and by {_place(cls)}. Rename one.")
-            if wrong := self.misfit(cls):
-                raise ConfigError(f"{self.kind} {name!r}: {wrong}")
+            if wrong := self._misfit(cls):
+                called = f"the class {cls.__qualname__} ({_written_at(cls)})" if isinstance(cls, type) else f"{name!r}"
+                raise ConfigError(f"{self.kind} {name!r}: {called} {wrong}")
             self._classes[name] = cls
             return cls
 
@@ -191,29 +192,29 @@ class Registry(Generic[T]):
             raise
         except (Exception, SystemExit) as error:  # a module of a user's may raise anything, and end the program
             raise ConfigError(Problem(at, f"{self.kind} {name!r} cannot be imported: {raised_at(error)}")) from error
-        if wrong := self.misfit(found):
-            raise ConfigError(Problem(at, f"{self.kind} {name!r}: {wrong}"))
+        if wrong := self._misfit(found):
+            where = f" It stands at {_written_at(found)}." if isinstance(found, type) else ""
+            raise ConfigError(Problem(at, f"{name} {wrong}{where}"))
         component: type[T] = found
         return component
 
-    def misfit(self, found: Any) -> str:
-        """Why something is no component of this kind, as a sentence: its base, or what it lacks of the contract; empty if it is."""
+    def _misfit(self, found: Any) -> str:
+        """Why something is no component of this kind, as the end of a sentence: its base, or what it lacks; empty if it is."""
         if not isinstance(found, type):
-            return f"it is not a class but of type {type(found).__name__}."
+            return f"is not a class but of type {type(found).__name__}."
         contract = next((base for base in found.__mro__ if _place(base) == self.contract), None)
-        who = f"the class {found.__qualname__} ({_written_at(found)})"
         if contract is None:
             others = [r for r in REGISTRIES.values() if any(_place(base) == r.contract for base in found.__mro__)]
-            text = f"{who} is no {self.kind}: it does not extend {self.contract}."
+            text = f"is no {self.kind}: it does not extend {self.contract}."
             return text + f" It is a {others[0].kind}." if others else text
         lacking = sorted(getattr(found, "__abstractmethods__", ()))
         if lacking:
             methods = f"method{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
-            return f"{who} lacks the {methods}, which {self.contract} asks for."
+            return f"lacks the {methods}, which {self.contract} asks for."
         unset = [name for name in _class_variables(contract) if not hasattr(found, name)]
         if unset:
-            return f"{who} does not say {', '.join(unset)}, as a class of {self.contract} must. Set {unset[0]} = ... in the class."
-        return next((f"{who}: {text}" for name in vars(contract) if (text := _other_method(found, contract, name))), "")
+            return f"does not say {', '.join(unset)}, as a class of {self.contract} must. Set {unset[0]} = ... in the class."
+        return next((text for name in vars(contract) if (text := _other_method(found, contract, name))), "")
 
     def _discover(self) -> None:
         if self._discovered:
@@ -417,7 +418,7 @@ def _other_method(found: type, contract: type, name: str) -> str:
     if written is wanted or not isinstance(wanted, (classmethod, types.FunctionType)) or name.startswith("_"):
         return ""
     if isinstance(wanted, classmethod) and not isinstance(written, (classmethod, staticmethod)):
-        return f"its {name} must be a @classmethod."
+        return f"has a method {name} that must be a @classmethod."
     if not isinstance(written, type(wanted)):
         return ""
     theirs, own = (inspect.signature(_plain_function(method)) for method in (wanted, written))  # with self or cls
@@ -425,7 +426,9 @@ def _other_method(found: type, contract: type, name: str) -> str:
     try:
         own.bind(*given)
     except TypeError:
-        return f"its {name} is called with ({', '.join(p.name for p in given)}) and takes ({', '.join(own.parameters)})."
+        return (
+            f"has a method {name} that is called with ({', '.join(p.name for p in given)}) and takes ({', '.join(own.parameters)})."
+        )
     return ""
 
 

@@ -61,28 +61,28 @@ REGISTERED = [
     own(
         "a function that is registered",
         "@METRICS.register('m6')\ndef mine(logits, targets): ...\n",
-        r"metric 'm6': it is not a class but of type function\.",
+        r"metric 'm6': 'm6' is not a class but of type function\.",
     ),
     own(
         "modalities_of that is no class method",
         "@MODELS.register('m7')\nclass Mine(MultimodalModel):\n    def forward(self, inputs): ...\n"
         "    def modalities_of(self, options): ...\n",
-        rf"model 'm7': the class Mine {PLACE}: its modalities_of must be a @classmethod\.",
+        rf"model 'm7': the class Mine {PLACE} has a method modalities_of that must be a @classmethod\.",
     ),
     own(
         "hide that takes the inputs alone",
         "@MASKERS.register('m8')\nclass Mine(Masker):\n    def hide(self, inputs): ...\n",
-        rf"masker 'm8': the class Mine {PLACE}: its hide is called with \(self, modality, inputs\) and takes \(self, inputs\)\.",
+        rf"Mine {PLACE} has a method hide that is called with \(self, modality, inputs\) and takes \(self, inputs\)\.",
     ),
     own(
         "a loss that wants more than there is",
         "@TASK_LOSSES.register('m9')\nclass Mine(TaskLoss):\n    def forward(self, output, targets, weights): ...\n",
-        r"its forward is called with \(self, output, targets\) and takes \(self, output, targets, weights\)\.",
+        r"has a method forward that is called with \(self, output, targets\) and takes \(self, output, targets, weights\)\.",
     ),
     own(
         "a weighting that takes no evidence",
         "@WEIGHTINGS.register('m10')\nclass Mine(WeightingStrategy):\n    def forward(self): ...\n",
-        r"its forward is called with \(self, evidence\) and takes \(self\)\.",
+        r"has a method forward that is called with \(self, evidence\) and takes \(self\)\.",
     ),
     own(
         "a saliency that does not say whether it can be negative",
@@ -153,12 +153,12 @@ MADE = [
     Mistake(
         "the contract itself as a masker",
         ["masker=msd_framework.maskers.base.Masker"],
-        r"masker 'msd_framework\.maskers\.base\.Masker': the class Masker .* lacks the method hide",
+        r"masker: msd_framework\.maskers\.base\.Masker lacks the method hide, .* It stands at .*base\.py:\d+\.",
     ),
     Mistake(
         "a loss as a masker",
         ["masker=msd_framework.losses.task.CrossEntropy"],
-        r"the class CrossEntropy .* is no masker: it does not extend msd_framework\.maskers\.base\.Masker\. It is a task loss\.",
+        r"masker: msd_framework\.losses\.task\.CrossEntropy is no masker: it does not extend .*\.Masker\. It is a task loss\.",
     ),
 ]
 

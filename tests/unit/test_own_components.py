@@ -100,7 +100,7 @@ def test_a_class_in_the_wrong_registry_is_told_which_kind_it_is(own, capsys):
 def test_a_function_is_no_component(own, capsys):
     folder = own("from msd_framework.registry import MASKERS\n\n@MASKERS.register('mine')\ndef mine(): pass\n")
     assert main(["components", "maskers", f"user_dir={folder}"]) == 2
-    assert "user_dir: masker 'mine': it is not a class but of type function." in capsys.readouterr().err
+    assert "user_dir: masker 'mine': 'mine' is not a class but of type function." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,17 @@ def test_a_function_is_no_component(own, capsys):
         (
             "models",
             "def forward(self, inputs): ...\ndef modalities_of(cls, options): ...",
-            "its modalities_of must be a @classmethod.",
+            "has a method modalities_of that must be a @classmethod.",
         ),
-        ("maskers", "def hide(self, inputs): ...", "its hide is called with (self, modality, inputs) and takes (self, inputs)."),
+        (
+            "maskers",
+            "def hide(self, inputs): ...",
+            "has a method hide that is called with (self, modality, inputs) and takes (self, inputs).",
+        ),
         (
             "task_losses",
             "def forward(self, output, targets, extra): ...",
-            "its forward is called with (self, output, targets) and takes (self, output, targets, extra).",
+            "has a method forward that is called with (self, output, targets) and takes (self, output, targets, extra).",
         ),
         ("feature_losses", "def forward(self, student, teacher, batch): ...", "does not say takes, as a class of"),
         (
