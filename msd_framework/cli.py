@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -248,7 +249,7 @@ def take(words: Sequence[str], key: str) -> tuple[str, list[str]]:
     found = [w.partition("=")[2] for w in words if w.startswith(f"{key}=")]
     if len(found) != 1 or not found[0]:
         files = [w for w in words if "=" not in w and w.endswith((".yaml", ".yml"))]
-        hint = f" Did you mean {key}={files[0]}?" if files else ""
+        hint = f" Did you mean {shlex.quote(f'{key}={files[0]}')}?" if files else ""
         raise ConfigError(Problem(key, f"wanted {key}=FILE once, got {' '.join(words) or 'nothing'}.{hint}"))
     return found[0], [w for w in words if not w.startswith(f"{key}=")]
 

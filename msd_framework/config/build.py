@@ -37,6 +37,7 @@ from msd_framework.config.schema import RunConfig
 from msd_framework.config.splits import shared_problems
 from msd_framework.config.teacher_cache import TeacherCache
 from msd_framework.config.teachers import asked_of, combination, teacher_folders
+from msd_framework.config.values import flow
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.collate import Collator
 from msd_framework.data.labels import HiddenLabels
@@ -683,7 +684,7 @@ class Assembly:
         for modality in self._other_tensors(checkpoint.card):
             raise CheckpointError(
                 f"{folder}: was trained on other {modality} tensors than this run makes. Give data.processors.{modality} the "
-                f"options that it was trained with: {checkpoint.card['processors'][modality]['spec']}."
+                f"options that it was trained with: {flow(checkpoint.card['processors'][modality]['spec'])}."
             )
         load_weights(self.model, checkpoint.model, str(folder))
         for name, masker in {"masker.": self.masker, "teacher_masker.": self.teacher_masker}.items():

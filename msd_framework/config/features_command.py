@@ -13,6 +13,7 @@ import torch
 
 from msd_framework.config.extract import extract, list_images
 from msd_framework.config.teacher_cache import bar, locked, shown_bytes
+from msd_framework.config.values import flow, to_copy
 from msd_framework.config.words import read_words
 from msd_framework.data.images import Exif
 from msd_framework.data.regions.convert import compare, convert, plan_of
@@ -165,12 +166,13 @@ def told(store: FeatureStore) -> str:
     counts = np.load(store.path / "entries.npy", mmap_mode="r")["num_regions"]
     size = sum(file.stat().st_size for file in store.path.iterdir())
     regions = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    use = {"type": "region_features", "folder": str(store.path)}
     return "\n".join(
         [
             f"  images:   {len(store):,}, {regions} regions each, {int(counts.sum()):,} in all",
             f"  features: {store.feature_size} numbers, {store.precision}, {'with' if store.has_boxes else 'without'} boxes",
             f"  size:     {shown_bytes(size)}",
-            f"  use:      data.processors.image={{type: region_features, folder: {store.path}}}",
+            f"  use:      {to_copy(f'data.processors.image={flow(use)}')}",
         ]
     )
 

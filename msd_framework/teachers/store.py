@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -378,7 +379,8 @@ def chunks(ids: Iterable[str], size: int = CHUNK) -> Iterator[list[str]]:
 
 def mend(folder: Path) -> str:
     """How a store that cannot be used is got rid of."""
-    return f"Remove it with `msd cache prune dir={folder.parent} only={folder.name} yes=true`; the next run fills it anew."
+    command = shlex.join(["msd", "cache", "prune", f"dir={folder.parent}", f"only={folder.name}", "yes=true"])
+    return f"Remove it with `{command}`; the next run fills it anew."
 
 
 def _damaged(file: Path, what: str) -> CacheError:
