@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from msd_framework.engine.evaluation import predict
 from msd_framework.errors import TrainingError
 from msd_framework.losses.features import Hint, PatientDistance
 from msd_framework.maskers.drop import DropMasker
+from msd_framework.models.visual_bert import VisualBert
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.features import FeatureTerm
+from msd_framework.structures import Inputs, ModelOutput
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch, run_processes, take
-from tests.runs import tiny_model, tiny_runner
+from tests.runs import SIZES, tiny_model, tiny_runner
 
 
 def _train(folder: str, accumulate: int) -> None:
@@ -105,6 +108,58 @@ def test_what_compares_features_learns_in_two_processes_as_in_one(tmp_path):
     runner, recorder = tiny_runner(objective=feature_objective())
     runner.fit()
     alone = nn.utils.parameters_to_vector(runner.objective.parameters())
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert max(abs(a - b) for a, b in zip(found["losses"], recorder.losses, strict=True)) <= 1e-10  # order of float64 sums
+        torch.testing.assert_close(torch.tensor(found["weights"], dtype=torch.float64), alone, atol=1e-8, rtol=0)
+
+
+class PartlyUsed(VisualBert):
+    """Has a head that nobody asks, and a part that only some examples go through."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(2)
+        super().__init__(num_classes=3, hidden_size=8, num_layers=1, dropout=0.0, attention_dropout=0.0, **SIZES)  # type: ignore[arg-type]
+        self.left_over, self.rare = nn.Linear(8, 20), nn.Linear(6, 3)
+        self.double()
+
+    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
+        logits = super().forward_views(views).logits
+        regions = next(view["image"].values for view in views if "image" in view).mean(1)  # [B, F]
+        chosen = regions[:, 0] > regions.new_tensor(RARE)
+        return ModelOutput(logits + chosen[:, None] * self.rare(regions) if chosen.any() else logits)
+
+
+RARE = 0.42
+"""What the first feature of a row must be above on average to go through the part that few go through."""
+
+
+def partly_used_objective() -> DistillationObjective:
+    masker = DropMasker()
+    return DistillationObjective(PartlyUsed(), LiveTeacher(tiny_model(1, 16), masker), masker, ["full"])
+
+
+def _train_partly(folder: str, accumulate: int) -> None:
+    with World.join("cpu") as world:
+        runner, recorder = tiny_runner(world, accumulate, objective=partly_used_objective())
+        runner.fit()
+        weights = nn.utils.parameters_to_vector(runner.objective.model.parameters())
+        (Path(folder) / f"{world.rank}.json").write_text(json.dumps({"losses": recorder.losses, "weights": weights.tolist()}))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_parts_of_a_model_without_a_part_in_some_or_all_steps_learn_in_two_processes_as_in_one(tmp_path, accumulate):
+    batch = made_batch(20)
+    rare = batch.inputs["image"].values.mean(1)[:, 0] > RARE
+    assert 0 < int(rare.sum()) < 5  # so that some steps, and some processes of other steps, have none
+    run_processes(_train_partly, 2, str(tmp_path), accumulate)
+    objective = partly_used_objective()
+    before = {name: p.detach().clone() for name, p in objective.model.named_parameters()}
+    runner, recorder = tiny_runner(objective=objective)
+    runner.fit()
+    changed = {name: not torch.equal(p, before[name]) for name, p in objective.model.named_parameters()}
+    assert (changed["left_over.weight"], changed["rare.weight"]) == (False, True)
+    alone = nn.utils.parameters_to_vector(objective.model.parameters())
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert max(abs(a - b) for a, b in zip(found["losses"], recorder.losses, strict=True)) <= 1e-10  # order of float64 sums
