@@ -142,6 +142,8 @@ def _same_shape(value: Any, annotation: Any) -> bool:
     origin = get_origin(annotation)
     if origin is Literal:
         return isinstance(value, str)
+    if annotation in (int, float):
+        return isinstance(value, int) and not isinstance(value, bool)
     return (origin in (list, Sequence) and isinstance(value, list)) or (origin in (dict, Mapping) and isinstance(value, Mapping))
 
 

@@ -74,7 +74,7 @@ COMPONENTS = [
         student("objective.weighting={type: instance, saliency: dropp}"),
         r"objective\.weighting\.saliency: no saliency is named 'dropp'\. Did you mean 'drop'\?",
     ),
-    Mistake("type of a component's option", ["optimizer.lr=fast"], r"optimizer\.lr: wanted float, got 'fast'"),
+    Mistake("type of a component's option", ["optimizer.lr=fast"], r"optimizer\.lr: wanted float \| None, got 'fast'"),
     Mistake("value that a constructor refuses", ["optimizer.lr=-1"], r"optimizer: lr must be above 0, got -1"),
     Mistake(
         "option that is missing",
@@ -209,7 +209,7 @@ RUNNING = [
     Mistake(
         "text that is too long for the model",
         ["model.encoders.text.max_positions=3"],
-        r"a text has 6 positions and this encoder takes 3; set max_positions",
+        r"data\.processors\.text\.max_length: lets texts of 8 tokens through, and the positions of model are 3\.",
     ),
     Mistake(
         "heads that do not divide the size",
@@ -227,7 +227,7 @@ RUNNING = [
             "model={type: unimodal_text, encoder: {type: bert, config: {model_type: bert, hidden_size: 8, num_hidden_layers: 1, "
             "num_attention_heads: 2, intermediate_size: 8, max_position_embeddings: 3}}}"
         ],
-        r"a text has 6 positions and this encoder takes 3; set the max_length of its processor",
+        r"data\.processors\.text\.max_length: lets texts of 8 tokens through, and the positions of model are 3\.",
     ),
     Mistake(
         "batch of one for a batch norm",
@@ -605,7 +605,7 @@ def test_a_mistake_in_a_file_is_told_with_its_line_also_through_a_base(tmp_path,
     assert main(["run", f"config={tmp_path / 'mine.yaml'}", f"env.save_dir={tmp_path / 'run'}"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'base.yaml'}:15: training.max_updats: no such option.")
-    assert lines[1].startswith(f"{tmp_path / 'mine.yaml'}:3: optimizer.lr: wanted float, got 'fast'")
+    assert lines[1].startswith(f"{tmp_path / 'mine.yaml'}:3: optimizer.lr: wanted float | None, got 'fast'")
     assert len(lines) == 2
 
 
@@ -719,4 +719,4 @@ def test_a_check_in_a_process_of_its_own_prints_no_traceback_and_imports_nothing
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "[]\n")
-    assert done.stderr == "command line: optimizer.lr: wanted float, got 'fast' (str).\n"
+    assert done.stderr == "command line: optimizer.lr: wanted float | None, got 'fast' (str).\n"
