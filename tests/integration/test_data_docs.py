@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 import shutil
@@ -26,8 +27,13 @@ def mine(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         exec(first, {"__name__": "page"})  # noqa: S102
-    (config,) = blocks(DOCS / "own_data.md", "yaml")
+    config, by_column, by_shares = blocks(DOCS / "own_data.md", "yaml")
     (folder / "mine.yaml").write_text(config)
+    for name, block in {"by_column": by_column, "by_shares": by_shares}.items():
+        (folder / f"{name}.yaml").write_text(f"base: mine.yaml\n{block}")
+    rows = [json.loads(line) for file in sorted((folder / "data/mine").glob("*.jsonl")) for line in file.read_text().splitlines()]
+    with (folder / "data/mine/all.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([[*rows[0], "fold"], *([*row.values(), i // 2 % 5] for i, row in enumerate(rows))])
     return folder
 
 
@@ -57,6 +63,14 @@ def test_a_data_set_of_ones_own_takes_thirty_lines(mine, monkeypatch):
     finally:
         DATASETS._classes.clear()
         DATASETS._classes.update(known)
+
+
+@pytest.mark.parametrize("name", ["by_column", "by_shares"])
+def test_one_file_can_hold_all_splits(mine, monkeypatch, name):
+    monkeypatch.chdir(mine)
+    assert main(["run", f"config={name}.yaml", f"env.save_dir=runs/{name}", "training.max_updates=2"]) == 0
+    examples = json.loads((mine / f"runs/{name}/report.json").read_text())["examples"]
+    assert examples == ({"validation": 16, "test": 16} if name == "by_column" else {"validation": 8, "test": 8})
 
 
 def test_mmfs_pickle_can_be_converted_as_the_page_says(tmp_path, monkeypatch):
