@@ -33,11 +33,23 @@ def draft(path: Path) -> Iterator[TextIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        part.replace(path)
+        with naming(path, part):
+            with part.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
+    """Says which file could not be written, as on a full disk, where the system does not say it or names a draft of the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(draft)):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def csv_line(cells: Iterable[Any]) -> str:

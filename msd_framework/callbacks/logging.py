@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msd_framework.callbacks.base import Callback
+from msd_framework.reading import read_text
 from msd_framework.registry import CALLBACKS
+from msd_framework.writing import naming, write_text
 
 if TYPE_CHECKING:
     from msd_framework.engine.runner import Runner
@@ -32,12 +35,9 @@ class JsonLines(Callback):
     def on_fit_start(self, runner: Runner) -> None:
         if not runner.world.is_first:
             return
-        old = self.path.read_text().splitlines() if self.path.exists() else []
+        old = read_text(self.path).split("\n") if self.path.exists() else []
         kept = [line for line in old if _update(line) <= runner.update]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".draft")
-        draft.write_text("".join(f"{line}\n" for line in kept))
-        draft.replace(self.path)
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, runner: Runner, terms: Mapping[str, float]) -> None:
         self.write(runner, {f"train/{k}": v for k, v in terms.items()})
@@ -48,7 +48,7 @@ class JsonLines(Callback):
     def write(self, runner: Runner, values: Mapping[str, float]) -> None:
         if runner.world.is_first:
             known = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no word for what is not defined
-            with self.path.open("a") as file:
+            with naming(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"update": runner.update, **known}) + "\n")
 
 
@@ -68,12 +68,15 @@ class TensorBoard(Callback):
             raise ValueError("tensorboard is not installed; pip install 'msd_framework[tensorboard]'.")
         self.folder = folder
         self.writer: Any = None
+        self.hook = threading.excepthook
 
     def on_fit_start(self, runner: Runner) -> None:
         if runner.world.is_first:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(self.folder, purge_step=runner.update or None)
+            with naming(Path(self.folder)):
+                self.writer = SummaryWriter(self.folder, purge_step=runner.update or None)
+            self.hook, threading.excepthook = threading.excepthook, _leave_to_writer
 
     def on_log(self, runner: Runner, terms: Mapping[str, float]) -> None:
         self.write(runner, "train", terms)
@@ -83,11 +86,13 @@ class TensorBoard(Callback):
 
     def on_fit_end(self, runner: Runner) -> None:
         if self.writer:
-            self.writer.close()
+            threading.excepthook = self.hook
+            with naming(Path(self.folder)):
+                self.writer.close()
 
     def write(self, runner: Runner, group: str, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            if self.writer:
+        for name, value in values.items() if self.writer else ():
+            with naming(Path(self.folder)):
                 self.writer.add_scalar(f"{group}/{name}", value, runner.update)
 
 
@@ -99,8 +104,14 @@ def tensorboard_is_installed() -> bool:
     return importlib.util.find_spec("tensorboard") is not None
 
 
+def _leave_to_writer(error: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread of its own and raises what went wrong there at the next write, so it is not shown twice."""
+    if not isinstance(error.exc_value, OSError):
+        threading.__excepthook__(error)
+
+
 def _update(line: str) -> int:
     try:
         return int(json.loads(line)["update"])
-    except (json.JSONDecodeError, KeyError, TypeError):  # a line that a killed run wrote in part
+    except (ValueError, KeyError, TypeError, OverflowError):  # a line that a killed run wrote in part
         return 2**62

@@ -152,10 +152,23 @@ def _begun(folder: Path, config: RunConfig) -> RunConfig:
 def _differences(config: RunConfig, begun: RunConfig) -> dict[str, str]:
     """In what two configurations differ, by key."""
     here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(begun)))
+    here, there = _with_free_apart(here), _with_free_apart(there)
     texts = {key: _difference(here.get(key), there.get(key)) for key in {**there, **here}}
     if teacher_folders(config.teacher) == teacher_folders(begun.teacher):  # whose names were written for a pattern
         texts = {key: text for key, text in texts.items() if not key.startswith("teacher.checkpoint")}
     return {key: text for key, text in texts.items() if text}
+
+
+def _with_free_apart(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values in which options of components that may be changed have keys of their own."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found[key] = value
+        if isinstance(value, ComponentSlot) and isinstance(value.spec, Mapping):
+            free = {option: v for option, v in value.spec.items() if f"{key}.{option}" in FREE}
+            found[key] = replace(value, spec={option: v for option, v in value.spec.items() if option not in free})
+            found |= {f"{key}.{option}": v for option, v in free.items()}
+    return found
 
 
 def _difference(here: Any, there: Any) -> str:

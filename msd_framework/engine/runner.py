@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,11 @@ class Runner:
                 improved = self.update in self.plan.validate_at and self.improves()
                 if improved or self.update in self.plan.save_at:
                     self.save(best=improved)
-        finally:
-            self.emit("on_fit_end")
+        except BaseException:
+            with suppress(OSError):  # what went wrong first is told
+                self.emit("on_fit_end")
+            raise
+        self.emit("on_fit_end")
 
     def choose_precision(self) -> Choice:
         """What the run computes in; `auto` is measured on the next batches, once, and the first process's choice is everybody's.

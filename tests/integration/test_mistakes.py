@@ -237,7 +237,7 @@ RUNNING = [
     Mistake(
         "file of a callback",
         ["callbacks=[{type: json_lines, path: /proc/x}]"],
-        r"/proc/x\.draft: .*\. Name another file or folder\.",
+        r"/proc/x: .*\. Name another file or folder\.",
     ),
     Mistake("name that is too long", ["env.save_dir=<here>/" + "a" * 300], r"File name too long\. Name a shorter one\."),
     Mistake("size of an image", ["data.processors.image.size=0"], r"data\.processors\.image: size is 0, wanted a positive number"),

@@ -1,5 +1,7 @@
 """Files that are written whole or not at all."""
 
+import errno
+
 import pytest
 
 from msd_framework.writing import draft, write_text
@@ -34,3 +36,19 @@ def test_what_goes_wrong_while_writing_leaves_the_old_file_and_nothing_else(tmp_
 def test_lines_end_as_they_are_written(tmp_path):
     write_text(tmp_path / "file.csv", "a\r\nb\né")
     assert (tmp_path / "file.csv").read_bytes() == "a\r\nb\né".encode()
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(OSError, match="No space left on device") as raised, draft(path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it, without a name
+    assert raised.value.filename == str(path)
+    assert [f.name for f in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_place_that_cannot_be_written_to_is_told_by_the_name_that_was_asked_for(tmp_path):
+    (tmp_path / "folder").write_text("")
+    with pytest.raises(FileExistsError) as raised:
+        write_text(tmp_path / "folder" / "file.txt", "text")
+    assert raised.value.filename == str(tmp_path / "folder")

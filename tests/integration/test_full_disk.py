@@ -1,0 +1,109 @@
+"""A run on a disk that is full: a sentence, wherever it happens; what was saved is good, and the run goes on once there is room."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
+from msd_framework.cli import main
+from msd_framework.engine.checkpoint import find_checkpoint
+
+WORDS = ["training.max_updates=8", "training.log_every=1", "evaluation.every_updates=2"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk whose size can be changed; makes it, and takes it away at the end."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)  # lazily: TensorBoard still holds a file of it
+
+
+def grow(folder, size):
+    subprocess.run(["mount", "-o", f"remount,size={size}", "tmpfs", str(folder)], check=True)
+
+
+def test_a_run_on_a_full_disk_is_a_sentence_and_goes_on_once_there_is_room(small_disk, tiny_config, capfd):
+    words = [f"config={tiny_config}", f"env.save_dir={small_disk / 'run'}", "checkpoint.resume=true", *WORDS]
+    said = []
+    for size in ("16k", "60k", "130k", "190k"):  # fails ever later
+        grow(small_disk, size)
+        assert main(["run", *words]) == 2, size
+        lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("run: update", "resume: "))]
+        assert len(lines) == 1, lines
+        said += lines
+    assert all("No space left on device" in line or "the disk is full" in line for line in said)
+    assert all("Make room, or name another env.save_dir" in line and str(small_disk) in line for line in said)
+    grow(small_disk, "16m")
+    assert main(["run", *words]) == 0
+    assert json.loads((small_disk / "run" / "report.json").read_text())["updates"] == 8
+    assert find_checkpoint(small_disk / "run")
+
+
+NAMES = ["config.yaml", "environment.json", "metrics.jsonl", "predictions_test_seen.csv", "report.json", "report.md"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_that_finds_the_disk_full_is_named(name, tiny_config, tmp_path, monkeypatch, capsys):
+    opened = Path.open
+
+    def open_full(path, mode="r", *arguments, **options):
+        is_full = name in path.name and mode == ("a" if name == "metrics.jsonl" else "w")
+        return opened(Path("/dev/full") if is_full else path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    words = [f"config={tiny_config}", f"env.save_dir={tmp_path / 'run'}"]
+    assert main(["run", *words]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == f"{tmp_path / 'run' / name}: No space left on device. Make room, or name another env.save_dir."
+    monkeypatch.undo()
+    assert main(["run", *words, "checkpoint.resume=true"]) == 0
+
+
+def test_a_thread_of_tensorboard_that_finds_the_disk_full_prints_no_traceback(small_disk, capfd):
+    if not tensorboard_is_installed():
+        pytest.skip("needs tensorboard")
+
+    class Run:
+        class world:  # noqa: N801
+            is_first = True
+
+        update = 0
+
+    board, before = TensorBoard(str(small_disk / "board")), threading.excepthook
+    board.on_fit_start(Run())
+
+    def log_much():
+        for _ in range(5000):
+            board.on_log(Run(), {"loss": 1.0})
+
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        log_much()
+    with pytest.raises(OSError, match="No space left on device"):
+        board.on_fit_end(Run())
+    assert raised.value.filename == str(small_disk / "board")
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is before
+
+
+def test_a_line_that_a_full_disk_cut_off_is_taken_away_and_made_again(tmp_path):
+    class Run:
+        class world:  # noqa: N801
+            is_first = True
+
+        update = 4
+
+    lines = JsonLines(str(tmp_path / "metrics.jsonl"))
+    (tmp_path / "metrics.jsonl").write_text('{"update": 2, "a": 1}\n{"update": 4, "a": 1}\n{"update": 6, "a": 2}\n{"upda')
+    lines.on_fit_start(Run())
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"update": 2, "a": 1}\n{"update": 4, "a": 1}\n'
