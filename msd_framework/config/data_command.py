@@ -39,6 +39,7 @@ class SplitCheck:
         sampled: how many examples were read whole.
         wrong: what is wrong, as sentences.
         is_there: whether any file of it is.
+        lacking: how many examples lack each modality, of those that some lack.
     """
 
     name: str
@@ -49,6 +50,7 @@ class SplitCheck:
     sampled: int = 0
     wrong: list[str] = field(default_factory=list)
     is_there: bool = True
+    lacking: dict[str, int] = field(default_factory=dict)
 
 
 def check_from_words(words: Sequence[str]) -> tuple[str, bool]:
@@ -123,6 +125,7 @@ def _check_split(
     found.wrong += _first(skipped)
     if found.published is not None and found.found != found.published:
         found.wrong.append(f"{split} has {found.found:,} examples, and its publisher says {found.published:,}.")
+    found.lacking = _lacking(examples)
     absent = _absent_files(examples)
     found.absent = len(absent)
     found.wrong += _first(absent)
@@ -131,6 +134,17 @@ def _check_split(
         found.sampled += 1
         found.wrong += [text for text in _read(examples, index, kinds) if text not in absent]
     return found
+
+
+def _lacking(examples: MultimodalDataset) -> dict[str, int]:
+    """How many examples lack each modality, of those that some lack."""
+    counts: dict[str, int] = {}
+    for inputs in (examples[i].inputs for i in range(len(examples))):
+        if not isinstance(inputs, dict):
+            return {}  # arrays, which are read only when they are asked for
+        for modality in (m for m, value in inputs.items() if value is None):
+            counts[modality] = counts.get(modality, 0) + 1
+    return counts
 
 
 def _absent_files(examples: MultimodalDataset) -> list[str]:
@@ -206,6 +220,8 @@ def _told(name: str, options: Mapping[str, Any], found: Sequence[SplitCheck]) ->
     with console.capture() as captured:
         console.print(table)
         for split in found:
+            for modality, count in split.lacking.items():
+                console.print(f"{split.name}: {count:,} of {split.found:,} examples have no {modality}.", soft_wrap=True)
             for text in split.wrong:
                 console.print(f"{split.name}: {text}", soft_wrap=True)
         if not any(split.is_there for split in found):

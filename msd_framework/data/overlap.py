@@ -55,15 +55,18 @@ def survey(dataset: MultimodalDataset, info: DatasetInfo, needs_labels: bool = F
         collator.num_labelled([example])
         if problem := _target_problem(example.target, info):
             raise DataError(f"{example.source}: the target of example {example.id!r} is {example.target!r}, wanted {problem}")
-        contents[i] = hash(_content(example.inputs, example.id))
+        # two posts without a photo may well say the same
+        lacks_some = any(value is None for value in example.inputs.values())
+        contents[i] = hash((_content(example.inputs, example.id), example.id if lacks_some else ""))
     return RowKeys(np.empty(0, np.int64), contents)  # its ids are promised to differ within a split alone
 
 
 def shared_rows(first: tuple[MultimodalDataset, RowKeys], second: tuple[MultimodalDataset, RowKeys]) -> Shared | None:
     """The rows of the second split that the first one has as well; None if there are none.
 
-    Rows are the same if all that a model is shown of them is, whatever they are called and labelled. Rows of one id are the same
-    even if something was changed in them, unless each split just counts its rows.
+    Rows are the same if all that a model is shown of them is, whatever they are called and labelled; those that lack a modality, if
+    all else is the same as well. Rows of one id are the same even if something was changed in them, unless each split just counts
+    its rows.
     """
     (one, known), (other, asked) = first, second
     both = np.isin(asked.contents, known.contents)

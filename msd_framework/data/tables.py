@@ -204,7 +204,12 @@ class Table(MultimodalDataset):
         return f"{self.rows.fingerprint} {[(name, column.pattern) for name, column in self.modalities.items()]}{chosen}"
 
     def _content(self, record: Record) -> tuple[Any, ...]:
-        """What a row shows a model. A pattern's columns may be numbers here and texts there."""
+        """What a row shows a model. A pattern's columns may be numbers here and texts there.
+
+        Of a row that lacks a modality it is all that it holds: two posts without a photo may well say the same.
+        """
+        if any(column.is_lacking(record) for column in self.modalities.values()):
+            return tuple(sorted((key, str(value)) for key, value in record.items()))
         values = tuple(map(record.get, self.columns))
         return values if self.are_texts else tuple(map(str, values))
 

@@ -1,8 +1,35 @@
-"""Mistakes with weights of classes, and with parts of a model that learn at a rate of their own or not at all."""
+"""Mistakes with weights of classes, with parts of a model that learn in their own way, and with rows that lack a modality."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from tests.integration.mistakes import Mistake, student
+
+
+def rows(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path, Path, Path], object]:
+    """Makes a copy of the made data set's rows beside its images, in which some lack something."""
+
+    def write(here: Path, world: Path, teacher: Path) -> None:
+        shutil.copytree(world / "img", here / "poor" / "img")
+        for split in ("train", "dev_seen", "test_seen"):
+            made = [json.loads(line) for line in (world / f"{split}.jsonl").read_text().splitlines()]
+            if split == "train":
+                change(made)
+            (here / "poor" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+
+    return write
+
+
+def poor(images: str = "img", **options: str) -> list[str]:
+    more = "".join(f", {key}: {value}" for key, value in options.items())
+    columns = f"texts: {{text: text}}, images: {{image: {images}}}, label: label, classes: [0, 1], id_column: id"
+    return [f"data.dataset={{type: jsonl, root: <here>/poor, {columns}{more}}}"]
+
 
 WEIGHTED = "objective={{type: supervised, task_loss: {{type: cross_entropy, class_weights: {}}}}}"
 
@@ -59,5 +86,35 @@ MISTAKES = [
         "no truth for freeze",
         ["model.encoders.text={type: bert, config: {model_type: bert}, freeze: 1}"],
         r"model\.encoders\.text\.freeze: wanted bool, got 1",
+    ),
+    Mistake(
+        "column that no row has",
+        poor("imgg"),
+        r"train\.jsonl:1: has no 'imgg', only .*Did you mean 'img'\?",
+        rows(lambda made: None),
+    ),
+    Mistake(
+        "row with nothing in it",
+        poor(),
+        r"train\.jsonl:4: has no image and no text, so there is nothing to look at",
+        rows(lambda made: made[3].update(img=None, text=None)),
+    ),
+    Mistake(
+        "photo that is a number",
+        poor(),
+        r"train\.jsonl:4: img is 5 \(int\), wanted a text",
+        rows(lambda made: made[3].update(img=5)),
+    ),
+    Mistake(
+        "no photo at all",
+        [*poor(), "model={type: unimodal_image, encoder: {type: patches, patch_size: 4}}"],
+        r"data\.train: no example of 'train' has 'image', which is to be learned from",
+        rows(lambda made: [row.update(img=None) for row in made]),
+    ),
+    Mistake(
+        "no text to learn words from",
+        poor(),
+        r"data\.train: no example of 'train' has 'text', which is to be learned from",
+        rows(lambda made: [row.update(text=None) for row in made]),
     ),
 ]

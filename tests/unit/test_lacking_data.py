@@ -14,6 +14,7 @@ import torch
 from msd_framework.data.base import Example, MultimodalDataset, Processor
 from msd_framework.data.collate import Collator, collate
 from msd_framework.data.features import RegionFeatures
+from msd_framework.data.overlap import shared_rows, survey
 from msd_framework.data.reader import ExampleReader
 from msd_framework.data.regions.convert import convert, plan_of
 from msd_framework.data.regions.draft import StoreDraft
@@ -238,3 +239,27 @@ def test_features_of_which_nobody_knows_the_size_are_told(tmp_path: Path) -> Non
     features.fit(["none.png"])
     with pytest.raises(DataError, match=re.escape("how long they are; give feature_size")):
         features.blank()
+
+
+# Splits
+
+
+def test_rows_of_two_splits_that_lack_a_modality_are_the_same_only_if_all_of_them_is(tmp_path: Path) -> None:
+    def split(name: str, rows: list[dict[str, Any]]) -> Table:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return table(tmp_path / name, rows, id_column="id")
+
+    def shared(first: MultimodalDataset, second: MultimodalDataset) -> int:
+        info = DatasetInfo({"image": "pixels", "text": "tokens"}, 2, "single_label")
+        keys = [one.row_keys or survey(one, info) for one in (first, second)]
+        found = shared_rows((first, keys[0]), (second, keys[1]))
+        return 0 if found is None else found.count
+
+    post = {"caption": "lol", "photo": None, "mood": "good"}
+    train = split("train", [post | {"id": "a"}, ROWS[0] | {"id": "b"}])
+    assert shared(train, split("test", [post | {"id": "c"}, ROWS[1] | {"id": "d"}])) == 0
+    assert shared(train, split("test", [post | {"id": "a"}, ROWS[1] | {"id": "d"}])) == 1
+    assert shared(train, split("test", [post | {"id": "c"}, ROWS[0] | {"id": "d"}])) == 1
+    made = Listed([{"image": None, "text": "lol"}, {"image": [1.0], "text": "lol"}])
+    assert shared(made, Listed([{"image": [2.0], "text": "a"}, {"image": None, "text": "lol"}])) == 0
+    assert shared(made, Listed([{"image": None, "text": "lol"}])) == 1
