@@ -106,7 +106,7 @@ def test_a_student_sees_images_alone_and_learns_from_its_teacher(name: str, runs
     assert {"validation/accuracy", "test/accuracy"} <= set(report["metrics"])
     assert ("test/agreement" in report["metrics"]) == (name in TEACHER)
     facts = (runs / name / "predictions_test.csv").read_text().splitlines()
-    assert facts[0].startswith("id,speaker,label,0,1")
+    assert facts[0].startswith("id,speaker,label,prediction,0,1")
     assert facts[1].split(",")[1] == "ann"
 
 
