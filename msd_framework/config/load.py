@@ -216,9 +216,9 @@ def parse_override(word: str) -> Source:
     try:
         values = parsed = parse_value(value)
     except ValueError as error:
-        quoted = (
-            "" if "${" in value or len(value) > LONGEST_SHOWN else f" A text is given in quotes: {to_copy(as_word(key, value))}"
-        )
+        quoted = f" A text is given in quotes: {to_copy(as_word(key, value))}"
+        if "${" in value or "UTF-8" in str(error) or len(value) > LONGEST_SHOWN:
+            quoted = ""  # would be no better so
         raise ConfigError(f"{COMMAND_LINE}: {key}: the value {reprlib.repr(value)} {error}.{quoted}") from error
     for part in reversed(key.split(".")):
         values = {part: values}
