@@ -8,8 +8,9 @@ import itertools
 import json
 import os
 import re
+import reprlib
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -292,6 +293,34 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def misfit(saved: Any, own: Any, at: str = "") -> str:
+    """In what a saved state has another form than a run's own, such as a text for a number; empty if in nothing.
+
+    What one of them lacks is no misfit: versions of torch differ in that.
+
+    >>> misfit({"groups": [{"lr": "fast"}]}, {"groups": [{"lr": 0.1}]})
+    "groups[0].lr is 'fast' (str), wanted float"
+    """
+    if own is None:
+        return ""
+    if not isinstance(saved, _form(own)) or (isinstance(saved, int) and saved.bit_length() > 64):
+        return f"{at or 'it'} is {reprlib.repr(saved)} ({type(saved).__name__}), wanted {type(own).__name__}"
+    if isinstance(own, (list, tuple)) and len(saved) != len(own):
+        return f"{at} has {len(saved)} items, wanted {len(own)}"
+    texts: Iterable[str] = ()
+    if isinstance(own, Mapping):
+        texts = (misfit(saved[k], own[k], f"{at}.{k}" if at else str(k)) for k in own if k in saved)
+    elif isinstance(own, (list, tuple)):
+        texts = (misfit(one, inner, f"{at}[{i}]") for i, (one, inner) in enumerate(zip(saved, own)))
+    return next((text for text in texts if text), "")
+
+
+def _form(own: Any) -> tuple[type, ...]:
+    """The types that JSON has for a value of a state."""
+    forms = ((bool, (bool,)), ((int, float), (int, float)), ((list, tuple), (list, tuple)), (Mapping, (Mapping,)))
+    return next((allowed for types, allowed in forms if isinstance(own, types)), (type(own),))
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state as named tensors, and the rest of it in JSON's types."""
     state = optimizer.state_dict()
@@ -306,7 +335,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+    groups = [{**own, **saved} for own, saved in zip(optimizer.state_dict()["param_groups"], rest["param_groups"], strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -17,14 +17,22 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.engine.blame import find_cause
-from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, load_weights, optimizer_tensors, read, restore_optimizer
+from msd_framework.engine.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    load_weights,
+    misfit,
+    optimizer_tensors,
+    read,
+    restore_optimizer,
+)
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.log_window import MOST_SKIPPED, LogWindow
 from msd_framework.engine.look_ahead import Batches, LookAhead, undone
 from msd_framework.engine.precision import Choice, Precision, choose, probe_objective
 from msd_framework.engine.random_state import random_state, restore_random_state
-from msd_framework.errors import CheckpointError, ConfigError, Problem, TrainingError
+from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem, TrainingError
 from msd_framework.objectives.base import Objective
 from msd_framework.progress import Progress
 from msd_framework.registry import CALLBACKS, raised_at
@@ -318,17 +326,35 @@ class Runner:
             return False
         saved = read(path)
         state = saved.state
-        self.notes = [*damaged, f"goes on from {path}, update {state['update']} of {self.plan.num_updates}"]
-        self._restore_tensors(path, saved)
-        self._restore_best(state)
-        self._restore_callbacks(state)
-        self.update = state["update"]
-        self._restore_length(state)
-        restore_random_state({k.partition(".")[2]: t for k, t in saved.random.items() if k.startswith(f"{self.world.rank}.")})
+        try:
+            self.notes = [*damaged, f"goes on from {path}, update {state['update']} of {self.plan.num_updates}"]
+            self._restore_tensors(path, saved)
+            self._restore_best(state)
+            self._restore_callbacks(state)
+            self.update = state["update"]
+            self._restore_length(state)
+            restore_random_state({k.partition(".")[2]: t for k, t in saved.random.items() if k.startswith(f"{self.world.rank}.")})
+        except MSDError:
+            raise
+        except Exception as error:  # what was edited can make anything raise
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            text = f"its state.json is not that of a run like this one: {reason}. Name another env.save_dir."
+            raise CheckpointError(f"{path}: {text}") from error
         return True
 
     def _restore_tensors(self, path: Path, saved: Checkpoint) -> None:
         state = saved.state
+        own = {
+            "optimizer": {"param_groups": optimizer_tensors(self.optimizer)[1]["param_groups"]},
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "window": self.window.state(),
+        }
+        wrong = misfit(state, {"update": 0, "best": state.get("best") and 0.0, **own})
+        if not wrong and state["update"] < 0:
+            wrong = f"update is {state['update']}"
+        if wrong:
+            raise CheckpointError(f"{path}: its state.json is not that of a run like this one: {wrong}. Name another env.save_dir.")
         if state.get("examples", self.plan.examples) != self.plan.examples:
             raise CheckpointError(
                 f"{path}: was made on other training examples than those that are there now, whose order it has stored. "

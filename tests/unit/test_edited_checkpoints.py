@@ -1,0 +1,93 @@
+"""Every key of a checkpoint's card and state is edited in turn, with hashes that fit: a sentence or a right run, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msd_framework.config.cards import card_of, rebuilt
+from msd_framework.config.check import checked
+from msd_framework.config.load import load
+from msd_framework.engine.checkpoint import read
+from msd_framework.errors import MSDError
+from tests.runs import tiny_runner
+
+
+def keys(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of all values of a nest, of a list and of numbered things those of the first alone."""
+    inner = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    for key, one in inner[:1] if str(inner[:1]).strip("[('")[:1].isdigit() else inner:
+        yield (*at, key)
+        yield from keys(one, (*at, key))
+
+
+def edits(values: dict[str, Any], given: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The values with one place changed, for each place and each new value."""
+    for place in keys(values):
+        for new in [*given, "delete"]:
+            edited = copy.deepcopy(values)
+            holder = edited
+            for key in place[:-1]:
+                holder = holder[key]
+            if new == "delete":
+                del holder[place[-1]]
+            else:
+                holder[place[-1]] = new
+            if edited != values:
+                yield f"{'.'.join(map(str, place))} = {new!r}", edited
+
+
+def outcome(name: str, use: Callable[[], object]) -> str:
+    """Whether what was edited can be used, or is told in one line; anything else fails."""
+    try:
+        use()
+    except MSDError as error:
+        return "sentence" if len(str(error).splitlines()) == 1 else pytest.fail(f"{name}: {error}")
+    except Exception as error:
+        pytest.fail(f"{name}: {type(error).__name__}: {error}")
+    return "used"
+
+
+def test_an_edited_card_is_a_model_or_a_sentence(tiny_teacher, tiny_config, tmp_path):
+    shutil.copytree(tiny_teacher, tmp_path / "copy")
+    config = checked(load(tiny_config, [f"env.save_dir={tmp_path / 'run'}", "run_type=check"]))
+    folder = next((tmp_path / "copy" / "checkpoints").glob("update_*"))
+    card = json.loads((folder / "card.json").read_text())
+    found = Counter[str]()
+    for name, edited in edits(card, [None, 10**30]):
+        (folder / "card.json").write_text(json.dumps(edited))
+        found[outcome(name, lambda: rebuilt(card_of(folder, config), folder))] += 1
+    assert min(found["sentence"], found["used"]) > 10, found
+
+
+def resumed(folder: Path) -> None:
+    """Goes on for one update."""
+    runner, _ = tiny_runner(folder=folder)
+    assert runner.resume()
+    runner.checkpoints = None
+    runner.plan = replace(runner.plan, num_updates=runner.update + 1)
+    runner.fit()
+
+
+def test_an_edited_state_is_gone_on_with_or_a_sentence(tmp_path):
+    runner, _ = tiny_runner(folder=tmp_path, num_updates=2, save_at=frozenset({2}))
+    runner.fit()
+    (folder,) = tmp_path.glob("update_*")
+    state, files = read(folder).state, json.loads((folder / "files.json").read_text())
+    found = Counter[str]()
+    for name, edited in edits(state, ["text", 10**30]):
+        text = json.dumps(edited)
+        (folder / "state.json").write_text(text)
+        files["sha256"]["state.json"] = hashlib.sha256(text.encode()).hexdigest()
+        (folder / "files.json").write_text(json.dumps(files))
+        found[outcome(name, lambda: resumed(tmp_path))] += 1
+    assert min(found["sentence"], found["used"]) > 10, found
