@@ -118,6 +118,8 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
         if assembly.world.is_first:
             for note in [*changes, *runner.notes]:
                 say(f"resume: {note}")
+    elif assembly.config.checkpoint.resume and (assembly.folder / "metrics.jsonl").exists() and assembly.world.is_first:
+        say(f"resume: {assembly.folder} has no checkpoint yet, so the run begins at update 0")
     if assembly.world.is_first:  # a run that cannot be gone on with keeps its own
         values = with_teachers(source.values, assembly.teacher_folders)
         write_text(assembly.folder / "config.yaml", dump(values))

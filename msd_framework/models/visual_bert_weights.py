@@ -124,9 +124,10 @@ def write_transformers(folder: Path, tensors: Mapping[str, Tensor], config: Mapp
 
     folder.mkdir(parents=True, exist_ok=True)
     kept = {_their_name(n): t.detach().cpu().contiguous() for n, t in tensors.items()}
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     text = json.dumps({"model_type": "visual_bert", "architectures": ["VisualBertModel"], **config}, indent=2)
     (folder / "config.json").write_text(text + "\n")
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors lets nobody else read it
 
 
 def _our_name(name: str) -> str:

@@ -53,3 +53,11 @@ def test_metrics_that_are_no_text_are_told_before_they_are_written_anew(moved, c
     assert main(["run", f"config={moved / 'config.yaml'}", "checkpoint.resume=true", "training.max_updates=4"]) == 2
     assert "metrics.jsonl: is not UTF-8" in capsys.readouterr().err
     assert b"\xff" in (moved / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_says_that_it_begins_anew(tiny_config, tmp_path, capsys):
+    (tmp_path / "run" / "checkpoints" / ".update_00000002.1").mkdir(parents=True)
+    lines = ['{"update": 1, "train/loss": 1.0}', '{"update": 2, "validation/accuracy": 0.5}']
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert main(["run", f"config={tiny_config}", f"env.save_dir={tmp_path / 'run'}", "checkpoint.resume=true"]) == 0
+    assert "has no checkpoint yet, so the run begins at update 0" in capsys.readouterr().err
