@@ -354,3 +354,37 @@ def test_a_number_with_a_comma_is_told(tmp_path):
     (tmp_path / "train.csv").write_text("text;a;b\nx;0,5;1\n")
     with pytest.raises(DataError, match=r"train\.csv:2: a is '0,5' \(str\), wanted a number with a point, 0\.5"):
         Table("train", str(tmp_path), texts={"text": "text"}, labels=["a", "b"], task="soft_target")
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
+@pytest.mark.parametrize("allowed", [None, ["disk/img"], ["disk"], ["elsewhere"]])
+def test_links_are_followed_to_folders_that_are_allowed(tmp_path, name, allowed):
+    root, disk = tmp_path / "data", tmp_path / "disk"
+    root.mkdir()
+    (disk / "img").mkdir(parents=True)
+    (root / "img").symlink_to(disk / "img")
+    write(root, name)
+    roots = None if allowed is None else [str(tmp_path / folder) for folder in allowed]
+    if allowed in (None, ["elsewhere"]):
+        with pytest.raises(DataError, match=rf"{name}:.+'img/1\.png' does not lie inside .+: a link leads to .+allow_roots=\["):
+            opened(root, allow_roots=roots)
+    else:
+        assert [e.inputs["image"] for e in examples(opened(root, allow_roots=roots))] == [root / row["file"] for row in ROWS]
+
+
+def test_an_absolute_path_may_lie_in_a_folder_that_is_allowed(tmp_path):
+    write(tmp_path, "train.jsonl", [row | {"file": f"/mnt/photos/{i}.png"} for i, row in enumerate(ROWS)])
+    assert opened(tmp_path, allow_roots=["/mnt/photos"])[1].inputs["image"] == Path("/mnt/photos/1.png")
+    with pytest.raises(DataError, match=r"'/mnt/photos/0\.png' does not lie inside"):
+        opened(tmp_path, allow_roots=["/mnt/other"])
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv"])
+@pytest.mark.parametrize("pattern", ["file", "{file}"])
+def test_paths_as_windows_writes_them_are_read(tmp_path, name, pattern):
+    write(tmp_path, name, [row | {"file": row["file"].replace("/", "\\")} for row in ROWS])
+    table = opened(tmp_path, images={"image": pattern})
+    assert [e.inputs["image"] for e in examples(table)] == [tmp_path / row["file"] for row in ROWS]
+    write(tmp_path, name, [row | {"file": "..\\secret.png"} for row in ROWS])
+    with pytest.raises(DataError, match=r"'\.\./secret\.png' does not lie inside"):
+        opened(tmp_path, images={"image": pattern})
