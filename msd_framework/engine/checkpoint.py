@@ -303,7 +303,8 @@ def misfit(saved: Any, own: Any, at: str = "") -> str:
     """
     if own is None:
         return ""
-    if not isinstance(saved, _form(own)) or (isinstance(saved, int) and saved.bit_length() > 64):
+    is_alike: bool = isinstance(saved, _form(own)) and not (isinstance(saved, int) and saved.bit_length() > 64)
+    if not is_alike:
         return f"{at or 'it'} is {reprlib.repr(saved)} ({type(saved).__name__}), wanted {type(own).__name__}"
     if isinstance(own, (list, tuple)) and len(saved) != len(own):
         return f"{at} has {len(saved)} items, wanted {len(own)}"
