@@ -191,7 +191,7 @@ def _main(words: list[str]) -> int:
         return COMMANDS[words[0]](words[1:])
     except BrokenPipeError:
         raise
-    except (MSDError, OSError, RuntimeError, ValueError) as error:
+    except (MSDError, OSError, RuntimeError, ValueError, MemoryError) as error:
         sentence = mendable(error)
         if not sentence:
             raise
@@ -224,6 +224,8 @@ REMEDIES = {
     errno.EACCES: "Give yourself the right to it, or name another place.",
     errno.EPERM: "Give yourself the right to it, or name another place.",
     errno.ENAMETOOLONG: "Name a shorter one.",
+    errno.ELOOP: "Its links lead to each other: name the file that is meant.",
+    errno.ENOTDIR: "A part of it is a file: name a folder.",
     errno.EROFS: "Name a place that can be written to.",
 }
 """What to do where another file or folder is not all that helps."""

@@ -43,6 +43,9 @@ def below_one(**values: float) -> None:
 LARGEST = 2**31 - 1
 """The largest size of anything in a model."""
 
+MOST_WORDS = 2**24
+"""The largest vocabulary: ten times that of published models. A row of an embedding is set aside for each id up to the largest."""
+
 DEEPEST = 1000
 """The most layers of a model."""
 

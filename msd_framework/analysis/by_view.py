@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from msd_framework.analysis.statistics import Summary, summarise
+from msd_framework.reading import read_json
 from msd_framework.structures import FULL
 
 
@@ -87,7 +87,7 @@ class SaliencyTable:
 
 def saliency_table(files: Sequence[Path]) -> SaliencyTable | None:
     """The means of what `msd saliency` wrote for each seed's teacher; None where it wrote nothing."""
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    found = [read_json(file) for file in files]
     if not found:
         return None
     labels, modalities = list(found[0]["scores"]), tuple(found[0]["modalities"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from msd_framework.config.values import as_word
 from msd_framework.data.world import make_world
 from msd_framework.data.world.make import MANIFEST
 from msd_framework.errors import ConfigError, TrainingError
+from msd_framework.reading import read_json
 from msd_framework.run import run
 from msd_framework.screen import progress_bar, say
 
@@ -74,7 +74,7 @@ class Run:
 
     def report(self) -> dict[str, Any]:
         """What it has reported."""
-        found: dict[str, Any] = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(self.folder / "report.json")
         return found
 
 
@@ -165,7 +165,7 @@ def saliency_tasks(config: StudyConfig, runs: Iterable[Run]) -> Iterator[Task]:
     wanted = {label(spec) for spec in config.saliency}
     for teacher in (r for r in runs if config.saliency and r.name == TEACHER):
         file = saliency_file(teacher)
-        if file.is_file() and set(json.loads(file.read_text(encoding="utf-8"))["scores"]) == wanted:
+        if file.is_file() and set(read_json(file)["scores"]) == wanted:
             continue
         asked = {"split": "test", "examples": 1, "resamples": 0, "scores": config.saliency}
         words = (*teacher.options, *teacher.words, *(as_word(key, value) for key, value in asked.items()))
@@ -247,7 +247,7 @@ def _world_differences(config: StudyConfig, seed: int) -> list[str]:
     made = _world_folder(config, seed) / MANIFEST
     if config.world is None or not made.is_file():
         return []
-    there = dict(_flat(json.loads(made.read_text(encoding="utf-8"))))
+    there = dict(_flat(read_json(made)))
     here = dict(_flat(asdict(config.world.plan(seed))))
     return [f"world.{k} is {there.get(k)} there and {here.get(k)} here" for k in {**there, **here} if there.get(k) != here.get(k)]
 

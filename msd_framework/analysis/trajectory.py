@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from msd_framework.reading import json_object, read_text
 
 PREFIX = "train/weight/"
 
@@ -21,8 +22,9 @@ def weight_trajectories(folder: str | Path) -> dict[str, list[tuple[int, float]]
     {'text': [(50, 0.5)]}
     """
     found: dict[str, list[tuple[int, float]]] = {}
-    for line in (Path(folder) / "metrics.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    file = Path(folder) / "metrics.jsonl"
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        row = json_object(line.encode(), f"{file}:{number}")
         for name in (n for n in row if n.startswith(PREFIX)):
             found.setdefault(name.removeprefix(PREFIX), []).append((row["update"], row[name]))
     return found

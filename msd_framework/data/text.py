@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from msd_framework.data.base import Processor
 from msd_framework.errors import CheckpointError, DataError
+from msd_framework.ranges import MOST_WORDS
 from msd_framework.reading import read_json, read_text
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
@@ -341,6 +342,9 @@ def _read(file: Path) -> Any:
         tokenizer = Pipeline.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{file}: is not a tokenizer.json ({error})") from error
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= MOST_WORDS:
+        raise DataError(f"{file}: has the id {largest:,}, wanted ids of tokens below {MOST_WORDS:,}")
     if not tokenizer.get_vocab_size():
         raise DataError(f"{file}: has an empty vocabulary")
     return tokenizer

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from msd_framework.data.base import Processor
 from msd_framework.data.features import known_size
 from msd_framework.errors import CheckpointError, DataError
-from msd_framework.ranges import positive
+from msd_framework.ranges import MOST_WORDS, positive
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
 from msd_framework.writing import write_text
@@ -50,7 +50,12 @@ class TokenIds(Processor):
     def fit(self, values: Iterable[Any]) -> None:
         """Takes the number of words from the training texts, unless it was given."""
         if self.num_words is None:
-            self.num_words = max((int(_ids(value).max()) for value in values), default=0) + 1
+            largest = max((int(_ids(value).max()) for value in values), default=0)
+            if largest >= MOST_WORDS:
+                raise DataError(
+                    f"a text has the id {largest:,}, wanted ids of words below {MOST_WORDS:,}; give num_words if it is right"
+                )
+            self.num_words = largest + 1
 
     def load(self, value: Any) -> Tensor:
         """A text's ids, int64 [L].

@@ -125,10 +125,14 @@ class Card:
         told = values.pop("sha256", None)
         if told != digest(values):
             raise _damaged(file, "is not what was written")
-        layout = Layout(tuple(values["layout"]["views"]), values["layout"]["num_classes"], values["layout"]["summary_size"])
-        card = cls(values["parts"], values["notes"], layout, values["created"])
-        if not folder.name == values["fingerprint"] == card.fingerprint:
-            raise _damaged(file, f"is that of the store {values['fingerprint']}, in a folder of another name")
+        try:
+            layout = Layout(tuple(values["layout"]["views"]), values["layout"]["num_classes"], values["layout"]["summary_size"])
+            card = cls(values["parts"], values["notes"], layout, values["created"])
+            name = values["fingerprint"]
+        except (KeyError, TypeError) as error:
+            raise _damaged(file, f"is no card of a teacher cache ({error!r})") from error
+        if not folder.name == name == card.fingerprint:
+            raise _damaged(file, f"is that of the store {name}, in a folder of another name")
         return card
 
 

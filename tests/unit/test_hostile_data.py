@@ -188,3 +188,58 @@ def test_code_that_a_folder_of_transformers_brings_is_not_run(here, own):
 
         with pytest.raises(DataError, match="no tokenizer can be loaded"):
             Tokenizer(name=str(here / "m")).fit(["a"])
+
+
+def test_an_id_of_a_word_that_no_vocabulary_has_is_told_before_an_embedding_is_made(here):
+    from msd_framework.data.text import Tokenizer
+    from msd_framework.data.vectors import TokenIds
+
+    with pytest.raises(DataError, match=r"has the id 2,147,483,648, wanted ids of words below 16,777,216"):
+        TokenIds().fit([[1, 2**31]])
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "[PAD]": 1, "a": 2**31}, "unk_token": "[UNK]"}
+    (here / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    with pytest.raises(DataError, match=r"tokenizer\.json: has the id 2,147,483,648, wanted ids of tokens below"):
+        Tokenizer(name=str(here)).fit(["a"])
+
+
+def test_numbers_of_a_run_that_are_not_utf8_or_json_are_told_with_their_line(here):
+    from msd_framework.analysis.trajectory import weight_trajectories
+
+    (here / "metrics.jsonl").write_bytes(b'{"update": 1}\n{"update"')
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2: is not JSON"):
+        weight_trajectories(here)
+    (here / "metrics.jsonl").write_bytes(b'{"update": "\xff"}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl: is not UTF-8"):
+        weight_trajectories(here)
+
+
+@pytest.mark.parametrize("key", ["feature_size", "depths", "precision", "images", "slots", "shards", "boxes"])
+@pytest.mark.parametrize("value", [None, "text", -1, 10**30, [["a"]], "delete"])
+def test_an_edited_card_of_a_store_of_features_is_told(here, key, value):
+    from msd_framework.data.regions.store import CARD, FeatureStore
+    from msd_framework.hashing import digest
+    from tests.unit.test_feature_readers import IMAGES, write_store
+
+    store = Path(write_store(here, IMAGES))
+    card = json.loads((store / CARD).read_text())
+    card.pop("sha256")
+    card.pop(key) if value == "delete" else card.update({key: value})
+    (store / CARD).write_text(json.dumps({**card, "sha256": digest(card)}))
+    with pytest.raises(DataError):
+        FeatureStore(store)
+
+
+@pytest.mark.parametrize("key", ["parts", "notes", "layout", "created", "fingerprint"])
+@pytest.mark.parametrize("value", [None, [], "delete"])
+def test_an_edited_card_of_a_teacher_cache_is_told(here, key, value):
+    from msd_framework.errors import CacheError
+    from msd_framework.hashing import digest
+    from msd_framework.teachers.store import CARD, FORMAT, Card
+
+    layout = {"views": ["full"], "num_classes": 2, "summary_size": None}
+    values = {"format": FORMAT, "fingerprint": "x", "parts": {}, "notes": {}, "layout": layout, "created": "now"}
+    values.pop(key) if value == "delete" else values.update({key: value})
+    (here / "x").mkdir()
+    (here / "x" / CARD).write_text(json.dumps({**values, "sha256": digest(values)}))
+    with pytest.raises(CacheError):
+        Card.read(here / "x")

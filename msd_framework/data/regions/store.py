@@ -16,6 +16,7 @@ from msd_framework.data.regions.base import FeatureReader, Regions
 from msd_framework.errors import DataError
 from msd_framework.hashing import digest, key_of
 from msd_framework.mapped import MappedArrays
+from msd_framework.options import mismatch
 
 FORMAT = 1
 CARD, ENTRIES, SLOTS, NAMES = "index.json", "entries.npy", "slots.npy", "names.txt"
@@ -51,6 +52,10 @@ class Entry(NamedTuple):
     height: float
 
 
+FORM: dict[str, Any] = {"feature_size": int, "depths": list[int], "images": int, "slots": int, "boxes": bool}
+"""The types of what a card says."""
+
+
 class FeatureStore(FeatureReader):
     """Region features in our own format.
 
@@ -72,6 +77,18 @@ class FeatureStore(FeatureReader):
     def __init__(self, path: Path):
         super().__init__(path)
         self.card = _read_card(path)
+        try:
+            self._map_files()
+        except DataError:
+            raise
+        except Exception as error:  # a card that was edited can make it raise anything
+            text = f"is not that of a store of features ({type(error).__name__}: {error})"
+            raise DataError(f"{path / CARD}: {text}; make the store anew") from error
+
+    def _map_files(self) -> None:
+        for key, annotation in FORM.items():
+            if text := mismatch(self.card[key], annotation):
+                raise ValueError(f"{key}: {text.removesuffix('.')}")
         self.feature_size: int = self.card["feature_size"]
         self.depths: tuple[int, int] = tuple(self.card["depths"])
         self.precision: Precision = self.card["precision"]
