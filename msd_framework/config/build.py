@@ -30,7 +30,7 @@ from msd_framework.config.folders import (
     teacher_is_there,
 )
 from msd_framework.config.initial import init_folder, start_from
-from msd_framework.config.models import reads_files
+from msd_framework.config.models import may_be_pretrained
 from msd_framework.config.pairing import objective_on_stand_ins
 from msd_framework.config.resume import goes_on
 from msd_framework.config.schema import RunConfig
@@ -251,8 +251,8 @@ class Assembly:
     @cached_property
     def optimizer(self) -> OptimizerRecipe:
         """How weights are changed, and which are not."""
-        pretrained = self.config.init is not None or reads_files(self.config.model)
-        return OPTIMIZERS.build(self.config.optimizer, "optimizer", {**self.facts, "pretrained": pretrained})
+        facts = {**self.facts, "pretrained": may_be_pretrained(self.config)}
+        return OPTIMIZERS.build(self.config.optimizer, "optimizer", facts)
 
     @cached_property
     def card(self) -> dict[str, Any]:

@@ -85,8 +85,17 @@ def _missing_files(part: Part) -> list[Problem]:
     ]
 
 
+def may_be_pretrained(config: RunConfig) -> bool:
+    """Whether the model, or a part of it, starts from weights of others; of a module of a user's own nobody can tell, so it may."""
+    found = list(parts(MODELS, config.model, "model"))
+    read = any(part.options.get(key) is not None for part in found for key in part.cls.reads)
+    return config.init is not None or read or any(code_options(part.cls) for part in found)
+
+
 def weights_are_at_hand(config: RunConfig) -> bool:
-    """Whether all files that a model and a run's tokenizers read are on this machine's disk, and none on a hub."""
+    """Whether all that a model and its tokenizers read is on disk, and no code is named that is not loaded."""
+    if config.allow or any(_names_unloaded_code(part) for part in parts(MODELS, config.model, "model")):
+        return False
     found = [p for m, spec in config.data.processors.items() for p in parts(PROCESSORS, spec, f"data.processors.{m}")]
     read = [part.options.get(key) for part in parts(MODELS, config.model, "model") for key in part.cls.reads]
     read += [part.options.get("name") for part in found]
@@ -146,8 +155,11 @@ def _length_problems(part: Part, built: nn.Module, config: RunConfig) -> list[Pr
 
 
 def _reads(part: Part) -> bool:
-    unread = any(part.options.get(key) is not None for key in part.cls.reads)
-    return unread or any(str(part.options[key]).rpartition(".")[0] not in sys.modules for key in code_options(part.cls))
+    return any(part.options.get(key) is not None for key in part.cls.reads) or _names_unloaded_code(part)
+
+
+def _names_unloaded_code(part: Part) -> bool:
+    return any(str(part.options[key]).rpartition(".")[0] not in sys.modules for key in code_options(part.cls))
 
 
 def _without_files(registry: Registry[Any], spec: Any, facts: Mapping[str, Any]) -> dict[str, Any]:

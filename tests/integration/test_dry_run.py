@@ -9,8 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from msd_framework.config import models
+from msd_framework.config.check import checked
 from msd_framework.config.dry_run import DryRun
+from msd_framework.config.load import load
 from msd_framework.errors import ConfigError
+from msd_framework.registry import OPTIMIZERS
 from msd_framework.run import run
 from tests.integration.mistakes import DISTILLATION
 
@@ -71,3 +74,20 @@ def test_the_longest_text_is_tried_and_told_with_its_line(run_type, rows_of_all_
     ]
     with pytest.raises(ConfigError, match=r"data\.processors\.text: .*train\.jsonl:8\), .*a text has 600 positions .*takes 512"):
         run(tiny_config, [*words, f"env.save_dir={tmp_path / 'run'}", f"run_type={run_type}"])
+
+
+def test_a_check_tries_nothing_that_would_load_code_which_is_only_named(monkeypatch, tmp_path, tiny_config):
+    (tmp_path / "mine_that_nobody_loads.py").write_text("raise SystemError('loaded')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = "model={type: module, target: mine_that_nobody_loads.Net, inputs: {text: input_ids, image: pixel_values}}"
+    run(tiny_config, ["run_type=check", f"env.save_dir={tmp_path / 'run'}", module, "masker=attention"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "lr"), [([], 1e-3), (["optimizer.lr=0.1"], 0.1), (["model.encoders.text={type: bert, name: a/b}"], 5e-5)]
+)
+def test_the_learning_rate_goes_by_whether_something_is_pretrained(words, lr, tmp_path, tiny_config):
+    config = checked(load(tiny_config, [*words, f"env.save_dir={tmp_path / 'run'}"]))
+    facts = {"pretrained": models.may_be_pretrained(config)}
+    assert OPTIMIZERS.build(config.optimizer, "optimizer", facts).lr == lr
