@@ -37,6 +37,7 @@ class LogMelEncoder(Encoder):
         num_channels: channels of the first convolution; the second has twice as many.
         hidden_size: D.
         dropout: the share of features that is dropped.
+        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if a size is not positive, or there are more bands than frequencies.
@@ -61,6 +62,7 @@ class LogMelEncoder(Encoder):
         num_channels: int = 16,
         hidden_size: int = 128,
         dropout: float = 0.1,
+        freeze: bool = False,
     ):
         super().__init__()
         positive(sample_rate=sample_rate, num_bands=num_bands, window=window, hop=hop)
@@ -75,6 +77,8 @@ class LogMelEncoder(Encoder):
         self.second = nn.Conv2d(num_channels, 2 * num_channels, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(2 * num_channels * (num_bands // 4), hidden_size)
+        if freeze:
+            self.requires_grad_(False)
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
         spectrogram, mask = self.spectrogram(inputs)  # [B, L, bands], [B, L]

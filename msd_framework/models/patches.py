@@ -34,6 +34,7 @@ class Patches(Encoder):
         num_layers: transformer layers after the embedding.
         num_heads: heads of each attention.
         dropout: the share of features that is dropped.
+        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if patches of this size do not fill the image, or a size is not positive.
@@ -54,6 +55,7 @@ class Patches(Encoder):
         num_layers: int = 0,
         num_heads: int = 4,
         dropout: float = 0.1,
+        freeze: bool = False,
     ):
         super().__init__()
         positive(image_channels=image_channels, hidden_size=hidden_size)
@@ -74,6 +76,8 @@ class Patches(Encoder):
             if num_layers
             else None
         )
+        if freeze:
+            self.requires_grad_(False)
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
         return self.forward_features(inputs, ())[0]

@@ -19,6 +19,7 @@ class RegionFeatures(Encoder):
         feature_size: F, features a region.
         hidden_size: D.
         dropout: the share of features that is dropped inside the perceptron.
+        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if a size is not positive.
@@ -32,13 +33,15 @@ class RegionFeatures(Encoder):
 
     kinds = frozenset({"features"})
 
-    def __init__(self, feature_size: int, hidden_size: int = 256, dropout: float = 0.1):
+    def __init__(self, feature_size: int, hidden_size: int = 256, dropout: float = 0.1, freeze: bool = False):
         super().__init__()
         positive(feature_size=feature_size, hidden_size=hidden_size)
         self.width = hidden_size
         self.perceptron = nn.Sequential(
             nn.Linear(feature_size, hidden_size), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_size, hidden_size)
         )
+        if freeze:
+            self.requires_grad_(False)
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
         tokens = self.perceptron(visible(inputs.values, inputs.mask))  # [B, L, D]

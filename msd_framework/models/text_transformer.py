@@ -31,6 +31,7 @@ class TextTransformer(Encoder):
         dropout: the share of features that is dropped.
         attention_dropout: the share of attention weights that is dropped.
         norm_first: whether layer norms stand before each part of a layer, which needs no warm-up, or after, as in BERT.
+        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if a size is not positive, or if there is no such padding id.
@@ -54,6 +55,7 @@ class TextTransformer(Encoder):
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
         norm_first: bool = True,
+        freeze: bool = False,
     ):
         super().__init__()
         positive(vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=intermediate_size, max_positions=max_positions)
@@ -70,6 +72,8 @@ class TextTransformer(Encoder):
         self.transformer = Transformer(
             num_layers, hidden_size, num_heads, intermediate_size or 4 * hidden_size, dropout, attention_dropout, norm_first, 1e-5
         )
+        if freeze:
+            self.requires_grad_(False)
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
         return self.forward_features(inputs, ())[0]

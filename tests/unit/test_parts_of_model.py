@@ -23,6 +23,7 @@ from msd_framework.run import run
 from msd_framework.structures import ModalityInputs
 from msd_framework.testing import run_processes
 from tests.runs import tiny_objective, tiny_runner
+from tests.unit.test_models_contract import ENCODER_CASES, FACTS
 
 BERT = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -196,6 +197,13 @@ def test_an_encoder_that_is_frozen_has_nothing_to_learn_and_is_the_same_in_train
     values = torch.randint(20, (3, 4)) if name == "bert" else torch.randn(3, 3, 32, 32)
     encoder(ModalityInputs(values, torch.ones(3, 4 if name == "bert" else 1, dtype=torch.bool)))
     assert all(torch.equal(before[n], b) for n, b in encoder.named_buffers())
+
+
+@pytest.mark.parametrize("name", [n for n in ENCODERS.names() if ENCODERS.get(n).__module__.startswith("msd_framework.")])
+def test_every_encoder_can_be_frozen(name: str) -> None:
+    case = ENCODER_CASES[name][0]
+    encoder = ENCODERS.build({**case.spec, "freeze": True}, facts=FACTS)
+    assert not any(p.requires_grad for p in encoder.parameters())
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
