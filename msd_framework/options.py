@@ -125,7 +125,7 @@ def mismatch(value: Any, annotation: Any) -> str:
         entries = [(k, mismatch(k, arguments[0]) or mismatch(v, arguments[1])) for k, v in value.items()]
         return next((f"{k}: {text}" for k, text in entries if text), "")
     if annotation in (float, int):
-        if isinstance(value, int) and abs(value) >= 2**64:
+        if isinstance(value, int) and abs(value) >= 2**128:
             return f"wanted {type_name(annotation)}, got a number of {value.bit_length():,} bits; 64 are the most."
         number = isinstance(value, (int, annotation)) and not isinstance(value, bool)
         return "" if number else _wanted(annotation, value)
