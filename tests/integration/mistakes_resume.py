@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from tests.integration.mistakes import Mistake, copied, module, student, truncate
 
@@ -43,7 +42,7 @@ def lose(*names: str):
         copied(teacher, here)
         for name in names:
             path = here / "copy" / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     return prepare
 
@@ -86,22 +85,6 @@ class OddState(Callback):
     def state(self):
         return {"seen": {1, 2}}
 """
-
-
-def bert_without(*names: str, prefix: str = ""):
-    """Published weights of a text encoder that lack some."""
-
-    def prepare(here: Path, world: Path, teacher: Path) -> None:
-        from transformers import BertConfig, BertModel
-
-        torch.manual_seed(0)
-        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 200}
-        BertModel(BertConfig(**sizes, max_position_embeddings=32)).save_pretrained(here / "bert")
-        tensors = load_file(here / "bert" / "model.safetensors")
-        kept = {prefix + name: tensor for name, tensor in tensors.items() if name not in names}
-        save_file(kept, here / "bert" / "model.safetensors", {"format": "pt"})
-
-    return prepare
 
 
 def spoiled(here: Path, world: Path, teacher: Path) -> None:
@@ -193,7 +176,6 @@ CHANGED = [
     changed("another precision", ["training.precision=bf16"], r"training\.precision: is 'bf16' here and 'fp32' there"),
     changed("another masker", ["masker=attention"], r"masker: type is 'attention' here and 'drop' there"),
     changed("another split", ["data.train=test_seen", "data.test=null"], r"data\.train: is 'test_seen' here and 'train' there"),
-    changed("a teacher from now on", student(), r"objective: type is 'distillation' here and 'supervised' there"),
     changed(
         "an end before the checkpoint",
         ["training.max_updates=1"],
@@ -215,19 +197,11 @@ CHANGED = [
 
 NUMBERS = [
     Mistake(
-        "weights that lack some",
-        ["model.encoders.text={type: bert, name: <here>/bert}"],
-        r"the weights of .*bert lack encoder\.layer\.0\.output\.dense\.weight",
-        bert_without("encoder.layer.0.output.dense.weight"),
-    ),
-    Mistake(
-        "weights that lack some under changed names",
-        ["model.encoders.text={type: bert, name: <here>/bert}"],
-        r"the weights of .*bert lack encoder\.layer\.0\.output\.dense\.weight",
-        bert_without("encoder.layer.0.output.dense.weight", prefix="_orig_mod.module."),
-    ),
-    Mistake(
-        "teacher of no numbers", student("teacher.checkpoint=<here>/copy"), r"teacher.* not finite|not finite.*teacher", spoiled
+        "teacher of no numbers",
+        student("teacher.checkpoint=<here>/copy"),
+        r"not finite since update 1\. It comes from the teacher: its prediction of example \S+ on the view 'full' is not finite",
+        spoiled,
+        while_training=True,
     ),
 ]
 
