@@ -26,7 +26,9 @@ def published_problems(config: RunConfig) -> list[Problem]:
     """
     specs = {} if is_evaluated(config) else config.data.processors
     pixels = [modality for modality, spec in specs.items() if plain(spec)["type"] == "pixels"]
-    sources = [part for part in parts(MODELS, config.model, "model") if isinstance(part.options.get("name"), str)] if pixels else []
+    found = parts(MODELS, config.model, "model") if pixels else ()
+    # torchvision's names, such as resnet18, are no folders and no names on a hub
+    sources = [part for part in found if "name" in part.cls.reads and isinstance(part.options.get("name"), str)]
     problems = []
     for part in sources:
         seen = [m for m in pixels if (part.path == "model" and m in modalities_of(config.model)) or _is_for(part.path, m)]
