@@ -454,6 +454,7 @@ SLOW = """
 import sys, time
 from functools import partial
 from msd_framework.config import teacher_cache
+from msd_framework.config.dry_run import DryRun
 from msd_framework.data.hateful_memes import HatefulMemes
 from msd_framework.teachers.live import LiveTeacher
 read, predict = HatefulMemes.__getitem__, LiveTeacher.predict
@@ -464,6 +465,7 @@ def counted(self, batch, views, shown=None):
     print("asked", len(batch) * len(views), flush=True)
     return predict(self, batch, views, shown)
 HatefulMemes.__getitem__, LiveTeacher.predict = slow_read, counted
+DryRun.teacher = lambda self, one: None
 teacher_cache.fill = partial(teacher_cache.fill, flush_seconds=0)
 from msd_framework.cli import main
 sys.exit(main(sys.argv[1:]))

@@ -357,7 +357,7 @@ def test_features_become_a_store_and_the_summary_says_what_it_holds(tmp_path, so
     told = capsys.readouterr().out
     assert "images:   6, 2 to 4 regions each, 18 in all" in told
     assert "features: 6 numbers, fp16, with boxes" in told
-    assert f"use:      data.processors.image={{type: region_features, folder: {tmp_path / 's'}}}" in told
+    assert f"use:      'data.processors.image={{type: region_features, folder: {tmp_path / 's'}}}'" in told
     store = FeatureStore(tmp_path / "s")
     for i in range(6):
         read, one = store.read(str(i), boxes=True), regions(i, 2 + i % 3)

@@ -381,7 +381,7 @@ def edit_config(**changes: Any) -> Callable[[Path], None]:
         ),
         (lambda folder: (folder / "model.safetensors").unlink(), {}, r"has no model\.safetensors or pytorch_model\.bin"),
         (lambda folder: (folder / "config.json").unlink(), {}, r"has no config\.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), {}, r"config\.json is not JSON: Expecting property name"),
+        (lambda folder: (folder / "config.json").write_text("{"), {}, r"config\.json: is not JSON .Expecting property name"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99), {}, r"is not a safetensors file"),
     ],
 )
