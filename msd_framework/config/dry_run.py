@@ -66,11 +66,20 @@ class DryRun:
             one: the run with this teacher alone.
 
         Raises:
-            ConfigError: if it cannot take them, with the key to change and the row.
+            ConfigError: if it cannot take them, or predicts what is not finite, with the key to change and the row.
         """
         teacher = one.live_teacher
+
+        def ask(batch: Batch, names: Sequence[str]) -> None:
+            for name, logits in zip(names, teacher.predict(batch, names).logits):
+                if not logits.isfinite().all():
+                    text = (
+                        f"its prediction of {self.rows.source(batch)} on the view {name!r} is not finite. Take another checkpoint."
+                    )
+                    raise ConfigError(Problem("teacher.checkpoint", text))
+
         with self._left_as_they_were(teacher.model, teacher.masker):
-            self._ask("teacher.checkpoint", "the teacher", teacher.predict, teacher.masker, [FULL, *one.asked_views("train")])
+            self._ask("teacher.checkpoint", "the teacher", ask, teacher.masker, [FULL, *one.asked_views("train")])
 
     def training_mode(self) -> None:
         """Shows the student as many rows as a step has, in training mode, where the step itself can be tried only much later.

@@ -199,9 +199,8 @@ NUMBERS = [
     Mistake(
         "teacher of no numbers",
         student("teacher.checkpoint=<here>/copy"),
-        r"not finite since update 1\. It comes from the teacher: its prediction of example \S+ on the view 'full' is not finite",
+        r"teacher\.checkpoint: its prediction of .* on the view 'full' is not finite\. Take another checkpoint\.",
         spoiled,
-        while_training=True,
     ),
 ]
 
