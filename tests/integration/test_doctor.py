@@ -455,8 +455,7 @@ def test_a_learning_rate_that_moves_nothing_is_noted(config, tmp_path, capsys):
 
 
 def test_what_a_model_cannot_take_is_told_by_the_doctor_as_by_a_run(config, tmp_path, capsys):
-    model = (
-        "model={type: module, target: tests.integration.mistakes_dryrun.Failing, inputs: {text: input_ids, image: pixel_values}}"
-    )
+    inputs = "{text: input_ids, image: pixel_values}"
+    model = f"model={{type: module, target: tests.integration.mistakes_first_rows.Failing, inputs: {inputs}}}"
     assert main(["doctor", f"config={config}", f"env.save_dir={tmp_path / 'run'}", model, "masker=attention"]) == 1
     assert "the third gear is stuck" in " ".join(capsys.readouterr().out.split())

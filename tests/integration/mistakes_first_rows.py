@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.integration.mistakes import Mistake, student
 
-HERE = "tests.integration.mistakes_dryrun"
+HERE = "tests.integration.mistakes_first_rows"
 PIXELS = 3 * 8 * 8
 
 
@@ -227,7 +227,7 @@ MISTAKES = [
     Mistake(
         "a module that fails",
         own("Failing"),
-        rf"model: the student cannot take {ROW}, .*the third gear is stuck \(.*mistakes_dryrun\.py:\d+\)\.$",
+        rf"model: the student cannot take {ROW}, .*the third gear is stuck \(.*mistakes_first_rows\.py:\d+\)\.$",
     ),
     Mistake(
         "a module that fails in training",
