@@ -251,7 +251,7 @@ class Assembly:
     @cached_property
     def optimizer(self) -> OptimizerRecipe:
         """How weights are changed, and which are not."""
-        facts = {**self.facts, "pretrained": may_be_pretrained(self.config)}
+        facts = {**self.facts, "fine_tunes": may_be_pretrained(self.config)}
         return OPTIMIZERS.build(self.config.optimizer, "optimizer", facts)
 
     @cached_property

@@ -30,7 +30,7 @@ STAND_INS = {
     "feature_size": 2048,
     "sample_rate": 16000,
     "seed": 0,
-    "pretrained": False,
+    "fine_tunes": False,
 }
 """What a run fills in where a component asks for it by name, as far as it is not known before data is read."""
 

@@ -41,7 +41,7 @@ class AdamWRecipe(OptimizerRecipe):
             `{encoders.text: {lr: 0.0001, weight_decay: 0.1}}`; a parameter belongs to the longest name that it is under.
         frozen: parts that do not learn and are in eval mode, such as `[encoders.text]`.
         layer_decay: what the learning rate of each layer of a transformer is multiplied by with each layer above it, such as 0.75.
-        pretrained: whether the model starts from weights of others.
+        fine_tunes: whether the model starts from weights of others.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class AdamWRecipe(OptimizerRecipe):
         groups: dict[str, float | dict[str, float]] | None = None,
         frozen: list[str] | None = None,
         layer_decay: float | None = None,
-        pretrained: bool = True,
+        fine_tunes: bool = True,
     ):
-        lr = (5e-5 if pretrained else 1e-3) if lr is None else lr
+        lr = (5e-5 if fine_tunes else 1e-3) if lr is None else lr
         positive(lr=lr, eps=eps)
         not_negative(weight_decay=weight_decay)
         below_one(beta1=beta1, beta2=beta2)

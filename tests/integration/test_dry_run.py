@@ -89,5 +89,5 @@ def test_a_check_tries_nothing_that_would_load_code_which_is_only_named(monkeypa
 )
 def test_the_learning_rate_goes_by_whether_something_is_pretrained(words, lr, tmp_path, tiny_config):
     config = checked(load(tiny_config, [*words, f"env.save_dir={tmp_path / 'run'}"]))
-    facts = {"pretrained": models.may_be_pretrained(config)}
+    facts = {"fine_tunes": models.may_be_pretrained(config)}
     assert OPTIMIZERS.build(config.optimizer, "optimizer", facts).lr == lr

@@ -86,6 +86,6 @@ def test_numbers_out_of_range_are_refused(make, sentence):
         make()
 
 
-@pytest.mark.parametrize(("given", "lr"), [({"pretrained": True}, 5e-5), ({"pretrained": False}, 1e-3), ({"lr": 0.1}, 0.1)])
+@pytest.mark.parametrize(("given", "lr"), [({"fine_tunes": True}, 5e-5), ({"fine_tunes": False}, 1e-3), ({"lr": 0.1}, 0.1)])
 def test_adamw_learns_faster_from_scratch_than_from_weights_of_others_unless_a_rate_is_given(given, lr):
     assert AdamWRecipe(**given).build(model()).param_groups[0]["lr"] == lr
