@@ -148,7 +148,7 @@ def _examined(
         found = replace(found, task=assembly.info.task, classes=_classes(assembly))
         objective = _objective(assembly, options, source, told)
         if objective is not None:
-            dry_run = DryRun(assembly)
+            dry_run = DryRun(assembly, finite=False)
             dry_run.models()
             dry_run.step()
         batch = _batch(assembly, objective)

@@ -30,7 +30,7 @@ def png_header(width: int, height: int) -> bytes:
 def encoded(mode: str, kind: str) -> bytes:
     file = io.BytesIO()
     random = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
-    image = Image.fromarray(random[..., 0].astype(np.uint16)) if mode == "I;16" else Image.fromarray(random).convert(mode)
+    image = Image.fromarray(random[..., 0] * np.uint16(257)) if mode == "I;16" else Image.fromarray(random).convert(mode)
     image.save(file, kind)
     return file.getvalue()
 
