@@ -25,8 +25,11 @@ def read_words(words: Sequence[str], function: Callable[..., Any], hidden: Colle
     for layer in parse_overrides(words):
         source.overlay(layer)
     options = {name: option for name, option in options_of(function).items() if name not in hidden}
-    problems = []
-    for key, value in source.values.items():
+    problems, texts = [], dict(word.split("=", 1) for word in words)
+    for key, value in list(source.values.items()):
+        if key in options and type(value) in (int, float) and not mismatch(texts.get(key), options[key].annotation):
+            # Where a text is wanted, digits are one: a store's name may begin with nothing else.
+            value = source.values[key] = texts[key]
         if key not in options:
             problems.append(Problem(key, f"no such option.{did_you_mean(key, options)} Options: {', '.join(options)}."))
         elif text := mismatch(value, options[key].annotation):

@@ -136,9 +136,10 @@ def tokenizer(words: list[str], unknown: bool = True, name: str = "words.json"):
 
 def of_letters(here: Path, world: Path, teacher: Path) -> None:
     """Writes a tokenizer of Cyrillic letters that has no unknown token."""
-    from tokenizers import Tokenizer, models, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.train_from_iterator(["тёплая вещь"], trainers.BpeTrainer(vocab_size=40, show_progress=False))
     made.save(str(here / "words.json"))
 

@@ -304,12 +304,13 @@ def test_a_converted_checkpoint_teaches_and_is_evaluated(
     for photo in (tiny_world / "img").glob("*.png"):
         np.save(tmp_path / "features" / f"{photo.stem}.npy", np.full((2, 10), len(photo.stem), dtype=np.float32))
     regions = {"type": "region_features", "folder": str(tmp_path / "features")}
+    text = {"type": "tokenizer", "name": tokenizer, "max_length": 24}  # as many positions as the checkpoint has
     torch.save({"model": visual_bert_tensors(2), "config": CONFIG}, tmp_path / "model.pth")
-    convert_mmf(str(tmp_path / "teacher"), checkpoint=str(tmp_path / "model.pth"), run=project(regions, dataset="hateful_memes"))
+    convert_mmf(str(tmp_path / "teacher"), checkpoint=str(tmp_path / "model.pth"), run=project(regions, text, "hateful_memes"))
     student = {
         "data": {
             "dataset": {"type": "hateful_memes", "root": str(tiny_world)},
-            "processors": {"text": {"type": "tokenizer", "name": tokenizer}, "image": regions},
+            "processors": {"text": text, "image": regions},
             "train": "train",
             "validation": "dev_seen",
             "test": "test_seen",

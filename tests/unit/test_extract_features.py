@@ -361,7 +361,7 @@ def test_an_extraction_that_was_interrupted_goes_on(images, model, store, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         extract_from_words(words(images, model, tmp_path / "s", "batch_size=2"))
     assert not (tmp_path / "s").exists()
-    monkeypatch.setattr(Pixels, "load", lambda self, value: seen.append(Path(value).stem) or plain_load(self, value))
+    monkeypatch.setattr(Pixels, "load_sized", lambda self, value: seen.append(Path(value).stem) or plain_load(self, value))
     told = extract_from_words(words(images, model, tmp_path / "s", "batch_size=2"))
     assert "4 images had been written before." in told
     assert sorted(seen) == [str(i) for i in range(7)]
