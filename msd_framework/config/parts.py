@@ -59,8 +59,8 @@ def differences(registry: Registry[Any], here: Any, there: Any) -> str:
     """In what two parts of YAMLs describe different components, defaults included; empty if they describe the same.
 
     >>> from msd_framework.registry import OPTIMIZERS
-    >>> differences(OPTIMIZERS, "adamw", {"type": "adamw", "lr": 1e-4, "eps": 1e-8})
-    'lr is 5e-05 here and 0.0001 there'
+    >>> differences(OPTIMIZERS, "adamw", {"type": "adamw", "eps": 1e-6})
+    'eps is 1e-08 here and 1e-06 there'
     """
     mine, theirs = complete(registry, here), complete(registry, there)
     keys = ["type"] if mine["type"] != theirs["type"] else [k for k in mine if mine[k] != theirs[k]]

@@ -174,7 +174,7 @@ def respelled(value: Any) -> list[str]:
     r"""Names under which other programs store an image's features: with Windows' backslashes, or COCO's numbers.
 
     >>> respelled("photos/42.png")
-    ['photos\\\\42', 'photos\\\\42.png', '000000000042', '000000000042.png']
+    ['photos\\42', 'photos\\42.png', '000000000042', '000000000042.png']
     >>> respelled("COCO_train2014_000000000042.jpg")
     ['42', '000000000042', '42.jpg', '000000000042.jpg']
     """
