@@ -49,9 +49,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The precisions that predictions are made in, in their order."""
     seen: list[str] = []
 
-    def watched(ask: Any, batches: Any, views: Any, world: Any, precision: Any) -> Any:
+    def watched(ask: Any, batches: Any, views: Any, world: Any, precision: Any, *others: Any) -> Any:
         seen.append(precision.name)
-        return predict(ask, batches, views, world, precision)
+        return predict(ask, batches, views, world, precision, *others)
 
     monkeypatch.setattr("msd_framework.config.build.predict", watched)
     return seen
