@@ -78,7 +78,10 @@ class HuggingFaceAudio(Encoder):
         if kind not in KNOWN:
             raise ValueError(f"{name or 'config'} is a model of type {kind}; sound encoders are {', '.join(KNOWN)}")
         self.asked = KNOWN[kind]
-        model = load_published(name) if name is not None else start_at_random(config or {}, {})
+        if name is not None:
+            model = load_published(name, encoder_only=True, attn_implementation="eager")
+        else:
+            model = start_at_random(config or {}, {}, encoder_only=True)
         made = _extractor(model.config, name, extractor or {}, {} if name else self.asked.sizes(model.config, sample_rate))
         if made.sampling_rate != sample_rate:
             raise ValueError(

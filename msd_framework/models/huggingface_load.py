@@ -80,11 +80,12 @@ def forward_arguments(kind: str) -> list[str]:
     return list(inspect.signature(cls.forward).parameters)
 
 
-def load_published(name: str, **options: Any) -> Any:
+def load_published(name: str, encoder_only: bool = False, **options: Any) -> Any:
     """A model with its published weights, in float32.
 
     Args:
         name: a folder or a name on the Hugging Face hub.
+        encoder_only: whether only its encoder is used, so that it may have a decoder that writes texts, as Whisper has.
         options: what transformers takes besides, such as ``attn_implementation="eager"``.
 
     Raises:
@@ -94,7 +95,8 @@ def load_published(name: str, **options: Any) -> Any:
 
     config = _config_of(name)
     _refuse_sizes(name, config)
-    refuse_generative(config, name)
+    if not encoder_only:
+        refuse_generative(config, name)
     try:
         state = _wrapped_state(name)
         if state is None:
@@ -128,12 +130,13 @@ def _wrapped_state(name: str) -> dict[str, Tensor] | None:
     return read_tensors(file)
 
 
-def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
+def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any], encoder_only: bool = False) -> Any:
     """A model of a configuration with random weights.
 
     Args:
         config: what its config.json would say.
         sizes: what is known of the data under transformers' names; the configuration goes before.
+        encoder_only: whether only its encoder is used, so that it may have a decoder that writes texts, as Whisper has.
 
     Raises:
         ValueError: if transformers does not know the architecture, or refuses the configuration.
@@ -152,7 +155,8 @@ def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
                     setattr(of_part, key, value)
     except Exception as error:  # sizes that nobody expects can make it raise anything
         raise ValueError(f"{text}: {reason_of(error)}") from error
-    refuse_generative(built.to_dict(), "config")
+    if not encoder_only:
+        refuse_generative(built.to_dict(), "config")
     try:
         return AutoModel.from_config(built, attn_implementation="eager", trust_remote_code=False)
     except Exception as error:
