@@ -280,7 +280,7 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="transformers finds no weights of"):
         HuggingFace(num_classes=2, name=str(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json: is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: is not JSON"):
         HuggingFace(num_classes=2, name=str(tmp_path))
 
 
