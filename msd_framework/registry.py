@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import os
@@ -210,11 +211,12 @@ class Registry(Generic[T]):
         lacking = sorted(getattr(found, "__abstractmethods__", ()))
         if lacking:
             methods = f"method{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
-            return f"lacks the {methods}, which {self.contract} asks for."
+            hint = did_you_mean(lacking[0], [name for name in vars(found) if name not in dir(contract)])
+            return f"lacks the {methods}, which {self.contract} asks for.{hint and f'{hint} Rename it.'}"
         unset = [name for name in _class_variables(contract) if not hasattr(found, name)]
         if unset:
             return f"does not say {', '.join(unset)}, as a class of {self.contract} must. Set {unset[0]} = ... in the class."
-        return next((text for name in vars(contract) if (text := _other_method(found, contract, name))), "")
+        return next((text for name in vars(contract) if (text := _other_method(found, contract, name))), _ignored(found, contract))
 
     def _discover(self) -> None:
         if self._discovered:
@@ -408,7 +410,7 @@ def _unfinished(built: Any, contract: str) -> str:
 
 
 def _plain_function(method: Any) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(method, "__func__", method)
+    function: Callable[..., Any] = getattr(method, "fget", None) or getattr(method, "__func__", method)
     return function
 
 
@@ -430,6 +432,38 @@ def _other_method(found: type, contract: type, name: str) -> str:
             f"has a method {name} that is called with ({', '.join(p.name for p in given)}) and takes ({', '.join(own.parameters)})."
         )
     return ""
+
+
+def _ignored(found: type, contract: type) -> str:
+    """What a user's class has under a name that nothing asks for, once part of its contract or nearly so; empty if nothing."""
+    bases = [base for base in found.__mro__ if issubclass(base, contract)]
+    own, ours = [], dict[str, Any]()
+    for base in bases:
+        if base.__module__.partition(".")[0] == OURS:
+            ours |= {**inspect.get_annotations(base), **vars(base)}
+        else:
+            own.append(base)
+    written = {name: value for base in own for name, value in vars(base).items()}
+    asked = {word for value in written.values() for word in _names_in(getattr(_plain_function(value), "__code__", None))}
+    renamed: Mapping[str, str] = getattr(contract, "renamed", {})
+    for name in sorted(written):
+        if name in renamed:
+            return f"has {name}, which nothing asks for any more: write {renamed[name]} in its place."
+        if name.startswith("_") or name in ours or name in asked:
+            continue
+        left = [known for known in ours if known not in written and not known.startswith("_")]
+        near = difflib.get_close_matches(name, left, n=1, cutoff=0.85)
+        hooks = [known for known in left if known.startswith("on_") and name.startswith("on_")]
+        if near or hooks:
+            wanted = f"Did you mean {near[0]!r}?" if near else f"It may have {', '.join(hooks)}."
+            return f"has {name}, which nothing asks for. {wanted} Rename it, or begin its name with an underscore."
+    return ""
+
+
+def _names_in(code: types.CodeType | None) -> set[str]:
+    """Every name that a function asks something for, those of functions within it included."""
+    inner = [one for one in code.co_consts if isinstance(one, types.CodeType)] if code else []
+    return set(code.co_names if code else ()).union(*map(_names_in, inner))
 
 
 MODELS: Registry[MultimodalModel] = Registry("model", "msd_framework.models", "msd_framework.models.base.MultimodalModel")

@@ -78,6 +78,9 @@ class MultimodalDataset(ABC):
     published: ClassVar[Mapping[str, int]] = {}
     """How many examples the publisher says that each split has."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"write_submission": "submission and submission_entries"}
+    """Methods that earlier versions asked for, and those that took their place."""
+
     @classmethod
     @abstractmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:

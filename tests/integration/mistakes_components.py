@@ -44,6 +44,11 @@ REGISTERED = [
         rf"user_dir: masker 'm2': the class Mine {PLACE} lacks the method hide, which msd_framework\.maskers\.base\.Masker asks",
     ),
     own(
+        "a hook that no run calls",
+        "@CALLBACKS.register('m6b')\nclass Mine(Callback):\n    def on_epoch_end(self, runner): ...\n",
+        rf"callback 'm6b': the class Mine {PLACE} has on_epoch_end, which nothing asks for\. It may have on_fit_start, ",
+    ),
+    own(
         "a masker among the weightings",
         "@WEIGHTINGS.register('m3')\nclass Mine(Masker):\n    def hide(self, modality, inputs): ...\n",
         rf"weighting 'm3': the class Mine {PLACE} is no weighting: it does not extend .*WeightingStrategy\. It is a masker\.",

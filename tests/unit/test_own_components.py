@@ -147,6 +147,74 @@ def test_what_can_be_called_is_taken(plural, body, own, capsys):
     assert main(["components", plural, "mine", f"user_dir={own(a_class(plural, body))}"]) == 0, capsys.readouterr().err
 
 
+DESCRIBED = """\
+splits = ("train",)
+@classmethod
+def describe(cls, options): ...
+@classmethod
+def check(cls, options, split): return []
+def __len__(self): return 3
+def __getitem__(self, index): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("plural", "body", "text"),
+    [
+        (
+            "datasets",
+            "def write_submission(self, file): ...",
+            "has write_submission, which nothing asks for any more: write submission",
+        ),
+        (
+            "datasets",
+            "def submission_entry(self, places, logits): ...",
+            "has submission_entry, which nothing asks for. Did you mean",
+        ),
+        ("datasets", "def chek_together(cls, options, splits): ...", "Did you mean 'check_together'? Rename it, or begin its name"),
+        ("datasets", "may_shares_rows = True", "has may_shares_rows, which nothing asks for. Did you mean 'may_share_rows'?"),
+        ("datasets", "@property\ndef finger_print(self): return 'a'", "Did you mean 'fingerprint'?"),
+        (
+            "callbacks",
+            "def on_epoch_end(self, runner): ...",
+            "has on_epoch_end, which nothing asks for. It may have on_fit_start, on_",
+        ),
+        ("callbacks", "needs_validations = True", "Did you mean 'needs_validation'?"),
+    ],
+)
+def test_what_nothing_asks_for_is_told_with_what_is_asked_for(plural, body, text, own, capsys):
+    code = own(a_class(plural, DESCRIBED * (plural == "datasets") + body))
+    assert main(["components", plural, f"user_dir={code}"]) == 2
+    told = capsys.readouterr().err
+    assert len(told.strip().splitlines()) == 1
+    assert text in told
+    assert "mine.py:4" in told
+
+
+def test_a_method_that_is_nearly_that_of_its_kind_is_told_beside_what_is_lacking(own, capsys):
+    assert main(["components", "maskers", f"user_dir={own(a_class('maskers', 'def hide_it(self, modality, inputs): ...'))}"]) == 2
+    assert (
+        "lacks the method hide, which msd_framework.maskers.base.Masker asks for. Did you mean 'hide_it'?"
+        in capsys.readouterr().err
+    )
+
+
+def test_names_of_a_class_s_own_use_are_taken(own, capsys):
+    body = "def hide(self, modality, inputs): return (lambda: self.hiden_in())()\ndef hiden_in(self): ...\ndef _viev(self): ...\n"
+    assert main(["components", "maskers", "mine", f"user_dir={own(a_class('maskers', body))}"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plural", CONTRACTS)
+def test_the_library_s_own_components_would_be_taken_from_a_user(plural, monkeypatch):
+    registry = REGISTRIES[plural]
+    for cls in map(registry.get, registry.names()):
+        for base in cls.__mro__:
+            if base.__module__.startswith("msd_framework.") and f"{base.__module__}.{base.__qualname__}" != registry.contract:
+                monkeypatch.setattr(base, "__module__", f"user.{base.__module__}")
+        assert registry._misfit(cls) == ""
+        monkeypatch.undo()
+
+
 MODEL = """\
 from torch import nn
 from msd_framework.models.base import MultimodalModel
