@@ -12,14 +12,16 @@ from rich.table import Table
 
 from msd_framework.config.components import CONTEXT, described
 from msd_framework.config.load import Source, located, parse_overrides
+from msd_framework.config.splits import shared_splits
 from msd_framework.data.audio import read_wav
-from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.images import read_image
+from msd_framework.data.overlap import survey
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.options import options_of
 from msd_framework.registry import DATASETS
 from msd_framework.screen import Screen
-from msd_framework.structures import ModalityKind
+from msd_framework.structures import DatasetInfo, ModalityKind
 
 SAMPLES = 20
 MOST_TOLD = 5
@@ -40,6 +42,7 @@ class SplitCheck:
         wrong: what is wrong, as sentences.
         is_there: whether any file of it is.
         lacking: how many examples lack each modality, of those that some lack.
+        rows: the split and what its rows are known by, if they can be read.
     """
 
     name: str
@@ -51,6 +54,7 @@ class SplitCheck:
     wrong: list[str] = field(default_factory=list)
     is_there: bool = True
     lacking: dict[str, int] = field(default_factory=dict)
+    rows: tuple[MultimodalDataset, RowKeys] | None = field(default=None, repr=False)
 
 
 def check_from_words(words: Sequence[str]) -> tuple[str, bool]:
@@ -58,7 +62,8 @@ def check_from_words(words: Sequence[str]) -> tuple[str, bool]:
 
     Args:
         words: the name of a data set, then ``root=PATH`` and other options of its own, ``splits=[train, ...]`` (all that are
-            there if left out), ``samples=20`` examples a split to read whole, and ``seed=0``, which chooses them.
+            there if left out), ``samples=20`` examples a split to read whole, ``seed=0``, which chooses them, and
+            ``shared_rows=true`` if splits may have rows in common.
 
     Raises:
         ConfigError: with every word that is wrong.
@@ -71,20 +76,26 @@ def check_from_words(words: Sequence[str]) -> tuple[str, bool]:
     for layer in parse_overrides([word for word in words if "=" in word]):
         source.overlay(layer)
     options = dict(source.values)
-    wanted = {key: options.pop(key, default) for key, default in (("splits", None), ("samples", SAMPLES), ("seed", 0))}
+    defaults = {"splits": None, "samples": SAMPLES, "seed": 0, "shared_rows": False}
+    wanted = {key: options.pop(key, default) for key, default in defaults.items()}
     problems = _word_problems(names[0], wanted)
     if names[0] in DATASETS.names() or "." in names[0]:
         problems += DATASETS.check({"type": names[0], **options}, "dataset", context=CONTEXT["datasets"])
     if problems:
         raise ConfigError(*(located(Problem(p.path.removeprefix("dataset").lstrip("."), p.message), source) for p in problems))
-    found = check_folder(names[0], options, wanted["splits"], wanted["samples"], wanted["seed"])
+    found = check_folder(names[0], options, **wanted)
     return _told(names[0], options, found), all(not split.wrong for split in found) and any(split.is_there for split in found)
 
 
 def check_folder(
-    name: str, options: Mapping[str, Any], splits: Sequence[str] | None = None, samples: int = SAMPLES, seed: int = 0
+    name: str,
+    options: Mapping[str, Any],
+    splits: Sequence[str] | None = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    shared_rows: bool = False,
 ) -> list[SplitCheck]:
-    """What each split of a data set holds.
+    """What each split of a data set holds, and which rows two of them share that the publisher keeps apart.
 
     Args:
         name: the data set.
@@ -92,20 +103,27 @@ def check_folder(
         splits: the splits to look at; if left out, all, and one that is not there is no mistake.
         samples: how many examples of a split to read whole.
         seed: chooses them.
+        shared_rows: whether splits may have rows in common.
 
     Raises:
         ConfigError: if the options do not go together.
     """
     dataset = DATASETS.get(name)
-    kinds = described({**options, "type": name}, at="").modalities
-    return [_check_split(dataset, options, split, kinds, splits is not None, samples, seed) for split in splits or dataset.splits]
+    info = described({**options, "type": name}, at="")
+    must_be_there = splits is not None
+    found = {split: _check_split(dataset, options, split, info, must_be_there, samples, seed) for split in splits or dataset.splits}
+    if not shared_rows:
+        opened = {split: one.rows for split, one in found.items() if one.rows is not None}
+        for split, text in shared_splits(opened, dataset.overlapping):
+            found[split].wrong.append(text)
+    return list(found.values())
 
 
 def _check_split(
     dataset: type[MultimodalDataset],
     options: Mapping[str, Any],
     split: str,
-    kinds: Mapping[str, ModalityKind],
+    info: DatasetInfo,
     must_be_there: bool,
     samples: int,
     seed: int,
@@ -117,6 +135,7 @@ def _check_split(
             found.is_there, found.wrong = False, missing if must_be_there else []
             return found
         examples: MultimodalDataset = dataset(**_accepted(dataset, {**options, "split": split, "on_error": "skip"}))
+        found.rows = (examples, examples.row_keys or survey(examples, info))
     except (DataError, ValueError) as error:
         found.wrong.append(str(error))
         return found
@@ -132,7 +151,7 @@ def _check_split(
     chosen = np.random.default_rng(seed).permutation(len(examples))[:samples].tolist()
     for index in sorted(chosen):
         found.sampled += 1
-        found.wrong += [text for text in _read(examples, index, kinds) if text not in absent]
+        found.wrong += [text for text in _read(examples, index, info.modalities) if text not in absent]
     return found
 
 
@@ -201,6 +220,8 @@ def _word_problems(name: str, wanted: Mapping[str, Any]) -> list[Problem]:
     for key, value in (("samples", samples), ("seed", seed)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             problems.append(Problem(key, f"wanted a whole number of 0 or more, got {value!r}."))
+    if not isinstance(wanted["shared_rows"], bool):
+        problems.append(Problem("shared_rows", f"wanted true or false, got {wanted['shared_rows']!r}."))
     if name not in DATASETS.names() and "." not in name:
         problems.append(Problem("", f"no dataset is named {name!r}.{did_you_mean(name, DATASETS.names())}"))
     return problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, NamedTuple
@@ -77,6 +77,9 @@ class MultimodalDataset(ABC):
 
     published: ClassVar[Mapping[str, int]] = {}
     """How many examples the publisher says that each split has."""
+
+    overlapping: ClassVar[tuple[Set[str], ...]] = ()
+    """Splits that the publisher himself has given rows in common."""
 
     renamed: ClassVar[Mapping[str, str]] = {"write_submission": "submission and submission_entries"}
     """Methods that earlier versions asked for, and those that took their place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -20,8 +20,6 @@ from msd_framework.writing import csv_line
 
 ROOT = "data/hateful_memes"
 PAGE = "https://hatefulmemeschallenge.com"
-SHARED = ({"dev", "dev_seen", "dev_unseen"}, {"test", "test_seen"})
-"""Splits that have memes in common: those of the first phase are the later seen ones; dev_seen and dev_unseen share 400."""
 
 
 class _Row(NamedTuple):
@@ -76,6 +74,9 @@ class HatefulMemes(MultimodalDataset):
         "test": 1000,
     }
 
+    # those of the first phase are the later seen ones; dev_seen and dev_unseen share 400
+    overlapping: ClassVar[tuple[Set[str], ...]] = ({"dev", "dev_seen", "dev_unseen"}, {"test", "test_seen"})
+
     def __init__(
         self,
         split: str,
@@ -114,7 +115,7 @@ class HatefulMemes(MultimodalDataset):
             for other, before in splits.items():
                 if other == use or options.get("allow_overlap"):
                     break
-                if split != before and any({split, before} <= shared for shared in SHARED):
+                if split != before and any({split, before} <= shared for shared in cls.overlapping):
                     found[use] = (
                         f"{split} has memes in common with {before}, which is data.{other}: a score on it says less than it seems "
                         "to. Name another split, or set data.dataset.allow_overlap=true and say so."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -62,6 +62,9 @@ class NLVR(MultimodalDataset):
     """
 
     splits: ClassVar[tuple[str, ...]] = tuple(s + part for s in ("train", "dev", "test") for part in ("", "/rest", "/held_out"))
+    overlapping: ClassVar[tuple[Set[str], ...]] = tuple(
+        {s, s + p} for s in ("train", "dev", "test") for p in ("/rest", "/held_out")
+    )
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
@@ -83,6 +83,7 @@ class VQA2(MultimodalDataset):
         "test2015": 447_793,
         "test-dev2015": 107_394,
     }
+    overlapping: ClassVar[tuple[Set[str], ...]] = ({"test2015", "test-dev2015"},)
 
     def __init__(
         self,

@@ -133,6 +133,17 @@ def test_any_damage_to_an_image_is_read_or_named(tmp_path_factory, at, byte, len
     assert wrong == [] or (len(wrong) == 1 and f"{root}/img/1.png: " in wrong[0])
 
 
+def test_rows_that_two_splits_share_are_told_as_a_run_tells_them(root, monkeypatch, capsys):
+    (root / "dev_seen.jsonl").write_text("".join((root / "train.jsonl").read_text().splitlines(keepends=True)[:2]))
+    (text,) = told(root)["dev_seen"]
+    assert text.startswith("2 of its 2 rows are rows of train too ('train0' at ")
+    assert "set data.shared_rows=true to say that you know" in text
+    words = ["data", "check", "hateful_memes", f"root={root}"]
+    assert [main(words), main([*words, "shared_rows=true"]), main([*words, "allow_overlap=true"])] == [1, 0, 0]
+    monkeypatch.setattr(HatefulMemes, "overlapping", ({"train", "dev_seen"},))
+    assert told(root)["dev_seen"] == []
+
+
 def test_a_split_that_cannot_be_opened_is_wrong(root):
     (root / "train.jsonl").write_text("{}\n")
     assert "holds no example that can be read: " in told(root)["train"][0]
