@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import reprlib
 import shlex
+import tempfile
+from collections.abc import Callable, Iterator
+from encodings.aliases import aliases
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from msd_framework.errors import DataError
+from msd_framework.errors import DataError, did_you_mean
 
 START = 4096
 """How many bytes of a file tell what it is."""
+
+ENCODING = "data.dataset.encoding"
+"""The option that names another encoding than UTF-8."""
 
 
 def read_text(file: Path, keep_mark: bool = False) -> str:
@@ -52,13 +60,14 @@ def read_json(file: Path) -> dict[str, Any]:
     return _object(read_text(file), str(file), "an object")
 
 
-def json_object(raw: bytes, place: str, wanted: str = "an object") -> dict[str, Any]:
+def json_object(raw: bytes, place: str, wanted: str = "an object", has_option: bool = False) -> dict[str, Any]:
     """A JSON object in UTF-8.
 
     Args:
         raw: what holds it.
         place: where it is, for errors.
         wanted: what stands there usually.
+        has_option: whether another encoding can be named, for errors.
 
     Raises:
         DataError: if it is not UTF-8, not JSON, or something else.
@@ -66,41 +75,97 @@ def json_object(raw: bytes, place: str, wanted: str = "an object") -> dict[str, 
     try:
         text = raw.removesuffix(b"\n").decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(not_utf8(place, error)) from error
+        raise DataError(not_utf8(place, error, has_option)) from error
     return _object(text, place, wanted)
 
 
-def not_utf8(place: str, error: UnicodeDecodeError) -> str:
+def encoding_problem(name: str) -> str:
+    """Why a name is not that of an encoding of texts, as a sentence with the nearest one; empty if it is.
+
+    >>> encoding_problem("Windows-1252"), encoding_problem("lattin-1")
+    ('', "encoding is 'lattin-1', wanted that of a text file, such as cp1252 or utf-16. Did you mean 'latin_1'?")
+    """
+    if _is_encoding(name):
+        return ""
+    hint = did_you_mean(name.replace("-", "_"), filter(_is_encoding, sorted({*aliases, *aliases.values()})))
+    return f"encoding is {name!r}, wanted that of a text file, such as cp1252 or utf-16.{hint}"
+
+
+def is_utf8(encoding: str | None) -> bool:
+    """Whether an encoding, or that of a file of which none is named, is UTF-8."""
+    return encoding is None or codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+def copy_as_utf8(start: bytes, chunks: Callable[[], Iterator[bytes]], file: str, encoding: str) -> int:
+    """An open file in UTF-8 that has no name and is gone once it is closed.
+
+    Args:
+        start: the first bytes of a file.
+        chunks: reads all of it.
+        file: where it is, for errors.
+        encoding: what it is written in.
+
+    Raises:
+        DataError: if it is written in another one.
+    """
+    found = other_format(start, file, has_option=True, wanted=encoding)
+    if found and not (_wide(start) and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))):
+        raise DataError(found)
+    has_a_character_a_byte = len(bytes(range(0xA0, 0x100)).decode(encoding, "replace")) == 0x60
+    if start.startswith(codecs.BOM_UTF8) or (has_a_character_a_byte and _are_utf8(chunks())):
+        raise DataError(f"{file}: is UTF-8, wanted {encoding}, in which it would be other letters; leave {ENCODING} out")
+    decoder, done = codecs.getincrementaldecoder(encoding)(), 0
+    try:
+        with tempfile.TemporaryFile() as copy:
+            for chunk in chain(chunks(), [b""]):
+                text = decoder.decode(chunk, final=not chunk)
+                copy.write((text if done else text.removeprefix("\ufeff")).encode("utf-8", "surrogatepass"))
+                done += len(chunk)
+            copy.flush()
+            return os.dup(copy.fileno())
+    except UnicodeError as error:
+        text = f"{file}: is not {encoding} (after byte {done:,}: {error}); name what it is in {ENCODING}, or save it as UTF-8"
+        raise DataError(found or text) from error
+    except OSError as error:
+        text = f"{file}: cannot be copied into {tempfile.gettempdir()} as UTF-8 ({error.strerror})"
+        raise DataError(f"{text}; make room there, name another folder in TMPDIR, or save the file as UTF-8") from error
+
+
+def not_utf8(place: str, error: UnicodeDecodeError, has_option: bool = False) -> str:
     """The sentence about bytes that are not UTF-8.
 
     Args:
         place: the file, and the line if that is all that was read.
         error: what Python says of it.
+        has_option: whether another encoding can be named.
     """
     raw, at = error.object, error.start
     line = raw.count(b"\n", 0, at) + 1
     where = f" in line {line:,}" if b"\n" in raw.rstrip(b"\n") else ""
     near = raw[max(0, at - 10) : at + 10].decode("cp1252", "replace")
     reason = f"{error.reason} 0x{raw[at]:02X}{where} at byte {at + 1}"
-    return f"{place}: is not UTF-8 ({reason}), wanted UTF-8; in Windows-1252 it would read {near!r}: save the file as UTF-8"
+    fix = f"save the file as UTF-8{f', or name its encoding, such as {ENCODING}=cp1252' * has_option}"
+    return f"{place}: is not UTF-8 ({reason}), wanted UTF-8; in Windows-1252 it would read {near!r}: {fix}"
 
 
-def other_format(start: bytes, file: Path | str) -> str:
+def other_format(start: bytes, file: Path | str, has_option: bool = False, wanted: str = "UTF-8") -> str:
     """What a file is in place of UTF-8 text, as a sentence that says what to do; empty if nothing speaks against text.
 
     Args:
         start: its first bytes, at most `START`.
         file: where it is.
+        has_option: whether another encoding can be named.
+        wanted: the encoding that is.
 
     >>> other_format("yes".encode("utf-16"), "a.txt")
     'a.txt: is not UTF-8 but UTF-16 text; save it as UTF-8, or run: iconv -f UTF-16 -t UTF-8 a.txt > utf8.txt'
     """
-    wide = next((name for mark, name in _MARKS if start.startswith(mark)), "") or _without_mark(start)
-    if wide:
+    if wide := _wide(start):
         name, suffix = shlex.quote(str(file)), Path(file).suffix
-        return f"{file}: is not UTF-8 but {wide} text; save it as UTF-8, or run: iconv -f {wide} -t UTF-8 {name} > utf8{suffix}"
+        fix = f"{f'set {ENCODING}={wide.lower()}, ' * has_option}save it as UTF-8, or run"
+        return f"{file}: is not {wanted} but {wide} text; {fix}: iconv -f {wide} -t UTF-8 {name} > utf8{suffix}"
     packed = next((name for magic, name in _MAGIC if start.startswith(magic)), "")
-    return f"{file}: is {packed}, wanted UTF-8 text" if packed else ""
+    return f"{file}: is {packed}, wanted {wanted} text" if packed else ""
 
 
 def old_mac_hint(text: str) -> str:
@@ -119,8 +184,28 @@ def _object(text: str, place: str, wanted: str) -> dict[str, Any]:
     return record
 
 
-def _without_mark(start: bytes) -> str:
-    """UTF-16 or UTF-32 whose byte order mark is missing: every other byte of Latin letters is 0."""
+def _is_encoding(name: str) -> bool:
+    try:
+        return "yes".encode(name).decode(name) == "yes" and codecs.lookup(name).name.replace("-", "_") not in _NO_TEXTS
+    except (LookupError, ValueError):  # no encoding at all, or one of other things than texts
+        return False
+
+
+def _are_utf8(chunks: Iterator[bytes]) -> bool:
+    """Whether bytes are UTF-8 and not ASCII alone, as those of another encoding hardly ever are by chance."""
+    decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
+    try:
+        for chunk in chain(chunks, [b""]):
+            is_ascii = decoder.decode(chunk, final=not chunk).isascii() and is_ascii
+    except UnicodeDecodeError:
+        return False
+    return not is_ascii
+
+
+def _wide(start: bytes) -> str:
+    """UTF-16 or UTF-32, also where the byte order mark is missing: every other byte of Latin letters is 0."""
+    if marked := next((name for mark, name in _MARKS if start.startswith(mark)), ""):
+        return marked
     if len(start) >= 8 and not any(start[1:8:2]) and all(start[0:8:4]):
         return "UTF-32LE" if not any(start[2:8:4]) else "UTF-16LE"
     if len(start) >= 8 and not any(start[0:8:2]) and all(start[3:8:4]):
@@ -134,6 +219,7 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+_NO_TEXTS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")
 _MAGIC = (
     (b"\x1f\x8b", "compressed with gzip (unpack it)"),
     (b"PK\x03\x04", "a zip archive or an Excel workbook (unpack it, or save the sheet as CSV UTF-8)"),

@@ -52,11 +52,12 @@ class CsvRows(Rows):
         limit: int | None = None,
         sure: Callable[[Sequence[Record]], bool] | None = None,
         content: Callable[[Record], Hashable] | None = None,
+        encoding: str | None = None,
         delimiter: str | None = None,
     ):
         self.delimiter = delimiter or ""
         self.columns: list[str] = []
-        super().__init__(file, key, check, on_error, limit, sure, content)
+        super().__init__(file, key, check, on_error, limit, sure, content, encoding)
 
     def _blocks(self) -> Iterator[Block]:
         csv.field_size_limit(MOST_LETTERS)
@@ -106,7 +107,7 @@ class CsvRows(Rows):
             text = io.StringIO(raw.decode(), newline="")
             (values,) = csv.reader(text, delimiter=self.delimiter, strict=True)
         except UnicodeDecodeError as error:
-            raise DataError(not_utf8(place, error)) from error
+            raise DataError(not_utf8(place, error, self.encoding is not None)) from error
         except (csv.Error, ValueError) as error:
             raise DataError(f"{place}: is not CSV ({_reason(error)}), wanted a row of {len(self.columns)} values") from error
         if len(values) != len(self.columns):

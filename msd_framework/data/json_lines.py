@@ -37,7 +37,7 @@ class JsonLines(Rows):
     def _parse(self, raw: bytes, number: int) -> Row | None:
         if not raw or raw.isspace():
             return None
-        return Row(json_object(raw, f"{self.name}:{number}", "one object a line"), self.name, number)
+        return Row(json_object(raw, f"{self.name}:{number}", "one object a line", self.encoding is not None), self.name, number)
 
 
 def _objects(raw: bytes, count: int) -> list[Record] | None:

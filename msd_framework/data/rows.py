@@ -22,7 +22,7 @@ import numpy as np
 from msd_framework.data.base import RowKeys
 from msd_framework.data.files import DataFolder
 from msd_framework.errors import DataError, did_you_mean
-from msd_framework.reading import START, other_format
+from msd_framework.reading import START, copy_as_utf8, is_utf8, other_format
 
 OnError: TypeAlias = Literal["raise", "skip"]
 """What becomes of a record that cannot be read: the run stops, or the record is left out and its sentence is kept."""
@@ -167,6 +167,7 @@ class Rows(ABC):
             raise `KeyError`, `TypeError` or `AttributeError` in place of an answer.
         content: what a record that was checked holds beside its id and its label, for `keys`, which take 16 bytes a record; if
             left out, nothing is kept.
+        encoding: what the file is written in, of a data set that has an option for it; of another than UTF-8, a copy is read.
 
     Attributes:
         keys: what each record is known by, in this process.
@@ -185,11 +186,12 @@ class Rows(ABC):
         limit: int | None = None,
         sure: Callable[[Sequence[Record]], bool] | None = None,
         content: Callable[[Record], Hashable] | None = None,
+        encoding: str | None = None,
     ):
-        self.file, self.skipped = str(file), list[str]()
+        self.file, self.skipped, self.encoding = str(file), list[str](), encoding
         self._starts, self._lengths, self._numbers = array("q"), array("I"), array("I")
-        self._stamp = _stamp(self._descriptor)
-        if found := other_format(os.pread(self._descriptor, START, 0), file):
+        self._stamp = _stamp(self._source)
+        if found := other_format(os.pread(self._descriptor, START, 0), file, encoding is not None):
             raise DataError(found)
         opening = _Opening(self, key, check, on_error, limit, sure or (lambda records: False), content)
         for block in self._blocks():
@@ -228,7 +230,7 @@ class Rows(ABC):
             DataError: if the file is no longer the one that was opened.
         """
         start, length, number = self._starts[index], self._lengths[index], self._numbers[index]
-        if _stamp(self._descriptor) != self._stamp:
+        if _stamp(self._source) != self._stamp:
             raise DataError(f"{self.file}: has changed since it was opened, so its lines are not where they were; start again")
         row = self._parse(os.pread(self._descriptor, length, start), number)
         assert row is not None, "a record that was taken holds something"
@@ -236,20 +238,17 @@ class Rows(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the whole file."""
+        """A hash of the whole file, in UTF-8."""
         digest = hashlib.sha256()
         for chunk in self._chunks():
             digest.update(chunk)
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_descriptor", "keys")}
+        return {name: value for name, value in vars(self).items() if name not in ("_source", "_descriptor", "keys")}
 
     def _chunks(self) -> Iterator[bytes]:
-        read = 0
-        while chunk := os.pread(self._descriptor, BLOCK_BYTES, read):
-            read += len(chunk)
-            yield chunk
+        return _chunks(self._descriptor)
 
     def _whole_lines(self) -> Iterator[bytes]:
         """The file in parts that end where a line does."""
@@ -264,7 +263,7 @@ class Rows(ABC):
             yield last
 
     @cached_property
-    def _descriptor(self) -> int:
+    def _source(self) -> int:
         """The open file; records are read from given places, so processes that share it need not agree on where they are in it."""
         try:
             descriptor = os.open(self.file, os.O_RDONLY)
@@ -272,6 +271,16 @@ class Rows(ABC):
             raise DataError(f"{self.file}: cannot be read ({error.strerror})") from error
         weakref.finalize(self, os.close, descriptor)
         return descriptor
+
+    @cached_property
+    def _descriptor(self) -> int:
+        """The open file, or its copy in UTF-8."""
+        if is_utf8(self.encoding):
+            return self._source
+        assert self.encoding is not None
+        copy = copy_as_utf8(os.pread(self._source, START, 0), lambda: _chunks(self._source), self.file, self.encoding)
+        weakref.finalize(self, os.close, copy)
+        return copy
 
     def _keep(self, block: Block, chosen: slice | list[int]) -> None:
         starts = np.concatenate([[0], block.ends[:-1]])
@@ -454,6 +463,13 @@ def all_labels(values: Iterable[Any], spellings: Sequence[int | str]) -> bool:
 def is_whole(text: str) -> bool:
     """Whether a text holds no half of a character, a lone surrogate."""
     return text.isascii() or not _HALF_A_CHARACTER.search(text)
+
+
+def _chunks(descriptor: int) -> Iterator[bytes]:
+    read = 0
+    while chunk := os.pread(descriptor, BLOCK_BYTES, read):
+        read += len(chunk)
+        yield chunk
 
 
 def _stamp(descriptor: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from msd_framework.data.json_lines import JsonLines
 from msd_framework.data.one_file import OneFile
 from msd_framework.data.rows import OnError, Record, Row, Rows, all_texts
 from msd_framework.errors import DataError, did_you_mean
+from msd_framework.reading import encoding_problem
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo, ModalityKind, Task
 
@@ -36,9 +37,10 @@ class Table(MultimodalDataset):
     r"""Data of your own: a file a split, or one file for all, whose columns are modalities and labels.
 
     A file is JSON lines (`.jsonl`: an object a line) or CSV with a header (`.csv`; `.tsv` with tabs), whichever of its two names
-    this data set is called by; UTF-8, with a byte order mark or without. A column of files holds paths that are relative to the
-    root and never leave it. In place of a column there may be a pattern that names some, such as `images/{id}.jpg`. A row lacks a
-    modality where its value is null, where the key is absent, or where the cell of a file is empty; an empty text is there.
+    this data set is called by; UTF-8, with a byte order mark or without, unless `encoding` says otherwise. A column of files holds
+    paths that are relative to the root and never leave it. In place of a column there may be a pattern that names some, such as
+    `images/{id}.jpg`. A row lacks a modality where its value is null, where the key is absent, or where the cell of a file is
+    empty; an empty text is there.
 
     Args:
         split: which of the files to read.
@@ -69,6 +71,7 @@ class Table(MultimodalDataset):
         separator: what stands between labels in one text.
         delimiter: what stands between the columns of a CSV file; if left out, a comma, or the semicolon, tab or bar that its
             header has in place of any comma.
+        encoding: what the files are written in, by any name that Python knows, such as `cp1252`, `gbk` or `utf-16`.
         allow_roots: folders outside the root that links in it, or absolute paths, may lead to, such as those of a shared disk.
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first row that cannot be read; "skip" leaves such rows out and counts them.
@@ -119,6 +122,7 @@ class Table(MultimodalDataset):
         keep: list[str] | None = None,
         separator: str = "|",
         delimiter: str | None = None,
+        encoding: str = "utf-8",
         allow_roots: list[str] | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
@@ -147,6 +151,7 @@ class Table(MultimodalDataset):
             "classes_from": classes_from,
             "separator": separator,
             "delimiter": delimiter,
+            "encoding": encoding,
         }
         problems = self.check(options, split)
         if problems:
@@ -159,7 +164,7 @@ class Table(MultimodalDataset):
         self.are_texts = not any("{" in column.pattern for column in self.modalities.values())
         limit = None if self.one_file else max_examples
         path = _file(options, split)
-        self.rows = _open(path, id_column, self._check, on_error, limit, self._is_sure_of, delimiter, self._content)
+        self.rows = _open(path, id_column, self._check, on_error, limit, self._is_sure_of, delimiter, self._content, encoding)
         self.order = np.arange(len(self.rows))
         if self.one_file is not None:
             self.order = self.one_file.rows_of(split, str(path), self.rows.keys.contents)[:max_examples]
@@ -409,6 +414,9 @@ def _targets(options: Mapping[str, Any]) -> _Targets:
     delimiter = options.get("delimiter")
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise ValueError(f"delimiter is {delimiter!r}, wanted one character, such as ';' or a tab")
+    encoding = options.get("encoding", "utf-8")
+    if problem := encoding_problem(encoding):
+        raise ValueError(problem)
     if (column is None) == (columns is None):
         raise ValueError("wanted one of label (a column that holds the label) and labels (a column a class)")
     if columns is not None and (task == "single_label" or options.get("classes") is not None):
@@ -419,7 +427,7 @@ def _targets(options: Mapping[str, Any]) -> _Targets:
         if not file.is_file():
             raise DataError(f"{file} is missing, so the classes cannot be read from it; give data.dataset.classes, or its root")
         status = file.stat()
-        found = _read_classes(file, status.st_size, status.st_mtime_ns, column or "", task, separator, delimiter)
+        found = _read_classes(file, status.st_size, status.st_mtime_ns, column or "", task, separator, delimiter, encoding)
         return _Targets(task, found, column or "", separator)
     classes = tuple(str(name) for name in names)
     fewest = 2 if task == "single_label" else 1
@@ -430,7 +438,7 @@ def _targets(options: Mapping[str, Any]) -> _Targets:
 
 @lru_cache(maxsize=8)
 def _read_classes(
-    file: Path, size: int, changed: int, column: str, task: Task, separator: str, delimiter: str | None
+    file: Path, size: int, changed: int, column: str, task: Task, separator: str, delimiter: str | None, encoding: str
 ) -> tuple[str, ...]:
     """The different labels of a file, numbers in their order, texts by their letters."""
     found: set[str] = set()
@@ -455,7 +463,7 @@ def _read_classes(
             found.update(map(str, values))
         return True
 
-    _open(file, None, check, "skip", None, are_sure, delimiter, None)  # who opens it says what is wrong with a row
+    _open(file, None, check, "skip", None, are_sure, delimiter, None, encoding)  # who opens it says what is wrong with a row
     if len(found) > MOST_CLASSES:
         raise DataError(
             f"{file}: {column} has over {MOST_CLASSES:,} different values, which are no labels; give data.dataset.classes"
@@ -474,12 +482,12 @@ def _open(
     sure: Callable[[Sequence[Record]], bool],
     delimiter: str | None,
     content: Callable[[Record], Hashable] | None,
+    encoding: str,
 ) -> Rows:
     if file.suffix == ".jsonl":
-        return JsonLines(file, key, check, on_error, limit, sure, content)
-    return CsvRows(
-        file, key, check, on_error, limit, sure, content, delimiter=delimiter or ("\t" if file.suffix == ".tsv" else None)
-    )
+        return JsonLines(file, key, check, on_error, limit, sure, content, encoding)
+    delimiter = delimiter or ("\t" if file.suffix == ".tsv" else None)
+    return CsvRows(file, key, check, on_error, limit, sure, content, encoding, delimiter)
 
 
 def _one_file(options: Mapping[str, Any]) -> OneFile | None:

@@ -235,6 +235,17 @@ MISTAKES = [
         "another delimiter than is named", words("delimiter: ';'"), r"train\.csv.+has no 'colour'.+key,title,photo,colour", raw()
     ),
     Mistake("two characters for a delimiter", words("delimiter: '::'"), r"delimiter is '::', wanted one character", raw()),
+    Mistake(
+        "an encoding that nobody knows",
+        words("encoding: windws-1252"),
+        r"data\.dataset: encoding is 'windws-1252', wanted that of a text file, .+Did you mean 'windows_1252'",
+    ),
+    Mistake(
+        "an encoding in which a file is other letters",
+        words("encoding: latin-1"),
+        r"test\.csv: is UTF-8, wanted latin-1",
+        raw(test=as_csv(rows("test")).replace(b"thing", "ö".encode())),
+    ),
     Mistake("a folder of photos that is a link", words(), r"train\.csv:2: .+a link leads to .+allow_roots=\[", linked),
     Mistake(
         "a link to another folder than is allowed", words("allow_roots: [<here>/other]"), r"train\.csv:2: .+a link leads to", linked

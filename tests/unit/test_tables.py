@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -348,6 +349,60 @@ def test_a_delimiter_can_be_named(tmp_path):
     assert examples(Table("train", **options, delimiter="^"))[1].inputs == {"text": "b"}
     with pytest.raises(ValueError, match=r"delimiter is ';;', wanted one character"):
         Table("train", **options, delimiter=";;")
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv", "train.tsv"])
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk", "utf-16", "utf-16-be", "UTF_32"])
+def test_a_file_of_a_named_encoding_is_the_file_in_utf8(tmp_path, name, encoding):
+    (tmp_path / "plain").mkdir()
+    rows = [row | {"caption": f"é {row['caption']}"} for row in ROWS] * 700
+    write(tmp_path / "plain", name, [row | {"name": f"{i}é"} for i, row in enumerate(rows)])
+    text = (tmp_path / "plain" / name).read_bytes().decode().replace("\\u00e9", "é")
+    (tmp_path / "plain" / name).write_bytes(text.encode())
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    plain, table = opened(tmp_path / "plain"), opened(tmp_path, encoding=encoding)
+    copied = pickle.loads(pickle.dumps(table))  # noqa: S301
+    assert plain.fingerprint == table.fingerprint
+    for i in (0, 1, 1321, 2099):
+        one, other = plain[i], table[i]
+        assert (one.id, one.inputs["text"], one.target, one.facts) == (other.id, other.inputs["text"], other.target, other.facts)
+        assert copied[i] == other
+
+
+def test_a_file_of_another_encoding_than_is_named_is_told(tmp_path):
+    text = "caption,file,mood,name,source\né,1.png,good,1,\nü,1.png,bad,2,\n"
+    for encoding, named, told in (
+        ("utf-8", "cp1252", r"is UTF-8, wanted cp1252, in which it would be other letters; leave data\.dataset\.encoding out"),
+        ("utf-8-sig", "utf-16", r"is UTF-8, wanted utf-16"),
+        ("utf-16", "cp1252", r"is not cp1252 but UTF-16 text; set data\.dataset\.encoding=utf-16, save it as UTF-8, or run: iconv"),
+        ("utf-16", "utf-8", r"is not UTF-8 but UTF-16 text; set data\.dataset\.encoding=utf-16, save it as UTF-8, or run: iconv"),
+        ("cp1252", "utf-8", r"save the file as UTF-8, or name its encoding, such as data\.dataset\.encoding=cp1252"),
+        (
+            "cp1252",
+            "shift_jis",
+            r"is not shift_jis \(after byte 0: 'shift_jis' codec .+ 0xe9 in position 30: .+\); name what it is in data\.",
+        ),
+        ("utf-16-le", "utf-16", r"is not utf-16 but UTF-16LE text; set data\.dataset\.encoding=utf-16le, save"),
+        ("cp1252", "utf-16", r"is not utf-16 \(after byte 0: .+ does not start with BOM\); name what"),
+    ):
+        (tmp_path / "train.csv").write_bytes(text.encode(encoding))
+        with pytest.raises(DataError, match=rf"train\.csv.*: {told}" if "save the file" not in told else told):
+            opened(tmp_path, encoding=named)
+
+
+def test_a_file_that_has_changed_or_cannot_be_copied_is_told(tmp_path, monkeypatch):
+    (tmp_path / "train.csv").write_bytes("caption,mood\né,good\nü,bad\n".encode("cp1252"))
+    options = {"texts": {"text": "caption"}, "label": "mood", "encoding": "cp1252"}
+    table = Table("train", str(tmp_path), **options)
+    (tmp_path / "train.csv").write_text("caption,mood\n")
+    with pytest.raises(DataError, match="has changed since it was opened"):
+        table[0]
+    (tmp_path / "train.csv").write_bytes(b"caption,mood\n\xe9,good\n\xfc,bad\n")
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("wb"))  # noqa: SIM115
+    with pytest.raises(
+        DataError, match=r"train\.csv: cannot be copied into .+ as UTF-8 \(No space left on device\); make room there"
+    ):
+        Table("train", str(tmp_path), **options)
 
 
 def test_a_number_with_a_comma_is_told(tmp_path):
