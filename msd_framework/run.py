@@ -154,6 +154,10 @@ def with_teachers(values: Mapping[str, Any], folders: Sequence[str]) -> dict[str
 
 def evaluate(assembly: Assembly, source: Source) -> dict[str, Any]:
     """Reports a checkpoint on the split that the run type names."""
+    assembly.open_splits()
+    for use in SPLITS[assembly.config.run_type]:
+        if getattr(assembly.config.data, use):
+            assembly.evaluation[use].reader.check_files()
     return report(assembly, {})
 
 
@@ -334,7 +338,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     if result["skipped"]:
         lines += [
             "",
-            f"{len(result['skipped'])} examples were left out:",
+            f"{left_out_line(result)}:",
             "",
             *(f"- {escaped(text)}" for text in result["skipped"][:20]),
         ]
@@ -345,6 +349,12 @@ def lacking_line(result: Mapping[str, Any]) -> str:
     """How many examples lack what, as sentences."""
     counts = [(use, m, n) for use, found in result["lacking"].items() for m, n in found.items()]
     return " ".join(f"{n:,} {use} example{'s have' if n != 1 else ' has'} no {m}." for use, m, n in counts)
+
+
+def left_out_line(result: Mapping[str, Any]) -> str:
+    """How many examples were left out, without a full stop."""
+    count = len(result["skipped"])
+    return f"{count:,} example{' was' if count == 1 else 's were'} left out"
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -361,7 +371,7 @@ def show(result: Mapping[str, Any]) -> None:
     if result["lacking"]:
         console.print(lacking_line(result))
     if result["skipped"]:
-        console.print(f"{len(result['skipped'])} examples were left out; report.json names them.")
+        console.print(f"{left_out_line(result)}; report.json names them.")
 
 
 def _shown(value: float) -> str:

@@ -47,6 +47,7 @@ class DryRun:
             DataError: if a row cannot be read.
         """
         config, model, masker = self.assembly.config, self.assembly.model, self.assembly.masker
+        self.rows.check_files()
         self.rows.check_texts()
         views = [FULL, *config.evaluation.views, *getattr(self.assembly.objective, "student_views", ())]
 

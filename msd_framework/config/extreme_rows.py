@@ -89,6 +89,15 @@ class ExtremeRows:
         rows = self._readable([("train", i) for i in longest])
         return self._batch([rows[i % len(rows)] for i in range(size)])
 
+    def check_files(self) -> None:
+        """Looks for what each example of each split is read from.
+
+        Raises:
+            DataError: of the first one of which something is not there.
+        """
+        for reader in self.readers.values():
+            reader.check_files()
+
     def check_texts(self) -> None:
         """Looks for texts of which a tokenizer tells nothing.
 

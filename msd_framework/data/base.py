@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from msd_framework.data.files import FilesThatAreThere
 from msd_framework.errors import DataError
 from msd_framework.structures import DatasetInfo, ModalityInputs, ModalityKind
 
@@ -172,6 +173,15 @@ class Processor(ABC):
         Raises:
             DataError: if the file cannot be read.
         """
+
+    def is_there(self, value: Any, files: FilesThatAreThere) -> bool:
+        """Whether what an input is read from is there, as far as can be known without reading it.
+
+        Args:
+            value: the raw input.
+            files: asked about paths, which it looks up together.
+        """
+        return self.kind == "tokens" or not isinstance(value, (str, PurePath)) or value in files
 
     @abstractmethod
     def collate(self, loaded: Sequence[Any]) -> ModalityInputs:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.data.base import Processor
+from msd_framework.data.files import FilesThatAreThere
 from msd_framework.data.regions.base import FeatureReader, names_of, respelled, wanted
 from msd_framework.data.regions.open import open_features, parse_source, source_problems
 from msd_framework.errors import CheckpointError, DataError
@@ -110,6 +111,9 @@ class RegionFeatures(Processor):
             shape = [reader.count(name), stored.shape[1]]
             raise DataError(f"{reader.place(name)}: holds an array of shape {shape}, {wanted(self.feature_size)}")
         return LoadedRegions(torch.from_numpy(stored), None if boxes is None else torch.from_numpy(boxes), size)
+
+    def is_there(self, value: Any, files: FilesThatAreThere) -> bool:
+        return any(name in self.reader for name in self._names(value))
 
     def length(self, value: Any) -> int:
         """How many regions are kept of an image, from the head of its file where it has one."""

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from msd_framework.errors import DataError, did_you_mean
+
+
+class FilesThatAreThere:
+    """Files by their paths, as the listings of their folders say.
+
+    Each folder is listed once, since a network disk is slow to look for many files one by one.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, path: str | PurePath) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            if len(self._names) >= _MAX_FOLDERS:
+                self._names.clear()
+            try:
+                self._names[folder] = frozenset(os.listdir(folder or "."))
+            except (OSError, ValueError):
+                self._names[folder] = frozenset()
+        return name in self._names[folder] or os.path.isfile(path)  # some disks tell no A from a
 
 
 class DataFolder:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from msd_framework.data.base import MultimodalDataset, RowKeys
+from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.collate import Collator
-from msd_framework.errors import DataError
+from msd_framework.data.reader import read_example
+from msd_framework.errors import DataError, did_you_mean
 from msd_framework.structures import DatasetInfo
 
 MOST_TOLD = 3
@@ -49,9 +50,14 @@ def survey(dataset: MultimodalDataset, info: DatasetInfo, needs_labels: bool = F
         DataError: with the first example whose target is not what the description says.
     """
     contents = np.empty(len(dataset), np.int64)
+    places: dict[str, int] = {}
     collator = Collator({}, info, unlabelled=False if needs_labels else None)
     for i in range(len(dataset)):
-        example = dataset[i]
+        example = read_example(dataset, i, info.modalities)
+        _check_names(example, dataset, info)
+        if (first := places.setdefault(example.id, i)) != i:
+            same = f"examples {first} and {i} of {type(dataset).__name__} have the id {example.id!r}"
+            raise DataError(f"{example.source}: {same}; ids must differ")
         collator.num_labelled([example])
         if problem := _target_problem(example.target, info):
             raise DataError(f"{example.source}: the target of example {example.id!r} is {example.target!r}, wanted {problem}")
@@ -118,6 +124,24 @@ def _content(value: Any, name: str) -> Any:
         return pickle.dumps(value)
     except Exception:  # an object of a user's own may raise anything
         return name
+
+
+def _check_names(example: Example, dataset: MultimodalDataset, info: DatasetInfo) -> None:
+    """Whether an example is called by a text and names no input that nobody reads.
+
+    Raises:
+        DataError: if not.
+    """
+    name: object = example.id
+    if not isinstance(name, str):
+        text = f"the id {name!r} ({type(name).__name__}) of an example of {type(dataset).__name__} is no text; write str(...)"
+        raise DataError(f"{example.source}: {text}")
+    for name in example.inputs:
+        if name not in info.modalities:
+            known = ", ".join(info.modalities)
+            hint = did_you_mean(name, info.modalities)
+            text = f"example {example.id!r} has an input {name!r}, which describe() of {type(dataset).__name__} does not name"
+            raise DataError(f"{example.source}: {text}.{hint} It names: {known}")
 
 
 def _target_problem(target: Any, info: DatasetInfo) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from msd_framework.data.base import Example, MultimodalDataset, Processor, input_name
-from msd_framework.errors import DataError
+from msd_framework.data.files import FilesThatAreThere
+from msd_framework.errors import DataError, MSDError, did_you_mean
+from msd_framework.registry import raised_at
 
 Loaded: TypeAlias = tuple[Example, dict[str, Any]]
 """An example and the tensors of each of its modalities."""
@@ -104,7 +106,7 @@ class ExampleReader:
         """
         if index in self.skipped:
             return None
-        example, beside = self.dataset[index], {} if batch is None else batch
+        example, beside = read_example(self.dataset, index, self.processors), {} if batch is None else batch
         loaded: dict[str, Any] = {}
         try:
             self._check(example)
@@ -129,13 +131,29 @@ class ExampleReader:
             read = " and ".join(self.processors)
             raise DataError(f"the example {example.id!r} has no {read}, and nothing else is read of it")
 
+    def check_files(self) -> None:
+        """Looks for what examples are read from, without reading any.
+
+        Raises:
+            DataError: of the first example of which something is not there, unless errors are skipped.
+        """
+        files = FilesThatAreThere()
+        processors = {m: p for m, p in self.processors.items() if p.kind != "tokens"}
+        for index in range(len(self.dataset) if processors and not self.skip_errors else 0):
+            inputs = read_example(self.dataset, index, processors).inputs
+            if not isinstance(inputs, dict):
+                return  # arrays, which are read only when they are asked for
+            for modality, processor in processors.items():
+                if inputs[modality] is not None and not processor.is_there(inputs[modality], files):
+                    self(index)  # which says it in the words of whoever reads it
+
     def length(self, index: int) -> int:
         """How many positions an example has over all modalities; 0 if it cannot be read and errors are skipped.
 
         Raises:
             DataError: if it cannot be read, with the line that names it.
         """
-        example = self.dataset[index]
+        example = read_example(self.dataset, index, self.processors)
         try:
             self._check(example)
             return sum(p.length(example.inputs[m]) for m, p in self.processors.items() if example.inputs[m] is not None)
@@ -143,6 +161,35 @@ class ExampleReader:
             if not self.skip_errors:
                 raise DataError(f"{example.source}: {error}") from error
             return 0
+
+
+def read_example(dataset: MultimodalDataset, index: int, modalities: Collection[str]) -> Example:
+    """An example of a data set, whose class may be a user's own and do anything.
+
+    Args:
+        dataset: the examples.
+        index: which one.
+        modalities: what its inputs must name.
+
+    Raises:
+        DataError: if it cannot be made, is no example, or does not say what stands for a modality.
+    """
+    which = f"{type(dataset).__name__}[{index}]"
+    try:
+        example = dataset[index]
+    except MSDError:
+        raise
+    except Exception as error:
+        raise DataError(f"{which} cannot be read: {raised_at(error)}") from error
+    if not isinstance(example, Example):
+        raise DataError(f"{which} is a {type(example).__name__}, wanted an Example, of msd_framework.data.base")
+    for modality in modalities:
+        if modality not in example.inputs:
+            named = ", ".join(map(repr, example.inputs)) or "nothing"
+            hint = did_you_mean(modality, example.inputs)
+            text = f"the inputs of example {example.id!r} name {named}, and not {modality!r}; what it lacks is None there"
+            raise DataError(f"{example.source}: {text}.{hint}")
+    return example
 
 
 def num_bytes(loaded: Any) -> int:

@@ -53,6 +53,13 @@ def written(here: Path, suffix: str = ".csv", **contents: bytes) -> None:
         (data / f"{split}{suffix}").write_bytes(contents.get(split) or make(rows(split)))
 
 
+def without_last_photo(here: Path) -> None:
+    """Lets the last row of the test split name a photo that is not there."""
+    table = rows("test")
+    table[-1]["photo"] = "photos/last.png"
+    (here / "data" / "test.csv").write_bytes(as_csv(table))
+
+
 def changed(split: str, place: int, **values: object) -> Callable[[Path, Path, Path], object]:
     """Files in which one row has other values."""
     table = rows(split)
@@ -315,6 +322,24 @@ MISTAKES = [
         words("", REGIONS, REGION_MODEL),
         r"0\.npy: no such feature file; they are called 'train-1', 'train-2'",
         features("train-1", "train-2"),
+    ),
+    Mistake(
+        "features that the last row of the test split lacks",
+        words("", REGIONS, REGION_MODEL),
+        r"data/test\.csv:7: .*last\.npy: no such feature file",
+        lambda here, world, teacher: (features("0", "1")(here, world, teacher), without_last_photo(here)),
+    ),
+    Mistake(
+        "a photo that the last row of the test split lacks",
+        words(),
+        r"data/test\.csv:7: .*last\.png: no such image file",
+        lambda here, world, teacher: (written(here), without_last_photo(here)),
+    ),
+    Mistake(
+        "a photo of the test split that is gone when it is evaluated",
+        words("", "run_type=test", "checkpoint.load=<teacher>", "data.processors_from=<teacher>"),
+        r"data/test\.csv:7: .*last\.png: no such image file",
+        lambda here, world, teacher: (written(here), without_last_photo(here)),
     ),
     Mistake(
         "a model trained on other pixels",
