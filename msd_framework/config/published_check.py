@@ -1,8 +1,9 @@
-"""Whether a published model is shown images as it was trained on them, where the YAML leaves that to defaults."""
+"""Whether a published model is shown images and texts as it was trained on them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from msd_framework.config.components import modalities_of
@@ -14,28 +15,44 @@ from msd_framework.models.weights import find_file
 from msd_framework.reading import read_json
 from msd_framework.registry import MODELS, PROCESSORS, plain
 
-FILE = "preprocessor_config.json"
+FILE, TEXTS = "preprocessor_config.json", "tokenizer_config.json"
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic", 4: "box"}
 """What PIL's numbers of interpolations are called here."""
 
 
 def published_problems(config: RunConfig) -> list[Problem]:
-    """Defaults of the processor `pixels` that are others than those of the model that sees its images, from a folder or hub name.
+    """What a model from a folder or hub name is shown in another way than it was trained on: images by defaults, longer texts.
 
-    What the YAML says itself is taken, whatever the model was trained on.
+    What the YAML says itself of images is taken, whatever the model was trained on.
     """
     specs = {} if is_evaluated(config) else config.data.processors
-    pixels = [modality for modality, spec in specs.items() if plain(spec)["type"] == "pixels"]
-    found = parts(MODELS, config.model, "model") if pixels else ()
+    pixels, texts = ([m for m, spec in specs.items() if plain(spec)["type"] == name] for name in ("pixels", "tokenizer"))
+    found = parts(MODELS, config.model, "model") if pixels or texts else ()
     # torchvision's names, such as resnet18, are no folders and no names on a hub
     sources = [part for part in found if "name" in part.cls.reads and isinstance(part.options.get("name"), str)]
-    problems = []
+    problems: list[Problem] = []
     for part in sources:
-        seen = [m for m in pixels if (part.path == "model" and m in modalities_of(config.model)) or _is_for(part.path, m)]
+        own = [m for m in specs if (part.path == "model" and m in modalities_of(config.model)) or _is_for(part.path, m)]
+        for modality in (m for m in own if m in texts):
+            problems += _too_long(f"data.processors.{modality}.max_length", specs[modality], part.options["name"])
+        seen = [m for m in own if m in pixels]
         wanted = dict(_wanted(part.options["name"])) if seen else {}
         for modality in seen:
             problems += _problems(f"data.processors.{modality}", specs[modality], part.options["name"], wanted)
     return problems
+
+
+def _too_long(at: str, spec: Any, name: str) -> Iterator[Problem]:
+    """Texts that are let through longer than any that a model was trained on; of folders alone, since a hub takes its time."""
+    file = Path(name).expanduser() / TEXTS
+    if not file.is_file():
+        return
+    longest, used = read_json(file).get("model_max_length"), complete(PROCESSORS, spec)["max_length"]
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, (int, float)) or longest < 3):
+        raise DataError(f"{file}: model_max_length is {longest!r}, wanted a number of tokens from 3 on")
+    if longest is not None and used > longest:
+        text = f"is {used}, and {name} was trained on texts of at most {longest} tokens (model_max_length in its {TEXTS})"
+        yield Problem(at, f"{text}. Lower it to {longest}.")
 
 
 def _is_for(path: str, modality: str) -> bool:

@@ -158,6 +158,12 @@ def bert_folder(here: Path, world: Path, teacher: Path) -> None:
     tokenizer(words[::-1], unknown=False)(here, world, teacher)
 
 
+def bert_of_short_texts(here: Path, world: Path, teacher: Path) -> None:
+    """Writes a BERT whose tokenizer says how long its texts were."""
+    bert_folder(here, world, teacher)
+    (here / "bert" / "tokenizer_config.json").write_text('{"model_max_length": 6}')
+
+
 def writer_folder(here: Path, world: Path, teacher: Path) -> None:
     """Writes the config.json of a GPT-2."""
     (here / "gpt").mkdir()
@@ -183,6 +189,12 @@ MISTAKES = [
         "texts longer than the positions of a model of transformers",
         [SHORT_BERT],
         r"data\.processors\.text\.max_length: lets texts of 8 tokens through, and the positions of model are 6\.",
+    ),
+    Mistake(
+        "texts longer than those that a published model was trained on",
+        [BERT, "data.processors.text={type: tokenizer, name: <here>/bert, max_length: 8}"],
+        r"data\.processors\.text\.max_length: is 8, and .*bert was trained on texts of at most 6 tokens \(model_max_length in its",
+        bert_of_short_texts,
     ),
     Mistake(
         "images of another size than a vision transformer's",

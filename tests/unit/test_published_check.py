@@ -1,6 +1,7 @@
 """A published model's own settings of images and texts: used, written by the user, or told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,27 @@ def test_a_damaged_file_is_told(folder, wrong):
     (folder / "preprocessor_config.json").write_text(wrong)
     with pytest.raises(DataError, match=r"preprocessor_config\.json: (is not JSON|size is 'big')"):
         problems(folder, "pixels")
+
+
+@pytest.mark.parametrize(("spec", "told"), [("tokenizer", 128), ({"type": "tokenizer", "max_length": 17}, 17)])
+@pytest.mark.parametrize("model", ["huggingface", "bert"])
+def test_texts_longer_than_those_that_a_model_was_trained_on_are_told(folder, spec, told, model):
+    encoder = {"type": "late_fusion", "encoders": {"text": {"type": "bert", "name": str(folder)}}}
+    config = RunConfig(data=DataConfig("hateful_memes", {"text": spec}), model=encoder)
+    if model == "huggingface":
+        config = replace(config, model={"type": "huggingface", "name": str(folder), "inputs": {"text": "input_ids"}})
+    for said in (16, 16.0):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
+        assert [str(problem) for problem in published_problems(config)] == [
+            f"data.processors.text.max_length: is {told}, and {folder} was trained on texts of at most {said} tokens "
+            f"(model_max_length in its tokenizer_config.json). Lower it to {said}."
+        ]
+    for said in ({}, {"model_max_length": None}, {"model_max_length": 10**30}, {"model_max_length": told}):
+        (folder / "tokenizer_config.json").write_text(json.dumps(said))
+        assert not published_problems(config)
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": "long"}')
+    with pytest.raises(DataError, match=r"tokenizer_config\.json: model_max_length is 'long', wanted a number of tokens"):
+        published_problems(config)
 
 
 def test_options_of_a_learnt_tokenizer_are_refused_for_a_named_one():
