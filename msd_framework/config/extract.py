@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from msd_framework.data.files import files_below
 from msd_framework.data.images import Exif, Pixels
 from msd_framework.data.regions.base import Regions
 from msd_framework.data.regions.draft import Shard
@@ -60,11 +61,15 @@ class _Files(Dataset[_Read]):
         return len(self.images)
 
 
-def list_images(folder: Path) -> list[ImageFile]:
+def list_images(folder: Path, allowed: Sequence[Path] = ()) -> list[ImageFile]:
     """Every image of a folder and of those in it, by name.
 
+    Args:
+        folder: where they are.
+        allowed: other folders that links in it may lead to.
+
     Raises:
-        DataError: if there is none, or two differ in their suffix alone.
+        DataError: if there is none, two differ in their suffix alone, or a link leads elsewhere.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -74,8 +79,8 @@ def list_images(folder: Path) -> list[ImageFile]:
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; wanted one with images")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    images = [ImageFile(file.relative_to(folder).with_suffix("").as_posix(), file) for file in files]
+    names = [name for name in map(PurePosixPath, files_below(folder, allowed)) if name.suffix.lower() in SUFFIXES]
+    images = [ImageFile(str(name.with_suffix("")), folder / name) for name in names]
     if not images:
         raise DataError(f"{folder} holds no image; wanted files {', '.join(SUFFIXES)}")
     seen: dict[str, Path] = {}

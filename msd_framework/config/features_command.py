@@ -15,7 +15,9 @@ from msd_framework.config.extract import extract, list_images
 from msd_framework.config.teacher_cache import bar, locked, shown_bytes
 from msd_framework.config.values import flow, to_copy
 from msd_framework.config.words import read_words
+from msd_framework.data.files import folders
 from msd_framework.data.images import Exif
+from msd_framework.data.regions.base import FeatureReader
 from msd_framework.data.regions.convert import compare, convert, plan_of
 from msd_framework.data.regions.draft import Plan, StoreDraft
 from msd_framework.data.regions.open import open_features
@@ -47,6 +49,7 @@ def convert_features(
     boxes: bool | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     check: bool = False,
+    allow_roots: list[str] | None = None,
 ) -> str:
     """Makes a store of features that others have written, or compares one with them.
 
@@ -57,10 +60,11 @@ def convert_features(
         boxes: whether boxes are stored; if left out, where the first image has them.
         on_error: "raise" stops at the first image that cannot be read; "skip" leaves such images out and names them.
         check: reads every image and writes nothing; where there is a store, compares it with what it was made of.
+        allow_roots: folders outside a folder of .npy files that links in it may lead to.
     """
-    reader = open_features(source)
+    reader = open_features(source, allow_roots)
     if check:
-        return _check(source, store, boxes)
+        return _check(source, reader, store, boxes)
     if store is None:
         raise ConfigError(Problem("store", "must be given: the folder that the store takes."))
     folder, started = Path(store), time.monotonic()
@@ -98,6 +102,7 @@ def extract_features(
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
     exif: Exif = "apply",
+    allow_roots: list[str] | None = None,
 ) -> str:
     """Makes a store of what a network says of each cell of each image.
 
@@ -115,6 +120,7 @@ def extract_features(
         on_error: "raise" stops at the first image that cannot be read; "skip" leaves such images out and names them.
         seed: of random weights.
         exif: whether the turn that a camera wrote beside the pixels (EXIF orientation) is applied or ignored.
+        allow_roots: folders outside that of the images that links in it may lead to.
     """
     sides = None if image_size is None else [image_size] * 2 if isinstance(image_size, int) else image_size
     ranges = {
@@ -125,7 +131,7 @@ def extract_features(
     problems = [Problem(key, f"is out of range, got {value}.") for key, (value, fits) in ranges.items() if not fits]
     if problems:
         raise ConfigError(*problems)
-    started, folder, found = time.monotonic(), Path(store), list_images(Path(images))
+    started, folder, found = time.monotonic(), Path(store), list_images(Path(images), folders(allow_roots))
     with World.join(device) as world:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -177,8 +183,7 @@ def told(store: FeatureStore) -> str:
     )
 
 
-def _check(source: str, store: str | None, boxes: bool | None) -> str:
-    reader = open_features(source)
+def _check(source: str, reader: FeatureReader, store: str | None, boxes: bool | None) -> str:
     made = None if store is None else FeatureStore(Path(store))
     wanted = made.has_boxes if made is not None else reader.has_boxes if boxes is None else boxes
     with bar("checking", len(reader), True) as advance:

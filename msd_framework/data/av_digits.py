@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.files import missing, unknown_split
+from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
@@ -56,6 +56,7 @@ class AVDigits(MultimodalDataset):
         pairs: recordings that each image is paired with.
         pairing_seed: chooses them.
         test_speakers: who is heard in the test split alone; all speakers are in all splits if left out.
+        allow_roots: folders outside the root that links to recordings may lead to, such as those of a shared disk.
         max_examples: how many examples to keep at most, the first ones; all if left out.
         on_error: "raise" stops at the first file with a wrong name; "skip" leaves such files out and counts them.
 
@@ -79,6 +80,7 @@ class AVDigits(MultimodalDataset):
         pairs: int = 1,
         pairing_seed: int = 0,
         test_speakers: list[str] | None = None,
+        allow_roots: list[str] | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
@@ -90,7 +92,7 @@ class AVDigits(MultimodalDataset):
         if problems:
             raise DataError(" ".join(problems))
         self.skipped: list[str] = []
-        recordings = list(self._recordings(Path(root) / "recordings", on_error))
+        recordings = list(self._recordings(DataFolder(Path(root) / "recordings", allow_roots), on_error))
         heard = [r for r in recordings if is_heard(r, split, test_speakers or [])]
         _check_speakers(test_speakers or [], recordings, root)
         self.images, digits = _images()
@@ -124,8 +126,9 @@ class AVDigits(MultimodalDataset):
         pairs = [f"{image} {recording.path.name}" for image, recording in self.paired]
         return hashlib.sha256(self.images.tobytes() + "\n".join(pairs).encode()).hexdigest()
 
-    def _recordings(self, folder: Path, on_error: str) -> Iterator[Recording]:
-        for path in sorted(folder.glob("*.wav")):
+    def _recordings(self, folder: DataFolder, on_error: str) -> Iterator[Recording]:
+        for path in sorted(folder.root.glob("*.wav")):
+            folder.check(path.name)
             found = re.fullmatch(r"(\d)_(\w+?)_(\d{1,6})", path.stem)
             if found:
                 yield Recording(path, int(found[1]), found[2], int(found[3]))

@@ -51,6 +51,7 @@ class RegionFeatures(Processor):
         max_regions: how many regions to keep of an image.
         feature_size: D, checked in every image; taken from the first training image if left out.
         boxes: whether a batch says where the regions are.
+        allow_roots: folders outside a folder of `.npy` files that links in it may lead to, such as those of a shared disk.
 
     Raises:
         ValueError: if a number is out of range.
@@ -66,19 +67,27 @@ class RegionFeatures(Processor):
 
     kind = "features"
     fits_on_loaded = True
-    free_options = frozenset({"folder"})
+    free_options = frozenset({"folder", "allow_roots"})
 
-    def __init__(self, folder: str, max_regions: int = 100, feature_size: int | None = None, boxes: bool = False):
+    def __init__(
+        self,
+        folder: str,
+        max_regions: int = 100,
+        feature_size: int | None = None,
+        boxes: bool = False,
+        allow_roots: list[str] | None = None,
+    ):
         if max_regions < 1:
             raise ValueError(f"max_regions is {max_regions}, wanted at least 1")
         if feature_size is not None and feature_size < 1:
             raise ValueError(f"feature_size is {feature_size}, wanted at least 1")
         self.folder, self.max_regions, self.feature_size, self.boxes = folder, max_regions, feature_size, boxes
+        self.allow_roots = allow_roots
 
     @cached_property
     def reader(self) -> FeatureReader:
         """What reads the files, opened at the first image."""
-        return open_features(self.folder)
+        return open_features(self.folder, self.allow_roots)
 
     def fit(self, values: Iterable[Any]) -> None:
         """Takes the feature size from the first image, unless it was given."""
@@ -88,7 +97,7 @@ class RegionFeatures(Processor):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[str]:
-        return source_problems(options["folder"])
+        return source_problems(options["folder"], options.get("allow_roots"))
 
     def load(self, value: Any) -> LoadedRegions:
         """An image's regions, N at most ``max_regions``, features in the precision of the file; 0 where nothing was found.

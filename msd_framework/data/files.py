@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path, PurePath
 
 from msd_framework.errors import DataError, did_you_mean
@@ -40,7 +40,7 @@ class DataFolder:
 
     def __init__(self, root: Path, allowed: Sequence[str] | None = None):
         self.root = root
-        self.allowed = [Path(folder).expanduser() for folder in allowed or []]
+        self.allowed = folders(allowed)
         self._doubtful: dict[str, Container[str]] = {}
 
     def check(self, relative: str) -> None:
@@ -82,13 +82,19 @@ class DataFolder:
             return _Everything()
 
 
-def inside(root: Path, relative: str, allowed: Sequence[Path] = ()) -> Path:
+def folders(named: Sequence[str] | None) -> list[Path]:
+    """Folders by their names, in which ~ is the user's."""
+    return [Path(folder).expanduser() for folder in named or []]
+
+
+def inside(root: Path, relative: str, allowed: Sequence[Path] = (), option: str = "data.dataset.allow_roots") -> Path:
     """The path of a file in a folder.
 
     Args:
         root: the folder.
         relative: the path in it.
         allowed: other folders that it may lie in.
+        option: what names them, for errors.
 
     Raises:
         DataError: if it leaves the folder: by ``..``, as an absolute path, or through a symbolic link.
@@ -108,8 +114,32 @@ def inside(root: Path, relative: str, allowed: Sequence[Path] = ()) -> Path:
         return root / relative
     outside = f"{relative!r} does not lie inside {root}"
     if not Path(relative).is_absolute() and os.path.normpath(root / relative).startswith(os.path.normpath(root) + os.sep):
-        outside += f": a link leads to {real}. A data set may follow it with data.dataset.allow_roots=[{real.parent}]"
+        outside += f": a link leads to {real}. To follow it, set {option}=[{real.parent}]"
     raise DataError(outside)
+
+
+def files_below(root: Path, allowed: Sequence[Path] = (), option: str = "allow_roots") -> Iterator[str]:
+    """The files of a folder and of those in it, by name, relative to it; links are followed where `inside` lets them.
+
+    Raises:
+        DataError: if a link leads elsewhere.
+    """
+
+    def walk(folder: str, above: frozenset[str]) -> Iterator[str]:
+        with os.scandir(root / folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+        for entry in ordered:
+            path, real = folder + entry.name, os.path.realpath(entry.path)
+            if real in above:  # a link to a folder that it lies in has no end
+                continue
+            if entry.is_symlink():
+                inside(root, path, allowed, option)
+            if entry.is_dir():
+                yield from walk(f"{path}/", above | {real})
+            else:
+                yield path
+
+    return walk("", frozenset({os.path.realpath(root)}))
 
 
 def find_layout(root: Path, file: str) -> tuple[Path, Path]:

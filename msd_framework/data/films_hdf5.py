@@ -49,6 +49,10 @@ class Hdf5Films(Films):
 
     def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError, allowed: Sequence[str] | None = None):
         self.path, self.skipped = root / FILE, []
+        if allowed:
+            raise DataError(
+                f"{self.path}: allow_roots is for links to films and posters, and this is one file of all; leave it out"
+            )
         self._process, self._opened = -1, None
         with damage_told(str(self.path)):
             self._look_at(self._file, split, limit)

@@ -46,7 +46,7 @@ class MMIMDB(MultimodalDataset):
         split: train, dev or test.
         root: the folder that holds the layout.
         layout: which it is; the first that is there if `auto`.
-        allow_roots: folders outside the root that links in it may lead to, for the layout of MMF.
+        allow_roots: folders outside the root that links to films and posters may lead to; not for the layout of one file.
         max_examples: how many films to take at most, the first ones; all if left out.
         on_error: "raise" stops at the first film that cannot be read; "skip" leaves such films out and counts them.
 
@@ -118,7 +118,7 @@ class JsonFilms(Films):
     """A JSON file and a poster a film, as the authors ship them; all files of the split are looked at once."""
 
     def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError, allowed: Sequence[str] | None = None):
-        self.root, self.skipped, self.ids = root, [], list[str]()
+        self.folder, self.skipped, self.ids = DataFolder(root / "dataset", allowed), [], list[str]()
         digest = hashlib.sha256()
         for name in _split_ids(root / "split.json", split):
             if len(self.ids) == limit:
@@ -141,11 +141,13 @@ class JsonFilms(Films):
     def __getitem__(self, index: int) -> Example:
         name = self.ids[index]
         film = self._film(name)
-        inputs = {"image": self.root / f"dataset/{name}.jpeg", "text": film.plot}
-        return Example(name, inputs, film.genres, str(self.root / f"dataset/{name}.json"), film.facts)
+        inputs = {"image": self.folder.root / f"{name}.jpeg", "text": film.plot}
+        return Example(name, inputs, film.genres, str(self.folder.root / f"{name}.json"), film.facts)
 
     def _film(self, name: str) -> _Film:
-        file = self.root / f"dataset/{name}.json"
+        file = self.folder.root / f"{name}.json"
+        self.folder.check(file.name)
+        self.folder.check(f"{name}.jpeg")
         if not file.is_file():
             raise DataError(f"{file}: cannot be read (No such file or directory), and split.json lists {name}")
         return _film(Row(read_json(file), str(file), 1))

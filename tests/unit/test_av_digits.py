@@ -45,6 +45,15 @@ def test_an_example_is_an_image_and_a_sound_of_the_same_digit(root: str) -> None
         assert len(Waveform(8000).load(example.inputs["audio"])) > 300
 
 
+def test_a_link_to_a_recording_is_followed_where_it_is_allowed(root: str, tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    for file in (Path(root) / "recordings").iterdir():
+        (tmp_path / "recordings" / file.name).symlink_to(file)
+    with pytest.raises(DataError, match=r"\.wav' does not lie inside .+recordings: a link leads to .+allow_roots=\["):
+        AVDigits("test", str(tmp_path))
+    assert parts(AVDigits("test", str(tmp_path), allow_roots=[root])) == parts(AVDigits("test", root))
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
 @given(pairs=st.integers(1, 8), seed=st.integers(0, 3), speakers=st.sampled_from([None, ["ann"]]))
 def test_no_image_and_no_recording_is_in_two_splits_and_no_image_has_one_twice(

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,36 @@ def test_no_link_leads_out_of_the_folder(tmp_path):
     (folder / "a.npy").symlink_to(tmp_path / "outside.npy")
     with pytest.raises(DataError, match=r"'a.npy' does not lie inside"):
         RegionFeatures(str(folder)).load("a.png")
+
+
+@pytest.mark.parametrize("allowed", [[], ["disk"], ["disk/deep"], ["elsewhere"]])
+def test_links_are_followed_to_folders_that_are_allowed(tmp_path, allowed):
+    folder, disk = tmp_path / "features", tmp_path / "disk" / "deep"
+    folder.mkdir()
+    disk.mkdir(parents=True)
+    write(disk, "a", GRID)
+    (folder / "b.npy").symlink_to(disk / "a.npy")
+    (folder / "train").symlink_to(disk)
+    features = RegionFeatures(str(folder), allow_roots=[str(tmp_path / name) for name in allowed])
+    for one in (features, pickle.loads(pickle.dumps(features))):  # noqa: S301
+        for name in ("train/a.png", "b.png"):
+            if allowed and allowed != ["elsewhere"]:
+                assert one.load(name).features.shape == GRID.shape
+                assert list(one.reader.names()) == ["b", "train/a"]
+                continue
+            stem = name.replace("png", "npy")
+            hint = re.escape(f": a link leads to {disk}/a.npy. To follow it, set allow_roots=[{disk}]")
+            with pytest.raises(DataError, match=rf"'{stem}' does not lie inside {folder}{hint}"):
+                one.load(name)
+            with pytest.raises(DataError, match=r"'b\.npy' does not lie inside"):
+                list(one.reader.names())
+
+
+def test_links_are_not_for_a_store(tmp_path):
+    made = tmp_path / "made.h5"
+    made.touch()
+    told = f"allow_roots is for links in a folder of .npy files, and {made} is of kind hdf5; leave it out."
+    assert RegionFeatures.check({"folder": str(made), "allow_roots": ["/mnt"]}) == [told]
 
 
 def test_a_given_feature_size_is_checked(tmp_path):

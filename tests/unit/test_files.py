@@ -2,7 +2,7 @@
 
 import pytest
 
-from msd_framework.data.files import inside, missing, unknown_split
+from msd_framework.data.files import files_below, inside, missing, unknown_split
 from msd_framework.errors import DataError
 
 
@@ -50,6 +50,22 @@ def test_a_missing_file_says_where_to_get_it_and_what_the_root_holds(tmp_path):
     )
     (tmp_path / "a.jsonl").touch()
     assert missing(tmp_path / "a.jsonl", "https://example.org", []) == []
+
+
+def test_files_below_a_folder_are_those_behind_links_that_stay_in_it_too(tmp_path):
+    for name in ("b/2.png", "b/c/1.png", "a.png"):
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).touch()
+    (tmp_path / "root" / "again").symlink_to(tmp_path / "root" / "b")
+    (tmp_path / "root" / "b" / "loop").symlink_to(tmp_path / "root")
+    found = ["a.png", "again/2.png", "again/c/1.png", "b/2.png", "b/c/1.png"]
+    assert list(files_below(tmp_path / "root")) == found
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "3.png").touch()
+    (tmp_path / "root" / "out").symlink_to(tmp_path / "disk")
+    with pytest.raises(DataError, match=r"'out' does not lie inside .+ a link leads to .+disk\. To follow it, set allow_roots=\["):
+        list(files_below(tmp_path / "root"))
+    assert list(files_below(tmp_path / "root", [tmp_path / "disk"])) == [*found, "out/3.png"]
 
 
 def test_an_unknown_split_names_the_nearest():

@@ -41,6 +41,19 @@ def opened(root: Path, split: str = "train", **options) -> MMIMDB:
     return MMIMDB(split, str(root), **options)
 
 
+@pytest.mark.parametrize("suffix", ["json", "jpeg"])
+def test_a_link_to_a_film_or_poster_is_followed_where_it_is_allowed(root, tmp_path_factory, suffix):
+    disk, file = tmp_path_factory.mktemp("disk"), root / f"dataset/0000010.{suffix}"
+    (disk / file.name).write_text(json.dumps(film(10)))
+    file.unlink(missing_ok=True)
+    file.symlink_to(disk / file.name)
+    with pytest.raises(
+        DataError, match=rf"'{file.name}' does not lie inside .+dataset: a link leads to .+data\.dataset\.allow_roots=\["
+    ):
+        opened(root)
+    assert opened(root, allow_roots=[str(disk)])[1].id == "0000010"
+
+
 def labels(*genres: str) -> list[float]:
     return [float(genre in genres) for genre in GENRES]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_framework.data.files import inside
+from msd_framework.data.files import files_below, folders, inside
 from msd_framework.data.regions.base import FeatureReader, Regions, check_shape, checked, from_fields, wanted
 from msd_framework.data.regions.restricted_pickle import read_pickled_array
 from msd_framework.errors import DataError
@@ -23,6 +23,10 @@ class NpyFolder(FeatureReader):
     ``<name>_info.npy`` may hold a pickled dict with ``bbox`` [N, 4] in pixels, ``image_width`` and ``image_height``; it is read
     where boxes are wanted, by the restricted reader. Names are paths relative to the folder, without suffix.
 
+    Args:
+        path: the folder.
+        allow_roots: folders outside it that links in it may lead to.
+
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> np.save(folder / "42953.npy", np.ones((36, 8), dtype="float16"))
@@ -33,15 +37,22 @@ class NpyFolder(FeatureReader):
 
     kind = "npy"
 
+    def __init__(self, path: Path, allow_roots: Sequence[str] | None = None):
+        super().__init__(path)
+        self.allowed = folders(allow_roots)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, list(map(str, self.allowed)))
+
     @classmethod
     def claims(cls, path: Path) -> bool:
         return path.is_dir()
 
     def names(self) -> Iterator[str]:
-        for file in sorted(self.path.rglob("*.npy")):
-            name = file.relative_to(self.path).with_suffix("").as_posix()
-            of_another = name.endswith(INFO) and file.with_name(f"{file.stem.removesuffix(INFO)}.npy").is_file()
-            if not (of_another or name.startswith(".") or "/." in name):
+        for file in files_below(self.path, self.allowed):
+            name = file.removesuffix(".npy")
+            of_another = name.endswith(INFO) and (self.path / f"{name.removesuffix(INFO)}.npy").is_file()
+            if name != file and not (of_another or name.startswith(".") or "/." in name):
                 yield name
 
     def __len__(self) -> int:
@@ -82,10 +93,11 @@ class NpyFolder(FeatureReader):
         return DataError(f"{self._file(name)}: no such feature file{self.told_names(name)}")
 
     def _file(self, name: str) -> Path:
-        return inside(self.path, f"{name}.npy")
+        return inside(self.path, f"{name}.npy", self.allowed, "allow_roots")
 
     def _info(self, file: Path) -> Path:
-        return inside(self.path, file.relative_to(self.path).with_name(f"{file.stem}{INFO}.npy").as_posix())
+        info = file.relative_to(self.path).with_name(f"{file.stem}{INFO}.npy").as_posix()
+        return inside(self.path, info, self.allowed, "allow_roots")
 
     def _open(self, name: str) -> tuple[Path, NDArray[Any]]:
         """The file of an image, and the array that it holds, of which nothing but the head is read yet."""

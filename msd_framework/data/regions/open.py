@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from msd_framework.data.regions.base import FeatureReader
@@ -15,8 +16,12 @@ READERS: dict[str, type[FeatureReader]] = {reader.kind: reader for reader in (Fe
 """What can be read, by the word that may stand before a path; of a path without one, the first that claims it."""
 
 
-def open_features(source: str) -> FeatureReader:
+def open_features(source: str, allow_roots: Sequence[str] | None = None) -> FeatureReader:
     """The features that lie at ``path`` or ``kind:path``, kind one of ``store``, ``lmdb``, ``hdf5`` and ``npy``.
+
+    Args:
+        source: where they lie.
+        allow_roots: folders outside a folder of ``.npy`` files that links in it may lead to.
 
     Raises:
         DataError: if there is nothing, or nothing that can be read.
@@ -25,19 +30,20 @@ def open_features(source: str) -> FeatureReader:
     >>> type(open_features(tempfile.mkdtemp())).__name__
     'NpyFolder'
     """
-    problems = source_problems(source)
+    problems = source_problems(source, allow_roots)
     if problems:
         raise DataError(" ".join(problems))
     kind, path = parse_source(source)
-    return READERS[kind](path)
+    return NpyFolder(path, allow_roots) if allow_roots else READERS[kind](path)
 
 
-def source_problems(source: str) -> list[str]:
+def source_problems(source: str, allow_roots: Sequence[str] | None = None) -> list[str]:
     """A sentence that says what is wrong with ``path`` or ``kind:path``, or nothing."""
     kind, path = parse_source(source)
     prefix = source.partition(":")[0]
     if kind in READERS and path.exists():
-        return []
+        is_other = bool(allow_roots) and kind != NpyFolder.kind
+        return [f"allow_roots is for links in a folder of .npy files, and {path} is of kind {kind}; leave it out."] * is_other
     if not path.exists() and kind == "" and prefix != source and "/" not in prefix:
         return [f"features are of the kinds {', '.join(READERS)}, got {source!r}.{did_you_mean(prefix, READERS)}"]
     if not path.exists():
