@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from msd_framework.config.components import modalities_of
@@ -23,7 +22,8 @@ RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic", 4: "box"}
 def published_problems(config: RunConfig) -> list[Problem]:
     """What a model from a folder or hub name is shown in another way than it was trained on: images by defaults, longer texts.
 
-    What the YAML says itself of images is taken, whatever the model was trained on.
+    What the YAML says itself of images is taken, whatever the model was trained on. A check downloads nothing: of a model that is
+    not on this disk the run compares the images, before it trains.
     """
     specs = {} if is_evaluated(config) else config.data.processors
     pixels, texts = ([m for m, spec in specs.items() if plain(spec)["type"] == name] for name in ("pixels", "tokenizer"))
@@ -36,16 +36,17 @@ def published_problems(config: RunConfig) -> list[Problem]:
         for modality in (m for m in own if m in texts):
             problems += _too_long(f"data.processors.{modality}.max_length", specs[modality], part.options["name"])
         seen = [m for m in own if m in pixels]
-        wanted = dict(_wanted(part.options["name"])) if seen else {}
+        wanted = dict(_wanted(part.options["name"], config.run_type != "check")) if seen else {}
         for modality in seen:
             problems += _problems(f"data.processors.{modality}", specs[modality], part.options["name"], wanted)
     return problems
 
 
 def _too_long(at: str, spec: Any, name: str) -> Iterator[Problem]:
-    """Texts that are let through longer than any that a model was trained on; of folders alone, since a hub takes its time."""
-    file = Path(name).expanduser() / TEXTS
-    if not file.is_file():
+    """Texts longer than any that a model was trained on; of models on this disk alone, since a hub takes its time."""
+    try:
+        file = find_file(name, TEXTS, download=False)
+    except ValueError:  # a model need not say it
         return
     longest, used = read_json(file).get("model_max_length"), complete(PROCESSORS, spec)["max_length"]
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, (int, float)) or longest < 3):
@@ -79,10 +80,10 @@ def _problems(at: str, spec: Any, name: str, wanted: Mapping[str, Any]) -> list[
     return [Problem(at, text)]
 
 
-def _wanted(name: str) -> Iterator[tuple[str, Any]]:
+def _wanted(name: str, download: bool) -> Iterator[tuple[str, Any]]:
     """How a model was shown images, under the names of the options of `pixels`; nothing where it does not say."""
     try:
-        file = find_file(name, FILE)
+        file = find_file(name, FILE, download=download)
     except ValueError:  # a model need not say it
         return
     said = read_json(file)

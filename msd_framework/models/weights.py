@@ -46,8 +46,13 @@ def read_pretrained(source: str) -> Pretrained:
     return Pretrained(source, read_json(file), read_tensors(find_file(source, *WEIGHT_FILES)))
 
 
-def find_file(source: str, *names: str) -> Path:
+def find_file(source: str, *names: str, download: bool = True) -> Path:
     """The first of these files that a folder or a hub name has.
+
+    Args:
+        source: the folder or the hub name.
+        names: the files to look for.
+        download: whether to ask the hub for what is not in its cache on this disk.
 
     Raises:
         ValueError: if it has none of them.
@@ -62,7 +67,7 @@ def find_file(source: str, *names: str) -> Path:
 
     for name in names:
         try:
-            return Path(cached_file(source, name))
+            return Path(cached_file(source, name, local_files_only=not download))
         except OSError as error:
             reason = error
     raise ValueError(

@@ -41,6 +41,19 @@ def test_defaults_that_are_others_than_the_models_are_told_with_what_to_write(fo
     assert "would see mean [0.485, 0.456, 0.406]" in told
 
 
+@pytest.mark.parametrize(("run_type", "asked"), [("check", False), ("train", True)])
+def test_only_a_run_asks_the_hub_for_the_settings_of_a_model_that_is_not_on_this_disk(run_type, asked, monkeypatch):
+    downloads = []
+
+    def cached_file(name, file, local_files_only=False):
+        downloads.append(not local_files_only)
+        raise OSError("not there")
+
+    monkeypatch.setattr("transformers.utils.hub.cached_file", cached_file)
+    assert not problems(Path("dandelin/vilt-b32-mlm"), "pixels", run_type=run_type)
+    assert any(downloads) is asked
+
+
 def test_what_the_yaml_says_is_taken(folder):
     assert not problems(folder, {"type": "pixels", **WRITTEN})
     assert not problems(folder, {"type": "pixels", "size": 32, "mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "box"})
