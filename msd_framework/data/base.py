@@ -175,7 +175,7 @@ class Processor(ABC):
         """
 
     def is_there(self, value: Any, files: FilesThatAreThere) -> bool:
-        """Whether what an input is read from is there, as far as can be known without reading it.
+        """Whether what an input is read from is there, and of the right size, as far as can be known without reading it.
 
         Args:
             value: the raw input.

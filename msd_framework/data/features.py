@@ -122,7 +122,12 @@ class RegionFeatures(Processor):
         return LoadedRegions(torch.from_numpy(stored), None if boxes is None else torch.from_numpy(boxes), size)
 
     def is_there(self, value: Any, files: FilesThatAreThere) -> bool:
-        return any(name in self.reader for name in self._names(value))
+        """Whether an image has regions, and none is known to be of another size without reading it."""
+        name = next((name for name in self._names(value) if name in self.reader), None)
+        try:
+            return name is not None and self.reader.size_of(name) in (None, self.feature_size)
+        except (DataError, OSError):
+            return False
 
     def length(self, value: Any) -> int:
         """How many regions are kept of an image, from the head of its file where it has one."""

@@ -137,14 +137,20 @@ class ExampleReader:
         Raises:
             DataError: of the first example of which something is not there, unless errors are skipped.
         """
-        files = FilesThatAreThere()
+        files, asked = FilesThatAreThere(), set[int]()
         processors = {m: p for m, p in self.processors.items() if p.kind != "tokens"}
         for index in range(len(self.dataset) if processors and not self.skip_errors else 0):
             inputs = read_example(self.dataset, index, processors).inputs
             if not isinstance(inputs, dict):
                 return  # arrays, which are read only when they are asked for
             for modality, processor in processors.items():
-                if inputs[modality] is not None and not processor.is_there(inputs[modality], files):
+                value = inputs[modality]
+                known = hash((modality, input_name(value))) if value is not None and input_name(value) else None
+                if value is None or known in asked:
+                    continue
+                if known is not None:
+                    asked.add(known)
+                if not processor.is_there(value, files):
                     self(index)  # which says it in the words of whoever reads it
 
     def length(self, index: int) -> int:

@@ -60,6 +60,16 @@ def without_last_photo(here: Path) -> None:
     (here / "data" / "test.csv").write_bytes(as_csv(table))
 
 
+def features_of_two_sizes(here: Path, world: Path, teacher: Path) -> None:
+    """Features in place of photos, of which the last one has another size."""
+    table = rows("test")
+    table[-1]["photo"] = "photos/2.png"
+    written(here, test=as_csv(table))
+    (here / "regions").mkdir()
+    for i, size in enumerate((4, 4, 3)):
+        np.save(here / "regions" / f"{i}.npy", np.ones((2, size), np.float32))
+
+
 def changed(split: str, place: int, **values: object) -> Callable[[Path, Path, Path], object]:
     """Files in which one row has other values."""
     table = rows(split)
@@ -242,6 +252,16 @@ MISTAKES = [
         "another delimiter than is named", words("delimiter: ';'"), r"train\.csv.+has no 'colour'.+key,title,photo,colour", raw()
     ),
     Mistake("two characters for a delimiter", words("delimiter: '::'"), r"delimiter is '::', wanted one character", raw()),
+    Mistake(
+        "features of another size in a later file",
+        words(
+            "",
+            "data.processors.image={type: region_features, folder: <here>/regions}",
+            "model.encoders.image={type: features, hidden_size: 8}",
+        ),
+        r"test\.csv:7: .*regions/2\.npy: holds an array of shape \[2, 3\], wanted floats \[N, 4\]",
+        features_of_two_sizes,
+    ),
     Mistake(
         "an encoding that nobody knows",
         words("encoding: windws-1252"),

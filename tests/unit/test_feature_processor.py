@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from msd_framework.config.build import _Inputs
+from msd_framework.config.features_command import convert_features
 from msd_framework.data.base import Example
 from msd_framework.data.features import RegionFeatures
+from msd_framework.data.files import FilesThatAreThere
 from msd_framework.errors import CheckpointError, DataError
 
 GRID = np.linspace(-2, 2, 5 * 8).reshape(5, 8)
@@ -154,6 +156,34 @@ def test_links_are_followed_to_folders_that_are_allowed(tmp_path, allowed):
                 one.load(name)
             with pytest.raises(DataError, match=r"'b\.npy' does not lie inside"):
                 list(one.reader.names())
+
+
+@pytest.mark.parametrize("kind", ["npy", "hdf5", "hdf5 of groups"])
+def test_features_of_another_size_are_found_without_reading_them(tmp_path, kind, monkeypatch):
+    arrays = {"a": np.ones((2, 8), np.float32), "b": np.ones((2, 3), np.float32), "none": np.zeros((0, 8), np.float32)}
+    source = tmp_path / ("features" if kind == "npy" else "features.h5")
+    if kind == "npy":
+        source.mkdir()
+        for name, array in arrays.items():
+            write(source, name, array)
+    else:
+        with pytest.importorskip("h5py").File(source, "w") as file:
+            for name, array in arrays.items():
+                file[name if kind == "hdf5" else f"{name}/image_feat"] = array
+    features = RegionFeatures(str(source), feature_size=8)
+    monkeypatch.setattr(type(features.reader), "read", None)
+    found = {name: features.is_there(f"img/{name}.png", FilesThatAreThere()) for name in (*arrays, "gone")}
+    assert found == {"a": True, "b": False, "none": True, "gone": False}
+
+
+def test_a_store_and_an_array_of_all_images_are_of_one_size(tmp_path):
+    write(tmp_path, "a", np.ones((2, 3), np.float32))
+    convert_features(str(tmp_path), str(tmp_path.with_name("store")), boxes=False)
+    with pytest.importorskip("h5py").File(tmp_path / "all.h5", "w") as file:
+        file["ids"], file["features"] = ["a"], np.ones((1, 2, 3), np.float32)
+    for source in (tmp_path.with_name("store"), tmp_path / "all.h5"):
+        sizes = (3, 4)
+        assert [RegionFeatures(str(source), feature_size=n).is_there("a.png", FilesThatAreThere()) for n in sizes] == [True, False]
 
 
 def test_links_are_not_for_a_store(tmp_path):

@@ -118,6 +118,14 @@ class FeatureReader(ABC):
         """
         return len(self.read(name).features)
 
+    def size_of(self, name: str) -> int | None:
+        """D of an image that is there; None where it has no region, or where that is known only once all of it is read.
+
+        Raises:
+            DataError: if it is damaged.
+        """
+        return self.feature_size
+
     @property
     @abstractmethod
     def has_boxes(self) -> bool:

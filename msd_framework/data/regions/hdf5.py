@@ -81,6 +81,15 @@ class Hdf5(FeatureReader):
         with damage_told(self.place(name)):
             return self._read(name, limit, boxes)
 
+    def size_of(self, name: str) -> int | None:
+        """D, from the shape of the image's array."""
+        with damage_told(self.place(name)):
+            found = self._own(self._file, name) if self.together is None else self._file
+            if not hasattr(found, "shape"):
+                key = next((key for key in SPELLINGS["features"] if key in found), None)
+                found = None if key is None else self._own(found, key)
+            return int(found.shape[-1]) if getattr(found, "size", 0) else None
+
     @property
     def has_boxes(self) -> bool:
         with damage_told(str(self.path)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from msd_framework.data.regions.restricted_pickle import read_pickled_array
 from msd_framework.errors import DataError
 
 INFO = "_info"
+HEAD = 128
+_SHAPE = re.compile(rb"'shape': \((\d+), (\d+)\)")
 
 
 class NpyFolder(FeatureReader):
@@ -77,6 +80,12 @@ class NpyFolder(FeatureReader):
     def count(self, name: str) -> int:
         """How many regions an image has, from the head of its file."""
         return len(self._open(name)[1])
+
+    def size_of(self, name: str) -> int | None:
+        """D, from the first bytes of the image's file; what is wrong with it otherwise is told when it is read."""
+        with (self.path / f"{name}.npy").open("rb") as file:
+            found = _SHAPE.search(file.read(HEAD))
+        return int(found[2]) if found and int(found[1]) else None
 
     @property
     def has_boxes(self) -> bool:
