@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean, is_memory, is_ours
+from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean, mendable
 from msd_framework.escaping import visible
 from msd_framework.launch import is_first
 from msd_framework.screen import accept_any_text
@@ -201,34 +200,6 @@ def _main(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped. A run goes on with checkpoint.resume=true, a study with the same command.", file=sys.stderr)
         return 130
-
-
-def mendable(error: Exception) -> str:
-    """What a user can do about an error, or an empty string if it is a fault of the program's.
-
-    >>> mendable(PermissionError(13, "Permission denied", "runs/a"))
-    'runs/a: Permission denied. Give yourself the right to it, or name another place.'
-    """
-    if isinstance(error, MSDError) or (isinstance(error, ValueError) and is_ours(error)):
-        return str(error)
-    if isinstance(error, OSError) and (error.filename is not None or error.errno in REMEDIES):
-        return f"{error.filename or 'the disk'}: {error.strerror}. {REMEDIES.get(error.errno or 0, 'Name another file or folder.')}"
-    if is_memory(error):
-        return "memory is full. Lower training.batch_size or evaluation.batch_size, or raise training.accumulate."
-    return ""
-
-
-REMEDIES = {
-    errno.ENOSPC: "Make room, or name another env.save_dir.",
-    errno.EDQUOT: "Make room, or name another env.save_dir.",
-    errno.EACCES: "Give yourself the right to it, or name another place.",
-    errno.EPERM: "Give yourself the right to it, or name another place.",
-    errno.ENAMETOOLONG: "Name a shorter one.",
-    errno.ELOOP: "Its links lead to each other: name the file that is meant.",
-    errno.ENOTDIR: "A part of it is a file: name a folder.",
-    errno.EROFS: "Name a place that can be written to.",
-}
-"""What to do where another file or folder is not all that helps."""
 
 
 def put(text: str, stream: TextIO | None = None) -> None:

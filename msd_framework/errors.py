@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,34 @@ def is_memory(error: BaseException) -> bool:
     """
     named = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for a command that has no use for it
     return isinstance(error, MemoryError) or named or "DefaultCPUAllocator" in str(error)
+
+
+def mendable(error: BaseException) -> str:
+    """What a user can do about an error, or an empty string if it is a fault of the program's.
+
+    >>> mendable(PermissionError(13, "Permission denied", "runs/a"))
+    'runs/a: Permission denied. Give yourself the right to it, or name another place.'
+    """
+    if isinstance(error, MSDError) or (isinstance(error, ValueError) and is_ours(error)):
+        return str(error)
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in REMEDIES):
+        return f"{error.filename or 'the disk'}: {error.strerror}. {REMEDIES.get(error.errno or 0, 'Name another file or folder.')}"
+    if is_memory(error):
+        return "memory is full. Lower training.batch_size or evaluation.batch_size, or raise training.accumulate."
+    return ""
+
+
+REMEDIES = {
+    errno.ENOSPC: "Make room, or name another place to write to.",
+    errno.EDQUOT: "Make room, or name another place to write to.",
+    errno.EACCES: "Give yourself the right to it, or name another place.",
+    errno.EPERM: "Give yourself the right to it, or name another place.",
+    errno.ENAMETOOLONG: "Name a shorter one.",
+    errno.ELOOP: "Its links lead to each other: name the file that is meant.",
+    errno.ENOTDIR: "A part of it is a file: name a folder.",
+    errno.EROFS: "Name a place that can be written to.",
+}
+"""What to do where another file or folder is not all that helps."""
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

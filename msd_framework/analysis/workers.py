@@ -16,9 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from msd_framework.errors import MSDError
+from msd_framework.errors import MSDError, mendable
 from msd_framework.escaping import visible
 from msd_framework.screen import accept_any_text
+from msd_framework.writing import naming
 
 
 @dataclass(frozen=True)
@@ -152,22 +153,24 @@ def _serve(pipe: Connection) -> None:
 
 def _call(function: Callable[..., object], arguments: tuple[Any, ...], log: Path) -> str:
     """Makes a call with all output in a file; returns why it failed, or nothing."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-        try:
-            function(*arguments)
-        except MSDError as error:
-            print(visible(str(error)), file=sys.stderr)
-            return str(error)
-        except Exception as error:  # whatever it is, the other tasks go on
-            traceback.print_exc()
-            return f"{type(error).__name__}: {error}"
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-    return ""
+    said = ""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with naming(log), log.open("a") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+            try:
+                function(*arguments)
+            except Exception as error:  # whatever it is, the other tasks go on
+                sentence = mendable(error) if isinstance(error, (MSDError, OSError)) else ""
+                said = sentence or f"{type(error).__name__}: {error}"
+                print(visible(sentence or traceback.format_exc()), file=sys.stderr)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+    except OSError as error:  # the log itself, of which the task may have filled the disk
+        return said or mendable(error) or f"{log}: {error}"
+    return said
 
 
 def _end_with_parent() -> None:

@@ -26,6 +26,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.models.grid_backbone import build_backbone
 from msd_framework.screen import say
+from msd_framework.writing import naming
 
 SHOWN = 20
 """Sentences on wrong images that are printed; the rest is counted."""
@@ -73,7 +74,7 @@ def convert_features(
     plan = plan_of(reader, precision, boxes)
     if _is_there(folder, plan):
         return f"{folder} holds these features already.\n{told(FeatureStore(folder))}"
-    with _lock(World(), folder), bar("converting", len(reader), True) as advance:
+    with naming(folder), _lock(World(), folder), bar("converting", len(reader), True) as advance:
         found = convert(reader, StoreDraft(folder, plan), on_error == "skip", advance)
     return _report(found.store, started, found.begun, found.skipped)
 
@@ -157,7 +158,7 @@ def extract_features(
             done = draft.done()
             world.wait()  # all know what is done before anybody adds to it
             rest = [image for image in found if image.name not in done][world.rank :: world.size]
-            with draft.shard(world.rank) as shard, bar("extracting", len(rest), world.is_first) as advance:
+            with naming(folder), draft.shard(world.rank) as shard, bar("extracting", len(rest), world.is_first) as advance:
                 skipped = extract(network, rest, shard, world.device, batch_size, workers, on_error == "skip", exif, advance)
             everyones = [sentence for part in world.gather(skipped) for sentence in part]
             world.wait()

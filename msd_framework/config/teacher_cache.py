@@ -32,6 +32,7 @@ from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Outcomes, 
 from msd_framework.teachers.cached import CachedTeacher, Opened
 from msd_framework.teachers.filling import Compared, ask, compare, fill, only_head
 from msd_framework.teachers.store import DONE, MISSING, Card, Layout, Rows, TeacherStore, Writer, chunks, hashes, mend
+from msd_framework.writing import naming
 
 if TYPE_CHECKING:
     from msd_framework.config.build import Assembly
@@ -122,7 +123,7 @@ class Split:
         if self.teacher.cache == "read":
             raise self.missing()
         self.first_says(lambda: self.folder.mkdir(parents=True, exist_ok=True))
-        with locked(self.world, self.folder / f".lock-{self.asked.lock}", self.say_waiting):
+        with naming(self.folder), locked(self.world, self.folder / f".lock-{self.asked.lock}", self.say_waiting):
             path = self.first_says(self.complete)
             if path:  # by whoever we waited for
                 return self.checked(path)

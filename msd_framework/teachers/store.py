@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -165,11 +166,15 @@ class TeacherStore:
         if not folder.exists():
             draft = parent / f".new-{card.fingerprint}-{os.getpid()}"
             draft.mkdir(parents=True, exist_ok=True)
-            for name in (IDS, MARKS, USED, _index(0), *(f"{c}.bin" for c in card.layout.columns)):
-                (draft / name).touch()
-            card.write(draft / CARD)
-            write_json(draft / STATE, {"rows": 0, "done": 0})
-            draft.rename(folder)
+            try:
+                for name in (IDS, MARKS, USED, _index(0), *(f"{c}.bin" for c in card.layout.columns)):
+                    (draft / name).touch()
+                card.write(draft / CARD)
+                write_json(draft / STATE, {"rows": 0, "done": 0})
+                draft.rename(folder)
+            except OSError:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
         return cls(folder)
 
     def reopen(self) -> None:
@@ -271,7 +276,7 @@ class TeacherStore:
         for size in (self.num_rows, num_rows):  # marks of rows that did not count yet are zeros
             os.truncate(self.folder / MARKS, size)
         with (self.folder / _index(num_rows)).open("wb") as file:
-            order.tofile(file)
+            file.write(order.tobytes())  # numpy's own writing does not say why it failed
             _sync(file.fileno())
         write_json(self.folder / STATE, {"rows": num_rows, "done": self.num_done})
         (self.folder / _index(self.num_rows)).unlink(missing_ok=True)
@@ -306,7 +311,8 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self.flush()
+            if not isinstance(error, OSError):  # what a full disk has lost, a second try would say was written
+                self.flush()
         finally:
             for file in self.files.values():
                 os.close(file)

@@ -39,6 +39,15 @@ def test_output_goes_to_the_log(log, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+@pytest.mark.parametrize(("log", "said"), [("/dev/full", "No space left on device. Make room"), ("/proc/log.txt", "No such file")])
+def test_a_log_that_cannot_be_written_is_a_sentence_and_the_worker_goes_on(log, said, capfd):
+    events = list(work([Task("one", print, ("here",), Path(log)), Task("two", print, (), Path("/dev/null"))], 1))
+    assert [e.happened for e in events] == ["started", "failed", "started", "done"]
+    assert said in events[1].error
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_failure_takes_down_those_that_need_it_alone(log):
     tasks = [
         Task("teacher", int, ("x",), log),

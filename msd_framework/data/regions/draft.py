@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +33,7 @@ from msd_framework.data.regions.store import (
 )
 from msd_framework.errors import DataError
 from msd_framework.hashing import digest, key_of
-from msd_framework.writing import sync, sync_folder, write_json
+from msd_framework.writing import naming, sync, sync_folder, write_json
 
 PLAN = "plan.json"
 FLUSH_SECONDS = 2.0
@@ -186,11 +188,11 @@ class Shard:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self.flush()
-        finally:
+        with ExitStack() as closing:
             for file in (*self.files.values(), self.journal):
-                file.close()
+                closing.callback(file.close)
+            if not isinstance(error, OSError):  # what a full disk has lost, a second try would say was written
+                self.flush()
 
     def add(self, name: str, regions: Regions) -> None:
         """Writes the regions of an image.
@@ -259,8 +261,10 @@ def _slots(names: list[str], folder: Path) -> np.ndarray[Any, Any]:
 
 
 def _write_array(file: Path, values: np.ndarray[Any, Any]) -> None:
-    with file.open("wb") as opened:
-        np.save(opened, values, allow_pickle=False)
+    with naming(file), file.open("wb") as opened:
+        content = io.BytesIO()
+        np.save(content, values, allow_pickle=False)
+        opened.write(content.getvalue())  # numpy's own writing does not say why it failed
         sync(opened)
 
 

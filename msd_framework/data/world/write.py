@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from msd_framework.data.audio import write_wav
 from msd_framework.data.world.tones import RATE
+from msd_framework.writing import naming
 
 SCALE = 8
 """How many pixels of the file one pixel of the canvas becomes, each way; it is also the side of a JPEG block."""
@@ -73,7 +74,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     making, leaving = beside.with_name(f"{beside.name}.new"), beside.with_name(f"{beside.name}.old")
     making.mkdir()
     try:
-        yield making
+        with naming(folder):
+            yield making
         if folder.exists():
             os.rename(folder, leaving)
         os.rename(making, folder)
