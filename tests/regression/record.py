@@ -49,7 +49,7 @@ ROUNDING = 1e-3
 """How far numbers of runs may be apart whose teachers' answers are rounded to float16."""
 
 REPORTS = ("report", "summary", "doctor", "saliency")
-PICTURES = (".png", ".jpg", ".wav")
+PICTURES = (".png", ".jpg", ".jpeg", ".wav")
 UNNAMED = ("cache", "tensorboard")
 """Folders whose files have names that paths or times go into."""
 

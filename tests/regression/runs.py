@@ -100,6 +100,20 @@ ALONE["module"] = "type: module, target: torchvision.models.shufflenet_v2_x0_5, 
 for name, options in ALONE.items():
     like(f"model_of_{name}", "kd", f"model={{{options}}}", "evaluation.views=[full]")
 like("model_of_audio", "cards_kd", f"model={{type: unimodal_audio, encoder: {AUDIO}}}", "evaluation.views=[full]")
+BERT = "model_type: bert, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32"
+WAVES = (
+    "conv_dim: [16, 16], conv_kernel: [10, 8], conv_stride: [5, 4], num_conv_pos_embeddings: 4, num_conv_pos_embedding_groups: 2"
+)
+PUBLIC = {"bert": f"{{text: {{type: bert, config: {{{BERT}}}}}, image: {IMAGE}}}"}
+PUBLIC["resnet"] = f"{{text: {TEXT}, image: {{type: resnet}}}}"
+for name, encoders in PUBLIC.items():
+    like(f"encoder_{name}", "msd", f"model={{type: late_fusion, encoders: {encoders}, hidden_size: 16}}")
+WAV2VEC2 = f"config: {{{BERT.replace('bert', 'wav2vec2')}, {WAVES}}}"
+like(
+    "encoder_huggingface_audio",
+    "model_of_audio",
+    f"model={{type: unimodal_audio, encoder: {{type: huggingface_audio, {WAV2VEC2}}}}}",
+)
 
 # Objectives: supervised and distillation are those of the quickstart
 LATE_FUSION = f"model={{type: late_fusion, {MODELS['late_fusion']}}}"
@@ -182,7 +196,12 @@ like("sgd", "msd", "optimizer={type: sgd, lr: 0.1}", "scheduler=warmup_linear", 
 like("two_processes", "msd")
 RUNS["two_processes"][0][0] = "torchrun"
 
-# What reads a finished run
+# What reads a finished run, and all metrics
+METRICS = ["auroc", "average_precision", "cross_entropy"]
+METRICS += [f"{name}_{mean}" for name in ("f1", "precision", "recall") for mean in ("macro", "micro", "weighted")]
+like("metrics", "relations_msd", f"evaluation.metrics=[{', '.join(METRICS)}]")
+like("metrics_of_a_class", "cards_msd", "evaluation.metrics=[f1, precision, recall]")
+like("metrics_of_labels", "genres_msd", "evaluation.metrics=[f1_samples, average_precision, auroc]")
 like("predict", "msd", "run_type=predict", "checkpoint.load=$msd")
 like("doctor", "msd")
 RUNS["doctor"][0][0] = "doctor"
