@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from msd_framework.structures import Batch, ModalityInputs
 
@@ -64,7 +65,17 @@ def run_processes(function: Callable[..., Any], size: int, *arguments: Any) -> N
     Raises:
         ProcessRaisedException: with the traceback of the process that failed.
     """
-    spawn(_run_rank, (function, size, free_port(), arguments), nprocs=size)  # type: ignore[no-untyped-call]
+    arguments = (function, size, free_port(), dict(os.environ), arguments)
+    start_processes(_run_rank, arguments, nprocs=size, start_method=_start_method())  # type: ignore[no-untyped-call]
+
+
+def _start_method() -> str:
+    """Forks of a process that has imported torch once, where the system has them: they start in a tenth of the time."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    # DistributedDataParallel imports torch._dynamo, which takes as long as torch
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo", "msd_framework.run"])
+    return "forkserver"
 
 
 def free_port() -> int:
@@ -75,8 +86,11 @@ def free_port() -> int:
         return port
 
 
-def _run_rank(rank: int, function: Callable[..., Any], size: int, port: int, arguments: tuple[Any, ...]) -> None:
+def _run_rank(
+    rank: int, function: Callable[..., Any], size: int, port: int, environment: dict[str, str], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
+    os.environ |= environment  # the process that forks has that of its own start
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     function(*arguments)
