@@ -93,7 +93,7 @@ class HuggingFace(MultimodalModel):
         self.carriers = _chosen(kind, carriers, inputs)
         self.modalities = tuple(self.carriers)
         self.needs = self.adapter.needs(carriers)
-        num_words, self.max_positions = (_of_text(self.model.config, n) for n in ("vocab_size", "max_position_embeddings"))
+        num_words, self.max_positions = _of_text(self.model.config, "vocab_size"), _longest_text(self.model)
         if vocab_size is not None and num_words is not None and WORDS in self.carriers.values() and vocab_size > num_words:
             raise ValueError(f"the tokenizer has {vocab_size} words and {name or 'config'} has embeddings for {num_words}")
         self.can_miss_text = num_words is None or max(cls_id, sep_id) < num_words
@@ -241,6 +241,18 @@ def _of_text(config: Any, size: str) -> int | None:
     """A size of the text's part, if the configuration tells it."""
     found: int | None = getattr(getattr(config, "text_config", None) or config, size, None)
     return found
+
+
+def _longest_text(model: nn.Module) -> int | None:
+    """The most positions of a text; None where there is no limit, for which some configurations say -1."""
+    num_positions = _of_text(model.config, "max_position_embeddings")
+    if num_positions is None or num_positions < 1:
+        return None
+    tables = [
+        part for name, part in model.named_modules() if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)
+    ]
+    paddings = [table.padding_idx for table in tables if table.padding_idx is not None]
+    return num_positions - max((padding + 1 for padding in paddings), default=0)  # RoBERTa counts from the padding's on
 
 
 def _image_shape(config: Any) -> tuple[int, int, int]:

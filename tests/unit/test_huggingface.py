@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -342,6 +343,24 @@ def test_a_text_that_is_too_long_is_refused(kind: str) -> None:
     long = ModalityInputs(torch.ones(1, 13, dtype=torch.long), torch.ones(1, 13, dtype=torch.bool))
     with pytest.raises(ValueError, match="a text has 13 positions and this model takes 12; set the max_length"):
         build(kind)({"text": long})
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"model_type": "roberta", **TEXT, "pad_token_id": 1}, 10),
+        ({"model_type": "xlnet", "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 16}, None),
+    ],
+)
+def test_the_longest_text_is_what_an_architecture_has_positions_for(config, longest):
+    facts = {**FACTS, "pad_id": 1, "cls_id": 3}
+    model = MODELS.build({"type": "huggingface", "config": config, "inputs": {"text": "input_ids"}}, facts=facts).eval()
+    assert model.max_positions == longest
+    length = longest or 12
+    ids = ModalityInputs(torch.full((2, length), 7), torch.ones(2, length, dtype=torch.bool))
+    assert model({"text": ids}).logits.shape == (2, 3)
+    with pytest.raises(IndexError) if longest else nullcontext():
+        model.model(input_ids=torch.full((2, length + 1), 7))
 
 
 def test_a_text_that_no_words_stand_in_for_cannot_be_left_out() -> None:
