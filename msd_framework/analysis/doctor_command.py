@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,15 +32,15 @@ from msd_framework.config.build import SHARED, Assembly
 from msd_framework.config.cards import card_of
 from msd_framework.config.check import checked
 from msd_framework.config.dry_run import DryRun
-from msd_framework.config.load import COMMAND_LINE, Source, load, located, parse_overrides, resolve
+from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.structure import structure_problems, structured
 from msd_framework.config.teacher_cache import Split, shown_bytes
+from msd_framework.config.words import own_options
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.precision import FP32, PRECISIONS
 from msd_framework.engine.random_state import seed_everything
-from msd_framework.errors import CacheError, CheckpointError, ConfigError, DataError, Problem, TrainingError, did_you_mean
+from msd_framework.errors import CacheError, CheckpointError, ConfigError, DataError, Problem, TrainingError
 from msd_framework.launch import launched
 from msd_framework.losses.adaptors import Adaptor
 from msd_framework.objectives.base import Objective
@@ -90,16 +89,10 @@ def run_doctor(path: str | Path, words: Sequence[str] = ()) -> bool:
     Raises:
         MSDError: if the words or the file cannot be read at all.
     """
-    own, of_run = ({f.name for f in fields(schema)} for schema in (DoctorConfig, RunConfig))
-    keys = {word: re.split(r"[=.]", word)[0] for word in words}
-    unknown = [key for word, key in keys.items() if "=" in word and key not in own | of_run]
-    if unknown:
-        raise ConfigError(*(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, own | of_run)}" for key in unknown))
-    mine = [word for word, key in keys.items() if key in own]
-    options = _options(mine)
+    options, of_run = _options(words)
     if launched().size > 1:
         raise ConfigError("msd doctor looks at one process: start it without torchrun.")
-    source = resolve(load(path, [word for word in words if word not in mine]))
+    source = resolve(load(path, of_run))
     out = Path(options.out or Path(source.values.get("env", {}).get("save_dir", ".")) / FILE)
     found, told = examine(source, options)
     show(found, told)
@@ -130,7 +123,8 @@ def examine(source: Source, options: DoctorConfig) -> tuple[Diagnosis, list[Find
         with World.join(config.env.device) as world:
             place = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
             found = _examined(config, world, options, source, replace(found, device=place), told)
-    return replace(found, seconds=time.perf_counter() - started), [*told, *findings(found)]
+    told += findings(found)
+    return replace(found, seconds=time.perf_counter() - started), list(dict.fromkeys(told))
 
 
 def _examined(
@@ -317,15 +311,9 @@ def _telling(told: list[Finding], source: Source, where: str) -> Iterator[None]:
         told.append(Finding("data" if isinstance(error, DataError) else where, str(error)))
 
 
-def _options(words: Sequence[str]) -> DoctorConfig:
-    source = Source()
-    for layer in parse_overrides(words):
-        source.overlay(layer)
-    problems = structure_problems(source.values, DoctorConfig)
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
-    options = structured(source.values, DoctorConfig)
+def _options(words: Sequence[str]) -> tuple[DoctorConfig, list[str]]:
+    options, _, of_run = own_options(words, DoctorConfig)
     for name in ("validation_rows", "training_rows"):
         if getattr(options, name) < 1:
             raise ConfigError(Problem(name, f"must be at least 1, got {getattr(options, name)}."))
-    return options
+    return options, of_run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,17 +15,17 @@ from torch import Tensor
 from msd_framework.analysis.cka import cka_table, suggested_layers
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
-from msd_framework.config.load import Source, load, located, parse_overrides, resolve
-from msd_framework.config.structure import structure_problems, structured
+from msd_framework.config.load import Source, load, located, resolve
+from msd_framework.config.words import own_options
 from msd_framework.data.collate import Collator
 from msd_framework.data.loader import EvaluationBatches
 from msd_framework.engine.checkpoint import WEIGHTS, find_checkpoint, load_weights, read
 from msd_framework.engine.distributed import World
 from msd_framework.engine.random_state import seed_everything
-from msd_framework.errors import ConfigError, Problem
+from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.losses.relations import summary
 from msd_framework.models.base import MultimodalModel
-from msd_framework.models.features import numbered, told
+from msd_framework.models.features import numbered, parsed, told
 from msd_framework.screen import Screen
 from msd_framework.structures import Batch
 
@@ -82,10 +82,8 @@ def run_layers(path: str | Path, words: Sequence[str] = ()) -> Alike:
     Raises:
         MSDError: if the user can mend what is wrong.
     """
-    own = {f.name for f in fields(LayersConfig)}
-    mine = [word for word in words if word.partition("=")[0] in own]
-    options = _options(mine)
-    source = resolve(load(path, [word for word in words if word not in mine]))
+    options, of_run = _options(words)
+    source = resolve(load(path, of_run))
     with tempfile.TemporaryDirectory() as folder:
         env = {**source.values.get("env", {}), "save_dir": folder}
         source = Source({**source.values, "run_type": "train", "checkpoint": {}, "env": env}, source.origins)
@@ -146,19 +144,13 @@ def show(found: Alike) -> None:
     console.print(f"layers: {{{pairs}}}", soft_wrap=True)
 
 
-def _options(words: Sequence[str]) -> LayersConfig:
-    source = Source()
-    for layer in parse_overrides(words):
-        source.overlay(layer)
-    problems = structure_problems(source.values, LayersConfig)
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
-    options = structured(source.values, LayersConfig)
+def _options(words: Sequence[str]) -> tuple[LayersConfig, list[str]]:
+    options, _, of_run = own_options(words, LayersConfig)
     if options.split not in USES:
-        raise ConfigError(Problem("split", f"wanted {', '.join(USES)}, got {options.split!r}."))
+        raise ConfigError(Problem("split", f"wanted {', '.join(USES)}, got {options.split!r}.{did_you_mean(options.split, USES)}"))
     if options.examples < 2:
         raise ConfigError(Problem("examples", f"must be at least 2, got {options.examples}."))
-    return options
+    return options, of_run
 
 
 def _layers(model: MultimodalModel, at: str, pattern: str) -> list[str]:
@@ -166,7 +158,9 @@ def _layers(model: MultimodalModel, at: str, pattern: str) -> list[str]:
     kinds: Mapping[str, str] = model.offered
     found = [name for name in numbered(pattern, kinds).values() if kinds[name] in ("hidden", "pooled")]
     if not found:
-        raise ConfigError(Problem(at, f"it has no layers with states of the name {pattern!r}. It offers {told(kinds)}."))
+        known = dict.fromkeys(f"{part}.*.{what}" for part, layer, what in map(parsed, kinds) if layer is not None)
+        text = f"there are no layers with states of the name {pattern!r}.{did_you_mean(pattern, known)}"
+        raise ConfigError(Problem(at, f"{text} The model offers {told(kinds)}."))
     return found
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from msd_framework.config.cards import card_of
 from msd_framework.config.check import checked, understood
 from msd_framework.config.components import STAND_INS, described, known_facts
 from msd_framework.config.folders import read_as
-from msd_framework.config.load import Source, load, located, parse_overrides, resolve
+from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.saliency_check import looking_problems
 from msd_framework.config.schema import Component, RunConfig, TeacherConfig, component
-from msd_framework.config.structure import component_slots, structure_problems, structured
 from msd_framework.config.teachers import teacher_folders
+from msd_framework.config.words import own_options
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.registry import SALIENCIES, plain
 from msd_framework.saliency.base import Saliency
@@ -97,10 +97,8 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     Raises:
         ConfigError: with everything that is wrong.
     """
-    own = {f.name for f in fields(SaliencyConfig)}
-    mine = [word for word in words if word.partition("=")[0].partition(".")[0] in own]
-    options, asked = _options(mine)
-    source = resolve(load(path, [word for word in words if word not in mine]))
+    options, asked, of_run = own_options(words, SaliencyConfig)
+    source = resolve(load(path, of_run))
     config, problems = understood(source.values)
     if problems or config is None:
         raise ConfigError(*(located(p, source) for p in dict.fromkeys(problems)))
@@ -156,19 +154,6 @@ def label(spec: Any) -> str:
         is_name = isinstance(value, str) or (isinstance(value, Mapping) and "type" in value)
         named.append(label(value) if is_name else f"{key}={value}")
     return " ".join(named)
-
-
-def _options(words: Sequence[str]) -> tuple[SaliencyConfig, Source]:
-    source = Source()
-    for layer in parse_overrides(words):
-        source.overlay(layer)
-    problems = structure_problems(source.values, SaliencyConfig)
-    if not problems:
-        for slot in component_slots(source.values, SaliencyConfig):
-            problems += SALIENCIES.check(slot.spec, slot.path, STAND_INS)
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
-    return structured(source.values, SaliencyConfig), source
 
 
 def _problems(

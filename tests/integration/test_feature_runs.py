@@ -130,8 +130,13 @@ def test_a_run_is_its_own_twin(tiny_config, tiny_teacher, tmp_path):
 @pytest.mark.parametrize(
     ("option", "text"),
     [
-        ("student_layers=audio.*.hidden", "student_layers: it has no layers with states of the name 'audio.*.hidden'. It offers"),
-        ("teacher_layers=text.*.attention", "teacher_layers: it has no layers with states of the name 'text.*.attention'"),
+        (
+            "student_layers=audio.*.hidden",
+            "student_layers: there are no layers with states of the name 'audio.*.hidden'. Did you mean",
+        ),
+        ("teacher_layers=text.*.attention", "teacher_layers: there are no layers with states of the name 'text.*.attention'"),
+        ("student_layers=txt.*.hidden", "the name 'txt.*.hidden'. Did you mean 'text.*.hidden'?"),
+        ("spilt=test", "command line: spilt: no such option. Did you mean 'split'?"),
         ("split=dev", "split: wanted train, validation, test, got 'dev'"),
         ("examples=1", "examples: must be at least 2, got 1"),
         ("data.train=train data.test=null split=test", "split: data.test names no split of the data set"),
