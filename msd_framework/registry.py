@@ -11,11 +11,12 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from msd_framework.errors import ConfigError, MSDError, Problem, did_you_mean
-from msd_framework.options import Option, mismatch, options_of
+from msd_framework.options import Option, mismatch, options_of, type_name
 
 if TYPE_CHECKING:
     from msd_framework.analysis.experiment import Experiment
@@ -216,7 +217,10 @@ class Registry(Generic[T]):
         unset = [name for name in _class_variables(contract) if not hasattr(found, name)]
         if unset:
             return f"does not say {', '.join(unset)}, as a class of {self.contract} must. Set {unset[0]} = ... in the class."
-        return next((text for name in vars(contract) if (text := _other_method(found, contract, name))), _ignored(found, contract))
+        for text in (*map(partial(_other_method, found, contract), vars(contract)), _other_value(found, contract)):
+            if text:
+                return text
+        return _ignored(found, contract)
 
     def _discover(self) -> None:
         if self._discovered:
@@ -396,6 +400,30 @@ def _class_variables(contract: type) -> list[str]:
     """What each class of a contract must say itself."""
     declared = inspect.get_annotations(contract)
     return [name for name, annotation in declared.items() if "ClassVar" in str(annotation) and not hasattr(contract, name)]
+
+
+def _other_value(found: type, contract: type) -> str:
+    """What a class says that is not of its contract's type, such as a text for a set; empty if nothing."""
+    try:
+        hints = get_type_hints(contract)
+    except NameError:  # of what is imported for annotations alone
+        return ""
+    for name, hint in hints.items():
+        value: Any = getattr(found, name, None)
+        if get_origin(hint) is not ClassVar or value is getattr(contract, name, None) or isinstance(value, property):
+            continue
+        (wanted,) = get_args(hint)
+        parts = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+        text = ""
+        if get_origin(wanted) in (frozenset, tuple) and get_origin(member := get_args(wanted)[0]) is Literal:
+            is_group = isinstance(value, (frozenset, set, tuple, list))
+            text = f"wanted a set of {type_name(member)}, got {value!r}."
+            text = next(filter(None, (mismatch(one, member) for one in value)), "") if is_group else text
+        elif wanted is bool or {get_origin(part) or part for part in parts} <= {Literal, type(None)}:
+            text = mismatch(value, wanted)
+        if text:
+            return f"says {name}: {text}"
+    return ""
 
 
 def _unfinished(built: Any, contract: str) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
@@ -576,17 +578,26 @@ class Assembly:
         return CheckpointFolder(self.folder / "checkpoints", self.config.checkpoint.keep)
 
     @cached_property
+    def optimization(self) -> tuple[Optimizer, LRScheduler]:
+        """What changes the weights, and its learning rate."""
+        objective, recipe = self.objective, self.optimizer
+        schedule = SCHEDULERS.build(self.config.scheduler, "scheduler", self.facts)
+        with _under("optimizer"):
+            optimizer: object = recipe.build(objective)
+            if not isinstance(optimizer, Optimizer):
+                raise ValueError(f"build of {type(recipe).__name__} returns a {type(optimizer).__name__}, no optimizer of torch.")
+        with _under("scheduler"):
+            return optimizer, schedule.build(optimizer, self.num_updates)
+
+    @cached_property
     def runner(self) -> Runner:
         """The runner, before its first update."""
-        objective = self.objective
-        with _under("optimizer"):
-            optimizer = self.optimizer.build(objective)
-        schedule = SCHEDULERS.build(self.config.scheduler, "scheduler", self.facts)
+        optimizer, schedule = self.optimization
         return Runner(
             self.objective,
             self.training_batches,
             optimizer,
-            schedule.build(optimizer, self.num_updates),
+            schedule,
             self.plan,
             self.world,
             (lambda: measure(self.predict("validation"), self.metrics)) if self.config.data.validation else None,

@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from msd_framework.config.extreme_rows import ExtremeRows
 from msd_framework.engine.precision import FP32, PRECISIONS, left_as_it_was
 from msd_framework.errors import ConfigError, MSDError, Problem, is_memory, is_of_this_library, is_ours
 from msd_framework.maskers.base import Masker
-from msd_framework.structures import FULL, Batch
+from msd_framework.registry import OURS, raised_at
+from msd_framework.structures import FULL, Batch, Inputs
 
 if TYPE_CHECKING:
     from msd_framework.config.build import Assembly
@@ -52,14 +54,66 @@ class DryRun:
         views = [FULL, *config.evaluation.views, *getattr(self.assembly.objective, "student_views", ())]
 
         def ask(batch: Batch, names: Sequence[str]) -> None:
-            model.forward_views([masker.view(batch, name).inputs for name in names])
+            logits = model.forward_views([self._view(masker, batch, name) for name in names]).logits
+            self._check_shape(logits, [len(names), len(batch)])
 
         with self._left_as_they_were(model, masker):
             model.eval()
             self._ask("model", "the student", ask, masker, views)
+            self._try_metrics()
         if config.teacher is not None and config.teacher.ema is None and not config.teacher.cache:
             for one in self.assembly.teachers:
                 self.teacher(one)
+
+    def _view(self, masker: Masker, batch: Batch, name: str) -> Inputs:
+        """A view of a batch, in which each modality is still of as many examples.
+
+        Raises:
+            ConfigError: if the masker makes something else of one.
+        """
+        with self._explaining("masker", "the masker", batch):
+            inputs = masker.view(batch, name).inputs
+        for modality, whole in batch.inputs.items():
+            hidden = inputs.get(modality)
+            if hidden is None and not masker.leaves_out(modality, self.assembly.info.modalities[modality]):
+                text = f"{type(masker).__name__} leaves {modality} out of the view {name!r}. If it may, set removes = True."
+                raise ConfigError(Problem("masker", text))
+            if hidden is not None and not len(hidden.values) == len(hidden.mask) == len(whole.mask):
+                made = f"values {list(hidden.values.shape)} and a mask {list(hidden.mask.shape)} of {len(whole.mask)} examples"
+                raise ConfigError(Problem("masker", f"{type(masker).__name__} makes {made} of {modality} in the view {name!r}."))
+        return inputs
+
+    def _check_shape(self, logits: Tensor, leading: list[int]) -> None:
+        """Whether logits are one a class, of each view and example.
+
+        Raises:
+            ConfigError: if not.
+        """
+        wanted = [*leading, self.assembly.info.num_classes]
+        if list(logits.shape) != wanted or not logits.is_floating_point():
+            made = f"{type(self.assembly.model).__name__} gives logits {list(logits.shape)} of {logits.dtype}"
+            raise ConfigError(Problem("model", f"{made}, wanted floats {wanted}: views, examples and classes."))
+
+    def _try_metrics(self) -> None:
+        """Asks each metric of a user's own about these rows.
+
+        Raises:
+            ConfigError: if it raises anything, or gives no number.
+        """
+        batch, assembly = self.rows.together, self.assembly
+        with torch.no_grad(), self.precision.active(self.device):
+            logits = assembly.model.forward_views([batch.inputs]).logits[0].float().cpu()
+        known = batch.labelled.cpu()
+        for place, (name, metric) in enumerate(assembly.metrics.items()):
+            if type(metric).__module__.partition(".")[0] == OURS:
+                continue
+            at = f"evaluation.metrics[{place}]"
+            try:
+                value: object = metric(logits[known], batch.targets.cpu()[known])
+            except Exception as error:  # a class of a user's may raise anything
+                raise ConfigError(Problem(at, f"{name}: {raised_at(error)}")) from error
+            if not isinstance(value, (int, float, np.number)) and not (isinstance(value, Tensor) and value.numel() == 1):
+                raise ConfigError(Problem(at, f"{name} gives {value!r}, wanted a number."))
 
     def teacher(self, one: Assembly) -> None:
         """Asks a teacher, with its weights, about these rows.

@@ -28,6 +28,7 @@ def try_out(config: RunConfig) -> None:
         assembly.open_splits()
         if not weights_are_at_hand(config):
             return
+        assembly.optimization  # noqa: B018 -- made to see whether it can be
         dry_run = DryRun(assembly)
         dry_run.models()
         if assembly.waits_before_training:

@@ -13,7 +13,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from msd_framework.engine.parts_of_model import ModelParts
 from msd_framework.ranges import below_one, not_negative, positive
-from msd_framework.registry import OPTIMIZERS, SCHEDULERS
+from msd_framework.registry import OPTIMIZERS, SCHEDULERS, raised_at
+
+TRIED = 1000
+"""At how many updates a schedule is asked beforehand what the learning rate will be."""
 
 
 class OptimizerRecipe(ABC):
@@ -154,6 +157,18 @@ class Schedule(ABC):
         """The share at an update, counted from 0."""
 
     def build(self, optimizer: Optimizer, num_updates: int) -> LambdaLR:
+        """What sets the rates of an optimizer.
+
+        Raises:
+            ValueError: if the share is no number from 0 on, at one of some updates of the run.
+        """
+        for update in range(0, num_updates, max(1, num_updates // TRIED)):
+            try:
+                factor = float(self.factor(update, num_updates))
+            except Exception as error:  # a class of a user's may raise anything
+                raise ValueError(f"factor of {type(self).__name__} at update {update}: {raised_at(error)}") from error
+            if not 0 <= factor < math.inf:
+                raise ValueError(f"factor of {type(self).__name__} at update {update} is {factor}, wanted a number from 0 on.")
         return LambdaLR(optimizer, lambda update: self.factor(update, num_updates))
 
 

@@ -32,7 +32,7 @@ from msd_framework.engine.log_window import MOST_SKIPPED, LogWindow
 from msd_framework.engine.look_ahead import Batches, LookAhead, undone
 from msd_framework.engine.precision import Choice, Precision, choose, probe_objective
 from msd_framework.engine.random_state import random_state, restore_random_state
-from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem, TrainingError
+from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem, TrainingError, is_ours
 from msd_framework.objectives.base import Objective
 from msd_framework.progress import Progress
 from msd_framework.registry import CALLBACKS, raised_at
@@ -447,6 +447,14 @@ class Runner:
     def emit(self, event: str, *arguments: Any) -> None:
         for place, callback in enumerate(self.callbacks):
             before = self.stop_reason
-            getattr(callback, event)(self, *arguments)
+            try:
+                getattr(callback, event)(self, *arguments)
+            except (MSDError, OSError):
+                raise
+            except Exception as error:  # a class of a user's may raise anything
+                if is_ours(error):
+                    raise
+                text = f"{event} of {self.named_callbacks[place][0]} at update {self.update}: {raised_at(error)}"
+                raise ConfigError(Problem("callbacks", text)) from error
             if self.stop_reason != before:
                 self.stopped_by = self.named_callbacks[place][0]

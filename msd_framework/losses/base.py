@@ -141,5 +141,16 @@ def compare_shown(loss: DistillationLoss, student: Tensor, teacher: Tensor, targ
 def compare(loss: DistillationLoss, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None) -> Tensor:
     """The value of a distillation loss, float [B]; the targets go to those that look at them."""
     given = (targets,) if isinstance(loss, LabelledDistillationLoss) else ()
-    value: Tensor = loss(student, teacher, *given)
-    return value
+    return one_each(loss, loss(student, teacher, *given), len(student.logits))
+
+
+def one_each(loss: nn.Module, values: Tensor, num_examples: int) -> Tensor:
+    """The values of a loss, once they are one an example: a mean of them would be weighted and averaged as if it were.
+
+    Raises:
+        ValueError: if they are not, as where a class of a user's reduces them.
+    """
+    if not isinstance(values, Tensor) or values.shape != (num_examples,) or not values.is_floating_point():
+        got = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"{type(loss).__name__} gives {got} for {num_examples} examples, wanted a float of each, [{num_examples}]")
+    return values

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from msd_framework.losses.base import TaskLoss
+from msd_framework.losses.base import TaskLoss, one_each
 from msd_framework.structures import Batch, ModelOutput
 
 FEWEST = 1e-9
@@ -35,9 +35,7 @@ def labelled_losses(task_loss: TaskLoss, output: ModelOutput, batch: Batch) -> T
 def known_losses(task_loss: TaskLoss, output: ModelOutput, batch: Batch) -> Tensor:
     """The task loss of each example, float [B]; 0 where it has no label, if the batch tells that some have none."""
     if batch.num_labelled is None:
-        losses: Tensor = task_loss(output, batch.targets)
-    else:
-        known = batch.labelled  # [B]
-        targets = batch.targets.where(known.view(-1, *[1] * (batch.targets.ndim - 1)), 0)
-        losses = task_loss(output, targets).where(known, 0.0)
-    return losses
+        return one_each(task_loss, task_loss(output, batch.targets), len(batch))
+    known = batch.labelled  # [B]
+    targets = batch.targets.where(known.view(-1, *[1] * (batch.targets.ndim - 1)), 0)
+    return one_each(task_loss, task_loss(output, targets), len(batch)).where(known, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -10,17 +11,20 @@ from tests.integration.mistakes import Mistake, edit_card, module, student
 
 OWN = "user_dir=<here>/mine"
 IMPORTS = """\
+import torch
 from torch import nn
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.data.base import MultimodalDataset, Processor
+from msd_framework.engine.optim import OptimizerRecipe, Schedule
 from msd_framework.losses.base import FeatureLoss, TaskLoss
 from msd_framework.maskers.base import Masker
 from msd_framework.metrics.base import Metric
 from msd_framework.models.base import Encoder, MultimodalModel
-from msd_framework.registry import CALLBACKS, DATASETS, ENCODERS, FEATURE_LOSSES, MASKERS, METRICS, MODELS, PROCESSORS
-from msd_framework.registry import SALIENCIES, TASK_LOSSES, WEIGHTINGS
+from msd_framework.registry import CALLBACKS, DATASETS, ENCODERS, FEATURE_LOSSES, MASKERS, METRICS, MODELS, OPTIMIZERS
+from msd_framework.registry import PROCESSORS, SALIENCIES, SCHEDULERS, TASK_LOSSES, WEIGHTINGS
 from msd_framework.saliency.base import Saliency
+from msd_framework.structures import ModelOutput
 from msd_framework.weighting.base import WeightingStrategy
 
 """
@@ -226,4 +230,94 @@ READ = [
         r"objective\.weighting\.floor: population has no such option\.",
     ),
 ]
-MISTAKES = [*REGISTERED, *MADE, *READ]
+METRIC = (
+    "@METRICS.register('{}')\nclass Mine(Metric):\n    tasks = frozenset({{'single_label'}})\n"
+    "    def __call__(self, logits, targets): {}\n"
+)
+LOSS = "@TASK_LOSSES.register('{}')\nclass Mine(TaskLoss):\n    {}\n    def forward(self, output, targets): {}\n"
+MASKER = "@MASKERS.register('{}')\nclass Mine(Masker):\n    def hide(self, modality, inputs): {}\n"
+MODEL = (
+    "@MODELS.register('{}')\nclass Mine(MultimodalModel):\n    def __init__(self, num_classes: int):\n        super().__init__()\n"
+    "        self.modalities, self.num_classes, self.out = ('image', 'text'), num_classes, torch.nn.Linear(3, 7)\n"
+    "    @classmethod\n    def modalities_of(cls, options): return ('image', 'text')\n"
+    "    def forward(self, inputs): return ModelOutput(self.out(inputs['image'].values.mean((2, 3))))\n"
+)
+SCHEDULE = "@SCHEDULERS.register('{}')\nclass Mine(Schedule):\n    def factor(self, update, num_updates): return {}\n"
+TRIED = [
+    own(
+        "a metric that raises",
+        METRIC.format("n1", "return {}['x']"),
+        r"evaluation\.metrics\[1\]: n1: .*/mine/parts\.py:\d+: KeyError: 'x'\.",
+        "evaluation.metrics=[accuracy, n1]",
+    ),
+    own(
+        "a metric that gives nothing",
+        METRIC.format("n2", "..."),
+        r"evaluation\.metrics\[1\]: n2 gives None, wanted a number\.",
+        "evaluation.metrics=[accuracy, n2]",
+    ),
+    own(
+        "a loss of all examples together",
+        LOSS.format("n3", "outcomes = 'softmax'", "return output.logits.mean()"),
+        r"objective: a training step .*: Mine gives torch\.float32 \[\] for \d+ examples, wanted a float of each",
+        "objective.task_loss=n3",
+    ),
+    own(
+        "a loss for one task in no set",
+        LOSS.format("n4", "tasks = 'single_label'", "..."),
+        r"task loss 'n4': the class Mine .* says tasks: wanted a set of .*got 'single_label'\.",
+    ),
+    own(
+        "a loss that reads logits in no known way",
+        LOSS.format("n5", "outcomes = 'softmx'", "..."),
+        r"task loss 'n5': the class Mine .* says outcomes: wanted .*got 'softmx'\. Did you mean 'softmax'\?",
+    ),
+    own(
+        "a masker that loses examples",
+        "from dataclasses import replace\n" + MASKER.format("n6", "return replace(inputs, values=inputs.values[:1])"),
+        r"masker: Mine makes values \[1, \d+\] and a mask \[\d+, \d+\] of \d+ examples of text in the view 'image'\.",
+        "masker=n6",
+        "evaluation.views=[full, image]",
+    ),
+    own(
+        "a masker that leaves a modality out without saying so",
+        MASKER.format("n7", "..."),
+        r"masker: Mine leaves text out of the view 'image'\. If it may, set removes = True\.",
+        "masker=n7",
+        "evaluation.views=[full, image]",
+    ),
+    own(
+        "a model with more logits than there are classes",
+        MODEL.format("n8"),
+        r"model: Mine gives logits \[1, 1, 7\] of torch\.float32, wanted floats \[1, 1, 2\]",
+        "model=n8",
+    ),
+    own(
+        "a schedule that raises at a later update",
+        SCHEDULE.format("n9", "[1.0][update]"),
+        r"scheduler: factor of Mine at update 1: .*/mine/parts\.py:\d+: IndexError",
+        "scheduler=n9",
+    ),
+    own(
+        "a schedule of no number",
+        SCHEDULE.format("n10", "float('nan')"),
+        r"scheduler: factor of Mine at update 0 is nan, wanted a number from 0 on\.",
+        "scheduler=n10",
+    ),
+    own(
+        "a recipe that makes no optimizer",
+        "@OPTIMIZERS.register('n11')\nclass Mine(OptimizerRecipe):\n    def build(self, module): ...\n",
+        r"optimizer: build of Mine returns a NoneType, no optimizer of torch\.",
+        "optimizer=n11",
+    ),
+    replace(
+        own(
+            "a callback that raises",
+            "@CALLBACKS.register('n12')\nclass Mine(Callback):\n    def on_step_end(self, runner, output): None + 1\n",
+            r"callbacks: on_step_end of n12 at update 1: .*/mine/parts\.py:\d+: TypeError",
+            "callbacks=[n12]",
+        ),
+        while_training=True,
+    ),
+]
+MISTAKES = [*REGISTERED, *MADE, *READ, *TRIED]
