@@ -179,8 +179,8 @@ def to_rgb(image: Any) -> Any:
         raise ValueError("its values are 32-bit whole numbers of no known range, wanted 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16 bits; PIL would clip them to 255
         values = np.asarray(image).clip(0, 65535)
-        if 0 < values.max() < 256:
-            raise ValueError(f"its 16-bit values reach {values.max()} of 65535, all of which is black; save it with 8 bits")
+        if 0 < values.max() < 4096:  # 8 or 12 bits in 16, as scanners write them
+            raise ValueError(f"its 16-bit values reach {values.max()} of 65535, which is black or nearly so; save it with 8 bits")
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if "transparency" not in image.info and image.mode not in ("RGBA", "RGBa", "LA", "La", "PA"):
         return image.convert("RGB")

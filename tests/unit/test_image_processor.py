@@ -326,8 +326,9 @@ def test_whole_numbers_of_32_bits_are_refused(tmp_path, highest):
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_16_bits_that_would_all_be_black_are_refused(tmp_path, suffix):
     values = np.arange(16, dtype=np.uint16).reshape(4, 4)
-    with pytest.raises(DataError, match=r"its 16-bit values reach 15 of 65535, all of which is black"):
-        read_image(saved(Image.fromarray(values), tmp_path, suffix))
+    for highest in (15, 15 * 273):  # 4 and 12 bits of 16
+        with pytest.raises(DataError, match=rf"its 16-bit values reach {highest} of 65535, which is black or nearly so"):
+            read_image(saved(Image.fromarray(values * (highest // 15)), tmp_path, suffix))
     assert np.asarray(read_image(saved(Image.fromarray(values * 0), tmp_path, suffix))).max() == 0
     assert np.asarray(read_image(saved(Image.fromarray(values * 4096), tmp_path, suffix)))[..., 0].ravel().tolist() == [
         16 * i for i in range(16)
