@@ -166,7 +166,7 @@ def test_parts_of_a_model_without_a_part_in_some_or_all_steps_learn_in_two_proce
         torch.testing.assert_close(torch.tensor(found["weights"], dtype=torch.float64), alone, atol=1e-8, rtol=0)
 
 
-class InterruptionError(Exception):
+class InterruptionError(BaseException):
     pass
 
 

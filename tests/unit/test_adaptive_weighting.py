@@ -463,7 +463,7 @@ def test_parts_of_a_batch_have_the_weights_of_the_whole(name: str) -> None:
     same(result(parts, others), result(whole, weights))
 
 
-class InterruptionError(Exception):
+class InterruptionError(BaseException):
     pass
 
 

@@ -286,7 +286,7 @@ def test_looking_under_autocast_loses_no_gradient(precision: str) -> None:
     assert all(p.grad is not None and p.grad.ne(0).any() for n, p in built.model.named_parameters() if n.startswith("encoders."))
 
 
-class InterruptionError(Exception):
+class InterruptionError(BaseException):
     pass
 
 

@@ -360,7 +360,7 @@ def test_an_update_that_is_rehearsed_drops_the_same_features_and_starts_from_the
         assert torch.equal(a, b)
 
 
-class InterruptionError(Exception):
+class InterruptionError(BaseException):
     pass
 
 

@@ -54,7 +54,7 @@ def test_parts_added_up_are_the_whole_batch(accumulate):
     torch.testing.assert_close(weights_of(parts), weights_of(whole), atol=1e-8, rtol=0)  # order of float64 sums over 12 Adam steps
 
 
-class InterruptionError(Exception):
+class InterruptionError(BaseException):
     pass
 
 
