@@ -22,7 +22,7 @@ from msd_framework.data.loader import EvaluationBatches
 from msd_framework.engine.checkpoint import WEIGHTS, find_checkpoint, load_weights, read
 from msd_framework.engine.distributed import World
 from msd_framework.engine.random_state import seed_everything
-from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.errors import ConfigError, Problem, TrainingError, did_you_mean
 from msd_framework.losses.relations import summary
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import numbered, parsed, told
@@ -123,7 +123,9 @@ def alike_layers(assembly: Assembly, options: LayersConfig) -> Alike:
         for who, model, names in (("student", student.eval(), mine), ("teacher", teacher, theirs)):
             (features,) = model.forward_features([here.inputs], [names])[1]
             for name in names:
-                seen.setdefault((who, name), []).append(summary(features[name]).double().cpu())
+                if not (mean := summary(features[name]).double().cpu()).isfinite().all():
+                    raise TrainingError(f"{name} of the {who} is not finite on data.{options.split}. Take another checkpoint.")
+                seen.setdefault((who, name), []).append(mean)
     states = {key: torch.cat(parts)[: options.examples] for key, parts in seen.items()}
     table = cka_table([states["student", name] for name in mine], [states["teacher", name] for name in theirs])
     return Alike(tuple(mine), tuple(theirs), table)

@@ -56,6 +56,10 @@ class DryRun:
         def ask(batch: Batch, names: Sequence[str]) -> None:
             logits = model.forward_views([self._view(masker, batch, name) for name in names]).logits
             self._check_shape(logits, [len(names), len(batch)])
+            for name, prediction in zip(names, logits):
+                if self.finite and not prediction.isfinite().all():
+                    text = f"the student's prediction of {self.rows.source(batch)} on the view {name!r} is not finite"
+                    raise ConfigError(Problem("init" if config.init else "model", f"{text}, before any update."))
 
         with self._left_as_they_were(model, masker):
             model.eval()
@@ -163,8 +167,11 @@ class DryRun:
             try:
                 with self.precision.products():
                     with self.precision.autocast(self.device):
-                        loss = objective(batch).loss
-                    loss.backward()
+                        output = objective(batch)
+                    if self.finite and not output.loss.isfinite():
+                        text = f"the loss of {self.rows.source(batch)} is {output.loss.item()}, before any update."
+                        raise ConfigError(Problem("objective", text))
+                    output.loss.backward()
             finally:
                 objective.zero_grad(set_to_none=True)
 

@@ -364,7 +364,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
             raise
     if differences:
         shown = "; ".join(differences[:3])
-        raise CheckpointError(f"{where}: holds the weights of another model: {shown} ({len(differences)} differences).")
+        count = f"{len(differences)} difference{'s' * (len(differences) != 1)}"
+        raise CheckpointError(f"{where}: holds the weights of another model: {shown} ({count}).")
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

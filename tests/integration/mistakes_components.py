@@ -293,6 +293,18 @@ TRIED = [
         "model=n8",
     ),
     own(
+        "a model that predicts no numbers",
+        MODEL.format("n8a").replace("3, 7", "3, num_classes").replace("ModelOutput(", "ModelOutput(float('nan') * "),
+        r"model: the student's prediction of the row .* on the view 'full' is not finite, before any update\.",
+        "model=n8a",
+    ),
+    own(
+        "a loss that is infinite from the start",
+        LOSS.format("n3a", "outcomes = 'softmax'", "return output.logits.sum(-1) / 0"),
+        r"objective: the loss of rows such as .* is (nan|-?inf), before any update\.",
+        "objective.task_loss=n3a",
+    ),
+    own(
         "a schedule that raises at a later update",
         SCHEDULE.format("n9", "[1.0][update]"),
         r"scheduler: factor of Mine at update 1: .*/mine/parts\.py:\d+: IndexError",
