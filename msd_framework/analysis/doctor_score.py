@@ -17,7 +17,8 @@ from torch import Tensor
 
 from msd_framework.config.build import Assembly
 from msd_framework.config.folders import processors_folder
-from msd_framework.config.load import load, resolve
+from msd_framework.config.resume import begun_with
+from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.collate import Collator
 from msd_framework.data.loader import EvaluationBatches
@@ -29,6 +30,7 @@ from msd_framework.engine.prediction_table import MOST_COLUMNS
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.escaping import cell
 from msd_framework.metrics.base import Metric
+from msd_framework.options import mismatch
 from msd_framework.registry import DATASETS, METRICS, plain, split
 from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, probabilities
 from msd_framework.teachers.base import Teacher
@@ -41,6 +43,9 @@ OFF = {"fp32": 0.002, "medium": 0.005}
 
 COARSE = 0.05
 """The same for all other precisions."""
+
+REPORT: dict[str, Any] = {"metrics": dict[str, float | None], "examples": dict[str, int], "precision": dict[str, Any]}
+"""What is read of a report, which may have been edited."""
 
 FEWEST = 20
 """Rows below which classes are not looked for in another order."""
@@ -126,7 +131,7 @@ def check_score(who: str, assembly: Assembly, teacher: Teacher, num_rows: int) -
     folder, name = assembly.teacher_folder, assembly.config.data.validation
     if name is None:
         return ScoreCheck(who, folder, note="data.validation names no split, so the teacher was not scored")
-    recorded = read_recorded(folder)
+    recorded = read_recorded(folder, assembly.config)
     whole = assembly.dataset("validation")
     places = evenly(len(whole), num_rows)
     views = list(dict.fromkeys([FULL, *assembly.asked_views("train")]))
@@ -287,8 +292,13 @@ def matched(scores: Tensor) -> list[int]:
 # ---- what was written down ----
 
 
-def read_recorded(path: str) -> Recorded:
-    """What the run of a checkpoint wrote down of its validation split; why not, where it did not."""
+def read_recorded(path: str, config: RunConfig) -> Recorded:
+    """What the run of a checkpoint wrote down of its validation split; why not, where it did not.
+
+    Args:
+        path: the run's folder, or the checkpoint.
+        config: the user's own run, which says what that run may name.
+    """
     try:
         folder, checkpoint = processors_folder(path).parent, find_checkpoint(path)
         best = CheckpointFolder(folder / "checkpoints").path("best")
@@ -297,25 +307,23 @@ def read_recorded(path: str) -> Recorded:
     if best is None or best.resolve() != checkpoint:
         return Recorded(why_not="it is not the best checkpoint of its run, of which the run has written down its scores")
     try:
-        values = resolve(load(folder / "config.yaml")).values
+        begun = begun_with(folder, config)
+        metrics = {split(spec, "evaluation.metrics", METRICS)[0]: spec for spec in begun.evaluation.metrics}
+        dataset = split(begun.data.dataset, "data.dataset", DATASETS)[0]
     except ConfigError:
         return Recorded(why_not="its run's folder has no config.yaml that can be read")
-    data, evaluation = values.get("data", {}), values.get("evaluation", {})
-    specs = evaluation.get("metrics", ["accuracy"])
-    metrics = {str(plain(spec)["type"]): spec for spec in specs}
-    report = _report(folder / "report.json")
+    report, name = _report(folder / "report.json"), begun.data.validation
     scores = {k.removeprefix("validation/"): v for k, v in report.get("metrics", {}).items() if k.startswith("validation/")}
     if not scores:
-        scores = {evaluation.get("monitor") or next(iter(metrics)): read_json(checkpoint / "state.json").get("best")}
-    name = data.get("validation")
+        scores = {begun.evaluation.monitor or next(iter(metrics), ""): read_json(checkpoint / "state.json").get("best")}
     predictions = folder / f"predictions_{str(name).replace('/', '_')}.csv"
     return Recorded(
         {k: float(v) for k, v in scores.items() if isinstance(v, (int, float))},
         metrics,
-        split(data["dataset"], "data.dataset", DATASETS)[0],
+        dataset,
         str(name),
         report.get("examples", {}).get("validation"),
-        (report.get("precision") or {}).get("name", FP32.name),
+        report.get("precision", {}).get("name", FP32.name),
         predictions if predictions.is_file() else None,
         "" if name else "its run had no validation split",
     )
@@ -346,7 +354,7 @@ def _report(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {k: found[k] for k, form in REPORT.items() if isinstance(found, dict) and not mismatch(found.get(k), form)}
 
 
 def _other_rows(recorded: Recorded, assembly: Assembly, length: int) -> str:

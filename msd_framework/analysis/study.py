@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from msd_framework.analysis.report import write_report
 from msd_framework.analysis.saliency import run_saliency
@@ -62,7 +61,7 @@ class Run:
         made = self.folder / "config.yaml"
         if not made.is_file():
             return []
-        there = dict(_flat(yaml.safe_load(made.read_text(encoding="utf-8"))))
+        there = dict(_flat(load(made).values))
         here = dict(_flat(resolve(load(self.config, (*self.options, *self.words))).values))
         free = (*NO_NUMBERS, *(word.partition("=")[0] for word in self.words))  # folders of the study, which may have been moved
         keys = [k for k in {**there, **here} if not any(k == own or k.startswith(f"{own}.") for own in free)]

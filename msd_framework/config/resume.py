@@ -110,7 +110,7 @@ def resume_problems(config: RunConfig) -> list[Problem]:
         text = f"{folder} holds a run whose checkpoints are gone. Bring them back, or name another env.save_dir to begin anew."
         return [Problem("checkpoint.resume", text)]
     try:
-        begun = _begun(folder, config)
+        begun = begun_with(folder, config)
     except ConfigError as error:
         return [Problem("checkpoint.resume", str(error))]
     texts = {key: text for key, text in _differences(config, begun).items() if not _entry(key)}
@@ -124,13 +124,13 @@ def resume_changes(config: RunConfig) -> list[str]:
     """What a run that is gone on with does otherwise than before, and what that does to what is saved; a line each."""
     if not goes_on(config):
         return []
-    found = _differences(config, _begun(Path(config.env.save_dir), config))
+    found = _differences(config, begun_with(Path(config.env.save_dir), config))
     told = {key: FREE[_entry(key)] for key in found if _entry(key) and key not in ("checkpoint.resume", "env.save_dir")}
     return [f"{key} {found[key]}: {what}" for key, what in told.items()]
 
 
-def _begun(folder: Path, config: RunConfig) -> RunConfig:
-    """The configuration of the run in a folder, which names no code but what is named in the one that goes on with it.
+def begun_with(folder: Path, config: RunConfig) -> RunConfig:
+    """The configuration of the run in a folder, which names no code but what is named in the user's own.
 
     Raises:
         ConfigError: if it cannot be read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from msd_framework.config.schema import RunConfig, field_docs
@@ -97,6 +98,7 @@ def default_of(f: Field[Any]) -> Any:
     return {} if is_dataclass(made) else made
 
 
+@cache
 def hints_of(schema: type) -> dict[str, Any]:
     """The types of a schema's fields."""
     return get_type_hints(schema)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from msd_framework.analysis.mfh.channels import draw_permutations, layer_salienc
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
 from msd_framework.config.load import load
+from msd_framework.config.values import as_word
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError
@@ -114,11 +115,15 @@ class Shown:
         path = Path(folder) / "config.yaml"
         if not path.is_file():
             raise ConfigError(f"experiment.run: there is no finished run in {folder}. Train it first.")
+        data = load(path).values.get("data")
+        split = data.get("train") if isinstance(data, Mapping) else None
+        if not isinstance(split, str):
+            raise ConfigError(f"{path}: data.train is {split!r}, wanted the split that the run was trained on.")
         evaluated = [
             "run_type=val",
             f"env.save_dir={folder}",
             "env.device=cpu",
-            f"data.validation={load(path).values['data']['train']}",
+            as_word("data.validation", split),
         ]
         limits = [f"data.max_eval_examples={num_examples}", f"evaluation.batch_size={num_examples}"]
         assembly = Assembly(checked(load(path, [*evaluated, *limits])), World())
