@@ -53,7 +53,7 @@ def options_of(component: type | Callable[..., Any]) -> Mapping[str, Option]:
         hints = get_type_hints(constructor)
     except NameError as error:
         raise ConfigError(f"{place} has an annotation that cannot be resolved: {error}. Import it where it is defined.") from error
-    docs = argument_docs(component)
+    docs = (argument_docs(_owner(component)) if isinstance(component, type) else {}) | argument_docs(component)
     return {p.name: Option(p.name, hints.get(p.name, Any), p.default, docs.get(p.name, "")) for p in parameters}
 
 

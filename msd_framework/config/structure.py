@@ -98,10 +98,12 @@ def default_of(f: Field[Any]) -> Any:
     return {} if is_dataclass(made) else made
 
 
-@cache
 def hints_of(schema: type) -> dict[str, Any]:
     """The types of a schema's fields."""
-    return get_type_hints(schema)
+    return _hints(schema)
+
+
+_hints = cache(get_type_hints)
 
 
 def section_of(annotation: Any) -> Any:

@@ -18,34 +18,20 @@ IGNORED = -100
 """The target of a position that is not scored."""
 
 
-@TASK_LOSSES.register("cross_entropy")
-class CrossEntropy(WeighedTaskLoss):
-    r"""Negative log-probability of the right class, for one label an example.
-
-    .. math:: \ell = -\sum_c w_c \left[(1 - \varepsilon) 1_{c = y} + \varepsilon / C\right] \log p_c
-
-    with :math:`p` the softmax of the logits, :math:`y` the target, :math:`\varepsilon` the label smoothing (Szegedy
-    et al., 2016, section 7) and :math:`w` the weights of the classes, as in torch's `cross_entropy` without reduction. The mean
-    over a batch divides by its examples, not by their weights, so that an update does not depend on how it is cut up: weights
-    that are 1 in the mean over examples leave the size of the loss as it is. Logits [B, L, C] with targets [B, L] give the mean
-    over the scored positions; an example in which nothing is scored (every target -100) has loss 0.
+class _OfCompetingClasses(WeighedTaskLoss):
+    """A loss of the softmax of the logits, with smoothed targets and weighted classes.
 
     Args:
         label_smoothing: probability mass that is spread over all classes, at least 0 and below 1.
         class_weights: w, a list with a number for each class, or `{name: number}` with 1 for the others, or `balanced`, which gives
-            each class the same share by its frequency in the training split; 1 each if null.
+            each class the same share by its frequency, or sum of scores, in the training split; 1 each if null.
         num_classes: C, if the weights are to be checked against it.
         class_names: the names of the classes.
 
     Raises:
         ValueError: if the label smoothing is out of range, or there is not a weight of 0 or more for each class.
-
-    >>> import torch
-    >>> CrossEntropy()(ModelOutput(torch.zeros(2, 4)), torch.tensor([3, -100]))  # log 4, and nothing to score
-    tensor([1.3863, 0.0000])
     """
 
-    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
     outcomes: ClassVar[Outcomes | None] = "softmax"
 
     def __init__(
@@ -61,6 +47,26 @@ class CrossEntropy(WeighedTaskLoss):
 
     def balance(self, counts: Tensor, num_examples: int) -> None:
         self.weights = balanced_labels(counts, num_examples).to(self.weights)
+
+
+@TASK_LOSSES.register("cross_entropy")
+class CrossEntropy(_OfCompetingClasses):
+    r"""Negative log-probability of the right class, for one label an example.
+
+    .. math:: \ell = -\sum_c w_c \left[(1 - \varepsilon) 1_{c = y} + \varepsilon / C\right] \log p_c
+
+    with :math:`p` the softmax of the logits, :math:`y` the target, :math:`\varepsilon` the label smoothing (Szegedy
+    et al., 2016, section 7) and :math:`w` the weights of the classes, as in torch's `cross_entropy` without reduction. The mean
+    over a batch divides by its examples, not by their weights, so that an update does not depend on how it is cut up: weights
+    that are 1 in the mean over examples leave the size of the loss as it is. Logits [B, L, C] with targets [B, L] give the mean
+    over the scored positions; an example in which nothing is scored (every target -100) has loss 0.
+
+    >>> import torch
+    >>> CrossEntropy()(ModelOutput(torch.zeros(2, 4)), torch.tensor([3, -100]))  # log 4, and nothing to score
+    tensor([1.3863, 0.0000])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
 
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
         logits = at_least_float32(output.logits).flatten(0, -2)
@@ -132,7 +138,7 @@ class BinaryCrossEntropy(WeighedTaskLoss):
 
 
 @TASK_LOSSES.register("soft_cross_entropy")
-class SoftCrossEntropy(WeighedTaskLoss):
+class SoftCrossEntropy(_OfCompetingClasses):
     r"""Negative log-probability of the classes, each counted by its score, for soft targets that compete.
 
     .. math:: \ell = -\sum_c w_c \left[(1 - \varepsilon) y_c + \varepsilon / C\right] \log p_c
@@ -140,37 +146,12 @@ class SoftCrossEntropy(WeighedTaskLoss):
     with :math:`p` the softmax of the logits, :math:`y` the scores, which need not add up to 1, :math:`\varepsilon` the label
     smoothing, and :math:`w` the weights of the classes. Logits [B, L, C] are averaged over L.
 
-    Args:
-        label_smoothing: probability mass that is spread over all classes, at least 0 and below 1.
-        class_weights: w, a list with a number for each class, or `{name: number}` with 1 for the others, or `balanced`, which gives
-            each class the same share by its sum of scores in the training split; 1 each if null.
-        num_classes: C, if the weights are to be checked against it.
-        class_names: the names of the classes.
-
-    Raises:
-        ValueError: if the label smoothing is out of range, or there is not a weight of 0 or more for each class.
-
     >>> import torch
     >>> SoftCrossEntropy()(ModelOutput(torch.zeros(1, 4)), torch.tensor([[0.5, 0.5, 0.0, 0.0]]))  # log 4
     tensor([1.3863])
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"soft_target"})
-    outcomes: ClassVar[Outcomes | None] = "softmax"
-
-    def __init__(
-        self,
-        label_smoothing: float = 0.0,
-        class_weights: ClassWeights | None = None,
-        num_classes: int | None = None,
-        class_names: Sequence[str] = (),
-    ):
-        super().__init__(as_weights("class_weights", class_weights, num_classes, class_names))
-        below_one(label_smoothing=label_smoothing)
-        self.label_smoothing = label_smoothing
-
-    def balance(self, counts: Tensor, num_examples: int) -> None:
-        self.weights = balanced_labels(counts, num_examples).to(self.weights)
 
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
         y = smoothed(targets, self.label_smoothing, targets.shape[-1])

@@ -90,6 +90,17 @@ class _Weighted(Decisions):
 
 
 class _OfOneClass(Decisions):
+    """A metric of one class.
+
+    Args:
+        num_classes: C.
+        class_names: the names of the classes.
+        positive: the class, by its name or number; of two classes, the second one if left out.
+
+    Raises:
+        ValueError: if there is no such class, or it must be named.
+    """
+
     def __init__(self, num_classes: int = 2, class_names: Sequence[str] = (), positive: int | str | None = None):
         self.positive = _class(num_classes, class_names, positive)
 
@@ -101,14 +112,6 @@ class _OfOneClass(Decisions):
 class PrecisionOfAClass(_OfOneClass, _Precision):
     """Of the examples that are taken for a class, the share that is of it.
 
-    Args:
-        num_classes: C.
-        class_names: the names of the classes.
-        positive: the class, by its name or number; of two classes, the second one if left out.
-
-    Raises:
-        ValueError: if there is no such class, or it must be named.
-
     >>> PrecisionOfAClass()(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0, 1]))
     0.5
     """
@@ -118,14 +121,6 @@ class PrecisionOfAClass(_OfOneClass, _Precision):
 class RecallOfAClass(_OfOneClass, _Recall):
     """Of the examples of a class, the share that is taken for it.
 
-    Args:
-        num_classes: C.
-        class_names: the names of the classes.
-        positive: the class, by its name or number; of two classes, the second one if left out.
-
-    Raises:
-        ValueError: if there is no such class, or it must be named.
-
     >>> RecallOfAClass()(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1]))
     0.5
     """
@@ -134,14 +129,6 @@ class RecallOfAClass(_OfOneClass, _Recall):
 @METRICS.register("f1")
 class F1OfAClass(_OfOneClass, _F1):
     """The harmonic mean of the precision and the recall of a class.
-
-    Args:
-        num_classes: C.
-        class_names: the names of the classes.
-        positive: the class, by its name or number; of two classes, the second one if left out.
-
-    Raises:
-        ValueError: if there is no such class, or it must be named.
 
     >>> F1OfAClass()(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0, 1]))
     0.5

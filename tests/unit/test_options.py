@@ -36,7 +36,11 @@ class WithoutConstructor(nn.Module):
 
 
 class Inherits(Documented):
-    pass
+    """Another one.
+
+    Args:
+        name: here it is a title.
+    """
 
 
 class Swallows(nn.Module):
@@ -70,7 +74,8 @@ def test_options_are_the_constructors_arguments_with_types_defaults_and_sentence
 
 
 def test_an_inherited_constructor_counts():
-    assert list(options_of(Inherits)) == ["size", "name"]
+    size, name = options_of(Inherits).values()
+    assert (size.doc, name.doc) == ("how large it is, in units of its own.", "here it is a title.")
 
 
 def test_a_module_without_a_constructor_has_no_options():
