@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from msd_framework.losses.base import DistillationLoss
-from msd_framework.losses.distributions import by_example, log_bernoulli, log_softmax
-from msd_framework.losses.divergences import BERNOULLI, SOFTMAX
+from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, log_distributions, probabilities
 from msd_framework.progress import Number, positive_dial
 from msd_framework.ranges import not_negative
 from msd_framework.registry import DISTILLATION_LOSSES
-from msd_framework.structures import ModelOutput, Task
+from msd_framework.structures import ModelOutput, Outcomes, Task
 
 SMALLEST = 1e-8
 """The least length that a vector is divided by."""
 
 
-class _Relations(DistillationLoss):
-    """What both forms share; a subclass says how logits are read."""
-
-    mixes_examples: ClassVar[bool] = True
-
-    def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: Number = 1.0):
-        super().__init__()
-        not_negative(beta=beta, gamma=gamma)
-        self.beta, self.gamma, self.temperature = beta, gamma, positive_dial("temperature", temperature)
-
-    @abstractmethod
-    def probabilities(self, output: ModelOutput, temperature: float) -> Tensor:
-        """Probabilities of the classes, [.., C]."""
-
-    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        temperature = self.temperature.value
-        q = self.probabilities(student, temperature)  # [B, C] or [B, L, C]
-        p = self.probabilities(teacher, temperature).detach()
-
-        inter = (_unit(p, -1) - _unit(q, -1)).square().sum(-1) / 2
-        rows_p, rows_q = p.flatten(0, -2), q.flatten(0, -2)  # [N, C]
-        intra = (_unit(rows_p, 0) - _unit(rows_q, 0)).square().mean(-1).view(inter.shape) * len(rows_p) / 2
-        return temperature**2 * by_example(self.beta * inter + self.gamma * intra)
-
-
 @DISTILLATION_LOSSES.register("dist")
-class ClassRelations(_Relations):
+class ClassRelations(DistillationLoss):
     r"""How badly the class probabilities correlate, within each example and, class by class, over the batch.
 
     .. math:: D = T^2 \left[\beta \frac1B \sum_i \left(1 - \rho(p_{i \cdot}, q_{i \cdot})\right)
@@ -76,36 +49,35 @@ class ClassRelations(_Relations):
     """
 
     tasks: ClassVar[frozenset[Task]] = SOFTMAX
+    outcomes: ClassVar[Outcomes] = "softmax"
+    mixes_examples: ClassVar[bool] = True
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: Number = 1.0):
-        super().__init__(beta, gamma, temperature)
+        super().__init__()
+        not_negative(beta=beta, gamma=gamma)
+        self.beta, self.gamma, self.temperature = beta, gamma, positive_dial("temperature", temperature)
 
-    def probabilities(self, output: ModelOutput, temperature: float) -> Tensor:
-        return log_softmax(output, temperature).exp()
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        temperature = self.temperature.value
+        log_q = log_distributions(student, self.outcomes, temperature)
+        log_p = log_distributions(teacher, self.outcomes, temperature).detach()
+        q, p = probabilities(log_q, self.outcomes), probabilities(log_p, self.outcomes)  # [B, C] or [B, L, C]
+
+        inter = (_unit(p, -1) - _unit(q, -1)).square().sum(-1) / 2
+        rows_p, rows_q = p.flatten(0, -2), q.flatten(0, -2)  # [N, C]
+        intra = (_unit(rows_p, 0) - _unit(rows_q, 0)).square().mean(-1).view(inter.shape) * len(rows_p) / 2
+        return temperature**2 * by_example(self.beta * inter + self.gamma * intra)
 
 
 @DISTILLATION_LOSSES.register("bernoulli_dist")
-class LabelRelations(_Relations):
-    r"""How badly the probabilities of labels correlate, within each example and, label by label, over the batch.
+class LabelRelations(ClassRelations):
+    """How badly the probabilities of labels correlate, within each example and, label by label, over the batch.
 
     `dist` with the sigmoid in the place of the softmax; the paper has single labels only.
-
-    Args:
-        beta: weight of the relations between the labels of an example, at least 0.
-        gamma: weight of the relations between the examples of a label, at least 0.
-        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
     tasks: ClassVar[frozenset[Task]] = BERNOULLI
-
-    def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: Number = 1.0):
-        super().__init__(beta, gamma, temperature)
-
-    def probabilities(self, output: ModelOutput, temperature: float) -> Tensor:
-        return log_bernoulli(output, temperature)[..., 0].exp()
+    outcomes: ClassVar[Outcomes] = "bernoulli"
 
 
 def _unit(values: Tensor, dim: int) -> Tensor:

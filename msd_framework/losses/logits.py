@@ -1,4 +1,9 @@
-"""How far a student's logits are from its teacher's."""
+"""How far a student's logits are from its teacher's.
+
+Most of these losses have two names. As published, a loss is for one choice among C classes: their probabilities are the softmax of
+the logits. With `bernoulli_` in front it is for C labels, each a yes or a no by itself: their probabilities are the sigmoid of the
+logits. That form adds the published one up over the labels, which is its value of all labels together where they are independent.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,10 @@ import torch
 from torch import Tensor
 
 from msd_framework.losses.base import ALL_TASKS, DistillationLoss
-from msd_framework.losses.distributions import by_example, kl, log_bernoulli, log_softmax, logits_of
+from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, kl, log_distributions, logits_of, probabilities
 from msd_framework.progress import Number, positive_dial
 from msd_framework.registry import DISTILLATION_LOSSES
-from msd_framework.structures import ModelOutput, Task
+from msd_framework.structures import ModelOutput, Outcomes, Task
 
 
 @DISTILLATION_LOSSES.register("kl")
@@ -36,7 +41,8 @@ class SoftenedKL(DistillationLoss):
     tensor([0.6931])
     """
 
-    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "soft_target"})
+    tasks: ClassVar[frozenset[Task]] = SOFTMAX
+    outcomes: ClassVar[Outcomes] = "softmax"
 
     def __init__(self, temperature: Number = 1.0):
         super().__init__()
@@ -44,19 +50,35 @@ class SoftenedKL(DistillationLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         temperature = self.temperature.value
-        log_q = log_softmax(student, temperature)
-        log_p = log_softmax(teacher, temperature).detach()
-        return temperature**2 * by_example(kl(log_p, log_q))
+        log_q = log_distributions(student, self.outcomes, temperature)
+        log_p = log_distributions(teacher, self.outcomes, temperature).detach()
+        return temperature**2 * by_example(kl(log_p, log_q).sum(-1))
 
 
 @DISTILLATION_LOSSES.register("bernoulli_kl")
-class BernoulliKL(DistillationLoss):
+class BernoulliKL(SoftenedKL):
     r"""Divergence of the student's probability of each label from the teacher's, added up over labels.
 
     .. math:: D = T^2 \sum_c \left[p_c \log \frac{p_c}{q_c} + (1 - p_c) \log \frac{1 - p_c}{1 - q_c}\right]
 
-    with :math:`p` and :math:`q` the sigmoid of the teacher's and the student's logits divided by :math:`T`: the
-    divergence between all labels together, where they are independent given the input.
+    >>> student, teacher = ModelOutput(torch.zeros(1, 3)), ModelOutput(torch.tensor([[0.0, 100.0, -100.0]]))
+    >>> BernoulliKL()(student, teacher)  # 2 log 2: they agree on the first label alone
+    tensor([1.3863])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = BERNOULLI
+    outcomes: ClassVar[Outcomes] = "bernoulli"
+
+
+@DISTILLATION_LOSSES.register("reverse_kl")
+class ReverseKL(DistillationLoss):
+    r"""Divergence of the teacher's class probabilities from the student's, both softened by a temperature.
+
+    .. math:: D = T^2 \sum_c q_c (\log q_c - \log p_c)
+
+    with :math:`p` and :math:`q` the softmax of the teacher's and the student's logits divided by :math:`T`. It punishes
+    what the student believes and the teacher does not, where `kl` punishes what the student misses: a student that is too
+    small for all of the teacher's answer keeps to its peaks (Gu et al., 2024, arXiv:2306.08543, section 2.1).
 
     Args:
         temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
@@ -64,12 +86,13 @@ class BernoulliKL(DistillationLoss):
     Raises:
         ValueError: if the temperature is not positive.
 
-    >>> student, teacher = ModelOutput(torch.zeros(1, 3)), ModelOutput(torch.tensor([[0.0, 100.0, -100.0]]))
-    >>> BernoulliKL()(student, teacher)  # 2 log 2: they agree on the first label alone
-    tensor([1.3863])
+    >>> student, teacher = ModelOutput(torch.tensor([[0.0, 100.0]])), ModelOutput(torch.zeros(1, 2))
+    >>> ReverseKL()(student, teacher)  # log 2: the student is sure, the teacher tosses a coin
+    tensor([0.6931])
     """
 
-    tasks: ClassVar[frozenset[Task]] = frozenset({"multi_label", "soft_target"})
+    tasks: ClassVar[frozenset[Task]] = SOFTMAX
+    outcomes: ClassVar[Outcomes] = "softmax"
 
     def __init__(self, temperature: Number = 1.0):
         super().__init__()
@@ -77,9 +100,104 @@ class BernoulliKL(DistillationLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         temperature = self.temperature.value
-        log_q = log_bernoulli(student, temperature)
-        log_p = log_bernoulli(teacher, temperature).detach()
-        return temperature**2 * by_example(kl(log_p, log_q).sum(-1))
+        log_q = log_distributions(student, self.outcomes, temperature)
+        log_p = log_distributions(teacher, self.outcomes, temperature).detach()
+        return temperature**2 * by_example(kl(log_q, log_p).sum(-1))
+
+
+@DISTILLATION_LOSSES.register("bernoulli_reverse_kl")
+class BernoulliReverseKL(ReverseKL):
+    r"""Divergence of the teacher's probability of each label from the student's, added up over labels.
+
+    .. math:: D = T^2 \sum_c \left[q_c \log \frac{q_c}{p_c} + (1 - q_c) \log \frac{1 - q_c}{1 - p_c}\right]
+
+    >>> student, teacher = ModelOutput(torch.tensor([[0.0, 100.0, -100.0]])), ModelOutput(torch.zeros(1, 3))
+    >>> BernoulliReverseKL()(student, teacher)  # 2 log 2: they agree on the first label alone
+    tensor([1.3863])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = BERNOULLI
+    outcomes: ClassVar[Outcomes] = "bernoulli"
+
+
+@DISTILLATION_LOSSES.register("js")
+class JensenShannon(DistillationLoss):
+    r"""Jensen-Shannon divergence between the class probabilities: symmetric, and between 0 and 1.
+
+    .. math:: D = \tfrac12 \sum_c p_c \log_2 \frac{p_c}{m_c} + \tfrac12 \sum_c q_c \log_2 \frac{q_c}{m_c},
+        \qquad m = \tfrac12 (p + q)
+
+    with :math:`p` and :math:`q` the softmax of the teacher's and the student's logits (Lin, 1991, equation 4.1).
+
+    >>> JensenShannon()(ModelOutput(torch.tensor([[100.0, 0.0]])), ModelOutput(torch.tensor([[0.0, 100.0]])))
+    tensor([1.])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = SOFTMAX
+    outcomes: ClassVar[Outcomes] = "softmax"
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        log_q = log_distributions(student, self.outcomes)
+        log_p = log_distributions(teacher, self.outcomes).detach()
+        log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+        return by_example((kl(log_p, log_m) + kl(log_q, log_m)).sum(-1)) / (2 * math.log(2))
+
+
+@DISTILLATION_LOSSES.register("bernoulli_js")
+class BernoulliJensenShannon(JensenShannon):
+    r"""Jensen-Shannon divergence between the probabilities of each label, added up over labels: from 0 to C.
+
+    .. math:: D = \sum_c \mathrm{JS}\left(\mathrm{Bernoulli}(p_c), \mathrm{Bernoulli}(q_c)\right)
+
+    >>> student, teacher = ModelOutput(torch.tensor([[100.0, 0.0]])), ModelOutput(torch.tensor([[-100.0, 0.0]]))
+    >>> BernoulliJensenShannon()(student, teacher)  # they disagree on the first label as much as can be
+    tensor([1.])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = BERNOULLI
+    outcomes: ClassVar[Outcomes] = "bernoulli"
+
+
+@DISTILLATION_LOSSES.register("tvd")
+class TotalVariation(DistillationLoss):
+    r"""Total variation distance between the class probabilities: symmetric, and between 0 and 1.
+
+    .. math:: D = \tfrac12 \sum_c |p_c - q_c|
+
+    with :math:`p` and :math:`q` the softmax of the teacher's and the student's logits. No single class pulls harder than
+    another however wrong it is, so it bears with a teacher that is sometimes badly wrong (Wen et al., 2023,
+    arXiv:2307.15190, section 3).
+
+    >>> TotalVariation()(ModelOutput(torch.zeros(1, 2)), ModelOutput(torch.tensor([[0.0, 100.0]])))
+    tensor([0.5000])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = SOFTMAX
+    outcomes: ClassVar[Outcomes] = "softmax"
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        log_q = log_distributions(student, self.outcomes)
+        log_p = log_distributions(teacher, self.outcomes).detach()
+        q, p = probabilities(log_q, self.outcomes), probabilities(log_p, self.outcomes)
+        distance = by_example((p - q).abs().sum(-1))
+        # of a yes or no, the no is as far off as the yes: half of both is the yes alone
+        return distance / 2 if self.outcomes == "softmax" else distance
+
+
+@DISTILLATION_LOSSES.register("bernoulli_tvd")
+class BernoulliTotalVariation(TotalVariation):
+    r"""Total variation distance between the probabilities of each label, added up over labels: from 0 to C.
+
+    .. math:: D = \sum_c |p_c - q_c|
+
+    It is at least the distance of all labels together.
+
+    >>> BernoulliTotalVariation()(ModelOutput(torch.zeros(1, 2)), ModelOutput(torch.tensor([[0.0, 100.0]])))
+    tensor([0.5000])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = BERNOULLI
+    outcomes: ClassVar[Outcomes] = "bernoulli"
 
 
 @DISTILLATION_LOSSES.register("mse")
@@ -99,25 +217,3 @@ class LogitMSE(DistillationLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         return by_example((logits_of(student) - logits_of(teacher).detach()).square().mean(-1))
-
-
-@DISTILLATION_LOSSES.register("js")
-class JensenShannon(DistillationLoss):
-    r"""Jensen-Shannon divergence between the class probabilities: symmetric, and between 0 and 1.
-
-    .. math:: D = \tfrac12 \sum_c p_c \log_2 \frac{p_c}{m_c} + \tfrac12 \sum_c q_c \log_2 \frac{q_c}{m_c},
-        \qquad m = \tfrac12 (p + q)
-
-    with :math:`p` and :math:`q` the softmax of the teacher's and the student's logits (Lin, 1991, equation 4.1).
-
-    >>> JensenShannon()(ModelOutput(torch.tensor([[100.0, 0.0]])), ModelOutput(torch.tensor([[0.0, 100.0]])))
-    tensor([1.])
-    """
-
-    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "soft_target"})
-
-    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        log_q = log_softmax(student)
-        log_p = log_softmax(teacher).detach()
-        log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-        return by_example(kl(log_p, log_m) + kl(log_q, log_m)) / (2 * math.log(2))

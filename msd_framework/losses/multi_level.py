@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from msd_framework.losses.base import DistillationLoss
-from msd_framework.losses.distributions import by_example, kl, log_bernoulli, log_softmax
-from msd_framework.losses.divergences import BERNOULLI, SOFTMAX
+from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, kl, log_distributions, probabilities
 from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import DISTILLATION_LOSSES
-from msd_framework.structures import ModelOutput, Task
+from msd_framework.structures import ModelOutput, Outcomes, Task
 
 PUBLISHED_TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
 
 
-class _MultiLevel(DistillationLoss):
-    """What both forms share; a subclass says how logits are read."""
-
-    mixes_examples: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        temperatures: list[float] | None = None,
-        instance_weight: float = 1.0,
-        batch_weight: float = 1.0,
-        class_weight: float = 1.0,
-    ):
-        super().__init__()
-        not_negative(instance_weight=instance_weight, batch_weight=batch_weight, class_weight=class_weight)
-        self.temperatures = PUBLISHED_TEMPERATURES if temperatures is None else tuple(temperatures)
-        if not self.temperatures:
-            raise ValueError("temperatures must name at least one, got none.")
-        for i, temperature in enumerate(self.temperatures):
-            positive(**{f"temperatures[{i}]": temperature})
-        self.weights = instance_weight, batch_weight, class_weight
-
-    @abstractmethod
-    def at(self, temperature: float, student: ModelOutput, teacher: ModelOutput) -> tuple[Tensor, Tensor, Tensor]:
-        """The divergence [..], and the probabilities of the teacher and of the student [.., C]."""
-
-    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        values = [self.levels(*self.at(t, student, teacher), t) for t in self.temperatures]
-        total: Tensor = sum(values[1:], start=values[0])
-        return total
-
-    def levels(self, divergence: Tensor, p: Tensor, q: Tensor, temperature: float) -> Tensor:
-        """The three levels at one temperature, [B]."""
-        of_instances, of_batch, of_classes = self.weights
-        rows_p, rows_q = p.flatten(0, -2), q.flatten(0, -2)  # [N, C]
-        with torch.autocast(p.device.type, enabled=False):  # which would compute these products in half precision
-            examples = (rows_p @ rows_p.T - rows_q @ rows_q.T).square().sum(-1).view(divergence.shape)
-            classes = (rows_p.T @ rows_p - rows_q.T @ rows_q).square().sum() / p.shape[-1]  # one value for all examples
-        return by_example(of_instances * temperature**2 * divergence + of_batch * examples + of_classes * classes)
-
-
 @DISTILLATION_LOSSES.register("multi_level")
-class MultiLevel(_MultiLevel):
+class MultiLevel(DistillationLoss):
     r"""Class probabilities compared by example, by pair of examples and by pair of classes, at several temperatures.
 
     .. math::
@@ -90,6 +48,8 @@ class MultiLevel(_MultiLevel):
     """
 
     tasks: ClassVar[frozenset[Task]] = SOFTMAX
+    outcomes: ClassVar[Outcomes] = "softmax"
+    mixes_examples: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -98,41 +58,42 @@ class MultiLevel(_MultiLevel):
         batch_weight: float = 1.0,
         class_weight: float = 1.0,
     ):
-        super().__init__(temperatures, instance_weight, batch_weight, class_weight)
+        super().__init__()
+        not_negative(instance_weight=instance_weight, batch_weight=batch_weight, class_weight=class_weight)
+        self.temperatures = PUBLISHED_TEMPERATURES if temperatures is None else tuple(temperatures)
+        if not self.temperatures:
+            raise ValueError("temperatures must name at least one, got none.")
+        for i, temperature in enumerate(self.temperatures):
+            positive(**{f"temperatures[{i}]": temperature})
+        self.weights = instance_weight, batch_weight, class_weight
 
-    def at(self, temperature: float, student: ModelOutput, teacher: ModelOutput) -> tuple[Tensor, Tensor, Tensor]:
-        log_q, log_p = log_softmax(student, temperature), log_softmax(teacher, temperature).detach()
-        return kl(log_p, log_q), log_p.exp(), log_q.exp()
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        values = [self.levels(student, teacher, temperature) for temperature in self.temperatures]
+        total: Tensor = sum(values[1:], start=values[0])
+        return total
+
+    def levels(self, student: ModelOutput, teacher: ModelOutput, temperature: float) -> Tensor:
+        """The three levels at one temperature, [B]."""
+        of_instances, of_batch, of_classes = self.weights
+        log_q = log_distributions(student, self.outcomes, temperature)
+        log_p = log_distributions(teacher, self.outcomes, temperature).detach()
+        divergence = kl(log_p, log_q).sum(-1)  # [B] or [B, L]
+        q, p = probabilities(log_q, self.outcomes), probabilities(log_p, self.outcomes)
+        rows_p, rows_q = p.flatten(0, -2), q.flatten(0, -2)  # [N, C]
+        # autocast would compute these products in half precision
+        with torch.autocast(p.device.type, enabled=False):
+            examples = (rows_p @ rows_p.T - rows_q @ rows_q.T).square().sum(-1).view(divergence.shape)
+            classes = (rows_p.T @ rows_p - rows_q.T @ rows_q).square().sum() / p.shape[-1]  # one value for all examples
+        return by_example(of_instances * temperature**2 * divergence + of_batch * examples + of_classes * classes)
 
 
 @DISTILLATION_LOSSES.register("bernoulli_multi_level")
-class BernoulliMultiLevel(_MultiLevel):
-    r"""Probabilities of labels compared by example, by pair of examples and by pair of labels, at several temperatures.
+class BernoulliMultiLevel(MultiLevel):
+    """Probabilities of labels compared by example, by pair of examples and by pair of labels, at several temperatures.
 
     `multi_level` with the sigmoid in the place of the softmax and `bernoulli_kl` in that of `kl`; the paper has single
     labels only. The third term compares how often two labels are expected together.
-
-    Args:
-        temperatures: T, each above 0; 2, 3, 4, 5 and 6 as published if null.
-        instance_weight: weight of the examples' own divergences, at least 0.
-        batch_weight: weight of the relations between examples, at least 0.
-        class_weight: weight of the relations between labels, at least 0.
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
     tasks: ClassVar[frozenset[Task]] = BERNOULLI
-
-    def __init__(
-        self,
-        temperatures: list[float] | None = None,
-        instance_weight: float = 1.0,
-        batch_weight: float = 1.0,
-        class_weight: float = 1.0,
-    ):
-        super().__init__(temperatures, instance_weight, batch_weight, class_weight)
-
-    def at(self, temperature: float, student: ModelOutput, teacher: ModelOutput) -> tuple[Tensor, Tensor, Tensor]:
-        log_q, log_p = log_bernoulli(student, temperature), log_bernoulli(teacher, temperature).detach()
-        return kl(log_p, log_q).sum(-1), log_p[..., 0].exp(), log_q[..., 0].exp()
+    outcomes: ClassVar[Outcomes] = "bernoulli"

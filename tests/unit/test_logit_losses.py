@@ -16,14 +16,16 @@ from msd_framework.errors import ConfigError
 from msd_framework.losses.base import DistillationLoss, compare
 from msd_framework.losses.decoupled import DecoupledKL
 from msd_framework.losses.dist import ClassRelations, LabelRelations
-from msd_framework.losses.divergences import (
+from msd_framework.losses.logits import (
     BernoulliJensenShannon,
+    BernoulliKL,
     BernoulliReverseKL,
     BernoulliTotalVariation,
+    JensenShannon,
     ReverseKL,
+    SoftenedKL,
     TotalVariation,
 )
-from msd_framework.losses.logits import BernoulliKL, JensenShannon, SoftenedKL
 from msd_framework.losses.multi_level import BernoulliMultiLevel, MultiLevel
 from msd_framework.losses.standardised import Standardised
 from msd_framework.registry import DISTILLATION_LOSSES
