@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msd_framework.components.options import mismatch
+from msd_framework.components.registry import plain, split
 from msd_framework.config.build import Assembly
 from msd_framework.config.folders import processors_folder
 from msd_framework.config.resume import begun_with
@@ -30,8 +32,7 @@ from msd_framework.engine.prediction_table import MOST_COLUMNS
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.escaping import cell
 from msd_framework.metrics.base import Metric
-from msd_framework.options import mismatch
-from msd_framework.registry import DATASETS, METRICS, plain, split
+from msd_framework.registry import DATASETS, METRICS
 from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, probabilities
 from msd_framework.teachers.base import Teacher
 

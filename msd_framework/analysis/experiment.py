@@ -1,15 +1,14 @@
-"""Experiments: measurements that are neither a run nor a comparison of runs, with a table of what came out."""
+"""An experiment done: its configuration, its table as files and on the screen."""
 
 # ruff: noqa: RUF009 -- component() is dataclasses.field() under a name of ours
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from rich.table import Table
@@ -22,38 +21,10 @@ from msd_framework.config.schema import Component, component
 from msd_framework.config.structure import component_slots, structure_problems, structured
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.escaping import markdown as escaped
-from msd_framework.registry import EXPERIMENTS
+from msd_framework.experiment import EXPERIMENTS, Experiment, Row
 from msd_framework.run import write_json
 from msd_framework.screen import Screen
 from msd_framework.writing import write_text
-
-Row: TypeAlias = Mapping[str, float | str]
-"""A line of the table that an experiment makes, by column."""
-
-
-class Experiment(ABC):
-    """Measures something over seeds. Its constructor reads nothing: what cannot work is refused there, before anything is run."""
-
-    @abstractmethod
-    def run(self, seeds: Sequence[int], folder: Path) -> list[Row]:
-        """The rows of its table, all with the same columns.
-
-        Args:
-            seeds: the seeds that it is to be repeated with.
-            folder: where it may write what is more than a table.
-        """
-
-    def draw(self, rows: Sequence[Row], path: Path) -> bool:
-        """Draws the table, if it is one that can be drawn.
-
-        Args:
-            rows: what `run` returned.
-            path: the PNG.
-
-        Returns:
-            whether there is a picture.
-        """
-        return False
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,23 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from msd_framework.analysis.rank_statistics import Floats, Interval, auroc, spearman, with_interval
 from msd_framework.analysis.saliency_config import SaliencyRun, load_saliency
 from msd_framework.analysis.saliency_report import write_report
+from msd_framework.analysis.scored import Scored
+from msd_framework.components.registry import plain, split
 from msd_framework.config.build import Assembly
 from msd_framework.config.load import located
 from msd_framework.config.teacher_cache import bar
-from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.collate import Collator
 from msd_framework.data.reader import ExampleReader
 from msd_framework.data.world import read_oracle
@@ -30,52 +31,15 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError, DataError
-from msd_framework.registry import PROCESSORS, plain, split
+from msd_framework.registry import PROCESSORS
 from msd_framework.saliency.base import Saliency
-from msd_framework.saliency.reading import Reading, decided, together
+from msd_framework.saliency.reading import together
 from msd_framework.structures import FULL, Batch, ModelOutput
 
 DECIDED_BY = "decided_by"
 """The fact of an example that says what decides it: a modality, or all of them together."""
 
 ROWS = 1024
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A split and its saliency scores.
-
-    Args:
-        use: what the run uses the split for.
-        dataset: its examples.
-        places: where the N labelled ones stand in it, int64 [N].
-        targets: int64 [N] or float [N, C].
-        scores: float [N, M] by the saliency's label.
-        readings: what a large score says, by label.
-        modalities: M names.
-    """
-
-    use: str
-    dataset: MultimodalDataset
-    places: NDArray[np.int64]
-    targets: NDArray[Any]
-    scores: Mapping[str, Floats]
-    readings: Mapping[str, Reading]
-    modalities: tuple[str, ...]
-
-    def example(self, row: int) -> Example:
-        return self.dataset[int(self.places[row])]
-
-    def decided(self, label: str) -> dict[str, Floats]:
-        """How much each modality decides each example alone, and all together, float [N] each."""
-        found = decided(torch.from_numpy(self.scores[label]), self.modalities, self.readings[label])
-        return {name: values.numpy() for name, values in found.items()}
-
-    def classes(self, names: Sequence[str], num_classes: int) -> dict[str, NDArray[np.bool_]]:
-        """Which examples are of each class, bool [N] by its name, and of any."""
-        y = self.targets
-        of = {names[c] if names else str(c): y == c if y.ndim == 1 else y[:, c] > 0.5 for c in range(num_classes)}
-        return {"all": np.ones(len(y), bool)} | of
 
 
 def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:

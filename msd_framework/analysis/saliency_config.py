@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msd_framework.components.registry import plain
 from msd_framework.config.cards import card_of
 from msd_framework.config.check import checked, understood
 from msd_framework.config.components import STAND_INS, described, known_facts
@@ -19,7 +20,7 @@ from msd_framework.config.schema import Component, RunConfig, TeacherConfig, com
 from msd_framework.config.teachers import teacher_folders
 from msd_framework.config.words import own_options
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
-from msd_framework.registry import SALIENCIES, plain
+from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.shapley import MOST
 from msd_framework.structures import FULL, DatasetInfo, Outcomes, visible_modalities

@@ -8,12 +8,14 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from msd_framework.analysis.plots import draw_distributions
+from msd_framework.analysis.saliency_config import SaliencyRun
+from msd_framework.analysis.scored import Scored
 from msd_framework.data.images import read_image
 from msd_framework.errors import DataError
 from msd_framework.escaping import CsvWriter
@@ -22,10 +24,6 @@ from msd_framework.run import write_json
 from msd_framework.saliency.reading import together
 from msd_framework.screen import Screen
 from msd_framework.writing import draft, write_text
-
-if TYPE_CHECKING:
-    from msd_framework.analysis.saliency import Scored
-    from msd_framework.analysis.saliency_config import SaliencyRun
 
 WIDTH = 132
 """Columns of what is printed to no terminal."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from msd_framework.analysis.grid import Variant, grid_problems, variants
+from msd_framework.components.registry import split
 from msd_framework.config.check import understood
 from msd_framework.config.components import component_problems, described
 from msd_framework.config.limits import LARGEST_SEED
@@ -22,7 +23,7 @@ from msd_framework.data.world import WorldPlan
 from msd_framework.data.world.make import _plan as plan_world
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.metrics.fidelity import FIDELITY
-from msd_framework.registry import METRICS, OBJECTIVES, split
+from msd_framework.registry import METRICS, OBJECTIVES
 from msd_framework.structures import FULL
 
 TEACHER = "teacher"

@@ -3,11 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    from msd_framework.engine.runner import Runner
-    from msd_framework.structures import StepOutput
+import torch
+
+from msd_framework.components.registry import Registry
+from msd_framework.objectives.base import Objective
+from msd_framework.structures import StepOutput
+
+
+class WatchedPlan(Protocol):
+    """How long a run is, and the metric that chooses its best checkpoint."""
+
+    @property
+    def num_updates(self) -> int: ...
+    @property
+    def monitor(self) -> str: ...
+    @property
+    def larger_is_better(self) -> bool: ...
+
+
+class WatchedWorld(Protocol):
+    """One process among those that train together."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def is_first(self) -> bool: ...
+
+
+class Watched(Protocol):
+    """What a callback sees of the runner that calls it."""
+
+    @property
+    def update(self) -> int:
+        """Updates made so far."""
+
+    @property
+    def best(self) -> float | None:
+        """The best value of the monitored metric so far, None before the first validation."""
+
+    @property
+    def watched(self) -> dict[str, Any]:
+        """What a best value is the best of: the metric, its options, and the examples that it is measured on."""
+
+    @property
+    def plan(self) -> WatchedPlan: ...
+    @property
+    def world(self) -> WatchedWorld: ...
+    @property
+    def objective(self) -> Objective: ...
+
+    def stop(self, reason: str) -> None:
+        """Ends training after this update; a callback must ask for it on every process."""
 
 
 class Callback:
@@ -20,22 +72,22 @@ class Callback:
     needs_validation: ClassVar[bool] = False
     """Whether it does nothing in a run that never validates."""
 
-    def on_fit_start(self, runner: Runner) -> None:
+    def on_fit_start(self, runner: Watched) -> None:
         """Before the first update, or the first after a resumption."""
 
-    def on_step_end(self, runner: Runner, output: StepOutput) -> None:
+    def on_step_end(self, runner: Watched, output: StepOutput) -> None:
         """After each update; reading a value of the output here would wait for the device."""
 
-    def on_log(self, runner: Runner, terms: Mapping[str, float]) -> None:
+    def on_log(self, runner: Watched, terms: Mapping[str, float]) -> None:
         """Every `log_every` updates, with the means of the loss and its terms since the last time."""
 
-    def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+    def on_validation_end(self, runner: Watched, metrics: Mapping[str, float]) -> None:
         """After a validation; all processes have the same metrics."""
 
-    def on_checkpoint(self, runner: Runner) -> None:
+    def on_checkpoint(self, runner: Watched) -> None:
         """After a checkpoint is written."""
 
-    def on_fit_end(self, runner: Runner) -> None:
+    def on_fit_end(self, runner: Watched) -> None:
         """After the last update, or after an error."""
 
     def state(self) -> dict[str, Any]:
@@ -45,6 +97,9 @@ class Callback:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes what `state` gave; called only where a checkpoint holds a state of a callback of this class."""
 
-    def still_stops(self, runner: Runner) -> bool:
+    def still_stops(self, runner: Watched) -> bool:
         """Whether a run that this callback has ended stays ended when it is resumed; asked once its state is back."""
         return True
+
+
+CALLBACKS: Registry[Callback] = Registry("callback", "callbacks", Callback)

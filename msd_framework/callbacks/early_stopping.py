@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from msd_framework.callbacks.base import Callback
+from msd_framework.callbacks.base import CALLBACKS, Callback, Watched
 from msd_framework.ranges import not_negative
-from msd_framework.registry import CALLBACKS
-
-if TYPE_CHECKING:
-    from msd_framework.engine.runner import Runner
 
 
 @CALLBACKS.register("early_stopping")
@@ -33,11 +29,11 @@ class EarlyStopping(Callback):
         self.waited = 0
         self.watched: dict[str, Any] = {}
 
-    def on_fit_start(self, runner: Runner) -> None:
+    def on_fit_start(self, runner: Watched) -> None:
         if self.watched != runner.watched:  # values of another metric are not compared with
             self.best, self.waited, self.watched = None, 0, runner.watched
 
-    def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+    def on_validation_end(self, runner: Watched, metrics: Mapping[str, float]) -> None:
         value = metrics[runner.plan.monitor] * (1 if runner.plan.larger_is_better else -1)
         if self.best is None or value > self.best + self.min_delta:
             self.best, self.waited = value, 0
@@ -52,5 +48,5 @@ class EarlyStopping(Callback):
     def restore(self, state: Mapping[str, Any]) -> None:
         self.best, self.waited, self.watched = (state[name] for name in ("best", "waited", "watched"))
 
-    def still_stops(self, runner: Runner) -> bool:
+    def still_stops(self, runner: Watched) -> bool:
         return self.watched == runner.watched and self.waited >= self.patience

@@ -8,15 +8,11 @@ import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from msd_framework.callbacks.base import Callback
+from msd_framework.callbacks.base import CALLBACKS, Callback, Watched
 from msd_framework.reading import read_text
-from msd_framework.registry import CALLBACKS
 from msd_framework.writing import naming, write_text
-
-if TYPE_CHECKING:
-    from msd_framework.engine.runner import Runner
 
 
 @CALLBACKS.register("json_lines")
@@ -32,20 +28,20 @@ class JsonLines(Callback):
     def __init__(self, path: str):
         self.path = Path(path)
 
-    def on_fit_start(self, runner: Runner) -> None:
+    def on_fit_start(self, runner: Watched) -> None:
         if not runner.world.is_first:
             return
         old = read_text(self.path).split("\n") if self.path.exists() else []
         kept = [line for line in old if _update(line) <= runner.update]
         write_text(self.path, "".join(f"{line}\n" for line in kept))
 
-    def on_log(self, runner: Runner, terms: Mapping[str, float]) -> None:
+    def on_log(self, runner: Watched, terms: Mapping[str, float]) -> None:
         self.write(runner, {f"train/{k}": v for k, v in terms.items()})
 
-    def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+    def on_validation_end(self, runner: Watched, metrics: Mapping[str, float]) -> None:
         self.write(runner, {f"validation/{k}": v for k, v in metrics.items()})
 
-    def write(self, runner: Runner, values: Mapping[str, float]) -> None:
+    def write(self, runner: Watched, values: Mapping[str, float]) -> None:
         if runner.world.is_first:
             known = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no word for what is not defined
             with naming(self.path), self.path.open("a", encoding="utf-8") as file:
@@ -70,7 +66,7 @@ class TensorBoard(Callback):
         self.writer: Any = None
         self.hook = threading.excepthook
 
-    def on_fit_start(self, runner: Runner) -> None:
+    def on_fit_start(self, runner: Watched) -> None:
         if runner.world.is_first:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -78,19 +74,19 @@ class TensorBoard(Callback):
                 self.writer = SummaryWriter(self.folder, purge_step=runner.update or None)
             self.hook, threading.excepthook = threading.excepthook, _leave_to_writer
 
-    def on_log(self, runner: Runner, terms: Mapping[str, float]) -> None:
+    def on_log(self, runner: Watched, terms: Mapping[str, float]) -> None:
         self.write(runner, "train", terms)
 
-    def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+    def on_validation_end(self, runner: Watched, metrics: Mapping[str, float]) -> None:
         self.write(runner, "validation", metrics)
 
-    def on_fit_end(self, runner: Runner) -> None:
+    def on_fit_end(self, runner: Watched) -> None:
         if self.writer:
             threading.excepthook = self.hook
             with naming(Path(self.folder)):
                 self.writer.close()
 
-    def write(self, runner: Runner, group: str, values: Mapping[str, float]) -> None:
+    def write(self, runner: Watched, group: str, values: Mapping[str, float]) -> None:
         for name, value in values.items() if self.writer else ():
             with naming(Path(self.folder)):
                 self.writer.add_scalar(f"{group}/{name}", value, runner.update)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from rich.progress import Progress, TaskID
 
-from msd_framework.callbacks.base import Callback
-from msd_framework.registry import CALLBACKS
+from msd_framework.callbacks.base import CALLBACKS, Callback, Watched
 from msd_framework.screen import progress_bar, say
-
-if TYPE_CHECKING:
-    from msd_framework.engine.runner import Runner
-    from msd_framework.structures import StepOutput
+from msd_framework.structures import StepOutput
 
 
 @CALLBACKS.register("progress")
@@ -32,29 +27,29 @@ class ProgressBar(Callback):
         self.bar: Progress | None = None
         self.task = TaskID(0)
 
-    def on_fit_start(self, runner: Runner) -> None:
+    def on_fit_start(self, runner: Watched) -> None:
         if not runner.world.is_first:
             return
         self.bar = progress_bar("values")
         self.task = self.bar.add_task(self.label, total=runner.plan.num_updates, completed=runner.update, values="")
         self.bar.start()
 
-    def on_step_end(self, runner: Runner, output: StepOutput) -> None:
+    def on_step_end(self, runner: Watched, output: StepOutput) -> None:
         if self.bar:
             self.bar.update(self.task, completed=runner.update)
 
-    def on_log(self, runner: Runner, terms: Mapping[str, float]) -> None:
+    def on_log(self, runner: Watched, terms: Mapping[str, float]) -> None:
         self.loss = f"loss {terms['loss']:.4f}"
         self.show()
 
-    def on_validation_end(self, runner: Runner, metrics: Mapping[str, float]) -> None:
+    def on_validation_end(self, runner: Watched, metrics: Mapping[str, float]) -> None:
         self.score = f"{runner.plan.monitor} {metrics[runner.plan.monitor]:.4f} (best {runner.best:.4f})"
         self.show()
         if self.bar and self.bar.disable:
             parts = [f"{self.label}: update {runner.update}/{runner.plan.num_updates}", self.loss, self.score]
             say(", ".join(filter(None, parts)))
 
-    def on_fit_end(self, runner: Runner) -> None:
+    def on_fit_end(self, runner: Watched) -> None:
         if self.bar and not self.bar.disable:  # stopping a disabled bar prints an empty line in older versions of rich
             self.bar.stop()
 

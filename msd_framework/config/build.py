@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
+from msd_framework.components.registry import plain, split
 from msd_framework.config.cards import card_of, rebuilt, weights_of
 from msd_framework.config.components import known_facts, modalities_of
 from msd_framework.config.folders import (
@@ -60,19 +61,7 @@ from msd_framework.maskers.base import Masker
 from msd_framework.metrics.base import Metric
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
-from msd_framework.registry import (
-    CALLBACKS,
-    DATASETS,
-    MASKERS,
-    METRICS,
-    MODELS,
-    OBJECTIVES,
-    OPTIMIZERS,
-    PROCESSORS,
-    SCHEDULERS,
-    plain,
-    split,
-)
+from msd_framework.registry import CALLBACKS, DATASETS, MASKERS, METRICS, MODELS, OBJECTIVES, OPTIMIZERS, PROCESSORS, SCHEDULERS
 from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, has_label, visible_modalities
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ema import EmaTeacher

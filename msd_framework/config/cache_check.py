@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from msd_framework.components.registry import split
 from msd_framework.config.cards import card_of
 from msd_framework.config.folders import is_evaluated
 from msd_framework.config.schema import RunConfig
@@ -13,7 +14,7 @@ from msd_framework.config.teachers import teacher_folders
 from msd_framework.errors import Problem, did_you_mean
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
-from msd_framework.registry import MASKERS, MODELS, OBJECTIVES, PROCESSORS, split
+from msd_framework.registry import MASKERS, MODELS, OBJECTIVES, PROCESSORS
 from msd_framework.structures import FULL, Setting
 from msd_framework.teachers.store import SUMMARY
 

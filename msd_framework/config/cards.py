@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from msd_framework.components.options import mismatch, options_of
+from msd_framework.components.registry import Registry, items, nested, split
 from msd_framework.config.parts import code_options, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
@@ -14,9 +16,8 @@ from msd_framework.engine import checkpoint
 from msd_framework.engine.checkpoint import WEIGHTS, Checkpoint, find_checkpoint
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.models.base import MultimodalModel
-from msd_framework.options import mismatch, options_of
 from msd_framework.ranges import too_large
-from msd_framework.registry import MODELS, PROCESSORS, REGISTRIES, Registry, items, nested, split
+from msd_framework.registry import MODELS, PROCESSORS, REGISTRIES
 from msd_framework.structures import Outcomes, Task
 
 CARD: dict[str, Any] = {

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from msd_framework.components.options import options_of
+from msd_framework.components.registry import raised_at, split
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.structure import ComponentSlot
 from msd_framework.errors import ConfigError, DataError, Problem
-from msd_framework.options import options_of
 from msd_framework.ranges import most_of, too_large
-from msd_framework.registry import DATASETS, MODELS, OBJECTIVES, REGISTRIES, TASK_LOSSES, raised_at, split
+from msd_framework.registry import DATASETS, MODELS, OBJECTIVES, REGISTRIES, TASK_LOSSES
 from msd_framework.structures import DatasetInfo
 
 T = TypeVar("T")
@@ -145,7 +146,7 @@ def _size_problems(slot: ComponentSlot) -> list[Problem]:
 
 
 def _refusals(part: Part, facts: Mapping[str, Any]) -> tuple[Problem, ...]:
-    if part.registry.group not in LIGHT:
+    if part.registry.plural not in LIGHT:
         return ()
     try:
         part.registry.build(part.spec, part.path, facts)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from msd_framework.components.options import options_of
 from msd_framework.config.components import CONTEXT, described
 from msd_framework.config.load import Source, located, parse_overrides
 from msd_framework.config.splits import shared_splits
@@ -18,7 +19,6 @@ from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.images import read_image
 from msd_framework.data.overlap import survey
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
-from msd_framework.options import options_of
 from msd_framework.registry import DATASETS
 from msd_framework.screen import Screen
 from msd_framework.structures import DatasetInfo, ModalityKind

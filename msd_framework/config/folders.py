@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msd_framework.components.options import options_of
+from msd_framework.components.registry import plain, split
 from msd_framework.config.cards import card_of
 from msd_framework.config.components import described
 from msd_framework.config.parts import differences
@@ -16,8 +18,7 @@ from msd_framework.config.schema import RunConfig
 from msd_framework.config.teachers import teacher_folders
 from msd_framework.engine.checkpoint import find_checkpoint
 from msd_framework.errors import CheckpointError, ConfigError, Problem
-from msd_framework.options import options_of
-from msd_framework.registry import DATASETS, MODELS, PROCESSORS, plain, split
+from msd_framework.registry import DATASETS, MODELS, PROCESSORS
 from msd_framework.structures import DatasetInfo, Outcomes, outcomes_of
 
 USES = ("train", "validation", "test")

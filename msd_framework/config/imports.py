@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msd_framework.components.registry import import_named, raised_at
 from msd_framework.config.load import ROOT, SHARE, Source, located, parse_overrides
 from msd_framework.config.structure import structure_problems, structured
 from msd_framework.errors import ConfigError, MSDError, Problem
-from msd_framework.registry import import_named, raised_at
 
 
 @dataclass(frozen=True)

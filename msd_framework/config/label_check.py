@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msd_framework.components.registry import split
 from msd_framework.config.parts import parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.errors import Problem
-from msd_framework.registry import OBJECTIVES, SALIENCIES, WEIGHTINGS, split
+from msd_framework.registry import OBJECTIVES, SALIENCIES, WEIGHTINGS
 
 
 def label_problems(config: RunConfig, facts: Mapping[str, Any]) -> list[Problem]:

@@ -12,13 +12,14 @@ from torch import nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
+from msd_framework.components.options import options_of
+from msd_framework.components.registry import Registry, nested, split
 from msd_framework.config.components import STAND_INS, known_facts
 from msd_framework.config.parts import Part, code_options, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.models.base import MultimodalModel
-from msd_framework.options import options_of
-from msd_framework.registry import ENCODERS, MODELS, PROCESSORS, Registry, nested, split
+from msd_framework.registry import ENCODERS, MODELS, PROCESSORS
 from msd_framework.structures import DatasetInfo
 
 RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"}

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from msd_framework.components.registry import split
 from msd_framework.config.cache_check import cache_problems
 from msd_framework.config.cards import card_of
 from msd_framework.config.components import STAND_INS, known_facts, modalities_of
@@ -40,7 +41,6 @@ from msd_framework.registry import (
     REGISTRIES,
     TASK_LOSSES,
     WEIGHTINGS,
-    split,
 )
 from msd_framework.structures import FULL, Batch, DatasetInfo, Inputs, ModelOutput, Setting, visible_modalities
 from msd_framework.teachers.base import Teacher

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from msd_framework.options import options_of
-from msd_framework.registry import Registry, items, nested, split
+from msd_framework.components.options import options_of
+from msd_framework.components.registry import Registry, items, nested, split
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msd_framework.components.registry import plain
 from msd_framework.config.components import modalities_of
 from msd_framework.config.folders import is_evaluated
 from msd_framework.config.parts import complete, parts
@@ -12,7 +13,7 @@ from msd_framework.config.schema import RunConfig
 from msd_framework.errors import DataError, Problem
 from msd_framework.models.weights import find_file
 from msd_framework.reading import read_json
-from msd_framework.registry import MODELS, PROCESSORS, plain
+from msd_framework.registry import MODELS, PROCESSORS
 
 FILE, TEXTS = "preprocessor_config.json", "tokenizer_config.json"
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic", 4: "box"}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from msd_framework.components.registry import split
 from msd_framework.config.cards import card_of
 from msd_framework.config.folders import teacher_is_there
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teachers import teacher_folders
 from msd_framework.errors import CheckpointError, Problem
-from msd_framework.registry import MODELS, SALIENCIES, split
+from msd_framework.registry import MODELS, SALIENCIES
 
 OTHERS = "Take drop, keep, loss, gap or shapley, which look at its answers"
 

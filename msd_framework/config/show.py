@@ -8,6 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, get_origin
 
+from msd_framework.components.options import Option, options_of, summary, type_name
+from msd_framework.components.registry import Registry, nested, split
 from msd_framework.config.check import understood
 from msd_framework.config.components import CONTEXT, STAND_INS
 from msd_framework.config.load import DEFAULT, Source, load, located, resolve
@@ -15,8 +17,7 @@ from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import default_of, hints_of, section_of
 from msd_framework.config.values import flow
 from msd_framework.errors import ConfigError, Problem, did_you_mean
-from msd_framework.options import Option, options_of, summary, type_name
-from msd_framework.registry import REGISTRIES, Registry, nested, split
+from msd_framework.registry import REGISTRIES
 
 FILLED_IN = "the run"
 """The origin of an option that a component asks for by name and the run fills in, such as the number of classes."""
@@ -115,7 +116,7 @@ def _option(option: Option, given: Mapping[str, Any], key: str, source: Source) 
 
 def settable(registry: Registry[Any], name: str) -> list[Option]:
     """The options of a component that a YAML may give."""
-    own = CONTEXT.get(registry.group, ())
+    own = CONTEXT.get(registry.plural, ())
     return [option for option in options_of(registry.get(name)).values() if option.name not in own]
 
 
@@ -153,7 +154,7 @@ def _is_worth_copying(option: Option) -> bool:
 
 def _in_place(plural: str, spec: Mapping[str, Any]) -> str:
     """A line of YAML that gives a component to whatever takes one of its kind."""
-    objectives_first = sorted(REGISTRIES.values(), key=lambda r: r.group != "objectives")
+    objectives_first = sorted(REGISTRIES.values(), key=lambda r: r.plural != "objectives")
     options = (option for r in objectives_first for name in r.names() for option in settable(r, name))
     takers = ((o.name, c) for o in options for r, c in [nested(o.annotation)] if r is REGISTRIES[plural])
     key, container = next(chain(_slots(RunConfig, plural), takers), (REGISTRIES[plural].kind, None))

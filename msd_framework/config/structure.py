@@ -7,9 +7,9 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from msd_framework.components.options import mismatch
 from msd_framework.config.schema import RunConfig, field_docs
 from msd_framework.errors import Problem, did_you_mean
-from msd_framework.options import mismatch
 
 T = TypeVar("T")
 

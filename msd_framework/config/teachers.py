@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from glob import glob, has_magic
 from typing import Any
 
+from msd_framework.components.registry import split
 from msd_framework.config.schema import RunConfig, TeacherConfig
 from msd_framework.errors import Problem
-from msd_framework.registry import COMBINATIONS, OBJECTIVES, WEIGHTINGS, split
+from msd_framework.registry import COMBINATIONS, OBJECTIVES, WEIGHTINGS
 from msd_framework.structures import Task, visible_modalities
 from msd_framework.teachers.ema import decay_of
 from msd_framework.teachers.ensemble import Combination, shared_out, union

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msd_framework.components.registry import split
 from msd_framework.config.parts import parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.text import Tokenizer, read_tokenizer
 from msd_framework.errors import DataError, Problem
-from msd_framework.registry import MODELS, PROCESSORS, split
+from msd_framework.registry import MODELS, PROCESSORS
 
 SHIPPED = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 """Files of a folder that hold the vocabulary of its model."""

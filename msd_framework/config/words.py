@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from msd_framework.components.options import mismatch, options_of
 from msd_framework.config.components import STAND_INS
 from msd_framework.config.load import COMMAND_LINE, Source, located, parse_overrides
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots, structure_problems, structured
 from msd_framework.errors import ConfigError, Problem, did_you_mean
-from msd_framework.options import mismatch, options_of
 from msd_framework.registry import REGISTRIES
 
 T = TypeVar("T")

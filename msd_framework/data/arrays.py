@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.data.base import Processor
+from msd_framework.data.base import PROCESSORS, Processor
 from msd_framework.errors import DataError
 from msd_framework.ranges import positive
-from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
 
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from msd_framework.data.base import Processor
+from msd_framework.data.base import PROCESSORS, Processor
 from msd_framework.errors import DataError
 from msd_framework.ranges import positive
-from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
 
 LARGEST = 2**15

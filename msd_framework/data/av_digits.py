@@ -11,10 +11,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset
 from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.errors import DataError, did_you_mean
-from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
 
 ROOT = "data/fsdd"

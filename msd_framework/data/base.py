@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from msd_framework.components.registry import Registry
 from msd_framework.data.files import FilesThatAreThere
 from msd_framework.errors import DataError
 from msd_framework.structures import DatasetInfo, ModalityInputs, ModalityKind
@@ -146,6 +147,9 @@ class MultimodalDataset(ABC):
         return digest.hexdigest()
 
 
+DATASETS: Registry[MultimodalDataset] = Registry("dataset", "datasets", MultimodalDataset)
+
+
 class Processor(ABC):
     """Turns what stands for one modality of an example into tensors, and B of them into a batch's."""
 
@@ -232,6 +236,9 @@ class Processor(ABC):
     def fingerprint(self) -> str:
         """A text that is the same for two processors that make the same tensors, wherever their files lie."""
         return type(self).__name__
+
+
+PROCESSORS: Registry[Processor] = Registry("processor", "processors", Processor)
 
 
 def input_name(value: Any) -> tuple[type, str] | None:

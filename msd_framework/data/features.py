@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from msd_framework.data.base import Processor
+from msd_framework.data.base import PROCESSORS, Processor
 from msd_framework.data.files import FilesThatAreThere
 from msd_framework.data.regions.base import FeatureReader, names_of, respelled, wanted
 from msd_framework.data.regions.open import open_features, parse_source, source_problems
 from msd_framework.errors import CheckpointError, DataError
-from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
 from msd_framework.writing import write_text
 

@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from msd_framework.data.base import Example, MultimodalDataset, RowKeys, SubmissionFile
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.json_lines import JsonLines
 from msd_framework.data.rows import Record, Row, all_labels, all_texts
 from msd_framework.errors import DataError
-from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
 from msd_framework.writing import csv_line
 

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.data.base import Processor
+from msd_framework.data.base import PROCESSORS, Processor
 from msd_framework.errors import DataError, did_you_mean
-from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")

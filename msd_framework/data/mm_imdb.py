@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from msd_framework.data.base import Example, MultimodalDataset, RowKeys
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.films import DROPPED, GENRES, Films
 from msd_framework.data.films_hdf5 import FILE as HDF5
@@ -19,7 +19,6 @@ from msd_framework.data.json_lines import JsonLines
 from msd_framework.data.rows import OnError, Row, is_whole
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import read_json
-from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo, ModalityKind
 
 ROOT = "data/mm_imdb"

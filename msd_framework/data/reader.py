@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from msd_framework.components.registry import raised_at
 from msd_framework.data.base import Example, MultimodalDataset, Processor, input_name
 from msd_framework.data.files import FilesThatAreThere
 from msd_framework.errors import DataError, MSDError, did_you_mean
-from msd_framework.registry import raised_at
 
 Loaded: TypeAlias = tuple[Example, dict[str, Any]]
 """An example and the tensors of each of its modalities."""

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from msd_framework.data.base import Example, MultimodalDataset, RowKeys
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.json_lines import JsonLines
 from msd_framework.data.rows import NotAnExample, Record, Row
 from msd_framework.errors import DataError
-from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
 
 ROOT = "data/snli_ve"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from msd_framework.data.base import Example, MultimodalDataset, RowKeys
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys
 from msd_framework.data.csv_rows import CsvRows
 from msd_framework.data.files import DataFolder
 from msd_framework.data.json_lines import JsonLines
@@ -21,7 +21,6 @@ from msd_framework.data.one_file import OneFile
 from msd_framework.data.rows import OnError, Record, Row, Rows, all_texts
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import encoding_problem
-from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo, ModalityKind, Task
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from msd_framework.data.base import Processor
+from msd_framework.data.base import PROCESSORS, Processor
 from msd_framework.errors import CheckpointError, DataError
 from msd_framework.ranges import MOST_WORDS
 from msd_framework.reading import read_json, read_text
-from msd_framework.registry import PROCESSORS
 from msd_framework.structures import ModalityInputs
 from msd_framework.writing import write_text
 

@@ -14,13 +14,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from msd_framework.data.base import Example, MultimodalDataset, RowKeys, SubmissionFile
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile
 from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.data.json_array import JsonArray
 from msd_framework.data.rows import OnError, Row, all_texts
 from msd_framework.errors import DataError
 from msd_framework.reading import read_text
-from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
 from msd_framework.vqa_answers import agree, answer_scores, normalise_answer, on_one_line
 from msd_framework.writing import write_text

@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from msd_framework.components.registry import Registry, raised_at
 from msd_framework.engine.parts_of_model import ModelParts
 from msd_framework.ranges import below_one, not_negative, positive
-from msd_framework.registry import OPTIMIZERS, SCHEDULERS, raised_at
 
 TRIED = 1000
 """At how many updates a schedule is asked beforehand what the learning rate will be."""
@@ -28,6 +28,9 @@ class OptimizerRecipe(ABC):
     @abstractmethod
     def build(self, module: nn.Module) -> Optimizer:
         """An optimizer of the module's trainable parameters, in the order of their names in the module."""
+
+
+OPTIMIZERS: Registry[OptimizerRecipe] = Registry("optimizer", "optimizers", OptimizerRecipe)
 
 
 @OPTIMIZERS.register("adamw")
@@ -170,6 +173,9 @@ class Schedule(ABC):
             if not 0 <= factor < math.inf:
                 raise ValueError(f"factor of {type(self).__name__} at update {update} is {factor}, wanted a number from 0 on.")
         return LambdaLR(optimizer, lambda update: self.factor(update, num_updates))
+
+
+SCHEDULERS: Registry[Schedule] = Registry("scheduler", "schedulers", Schedule)
 
 
 @SCHEDULERS.register("constant")

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from msd_framework.callbacks.base import Callback
+from msd_framework.callbacks.base import CALLBACKS, Callback
+from msd_framework.components.registry import raised_at
 from msd_framework.engine.blame import find_cause
 from msd_framework.engine.checkpoint import (
     Checkpoint,
@@ -35,7 +36,6 @@ from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem, TrainingError, is_ours
 from msd_framework.objectives.base import Objective
 from msd_framework.progress import Progress
-from msd_framework.registry import CALLBACKS, raised_at
 from msd_framework.structures import Batch, StepOutput
 
 

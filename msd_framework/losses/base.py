@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from msd_framework.components.registry import Registry
 from msd_framework.structures import Batch, DatasetInfo, Feature, FeatureKind, FeatureShape, ModelOutput, Outcomes, Task
 
 ALL_TASKS: frozenset[Task] = frozenset({"single_label", "multi_label", "soft_target"})
@@ -44,6 +45,9 @@ class TaskLoss(nn.Module, ABC):
         """
 
 
+TASK_LOSSES: Registry[TaskLoss] = Registry("task loss", "task_losses", TaskLoss)
+
+
 class DistillationLoss(nn.Module, ABC):
     """How far a student's prediction is from its teacher's."""
 
@@ -69,6 +73,9 @@ class DistillationLoss(nn.Module, ABC):
     def check(cls, info: DatasetInfo) -> list[str]:
         """What would not work with a data set, as sentences."""
         return []
+
+
+DISTILLATION_LOSSES: Registry[DistillationLoss] = Registry("distillation loss", "distillation_losses", DistillationLoss)
 
 
 class LabelledDistillationLoss(DistillationLoss):
@@ -115,6 +122,9 @@ class FeatureLoss(nn.Module, ABC):
         Returns:
             float [B], never of a lower precision than float32.
         """
+
+
+FEATURE_LOSSES: Registry[FeatureLoss] = Registry("feature loss", "feature_losses", FeatureLoss)
 
 
 def compare_shown(loss: DistillationLoss, student: Tensor, teacher: Tensor, targets: Tensor, shown: Tensor | None) -> Tensor:

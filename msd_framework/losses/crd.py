@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msd_framework.losses.base import FeatureLoss
+from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss
 from msd_framework.losses.relations import summary
 from msd_framework.ranges import below_one, positive
-from msd_framework.registry import FEATURE_LOSSES
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape
 
 SMALLEST = 1e-7

@@ -7,11 +7,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.losses.base import DistillationLoss
+from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss
 from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, log_distributions, probabilities
 from msd_framework.progress import Number, positive_dial
 from msd_framework.ranges import not_negative
-from msd_framework.registry import DISTILLATION_LOSSES
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
 SMALLEST = 1e-8

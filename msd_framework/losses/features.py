@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.losses.base import FeatureLoss, at_least_float32
+from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss, at_least_float32
 from msd_framework.ranges import positive
-from msd_framework.registry import FEATURE_LOSSES
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape
 
 VECTORS: frozenset[FeatureKind] = frozenset({"hidden", "pooled"})

@@ -13,10 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from msd_framework.losses.base import ALL_TASKS, DistillationLoss
+from msd_framework.losses.base import ALL_TASKS, DISTILLATION_LOSSES, DistillationLoss
 from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, kl, log_distributions, logits_of, probabilities
 from msd_framework.progress import Number, positive_dial
-from msd_framework.registry import DISTILLATION_LOSSES
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
 

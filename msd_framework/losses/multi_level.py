@@ -7,10 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from msd_framework.losses.base import DistillationLoss
+from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss
 from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, kl, log_distributions, probabilities
 from msd_framework.ranges import not_negative, positive
-from msd_framework.registry import DISTILLATION_LOSSES
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
 PUBLISHED_TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)

@@ -7,11 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from msd_framework.losses.base import LabelledDistillationLoss
+from msd_framework.losses.base import DISTILLATION_LOSSES, LabelledDistillationLoss
 from msd_framework.losses.decoupled import DecoupledKL
 from msd_framework.losses.distributions import by_example, kl, log_bernoulli
 from msd_framework.progress import Number, positive_dial
-from msd_framework.registry import DISTILLATION_LOSSES
 from msd_framework.structures import DatasetInfo, ModelOutput, Task
 
 

@@ -7,9 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from msd_framework.losses.base import DistillationLoss, LabelledDistillationLoss, compare
+from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss, LabelledDistillationLoss, compare
 from msd_framework.losses.distributions import logits_of
-from msd_framework.registry import DISTILLATION_LOSSES
 from msd_framework.structures import DatasetInfo, ModelOutput, Task
 
 SMALLEST = 1e-7

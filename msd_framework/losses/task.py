@@ -8,10 +8,9 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.losses.base import at_least_float32
+from msd_framework.losses.base import TASK_LOSSES, at_least_float32
 from msd_framework.losses.class_weights import ClassWeights, WeighedTaskLoss, as_weights, balanced_answers, balanced_labels
 from msd_framework.ranges import below_one
-from msd_framework.registry import TASK_LOSSES
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
 IGNORED = -100

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from msd_framework.maskers.base import Masker
-from msd_framework.registry import MASKERS
+from msd_framework.maskers.base import MASKERS, Masker
 from msd_framework.structures import ModalityInputs
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from msd_framework.components.registry import Registry
 from msd_framework.maskers.content import special_first
 from msd_framework.structures import FULL, Batch, ModalityInputs, ModalityKind, Setting, visible_modalities
 
@@ -92,6 +93,9 @@ class Masker(nn.Module, ABC):
             for modality, kind in sorted(setting.kinds.items())
             if kind not in cls.kinds
         ]
+
+
+MASKERS: Registry[Masker] = Registry("masker", "maskers", Masker)
 
 
 class Views:

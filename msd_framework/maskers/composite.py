@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from torch import nn
 
+from msd_framework.components.registry import split
 from msd_framework.errors import ConfigError, did_you_mean
-from msd_framework.maskers.base import Masker
-from msd_framework.registry import MASKERS, split
+from msd_framework.maskers.base import MASKERS, Masker
 from msd_framework.structures import Batch, ModalityInputs, ModalityKind, Setting
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from msd_framework.maskers.base import Masker
+from msd_framework.maskers.base import MASKERS, Masker
 from msd_framework.maskers.content import replace_content, stand_in_shape
 from msd_framework.ranges import not_negative, positive
-from msd_framework.registry import MASKERS
 from msd_framework.structures import ModalityInputs
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from msd_framework.maskers.base import Masker
+from msd_framework.maskers.base import MASKERS, Masker
 from msd_framework.maskers.content import special_only
-from msd_framework.registry import MASKERS
 from msd_framework.structures import ModalityInputs, ModalityKind
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msd_framework.maskers.base import Masker
+from msd_framework.maskers.base import MASKERS, Masker
 from msd_framework.maskers.content import replace_content, stand_in_shape
 from msd_framework.ranges import positive
-from msd_framework.registry import MASKERS
 from msd_framework.structures import Batch, ModalityInputs, ModalityKind, Setting, tree_map
 
 

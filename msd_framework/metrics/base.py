@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from msd_framework.components.registry import Registry
 from msd_framework.structures import DatasetInfo, Task
 
 
@@ -34,6 +35,9 @@ class Metric(ABC):
             logits: float [N, C] of all N examples of the split.
             targets: int64 [N] or float [N, C].
         """
+
+
+METRICS: Registry[Metric] = Registry("metric", "metrics", Metric)
 
 
 class CountedMetric(Metric):

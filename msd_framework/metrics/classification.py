@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.metrics.base import CountedMetric, Metric
-from msd_framework.registry import METRICS
+from msd_framework.metrics.base import METRICS, CountedMetric, Metric
 from msd_framework.structures import Task
 
 

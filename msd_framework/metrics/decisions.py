@@ -23,8 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from msd_framework.errors import did_you_mean
-from msd_framework.metrics.base import CountedMetric
-from msd_framework.registry import METRICS
+from msd_framework.metrics.base import METRICS, CountedMetric
 from msd_framework.structures import Task
 
 BOTH: frozenset[Task] = frozenset({"single_label", "multi_label"})

@@ -7,8 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from msd_framework.metrics.base import CountedMetric
-from msd_framework.registry import METRICS
+from msd_framework.metrics.base import METRICS, CountedMetric
 from msd_framework.structures import Task
 
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from msd_framework.components.registry import Registry, split
 from msd_framework.models.features import Features, hidden_feature
 from msd_framework.models.pooling import masked_mean
 from msd_framework.models.recorded import RecordedViews
-from msd_framework.registry import ENCODERS, split
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModalityKind, ModelOutput, Setting
 
 
@@ -145,6 +145,9 @@ class MultimodalModel(nn.Module, ABC):
         return mine
 
 
+MODELS: Registry[MultimodalModel] = Registry("model", "models", MultimodalModel)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One modality, encoded.
@@ -205,6 +208,9 @@ class Encoder(nn.Module, ABC):
         """What `forward` returns, and what was wanted, by name."""
         encoded: Encoded = self(inputs)
         return encoded, encoded.features(wanted)
+
+
+ENCODERS: Registry[Encoder] = Registry("encoder", "encoders", Encoder)
 
 
 def encoder_problems(at: str, spec: Any, modality: str, setting: Setting) -> list[str]:

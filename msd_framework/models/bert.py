@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
 from msd_framework.models.huggingface_load import load_published, refuse_generative
-from msd_framework.registry import ENCODERS
 from msd_framework.structures import FeatureKind, ModalityInputs
 
 ABSOLUTE = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.base import MODELS, Encoder, MultimodalModel, encoder_problems
 from msd_framework.models.concat_weights import body_tensors, head_tensors
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.features import SUMMARY, Features
@@ -20,7 +20,6 @@ from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.published import read_published
 from msd_framework.models.weights import load_exactly
 from msd_framework.ranges import not_negative, positive
-from msd_framework.registry import MODELS
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
 Made: TypeAlias = dict[int, tuple[ModalityInputs, Tensor]]

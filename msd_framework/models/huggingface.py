@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.errors import ConfigError, Problem, did_you_mean
-from msd_framework.models.base import MultimodalModel
+from msd_framework.models.base import MODELS, MultimodalModel
 from msd_framework.models.bert import at_their_places
 from msd_framework.models.features import CUT, FUSED, SUMMARY, Features, Span, parsed
 from msd_framework.models.huggingface_adapters import CARRIERS, KNOWN_CARRIERS, WORDS, Seen, adapter_of, blanked
 from msd_framework.models.huggingface_load import forward_arguments, load_published, model_type, start_at_random, written_config
-from msd_framework.registry import MODELS
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
 

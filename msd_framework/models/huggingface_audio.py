@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.errors import did_you_mean
-from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
 from msd_framework.models.huggingface_load import load_published, model_type, start_at_random, written_config
 from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.sound_features import KaldiMel, RawSamples, SoundFeatures, WhisperMel
 from msd_framework.ranges import positive
-from msd_framework.registry import ENCODERS
 from msd_framework.structures import FeatureKind, ModalityInputs
 
 

@@ -8,13 +8,12 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoder
+from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, prefixed, within
 from msd_framework.models.fusion import FUSIONS
 from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.ranges import positive
-from msd_framework.registry import MODELS
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 VECTORS = f"{FUSED}.projected"

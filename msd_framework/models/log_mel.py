@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.ranges import below_one, positive
-from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
 
 LOUDNESS_FLOOR = 1e-6

@@ -9,12 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoder
+from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.distinct import encode_once
 from msd_framework.models.features import Features, prefixed, within
 from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.ranges import not_negative, positive
-from msd_framework.registry import MODELS
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 

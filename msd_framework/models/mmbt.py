@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoded, Encoder, MultimodalModel
+from msd_framework.models.base import MODELS, Encoded, Encoder, MultimodalModel
 from msd_framework.models.dropout import Dropout
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
 from msd_framework.models.heads import HEADS
@@ -21,7 +21,6 @@ from msd_framework.models.transformer import Transformer, bert_initialization
 from msd_framework.models.weights import load_exactly
 from msd_framework.models.word_embeddings import WordEmbeddings
 from msd_framework.ranges import positive
-from msd_framework.registry import MODELS
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
 

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from msd_framework.components.registry import raised_at
 from msd_framework.errors import did_you_mean
-from msd_framework.models.base import MultimodalModel
+from msd_framework.models.base import MODELS, MultimodalModel
 from msd_framework.models.bert import at_their_places
 from msd_framework.models.huggingface_adapters import blanked
 from msd_framework.models.published import read_published
 from msd_framework.models.vilbert import with_area
 from msd_framework.models.weights import load_exactly
 from msd_framework.ranges import positive
-from msd_framework.registry import MODELS, raised_at
 from msd_framework.structures import Inputs, ModalityInputs, ModalityKind, ModelOutput, Setting
 
 HOW_TO_INSTALL = (

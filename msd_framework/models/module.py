@@ -10,12 +10,12 @@ from typing import Any, ClassVar, get_type_hints
 
 from torch import Tensor, nn
 
+from msd_framework.components.registry import import_named, look_here, raised_at
 from msd_framework.errors import did_you_mean
-from msd_framework.models.base import MultimodalModel
+from msd_framework.models.base import MODELS, MultimodalModel
 from msd_framework.models.bert import at_their_places
 from msd_framework.models.huggingface_adapters import blanked
 from msd_framework.ranges import positive
-from msd_framework.registry import MODELS, import_named, look_here, raised_at
 from msd_framework.structures import Inputs, ModelOutput, Setting
 
 TENSOR_ITSELF = "logits"

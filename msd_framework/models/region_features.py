@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.ranges import positive
-from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
 
 

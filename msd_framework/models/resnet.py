@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.features import KINDS, Features, within
 from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.weights import load_exactly, read_tensors
-from msd_framework.registry import ENCODERS
 from msd_framework.structures import FeatureKind, ModalityInputs
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.base import MODELS, Encoded, Encoder
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.dropout import Dropout
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
@@ -15,7 +15,6 @@ from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.models.packed import Part, Rows, pack, read_layers
 from msd_framework.models.transformer import Transformer, bert_initialization
 from msd_framework.ranges import positive
-from msd_framework.registry import MODELS
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 

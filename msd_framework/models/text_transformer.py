@@ -7,12 +7,11 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.features import Features, Span, Trace, layer_features, layers_of
 from msd_framework.models.pooling import masked_mean
 from msd_framework.models.transformer import Transformer
 from msd_framework.ranges import not_negative, positive
-from msd_framework.registry import ENCODERS
 from msd_framework.structures import FeatureKind, ModalityInputs
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoder, MultimodalModel
+from msd_framework.models.base import MODELS, Encoder, MultimodalModel
 from msd_framework.models.co_attention import Connection, CrossAttentionLayer, Stream
 from msd_framework.models.dropout import Dropout
 from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, layers_of, parsed, within
@@ -22,7 +22,6 @@ from msd_framework.models.transformer import TransformerLayer, bert_initializati
 from msd_framework.models.vilbert_weights import LAYER_NORM_EPS, StreamSizes, VilbertSizes, body_tensors
 from msd_framework.models.weights import load_exactly
 from msd_framework.models.word_embeddings import WordEmbeddings
-from msd_framework.registry import MODELS
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
 Made: TypeAlias = dict[int, tuple[ModalityInputs, Stream]]

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoded, Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.base import MODELS, Encoded, Encoder, MultimodalModel, encoder_problems
 from msd_framework.models.distinct import encode_once
 from msd_framework.models.dropout import Dropout
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Span, Trace, layer_features, layers_of
@@ -22,7 +22,6 @@ from msd_framework.models.transformer import Transformer, TransformerLayer, bert
 from msd_framework.models.visual_bert_weights import VisualBertSizes, our_tensors, write_transformers
 from msd_framework.models.weights import load_exactly, read_pretrained
 from msd_framework.ranges import positive
-from msd_framework.registry import MODELS
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
 

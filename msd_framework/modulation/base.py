@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from msd_framework.models.base import MultimodalModel
+from msd_framework.components.registry import Registry
+from msd_framework.models.base import MODELS, MultimodalModel
 from msd_framework.progress import Paced
-from msd_framework.registry import MODELS
 from msd_framework.structures import Batch, Setting
 
 
@@ -49,3 +49,6 @@ class GradientModulation(Paced, ABC):
         if len(setting.student_modalities) < 2:
             return [f"balances modalities, and this model takes {', '.join(setting.student_modalities)} alone. Leave it out."]
         return []
+
+
+MODULATIONS: Registry[GradientModulation] = Registry("modulation", "modulations", GradientModulation)

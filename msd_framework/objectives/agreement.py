@@ -13,8 +13,7 @@ from msd_framework.losses import default_task_loss
 from msd_framework.losses.base import TaskLoss, at_least_float32
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
-from msd_framework.objectives.base import Objective
-from msd_framework.registry import OBJECTIVES
+from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.structures import FULL, Batch, ModelOutput, Setting, StepOutput, Task
 
 

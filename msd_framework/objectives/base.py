@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
+from msd_framework.components.registry import Registry
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
 from msd_framework.modulation.base import GradientModulation
@@ -139,3 +140,6 @@ class Objective(nn.Module, ABC):
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         """What would not work in a run, as sentences."""
         return []
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective", "objectives", Objective)

@@ -9,13 +9,13 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from msd_framework.components.registry import Registry
 from msd_framework.errors import did_you_mean
 from msd_framework.losses.adaptors import Adaptor, Choice
-from msd_framework.losses.base import FeatureLoss
+from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import FUSED, numbered, parsed, told
 from msd_framework.progress import Dial, Number
-from msd_framework.registry import FEATURE_LOSSES, FEATURE_TERMS
 from msd_framework.structures import FULL, Batch, Feature, FeatureKind, FeatureShape, Setting, View, visible_modalities
 from msd_framework.teachers.base import Teacher
 
@@ -26,7 +26,6 @@ Told: TypeAlias = Mapping[str, Mapping[str, Feature]]
 """Intermediates by the view that they were seen on and by name."""
 
 
-@FEATURE_TERMS.register("feature")
 class FeatureTerm:
     r"""A loss between an intermediate of the student and one of its teacher; or, with a `*` for the layer, between several.
 
@@ -121,6 +120,10 @@ class FeatureTerm:
             if part in modalities[who] and part not in shown[who]:
                 problems.append(f"{who}: {name!r} belongs to {part}, which the view {getattr(view, who)!r} hides.")
         return problems
+
+
+FEATURE_TERMS: Registry[FeatureTerm] = Registry("feature term", "feature_terms", FeatureTerm, usual="feature")
+FEATURE_TERMS.register("feature")(FeatureTerm)
 
 
 def even_layers(num_student: int, num_teacher: int) -> dict[int, int]:

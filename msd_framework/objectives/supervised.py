@@ -10,8 +10,7 @@ from msd_framework.losses.labelled import labelled_losses
 from msd_framework.maskers.modality_dropout import modality_dropout
 from msd_framework.models.base import MultimodalModel
 from msd_framework.modulation.base import GradientModulation
-from msd_framework.objectives.base import Objective
-from msd_framework.registry import OBJECTIVES
+from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.structures import Batch, StepOutput, Task
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from msd_framework.components.registry import Registry
+from msd_framework.models.base import MultimodalModel
 from msd_framework.saliency.reading import Reading
 from msd_framework.structures import FULL, Batch, Inputs, ModelOutput
-
-if TYPE_CHECKING:
-    from msd_framework.models.base import MultimodalModel
 
 
 def view_name(shown: Sequence[str], modalities: Sequence[str]) -> str:
@@ -117,3 +116,6 @@ class Saliency(nn.Module, ABC):
         Returns:
             float [B, M].
         """
+
+
+SALIENCIES: Registry[Saliency] = Registry("saliency", "saliencies", Saliency)

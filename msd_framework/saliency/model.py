@@ -5,17 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from msd_framework.registry import SALIENCIES
-from msd_framework.saliency.base import Saliency
+from msd_framework.models.base import MultimodalModel
+from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.structures import FULL, Inputs, ModelOutput, Outcomes, Task, outcomes_of
-
-if TYPE_CHECKING:
-    from msd_framework.models.base import MultimodalModel
 
 
 class ModelSaliency(Saliency):

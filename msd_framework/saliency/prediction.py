@@ -10,8 +10,7 @@ from torch import Tensor
 
 from msd_framework.losses.base import DistillationLoss
 from msd_framework.losses.defaults import default_distillation_loss
-from msd_framework.registry import SALIENCIES
-from msd_framework.saliency.base import Saliency, without
+from msd_framework.saliency.base import SALIENCIES, Saliency, without
 from msd_framework.saliency.reading import Reading
 from msd_framework.structures import FULL, ModelOutput, Outcomes, Task
 

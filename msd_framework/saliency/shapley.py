@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.losses.base import DistillationLoss, TaskLoss
-from msd_framework.registry import SALIENCIES
-from msd_framework.saliency.base import Saliency, view_name
+from msd_framework.saliency.base import SALIENCIES, Saliency, view_name
 from msd_framework.saliency.error import fitting_loss
 from msd_framework.saliency.prediction import fitting_distance
 from msd_framework.structures import FULL, ModelOutput, Outcomes, Task, outcomes_of

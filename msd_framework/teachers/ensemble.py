@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msd_framework.components.registry import Registry
 from msd_framework.losses.base import at_least_float32
 from msd_framework.maskers.base import Views
 from msd_framework.ranges import not_negative, positive
-from msd_framework.registry import COMBINATIONS
 from msd_framework.saliency.base import view_name
 from msd_framework.structures import FULL, Batch, ModelOutput, Outcomes, Task, outcomes_of, visible_modalities
 from msd_framework.teachers.base import Teacher
@@ -48,6 +48,9 @@ class Combination(ABC):
             modalities: what each teacher takes.
         """
         return []
+
+
+COMBINATIONS: Registry[Combination] = Registry("combination", "combinations", Combination)
 
 
 @COMBINATIONS.register("mean")

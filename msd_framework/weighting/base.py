@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from msd_framework.components.registry import Registry
 from msd_framework.models.base import MultimodalModel
 from msd_framework.progress import HeldOut, Mean, Paced
 from msd_framework.saliency.base import Saliency
@@ -127,3 +128,6 @@ class WeightingStrategy(Paced, ABC):
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
         """What would not work in a run with these views, as sentences."""
         return []
+
+
+WEIGHTINGS: Registry[WeightingStrategy] = Registry("weighting", "weightings", WeightingStrategy)

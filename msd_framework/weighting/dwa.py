@@ -7,9 +7,8 @@ from torch import Tensor
 
 from msd_framework.progress import Mean, Progress
 from msd_framework.ranges import positive
-from msd_framework.registry import WEIGHTINGS
 from msd_framework.structures import View
-from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import SMALLEST, softmax
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from msd_framework.errors import did_you_mean
-from msd_framework.registry import WEIGHTINGS
 from msd_framework.structures import FULL, Setting, View
-from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import non_negative
 
 

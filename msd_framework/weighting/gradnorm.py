@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from msd_framework.models.base import MultimodalModel
 from msd_framework.progress import Mean, Progress
 from msd_framework.ranges import not_negative, positive
-from msd_framework.registry import WEIGHTINGS
 from msd_framework.structures import View
-from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import SMALLEST, ratio
 
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.losses.base import at_least_float32
-from msd_framework.registry import WEIGHTINGS
-from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 
 BLOCK = 32
 """Classes that are compared with all others at once."""

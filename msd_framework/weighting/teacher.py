@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from msd_framework.registry import WEIGHTINGS
-from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import non_negative, normaliser, weigh
 
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.ranges import positive
-from msd_framework.registry import WEIGHTINGS
 from msd_framework.structures import View
-from msd_framework.weighting.base import Evidence, WeightingStrategy
+from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 
 
 @WEIGHTINGS.register("uncertainty")

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.analysis.experiment import Experiment, Row
 from msd_framework.analysis.mfh.channels import channel_saliency
 from msd_framework.analysis.plots import draw_lines
+from msd_framework.experiment import Experiment, Row
 from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import EXPERIMENTS
 

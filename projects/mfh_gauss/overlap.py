@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from msd_framework.analysis.experiment import Experiment, Row
 from msd_framework.analysis.plots import draw_lines
+from msd_framework.experiment import Experiment, Row
 from msd_framework.ranges import not_negative, positive
 from msd_framework.registry import EXPERIMENTS
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 
-from msd_framework.analysis.experiment import Experiment, Row
 from msd_framework.data.plan import TrainingPlan
 from msd_framework.engine.optim import AdamWRecipe, ConstantSchedule
 from msd_framework.engine.runner import Plan, Runner
+from msd_framework.experiment import Experiment, Row
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.ranges import positive

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from msd_framework.analysis.experiment import Experiment, Row
 from msd_framework.callbacks.base import Callback
 from msd_framework.data.plan import HELD_OUT, TrainingPlan, hold_out, stream_seed
 from msd_framework.engine.optim import AdamWRecipe, ConstantSchedule
 from msd_framework.engine.runner import Plan, Runner
+from msd_framework.experiment import Experiment, Row
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.metrics.classification import AUROC
 from msd_framework.objectives.distillation import DistillationObjective

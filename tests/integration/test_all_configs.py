@@ -15,6 +15,7 @@ import torch
 
 from msd_framework.analysis.experiment import ExperimentConfig, checked_experiment, is_experiment
 from msd_framework.analysis.study_config import load_study
+from msd_framework.components.registry import plain, split
 from msd_framework.config.check import checked, understood
 from msd_framework.config.components import STAND_INS, described, known_facts
 from msd_framework.config.load import load, resolve
@@ -22,7 +23,7 @@ from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import structured
 from msd_framework.errors import ConfigError
 from msd_framework.models.base import MultimodalModel
-from msd_framework.registry import MODELS, PROCESSORS, plain, split
+from msd_framework.registry import MODELS, PROCESSORS
 from msd_framework.teachers.masked import SALIENCY_FILE
 
 ROOT = Path(__file__).parents[2]

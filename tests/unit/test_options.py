@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from msd_framework.components.options import argument_docs, mismatch, options_of, summary, type_name
 from msd_framework.errors import ConfigError
-from msd_framework.options import argument_docs, mismatch, options_of, summary, type_name
 
 
 class Documented(nn.Module):

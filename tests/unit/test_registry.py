@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from importlib.metadata import EntryPoint
 
 import pytest
 
-from msd_framework import registry as registry_module
+from msd_framework.components import registry as registry_module
+from msd_framework.components.facts import agreed, narrowed
+from msd_framework.components.options import summary
+from msd_framework.components.registry import Registry, nested, plain, split
 from msd_framework.config.show import settable
 from msd_framework.errors import ConfigError
-from msd_framework.options import summary
-from msd_framework.registry import (
-    MASKERS,
-    METRICS,
-    MODELS,
-    REGISTRIES,
-    SALIENCIES,
-    Registry,
-    agreed,
-    narrowed,
-    plain,
-    split,
-)
+from msd_framework.registry import MASKERS, MODELS, REGISTRIES
 
 
 class Cup:
@@ -65,10 +57,8 @@ def cups(monkeypatch):
     """Two registries whose package is empty."""
     monkeypatch.setitem(sys.modules, "empty_cupboard", package := types.ModuleType("empty_cupboard"))
     package.__path__ = []
-    cups: Registry[Cup] = Registry("cup", "empty_cupboard", f"{__name__}.Cup")
-    trays: Registry[Tray] = Registry("tray", "empty_cupboard", f"{__name__}.Tray")
-    monkeypatch.setitem(REGISTRIES, "cups", cups)
-    monkeypatch.setitem(REGISTRIES, "trays", trays)
+    cups: Registry[Cup] = Registry("cup", "cups", Cup, package="empty_cupboard")
+    trays: Registry[Tray] = Registry("tray", "trays", Tray, package="empty_cupboard")
     cups.register("cup")(Cup)
     cups.register("mug")(Mug)
     trays.register("tray")(Tray)
@@ -204,8 +194,26 @@ def test_every_registered_class_extends_its_contract_and_says_what_its_options_a
         assert [o.name for o in settable(registry, name) if not o.doc] == [], name
 
 
-def test_a_group_is_the_plural_that_entry_points_are_offered_under():
-    assert (MASKERS.group, SALIENCIES.group, METRICS.group) == ("maskers", "saliencies", "metrics")
+@pytest.mark.parametrize("plural", REGISTRIES)
+def test_a_kind_is_known_by_the_class_that_an_option_is_annotated_with(plural):
+    registry = REGISTRIES[plural]
+    assert nested(registry.contract | None) == (registry, None)
+    assert nested(dict[str, registry.contract]) == (registry, dict)
+    assert nested(list[registry.contract]) == (registry, list)
+
+
+def test_components_are_found_in_all_packages_within_that_of_their_contract(tmp_path, monkeypatch):
+    (tmp_path / "cupboard" / "shelf").mkdir(parents=True)
+    (tmp_path / "cupboard" / "base.py").write_text(
+        "from msd_framework.components.registry import Registry\nclass Bowl: pass\nBOWLS = Registry('bowl', 'bowls', Bowl)\n"
+    )
+    (tmp_path / "cupboard" / "shelf" / "deep.py").write_text(
+        "from cupboard.base import BOWLS, Bowl\n@BOWLS.register('deep')\nclass Deep(Bowl): pass\n"
+    )
+    for folder in ("cupboard", "cupboard/shelf"):
+        (tmp_path / folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("cupboard.base").BOWLS.names() == ["deep"]
 
 
 MODALITIES = {"text": {"vocab_size": 9, "pad_id": 0}, "title": {"vocab_size": 7, "pad_id": 0}, "image": {"image_size": 8}}

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msd_framework.components.registry import split
 from msd_framework.config.data_command import check_from_words
 from msd_framework.data.audio import read_wav
 from msd_framework.data.world import make_world, read_oracle
@@ -23,7 +24,7 @@ from msd_framework.data.world.oracle import posteriors_of, saliency
 from msd_framework.data.world.talking_cards import KINDS, SIGNS, TalkingCardsLayout, joint
 from msd_framework.data.world.tones import LENGTHS, RATE, draw_tones
 from msd_framework.maskers.modality_dropout import modality_dropout
-from msd_framework.registry import DATASETS, split
+from msd_framework.registry import DATASETS
 from msd_framework.saliency.reading import together
 from msd_framework.structures import Batch, ModalityInputs, visible_modalities
 

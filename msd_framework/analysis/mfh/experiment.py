@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from msd_framework.analysis.experiment import Experiment, Row
 from msd_framework.analysis.mfh.channels import draw_permutations, layer_saliency
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
@@ -19,9 +18,9 @@ from msd_framework.config.values import as_word
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError
+from msd_framework.experiment import EXPERIMENTS, Experiment, Row
 from msd_framework.models.layer import Layer
 from msd_framework.ranges import positive
-from msd_framework.registry import EXPERIMENTS
 from msd_framework.run import write_json
 from msd_framework.structures import Batch, ModelOutput
 from msd_framework.teachers.masked import SALIENCY_FILE

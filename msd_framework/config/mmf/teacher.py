@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msd_framework.components.registry import plain, split
 from msd_framework.config.build import fingerprint
 from msd_framework.config.check import understood
 from msd_framework.config.components import described, known_facts, modalities_of
@@ -24,7 +25,7 @@ from msd_framework.models.base import MultimodalModel
 from msd_framework.models.mmf import MmfModel, load_tensors
 from msd_framework.models.weights import load_exactly
 from msd_framework.reading import read_text
-from msd_framework.registry import MODELS, PROCESSORS, plain, split
+from msd_framework.registry import MODELS, PROCESSORS
 from msd_framework.structures import DatasetInfo
 
 AS_IN_THE_DATA = "data"

@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd_framework.components.options import mismatch
 from msd_framework.data.regions.base import FeatureReader, Regions
 from msd_framework.errors import DataError
 from msd_framework.hashing import digest, key_of
 from msd_framework.mapped import MappedArrays
-from msd_framework.options import mismatch
 
 FORMAT = 1
 CARD, ENTRIES, SLOTS, NAMES = "index.json", "entries.npy", "slots.npy", "names.txt"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from msd_framework.components.options import mismatch
 from msd_framework.data.world.handwriting import glyph_bank
 from msd_framework.data.world.hateful_memes import HatefulMemesLayout
 from msd_framework.data.world.layout import Drawn, Layout, Recipe
@@ -20,7 +21,6 @@ from msd_framework.data.world.talking_cards import TalkingCardsLayout
 from msd_framework.data.world.vqa import VqaLayout
 from msd_framework.data.world.write import whole_folder, write_image, write_json, write_json_lines, write_sound
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
-from msd_framework.options import mismatch
 
 LAYOUTS: dict[str, type[Layout]] = {
     "hateful_memes": HatefulMemesLayout,

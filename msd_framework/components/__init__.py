@@ -1,0 +1,1 @@
+"""Components: classes that a YAML names, with their constructors' arguments as its options."""

@@ -1,0 +1,137 @@
+"""Whether a class keeps the contract of its kind: its methods, what it must say itself, and what its constructor must set."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from msd_framework.components.options import mismatch, type_name
+from msd_framework.errors import did_you_mean
+
+OURS = "msd_framework"
+
+
+def broken(found: type, contract: type) -> str:
+    """How a class that extends a contract breaks it, as the end of a sentence; empty if it keeps it."""
+    lacking = sorted(getattr(found, "__abstractmethods__", ()))
+    if lacking:
+        methods = f"method{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+        hint = did_you_mean(lacking[0], [name for name in vars(found) if name not in dir(contract)])
+        return f"lacks the {methods}, which {place(contract)} asks for.{hint and f'{hint} Rename it.'}"
+    unset = [name for name in _class_variables(contract) if not hasattr(found, name)]
+    if unset:
+        return f"does not say {', '.join(unset)}, as a class of {place(contract)} must. Set {unset[0]} = ... in the class."
+    for text in (*map(partial(_other_method, found, contract), vars(contract)), _other_value(found, contract)):
+        if text:
+            return text
+    return _ignored(found, contract)
+
+
+def unfinished(built: Any, contract: type) -> str:
+    """What the constructor of a component has left undone; empty if nothing."""
+    if hasattr(built, "register_buffer") and "_modules" not in vars(built):  # a module of torch
+        return "does not call super().__init__(). Its __init__ must, before all else."
+    declared = inspect.get_annotations(contract)
+    wanted = [name for name, annotation in declared.items() if "ClassVar" not in str(annotation) and "None" not in str(annotation)]
+    unset = [name for name in wanted if not hasattr(built, name)]
+    return f"does not set {', '.join(f'self.{name}' for name in unset)}. Its __init__ must." if unset else ""
+
+
+def place(cls: Any) -> str:
+    """The dotted name of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def written_at(cls: type) -> str:
+    """File and line of a class; the name of its module where it has no file."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return cls.__module__
+
+
+def _class_variables(contract: type) -> list[str]:
+    """What each class of a contract must say itself."""
+    declared = inspect.get_annotations(contract)
+    return [name for name, annotation in declared.items() if "ClassVar" in str(annotation) and not hasattr(contract, name)]
+
+
+def _other_value(found: type, contract: type) -> str:
+    """What a class says that is not of its contract's type, such as a text for a set; empty if nothing."""
+    for name, hint in get_type_hints(contract).items():
+        value: Any = getattr(found, name, None)
+        if get_origin(hint) is not ClassVar or value is getattr(contract, name, None) or isinstance(value, property):
+            continue
+        (wanted,) = get_args(hint)
+        parts = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+        text = ""
+        if get_origin(wanted) in (frozenset, tuple) and get_origin(member := get_args(wanted)[0]) is Literal:
+            is_group = isinstance(value, (frozenset, set, tuple, list))
+            text = f"wanted a set of {type_name(member)}, got {value!r}."
+            text = next(filter(None, (mismatch(one, member) for one in value)), "") if is_group else text
+        elif wanted is bool or {get_origin(part) or part for part in parts} <= {Literal, type(None)}:
+            text = mismatch(value, wanted)
+        if text:
+            return f"says {name}: {text}"
+    return ""
+
+
+def _plain_function(method: Any) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(method, "fget", None) or getattr(method, "__func__", method)
+    return function
+
+
+def _other_method(found: type, contract: type, name: str) -> str:
+    """How a class writes a method of its contract in a way that it cannot be called in; empty if it can, or if it is no method."""
+    wanted, written = inspect.getattr_static(contract, name), inspect.getattr_static(found, name)
+    if written is wanted or not isinstance(wanted, (classmethod, types.FunctionType)) or name.startswith("_"):
+        return ""
+    if isinstance(wanted, classmethod) and not isinstance(written, (classmethod, staticmethod)):
+        return f"has a method {name} that must be a @classmethod."
+    if not isinstance(written, type(wanted)):
+        return ""
+    theirs, own = (inspect.signature(_plain_function(method)) for method in (wanted, written))  # with self or cls
+    given = [p for p in theirs.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+    try:
+        own.bind(*given)
+    except TypeError:
+        return (
+            f"has a method {name} that is called with ({', '.join(p.name for p in given)}) and takes ({', '.join(own.parameters)})."
+        )
+    return ""
+
+
+def _ignored(found: type, contract: type) -> str:
+    """What a user's class has under a name that nothing asks for, once part of its contract or nearly so; empty if nothing."""
+    bases = [base for base in found.__mro__ if issubclass(base, contract)]
+    own, ours = [], dict[str, Any]()
+    for base in bases:
+        if base.__module__.partition(".")[0] == OURS:
+            ours |= {**inspect.get_annotations(base), **vars(base)}
+        else:
+            own.append(base)
+    written = {name: value for base in own for name, value in vars(base).items()}
+    asked = {word for value in written.values() for word in _names_in(getattr(_plain_function(value), "__code__", None))}
+    renamed: Mapping[str, str] = getattr(contract, "renamed", {})
+    for name in sorted(written):
+        if name in renamed:
+            return f"has {name}, which nothing asks for any more: write {renamed[name]} in its place."
+        if name.startswith("_") or name in ours or name in asked:
+            continue
+        left = [known for known in ours if known not in written and not known.startswith("_")]
+        near = difflib.get_close_matches(name, left, n=1, cutoff=0.85)
+        hooks = [known for known in left if known.startswith("on_") and name.startswith("on_")]
+        if near or hooks:
+            wanted = f"Did you mean {near[0]!r}?" if near else f"It may have {', '.join(hooks)}."
+            return f"has {name}, which nothing asks for. {wanted} Rename it, or begin its name with an underscore."
+    return ""
+
+
+def _names_in(code: types.CodeType | None) -> set[str]:
+    """Every name that a function asks something for, those of functions within it included."""
+    inner = [one for one in code.co_consts if isinstance(one, types.CodeType)] if code else []
+    return set(code.co_names if code else ()).union(*map(_names_in, inner))

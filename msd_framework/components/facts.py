@@ -1,0 +1,42 @@
+"""What a run knows and components may ask for by name; some of it of one modality alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def narrowed(facts: Mapping[str, Any], modalities: Iterable[str]) -> Mapping[str, Any]:
+    """Facts without those of other modalities; as they are, if nothing is known of any of these.
+
+    >>> narrowed({"seed": 0, "modalities": {"text": {"vocab_size": 9}, "title": {"vocab_size": 7}}}, ["text"])
+    {'seed': 0, 'modalities': {'text': {'vocab_size': 9}}}
+    """
+    known = facts.get("modalities", {})
+    kept = {m: known[m] for m in modalities if m in known}
+    return {**facts, "modalities": kept} if kept else facts
+
+
+def named(facts: Mapping[str, Any], option: str) -> Mapping[str, Any]:
+    """The facts for an option, narrowed if it begins with a modality's name, as `image_encoder` does."""
+    return narrowed(facts, [m for m in facts.get("modalities", {}) if option.startswith(f"{m}_")])
+
+
+def agreed(facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What is known whatever the modality, and a sentence on each fact that modalities differ in.
+
+    >>> agreed({"seed": 0, "modalities": {"text": {"pad_id": 0, "vocab_size": 9}, "title": {"pad_id": 0, "vocab_size": 7}}})
+    ({'seed': 0, 'pad_id': 0}, {'vocab_size': 'must be given: that of text is 9 and that of title is 7.'})
+    """
+    known, disputed = {n: v for n, v in facts.items() if n != "modalities"}, {}
+    told: dict[str, dict[str, Any]] = {}
+    for modality, found in facts.get("modalities", {}).items():
+        for name, value in found.items():
+            told.setdefault(name, {})[modality] = value
+    for name, values in told.items():
+        first = next(iter(values.values()))
+        if all(value == first for value in values.values()):
+            known[name] = first
+        else:
+            disputed[name] = f"must be given: {' and '.join(f'that of {m} is {v}' for m, v in values.items())}."
+    return known, disputed
