@@ -49,7 +49,7 @@ setup(
         "hdf5": ["h5py>=3.10"],
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "tensorboard>=2.14", "lmdb>=1.4", "h5py>=3.10"],
         "bench": ["torchdistill>=1.1.5"],
-        "dev": ["ruff>=0.12", "mypy>=1.15", "import-linter>=2.1"],
+        "dev": ["ruff>=0.12", "mypy>=1.15", "import-linter>=2.17"],
     },
     entry_points={"console_scripts": ["msd=msd_framework.cli:main"]},
 )

@@ -22,7 +22,6 @@ from rich.table import Table
 from msd_framework.callbacks.logging import NO_TENSORBOARD, tensorboard_is_installed
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
-from msd_framework.config.dry_run import DryRun
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.resume import at_its_place, leaves, resume_changes
 from msd_framework.config.resume import goes_on as is_resumed
@@ -124,15 +123,15 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
         values = with_teachers(source.values, assembly.teacher_folders)
         write_text(assembly.folder / "config.yaml", dump(values))
     assembly.world.wait()
-    dry_run = DryRun(assembly)
-    dry_run.models()
+    dry_run = assembly.dry_run()
+    assembly.try_models(dry_run)
     if assembly.waits_before_training:
-        dry_run.training_mode()
+        dry_run.training_mode(assembly.model)
     if not goes_on:
         assembly.fit_statistics()
         seed_everything(assembly.config.seed, assembly.world.rank)  # and then draws noise of its own
     assembly.open_teacher_cache(("train", *SPLITS["train"]))
-    dry_run.step()
+    dry_run.step(assembly.objective)
     keep_freed_memory()  # from here on: what opening files has taken is not asked for again
     choice = runner.choose_precision()
     if assembly.world.is_first:

@@ -31,7 +31,6 @@ from msd_framework.analysis.doctor_score import Rows, batches, check_score, even
 from msd_framework.config.build import SHARED, Assembly
 from msd_framework.config.cards import card_of
 from msd_framework.config.check import checked
-from msd_framework.config.dry_run import DryRun
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teacher_cache import Split, shown_bytes
@@ -142,9 +141,9 @@ def _examined(
         found = replace(found, task=assembly.info.task, classes=_classes(assembly))
         objective = _objective(assembly, options, source, told)
         if objective is not None:
-            dry_run = DryRun(assembly, finite=False)
-            dry_run.models()
-            dry_run.step()
+            dry_run = assembly.dry_run(finite=False)
+            assembly.try_models(dry_run)
+            dry_run.step(assembly.objective)
         batch = _batch(assembly, objective)
         found = replace(found, rows=len(batch), targets=tuple(batch.targets.shape), shapes=tuple(shapes(batch)))
         if objective is not None:
@@ -283,7 +282,7 @@ def _cached(assembly: Assembly, config: RunConfig, told: list[Finding]) -> Itera
             if not one.asked_views(use):
                 continue
             try:
-                yield _store(Split(one, use), told)
+                yield _store(Split(one.asked_split(use)), told)
             except CacheError as error:
                 told.append(Finding("teacher.cache", str(error)))
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +21,11 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
 from msd_framework.components.registry import plain, split
+from msd_framework.config.cache import AskedSplit
 from msd_framework.config.cards import card_of, rebuilt, weights_of
 from msd_framework.config.components import known_facts, modalities_of
+from msd_framework.config.dry_run import DryRun
+from msd_framework.config.extreme_rows import ExtremeRows
 from msd_framework.config.folders import (
     USED_SPLITS,
     USES,
@@ -38,7 +41,7 @@ from msd_framework.config.pairing import objective_on_stand_ins
 from msd_framework.config.resume import goes_on
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.splits import shared_problems
-from msd_framework.config.teacher_cache import TeacherCache
+from msd_framework.config.teacher_cache import opened
 from msd_framework.config.teachers import asked_of, combination, teacher_folders
 from msd_framework.config.values import flow
 from msd_framework.data.base import MultimodalDataset, Processor
@@ -64,11 +67,15 @@ from msd_framework.objectives.base import Objective
 from msd_framework.registry import CALLBACKS, DATASETS, MASKERS, METRICS, MODELS, OBJECTIVES, OPTIMIZERS, PROCESSORS, SCHEDULERS
 from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, has_label, visible_modalities
 from msd_framework.teachers.base import Teacher
+from msd_framework.teachers.cached import CachedTeacher
 from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.teachers.ensemble import Combination, EnsembleTeacher, union
+from msd_framework.teachers.filling import only_head
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.marginals import MarginalsTeacher
 from msd_framework.teachers.masked import keep_channels
+
+T = TypeVar("T")
 
 DRY_RUN_EXAMPLES = 4
 """How many training examples an objective looks at to know the shapes of what goes on inside the models."""
@@ -329,16 +336,45 @@ class Assembly:
         return combination(self.config.teacher, self.info.task)
 
     @cached_property
-    def teacher_cache(self) -> TeacherCache:
-        """What the teacher said of each split, where it is kept on disk."""
-        return TeacherCache(self)
+    def teacher_cache(self) -> dict[str, CachedTeacher]:
+        """What the teacher said of each split, where it is kept on disk; a store is opened at the first question."""
+
+        def kept(use: str) -> CachedTeacher:
+            modalities = card_of(self.teacher_folder, self.config)["modalities"]
+            opening = partial(opened, partial(self.asked_split, use), self.world.device)
+            return CachedTeacher(modalities, self.info.num_classes, opening)
+
+        return _Made(kept)
+
+    def asked_split(self, use: str) -> AskedSplit:
+        """The split that is used for `train`, `validation` or `test`, and the teacher that is asked about it."""
+        return AskedSplit(
+            config=self.config,
+            world=self.world,
+            info=self.info,
+            use=use,
+            dataset=self.raw(use),
+            content=self.content(use),
+            processors=self.processors,
+            decoded=self.decoded,
+            folder=self.teacher_folder,
+            views=self.asked_views(use),
+            masker=self.teacher_masker or self.masker,
+            outcomes=self.teacher_outcomes,
+            live=lambda: self.live_teacher,
+            try_out=lambda: self.dry_run().teacher(self.live_teacher, self.asked_views("train")),
+        )
 
     def open_teacher_cache(self, uses: Sequence[str]) -> None:
         """Has the teacher's answers to splits that are used ready, if they are kept on disk; its weights are then let go."""
         teacher = self.config.teacher
         if teacher is not None and teacher.cache and teacher_is_there(self.config):
             for one in self.teachers:
-                one.teacher_cache.open([use for use in uses if getattr(self.config.data, use) and one.asked_views(use)])
+                asked = [use for use in uses if getattr(self.config.data, use) and one.asked_views(use)]
+                stores = [one.teacher_cache[use].opened for use in asked]
+                live = vars(one).pop("live_teacher", None)
+                if live is not None and any(store.classify is not None for store in stores):
+                    only_head(live.model)
 
     def asked_views(self, use: str) -> tuple[str, ...]:
         """The views that the teacher is asked about: in training, those of the objective; else those of the evaluation."""
@@ -408,10 +444,10 @@ class Assembly:
         built.masker, built.teacher_masker = self.masker, self.teacher_masker
         built = built.to(self.world.device)
         if built.needs_dry_run:
-            self._dry_run(built)
+            self._show_examples(built)
         return built
 
-    def _dry_run(self, objective: Objective) -> None:
+    def _show_examples(self, objective: Objective) -> None:
         """Shows an objective the first training examples; a teacher whose answers are kept is asked itself."""
         reader, teacher = self.training_reader, self.config.teacher
         batch = next(iter(EvaluationBatches(reader, Collator(self.processors, self.info), DRY_RUN_EXAMPLES)))
@@ -596,6 +632,27 @@ class Assembly:
             self.held_out_batches,
         )
 
+    def dry_run(self, finite: bool = True) -> DryRun:
+        """What tries the run on its longest and shortest rows."""
+        rows = ExtremeRows(self.config, self.world.device, self.processors, self.info, self.dataset)
+        return DryRun(self.config, rows, finite)
+
+    def try_models(self, dry_run: DryRun) -> None:
+        """Tries the student, and teachers that are asked anew each time, on the views that the run asks for.
+
+        Raises:
+            ConfigError: if one cannot take a row, with the key to change and the row.
+            DataError: if a row cannot be read.
+        """
+        model, masker, teacher = self.model, self.masker, self.config.teacher
+        dry_run.rows.check_files()
+        dry_run.rows.check_texts()
+        views = [*self.config.evaluation.views, *getattr(self.objective, "student_views", ())]
+        dry_run.student(model, masker, views, self.metrics)
+        if teacher is not None and teacher.ema is None and not teacher.cache:
+            for one in self.teachers:
+                dry_run.teacher(one.live_teacher, one.asked_views("train"))
+
     @property
     def precision(self) -> Choice:
         """What the run trains and evaluates in; where only `auto` is said of a trained model, what it was trained in."""
@@ -734,14 +791,14 @@ class _OnDevice:
         return (batch.to(self.world.device) for batch in self.batches)
 
 
-class _Made(dict[str, EvaluationBatches]):
+class _Made(dict[str, T]):
     """What is made when it is first asked for."""
 
-    def __init__(self, make: Callable[[str], EvaluationBatches]):
+    def __init__(self, make: Callable[[str], T]):
         super().__init__()
         self.make = make
 
-    def __missing__(self, key: str) -> EvaluationBatches:
+    def __missing__(self, key: str) -> T:
         self[key] = self.make(key)
         return self[key]
 

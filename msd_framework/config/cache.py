@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from msd_framework.config.cards import card_of
 from msd_framework.config.parts import complete
-from msd_framework.config.schema import ChannelsConfig
+from msd_framework.config.schema import ChannelsConfig, RunConfig
+from msd_framework.data.base import MultimodalDataset, Processor
+from msd_framework.data.reader import DecodedInputs
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
+from msd_framework.engine.distributed import World
 from msd_framework.errors import CacheError
+from msd_framework.maskers.base import Masker
 from msd_framework.registry import DATASETS, MASKERS, PROCESSORS
-from msd_framework.structures import FULL
+from msd_framework.structures import FULL, DatasetInfo, Outcomes
+from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import FORMAT, SUMMARY, Card, Layout
-
-if TYPE_CHECKING:
-    from msd_framework.config.build import Assembly
 
 LARGE = 768
 """Classes beyond which a store keeps the summary that the classifier reads in place of logits, if the teacher tells it."""
@@ -36,6 +38,43 @@ HIDDEN = "special tokens first"
 
 WIDER = ("views", "summary", "precision", "masker")
 """Parts in which a store may hold more than is asked."""
+
+
+@dataclass(frozen=True)
+class AskedSplit:
+    """A split of a run and the teacher that is asked about it.
+
+    Args:
+        config: the run's.
+        world: this process among all.
+        info: what the data set is.
+        use: what the run uses the split for: `train`, `validation` or `test`.
+        dataset: its examples, as many as the run uses.
+        content: what stands for the content of the whole split.
+        processors: how each modality becomes tensors.
+        decoded: keeps inputs that were decoded once.
+        folder: where the teacher comes from.
+        views: what it is asked about.
+        masker: how views hide a modality from it.
+        outcomes: how its logits are read.
+        live: the teacher with its weights, which are loaded when it is first called.
+        try_out: asks the teacher about the rows that a run is tried on.
+    """
+
+    config: RunConfig
+    world: World
+    info: DatasetInfo
+    use: str
+    dataset: MultimodalDataset
+    content: str
+    processors: Mapping[str, Processor]
+    decoded: DecodedInputs
+    folder: str
+    views: tuple[str, ...]
+    masker: Masker
+    outcomes: Outcomes
+    live: Callable[[], LiveTeacher]
+    try_out: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -95,41 +134,39 @@ class Question:
         return bool(same_teacher and same_data)
 
 
-def question(assembly: Assembly, use: str) -> Question:
-    """What a run asks its teacher about the split that it uses for `train`, `validation` or `test`.
+def question(split: AskedSplit) -> Question:
+    """What a run asks its teacher about a split.
 
     Raises:
         CacheError: if features are to be kept that the teacher does not tell.
     """
-    config, views = assembly.config, assembly.asked_views(use)
-    teacher = config.teacher
+    config, teacher = split.config, split.config.teacher
     assert teacher is not None
-    folder = find_checkpoint(assembly.teacher_folder)
+    folder = find_checkpoint(split.folder)
     card = card_of(folder, config)
-    processors = {m: assembly.processors[m] for m in card["modalities"]}
+    processors = {m: split.processors[m] for m in card["modalities"]}
     specs = {m: complete(PROCESSORS, config.data.processors[m]) for m in processors}
     dataset = {k: v for k, v in complete(DATASETS, config.data.dataset).items() if k not in PLACES}
-    layout = _layout(assembly, views)
-    hides = any(view != FULL for view in views)
-    masker = assembly.teacher_masker or assembly.masker
-    hidden = {"spec": complete(MASKERS, teacher.masker or config.masker), "state": _state(masker), "meaning": HIDDEN}
+    layout = _layout(split)
+    hides = any(view != FULL for view in split.views)
+    hidden = {"spec": complete(MASKERS, teacher.masker or config.masker), "state": _state(split.masker), "meaning": HIDDEN}
     parts = {
         "format": FORMAT,
         "teacher.weights": read_json(folder / "files.json")["sha256"]["model.safetensors"],
         "teacher.model": {"rebuild": card["rebuild"], "facts": card["facts"]},
         "data.dataset": dataset,
-        "data.split": getattr(config.data, use),
-        "data.content": assembly.content(use),
+        "data.split": getattr(config.data, split.use),
+        "data.content": split.content,
         **{f"data.processors.{m}": p.deterministic().fingerprint for m, p in processors.items()},
         **{f"data.processors.{m}.files": p.files for m, p in processors.items() if p.files},
         "masker": hidden if hides else None,
-        "views": list(views),
+        "views": list(split.views),
         **({"teacher.channels": kept_channels(teacher.channels)} if teacher.channels else {}),
         "dtype": "float16",
         "logits": layout.num_classes,
         "summary": layout.summary_size,
     }
-    notes = {"teacher": assembly.teacher_folder, **{f"data.processors.{m}": spec for m, spec in specs.items()}}
+    notes = {"teacher": split.folder, **{f"data.processors.{m}": spec for m, spec in specs.items()}}
     wanted = teacher.cache_precision
     return Question(_in_json(parts), _in_json(notes), layout, ("fp32", "bf16") if wanted == "auto" else (wanted,))
 
@@ -159,17 +196,17 @@ def nearest(asked: Question, folder: Path) -> str:
     return f"differs from the cache of {card.created[:10]} in: {'; '.join(asked.differences(card))}."
 
 
-def _layout(assembly: Assembly, views: Sequence[str]) -> Layout:
-    teacher, num_classes = assembly.config.teacher, assembly.info.num_classes
+def _layout(split: AskedSplit) -> Layout:
+    teacher, num_classes = split.config.teacher, split.info.num_classes
     assert teacher is not None
     size = None
     if teacher.cache_features or num_classes > LARGE:
-        size = assembly.live_teacher.model.summary_size
+        size = split.live().model.summary_size
     if teacher.cache_features and size is None:
         raise CacheError(f"teacher.cache_features: the teacher does not tell its {SUMMARY}. Leave cache_features out.")
     only_summary = size is not None and num_classes > max(LARGE, size)
     keeps_summary = only_summary or bool(teacher.cache_features)
-    return Layout(tuple(views), 0 if only_summary else num_classes, size or 0 if keeps_summary else 0)
+    return Layout(split.views, 0 if only_summary else num_classes, size or 0 if keeps_summary else 0)
 
 
 def _state(masker: nn.Module) -> str:

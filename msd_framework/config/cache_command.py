@@ -201,7 +201,7 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[Split]]:
             try:
                 assembly.fit_maskers()
                 uses = [use for use in ("train", "validation", "test") if getattr(config.data, use)]
-                yield [Split(one, use) for use in uses for one in assembly.teachers if one.asked_views(use)]
+                yield [Split(one.asked_split(use)) for use in uses for one in assembly.teachers if one.asked_views(use)]
                 world.wait()
             finally:
                 if world.is_first:

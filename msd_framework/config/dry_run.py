@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,13 +14,15 @@ from torch import Tensor, nn
 from msd_framework.components.contract import OURS
 from msd_framework.components.registry import raised_at
 from msd_framework.config.extreme_rows import ExtremeRows
+from msd_framework.config.schema import RunConfig
 from msd_framework.engine.precision import FP32, PRECISIONS, left_as_it_was
 from msd_framework.errors import ConfigError, MSDError, Problem, is_memory, is_of_this_library, is_ours
 from msd_framework.maskers.base import Masker
+from msd_framework.metrics.base import Metric
+from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
 from msd_framework.structures import FULL, Batch, Inputs
-
-if TYPE_CHECKING:
-    from msd_framework.config.build import Assembly
+from msd_framework.teachers.live import LiveTeacher
 
 ONE_EXAMPLE = "Expected more than 1 value per channel"
 """What torch says of a batch norm that is shown a single number of each feature."""
@@ -33,42 +34,41 @@ class DryRun:
     """What a run will do, tried on its longest and shortest rows; random numbers and all that is kept are left as they were.
 
     Args:
-        assembly: the run, whose models are built.
+        config: what the run is.
+        rows: those that it is tried on.
         finite: whether a teacher's predictions must be finite; the doctor looks for what is not itself, weight by weight.
     """
 
-    def __init__(self, assembly: Assembly, finite: bool = True):
-        self.assembly, self.rows, self.finite = assembly, ExtremeRows(assembly), finite
-        self.device = assembly.world.device
-        self.precision = PRECISIONS.get(assembly.config.training.precision, FP32)
+    def __init__(self, config: RunConfig, rows: ExtremeRows, finite: bool = True):
+        self.config, self.rows, self.finite, self.device = config, rows, finite, rows.device
+        self.precision = PRECISIONS.get(config.training.precision, FP32)
 
-    def models(self) -> None:
-        """Asks the student, and teachers that are asked anew each time, about these rows on the views that the run asks for.
+    def student(self, model: MultimodalModel, masker: Masker, views: Sequence[str], metrics: Mapping[str, Metric]) -> None:
+        """Asks the student about these rows.
+
+        Args:
+            model: the student.
+            masker: how views hide a modality from it.
+            views: what the run asks it for, beside the full input.
+            metrics: those that its predictions are measured with, by name.
 
         Raises:
-            ConfigError: if one cannot take them, with the key to change and the row.
+            ConfigError: if it cannot take them, with the key to change and the row.
             DataError: if a row cannot be read.
         """
-        config, model, masker = self.assembly.config, self.assembly.model, self.assembly.masker
-        self.rows.check_files()
-        self.rows.check_texts()
-        views = [FULL, *config.evaluation.views, *getattr(self.assembly.objective, "student_views", ())]
 
         def ask(batch: Batch, names: Sequence[str]) -> None:
             logits = model.forward_views([self._view(masker, batch, name) for name in names]).logits
-            self._check_shape(logits, [len(names), len(batch)])
+            self._check_shape(model, logits, [len(names), len(batch)])
             for name, prediction in zip(names, logits):
                 if self.finite and not prediction.isfinite().all():
                     text = f"the student's prediction of {self.rows.source(batch)} on the view {name!r} is not finite"
-                    raise ConfigError(Problem("init" if config.init else "model", f"{text}, before any update."))
+                    raise ConfigError(Problem("init" if self.config.init else "model", f"{text}, before any update."))
 
         with self._left_as_they_were(model, masker):
             model.eval()
-            self._ask("model", "the student", ask, masker, views)
-            self._try_metrics()
-        if config.teacher is not None and config.teacher.ema is None and not config.teacher.cache:
-            for one in self.assembly.teachers:
-                self.teacher(one)
+            self._ask("model", "the student", ask, masker, [FULL, *views])
+            self._try_metrics(model, metrics)
 
     def _view(self, masker: Masker, batch: Batch, name: str) -> Inputs:
         """A view of a batch, in which each modality is still of as many examples.
@@ -80,7 +80,7 @@ class DryRun:
             inputs = masker.view(batch, name).inputs
         for modality, whole in batch.inputs.items():
             hidden = inputs.get(modality)
-            if hidden is None and not masker.leaves_out(modality, self.assembly.info.modalities[modality]):
+            if hidden is None and not masker.leaves_out(modality, self.rows.info.modalities[modality]):
                 text = f"{type(masker).__name__} leaves {modality} out of the view {name!r}. If it may, set removes = True."
                 raise ConfigError(Problem("masker", text))
             if hidden is not None and not len(hidden.values) == len(hidden.mask) == len(whole.mask):
@@ -88,28 +88,28 @@ class DryRun:
                 raise ConfigError(Problem("masker", f"{type(masker).__name__} makes {made} of {modality} in the view {name!r}."))
         return inputs
 
-    def _check_shape(self, logits: Tensor, leading: list[int]) -> None:
+    def _check_shape(self, model: nn.Module, logits: Tensor, leading: list[int]) -> None:
         """Whether logits are one a class, of each view and example.
 
         Raises:
             ConfigError: if not.
         """
-        wanted = [*leading, self.assembly.info.num_classes]
+        wanted = [*leading, self.rows.info.num_classes]
         if list(logits.shape) != wanted or not logits.is_floating_point():
-            made = f"{type(self.assembly.model).__name__} gives logits {list(logits.shape)} of {logits.dtype}"
+            made = f"{type(model).__name__} gives logits {list(logits.shape)} of {logits.dtype}"
             raise ConfigError(Problem("model", f"{made}, wanted floats {wanted}: views, examples and classes."))
 
-    def _try_metrics(self) -> None:
+    def _try_metrics(self, model: MultimodalModel, metrics: Mapping[str, Metric]) -> None:
         """Asks each metric of a user's own about these rows.
 
         Raises:
             ConfigError: if it raises anything, or gives no number.
         """
-        batch, assembly = self.rows.together, self.assembly
+        batch = self.rows.together
         with torch.no_grad(), self.precision.active(self.device):
-            logits = assembly.model.forward_views([batch.inputs]).logits[0].float().cpu()
+            logits = model.forward_views([batch.inputs]).logits[0].float().cpu()
         known = batch.labelled.cpu()
-        for place, (name, metric) in enumerate(assembly.metrics.items()):
+        for place, (name, metric) in enumerate(metrics.items()):
             if type(metric).__module__.partition(".")[0] == OURS:
                 continue
             at = f"evaluation.metrics[{place}]"
@@ -120,16 +120,16 @@ class DryRun:
             if not isinstance(value, (int, float, np.number)) and not (isinstance(value, Tensor) and value.numel() == 1):
                 raise ConfigError(Problem(at, f"{name} gives {value!r}, wanted a number."))
 
-    def teacher(self, one: Assembly) -> None:
+    def teacher(self, teacher: LiveTeacher, views: Sequence[str]) -> None:
         """Asks a teacher, with its weights, about these rows.
 
         Args:
-            one: the run with this teacher alone.
+            teacher: who is asked.
+            views: what the run asks it for, beside the full input.
 
         Raises:
             ConfigError: if it cannot take them, or predicts what is not finite, with the key to change and the row.
         """
-        teacher = one.live_teacher
 
         def ask(batch: Batch, names: Sequence[str]) -> None:
             for name, logits in zip(names, teacher.predict(batch, names).logits):
@@ -140,21 +140,21 @@ class DryRun:
                     raise ConfigError(Problem("teacher.checkpoint", text))
 
         with self._left_as_they_were(teacher.model, teacher.masker):
-            self._ask("teacher.checkpoint", "the teacher", ask, teacher.masker, [FULL, *one.asked_views("train")])
+            self._ask("teacher.checkpoint", "the teacher", ask, teacher.masker, [FULL, *views])
 
-    def training_mode(self) -> None:
+    def training_mode(self, model: nn.Module) -> None:
         """Shows the student as many rows as a step has, in training mode, where the step itself can be tried only much later.
 
         Raises:
             ConfigError: if it cannot take them, with the key to change.
         """
-        model, batch = self.assembly.model, self.rows.part
+        batch = self.rows.part
         with self._left_as_they_were(model), self._explaining("model", "the student", batch), torch.no_grad():
             model.train()
             with self.precision.active(self.device):
                 model(batch.inputs)
 
-    def step(self) -> None:
+    def step(self, objective: Objective) -> None:
         """Makes a training step of the real size on the longest rows, forward and backward, and forgets it.
 
         What the objective learns before the first step must be known.
@@ -162,7 +162,7 @@ class DryRun:
         Raises:
             ConfigError: if it cannot be made, with the key to change.
         """
-        objective, batch = self.assembly.objective, self.rows.part
+        batch = self.rows.part
         with self._left_as_they_were(objective), self._explaining("objective", "a training step", batch):
             objective.train()
             try:
@@ -226,7 +226,7 @@ class DryRun:
             raise ConfigError(self._problem(key, who, batch, error)) from error
 
     def _problem(self, key: str, who: str, batch: Batch, error: Exception) -> Problem:
-        training, text = self.assembly.config.training, str(error)
+        training, text = self.config.training, str(error)
         if ONE_EXAMPLE in text and len(batch) == 1:
             parts = f"{training.batch_size} examples in {training.batch_size} parts"
             wanted = "and a batch norm that learns needs two: raise it, or lower training.accumulate or the number of processes."

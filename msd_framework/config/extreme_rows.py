@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+import torch
 
+from msd_framework.config.schema import RunConfig
+from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.collate import Collator
 from msd_framework.data.reader import ExampleReader, Loaded
 from msd_framework.data.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
-from msd_framework.structures import Batch
-
-if TYPE_CHECKING:
-    from msd_framework.config.build import Assembly
+from msd_framework.structures import Batch, DatasetInfo
 
 USES = ("train", "validation", "test")
 
@@ -46,19 +46,30 @@ class ExtremeRows:
     """The first, the longest and the shortest rows of a run's splits, read as an evaluation reads them.
 
     Args:
-        assembly: the run.
+        config: what the run is.
+        device: where batches of them go.
+        processors: how each modality becomes tensors.
+        info: what the data set is.
+        dataset: opens the split that is used for `train`, `validation` or `test`.
     """
 
-    def __init__(self, assembly: Assembly):
-        self.assembly, self.device = assembly, assembly.world.device
+    def __init__(
+        self,
+        config: RunConfig,
+        device: torch.device,
+        processors: Mapping[str, Processor],
+        info: DatasetInfo,
+        dataset: Callable[[str], MultimodalDataset],
+    ):
+        self.config, self.device, self.info = config, device, info
         self.sources: dict[str, str] = {}  # the file and line of an example, by its id
-        processors = {m: p.deterministic() for m, p in assembly.processors.items()}
-        self.collator = Collator(processors, assembly.info)
+        processors = {m: p.deterministic() for m, p in processors.items()}
+        self.collator = Collator(processors, info)
         self.tokens = [m for m, p in processors.items() if p.kind == "tokens"]
         # readers of their own: what is left out here is not counted as left out of the run
-        skips = assembly.config.data.on_error == "skip"
-        used = [use for use in USES if getattr(assembly.config.data, use) is not None]
-        self.readers = {use: ExampleReader(assembly.dataset(use), processors, skip_errors=skips) for use in used}
+        skips = config.data.on_error == "skip"
+        used = [use for use in USES if getattr(config.data, use) is not None]
+        self.readers = {use: ExampleReader(dataset(use), processors, skip_errors=skips) for use in used}
 
     @cached_property
     def alone(self) -> list[Batch]:
@@ -77,7 +88,7 @@ class ExtremeRows:
     @cached_property
     def part(self) -> Batch:
         """As many training rows as a process computes at once: the longest ones, repeated where that takes more than a few."""
-        training, examples = self.assembly.config.training, self.readers["train"].dataset
+        training, examples = self.config.training, self.readers["train"].dataset
         size = training.batch_size // (int(os.environ.get("WORLD_SIZE", "1")) * training.accumulate)
         if self.device.type == "cpu":
             size = min(size, MOST_ON_CPU)
@@ -179,7 +190,7 @@ class ExtremeRows:
     def _batch(self, rows: Sequence[Row]) -> Batch:
         """Rows as a batch that is computed in full, also where some of them are the same."""
         batch = self.collator([loaded for _, loaded in rows], tuple(i for i, _ in rows)).to(self.device)
-        data = self.assembly.config.data
+        data = self.config.data
         if data.unlabelled or data.labelled_share < 1:
             batch = replace(batch, num_labelled=batch.labelled.sum().double().clamp(min=1))
         return batch.with_inputs({m: replace(x, distinct=None) for m, x in batch.inputs.items()})

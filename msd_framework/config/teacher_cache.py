@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from msd_framework.config.cache import nearest, question, stores
-from msd_framework.config.cards import card_of
-from msd_framework.config.dry_run import DryRun
+from msd_framework.config.cache import AskedSplit, nearest, question, stores
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.collate import Collator
 from msd_framework.data.loader import EvaluationBatches
@@ -29,13 +28,10 @@ from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CacheError, MSDError
 from msd_framework.screen import progress_bar, say
 from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Outcomes, probabilities
-from msd_framework.teachers.cached import CachedTeacher, Opened
-from msd_framework.teachers.filling import Compared, ask, compare, fill, only_head
+from msd_framework.teachers.cached import Opened
+from msd_framework.teachers.filling import Compared, ask, compare, fill
 from msd_framework.teachers.store import DONE, MISSING, Card, Layout, Rows, TeacherStore, Writer, chunks, hashes, mend
 from msd_framework.writing import naming
-
-if TYPE_CHECKING:
-    from msd_framework.config.build import Assembly
 
 NUM_VERIFIED = 2
 """Rows that are compared with the teacher whenever a store is opened."""
@@ -52,60 +48,32 @@ POLL_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class TeacherCache:
-    """What the teacher of a run says of its splits, read from disk.
+def opened(split: Callable[[], AskedSplit], device: torch.device) -> Opened:
+    """The answers to a split, asked for if need be; the run's random numbers know nothing of it.
 
-    Args:
-        assembly: the run.
+    Raises:
+        CacheError: if the store is damaged, out of date, or not there and not to be filled.
     """
-
-    def __init__(self, assembly: Assembly):
-        self.assembly = assembly
-        self.teachers: dict[str, CachedTeacher] = {}
-
-    def __getitem__(self, use: str) -> CachedTeacher:
-        """The teacher of the split that is used for `train`, `validation` or `test`; its store is opened at the first question."""
-        if use not in self.teachers:
-            modalities = card_of(self.assembly.teacher_folder, self.assembly.config)["modalities"]
-            opening = partial(self._open, use)
-            self.teachers[use] = CachedTeacher(modalities, self.assembly.info.num_classes, opening)
-        return self.teachers[use]
-
-    def open(self, uses: Sequence[str]) -> None:
-        """Opens the stores of some splits, filled if need be, and lets go of the teacher's weights.
-
-        Raises:
-            CacheError: if a store is damaged, out of date, or not there and not to be filled.
-        """
-        opened = [self[use].opened for use in uses]
-        live = vars(self.assembly).pop("live_teacher", None)
-        if live is not None and any(o.classify is not None for o in opened):
-            only_head(live.model)
-
-    def _open(self, use: str) -> Opened:
-        device = self.assembly.world.device
-        state = random_state(device)
-        try:
-            return Split(self.assembly, use).opened()
-        finally:
-            restore_random_state(state)
+    state = random_state(device)
+    try:
+        return Split(split()).opened()
+    finally:
+        restore_random_state(state)
 
 
 class Split:
     """One split of a run and the store of the teacher's answers to it.
 
     Args:
-        assembly: the run.
-        use: what the run uses the split for: `train`, `validation` or `test`.
+        split: the split and its teacher.
     """
 
-    def __init__(self, assembly: Assembly, use: str):
-        teacher = assembly.config.teacher
+    def __init__(self, split: AskedSplit):
+        teacher = split.config.teacher
         assert teacher is not None
-        self.assembly, self.use, self.world, self.teacher = assembly, use, assembly.world, teacher
+        self.split, self.world, self.teacher, self.dataset = split, split.world, teacher, split.dataset
         self.folder = Path(teacher.cache_dir)
-        self.asked = question(assembly, use)
-        self.dataset = assembly.raw(use)
+        self.asked = question(split)
 
     def opened(self) -> Opened:
         """The split's store with all answers in it.
@@ -116,7 +84,7 @@ class Split:
         path = self.first_says(self.complete)
         store = self.checked(path) if path else self.filled()
         store.touch()
-        return Opened(store, None if store.layout.num_classes else self.assembly.live_teacher.model.classify)
+        return Opened(store, None if store.layout.num_classes else self.split.live().model.classify)
 
     def filled(self) -> TeacherStore:
         """The store once every example has been asked about, by this run or by another one that was at it."""
@@ -127,7 +95,7 @@ class Split:
             path = self.first_says(self.complete)
             if path:  # by whoever we waited for
                 return self.checked(path)
-            DryRun(self.assembly).teacher(self.assembly)  # what it cannot take is told before all others are asked
+            self.split.try_out()  # what it cannot take is told before all others are asked
             store = self.seen(self.first_says(self.prepare))
             self.fill(store)
             self.world.wait()
@@ -199,7 +167,7 @@ class Split:
         batches = self.batches(mine)
         say = partial(self.live_answer, layout=store.layout, precision=precision)
         started = time.monotonic()
-        with Writer(store) as writer, bar(f"asking the teacher ({self.use})", len(mine), self.world.is_first) as advance:
+        with Writer(store) as writer, bar(f"asking the teacher ({self.split.use})", len(mine), self.world.is_first) as advance:
             fill(writer, say, batches, rows[mine], advance)
         seconds = f"{time.monotonic() - started:.1f} s"
         self.say(f"teacher cache: asked about {len(missing):,} examples of {self.told}, in {precision.name} and {seconds}.")
@@ -212,7 +180,7 @@ class Split:
         """
         rows = rows_of(store, self.dataset)
         done = np.flatnonzero(marks_of(store, rows) == DONE)
-        chance = np.random.default_rng(self.assembly.config.seed)
+        chance = np.random.default_rng(self.split.config.seed)
         places = np.sort(chance.choice(done, min(num_rows, len(done)), replace=False))
         precision, asked = store.card.parts["precision"], replace(store.layout, views=self.asked.layout.views)
         found = []
@@ -241,14 +209,14 @@ class Split:
         """What the teacher says of a batch."""
         device = self.world.device
         with precision.active(device):
-            return ask(self.assembly.live_teacher, batch.to(device), layout)
+            return ask(self.split.live(), batch.to(device), layout)
 
     def batches(self, places: Rows) -> EvaluationBatches:
         """Some examples in batches, as the teacher sees them; a batch's places are those in the list of them."""
-        data, made = self.assembly.config.data, self.assembly.processors
-        processors = {m: made[m].deterministic() for m in self.assembly.live_teacher.modalities}
-        reader = ExampleReader(_Chosen(self.dataset, places), processors, self.assembly.decoded, data.on_error == "skip")
-        collator, pin = Collator(processors, self.assembly.info), self.world.device.type == "cuda"
+        data, made = self.split.config.data, self.split.processors
+        processors = {m: made[m].deterministic() for m in self.split.live().modalities}
+        reader = ExampleReader(_Chosen(self.dataset, places), processors, self.split.decoded, data.on_error == "skip")
+        collator, pin = Collator(processors, self.split.info), self.world.device.type == "cuda"
         return EvaluationBatches(reader, collator, self.batch_size, 0, 1, data.workers, pin)
 
     def precision(self, missing: Rows) -> str:
@@ -259,7 +227,7 @@ class Split:
             return FP32.name
         batches = list(self.batches(missing[: PROBED_BATCHES * self.batch_size]))
         answers = {p.name: [self.live_answer(b, self.asked.layout, p).logits.float() for b in batches] for p in (FP32, BF16)}
-        error = max(_distance(a, b, self.assembly.teacher_outcomes) for a, b in zip(*answers.values()))
+        error = max(_distance(a, b, self.split.outcomes) for a, b in zip(*answers.values()))
 
         def step(precision: Precision) -> tuple[Tensor, tuple[()]]:
             return self.live_answer(batches[0], self.asked.layout, precision).logits.sum(), ()
@@ -272,7 +240,7 @@ class Split:
 
     @property
     def batch_size(self) -> int:
-        return self.assembly.config.evaluation.batch_size
+        return self.split.config.evaluation.batch_size
 
     @property
     def told(self) -> str:

@@ -6,7 +6,6 @@ import tempfile
 from dataclasses import replace
 
 from msd_framework.config.build import Assembly
-from msd_framework.config.dry_run import DryRun
 from msd_framework.config.models import weights_are_at_hand
 from msd_framework.config.schema import CheckpointConfig, RunConfig
 from msd_framework.engine.distributed import World
@@ -29,9 +28,9 @@ def try_out(config: RunConfig) -> None:
         if not weights_are_at_hand(config):
             return
         assembly.optimization  # noqa: B018 -- made to see whether it can be
-        dry_run = DryRun(assembly)
-        dry_run.models()
+        dry_run = assembly.dry_run()
+        assembly.try_models(dry_run)
         if assembly.waits_before_training:
-            dry_run.training_mode()
+            dry_run.training_mode(assembly.model)
         else:
-            dry_run.step()
+            dry_run.step(assembly.objective)

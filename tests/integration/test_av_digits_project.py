@@ -177,11 +177,11 @@ def test_a_teacher_of_a_run_keeps_its_quarter_of_the_channels(runs: Path, by: st
 def test_kept_answers_are_not_those_of_other_channels(runs: Path) -> None:
     """A cache that has the answers of one teacher's channels does not answer for others, nor for all of them."""
     asked = [
-        question(assembled(runs, f"teacher.channels{word}"), "train")
+        question(assembled(runs, f"teacher.channels{word}").asked_split("train"))
         for word in (".by=general", ".by=specific", "=null", ".share=0.5")
     ]
     assert len({q.lock for q in asked}) == 4
-    assert question(assembled(runs), "train").lock == asked[0].lock
+    assert question(assembled(runs).asked_split("train")).lock == asked[0].lock
     assert any("teacher.channels by general -> specific" in text for text in asked[1].differences(asked[0].card("fp32")))
 
 

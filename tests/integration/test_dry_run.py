@@ -40,8 +40,8 @@ KINDS = {
 def test_a_run_that_was_tried_out_comes_out_to_the_same_bits(words, monkeypatch, tmp_path, tiny_config, tiny_teacher):
     words = [word.replace("<teacher>", str(tiny_teacher)) for word in words]
     tried = run(tiny_config, [*words, f"env.save_dir={tmp_path / 'tried'}"])
-    for name in ("models", "training_mode", "step"):
-        monkeypatch.setattr(DryRun, name, lambda self: None)
+    for name in ("student", "teacher", "training_mode", "step"):
+        monkeypatch.setattr(DryRun, name, lambda self, *parts: None)
     at_once = run(tiny_config, [*words, f"env.save_dir={tmp_path / 'at_once'}"])
     assert tried["metrics"] == at_once["metrics"]
     ours, theirs = (tmp_path / name / "checkpoints" / "last" for name in ("tried", "at_once"))
