@@ -38,23 +38,8 @@ STAND_INS = {
 CONTEXT = {"objectives": ("model", "teacher", "masker"), "datasets": ("split", "on_error", "max_examples", "unlabelled")}
 """Arguments that only the run can give, by the kind of component that takes them."""
 
-LIGHT = {
-    "maskers",
-    "task_losses",
-    "distillation_losses",
-    "feature_losses",
-    "feature_terms",
-    "saliencies",
-    "weightings",
-    "modulations",
-    "combinations",
-    "metrics",
-    "optimizers",
-    "schedulers",
-    "callbacks",
-    "processors",
-}
-"""Kinds that are built to be checked: their constructors read nothing and allocate nothing to speak of."""
+HEAVY = {"models", "encoders", "objectives", "datasets", "experiments"}
+"""Kinds that are not built to be checked: their constructors may read files, or take memory."""
 
 
 def component_problems(slots: Iterable[ComponentSlot]) -> list[Problem]:
@@ -146,7 +131,7 @@ def _size_problems(slot: ComponentSlot) -> list[Problem]:
 
 
 def _refusals(part: Part, facts: Mapping[str, Any]) -> tuple[Problem, ...]:
-    if part.registry.plural not in LIGHT:
+    if part.registry.plural in HEAVY:
         return ()
     try:
         part.registry.build(part.spec, part.path, facts)
