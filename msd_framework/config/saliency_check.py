@@ -10,6 +10,7 @@ from msd_framework.config.folders import teacher_is_there
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teachers import teacher_folders
 from msd_framework.errors import CheckpointError, Problem
+from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.registry import MODELS, SALIENCIES
 
 OTHERS = "Take drop, keep, loss, gap or shapley, which look at its answers"
@@ -36,6 +37,6 @@ def looking_problems(config: RunConfig, spec: Any, at: str) -> list[Problem]:
         model = split(card_of(folders[0], config)["model"], at, MODELS)[0]
     except CheckpointError:  # what is wrong with the checkpoint is said elsewhere
         return []
-    if hasattr(MODELS.get(model), "encode"):
+    if issubclass(MODELS.get(model), SingleSequence):
         return []
     return [Problem(at, f"{name} looks inside one transformer for all modalities, and the teacher is a {model}. {OTHERS}.")]

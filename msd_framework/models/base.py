@@ -148,6 +148,26 @@ class MultimodalModel(nn.Module, ABC):
 MODELS: Registry[MultimodalModel] = Registry("model", "models", MultimodalModel)
 
 
+class SummaryModel(MultimodalModel):
+    """A model that makes its logits of a summary of what it saw, and can tell both apart."""
+
+    @property
+    @abstractmethod
+    def summary_size(self) -> int: ...
+
+    @abstractmethod
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor: ...
+
+    @abstractmethod
+    def classify(self, summary: Tensor) -> Tensor: ...
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
+
+    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
+        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One modality, encoded.

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msd_framework.models.base import MODELS, Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.concat_weights import body_tensors, head_tensors
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.features import SUMMARY, Features
-from msd_framework.models.image_text import image_text_problems, regions_of
+from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
 from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.published import read_published
 from msd_framework.models.weights import load_exactly
 from msd_framework.ranges import not_negative, positive
-from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 Made: TypeAlias = dict[int, tuple[ModalityInputs, Tensor]]
 """Vectors [B, D] by the identity of the inputs they were made of, so that views which show the same share them."""
 
 
-class ConcatModel(MultimodalModel):
+class ConcatModel(ImageTextModel):
     r"""A perceptron on the text's vector and the image's, side by side; a subclass says what the text's vector is.
 
     .. math:: z = \mathrm{mlp}([t; v]), \qquad \text{each layer of it } \mathrm{dropout}(\mathrm{ReLU}(\mathrm{norm}(W x + b)))
@@ -47,8 +47,6 @@ class ConcatModel(MultimodalModel):
     Raises:
         ValueError: if a size is not positive, or the width of the image's features is not told.
     """
-
-    modalities = ("image", "text")
 
     def __init__(
         self,
@@ -74,16 +72,6 @@ class ConcatModel(MultimodalModel):
         widths = [self.text_width + self.image_width, *([hidden_size] * num_layers)]
         hidden = [part for pair in pairwise(widths) for part in _layer(*pair, dropout, batch_norm)]
         self.classifier = nn.Sequential(*hidden, nn.Linear(widths[-1], num_classes))
-
-    @classmethod
-    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
-        return cls.modalities
-
-    def forward(self, inputs: Inputs) -> ModelOutput:
-        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
-
-    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
-        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
 
     @property
     def offered(self) -> dict[str, FeatureKind]:
@@ -129,7 +117,7 @@ class ConcatModel(MultimodalModel):
         missing = self.num_regions - features.shape[1]
         if missing < 0:
             raise ValueError(f"an image has {features.shape[1]} regions and num_regions is {self.num_regions}")
-        return F.pad(features, (0, 0, 0, missing)).flatten(1)  # [B, num_regions * F]
+        return F.pad(visible(features, mask), (0, 0, 0, missing)).flatten(1)  # [B, num_regions * F]
 
     def _summary(self, inputs: Inputs, made: Made) -> Tensor:
         some = next(iter(inputs.values())).mask
@@ -183,6 +171,7 @@ class ConcatBert(ConcatModel):
     """
 
     reads = frozenset({"pretrained"})
+    without_weights = NO_WEIGHTS_OR_HEAD
 
     def __init__(
         self,
@@ -217,18 +206,6 @@ class ConcatBert(ConcatModel):
             load_exactly(body, body_tensors(weights, body.state_dict()), weights.source)
         if pretrained_head:
             load_exactly(self.classifier, head_tensors(weights), f"the classifier in {pretrained}")
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        return [
-            *encoder_problems("text_encoder", options["text_encoder"], "text", setting),
-            *image_text_problems({"image_encoder": options.get("image_encoder")}, setting),
-        ]
-
-    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        encoders = {"text_encoder": self.text_encoder, "image_encoder": self.image_encoder}
-        rebuilt = {name: e.rebuild_spec(options[name]) for name, e in encoders.items() if e is not None}
-        return {**options, **rebuilt, "pretrained": None, "pretrained_head": False}
 
     def text_vector(self, text: ModalityInputs) -> Tensor:
         pooled: Tensor = encode_once(self.text_encoder, text, lambda x: self.text_encoder(x).pooled)
@@ -297,14 +274,6 @@ class ConcatBow(ConcatModel):
         self.embedding = nn.Embedding(vocab_size, embedding_size)
         nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
         self.pool = POOLS[pool]
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        return image_text_problems(options, setting)
-
-    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        encoder = {} if self.image_encoder is None else {"image_encoder": self.image_encoder.rebuild_spec(options["image_encoder"])}
-        return {**options, **encoder}
 
     def text_vector(self, text: ModalityInputs) -> Tensor:
         words = text.mask & ~text.special  # [B, L]

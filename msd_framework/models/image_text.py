@@ -1,31 +1,63 @@
-"""What models of an image and a text have in common: which inputs they take, and what is a region."""
+"""What models of an image and a text have in common: their inputs, their options, and what is a region."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from msd_framework.models.base import Encoded, Encoder, encoder_problems
+from msd_framework.models.base import Encoded, Encoder, SummaryModel, encoder_problems
 from msd_framework.models.distinct import encode_once
-from msd_framework.models.pooling import visible
 from msd_framework.structures import ModalityInputs, Setting
 
+NO_WEIGHTS: Mapping[str, Any] = {"pretrained": None}
+NO_WEIGHTS_OR_HEAD: Mapping[str, Any] = {"pretrained": None, "pretrained_head": False}
+"""The options that say which published weights a model begins with, as they are where there are none."""
 
-def image_text_problems(options: Mapping[str, Any], setting: Setting) -> list[str]:
-    """Sentences where the processors make other values than regions, or pixels for an image encoder, and words."""
-    encoder, image, text = options.get("image_encoder"), setting.kinds.get("image"), setting.kinds.get("text")
-    problems = [] if encoder is None else encoder_problems("image_encoder", encoder, "image", setting)
-    if encoder is None and image not in (None, "features"):
-        problems.append(f"image_encoder: must be given, since the values of 'image' are {image} and no features.")
-    if text not in (None, "tokens"):
-        problems.append(f"the values of 'text' must be tokens, and the processor makes {text}.")
-    return problems
+
+class ImageTextModel(SummaryModel):
+    """A model of a text and an image, which comes as regions or through an encoder of pixels.
+
+    Attributes:
+        image_encoder: turns pixels into regions; None if the image comes as features.
+        sizes: a data class of what fixes the shapes of its weights, where published weights may do so; else None.
+    """
+
+    modalities = ("image", "text")
+    without_weights: ClassVar[Mapping[str, Any]] = {}
+    """Those of its options that say which published weights it begins with, as they are where there are none."""
+
+    image_encoder: Encoder | None
+    sizes: Any = None
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return cls.modalities
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        problems: list[str] = []
+        for modality in ("text", "image"):
+            encoder = options.get(f"{modality}_encoder")
+            if encoder is not None:
+                problems += encoder_problems(f"{modality}_encoder", encoder, modality, setting)
+        image, text = setting.kinds.get("image"), setting.kinds.get("text")
+        if options.get("image_encoder") is None and image not in (None, "features"):
+            problems.append(f"image_encoder: must be given, since the values of 'image' are {image} and no features.")
+        if text not in (None, "tokens"):
+            problems.append(f"the values of 'text' must be tokens, and the processor makes {text}.")
+        return problems
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        encoders = {name: m.rebuild_spec(options[name]) for name, m in self.named_children() if isinstance(m, Encoder)}
+        sizes = {} if self.sizes is None else asdict(self.sizes)
+        return {**options, **sizes, **encoders, **self.without_weights}
 
 
 def regions_of(image: ModalityInputs, encoder: Encoder | None, feature_size: int) -> tuple[Tensor, Tensor]:
-    """An image's regions [B, L, F] with zeros where the mask is False, and the mask [B, L].
+    """An image's regions [B, L, F], which may be anything where the mask is False, and the mask [B, L].
 
     Args:
         image: pixels for the encoder, or features.
@@ -37,10 +69,10 @@ def regions_of(image: ModalityInputs, encoder: Encoder | None, feature_size: int
     """
     if encoder is not None:
         encoded: Encoded = encode_once(encoder, image, encoder)
-        return visible(encoded.tokens, encoded.mask), encoded.mask
+        return encoded.tokens, encoded.mask
     if image.values.ndim != 3 or image.values.shape[-1] != feature_size:
         raise ValueError(
             f"image must be features [B, L, {feature_size}], got {list(image.values.shape)}; "
             f"set feature_size, or give pixels an image_encoder"
         )
-    return visible(image.values, image.mask), image.mask
+    return image.values, image.mask

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import MODELS, Encoder
+from msd_framework.models.base import MODELS, Encoder, SummaryModel
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, prefixed, within
 from msd_framework.models.fusion import FUSIONS
@@ -24,7 +24,7 @@ Made: TypeAlias = dict[tuple[str, int], tuple[Tensor, Features]]
 
 
 @MODELS.register("late_fusion")
-class LateFusion(ModelOfEncoders):
+class LateFusion(ModelOfEncoders, SummaryModel):
     r"""One encoder a modality; what an example lacks is a learned vector.
 
     .. math::
@@ -83,12 +83,6 @@ class LateFusion(ModelOfEncoders):
             nn.Dropout(dropout),
             nn.Linear(hidden_size, num_classes),
         )
-
-    def forward(self, inputs: Inputs) -> ModelOutput:
-        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
-
-    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
-        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
 
     @property
     def offered(self) -> dict[str, FeatureKind]:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import MODELS, Encoded, Encoder, MultimodalModel
+from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.dropout import Dropout
-from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
 from msd_framework.models.heads import HEADS
-from msd_framework.models.image_text import image_text_problems, regions_of
+from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
 from msd_framework.models.mmbt_weights import HEAD_PREFIXES, body_tensors, choose_sizes
-from msd_framework.models.packed import Part, pack, read_first, read_layers
+from msd_framework.models.packed import Part
+from msd_framework.models.pooling import visible
 from msd_framework.models.published import load_head, read_published
-from msd_framework.models.transformer import Transformer, bert_initialization
+from msd_framework.models.single_sequence import SingleSequence
+from msd_framework.models.transformer import bert_initialization
 from msd_framework.models.weights import load_exactly
 from msd_framework.models.word_embeddings import WordEmbeddings
 from msd_framework.ranges import positive
-from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+from msd_framework.structures import Inputs, ModalityInputs
 
 
 @MODELS.register("mmbt")
-class Mmbt(MultimodalModel):
+class Mmbt(ImageTextModel, SingleSequence):
     r"""A multimodal bitransformer, numerically that of its authors and of MMF.
 
     .. math::
@@ -81,8 +82,8 @@ class Mmbt(MultimodalModel):
     (torch.Size([1, 3]), torch.Size([1, 3]))
     """
 
-    modalities = ("image", "text")
     reads = frozenset({"pretrained"})
+    without_weights = NO_WEIGHTS_OR_HEAD
 
     def __init__(
         self,
@@ -145,15 +146,7 @@ class Mmbt(MultimodalModel):
             sizes.layer_norm_eps,
         )
         self.image_projection = nn.Linear(sizes.feature_size, sizes.hidden_size)
-        self.encoder = Transformer(
-            sizes.num_layers,
-            sizes.hidden_size,
-            sizes.num_heads,
-            sizes.intermediate_size,
-            dropout,
-            attention_dropout,
-            layer_norm_eps=sizes.layer_norm_eps,
-        )
+        self.encoder = sizes.transformer(dropout, attention_dropout)
         self.pooler = nn.Linear(sizes.hidden_size, sizes.hidden_size)
         self.dropout = Dropout(dropout)
         self.head = HEADS[head](sizes.hidden_size, num_classes, sizes.layer_norm_eps)
@@ -165,105 +158,38 @@ class Mmbt(MultimodalModel):
         if pretrained_head:
             load_head(self.head, weights, HEAD_PREFIXES)
 
-    @classmethod
-    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
-        return cls.modalities
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        return image_text_problems(options, setting)
-
-    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        encoder = {} if self.image_encoder is None else {"image_encoder": self.image_encoder.rebuild_spec(options["image_encoder"])}
-        return {**options, **asdict(self.sizes), **encoder, "pretrained": None, "pretrained_head": False}
-
-    def forward(self, inputs: Inputs) -> ModelOutput:
-        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
-
-    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
-        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
-
     @property
-    def offered(self) -> dict[str, FeatureKind]:
-        """Layers of the whole sequence and of either modality's part of it, to which [CLS] and [SEP] do not belong."""
-        layers, of_modality = self.sizes.num_layers, [what for what in KINDS if what != "cls"]
-        parts = layer_features("image", layers, of_modality) | layer_features("text", layers, of_modality)
-        return layer_features(FUSED, layers) | {SUMMARY: "pooled"} | parts
-
-    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        if not any(wanted):
-            return self.forward_views(views), [{} for _ in views]
-        parts = self._parts(views)
-        embeddings, rows = pack(parts, self.encoder.token_cost)
-        layers = layers_of(name for names in wanted for name in names)
-        first, packed = read_layers(self.encoder, self.embeddings.finish(embeddings), rows, rows.place, layers)
-        states = {layer: rows.unpack(x) for layer, x in packed.items()}  # [B, L, D] of each view
-        summaries = self._pool(first).view(len(views), -1, self.sizes.hidden_size)  # [V, B, D]
-        features: list[Features] = []
-        for v, (view, of_view, names) in enumerate(zip(views, parts, wanted)):
-            mask = torch.cat([part.mask for part in of_view], 1)  # [B, L]
-            trace = Trace(self.encoder, {layer: found[v] for layer, found in states.items()}, mask, self.spans(view, mask))
-            features.append(trace.features(names) | ({SUMMARY: Feature(summaries[v])} if SUMMARY in names else {}))
-        return ModelOutput(self.classify(summaries)), features
-
-    def spans(self, view: Inputs, mask: Tensor) -> dict[str, Span]:
-        """Where either modality stands in the sequence of a view, of its mask [B, L]."""
-        text, end = self._text(view), mask.shape[1]
-        words = end - text.mask.shape[1] + 1  # the first word that is not [CLS]
-        image = {"image": Span(1, words - 1, mask[:, 1 : words - 1])} if "image" in view else {}
-        return {FUSED: Span(0, end, mask), "text": Span(words, end, (text.mask & ~text.special)[:, 1:]), **image}
-
-    @property
-    def summary_size(self) -> int:
-        return self.sizes.hidden_size
-
-    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
-        embeddings, rows = pack(self._parts(views), self.encoder.token_cost)
-        first = read_first(self.encoder, self.embeddings.finish(embeddings), rows, rows.place)  # [V * B, D]
-        return self._pool(first).view(len(views), -1, self.sizes.hidden_size)  # [V, B, D]
+    def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
+        return self.embeddings.norm, self.embeddings.dropout
 
     def classify(self, summary: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(summary))
         return logits
 
-    def encode(self, inputs: Inputs) -> Encoded:
-        """The sequence after the last layer, the image's part first, and its pooled summary; padded."""
-        sequence, mask = self.embed(inputs)
-        hidden = self.encoder(sequence, mask)  # [B, L, D]
-        return Encoded(hidden, mask, self._pool(hidden[:, 0]))
-
-    def embed(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """The sequence that the transformer reads, float [B, L, D], and its mask, bool [B, L]; the image's part comes first."""
-        (parts,) = self._parts([inputs])
-        embedded = torch.cat([part.embed(*part.contents) for part in parts], 1)
-        return self.embeddings.finish(embedded), torch.cat([part.mask for part in parts], 1)
-
     def _body(self) -> nn.ModuleDict:
         names = ["embeddings", "image_projection", "encoder", "pooler", *(["image_encoder"] if self.image_encoder else [])]
         return nn.ModuleDict({name: self.get_submodule(name) for name in names})
 
-    def _pool(self, first: Tensor) -> Tensor:
-        return torch.tanh(self.pooler(first))
-
-    def _parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
+    def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
         own = [self.own(view) for view in views]
         images = {id(view["image"]): view["image"] for view in own if "image" in view}
         seen = {i: self._image_parts(image) for i, image in images.items()}  # an image encoder runs once an image
-        return [
-            [self._begin(view), *(seen[id(view["image"])] if "image" in view else []), self._word_part(self._text(view))]
-            for view in own
-        ]
-
-    def _begin(self, inputs: Inputs) -> Part:
-        mask = next(iter(inputs.values())).mask
-        return self._mark(0, torch.zeros_like(mask[:, :1], dtype=torch.long), torch.ones_like(mask[:, :1]))
+        found = []
+        for view in own:
+            mask = next(iter(view.values())).mask
+            first = self._mark(0, torch.zeros_like(mask[:, :1], dtype=torch.long), torch.ones_like(mask[:, :1]))
+            image = seen[id(view["image"])] if "image" in view else []
+            text = view["text"] if "text" in view else self.embeddings.empty(len(mask))
+            found.append([first, *image, self._words(text)])
+        return found
 
     def _image_parts(self, image: ModalityInputs) -> list[Part]:
         features, mask = regions_of(image, self.image_encoder, self.sizes.feature_size)
         if mask.shape[1] + 2 > self.sizes.max_positions:
             raise ValueError(f"an image has {mask.shape[1]} regions and this model takes {self.sizes.max_positions - 2}")
+        features = visible(features, mask)
         counted = mask.cumsum(1)  # [B, L]; the first region that is not masked has position 1
-        regions = Part((features,), mask, (features, counted), self._regions)
+        regions = Part((features,), mask, (features, counted), self._regions, "image")
         return [regions, self._mark(1, mask.sum(1, keepdim=True) + 1, mask.any(1, keepdim=True))]
 
     def _regions(self, features: Tensor, positions: Tensor) -> Tensor:
@@ -277,12 +203,10 @@ class Mmbt(MultimodalModel):
         ids = self.embeddings.marks[which].expand_as(positions)
         return Part((ids,), mask, (ids, positions, torch.full_like(positions, self.image_segment)), self.embeddings.words)
 
-    def _word_part(self, text: ModalityInputs) -> Part:
+    def _words(self, text: ModalityInputs) -> Part:
+        """The words after the text's own [CLS], which is the one before the image."""
         e, ids = self.embeddings, text.values
         made_of = (ids, text.extras.get("positions"), text.extras.get("segments"))
         positions, segments = e.positions(text).expand(ids.shape) - 1, e.segments(text) + self.text_segment
         contents = (ids[:, 1:], positions[:, 1:].clamp(min=0), segments[:, 1:])
-        return Part(made_of, text.mask[:, 1:], contents, e.words)
-
-    def _text(self, inputs: Inputs) -> ModalityInputs:
-        return inputs["text"] if "text" in inputs else self.embeddings.empty(len(inputs["image"].mask))
+        return Part(made_of, text.mask[:, 1:], contents, e.words, "text", text.special[:, 1:])

@@ -42,12 +42,16 @@ class Part:
         mask: bool [B, L], which positions can be seen.
         contents: what `embed` takes, each aligned with the positions, [B, L, ..].
         embed: makes embeddings [U, D] of the contents of U tokens; parts that share it are embedded in one call.
+        modality: what these are the positions of; None if they belong to the model alone.
+        special: bool [B, L], those of them that belong to the model all the same, such as [CLS]; None if there are none.
     """
 
     made_of: tuple[object, ...]
     mask: Tensor
     contents: tuple[Tensor, ...]
     embed: Callable[..., Tensor]
+    modality: str | None = None
+    special: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """R rows in a flat sequence of N places, block after block.
 
     Args:
@@ -126,7 +130,7 @@ class Rows:
         return [piece.view(block.num_rows, length, -1) for piece, block, length in zip(pieces, self.blocks, lengths)]  # [n, l, D]
 
 
-def read_first(transformer: Transformer, x: Tensor, rows: Rows, place: Move = whole) -> Tensor:
+def read_first(transformer: Transformer, x: Tensor, rows: PackedRows, place: Move = whole) -> Tensor:
     """What a transformer makes of the first position of each row, [R, D]; its last layer computes nothing else.
 
     Args:
@@ -139,7 +143,7 @@ def read_first(transformer: Transformer, x: Tensor, rows: Rows, place: Move = wh
 
 
 def read_layers(
-    transformer: Transformer, x: Tensor, rows: Rows, place: Move, layers: Collection[int]
+    transformer: Transformer, x: Tensor, rows: PackedRows, place: Move, layers: Collection[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """What `read_first` returns, and the sequence [N, D] after some layers; 0 is before the first one.
 
@@ -161,7 +165,7 @@ def read_layers(
     return read, states
 
 
-def pack(views: Sequence[Sequence[Part]], token_cost: int, last: Collection[int] = ()) -> tuple[Tensor, Rows]:
+def pack(views: Sequence[Sequence[Part]], token_cost: int, last: Collection[int] = ()) -> tuple[Tensor, PackedRows]:
     """Embeds the tokens of all views, each once, and puts them in rows.
 
     Where a row begins is what is read of it in the end, so that position is there even if it is hidden, and then no other
@@ -226,17 +230,19 @@ def _taking(kept: Tensor) -> tuple[Take, Tensor]:
     return take, place
 
 
-def _padded_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> Rows:
+def _padded_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> PackedRows:
     """Rows at the full length of their view, which is a block."""
     blocks = tuple(Block(mask.shape[0], mask.shape[1], mask) for mask in masks)
     starts = accumulate((block.num_rows * block.length for block in blocks), initial=0)
     device = tokens[0].device
     first = [start + block.length * torch.arange(block.num_rows, device=device) for start, block in zip(starts, blocks)]
     rank = torch.arange(sum(block.num_rows for block in blocks), device=device)
-    return Rows(torch.cat([t.flatten() for t in tokens]), blocks, torch.cat(first), rank)
+    return PackedRows(torch.cat([t.flatten() for t in tokens]), blocks, torch.cat(first), rank)
 
 
-def _short_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor], kept: Sequence[Tensor], tolerance: int, behind: Tensor) -> Rows:
+def _short_rows(
+    tokens: Sequence[Tensor], masks: Sequence[Tensor], kept: Sequence[Tensor], tolerance: int, behind: Tensor
+) -> PackedRows:
     """Rows without hidden positions, those behind after the others, the longest first, in blocks of (nearly) one length."""
     longest = max(mask.shape[1] for mask in masks)
     keep, token, mask = (torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in xs]) for xs in (kept, tokens, masks))  # [R, L]
@@ -257,7 +263,7 @@ def _short_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor], kept: Sequenc
         places.append(token[begin:end, :length].flatten())
         first.append(torch.arange(size, size + (end - begin) * length, length))
         begin, size = end, size + (end - begin) * length
-    return Rows(torch.cat(places), tuple(blocks), torch.cat(first), order.argsort(), tuple(kept))
+    return PackedRows(torch.cat(places), tuple(blocks), torch.cat(first), order.argsort(), tuple(kept))
 
 
 def _cuts(lengths: list[int], tolerance: int) -> list[tuple[int, int]]:

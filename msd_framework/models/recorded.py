@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from msd_framework.models.packed import Rows, can_look
+from msd_framework.models.packed import PackedRows, can_look
 
 Direction: TypeAlias = Mapping[str, Tensor]
 """A vector in the space of a module's parameters, by their names; what is not in it is 0."""
@@ -47,7 +47,7 @@ class Wheres:
     views: Where
 
     @classmethod
-    def of(cls, rows: Rows, num_views: int, watched: Collection[int]) -> Wheres:
+    def of(cls, rows: PackedRows, num_views: int, watched: Collection[int]) -> Wheres:
         """Those of a pass.
 
         Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from msd_framework.models.base import MODELS, Encoded, Encoder
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.dropout import Dropout
-from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
 from msd_framework.models.of_encoders import ModelOfEncoders
-from msd_framework.models.packed import Part, Rows, pack, read_layers
+from msd_framework.models.packed import Part
+from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.models.transformer import Transformer, bert_initialization
 from msd_framework.ranges import positive
-from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
+from msd_framework.structures import Inputs, ModalityInputs
 
 
 class Reader(nn.Module):
@@ -38,7 +38,7 @@ class Reader(nn.Module):
 
 
 @MODELS.register("single_stream")
-class SingleStream(ModelOfEncoders):
+class SingleStream(ModelOfEncoders, SingleSequence):
     r"""An encoder a modality, whose tokens one transformer reads as one sequence, after a token of its own.
 
     .. math::
@@ -112,67 +112,15 @@ class SingleStream(ModelOfEncoders):
             nn.init.normal_(vector, std=initializer_range)  # type: ignore[arg-type]
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
 
-    def forward(self, inputs: Inputs) -> ModelOutput:
-        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
-
-    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
-        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
-
     @property
-    def offered(self) -> dict[str, FeatureKind]:
-        """Layers of the whole sequence and of each modality's part of it, to which [CLS] does not belong."""
-        layers = len(self.encoder.layers)
-        found: dict[str, FeatureKind] = layer_features(FUSED, layers) | {SUMMARY: "pooled"}
-        for m in self.modalities:
-            found |= layer_features(m, layers, [what for what in KINDS if what != "cls"])
-        return found
-
-    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        parts, first, states, rows = self._read(views, layers_of(name for names in wanted for name in names))
-        unpacked = {layer: rows.unpack(x) for layer, x in states.items()}
-        summaries = self._pool(first, len(views))  # [V, B, D]
-        features = []
-        for v, (names, view) in enumerate(zip(wanted, parts)):
-            mask = torch.cat([part.mask for part in view.values()], 1)  # [B, L]
-            trace = Trace(self.encoder, {layer: x[v] for layer, x in unpacked.items()}, mask, _spans(view))
-            features.append(trace.features(names) | ({SUMMARY: Feature(summaries[v])} if SUMMARY in names else {}))
-        return ModelOutput(self.classify(summaries)), features
-
-    @property
-    def summary_size(self) -> int:
-        return self.classifier.in_features
-
-    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
-        return self._pool(self._read(views, ())[1], len(views))  # [V, B, D]
+    def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
+        return self.norm, self.dropout
 
     def classify(self, summary: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(summary))
         return logits
 
-    def encode(self, inputs: Inputs) -> Encoded:
-        """The sequence after the last layer, [CLS] first, with its padding, and its summary."""
-        (parts,) = self._parts([inputs])
-        embedded = torch.cat([part.embed(*part.contents) for part in parts.values()], 1)
-        mask = torch.cat([part.mask for part in parts.values()], 1)  # [B, L]
-        hidden = self.encoder(self.dropout(self.norm(embedded)), mask)  # [B, L, D]
-        return Encoded(hidden, mask, self._pool(hidden[:, 0], 1)[0])
-
-    def spans(self, view: Inputs, mask: Tensor) -> dict[str, Span]:
-        """Where each modality stands in the sequence of a view."""
-        return _spans(self._parts([view])[0])
-
-    def _read(
-        self, views: Sequence[Inputs], layers: Collection[int]
-    ) -> tuple[list[dict[str, Part]], Tensor, dict[int, Tensor], Rows]:
-        """The parts of each view, the last state of [CLS] [V * B, D], the states of some layers [N, D], and their rows."""
-        parts = self._parts(views)
-        embeddings, rows = pack([list(view.values()) for view in parts], self.encoder.token_cost)
-        embeddings = self.dropout(self.norm(embeddings))  # [U, D]
-        first, states = read_layers(self.encoder, embeddings, rows, rows.place, layers)
-        return parts, first, states, rows
-
-    def _parts(self, views: Sequence[Inputs]) -> list[dict[str, Part]]:
-        """What stands in the sequence of each view: [CLS], and the tokens of each modality; views that show the same share them."""
+    def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
         own = [self.own(inputs) for inputs in views]
         like = next(iter(own[0].values())).mask
         size, place = len(like), torch.zeros(len(like), 1, dtype=torch.long, device=like.device)
@@ -180,12 +128,12 @@ class SingleStream(ModelOfEncoders):
         made: dict[tuple[str, int], Part] = {}
         found = []
         for view in own:
-            parts = {FUSED: cls}  # of no modality
+            parts = [cls]
             for m, inputs in view.items():
-                key = (m, id(inputs))
+                key = (m, id(inputs))  # views that show the same share what is made of it
                 if key not in made or mixes_examples(self.encoders[m]):
                     made[key] = self._part(m, inputs)
-                parts[m] = made[key]
+                parts.append(made[key])
             found.append(parts)
         return found
 
@@ -193,21 +141,7 @@ class SingleStream(ModelOfEncoders):
         encoder = self.encoders[modality]
         encoded: Encoded = encode_once(encoder, inputs, encoder)
         mask = encoded.mask & inputs.present[:, None]  # [B, L]
-        return Part((encoded.tokens,), mask, (encoded.tokens,), self.readers[modality])
+        return Part((encoded.tokens,), mask, (encoded.tokens,), self.readers[modality], modality)
 
     def _cls(self, place: Tensor) -> Tensor:
         return self.first.expand(*place.shape, -1)
-
-    def _pool(self, first: Tensor, num_views: int) -> Tensor:
-        """The summaries [V, B, D] of the last states [V * B, D] of [CLS]."""
-        return torch.tanh(self.pooler(first)).view(num_views, -1, self.summary_size)
-
-
-def _spans(parts: Mapping[str, Part]) -> dict[str, Span]:
-    """Where the parts of a view stand: each modality's own positions, and all of them as `fused`."""
-    spans, start = {}, 0
-    for m, part in parts.items():
-        stop = start + part.mask.shape[1]
-        spans[m] = Span(start, stop, part.mask)
-        start = stop
-    return spans | {FUSED: Span(0, start, torch.cat([part.mask for part in parts.values()], 1))}

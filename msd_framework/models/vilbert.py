@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import reduce
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import MODELS, Encoder, MultimodalModel
+from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.co_attention import Connection, CrossAttentionLayer, Stream
 from msd_framework.models.dropout import Dropout
 from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, layers_of, parsed, within
 from msd_framework.models.heads import HEADS
-from msd_framework.models.image_text import image_text_problems, regions_of
-from msd_framework.models.pooling import masked_mean
+from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
+from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.published import load_head, read_published
 from msd_framework.models.transformer import TransformerLayer, bert_initialization
 from msd_framework.models.vilbert_weights import LAYER_NORM_EPS, StreamSizes, VilbertSizes, body_tensors
 from msd_framework.models.weights import load_exactly
 from msd_framework.models.word_embeddings import WordEmbeddings
-from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 Made: TypeAlias = dict[int, tuple[ModalityInputs, Stream]]
 """Streams by the identity of the inputs they were made of, so that views which show the same share them."""
@@ -88,7 +88,7 @@ def with_area(boxes: Tensor) -> Tensor:
 
 
 @MODELS.register("vilbert")
-class Vilbert(MultimodalModel):
+class Vilbert(ImageTextModel):
     r"""ViLBERT, numerically that of its authors and of MMF.
 
     .. math::
@@ -154,8 +154,9 @@ class Vilbert(MultimodalModel):
     (torch.Size([1, 3]), torch.Size([1, 3]))
     """
 
-    modalities = ("image", "text")
     reads = frozenset({"pretrained"})
+    without_weights = NO_WEIGHTS_OR_HEAD
+    sizes: VilbertSizes
 
     def __init__(
         self,
@@ -230,24 +231,6 @@ class Vilbert(MultimodalModel):
             load_exactly(body, body_tensors(weights, body.state_dict()), weights.source)
         if pretrained_head:
             load_head(self.head, weights)
-
-    @classmethod
-    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
-        return cls.modalities
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        return image_text_problems(options, setting)
-
-    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        encoder = {} if self.image_encoder is None else {"image_encoder": self.image_encoder.rebuild_spec(options["image_encoder"])}
-        return {**options, **asdict(self.sizes), **encoder, "pretrained": None, "pretrained_head": False}
-
-    def forward(self, inputs: Inputs) -> ModelOutput:
-        return ModelOutput(self.forward_views([inputs]).logits[0])  # [B, C]
-
-    def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
-        return ModelOutput(self.classify(self.summarise_views(views)))  # [V, B, C]
 
     @property
     def summary_size(self) -> int:
@@ -326,7 +309,7 @@ class Vilbert(MultimodalModel):
     def _begin_image(self, image: ModalityInputs, keep: Collection[int]) -> Stream:
         features, mask = regions_of(image, self.image_encoder, self.sizes.feature_size)
         boxes = image.extras.get("boxes") if self.image_encoder is None else None
-        return self._alone(self.image_layers, Stream.begin(self.image_embeddings(features, boxes), mask, keep))
+        return self._alone(self.image_layers, Stream.begin(self.image_embeddings(visible(features, mask), boxes), mask, keep))
 
     def _alone(self, layers: nn.ModuleList, stream: Stream) -> Stream:
         for layer in list(layers)[: -self.sizes.num_connections]:

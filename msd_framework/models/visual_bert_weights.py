@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from msd_framework.models.transformer import Transformer
 from msd_framework.models.weights import Pretrained
 
 THEIR_NAMES = {
@@ -80,6 +81,11 @@ class VisualBertSizes:
             if size != theirs and not (name == "vocab_size" and size < theirs):
                 raise ValueError(f"{name} is {size}, and the weights of {pretrained.source} have {theirs}")
         return cls(**(named | sizes))
+
+    def transformer(self, dropout: float, attention_dropout: float) -> Transformer:
+        """Layers of these sizes."""
+        sizes = (self.num_layers, self.hidden_size, self.num_heads, self.intermediate_size)
+        return Transformer(*sizes, dropout, attention_dropout, layer_norm_eps=self.layer_norm_eps)
 
     def config(self) -> dict[str, Any]:
         """The sizes as a config.json calls them."""

@@ -9,44 +9,27 @@ from msd_framework.models.dropout import Dropout
 from msd_framework.structures import ModalityInputs
 
 
-class WordEmbeddings(nn.Module):
-    r"""BERT's embeddings of words.
-
-    .. math:: e = \mathrm{dropout}(\mathrm{norm}(\mathrm{word}_i + \mathrm{position}_p + \mathrm{segment}_s))
-
-    Source: Devlin et al., BERT, NAACL 2019, section 3.
+class WordTables(nn.Module):
+    """The three tables that BERT looks a word up in; a subclass adds the layer norm and the dropout behind them.
 
     Args:
         vocab_size: how many word ids there are.
         hidden_size: D.
         max_positions: the longest text.
         num_segments: how many segments there are.
-        dropout: the share of features that is dropped.
         pad_id: the word that learns nothing.
         marks: the ids of [CLS] and [SEP].
-        layer_norm_eps: what the layer norm adds to the variance.
 
     Raises:
         ValueError: if there is no such padding id.
-
-    >>> text = ModalityInputs(torch.tensor([[2, 7, 3]]), torch.ones(1, 3, dtype=torch.bool))
-    >>> words = WordEmbeddings(vocab_size=10, hidden_size=4, max_positions=8, num_segments=2, dropout=0.1, pad_id=0, marks=(2, 3))
-    >>> words(text).shape
-    torch.Size([1, 3, 4])
     """
 
     marks: Tensor
+    norm: nn.LayerNorm
+    dropout: Dropout
 
     def __init__(
-        self,
-        vocab_size: int,
-        hidden_size: int,
-        max_positions: int,
-        num_segments: int,
-        dropout: float,
-        pad_id: int,
-        marks: tuple[int, int],
-        layer_norm_eps: float = 1e-12,
+        self, vocab_size: int, hidden_size: int, max_positions: int, num_segments: int, pad_id: int, marks: tuple[int, int]
     ):
         super().__init__()
         if not 0 <= pad_id < vocab_size:
@@ -55,20 +38,9 @@ class WordEmbeddings(nn.Module):
         self.position = nn.Embedding(max_positions, hidden_size)
         self.max_positions = max_positions
         self.segment = nn.Embedding(num_segments, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, layer_norm_eps)
-        self.dropout = Dropout(dropout)
         self.pad_id = pad_id
         self.knows_marks = min(marks) >= 0 and max(marks) < vocab_size
         self.register_buffer("marks", torch.tensor(marks), persistent=False)
-
-    def forward(self, text: ModalityInputs) -> Tensor:
-        """Words [B, L] to embeddings [B, L, D].
-
-        Raises:
-            ValueError: if there are more words than positions.
-        """
-        ids = text.values.masked_fill(~text.mask, self.pad_id)
-        return self.finish(self.words(ids, self.positions(text), self.segments(text)))  # [B, L, D]
 
     def positions(self, text: ModalityInputs) -> Tensor:
         """Position ids of words, [B, L] or [L].
@@ -111,3 +83,54 @@ class WordEmbeddings(nn.Module):
         ids = self.marks.expand(num_examples, 2)
         shown = torch.ones_like(ids, dtype=torch.bool)
         return ModalityInputs(ids, shown, {"special": shown})
+
+
+class WordEmbeddings(WordTables):
+    r"""BERT's embeddings of words.
+
+    .. math:: e = \mathrm{dropout}(\mathrm{norm}(\mathrm{word}_i + \mathrm{position}_p + \mathrm{segment}_s))
+
+    Source: Devlin et al., BERT, NAACL 2019, section 3.
+
+    Args:
+        vocab_size: how many word ids there are.
+        hidden_size: D.
+        max_positions: the longest text.
+        num_segments: how many segments there are.
+        dropout: the share of features that is dropped.
+        pad_id: the word that learns nothing.
+        marks: the ids of [CLS] and [SEP].
+        layer_norm_eps: what the layer norm adds to the variance.
+
+    Raises:
+        ValueError: if there is no such padding id.
+
+    >>> text = ModalityInputs(torch.tensor([[2, 7, 3]]), torch.ones(1, 3, dtype=torch.bool))
+    >>> words = WordEmbeddings(vocab_size=10, hidden_size=4, max_positions=8, num_segments=2, dropout=0.1, pad_id=0, marks=(2, 3))
+    >>> words(text).shape
+    torch.Size([1, 3, 4])
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        max_positions: int,
+        num_segments: int,
+        dropout: float,
+        pad_id: int,
+        marks: tuple[int, int],
+        layer_norm_eps: float = 1e-12,
+    ):
+        super().__init__(vocab_size, hidden_size, max_positions, num_segments, pad_id, marks)
+        self.norm = nn.LayerNorm(hidden_size, layer_norm_eps)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, text: ModalityInputs) -> Tensor:
+        """Words [B, L] to embeddings [B, L, D].
+
+        Raises:
+            ValueError: if there are more words than positions.
+        """
+        ids = text.values.masked_fill(~text.mask, self.pad_id)
+        return self.finish(self.words(ids, self.positions(text), self.segments(text)))  # [B, L, D]

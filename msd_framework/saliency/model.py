@@ -100,9 +100,13 @@ class SingleStream(Protocol):
     encoder: nn.Module
     modalities: tuple[str, ...]
 
-    def encode(self, inputs: Inputs) -> Any: ...
+    def parts(self, views: Sequence[Inputs]) -> Sequence[Any]: ...
 
-    def spans(self, view: Inputs, mask: Tensor) -> Mapping[str, Any]: ...
+    def embed(self, view: Any) -> tuple[Tensor, Tensor]: ...
+
+    def spans(self, view: Any) -> Mapping[str, Any]: ...
+
+    def pool(self, first: Tensor) -> Tensor: ...
 
     def classify(self, summary: Tensor) -> Tensor: ...
 
@@ -131,29 +135,24 @@ def watch(model: SingleStream, inputs: Inputs) -> Seen:
         model: such as a VisualBERT, packed or not.
         inputs: all modalities of the model.
     """
-    read: list[Tensor] = []
+    (parts,) = model.parts([inputs])
+    tokens, mask = model.embed(parts)  # [B, L, D], [B, L]
+    tokens = tokens.detach().requires_grad_()
     attention: list[Tensor] = []
-
-    def note_tokens(_: nn.Module, arguments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        tokens, mask = arguments
-        read.extend((tokens.detach().requires_grad_(), mask))
-        return read[0], mask
 
     def note_attention(layer: nn.Module, arguments: tuple[Tensor, Tensor]) -> None:
         with torch.no_grad():
             attention.append(_weights(layer, *arguments))
 
     layers: Any = model.encoder.layers
-    hooks = [model.encoder.register_forward_pre_hook(note_tokens)]
-    hooks += [layer.attention.register_forward_pre_hook(note_attention) for layer in layers]
+    hooks = [layer.attention.register_forward_pre_hook(note_attention) for layer in layers]
     try:
         with torch.enable_grad():
-            logits = model.classify(model.encode(inputs).pooled)
+            logits = model.classify(model.pool(model.encoder(tokens, mask)[:, 0]))
     finally:
         for hook in hooks:
             hook.remove()
-    tokens, mask = read
-    spans, length = model.spans(inputs, mask), mask.shape[1]
+    spans, length = model.spans(parts), mask.shape[1]
     of = {m: nn.functional.pad(spans[m].mask, (spans[m].start, length - spans[m].stop)) for m in model.modalities}  # [B, L]
     return Seen(tokens, of, tuple(attention), logits)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,9 +20,9 @@ from msd_framework.maskers.constant import ConstantMasker
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.maskers.resample import OtherMasker
 from msd_framework.models import packed
-from msd_framework.models.packed import _cuts, read_first
+from msd_framework.models.packed import _cuts, read_first, read_layers
 from msd_framework.models.patches import Patches
-from msd_framework.models.transformer import Transformer, whole
+from msd_framework.models.transformer import Transformer
 from msd_framework.models.visual_bert import VisualBert
 from msd_framework.structures import Batch, Inputs, ModalityInputs
 
@@ -344,11 +344,11 @@ def test_embedding_dropout_keeps_its_share_and_is_shared_if_asked_for(share: boo
     model = build(dropout=0.3, attention_dropout=0.0, share_embedding_dropout=share).train()
     sequences: list[Tensor] = []
 
-    def look(transformer: Transformer, x: Tensor, rows: packed.Rows, place: packed.Move = whole) -> Tensor:
+    def look(transformer: Transformer, x: Tensor, rows: packed.PackedRows, place: packed.Move, layers: Collection[int]) -> Any:
         sequences.append(place(x).detach())
-        return read_first(transformer, x, rows, place)
+        return read_layers(transformer, x, rows, place, layers)
 
-    monkeypatch.setattr("msd_framework.models.visual_bert.read_first", look)
+    monkeypatch.setattr("msd_framework.models.single_sequence.read_layers", look)
     model.forward_views([make_batch([(9, 6)] * 40).inputs] * 2)  # one view twice
     kept = sequences[0].view(2, 40 * 15, 12) != 0  # rows of one length, in the order of the views
     count = kept.numel() / 2

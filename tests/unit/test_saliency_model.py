@@ -37,7 +37,7 @@ def test_gradient_x_input_is_the_slope_of_the_answer_along_each_token(task: Task
     model = tiny_model(0).requires_grad_(False).eval()
     found = GradientXInput(task).read(model, BATCH.inputs)
     seen = watch(model, BATCH.inputs)
-    tokens, (_, mask) = seen.tokens.detach(), model.embed(BATCH.inputs)
+    tokens, (_, mask) = seen.tokens.detach(), model.embed(model.parts([BATCH.inputs])[0])
 
     def odds(values: torch.Tensor) -> torch.Tensor:
         z = model.classify(torch.tanh(model.pooler(model.encoder(values, mask)[:, 0])))

@@ -186,7 +186,7 @@ def test_what_is_not_a_number_under_the_mask_reaches_neither_logits_nor_gradient
 
 def test_hidden_states_end_in_what_forward_returns() -> None:
     model, inputs = build(), make_inputs(torch.float32)
-    states = list(model.encoder.hidden_states(*model.embed(inputs)))
+    states = list(model.encoder.hidden_states(*model.embed(model.parts([inputs])[0])))
     assert len(states) == 3
     assert torch.equal(states[-1], model.encode(inputs).tokens)
 
@@ -344,7 +344,7 @@ def test_a_hub_name_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
     reference.config.save_pretrained(tmp_path)
     torch.save(reference.state_dict(), tmp_path / "pytorch_model.bin")
 
-    def cached_file(name: str, file: str) -> str:
+    def cached_file(name: str, file: str, local_files_only: bool) -> str:
         assert name == "someone/visualbert"
         if not (tmp_path / file).is_file():
             raise OSError(f"someone/visualbert has no {file}")
@@ -401,7 +401,7 @@ def test_a_smaller_vocabulary_than_the_published_one_fits(tmp_path: Path) -> Non
 def test_weights_that_are_nowhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers.utils.hub
 
-    def cached_file(name: str, file: str) -> str:
+    def cached_file(name: str, file: str, local_files_only: bool) -> str:
         raise OSError("no connection\nto the hub")
 
     monkeypatch.setattr(transformers.utils.hub, "cached_file", cached_file)

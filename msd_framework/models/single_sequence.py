@@ -1,0 +1,128 @@
+"""Models whose transformer reads all modalities as one sequence, and whose classifier reads its first position."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.models.base import Encoded, SummaryModel
+from msd_framework.models.dropout import Dropout
+from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
+from msd_framework.models.packed import Move, PackedRows, Part, pack, read_layers
+from msd_framework.models.pooling import visible
+from msd_framework.models.transformer import Transformer, whole
+from msd_framework.structures import Feature, FeatureKind, Inputs, ModelOutput
+
+
+class SingleSequence(SummaryModel):
+    r"""A transformer over the parts of all modalities, one after the other.
+
+    .. math:: h = \mathrm{Transformer}(\mathrm{dropout}(\mathrm{norm}([e_1; \ldots; e_L]))), \qquad p = \tanh(W h_1 + b)
+
+    A subclass says which parts stand in the sequence of a view, and makes logits of p.
+
+    Attributes:
+        encoder: the transformer.
+        pooler: W and b.
+        packed: whether all views go through the transformer in one pass without padding (`models/packed.py`); if not, each runs
+            padded and for itself, with the same numbers.
+        share_embedding_dropout: whether views that show the same drop the same features of their embeddings, so that the first
+            layer projects each of them once; if not, each view draws its own. Only where `packed`.
+    """
+
+    encoder: Transformer
+    pooler: nn.Linear
+    packed: bool = True
+    share_embedding_dropout: bool = True
+
+    @abstractmethod
+    def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
+        """What stands in the sequence of each view, in order; the first position of the first part is the one that is pooled."""
+
+    @property
+    @abstractmethod
+    def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
+        """What embeddings go through to be read by the transformer."""
+
+    def spans(self, view: Sequence[Part]) -> dict[str, Span]:
+        """Where each modality has its positions in the sequence of a view, and all of them as `fused`."""
+        spans: dict[str, Span] = {}
+        start = 0
+        for part in view:
+            stop = start + part.mask.shape[1]
+            if part.modality is not None:
+                spans[part.modality] = Span(start, stop, part.mask if part.special is None else part.mask & ~part.special)
+            start = stop
+        return spans | {FUSED: Span(0, start, torch.cat([part.mask for part in view], 1))}
+
+    @property
+    def summary_size(self) -> int:
+        return self.pooler.out_features
+
+    def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
+        return self._read(self.parts(views), ())[0]  # [V, B, D]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """Layers of the whole sequence and of each modality's part of it, to which [CLS] and [SEP] do not belong."""
+        num_layers, of_modality = len(self.encoder.layers), [what for what in KINDS if what != "cls"]
+        found: dict[str, FeatureKind] = layer_features(FUSED, num_layers) | {SUMMARY: "pooled"}
+        for modality in self.modalities:
+            found |= layer_features(modality, num_layers, of_modality)
+        return found
+
+    def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
+        parts = self.parts(views)
+        summaries, states = self._read(parts, layers_of(name for names in wanted for name in names))
+        features: list[Features] = []
+        for view, of_view, names, summary in zip(parts, states, wanted, summaries):
+            spans = self.spans(view) if names else {}
+            found = Trace(self.encoder, of_view, spans[FUSED].mask, spans).features(names) if names else {}
+            features.append(found | ({SUMMARY: Feature(summary)} if SUMMARY in names else {}))
+        return ModelOutput(self.classify(summaries)), features
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        """The sequence after the last layer, padded, and its summary."""
+        sequence, mask = self.embed(self.parts([inputs])[0])
+        hidden = self.encoder(sequence, mask)  # [B, L, D]
+        return Encoded(hidden, mask, self.pool(hidden[:, 0]))
+
+    def embed(self, view: Sequence[Part]) -> tuple[Tensor, Tensor]:
+        """The sequence that the transformer reads, padded, float [B, L, D], and its mask, bool [B, L]."""
+        norm, dropout = self.before_first_layer
+        embedded = []
+        for part in view:
+            # what is hidden may be no number at all, which even an attention of 0 would let through
+            contents = [visible(x, part.mask) if x.is_floating_point() else x for x in part.contents]
+            embedded.append(dropout(norm(part.embed(*contents))))
+        return torch.cat(embedded, 1), torch.cat([part.mask for part in view], 1)
+
+    def pool(self, first: Tensor) -> Tensor:
+        """The summary [.., D] of the first position's last state [.., D]."""
+        return torch.tanh(self.pooler(first))
+
+    def _read(self, views: Sequence[Sequence[Part]], layers: Collection[int]) -> tuple[Tensor, list[Mapping[int, Tensor]]]:
+        """The summaries [V, B, D] of several views, and the states [B, L, D] of some layers in each of them."""
+        states: list[Mapping[int, Tensor]]
+        if self.packed:
+            x, rows, place = self._packed(views)
+            first, packed = read_layers(self.encoder, x, rows, place, layers)  # [V * B, D]
+            unpacked = {layer: rows.unpack(x) for layer, x in packed.items()}
+            states = [{layer: x[v] for layer, x in unpacked.items()} for v in range(len(views))]
+        else:
+            padded = [self.encoder.trace(*self.embed(view), layers) for view in views]
+            first = torch.cat([hidden[:, 0] for hidden, _ in padded])
+            states = [of_view for _, of_view in padded]
+        return self.pool(first).view(len(views), -1, self.summary_size), states
+
+    def _packed(self, views: Sequence[Sequence[Part]]) -> tuple[Tensor, PackedRows, Move]:
+        """What the first layer reads of all views, [U, D] or [N, D], its rows, and what puts it into them."""
+        norm, dropout = self.before_first_layer
+        embeddings, rows = pack(views, self.encoder.token_cost)
+        embeddings = norm(embeddings)  # [U, D]
+        if self.share_embedding_dropout or not self.training:
+            return dropout(embeddings), rows, rows.place
+        return dropout(rows.place(embeddings)), rows, whole
