@@ -24,7 +24,6 @@ from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.resume import at_its_place, leaves, resume_changes
-from msd_framework.config.resume import goes_on as is_resumed
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.try_out import try_out
 from msd_framework.config.values import dump, to_copy
@@ -109,7 +108,7 @@ def train(assembly: Assembly, source: Source) -> dict[str, Any]:
     """Fits the model, then reports the best checkpoint on the validation and the test split."""
     started = time.monotonic()
     assembly.open_splits()
-    changes, goes_on = resume_changes(assembly.config), is_resumed(assembly.config)
+    changes, goes_on = resume_changes(assembly.config), assembly.config.goes_on
     runner = assembly.runner
     if goes_on:
         seed_everything(assembly.config.seed, assembly.world.rank)  # for a process that was not there before

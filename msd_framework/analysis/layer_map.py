@@ -16,6 +16,7 @@ from msd_framework.analysis.cka import cka_table, suggested_layers
 from msd_framework.config.build import Assembly
 from msd_framework.config.check import checked
 from msd_framework.config.load import Source, load, located, resolve
+from msd_framework.config.schema import USES
 from msd_framework.config.words import own_options
 from msd_framework.data.collate import Collator
 from msd_framework.data.loader import EvaluationBatches
@@ -28,8 +29,6 @@ from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import numbered, parsed, told
 from msd_framework.screen import Screen
 from msd_framework.structures import Batch
-
-USES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from msd_framework.config.components import STAND_INS, described, known_facts
 from msd_framework.config.folders import read_as
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.saliency_check import looking_problems
-from msd_framework.config.schema import Component, RunConfig, TeacherConfig, component
-from msd_framework.config.teachers import teacher_folders
+from msd_framework.config.schema import USES, Component, RunConfig, TeacherConfig, component
 from msd_framework.config.words import own_options
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.registry import SALIENCIES
@@ -26,7 +25,6 @@ from msd_framework.saliency.shapley import MOST
 from msd_framework.structures import FULL, DatasetInfo, Outcomes, visible_modalities
 from msd_framework.teachers.ensemble import union
 
-USES = ("train", "validation", "test")
 TVD: Mapping[Outcomes, str] = {"softmax": "tvd", "bernoulli": "bernoulli_tvd"}
 SOFT: Mapping[Outcomes, str] = {"softmax": "soft_cross_entropy", "bernoulli": "binary_cross_entropy"}
 """The loss of soft targets that a model is trained with whose logits are read so."""
@@ -108,7 +106,7 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     config = replace(config, teacher=TeacherConfig(config.env.save_dir) if given is None or given.ema is not None else given)
     assert config.teacher is not None
     try:
-        cards = [card_of(folder, config) for folder in teacher_folders(config.teacher)]
+        cards = [card_of(folder, config) for folder in config.teacher_folders]
         modalities = union([card["modalities"] for card in cards])
         model = max(cards, key=lambda card: len(card["modalities"]))["rebuild"]
     except CheckpointError as error:

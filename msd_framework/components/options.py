@@ -7,6 +7,7 @@ import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from msd_framework.errors import ConfigError, did_you_mean
@@ -42,6 +43,11 @@ def options_of(component: type | Callable[..., Any]) -> Mapping[str, Option]:
     Raises:
         ConfigError: if it takes ``*args`` or ``**kwargs``, or its annotations cannot be resolved: it cannot be checked.
     """
+    return _options(component)
+
+
+@cache
+def _options(component: type | Callable[..., Any]) -> Mapping[str, Option]:
     constructor: Any = component.__init__ if isinstance(component, type) else component  # type: ignore[misc]
     if isinstance(component, type) and _owner(component).__module__.partition(".")[0] in ("builtins", "torch"):
         return {}  # nobody wrote a constructor: what nn.Module has takes nothing of ours

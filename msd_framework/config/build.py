@@ -27,22 +27,17 @@ from msd_framework.config.components import known_facts, modalities_of
 from msd_framework.config.dry_run import DryRun
 from msd_framework.config.extreme_rows import ExtremeRows
 from msd_framework.config.folders import (
-    USED_SPLITS,
-    USES,
     described_run,
-    is_evaluated,
     learned_processors,
     read_as,
-    teacher_is_there,
 )
-from msd_framework.config.initial import init_folder, start_from
+from msd_framework.config.initial import start_from
 from msd_framework.config.models import may_be_pretrained
 from msd_framework.config.pairing import objective_on_stand_ins
-from msd_framework.config.resume import goes_on
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.splits import shared_problems
 from msd_framework.config.teacher_cache import opened
-from msd_framework.config.teachers import asked_of, combination, teacher_folders
+from msd_framework.config.teachers import asked_of, combination
 from msd_framework.config.values import flow
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.collate import Collator
@@ -134,8 +129,7 @@ class Assembly:
             ConfigError: if two of them have rows in common.
             DataError: if one cannot be read, or a label is wrong.
         """
-        uses = [use for use in USED_SPLITS.get(self.config.run_type, USES) if getattr(self.config.data, use)]
-        problems = shared_problems(self.config.data, {use: self.dataset(use) for use in uses}, self.info)
+        problems = shared_problems(self.config.data, {use: self.dataset(use) for use in self.config.uses}, self.info)
         if problems:
             raise ConfigError(*problems)
 
@@ -165,7 +159,7 @@ class Assembly:
         """How each modality becomes tensors. What is not yet learned is learned from the training split."""
         specs, learned = self.config.data.processors, self._learned
         built = {m: PROCESSORS.build(specs[m], f"data.processors.{m}", self.known) for m in self.modalities}
-        if not is_evaluated(self.config):
+        if not self.config.is_evaluated:
             own = {m: self.folder / "processors" / m for m in built}
             if self.world.is_first:
                 self._learn({m: p for m, p in built.items() if m not in learned})
@@ -184,14 +178,14 @@ class Assembly:
     def _learned(self) -> dict[str, Path]:
         """Where what a modality's processor learned is, if it is: with what is evaluated or resumed, else where the user says."""
         config = self.config
-        sources = list(reversed(teacher_folders(config.teacher))) if teacher_is_there(config) else []
-        if is_evaluated(config):
-            sources.append(self.evaluated)
+        sources = list(reversed(config.teacher_folders)) if config.has_teacher else []
+        if config.is_evaluated:
+            sources.append(self.config.evaluated)
         else:
-            start = init_folder(config) if config.init is not None and not goes_on(config) else None
+            start = config.init_folder if config.init is not None and not config.goes_on else None
             sources = [start, *sources] if start else sources
             sources += [config.data.processors_from] if config.data.processors_from else []
-            sources += [str(self.folder)] if goes_on(config) else []
+            sources += [str(self.folder)] if config.goes_on else []
         return {m: path for source in sources for m, path in learned_processors(source, config).items()}
 
     def _learn(self, processors: Mapping[str, Processor]) -> None:
@@ -206,11 +200,6 @@ class Assembly:
                     f"data.train: no example of {self.config.data.train!r} has {modality!r}, which is to be learned from."
                 )
             processor.fit(inputs)
-
-    @property
-    def evaluated(self) -> str:
-        """The run or checkpoint whose model is evaluated."""
-        return self.config.checkpoint.load or str(self.folder)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -235,8 +224,8 @@ class Assembly:
     @cached_property
     def model(self) -> MultimodalModel:
         built = MODELS.build(self.config.model, "model", self.facts)
-        if self.config.init is not None and not is_evaluated(self.config) and not goes_on(self.config):
-            path = init_folder(self.config)
+        if self.config.init is not None and not self.config.is_evaluated and not self.config.goes_on:
+            path = self.config.init_folder
             assert path is not None
             for modality in self._other_tensors(card_of(path, self.config)):
                 text = f"init: the model of {path} was trained on other {modality} tensors than this run makes."
@@ -274,7 +263,7 @@ class Assembly:
     def teacher_of(self, use: str) -> Teacher | None:
         """Who is asked about a split: the teachers, or what they said before; None where there is none to ask."""
         teacher = self.config.teacher
-        if teacher is None or not teacher_is_there(self.config):
+        if teacher is None or not self.config.has_teacher:
             return None
         if teacher.ema is not None:
             return self.average
@@ -300,7 +289,7 @@ class Assembly:
     @cached_property
     def teacher_folders(self) -> tuple[str, ...]:
         """Where each teacher comes from."""
-        return teacher_folders(self.config.teacher)
+        return self.config.teacher_folders
 
     @property
     def teacher_folder(self) -> str:
@@ -316,7 +305,7 @@ class Assembly:
     @cached_property
     def teacher_modalities(self) -> list[tuple[str, ...]]:
         """What each teacher takes; nothing where there is none to ask."""
-        there = teacher_is_there(self.config)
+        there = self.config.has_teacher
         return [tuple(card_of(folder, self.config)["modalities"]) for folder in self.teacher_folders] if there else []
 
     @cached_property
@@ -368,7 +357,7 @@ class Assembly:
     def open_teacher_cache(self, uses: Sequence[str]) -> None:
         """Has the teacher's answers to splits that are used ready, if they are kept on disk; its weights are then let go."""
         teacher = self.config.teacher
-        if teacher is not None and teacher.cache and teacher_is_there(self.config):
+        if teacher is not None and teacher.cache and self.config.has_teacher:
             for one in self.teachers:
                 asked = [use for use in uses if getattr(self.config.data, use) and one.asked_views(use)]
                 stores = [one.teacher_cache[use].opened for use in asked]
@@ -393,13 +382,12 @@ class Assembly:
     def contents(self) -> dict[str, str]:
         """What stands for the content of the files that all processes read, by the keys that name them."""
         config = self.config
-        uses = USED_SPLITS.get(config.run_type, ("train", "validation", "test"))
-        found = {f"data.{use}": digest(self.dataset(use).fingerprint) for use in uses if getattr(config.data, use)}
-        folders = {"teacher.checkpoint": self.teacher_folders if teacher_is_there(config) else ()}
-        if is_evaluated(config):
-            folders["checkpoint.load" if config.checkpoint.load else "env.save_dir"] = (self.evaluated,)
-        elif config.init is not None and not goes_on(config):
-            folders["init"] = (str(init_folder(config)),)
+        found = {f"data.{use}": digest(self.dataset(use).fingerprint) for use in config.uses}
+        folders = {"teacher.checkpoint": self.teacher_folders if config.has_teacher else ()}
+        if config.is_evaluated:
+            folders["checkpoint.load" if config.checkpoint.load else "env.save_dir"] = (config.evaluated,)
+        elif config.init is not None and not config.goes_on:
+            folders["init"] = (str(config.init_folder),)
         for key, paths in folders.items():
             found[key] = digest([read_json(find_checkpoint(path) / "files.json") for path in paths])
         return {key: f"content {value[:12]}" for key, value in found.items()}
@@ -656,9 +644,9 @@ class Assembly:
     @property
     def precision(self) -> Choice:
         """What the run trains and evaluates in; where only `auto` is said of a trained model, what it was trained in."""
-        if not is_evaluated(self.config):
+        if not self.config.is_evaluated:
             return self.runner.choose_precision()
-        saved = read_json(find_checkpoint(self.evaluated) / "state.json").get("precision")
+        saved = read_json(find_checkpoint(self.config.evaluated) / "state.json").get("precision")
         trained = Choice(**saved) if saved else Choice(FP32.name, "precision: fp32, as the checkpoint names no other")
         return Choice.given(self.config.training.precision) or trained
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from msd_framework.components.registry import split
 from msd_framework.config.cards import card_of
-from msd_framework.config.folders import is_evaluated
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.teachers import teacher_folders
 from msd_framework.errors import Problem, did_you_mean
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
@@ -35,7 +33,7 @@ def cache_problems(config: RunConfig, setting: Setting, views: Sequence[str]) ->
         text = "are kept in a teacher cache only. Set teacher.cache=true, or leave cache_features out."
         return [Problem("teacher.cache_features", text)] if teacher.cache_features else []
     problems = [*_folder_problems(config), *_feature_problems(config)]
-    if not is_evaluated(config):
+    if not config.is_evaluated:
         problems += [*_view_problems(config, views), *_processor_problems(config, setting), *_masker_problems(config, views)]
     return problems
 
@@ -64,7 +62,7 @@ def _feature_problems(config: RunConfig) -> list[Problem]:
     ]
     if unknown or not features:
         return unknown
-    names = [split(card_of(folder, config)["model"], at, MODELS)[0] for folder in teacher_folders(config.teacher)]
+    names = [split(card_of(folder, config)["model"], at, MODELS)[0] for folder in config.teacher_folders]
     silent = [name for name in names if MODELS.get(name).summarise_views is MultimodalModel.summarise_views]
     text = "the teacher is a {}, which does not tell its {}. Leave cache_features out."
     return [Problem(at, text.format(name, SUMMARY)) for name in silent]

@@ -13,15 +13,13 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from msd_framework.config.schema import RunConfig
+from msd_framework.config.schema import USES, RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.collate import Collator
 from msd_framework.data.reader import ExampleReader, Loaded
 from msd_framework.data.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.structures import Batch, DatasetInfo
-
-USES = ("train", "validation", "test")
 
 MOST_TEXTS = 20_000
 """Rows of a split, evenly spaced, whose texts are compared by their characters."""

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 from msd_framework.config.cards import card_of, rebuilt
 from msd_framework.config.components import STAND_INS, known_facts
-from msd_framework.config.folders import teacher_is_there
 from msd_framework.config.models import Unfilled, empty_model
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.teachers import teacher_folders
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.registry import FEATURE_TERMS, OBJECTIVES
 from msd_framework.structures import DatasetInfo, FeatureKind
@@ -23,10 +21,10 @@ def feature_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
     A model whose sizes are in files is asked once it is built.
     """
     terms = [p for p in parts(OBJECTIVES, config.objective, "objective") if p.registry is FEATURE_TERMS]
-    if not terms or not teacher_is_there(config):
+    if not terms or not config.has_teacher:
         return []
     assert config.teacher is not None
-    if len(teacher_folders(config.teacher)) > 1:
+    if len(config.teacher_folders) > 1:
         text = "several teachers answer as one and have no intermediates in common. Name one teacher.checkpoint, or leave it out."
         return [Problem(terms[0].path, text)]
     built = empty_model(config, info)
@@ -39,7 +37,7 @@ def feature_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
 
 def _offered_by_teacher(config: RunConfig) -> Mapping[str, FeatureKind]:
     """What the teacher offers, whose sizes are all in its card."""
-    (folder,) = teacher_folders(config.teacher)
+    (folder,) = config.teacher_folders
     card = card_of(folder, config)
     with Unfilled():
         return rebuilt(card, folder).offered

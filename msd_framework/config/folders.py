@@ -13,19 +13,12 @@ from msd_framework.components.registry import plain, split
 from msd_framework.config.cards import card_of
 from msd_framework.config.components import described
 from msd_framework.config.parts import differences
-from msd_framework.config.resume import holds_run, resume_problems
+from msd_framework.config.resume import resume_problems
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.teachers import teacher_folders
-from msd_framework.engine.checkpoint import find_checkpoint
+from msd_framework.engine.checkpoint import find_checkpoint, holds_run
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.registry import DATASETS, MODELS, PROCESSORS
 from msd_framework.structures import DatasetInfo, Outcomes, outcomes_of
-
-USES = ("train", "validation", "test")
-"""What a split is used for."""
-
-USED_SPLITS = {"val": ("validation",), "test": ("test",), "predict": ("test",)}
-"""The splits that a run reads, by its `run_type`; all of them where it is not listed."""
 
 
 def data_problems(config: RunConfig) -> list[Problem]:
@@ -33,7 +26,7 @@ def data_problems(config: RunConfig) -> list[Problem]:
     data = config.data
     name, options = split(data.dataset, "data.dataset", DATASETS)
     dataset = DATASETS.get(name)
-    uses = [use for use in USED_SPLITS.get(config.run_type, USES) if getattr(data, use) is not None]
+    uses = config.uses
     problems = [Problem(f"data.{use}", text) for use in uses for text in dataset.check(options, getattr(data, use))]
     root = options.get("root", options_of(dataset)["root"].default) if "root" in options_of(dataset) else None
     if problems and isinstance(root, str) and not Path(root).exists():  # one problem, not one a split
@@ -51,7 +44,7 @@ def folder_problems(config: RunConfig) -> list[Problem]:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         return [Problem("env.save_dir", f"{folder} cannot be made or written to: see {nearest}.")]
     problems = _processors_problems(config)
-    if is_evaluated(config):
+    if config.is_evaluated:
         return problems + _checkpoint_problems(config)
     if config.checkpoint.load is not None:
         text = "is for run_type val, test and predict; a training run starts afresh, or goes on with checkpoint.resume=true."
@@ -101,11 +94,6 @@ def other_tensors(here: Any, there: Any) -> str:
     return differences(PROCESSORS, mine, theirs)
 
 
-def is_evaluated(config: RunConfig) -> bool:
-    """Whether a trained model is evaluated, so that nothing is needed that only training needs."""
-    return config.run_type in USED_SPLITS
-
-
 def described_run(config: RunConfig) -> DatasetInfo:
     """What is known of a run's data set, its logits read as its model is trained, or was, where one is evaluated.
 
@@ -113,10 +101,10 @@ def described_run(config: RunConfig) -> DatasetInfo:
         ConfigError: if the data set's options do not go together.
     """
     info = described(config.data.dataset, config.objective)
-    if not is_evaluated(config):
+    if not config.is_evaluated:
         return info
     try:
-        facts = card_of(config.checkpoint.load or config.env.save_dir, config)["facts"]
+        facts = card_of(config.evaluated, config)["facts"]
         return replace(info, trained=facts.get("outcomes") or info.trained)
     except CheckpointError:  # told elsewhere
         return info
@@ -128,12 +116,6 @@ def read_as(card: Mapping[str, Any]) -> Outcomes:
     return outcomes_of(facts["task"], facts.get("outcomes"))
 
 
-def teacher_is_there(config: RunConfig) -> bool:
-    """Whether there is a teacher to ask: what evaluates a student does without one whose folder is gone."""
-    there = all(Path(folder).exists() for folder in teacher_folders(config.teacher))
-    return config.teacher is not None and (there or not is_evaluated(config))
-
-
 def _taken(folder: Path) -> Problem:
     text = f"{folder} already holds a run. Set checkpoint.resume=true to go on with it, or name another folder."
     return Problem("env.save_dir", text)
@@ -141,8 +123,8 @@ def _taken(folder: Path) -> Problem:
 
 def _processors_problems(config: RunConfig) -> list[Problem]:
     """What is wrong with the run that gives its processors; an evaluated one has its own."""
-    given, teacher = config.data.processors_from, config.teacher
-    if given is None or is_evaluated(config):
+    given = config.data.processors_from
+    if given is None or config.is_evaluated:
         return []
     try:
         learned = learned_processors(given, config)
@@ -151,7 +133,7 @@ def _processors_problems(config: RunConfig) -> list[Problem]:
         other = {m: other_tensors(spec, saved[m]["spec"]) for m, spec in specs.items()}
     except (CheckpointError, ConfigError) as error:
         return [Problem("data.processors_from", str(error))]
-    if given in teacher_folders(teacher):  # compared where teacher and student are
+    if given in config.teacher_folders:  # compared where teacher and student are
         return []
     text = "the run of data.processors_from was made with other options: {}. Write those here, or leave data.processors_from out."
     return [Problem(f"data.processors.{m}", text.format(found)) for m, found in other.items() if found]
@@ -161,7 +143,7 @@ def _checkpoint_problems(config: RunConfig) -> list[Problem]:
     """What is wrong with the checkpoint that is evaluated."""
     key = "checkpoint.load" if config.checkpoint.load else "env.save_dir"
     try:
-        found = find_checkpoint(config.checkpoint.load or config.env.save_dir)
+        found = find_checkpoint(config.evaluated)
         other = _other_model(config, card_of(found, config)["model"])
     except CheckpointError as error:
         return [Problem(key, str(error))]

@@ -10,22 +10,13 @@ from msd_framework.config.cards import card_of, rebuilt, weights_of
 from msd_framework.config.components import STAND_INS, known_facts
 from msd_framework.config.folders import other_tensors
 from msd_framework.config.models import Unfilled, reads_files
-from msd_framework.config.resume import goes_on
 from msd_framework.config.schema import InitConfig, RunConfig
-from msd_framework.config.teachers import teacher_folders
 from msd_framework.engine.checkpoint import load_weights
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.inherit import Inheritance
 from msd_framework.registry import MODELS
 from msd_framework.structures import DatasetInfo
-
-
-def init_folder(config: RunConfig) -> str | None:
-    """The run whose model is started from; None if it is not clear."""
-    folders = teacher_folders(config.teacher)
-    given = config.init.checkpoint if config.init is not None else None
-    return given or (folders[0] if len(folders) == 1 else None)
 
 
 def start_from(model: MultimodalModel, path: str, init: InitConfig, config: RunConfig) -> None:
@@ -54,11 +45,11 @@ def start_from(model: MultimodalModel, path: str, init: InitConfig, config: RunC
 
 def init_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
     """Why a model cannot start from what it should, found on models without weights."""
-    if config.init is None or config.run_type not in ("train", "check") or goes_on(config):
+    if config.init is None or config.is_evaluated or config.goes_on:
         return []
-    at, path = "init.checkpoint", init_folder(config)
+    at, path = "init.checkpoint", config.init_folder
     if path is None:
-        num = len(teacher_folders(config.teacher))
+        num = len(config.teacher_folders)
         why = f"there are {num} teachers" if num else "there is no trained teacher"
         return [Problem(at, f"must be given, since {why}: the folder of a finished run.")]
     try:
@@ -86,7 +77,7 @@ def _fit_problems(card: dict[str, Any], config: RunConfig, info: DatasetInfo) ->
     try:
         with Unfilled():
             model = MODELS.build(config.model, "model", STAND_INS | facts)
-            source = rebuilt(card, init_folder(config) or "")
+            source = rebuilt(card, config.init_folder or "")
             found = Inheritance(model, source, init.layers, init.cut, init.only).problems
     except ConfigError as error:
         return list(error.problems)

@@ -88,7 +88,7 @@ def _above(values: Mapping[str, float | None]) -> Iterator[tuple[str, int, float
 
 def _length_problems(config: RunConfig) -> list[Problem]:
     given = [n for n in ("max_updates", "max_epochs") if getattr(config.training, n) is not None]
-    if len(given) == 1 or config.run_type not in ("train", "check"):
+    if len(given) == 1 or config.is_evaluated:
         return []
     return [Problem("training", f"wanted either max_updates or max_epochs, got {'both' if given else 'neither'}.")]
 
@@ -104,7 +104,7 @@ def _batch_problems(config: RunConfig) -> list[Problem]:
 
 def _split_problems(config: RunConfig) -> list[Problem]:
     """Uses of a split that another use would spoil, in runs that train."""
-    if config.run_type not in ("train", "check"):
+    if config.is_evaluated:
         return []
     used = {use: getattr(config.data, use) for use in ("train", "validation", "test")}
     why = {"validation": "what it chooses must not be what is trained on", "test": "what is reported must be seen by nothing else"}
@@ -125,7 +125,7 @@ def _share_problems(config: RunConfig) -> list[Problem]:
 def _channel_problems(config: RunConfig) -> list[Problem]:
     """Channels of a teacher that cannot be chosen, in runs that train."""
     channels, at = config.teacher.channels if config.teacher else None, "teacher.channels"
-    if channels is None or config.run_type not in ("train", "check"):
+    if channels is None or config.is_evaluated:
         return []
     if not 0 < channels.share <= 1:
         return [Problem(f"{at}.share", f"must be above 0 and at most 1, got {channels.share}.")]

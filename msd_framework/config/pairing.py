@@ -11,7 +11,7 @@ from msd_framework.config.cache_check import cache_problems
 from msd_framework.config.cards import card_of
 from msd_framework.config.components import STAND_INS, known_facts, modalities_of
 from msd_framework.config.feature_check import feature_problems
-from msd_framework.config.folders import described_run, is_evaluated, other_tensors, teacher_is_there
+from msd_framework.config.folders import described_run, other_tensors
 from msd_framework.config.held_out_check import held_out_problems
 from msd_framework.config.initial import init_problems
 from msd_framework.config.label_check import label_problems
@@ -21,7 +21,7 @@ from msd_framework.config.parts import Part, parts
 from msd_framework.config.published_check import published_problems
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
-from msd_framework.config.teachers import combination_problems, teacher_folders
+from msd_framework.config.teachers import combination_problems
 from msd_framework.config.tokenizer_check import tokenizer_problems
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.maskers.base import Masker, Views
@@ -166,8 +166,8 @@ def _teacher(config: RunConfig, info: DatasetInfo, student: Taken) -> tuple[Take
         return None, [Problem("teacher", text)]
     if teacher.ema is not None:
         return student, []
-    folders = teacher_folders(teacher)
-    if not (folders and teacher_is_there(config)):
+    folders = teacher.folders
+    if not (folders and config.has_teacher):
         return None, []
     found = [_teacher_in(folder, config, info) for folder in folders]
     problems = [p for _, wrong in found for p in wrong]
@@ -177,7 +177,7 @@ def _teacher(config: RunConfig, info: DatasetInfo, student: Taken) -> tuple[Take
     modalities, subsets = [taken.modalities for taken in all_taken], all(taken.subsets for taken in all_taken)
     together = Taken(union(modalities), subsets)
     if not problems:
-        problems = combination_problems(teacher, modalities, [] if is_evaluated(config) else _taught_views(config))
+        problems = combination_problems(teacher, modalities, [] if config.is_evaluated else _taught_views(config))
     return together, list(dict.fromkeys(problems))
 
 

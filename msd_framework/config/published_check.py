@@ -7,7 +7,6 @@ from typing import Any
 
 from msd_framework.components.registry import plain
 from msd_framework.config.components import modalities_of
-from msd_framework.config.folders import is_evaluated
 from msd_framework.config.parts import complete, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.errors import DataError, Problem
@@ -26,7 +25,7 @@ def published_problems(config: RunConfig) -> list[Problem]:
     What the YAML says itself of images is taken, whatever the model was trained on. A check downloads nothing: of a model that is
     not on this disk the run compares the images, before it trains.
     """
-    specs = {} if is_evaluated(config) else config.data.processors
+    specs = {} if config.is_evaluated else config.data.processors
     pixels, texts = ([m for m, spec in specs.items() if plain(spec)["type"] == name] for name in ("pixels", "tokenizer"))
     found = parts(MODELS, config.model, "model") if pixels or texts else ()
     # torchvision's names, such as resnet18, are no folders and no names on a hub

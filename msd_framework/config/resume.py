@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,8 +12,7 @@ from msd_framework.config.load import COMMAND_LINE, Source, load, resolve
 from msd_framework.config.parts import differences
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import ComponentSlot, component_slots, structure_problems, structured
-from msd_framework.config.teachers import teacher_folders
-from msd_framework.engine.checkpoint import CheckpointFolder
+from msd_framework.engine.checkpoint import CheckpointFolder, holds_run
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.launch import is_first
 from msd_framework.registry import REGISTRIES
@@ -53,19 +51,6 @@ FREE = {
 """What may differ from what the run was begun with, and what then happens to what is saved. Nothing else may."""
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether a folder has a run in it that has come as far as its first checkpoint, be that still there or not."""
-    if CheckpointFolder(folder / "checkpoints").holds_some or (folder / "report.json").exists():
-        return True
-    try:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        first = next((line["update"] for line in lines if any(key.startswith("validation/") for key in line)), None)
-        # the first validation is followed by a checkpoint; what is written later shows that there was one
-        return first is not None and any(line["update"] > first for line in lines)
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-
-
 def at_its_place(source: Source, path: Path) -> Source:
     """A configuration whose run is where its own `config.yaml` lies, though that says where the run was begun.
 
@@ -92,14 +77,9 @@ def at_its_place(source: Source, path: Path) -> Source:
     return replace(source, values={**source.values, "env": {**env, "save_dir": str(folder)}})
 
 
-def goes_on(config: RunConfig) -> bool:
-    """Whether a run goes on from its own last checkpoint."""
-    return config.run_type in ("train", "check") and config.checkpoint.resume and holds_run(Path(config.env.save_dir))
-
-
 def resume_problems(config: RunConfig) -> list[Problem]:
     """What differs from the run in the folder that is gone on with, and why that cannot be gone on with."""
-    if not goes_on(config):
+    if not config.goes_on:
         return []
     folder = Path(config.env.save_dir)
     try:
@@ -114,7 +94,7 @@ def resume_problems(config: RunConfig) -> list[Problem]:
     except ConfigError as error:
         return [Problem("checkpoint.resume", str(error))]
     texts = {key: text for key, text in _differences(config, begun).items() if not _entry(key)}
-    teachers, before = len(teacher_folders(config.teacher)), len(teacher_folders(begun.teacher))
+    teachers, before = len(config.teacher_folders), len(begun.teacher_folders)
     texts["teacher.checkpoint"] = f"names {teachers} teachers here and {before} there" if teachers != before else ""
     text = "{}, in the run that is gone on with. Name another env.save_dir to change it."
     return [Problem(key, text.format(found)) for key, found in texts.items() if found]
@@ -122,7 +102,7 @@ def resume_problems(config: RunConfig) -> list[Problem]:
 
 def resume_changes(config: RunConfig) -> list[str]:
     """What a run that is gone on with does otherwise than before, and what that does to what is saved; a line each."""
-    if not goes_on(config):
+    if not config.goes_on:
         return []
     found = _differences(config, begun_with(Path(config.env.save_dir), config))
     told = {key: FREE[_entry(key)] for key in found if _entry(key) and key not in ("checkpoint.resume", "env.save_dir")}
@@ -154,7 +134,7 @@ def _differences(config: RunConfig, begun: RunConfig) -> dict[str, str]:
     here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(begun)))
     here, there = _with_free_apart(here), _with_free_apart(there)
     texts = {key: _difference(here.get(key), there.get(key)) for key in {**there, **here}}
-    if teacher_folders(config.teacher) == teacher_folders(begun.teacher):  # whose names were written for a pattern
+    if config.teacher_folders == begun.teacher_folders:  # whose names were written for a pattern
         texts = {key: text for key, text in texts.items() if not key.startswith("teacher.checkpoint")}
     return {key: text for key, text in texts.items() if text}
 

@@ -6,9 +6,7 @@ from typing import Any
 
 from msd_framework.components.registry import split
 from msd_framework.config.cards import card_of
-from msd_framework.config.folders import teacher_is_there
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.teachers import teacher_folders
 from msd_framework.errors import CheckpointError, Problem
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.registry import MODELS, SALIENCIES
@@ -25,9 +23,9 @@ def looking_problems(config: RunConfig, spec: Any, at: str) -> list[Problem]:
         at: its key path.
     """
     name = split(spec, at, SALIENCIES)[0]
-    if not SALIENCIES.get(name).asks_model or config.teacher is None or not teacher_is_there(config):
+    if not SALIENCIES.get(name).asks_model or config.teacher is None or not config.has_teacher:
         return []
-    folders = teacher_folders(config.teacher)
+    folders = config.teacher_folders
     if len(folders) > 1:
         return [Problem(at, f"{name} looks inside one teacher, and there are {len(folders)}. {OTHERS}.")]
     if config.teacher.cache:

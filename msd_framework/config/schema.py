@@ -6,13 +6,24 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import textwrap
 from dataclasses import dataclass, field
 from functools import cache
+from glob import glob, has_magic
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from msd_framework.engine.checkpoint import holds_run
 
 Component: TypeAlias = str | dict[str, Any]
 """A registered or dotted name, or ``{type: name, option: value, ...}``."""
+
+USES = ("train", "validation", "test")
+"""What a split is used for."""
+
+USED_SPLITS = {"val": ("validation",), "test": ("test",), "predict": ("test",)}
+"""The splits that a run evaluates a trained model on, by its `run_type`; one that is not listed trains and reads all of them."""
 
 
 def component(kind: str, **default: Any) -> Any:
@@ -140,6 +151,15 @@ class TeacherConfig:
 
     cache_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What the answers are computed in; auto measures whether bf16 is faster here and close enough."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of the runs that teach, patterns filled in; none where the student teaches itself.
+
+        A pattern that nothing matches stands for itself, as a folder that is not there.
+        """
+        written = [self.checkpoint] if isinstance(self.checkpoint, str) else self.checkpoint or []
+        return tuple(folder for path in written for folder in _matches(path) or [path])
 
 
 @dataclass(frozen=True)
@@ -285,6 +305,51 @@ class RunConfig:
 
     expected: dict[str, float] = field(default_factory=dict)
     """Metrics that this configuration was measured to reach, shown beside what it reaches now."""
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether a trained model is evaluated, so that nothing is needed that only training needs."""
+        return self.run_type in USED_SPLITS
+
+    @property
+    def evaluated(self) -> str:
+        """The run or checkpoint whose model is evaluated."""
+        return self.checkpoint.load or self.env.save_dir
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """What the run uses splits for, of those uses that a split is named for."""
+        return tuple(use for use in USED_SPLITS.get(self.run_type, USES) if getattr(self.data, use) is not None)
+
+    @property
+    def teacher_folders(self) -> tuple[str, ...]:
+        """The folders of the runs that teach."""
+        return self.teacher.folders if self.teacher is not None else ()
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there is a teacher to ask: what evaluates a student does without one whose folder is gone."""
+        there = all(Path(folder).exists() for folder in self.teacher_folders)
+        return self.teacher is not None and (there or not self.is_evaluated)
+
+    @property
+    def init_folder(self) -> str | None:
+        """The run whose model is started from; None if it is not clear."""
+        folders = self.teacher_folders
+        given = self.init.checkpoint if self.init is not None else None
+        return given or (folders[0] if len(folders) == 1 else None)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on from its own last checkpoint."""
+        return not self.is_evaluated and self.checkpoint.resume and holds_run(Path(self.env.save_dir))
+
+
+def _matches(path: str) -> list[str]:
+    """The folders that a pattern matches, sorted; none if it is a plain path."""
+    if os.path.exists(path) or not has_magic(path):
+        return []
+    return sorted(found for found in glob(path) if os.path.isdir(found))
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from glob import glob, has_magic
+from glob import has_magic
 from typing import Any
 
 from msd_framework.components.registry import split
@@ -18,16 +18,6 @@ from msd_framework.teachers.ensemble import Combination, shared_out, union
 CHANGES = "an average of the student says something else after each update"
 USUAL: dict[str, Any] = {"type": "mean"}
 """How several teachers answer as one if nobody says."""
-
-
-def teacher_folders(teacher: TeacherConfig | None) -> tuple[str, ...]:
-    """The folders of the runs that teach, patterns filled in; none where the student teaches itself.
-
-    A pattern that nothing matches stands for itself, as a folder that is not there.
-    """
-    given = teacher.checkpoint if teacher is not None else None
-    written = [given] if isinstance(given, str) else given or []
-    return tuple(folder for path in written for folder in _matches(path) or [path])
 
 
 def combination(teacher: TeacherConfig, task: Task = "single_label") -> Combination:
@@ -72,16 +62,16 @@ def combination_problems(teacher: TeacherConfig, modalities: Sequence[Sequence[s
     problems = [Problem(at, text.format(view)) for view in shown if not shared_out(view, modalities, combined)]
     idle = [k for k, asked in enumerate(asked_of(shown, modalities, combined)) if shown and not asked]
     text = "{} is asked about none of the objective's views. Leave it out, or name another view for it."
-    return problems or [Problem(at, text.format(teacher_folders(teacher)[k])) for k in idle]
+    return problems or [Problem(at, text.format(teacher.folders[k])) for k in idle]
 
 
 def _folder_problems(config: RunConfig, teacher: TeacherConfig) -> list[Problem]:
-    at, folders = "teacher.checkpoint", teacher_folders(teacher)
+    at, folders = "teacher.checkpoint", teacher.folders
     if not folders:
         text = "The folder of a finished run, or of one of its checkpoints; or a list of them; or teacher.ema in its place."
         return [Problem(at, f"must be given: {text}")]
     lost = [path for path in folders if has_magic(path) and not os.path.exists(path)]
-    if lost and config.run_type in ("train", "check"):
+    if lost and not config.is_evaluated:
         return [Problem(at, f"no folder matches {path!r}.") for path in lost]
     twice = sorted({f for f in folders if folders.count(f) > 1})
     problems = [Problem(at, f"{f} is listed twice. To let a teacher count more, take teacher.combine=weighted.") for f in twice]
@@ -110,13 +100,6 @@ def _average_problems(config: RunConfig, teacher: TeacherConfig) -> list[Problem
         text = f"{name} asks the teacher before the first update, when the average of the student knows nothing yet. Take instance."
         problems.append(Problem("objective.weighting", text))
     return problems
-
-
-def _matches(path: str) -> list[str]:
-    """The folders that a pattern matches, sorted; none if it is a plain path."""
-    if os.path.exists(path) or not has_magic(path):
-        return []
-    return sorted(found for found in glob(path) if os.path.isdir(found))
 
 
 def _shows(view: str, modalities: Sequence[str]) -> bool:

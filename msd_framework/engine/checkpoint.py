@@ -185,6 +185,19 @@ class CheckpointFolder:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a folder has a run in it that has come as far as its first checkpoint, be that still there or not."""
+    if CheckpointFolder(folder / "checkpoints").holds_some or (folder / "report.json").exists():
+        return True
+    try:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        first = next((line["update"] for line in lines if any(key.startswith("validation/") for key in line)), None)
+        # the first validation is followed by a checkpoint; what is written later shows that there was one
+        return first is not None and any(line["update"] > first for line in lines)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes a checkpoint's files into a new folder, each flushed to disk, the one with their hashes last.
 
