@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -41,7 +40,7 @@ from msd_framework.launch import launched
 from msd_framework.metrics.fidelity import Comparison, compare
 from msd_framework.screen import Screen, say
 from msd_framework.structures import FULL
-from msd_framework.writing import draft, write_text
+from msd_framework.writing import draft, write_json, write_text
 
 PACKAGES = (
     "msd_framework",
@@ -374,17 +373,3 @@ def show(result: Mapping[str, Any]) -> None:
 
 def _shown(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.4f}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all; numbers that are not finite, which JSON does not have, become null."""
-    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
-
-
-def finite(value: Any) -> Any:
-    """A nest of plain values with None in place of numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,11 +70,27 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes an object as JSON, which takes its name once it has reached the disk."""
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as JSON, which takes its name once it has reached the disk; what is not finite becomes null.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "report.json"
+    >>> write_json(path, {"auroc": math.nan, "updates": 2})
+    >>> json.loads(path.read_text())
+    {'auroc': None, 'updates': 2}
+    """
     with draft(path) as file:
-        json.dump(values, file, indent=1, sort_keys=True)
+        json.dump(finite(value), file, indent=1, allow_nan=False)
         sync(file)
+
+
+def finite(value: Any) -> Any:
+    """A nest of plain values with None in place of numbers that are not finite, for which JSON has no word."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sync(file: IO[Any]) -> None:

@@ -17,9 +17,8 @@ from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odd
 from msd_framework.analysis.statistics import Difference, Summary, holm, paired_difference, summarise
 from msd_framework.analysis.study_config import StudyConfig, larger_is_better
 from msd_framework.escaping import markdown as escaped
-from msd_framework.run import write_json
 from msd_framework.screen import Screen
-from msd_framework.writing import write_text
+from msd_framework.writing import write_json, write_text
 
 WIDTH = 132
 """Columns of what is printed to no terminal."""
@@ -110,7 +109,7 @@ def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], asked: 
         "note": config.note,
     }
     pictures = [*_draw_runs(config, runs), *_draw_densities(config)]
-    write_json(config.folder / "summary.json", _finite(summary))
+    write_json(config.folder / "summary.json", summary)
     write_text(config.folder / "summary.md", markdown(config, rows, comparisons, pictures, by_view, saliency))
     show(config, rows, comparisons, pictures)
     return summary
@@ -298,12 +297,3 @@ def _draw_densities(config: StudyConfig) -> list[str]:
         panels[name] = read_log_odds(folder / f"predictions_{split.replace('/', '_')}.csv")
     draw_densities(panels, config.folder / "densities.png")
     return ["densities.png"]
-
-
-def _finite(value: Any) -> Any:
-    """A value with null where a number is none, since JSON has no word for that."""
-    if isinstance(value, Mapping):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

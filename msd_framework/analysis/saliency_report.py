@@ -20,10 +20,9 @@ from msd_framework.data.images import read_image
 from msd_framework.errors import DataError
 from msd_framework.escaping import CsvWriter
 from msd_framework.escaping import markdown as escaped
-from msd_framework.run import write_json
 from msd_framework.saliency.reading import together
 from msd_framework.screen import Screen
-from msd_framework.writing import draft, write_text
+from msd_framework.writing import draft, write_json, write_text
 
 WIDTH = 132
 """Columns of what is printed to no terminal."""

@@ -19,8 +19,9 @@ from msd_framework.data.world.mm_imdb import MmImdbLayout
 from msd_framework.data.world.snli_ve import SnliVeLayout
 from msd_framework.data.world.talking_cards import TalkingCardsLayout
 from msd_framework.data.world.vqa import VqaLayout
-from msd_framework.data.world.write import whole_folder, write_image, write_json, write_json_lines, write_sound
+from msd_framework.data.world.write import whole_folder, write_image, write_json_lines, write_sound
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
+from msd_framework.writing import write_text
 
 LAYOUTS: dict[str, type[Layout]] = {
     "hateful_memes": HatefulMemesLayout,
@@ -171,7 +172,7 @@ def _write(plan: WorldPlan, folder: Path, progress: Callable[[int, int], None] |
         records[split] = rows
         write_json_lines(oracle, folder / f"oracle_{split}.jsonl")
     layout.write_index(folder, records)
-    write_json(asdict(plan), folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(asdict(plan)))
 
 
 def _is_there(plan: WorldPlan, folder: Path, overwrite: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from msd_framework.data.world.cards import PLAIN_INKS, draw_poster
 from msd_framework.data.world.layout import Drawn, Layout, Recipe, Split
 from msd_framework.data.world.words import lexicon
-from msd_framework.data.world.write import write_json
+from msd_framework.writing import write_text
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ class MmImdbLayout(Layout):
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         for row in (row for rows in records.values() for row in rows):
-            write_json(row["film"], folder / f"dataset/{row['id']:07d}.json")
-        write_json({split: [f"{row['id']:07d}" for row in rows] for split, rows in records.items()}, folder / "split.json")
+            write_text(folder / f"dataset/{row['id']:07d}.json", json.dumps(row["film"]))
+        numbers = {split: [f"{row['id']:07d}" for row in rows] for split, rows in records.items()}
+        write_text(folder / "split.json", json.dumps(numbers))
 
 
 def _names(genres: NDArray[np.bool_]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from msd_framework.data.world.cards import INKS, PLAIN_INKS, draw_card
 from msd_framework.data.world.layout import Drawn, Layout, Recipe, Split, draw_kinds, spoil
 from msd_framework.data.world.words import BIG, NOUNS, NUMBERS, SMALL, choose
-from msd_framework.data.world.write import write_json
+from msd_framework.writing import write_text
 
 ANSWERS = (*(str(digit) for digit in range(10)), *PLAIN_INKS, "yes", "no")
 """All that is ever answered. Numbers are written as digits, as the official normalisation of VQA has them."""
@@ -116,8 +117,8 @@ class VqaLayout(Layout):
             head = {"info": {"description": "digit cards"}, "data_type": "mscoco", "license": {}, "data_subtype": split}
             questions = {**head, "task_type": "Open-Ended", "questions": [row["question"] for row in rows]}
             annotations = {**head, "annotations": [row["annotation"] for row in rows]}
-            write_json(questions, folder / f"v2_OpenEnded_mscoco_{split}_questions.json")
-            write_json(annotations, folder / f"v2_mscoco_{split}_annotations.json")
+            write_text(folder / f"v2_OpenEnded_mscoco_{split}_questions.json", json.dumps(questions))
+            write_text(folder / f"v2_mscoco_{split}_annotations.json", json.dumps(annotations))
 
 
 def question_id(number: int) -> int:

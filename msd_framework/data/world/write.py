@@ -52,11 +52,6 @@ def write_sound(samples: NDArray[np.float32], path: Path) -> None:
     write_wav(path, torch.from_numpy(samples), RATE)
 
 
-def write_json(value: Any, path: Path) -> None:
-    """Writes a value as JSON."""
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
 def write_json_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Writes a record a line."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
