@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
-from msd_framework.models.concat_weights import body_tensors, head_tensors
+from msd_framework.models.concat_weights import HEAD, WEIGHTS
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.features import SUMMARY, Features
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
 from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.published import read_published
-from msd_framework.models.weights import load_exactly
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
@@ -200,12 +199,9 @@ class ConcatBert(ConcatModel):
         )
         self.text_encoder = text_encoder
         weights = read_published(pretrained) if pretrained is not None else None
-        if weights is not None:
-            parts = ["text_encoder", *(["image_encoder"] if image_encoder is not None else [])]
-            body = nn.ModuleDict({name: self.get_submodule(name) for name in parts})
-            load_exactly(body, body_tensors(weights, body.state_dict()), weights.source)
+        WEIGHTS.load(self, weights)
         if pretrained_head:
-            load_exactly(self.classifier, head_tensors(weights), f"the classifier in {pretrained}")
+            HEAD.load_head(self.classifier, weights)
 
     def text_vector(self, text: ModalityInputs) -> Tensor:
         pooled: Tensor = encode_once(self.text_encoder, text, lambda x: self.text_encoder(x).pooled)

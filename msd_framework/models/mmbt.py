@@ -13,13 +13,13 @@ from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.dropout import Dropout
 from msd_framework.models.heads import HEADS
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
-from msd_framework.models.mmbt_weights import HEAD_PREFIXES, body_tensors, choose_sizes
+from msd_framework.models.mmbt_weights import HEAD, WEIGHTS, sizes_of
 from msd_framework.models.packed import Part
 from msd_framework.models.pooling import visible
-from msd_framework.models.published import load_head, read_published
+from msd_framework.models.published import choose_sizes, read_published
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.models.transformer import bert_initialization
-from msd_framework.models.weights import load_exactly
+from msd_framework.models.visual_bert_weights import VisualBertSizes
 from msd_framework.models.word_embeddings import WordEmbeddings
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModalityInputs
@@ -123,7 +123,7 @@ class Mmbt(ImageTextModel, SingleSequence):
             "num_segments": num_segments,
             "layer_norm_eps": layer_norm_eps,
         }
-        self.sizes = sizes = choose_sizes(given, weights)
+        self.sizes = sizes = choose_sizes(VisualBertSizes, sizes_of, given, weights)
         positive(**asdict(sizes))
         for name, value, size in (
             ("cls_id", cls_id, sizes.vocab_size),
@@ -152,11 +152,9 @@ class Mmbt(ImageTextModel, SingleSequence):
         self.head = HEADS[head](sizes.hidden_size, num_classes, sizes.layer_norm_eps)
         self.apply(bert_initialization(initializer_range))
         self.image_encoder = image_encoder
-        if weights is not None:
-            body = self._body()
-            load_exactly(body, body_tensors(weights, body.state_dict()), weights.source)
+        WEIGHTS.load(self, weights)
         if pretrained_head:
-            load_head(self.head, weights, HEAD_PREFIXES)
+            HEAD.load_head(self.head, weights)
 
     @property
     def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
@@ -165,10 +163,6 @@ class Mmbt(ImageTextModel, SingleSequence):
     def classify(self, summary: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(summary))
         return logits
-
-    def _body(self) -> nn.ModuleDict:
-        names = ["embeddings", "image_projection", "encoder", "pooler", *(["image_encoder"] if self.image_encoder else [])]
-        return nn.ModuleDict({name: self.get_submodule(name) for name in names})
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
         own = [self.own(view) for view in views]

@@ -17,10 +17,9 @@ from msd_framework.models.features import SUMMARY, Features, hidden_feature, lay
 from msd_framework.models.heads import HEADS
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
 from msd_framework.models.pooling import masked_mean, visible
-from msd_framework.models.published import load_head, read_published
+from msd_framework.models.published import HEAD, choose_sizes, read_published
 from msd_framework.models.transformer import TransformerLayer, bert_initialization
-from msd_framework.models.vilbert_weights import LAYER_NORM_EPS, StreamSizes, VilbertSizes, body_tensors
-from msd_framework.models.weights import load_exactly
+from msd_framework.models.vilbert_weights import LAYER_NORM_EPS, WEIGHTS, StreamSizes, VilbertSizes, sizes_of
 from msd_framework.models.word_embeddings import WordEmbeddings
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
@@ -207,7 +206,7 @@ class Vilbert(ImageTextModel):
             "co_num_heads": co_num_heads,
             "num_connections": num_connections,
         }
-        self.sizes = s = VilbertSizes.choose(given, weights)
+        self.sizes = s = choose_sizes(VilbertSizes, sizes_of, given, weights)
         self.num_classes = num_classes
         dropouts = (dropout, attention_dropout)
         self.embeddings = WordEmbeddings(
@@ -226,11 +225,9 @@ class Vilbert(ImageTextModel):
         self.head = HEADS[head](s.co_hidden_size, num_classes, LAYER_NORM_EPS)
         self.apply(bert_initialization(initializer_range))
         self.image_encoder = image_encoder
-        if weights is not None:
-            body = self._body()
-            load_exactly(body, body_tensors(weights, body.state_dict()), weights.source)
+        WEIGHTS.load(self, weights)
         if pretrained_head:
-            load_head(self.head, weights)
+            HEAD.load_head(self.head, weights)
 
     @property
     def summary_size(self) -> int:
@@ -315,10 +312,6 @@ class Vilbert(ImageTextModel):
         for layer in list(layers)[: -self.sizes.num_connections]:
             stream = stream.through(layer)
         return stream
-
-    def _body(self) -> nn.ModuleDict:
-        names = ("embeddings", "image_embeddings", "text_layers", "image_layers", "connections", "text_pooler", "image_pooler")
-        return nn.ModuleDict({name: self.get_submodule(name) for name in names})
 
 
 def _features(view: Inputs, wanted: Collection[str], streams: tuple[Stream, Stream | None], summary: Tensor) -> Features:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
-from msd_framework.models.published import below, bert_sizes, chosen, count, renamed, sizes_by_shape
-from msd_framework.models.visual_bert_weights import THEIR_NAMES as BERT_NAMES
+from msd_framework.models.published import BERT_NAMES, BERT_SIZES, WeightMap, bert_sizes
 from msd_framework.models.weights import Pretrained
 from msd_framework.ranges import positive
 
@@ -47,32 +43,28 @@ THEIR_NAMES = {
 }
 """Parts of names, theirs to ours: 1 is vision and 2 is text, and who reads has the query. BERT's own follow."""
 
-UNUSED = (".biOutput.q_dense1.", ".biOutput.q_dense2.", ".position_ids")
-"""Parts of the names of what is in their files and takes no part in any output."""
-
-SHAPES = {
-    "vocab_size": ("embeddings.word.weight", 0),
-    "hidden_size": ("embeddings.word.weight", 1),
-    "max_positions": ("embeddings.position.weight", 0),
-    "num_segments": ("embeddings.segment.weight", 0),
-    "intermediate_size": ("text_layers.0.expand.weight", 0),
-    "feature_size": ("image_embeddings.feature.weight", 1),
-    "image_hidden_size": ("image_embeddings.feature.weight", 0),
-    "image_intermediate_size": ("image_layers.0.expand.weight", 0),
-    "co_hidden_size": ("text_pooler.weight", 0),
-}
-
-COUNTS = {"num_layers": "text_layers.", "image_num_layers": "image_layers.", "num_connections": "connections."}
-
-BERT_SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "num_segments": "type_vocab_size",
-}
+WEIGHTS = WeightMap(
+    names=(THEIR_NAMES, BERT_NAMES),
+    prefixes=(*PREFIXES, ""),
+    unused=(".biOutput.q_dense1.", ".biOutput.q_dense2.", ".position_ids"),
+    parts=("embeddings", "image_embeddings", "text_layers", "image_layers", "connections", "text_pooler", "image_pooler"),
+    shapes={
+        "vocab_size": ("embeddings.word.weight", 0),
+        "hidden_size": ("embeddings.word.weight", 1),
+        "max_positions": ("embeddings.position.weight", 0),
+        "num_segments": ("embeddings.segment.weight", 0),
+        "intermediate_size": ("text_layers.0.expand.weight", 0),
+        "feature_size": ("image_embeddings.feature.weight", 1),
+        "image_hidden_size": ("image_embeddings.feature.weight", 0),
+        "image_intermediate_size": ("image_layers.0.expand.weight", 0),
+        "co_hidden_size": ("text_pooler.weight", 0),
+    },
+    counts={"num_layers": "text_layers.", "image_num_layers": "image_layers.", "num_connections": "connections."},
+    mark="image_embeddings.feature.weight",
+    kind=f"a ViLBERT: there are no v_embeddings under {PREFIXES}",
+    not_in_bert=dict.fromkeys(("image_embeddings.", "image_layers.", "connections.", "text_pooler.", "image_pooler."), ""),
+)
+"""Both streams; a BERT is the text's."""
 
 
 @dataclass(frozen=True)
@@ -131,17 +123,6 @@ class VilbertSizes:
     def image(self) -> StreamSizes:
         return StreamSizes(self.image_hidden_size, self.image_num_heads, self.image_intermediate_size)
 
-    @classmethod
-    def choose(cls, given: Mapping[str, Any], pretrained: Pretrained | None) -> VilbertSizes:
-        """The sizes of the published weights if there are any, else those given, else the defaults.
-
-        Raises:
-            ValueError: if what was given contradicts the published weights, or if they are not of such a model.
-        """
-        if pretrained is None:
-            return cls(**chosen(given, {}, ""))
-        return cls(**chosen(given, sizes_of(pretrained), pretrained.source))
-
 
 def sizes_of(pretrained: Pretrained) -> dict[str, Any]:
     """The sizes that published weights tell: all but the heads of a ViLBERT's, or those of the text stream of a BERT's.
@@ -151,23 +132,4 @@ def sizes_of(pretrained: Pretrained) -> dict[str, Any]:
     """
     if pretrained.config:
         return bert_sizes(pretrained, BERT_SIZES, {"layer_norm_eps": LAYER_NORM_EPS})
-    tensors = our_tensors(pretrained)
-    if "image_embeddings.feature.weight" not in tensors:
-        raise ValueError(f"the weights of {pretrained.source} are not of a ViLBERT: there are no v_embeddings under {PREFIXES}")
-    return sizes_by_shape(tensors, SHAPES) | {size: count(tensors, prefix) for size, prefix in COUNTS.items()}
-
-
-def body_tensors(pretrained: Pretrained, initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of both streams by our names; of a BERT those of the text stream, with the others as they are initially."""
-    tensors = our_tensors(pretrained)
-    if not pretrained.config:
-        return tensors
-    text = {n: t for n, t in tensors.items() if n.startswith(("embeddings.", "text_layers."))}
-    return {n: t for n, t in initial.items() if not n.startswith(("embeddings.", "text_layers."))} | text
-
-
-def our_tensors(pretrained: Pretrained) -> dict[str, Tensor]:
-    """All that stands under the streams' prefix, by our names; without a prefix, everything."""
-    theirs = below(pretrained.tensors, PREFIXES) or dict(pretrained.tensors)
-    used = {n: t for n, t in theirs.items() if not any(part in n for part in UNUSED)}
-    return renamed(used, THEIR_NAMES, BERT_NAMES)
+    return WEIGHTS.sizes(pretrained.tensors, pretrained.source)

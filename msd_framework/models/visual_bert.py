@@ -15,11 +15,12 @@ from msd_framework.models.dropout import Dropout
 from msd_framework.models.heads import HEADS
 from msd_framework.models.image_text import NO_WEIGHTS, ImageTextModel, regions_of
 from msd_framework.models.packed import Part, can_look, pack, read_first
+from msd_framework.models.published import choose_sizes
 from msd_framework.models.recorded import Direction, RecordedViews, Tape, Wheres
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.models.transformer import TransformerLayer, bert_initialization
-from msd_framework.models.visual_bert_weights import VisualBertSizes, our_tensors, write_transformers
-from msd_framework.models.weights import load_exactly, read_pretrained
+from msd_framework.models.visual_bert_weights import WEIGHTS, VisualBertSizes, sizes_of, write_transformers
+from msd_framework.models.weights import read_pretrained
 from msd_framework.models.word_embeddings import WordTables
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModalityInputs
@@ -158,7 +159,7 @@ class VisualBert(ImageTextModel, SingleSequence):
             "num_segments": num_segments,
             "layer_norm_eps": layer_norm_eps,
         }
-        self.sizes = sizes = VisualBertSizes.choose(given, weights)
+        self.sizes = sizes = choose_sizes(VisualBertSizes, sizes_of, given, weights)
         positive(**asdict(sizes))
         if not 0 <= visual_token_type < sizes.num_segments:
             raise ValueError(f"visual_token_type must be in 0..{sizes.num_segments - 1}, got {visual_token_type}")
@@ -172,9 +173,7 @@ class VisualBert(ImageTextModel, SingleSequence):
         self.head = HEADS[head](sizes.hidden_size, num_classes, sizes.layer_norm_eps)
         self.apply(bert_initialization(initializer_range))
         self.image_encoder = image_encoder
-        if weights is not None:
-            body = self._body()
-            load_exactly(body, our_tensors(weights, body.state_dict()), weights.source)
+        WEIGHTS.load(self, weights)
 
     @property
     def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
@@ -242,7 +241,4 @@ class VisualBert(ImageTextModel, SingleSequence):
             "attention_probs_dropout_prob": self.attention_dropout,
             "pad_token_id": self.embeddings.pad_id,
         }
-        write_transformers(Path(folder), self._body().state_dict(), self.sizes.config() | others)
-
-    def _body(self) -> nn.ModuleDict:
-        return nn.ModuleDict({"embeddings": self.embeddings, "encoder": self.encoder, "pooler": self.pooler})
+        write_transformers(Path(folder), WEIGHTS.body(self).state_dict(), self.sizes.config() | others)

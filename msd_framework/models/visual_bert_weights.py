@@ -10,43 +10,26 @@ from typing import Any
 
 from torch import Tensor
 
+from msd_framework.models.published import BERT_NAMES, BERT_SIZES, WeightMap
 from msd_framework.models.transformer import Transformer
 from msd_framework.models.weights import Pretrained
 
-THEIR_NAMES = {
-    "embeddings.word_embeddings.": "embeddings.word.",
-    "embeddings.position_embeddings.": "embeddings.position.",
-    "embeddings.token_type_embeddings.": "embeddings.segment.",
+THEIR_SIZES = BERT_SIZES | {"feature_size": "visual_embedding_dim", "layer_norm_eps": "layer_norm_eps"}
+
+VISUAL_NAMES = {
     "embeddings.visual_position_embeddings.": "embeddings.visual_position.",
     "embeddings.visual_token_type_embeddings.": "embeddings.visual_segment.",
-    "embeddings.LayerNorm.": "embeddings.norm.",
-    "encoder.layer.": "encoder.layers.",
-    ".attention.self.query.": ".attention.query.",
-    ".attention.self.key.": ".attention.key.",
-    ".attention.self.value.": ".attention.value.",
-    ".attention.output.dense.": ".attention.output.",
-    ".attention.output.LayerNorm.": ".attention_norm.",
-    ".intermediate.dense.": ".expand.",
-    ".output.dense.": ".contract.",
-    ".output.LayerNorm.": ".mlp_norm.",
-    "pooler.dense.": "pooler.",
 }
-"""Parts of names, theirs to ours; the longer of two that overlap comes first."""
+"""Parts of the names of what BERT has not, theirs to ours; BERT's own follow."""
 
-THEIR_SIZES = {
-    "vocab_size": "vocab_size",
-    "feature_size": "visual_embedding_dim",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "num_segments": "type_vocab_size",
-    "layer_norm_eps": "layer_norm_eps",
-}
-
-VISUAL = "embeddings.visual_"
-"""How the names begin, ours and theirs, of what VisualBERT has and BERT has not."""
+WEIGHTS = WeightMap(
+    names=(VISUAL_NAMES, BERT_NAMES),
+    prefixes=("visual_bert.", "bert.", ""),
+    parts=("embeddings", "encoder", "pooler"),
+    not_in_bert={"embeddings.visual_": "embeddings."},
+)
+"""The encoder of a VisualBERT of transformers, whose heads are left behind. The regions' positions and segments begin as those of a
+BERT's text, their projection stays as it is initially."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +45,6 @@ class VisualBertSizes:
     max_positions: int = 512
     num_segments: int = 2
     layer_norm_eps: float = 1e-12
-
-    @classmethod
-    def choose(cls, given: Mapping[str, Any], pretrained: Pretrained | None) -> VisualBertSizes:
-        """The sizes of the published weights if there are any, else those given, else the defaults.
-
-        A vocabulary that is smaller than the published one fits it: all its ids have an embedding.
-
-        Raises:
-            ValueError: if what was given contradicts the published weights, or if they are not of such a model.
-        """
-        named = {name: size for name, size in given.items() if size is not None}
-        if pretrained is None:
-            return cls(**named)
-        sizes = sizes_of(pretrained)
-        for name, size in named.items():
-            theirs = sizes.get(name, size)
-            if size != theirs and not (name == "vocab_size" and size < theirs):
-                raise ValueError(f"{name} is {size}, and the weights of {pretrained.source} have {theirs}")
-        return cls(**(named | sizes))
 
     def transformer(self, dropout: float, attention_dropout: float) -> Transformer:
         """Layers of these sizes."""
@@ -108,42 +72,13 @@ def sizes_of(pretrained: Pretrained) -> dict[str, Any]:
     return {ours: config[theirs] for ours, theirs in THEIR_SIZES.items() if theirs in config}
 
 
-def our_tensors(pretrained: Pretrained, initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's weights of a published BERT or VisualBERT by our names; its heads are left behind.
-
-    What BERT lacks: the regions' positions and segments begin as those of the text, their projection stays as it is
-    initially.
-    """
-    theirs = pretrained.tensors
-    prefix = next((p for p in ("visual_bert.", "bert.") if any(name.startswith(p) for name in theirs)), "")
-    own = {n.removeprefix(prefix): t for n, t in theirs.items() if n.startswith(prefix) and not n.endswith(".position_ids")}
-    tensors = {_our_name(n): t for n, t in own.items()}
-    if pretrained.config["model_type"] == "visual_bert":
-        return tensors
-    visual = {n: tensors.get(n.replace(VISUAL, "embeddings."), t) for n, t in initial.items() if n.startswith(VISUAL)}
-    return visual | tensors
-
-
 def write_transformers(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Writes an encoder's weights, named as ours, so that `transformers.VisualBertModel.from_pretrained` reads them."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {_their_name(n): t.detach().cpu().contiguous() for n, t in tensors.items()}
+    kept = {n: t.detach().cpu().contiguous() for n, t in WEIGHTS.theirs(tensors).items()}
     text = json.dumps({"model_type": "visual_bert", "architectures": ["VisualBertModel"], **config}, indent=2)
     (folder / "config.json").write_text(text + "\n")
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors lets nobody else read it
-
-
-def _our_name(name: str) -> str:
-    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")  # files of 2018
-    for theirs, ours in THEIR_NAMES.items():
-        name = name.replace(theirs, ours)
-    return name
-
-
-def _their_name(name: str) -> str:
-    for theirs, ours in THEIR_NAMES.items():
-        name = name.replace(ours, theirs)
-    return name

@@ -4,35 +4,56 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.models import concat_weights, mmbt_weights, vilbert_weights, visual_bert_weights
-from msd_framework.models.published import HEAD_NAMES, below, count, renamed, sizes_by_shape
+from msd_framework.models.published import HEAD, WeightMap, count, known
 from msd_framework.models.weights import Pretrained
 
 Tensors = Mapping[str, Tensor]
 
-HEADS = ("model.classifier.", "bert.classifier.", "base.classifier.")
-VISUAL_BERT = ("model.bert.", "bert.bert.", "bert.")
-VISUAL_NAMES = {
-    "embeddings.token_type_embeddings_visual.": "embeddings.visual_token_type_embeddings.",
-    "embeddings.position_embeddings_visual.": "embeddings.visual_position_embeddings.",
-    "embeddings.projection.": "embeddings.visual_projection.",
-}
-"""Parts of names that MMF gives VisualBERT's tensors and transformers does not."""
+VISUAL_BERT = WeightMap(
+    names=(
+        {
+            "embeddings.token_type_embeddings_visual.": "embeddings.visual_token_type_embeddings.",
+            "embeddings.position_embeddings_visual.": "embeddings.visual_position_embeddings.",
+            "embeddings.projection.": "embeddings.visual_projection.",
+        },
+        *visual_bert_weights.WEIGHTS.names,
+    ),
+    prefixes=("model.bert.", "bert.bert.", "bert."),
+    only=("embeddings.", "encoder.", "pooler."),
+    shapes={**mmbt_weights.WEIGHTS.shapes, "feature_size": ("embeddings.visual_projection.weight", 1)},
+    counts={"num_layers": "encoder.layers."},
+)
+"""VisualBERT's encoder, some of whose tensors MMF calls other than transformers does."""
 
-SIZES = mmbt_weights.SHAPES | {"feature_size": ("embeddings.visual_projection.weight", 1)}
-TEXT_SIZES = {
-    "vocab_size": ("embeddings.word_embeddings.weight", 0),
-    "hidden_size": ("embeddings.word_embeddings.weight", 1),
-    "max_position_embeddings": ("embeddings.position_embeddings.weight", 0),
-    "type_vocab_size": ("embeddings.token_type_embeddings.weight", 0),
-    "intermediate_size": ("encoder.layer.0.intermediate.dense.weight", 0),
-}
+TEXT = WeightMap(
+    prefixes=("base.text.",),
+    shapes={
+        "vocab_size": ("embeddings.word_embeddings.weight", 0),
+        "hidden_size": ("embeddings.word_embeddings.weight", 1),
+        "max_position_embeddings": ("embeddings.position_embeddings.weight", 0),
+        "type_vocab_size": ("embeddings.token_type_embeddings.weight", 0),
+        "intermediate_size": ("encoder.layer.0.intermediate.dense.weight", 0),
+    },
+    counts={"num_hidden_layers": "encoder.layer."},
+)
+"""A text encoder under the names of transformers, which are those of its configuration."""
+
+LATE_FUSION = replace(
+    concat_weights.WEIGHTS,
+    names=(*concat_weights.WEIGHTS.names, {"text_encoder.": "encoders.text.", "image_encoder.": "encoders.image."}),
+    only=("encoders.",),
+    mark="encoders.text.",
+    image_encoder="encoders.image.",
+)
+"""The encoders of a model with one for each modality by its name."""
+
 BASE_SIZES = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -184,16 +205,15 @@ def _num_features(config: Mapping[str, Any]) -> int:
 
 
 def _bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
-    own = below(tensors, ["base.text."])
-    sizes = sizes_by_shape(own, TEXT_SIZES) | {"num_hidden_layers": count(own, "encoder.layer.")}
+    sizes = TEXT.sizes(tensors, "its file")
     heads = _heads(_text(config), "num_attention_heads", sizes.get("hidden_size", 0), HEAD_SIZE)
     return {"type": "bert", "config": {"model_type": "bert", **sizes, "num_attention_heads": heads}}
 
 
 def _resnet(tensors: Tensors, prefix: str) -> dict[str, Any]:
     """The ResNet that stands under a prefix; its sixth part is the third stage."""
-    own = below(tensors, [prefix])
-    if any(n.startswith("lc.") for n in below(tensors, [prefix.removesuffix("model.")])) or not own:
+    own = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+    if any(name.startswith(f"{prefix.removesuffix('model.')}lc.") for name in tensors) or not own:
         raise DataError(
             "its images are a detector's features with a layer of MMF's own before them, which ours has not; keep=true keeps it."
         )
@@ -215,8 +235,7 @@ def _bert_name(config: Mapping[str, Any]) -> str | None:
 
 
 def _trained_visual_bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
-    own = _ours_visual_bert(tensors, {})
-    sizes = sizes_by_shape(own, SIZES) | {"num_layers": count(own, "encoder.layers.")}
+    sizes = VISUAL_BERT.sizes(tensors, "its file")
     heads = _heads(config, "num_attention_heads", sizes.get("hidden_size", 0), HEAD_SIZE)
     return {"type": "visual_bert", **sizes, "num_heads": heads, **_dropouts(config), "visual_token_type": 0, "head": "transform"}
 
@@ -228,15 +247,8 @@ def _begun_visual_bert(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "visual_bert", **first, **_dropouts(config), "visual_token_type": 0, "head": "transform"}
 
 
-def _ours_visual_bert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
-    body = renamed(below(tensors, VISUAL_BERT), VISUAL_NAMES)
-    body = {n: t for n, t in body.items() if n.startswith(("embeddings.", "encoder.", "pooler."))}
-    found = visual_bert_weights.our_tensors(Pretrained("", {"model_type": "visual_bert"}, body), {})
-    return found | _head(tensors)
-
-
 def _head(tensors: Tensors) -> dict[str, Tensor]:
-    return {f"head.{n}": t for n, t in renamed(below(tensors, HEADS), HEAD_NAMES).items()}
+    return {f"head.{n}": t for n, t in HEAD.ours(tensors).items()}
 
 
 VILBERT_HEADS = {
@@ -247,7 +259,7 @@ VILBERT_HEADS = {
 
 
 def _trained_vilbert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = vilbert_weights.sizes_of(Pretrained("", {}, tensors))
+    sizes = vilbert_weights.WEIGHTS.sizes(tensors, "its file")
     heads = {ours: _heads(config, key, sizes[of], usual) for ours, (key, of, usual) in VILBERT_HEADS.items()}
     _refuse_connections(config, sizes)
     return {"type": "vilbert", **sizes, **heads, **_dropouts(config), "fusion": config.get("fusion_method", "mul")}
@@ -283,12 +295,8 @@ def _refuse_connections(config: Mapping[str, Any], sizes: Mapping[str, int]) -> 
             raise ConfigError(Problem(f"model_config.vilbert.{key}", text))
 
 
-def _ours_vilbert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
-    return vilbert_weights.our_tensors(Pretrained("", {}, tensors)) | _head(tensors)
-
-
 def _trained_mmbt(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = mmbt_weights.sizes_of(Pretrained("", {}, tensors))
+    sizes = mmbt_weights.WEIGHTS.sizes(tensors, "its file")
     heads = _heads(_text(config), "num_attention_heads", sizes["hidden_size"], HEAD_SIZE)
     prefix = next((p for p in mmbt_weights.PREFIXES if any(n.startswith(p) for n in tensors)), "")
     encoder = _resnet(tensors, f"{prefix}modal_encoder.encoder.model.") | {"grid_size": GRIDS[_num_features(config)]}
@@ -301,10 +309,6 @@ MMBT = {"image_segment": 1, "text_segment": 0, "head": "transform"}
 def _begun_mmbt(config: Mapping[str, Any]) -> dict[str, Any]:
     encoder = _begun_resnet(config) | {"grid_size": GRIDS[_num_features(config)]}
     return {"type": "mmbt", "pretrained": _bert_name(config), "image_encoder": encoder, **MMBT}
-
-
-def _ours_mmbt(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
-    return mmbt_weights.body_tensors(Pretrained("", {}, tensors), initial) | _head(tensors)
 
 
 def _trained_concat_bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,15 +329,14 @@ def _begun_concat_bert(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "concat_bert", **encoders, "num_regions": regions, **_begun_perceptron(config.get("classifier"))}
 
 
+def _ours(weights: WeightMap) -> Callable[[Tensors, Tensors], dict[str, Tensor]]:
+    """The tensors of a model with MMF's classifier by our names."""
+    return lambda tensors, initial: weights.complete(Pretrained("its file", {}, tensors), initial) | _head(tensors)
+
+
 def _ours_concat_bert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
-    pretrained = Pretrained("its file", {}, tensors)
-    head = {f"classifier.{n}": t for n, t in concat_weights.head_tensors(pretrained).items()}
-    return _known(concat_weights.body_tensors(pretrained, initial) | head, initial)
-
-
-def _known(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
-    """All but the counters of batches that some versions of batch norms save."""
-    return {n: t for n, t in tensors.items() if n in initial or not n.endswith(".num_batches_tracked")}
+    body = concat_weights.WEIGHTS.complete(Pretrained("its file", {}, tensors), initial)
+    return known(body | {f"classifier.{n}": t for n, t in concat_weights.HEAD.ours(tensors).items()}, initial)
 
 
 def _begun_perceptron(classifier: Any) -> dict[str, Any]:
@@ -369,19 +372,12 @@ def _begun_late_fusion(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "logit_fusion", "encoders": encoders, **text}
 
 
-IMAGE_ENCODER, IMAGES = "image_encoder.", "encoders.image."
-"""How the names of an image encoder's tensors begin, in most models and in one with an encoder for each modality."""
-
-
 def _ours_late_fusion(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
-    of_image = {n.removeprefix("encoders.").replace("image.", IMAGE_ENCODER, 1): t for n, t in initial.items() if IMAGES in n}
-    body = concat_weights.body_tensors(Pretrained("its file", {}, tensors), of_image)
-    found = renamed(body, {"text_encoder.": "encoders.text.", IMAGE_ENCODER: IMAGES})
+    found = LATE_FUSION.complete(Pretrained("its file", {}, tensors), initial)
     for modality, theirs in (("image", "modal_classifier."), ("text", "text_classifier.")):
-        last = _last(tensors, theirs)
-        names = {last: f"classifiers.{modality}.", f"{theirs}layers.": f"projections.{modality}."}
-        found |= renamed({n: t for n, t in tensors.items() if n.startswith(theirs)}, names)
-    return _known(found, initial)
+        names = {_last(tensors, theirs): f"classifiers.{modality}.", f"{theirs}layers.": f"projections.{modality}."}
+        found |= WeightMap(names=(names,), only=tuple(names.values())).ours(tensors)
+    return known(found, initial)
 
 
 _NO_HEAD = {"training_head_type": "classification"}
@@ -399,14 +395,19 @@ _TWO_STREAMS = {
 
 FAMILIES: Mapping[str, Family] = {
     "vilbert": Family(
-        "v_embeddings.", _NO_HEAD | _TWO_STREAMS, _trained_vilbert, _begun_vilbert, _ours_vilbert, lambda t: ("head.3.",)
+        "v_embeddings.",
+        _NO_HEAD | _TWO_STREAMS,
+        _trained_vilbert,
+        _begun_vilbert,
+        _ours(vilbert_weights.WEIGHTS),
+        lambda t: ("head.3.",),
     ),
     "visual_bert": Family(
         "position_embeddings_visual",
         _NO_HEAD | _SINGLE_STREAM,
         _trained_visual_bert,
         _begun_visual_bert,
-        _ours_visual_bert,
+        _ours(VISUAL_BERT),
         lambda t: ("head.3.",),
     ),
     "mmbt": Family(
@@ -414,7 +415,7 @@ FAMILIES: Mapping[str, Family] = {
         _NO_HEAD | {"direct_features_input": False, "use_modal_start_token": True, "use_modal_end_token": True},
         _trained_mmbt,
         _begun_mmbt,
-        _ours_mmbt,
+        _ours(mmbt_weights.WEIGHTS),
         lambda t: ("head.3.",),
     ),
     "late_fusion": Family(
