@@ -13,7 +13,7 @@ from msd_framework.config.components import STAND_INS, known_facts, modalities_o
 from msd_framework.config.feature_check import feature_problems
 from msd_framework.config.folders import described_run, other_tensors
 from msd_framework.config.held_out_check import held_out_problems
-from msd_framework.config.initial import init_problems
+from msd_framework.config.initial import init_folder, init_problems
 from msd_framework.config.label_check import label_problems
 from msd_framework.config.models import model_problems
 from msd_framework.config.optimizer_check import optimizer_problems
@@ -70,7 +70,7 @@ def pairing_problems(config: RunConfig) -> list[Problem]:
     problems += _objective_problems(config, setting)
     problems = problems or published_problems(config) or feature_problems(config, info)
     problems += _modulation_problems(config, setting, model)
-    problems += label_problems(config, STAND_INS | known_facts(info))
+    problems += label_problems(config, STAND_INS | known_facts(info)) + _saved_class_problems(config, info)
     problems += _masker_problems(config, setting, student, teacher)
     if not problems:
         problems += _cache_problems(config, setting) + init_problems(config, info)
@@ -200,17 +200,41 @@ def _teacher_of(card: Mapping[str, Any], config: RunConfig, info: DatasetInfo) -
     at, facts = "teacher.checkpoint", card["facts"]
     taken = Taken(tuple(card["modalities"]), MODELS.get(split(card["model"], at, MODELS)[0], at).takes_subsets)
     problems = _teacher_input_problems(at, taken.modalities, config)
-    if facts["num_classes"] != info.num_classes:
-        text = f"the teacher tells {facts['num_classes']} classes apart and the data set has {info.num_classes}."
-        problems.append(Problem(at, f"{text} Take a teacher of this data set."))
-    elif info.class_names and facts["class_names"] and list(facts["class_names"]) != list(info.class_names):
-        text = f"the teacher's classes are {', '.join(facts['class_names'])} and the data set's {', '.join(info.class_names)}."
+    if text := _other_classes("the teacher", facts, info):
         problems.append(Problem(at, f"{text} Take a teacher of this data set."))
     for m, spec in config.data.processors.items():
         if m in taken.modalities and (other := other_tensors(spec, card["processors"][m]["spec"])):
             text = f"the teacher was trained on other tensors: {other}. Both must see the same: write the teacher's options here."
             problems.append(Problem(f"data.processors.{m}", text))
     return taken, problems
+
+
+def _other_classes(who: str, facts: Mapping[str, Any], info: DatasetInfo) -> str:
+    """In what the classes that a saved model tells apart are others than a data set's; empty if in nothing that is known."""
+    if facts["num_classes"] != info.num_classes:
+        return f"{who} tells {facts['num_classes']} classes apart and the data set has {info.num_classes}."
+    if info.class_names and facts["class_names"] and list(facts["class_names"]) != list(info.class_names):
+        return f"{who}'s classes are {', '.join(facts['class_names'])} and the data set's {', '.join(info.class_names)}."
+    return ""
+
+
+def _saved_class_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
+    """Classes of the model that is evaluated, or started from, that are the data set's in another order, or others."""
+    init = init_folder(config) if config.init is not None and not is_evaluated(config) else None
+    folder = config.checkpoint.load or config.env.save_dir if is_evaluated(config) else init
+    if folder is None:
+        return []
+    try:
+        facts = card_of(folder, config)["facts"]
+    except CheckpointError:  # told elsewhere
+        return []
+    text = _other_classes("the trained model", facts, info)
+    if is_evaluated(config):
+        fix = "Its classes must be named as it was trained, in the same order: give data.dataset those options."
+        return [Problem("data.dataset", f"{text} {fix}")] if text else []
+    if sorted(facts["class_names"] or ()) != sorted(info.class_names):
+        return []  # a model of another task, of which all but the last layer is wanted
+    return [Problem("init", f"{text} Name them in the same order.")] if text else []
 
 
 def _teacher_input_problems(at: str, modalities: Iterable[str], config: RunConfig) -> list[Problem]:

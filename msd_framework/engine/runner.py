@@ -360,6 +360,10 @@ class Runner:
                 f"{path}: was made on other training examples than those that are there now, whose order it has stored. "
                 f"Bring the files of data.train back as they were, or name another env.save_dir."
             )
+        before, now = (card.get("facts", {}).get("class_names") for card in (saved.card, self.card))
+        if before and now and list(before) != list(now):
+            text = f"its classes are {', '.join(map(str, before))}, and now they are {', '.join(map(str, now))}"
+            raise CheckpointError(f"{path}: {text}. Bring the data back as it was, or name another env.save_dir.")
         whole = {**{f"model.{name}": tensor for name, tensor in saved.model.items()}, **saved.objective}
         load_weights(self.objective, whole, str(path))
         restore_optimizer(self.optimizer, saved.optimizer, state["optimizer"])

@@ -357,9 +357,15 @@ MISTAKES = [
     ),
     Mistake(
         "a photo of the test split that is gone when it is evaluated",
-        words("", "run_type=test", "checkpoint.load=<teacher>", "data.processors_from=<teacher>"),
-        r"data/test\.csv:7: .*last\.png: no such image file",
-        lambda here, world, teacher: (written(here), without_last_photo(here)),
+        ["run_type=test", "checkpoint.load=<teacher>", "data.dataset.root=<here>/world"],
+        r"world/test_seen\.jsonl:12: .*2011\.png: no such image file",
+        lambda here, world, teacher: (shutil.copytree(world, here / "world"), (here / "world" / "img" / "2011.png").unlink()),
+    ),
+    Mistake(
+        "a model that is evaluated on other classes",
+        words("", "run_type=test", "checkpoint.load=<teacher>"),
+        r"data\.dataset: the trained model's classes are .* and the data set's blue, red\. Its classes must be named as",
+        lambda here, world, teacher: written(here),
     ),
     Mistake(
         "a model trained on other pixels",

@@ -63,6 +63,18 @@ def test_a_callback_gets_its_own_state_wherever_it_stands_in_the_list(tmp_path):
     assert any("Counter is new among the callbacks: it begins afresh" in note for note in again.notes)
 
 
+def test_a_run_whose_classes_have_changed_their_order_is_not_gone_on_with(tmp_path):
+    first = runner_of(tmp_path, [], num_updates=6)
+    first.card["facts"] = {"class_names": ["blue", "red"]}
+    first.fit()
+    again = runner_of(tmp_path, [])
+    again.card["facts"] = {"class_names": ("red", "blue")}
+    with pytest.raises(CheckpointError, match=r"its classes are blue, red, and now they are red, blue\. Bring the data back"):
+        again.resume()
+    again.card["facts"] = {"class_names": ("blue", "red")}
+    assert again.resume()
+
+
 def test_two_callbacks_of_a_kind_keep_their_states_apart(tmp_path):
     first, second = Counter(), Counter()
     second.count = 100
