@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -112,14 +113,15 @@ class _Worker:
 
     def start(self, task: Task) -> None:
         self.task, self.started = task, time.monotonic()
-        self.pipe.send((task.function, task.arguments, task.log))
+        with suppress(OSError):  # a process that is gone already, as `finish` tells
+            self.pipe.send((task.function, task.arguments, task.log))
 
     def finish(self) -> Event:
         """Takes the answer; a process that ended without one is replaced."""
         assert self.task is not None
         try:
             error = self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # it ended in its task, or before it read what that is
             self.process.join()
             error = f"its process ended with {_ending(self.process.exitcode)}"
             self.pipe.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from msd_framework.analysis import workers
 from msd_framework.analysis.workers import Task, work
 from msd_framework.config.load import find_file
 
@@ -81,6 +82,19 @@ def test_a_process_that_dies_fails_its_task_and_is_replaced(function, arguments,
     events = list(work([Task("dies", function, arguments, log), Task("lives", print, (), log)], 1))
     assert events[1].error == f"its process ended with {ending}"
     assert events[-1].happened == "done"
+
+
+def test_a_process_that_ends_before_it_reads_its_task_fails_it(log, monkeypatch):
+    begin = workers._Worker.start
+
+    def begin_too_late(worker, task):
+        worker.process.kill()
+        worker.process.join()
+        begin(worker, task)
+
+    monkeypatch.setattr(workers._Worker, "start", begin_too_late)
+    *_, event = work([Task("a", print, (), log)], 1)
+    assert event.error.startswith("its process ended with signal 9")
 
 
 def test_whatever_ends_the_iteration_ends_the_processes(log):
