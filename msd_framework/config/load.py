@@ -217,6 +217,10 @@ def parse_override(word: str) -> Source:
         values = parsed = parse_value(value)
     except ValueError as error:
         quoted = f" A text is given in quotes: {to_copy(as_word(key, value))}"
+        items = re.fullmatch(r"\[([^\[\]{}'\"]+)\]", value.strip())
+        if items and " #" in value:
+            texts = [text.strip() for text in items[1].split(",")]
+            quoted = f" A list of such texts is {to_copy(as_word(key, texts))}.{quoted}"
         if "${" in value or "UTF-8" in str(error) or len(value) > LONGEST_SHOWN:
             quoted = ""  # would be no better so
         raise ConfigError(f"{COMMAND_LINE}: {key}: the value {reprlib.repr(value)} {error}.{quoted}") from error

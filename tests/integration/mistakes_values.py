@@ -37,6 +37,11 @@ MISTAKES = [
     Mistake("f1 by a wrong name", ["evaluation.metrics=[macro_f1]"], r"no metric is named 'macro_f1'"),
     Mistake("precision by a wrong name", ["evaluation.metrics=[precison_macro]"], r"Did you mean 'precision_macro'\?"),
     Mistake("f1 of examples", ["evaluation.metrics=[f1_samples]"], r"f1_samples is for multi_label targets"),
+    Mistake(
+        "a mark of a comment in a list",
+        ["data.train=[a, b #2]"],
+        r"""data\.train: .*is not valid YAML\. A list of such texts is 'data\.train=\["a", "b #2"\]'\. A text is""",
+    ),
     Mistake("a metric nobody computes", ["evaluation.monitor=f1"], r"evaluation\.monitor: 'f1' is none of the metrics"),
     Mistake(
         "expected of another average", ["expected={test/f1_macro: 0.5}"], r"expected\.test/f1_macro: no such metric is reported"
