@@ -13,7 +13,7 @@ from msd_framework.config.components import STAND_INS, known_facts, modalities_o
 from msd_framework.config.feature_check import feature_problems
 from msd_framework.config.folders import described_run, other_tensors
 from msd_framework.config.held_out_check import held_out_problems
-from msd_framework.config.initial import init_folder, init_problems
+from msd_framework.config.initial import init_problems
 from msd_framework.config.label_check import label_problems
 from msd_framework.config.models import model_problems
 from msd_framework.config.optimizer_check import optimizer_problems
@@ -220,8 +220,8 @@ def _other_classes(who: str, facts: Mapping[str, Any], info: DatasetInfo) -> str
 
 def _saved_class_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]:
     """Classes of the model that is evaluated, or started from, that are the data set's in another order, or others."""
-    init = init_folder(config) if config.init is not None and not is_evaluated(config) else None
-    folder = config.checkpoint.load or config.env.save_dir if is_evaluated(config) else init
+    init = config.init_folder if config.init is not None and not config.is_evaluated else None
+    folder = config.evaluated if config.is_evaluated else init
     if folder is None:
         return []
     try:
@@ -229,7 +229,7 @@ def _saved_class_problems(config: RunConfig, info: DatasetInfo) -> list[Problem]
     except CheckpointError:  # told elsewhere
         return []
     text = _other_classes("the trained model", facts, info)
-    if is_evaluated(config):
+    if config.is_evaluated:
         fix = "Its classes must be named as it was trained, in the same order: give data.dataset those options."
         return [Problem("data.dataset", f"{text} {fix}")] if text else []
     if sorted(facts["class_names"] or ()) != sorted(info.class_names):
