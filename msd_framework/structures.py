@@ -51,11 +51,11 @@ class ModalityInputs:
         mask: bool [B, L], True where a position holds something; [B, 1] for pixels, [B, T] for a waveform.
         extras: tensors aligned with the positions. ``special``, bool [B, L]: positions that belong to the model
             rather than to the content, such as [CLS] and [SEP]; they stay when the modality is hidden.
-            ``positions``, int64 [B, L]: position ids where they are not 0, 1, 2 and so on. ``boxes``, float [B, L, 4 or 5];
+            ``positions``, int64 [B, L]: position ids where they are not 0, 1, 2 and so on, which models of transformers and of MMF,
+            and `module`, refuse. ``boxes``, float [B, L, 4 or 5];
             ``segments``, int64 [B, L].
         num_special: the most special positions that an example has, where whoever made the batch counted them; a shape that
             depends on it then needs no word from the device.
-        num_positions: how many positions there were before some were dropped, if known.
         distinct: which rows are the same, extras included; None if that is not known or all differ. Who changes single rows
             must leave it out.
     """
@@ -64,7 +64,6 @@ class ModalityInputs:
     mask: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     num_special: int | None = None
-    num_positions: int | None = None
     distinct: Distinct | None = None
 
     @property

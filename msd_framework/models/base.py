@@ -248,3 +248,13 @@ def encoder_problems(at: str, spec: Any, modality: str, setting: Setting) -> lis
         return []
     fitting = ", ".join(n for n in ENCODERS.names() if kind in ENCODERS.get(n).kinds)
     return [f"{at}: {name} takes {' or '.join(sorted(kinds))}, and the values of {modality!r} are {kind}. Take one of {fitting}."]
+
+
+def refuse_positions(inputs: ModalityInputs) -> None:
+    """Refuses words that say themselves where they stand, for models that count them.
+
+    Raises:
+        ValueError: if they do.
+    """
+    if "positions" in inputs.extras:
+        raise ValueError("this model counts positions itself, and got extras['positions']; mask words in place of dropping them")

@@ -10,13 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msd_framework.models.base import ENCODERS, Encoded, Encoder
+from msd_framework.models.base import ENCODERS, Encoded, Encoder, refuse_positions
 from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
 from msd_framework.models.huggingface_load import load_published, refuse_generative
 from msd_framework.structures import FeatureKind, ModalityInputs
-
-ABSOLUTE = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
-"""The architectures to which the place of a word is its position id alone."""
 
 BERT_FEATURES = ("hidden", "mean", "cls", "attention")
 """What transformers tells of a layer."""
@@ -25,10 +22,6 @@ BERT_FEATURES = ("hidden", "mean", "cls", "attention")
 @ENCODERS.register("bert")
 class Bert(Encoder):
     """A text encoder of transformers; its summary is the pooler's, or the first word where it has no pooler.
-
-    A text whose words were dropped gives the numbers of one whose words were masked. To a model that knows the place of a
-    word by its position id alone, the ids of the words that are left are handed on; to any other (relative positions, or none
-    to hand on), the words go back to their places with masked ones between them.
 
     Args:
         name: a folder or a name on the Hugging Face hub.
@@ -73,8 +66,6 @@ class Bert(Encoder):
         padding = getattr(positions, "padding_idx", None)
         self.first_position = 0 if padding is None else padding + 1  # RoBERTa counts positions from the padding's on
         self.max_positions = None if positions is None else positions.num_embeddings - self.first_position
-        absolute = sizes.model_type in ABSOLUTE and getattr(sizes, "position_embedding_type", "absolute") == "absolute"
-        self.can_skip_positions = absolute and "position_ids" in self.takes
         if freeze:
             self.requires_grad_(False)
 
@@ -91,15 +82,8 @@ class Bert(Encoder):
         return super().offered | layer_features("", getattr(self.model.config, "num_hidden_layers", 0), BERT_FEATURES)
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
-        if self.can_skip_positions or "positions" not in inputs.extras:
-            encoded, states, maps = self._encode(inputs, wanted)
-        else:
-            whole, places = at_their_places(inputs)
-            encoded, states, maps = self._encode(whole, wanted)
-            of_states, of_maps = places[..., None], places[:, None]
-            encoded = Encoded(encoded.tokens.take_along_dim(of_states, 1), inputs.mask, encoded.pooled)
-            states = [x.take_along_dim(of_states, 1) for x in states]
-            maps = [x.take_along_dim(of_maps[..., None], 2).take_along_dim(of_maps[..., None, :], 3) for x in maps]
+        refuse_positions(inputs)
+        encoded, states, maps = self._encode(inputs, wanted)
         read: dict[str, Sequence[Any]] = {
             "hidden": states,
             "mean": states,
@@ -118,7 +102,7 @@ class Bert(Encoder):
             raise ValueError(
                 f"a text has {length} positions and this encoder takes {self.max_positions}; set the max_length of its processor"
             )
-        positions = inputs.extras.get("positions", torch.arange(length, device=inputs.values.device).expand(inputs.values.shape))
+        positions = torch.arange(length, device=inputs.values.device).expand(inputs.values.shape)
         aligned = {"position_ids": positions + self.first_position}
         if "segments" in inputs.extras:
             aligned["token_type_ids"] = inputs.extras["segments"].masked_fill(~inputs.mask, 0)
@@ -130,19 +114,6 @@ class Bert(Encoder):
         tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)  # [B, L, D], [B, D]
         encoded = Encoded(tokens, inputs.mask, tokens[:, 0] if pooled is None else pooled)
         return encoded, list(output.hidden_states or ()) if told else [], list(output.attentions or ()) if told else []
-
-
-def at_their_places(inputs: ModalityInputs) -> tuple[ModalityInputs, Tensor]:
-    """A text as it was before words were dropped, with the dropped ones masked, and the places [B, L] of those that are left."""
-    positions = inputs.extras["positions"].masked_fill(~inputs.mask, 0)  # [B, L]
-    length = int(positions.max()) + 1 if inputs.num_positions is None else inputs.num_positions
-    goals = positions.masked_fill(~inputs.mask, length)  # what is masked goes behind the end, which is cut off
-
-    def spread(x: Tensor) -> Tensor:
-        return x.new_zeros(len(x), length + 1).scatter(1, goals, x)[:, :length]
-
-    extras = {name: spread(x) for name, x in inputs.extras.items() if name in ("segments", "special")}
-    return ModalityInputs(spread(inputs.values), spread(inputs.mask), extras), positions
 
 
 def _random(config: dict[str, Any], vocab_size: int | None) -> Any:

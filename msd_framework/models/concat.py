@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,6 +14,7 @@ from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.concat_weights import HEAD, WEIGHTS
 from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.features import SUMMARY, Features
+from msd_framework.models.heads import hidden_layers
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
 from msd_framework.models.pooling import masked_mean, visible
 from msd_framework.models.published import read_published
@@ -68,9 +68,8 @@ class ConcatModel(ImageTextModel):
         self.num_classes, self.feature_size, self.num_regions = num_classes, width, num_regions
         self.text_width, self.image_width = text_width, width * (num_regions or 1)
         self.image_encoder = image_encoder
-        widths = [self.text_width + self.image_width, *([hidden_size] * num_layers)]
-        hidden = [part for pair in pairwise(widths) for part in _layer(*pair, dropout, batch_norm)]
-        self.classifier = nn.Sequential(*hidden, nn.Linear(widths[-1], num_classes))
+        hidden = hidden_layers(self.summary_size, hidden_size, num_layers, dropout, batch_norm)
+        self.classifier = nn.Sequential(*hidden, nn.Linear(hidden_size if num_layers else self.summary_size, num_classes))
 
     @property
     def offered(self) -> dict[str, FeatureKind]:
@@ -283,8 +282,3 @@ def masked_sum(tokens: Tensor, mask: Tensor) -> Tensor:
 
 POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": masked_mean, "sum": masked_sum}
 """How words become one vector."""
-
-
-def _layer(width: int, hidden_size: int, dropout: float, batch_norm: bool) -> list[nn.Module]:
-    norm = [nn.BatchNorm1d(hidden_size)] if batch_norm else []
-    return [nn.Linear(width, hidden_size), *norm, nn.ReLU(), nn.Dropout(dropout)]

@@ -26,3 +26,12 @@ def transform_head(width: int, num_classes: int, layer_norm_eps: float) -> nn.Mo
 
 
 HEADS: dict[HeadName, Callable[[int, int, float], nn.Module]] = {"linear": linear_head, "transform": transform_head}
+
+
+def hidden_layers(width: int, hidden_size: int, num_layers: int, dropout: float, batch_norm: bool) -> list[nn.Module]:
+    """The hidden layers of MMF's perceptron: each linear, a batch norm if there is to be one, ReLU and dropout."""
+    layers: list[nn.Module] = []
+    for i in range(num_layers):
+        norm = [nn.BatchNorm1d(hidden_size)] if batch_norm else []
+        layers += [nn.Linear(hidden_size if i else width, hidden_size), *norm, nn.ReLU(), nn.Dropout(dropout)]
+    return layers

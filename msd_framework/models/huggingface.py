@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
-from msd_framework.models.bert import at_their_places
 from msd_framework.models.features import CUT, FUSED, SUMMARY, Features, Span, parsed
 from msd_framework.models.huggingface_adapters import CARRIERS, KNOWN_CARRIERS, WORDS, Seen, adapter_of, blanked
 from msd_framework.models.huggingface_load import forward_arguments, load_published, model_type, start_at_random, written_config
@@ -157,7 +156,6 @@ class HuggingFace(MultimodalModel):
         like = next(iter(given.values())).mask
         for carrier in sorted(self.needs - given.keys()):
             given[carrier] = self._stand_in(carrier, like)
-        given = {c: at_their_places(x)[0] if "positions" in x.extras else x for c, x in given.items()}
         length = given[WORDS].values.shape[1] if WORDS in given else 0
         if self.max_positions is not None and length > self.max_positions:
             raise ValueError(

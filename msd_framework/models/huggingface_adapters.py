@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from msd_framework.models.base import refuse_positions
 from msd_framework.models.features import FUSED
 from msd_framework.models.pooling import masked_mean
 from msd_framework.structures import Inputs, ModalityInputs, ModalityKind
@@ -425,6 +426,7 @@ def adapter_of(kind: str) -> Adapter:
 
 def blanked(x: ModalityInputs, pad_id: int) -> ModalityInputs:
     """An input with zeros, or the id of [PAD] and segment 0, wherever nothing is to be seen."""
+    refuse_positions(x)
     fill = 0 if x.values.is_floating_point() else pad_id
     shown = x.mask.view(x.mask.shape + (1,) * (x.values.ndim - x.mask.ndim))
     segments = {"segments": x.extras["segments"].masked_fill(~x.mask, 0)} if "segments" in x.extras else {}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder, SummaryModel
 from msd_framework.models.distinct import encode_once, mixes_examples
-from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, prefixed, within
+from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, within
 from msd_framework.models.fusion import FUSIONS
 from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.ranges import positive
@@ -66,12 +66,8 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         hidden_size: int = 256,
         dropout: float = 0.1,
     ):
-        super().__init__()
-        if not encoders:
-            raise ValueError("encoders must name at least one modality, got none")
+        super().__init__(encoders, num_classes)
         positive(hidden_size=hidden_size)
-        self.modalities = tuple(sorted(encoders))
-        self.num_classes = num_classes
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
         self.projections = nn.ModuleDict({m: nn.Linear(encoders[m].width, hidden_size) for m in self.modalities})
         self.missing = nn.ParameterDict({m: nn.Parameter(0.02 * torch.randn(hidden_size)) for m in self.modalities})
@@ -87,11 +83,7 @@ class LateFusion(ModelOfEncoders, SummaryModel):
     @property
     def offered(self) -> dict[str, FeatureKind]:
         """What each encoder tells, each modality's vector as `projected`, all of these beside each other, and all of them fused."""
-        found: dict[str, FeatureKind] = {SUMMARY: "pooled", VECTORS: "hidden"}
-        for m, encoder in self.encoders.items():
-            assert isinstance(encoder, Encoder)
-            found |= prefixed(m, {**encoder.offered, "projected": "pooled"})
-        return found
+        return {SUMMARY: "pooled", VECTORS: "hidden", **self.offered_by_encoders()}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         made: Made = {}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.distinct import encode_once
-from msd_framework.models.features import Features, prefixed, within
+from msd_framework.models.features import Features, within
+from msd_framework.models.heads import hidden_layers
 from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
@@ -57,17 +58,14 @@ class LogitFusion(ModelOfEncoders):
         num_layers: int = 1,
         batch_norm: bool = False,
     ):
-        super().__init__()
-        if not encoders:
-            raise ValueError("encoders must name at least one modality, got none")
+        super().__init__(encoders, num_classes)
         positive(hidden_size=hidden_size)
         not_negative(num_layers=num_layers)
-        self.modalities = tuple(sorted(encoders))
-        self.num_classes = num_classes
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
-        self.projections = nn.ModuleDict(
-            {m: _projection(encoders[m].width, hidden_size, dropout, num_layers, batch_norm) for m in self.modalities}
-        )
+        self.projections = nn.ModuleDict()
+        for m in self.modalities:
+            layers = hidden_layers(encoders[m].width, hidden_size, num_layers, dropout, batch_norm)
+            self.projections[m] = nn.Sequential(*layers[:-1])  # the last dropout is the model's
         self.dropout = nn.Dropout(dropout)
         widths = {m: hidden_size if num_layers else encoders[m].width for m in self.modalities}
         self.classifiers = nn.ModuleDict({m: nn.Linear(widths[m], num_classes) for m in self.modalities})
@@ -80,11 +78,7 @@ class LogitFusion(ModelOfEncoders):
     @property
     def offered(self) -> dict[str, FeatureKind]:
         """What each encoder tells, and what each classifier reads as `projected`."""
-        found: dict[str, FeatureKind] = {}
-        for m, encoder in self.encoders.items():
-            assert isinstance(encoder, Encoder)
-            found |= prefixed(m, {**encoder.offered, "projected": "pooled"})
-        return found
+        return self.offered_by_encoders()
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         seen = [self._forward_features(inputs, names) for inputs, names in zip(views, wanted)]
@@ -115,12 +109,3 @@ class LogitFusion(ModelOfEncoders):
         logits = torch.stack([self.classifiers[m](self.dropout(x)) for m, x in hidden.items()])  # [S, B, C]
         present = torch.stack([x.present for x in inputs.values()])[..., None].to(logits.dtype)  # [S, B, 1]
         return ModelOutput((present * logits).sum(0) / present.sum(0).clamp(min=1))
-
-
-def _projection(width: int, hidden_size: int, dropout: float, num_layers: int, batch_norm: bool) -> nn.Sequential:
-    """The hidden layers; the dropout after the last one is the model's."""
-    layers: list[nn.Module] = []
-    for i in range(num_layers):
-        norm = [nn.BatchNorm1d(hidden_size)] if batch_norm else []
-        layers += [nn.Linear(hidden_size if i else width, hidden_size), *norm, nn.ReLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers[:-1])

@@ -16,7 +16,6 @@ from torch.nn.functional import pad
 from msd_framework.components.registry import raised_at
 from msd_framework.errors import did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
-from msd_framework.models.bert import at_their_places
 from msd_framework.models.huggingface_adapters import blanked
 from msd_framework.models.published import read_published
 from msd_framework.models.vilbert import with_area
@@ -142,7 +141,6 @@ class MmfModel(MultimodalModel):
         sample: dict[str, Any] = {}
         for modality, field in self.fields.items():
             x = own[modality] if modality in own else self._absent(field, like)
-            x = at_their_places(x)[0] if "positions" in x.extras else x
             sample |= FIELDS[field](blanked(x, self.pad_id)) if field in FIELDS else {field: blanked(x, self.pad_id).values}
         if self.num_regions is not None and "image_feature_0" in sample:
             sample |= filled_up(sample, self.num_regions)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from msd_framework.components.registry import import_named, look_here, raised_at
 from msd_framework.errors import did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
-from msd_framework.models.bert import at_their_places
 from msd_framework.models.huggingface_adapters import blanked
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModelOutput, Setting
@@ -111,7 +110,6 @@ class TorchModule(MultimodalModel):
     def _arguments(self, inputs: Inputs) -> dict[str, Tensor]:
         own, arguments = self.own(inputs), {}
         for modality, x in own.items():
-            x = at_their_places(x)[0] if "positions" in x.extras else x
             arguments[self.inputs[modality]] = blanked(x, self.pad_id).values
             if modality in self.masks:
                 arguments[self.masks[modality]] = x.mask.long()

@@ -86,12 +86,8 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         attention_dropout: float = 0.1,
         initializer_range: float = 0.02,
     ):
-        super().__init__()
-        if not encoders:
-            raise ValueError("encoders must name at least one modality, got none")
+        super().__init__(encoders, num_classes)
         positive(hidden_size=hidden_size, num_layers=num_layers, intermediate_size=intermediate_size)
-        self.modalities = tuple(sorted(encoders))
-        self.num_classes = num_classes
         self.first = nn.Parameter(torch.empty(hidden_size))
         self.readers = nn.ModuleDict({m: Reader(encoders[m].width, hidden_size) for m in self.modalities})
         self.norm = nn.LayerNorm(hidden_size)

@@ -191,10 +191,7 @@ def test_an_mmf_that_cannot_be_imported_is_told(tmp_path: Any, monkeypatch: pyte
         build()
 
 
-def test_a_dropped_text_is_a_masked_text() -> None:
-    model, whole = build(), text()
-    keep = torch.tensor([[0, 3], [0, 2]])
-    kept = {n: e.gather(1, keep) for n, e in whole.extras.items()}
-    dropped = ModalityInputs(whole.values.gather(1, keep), whole.mask.gather(1, keep), kept | {"positions": keep}, num_positions=5)
-    masked = replace(whole, mask=torch.zeros_like(whole.mask).scatter(1, keep, True))
-    torch.testing.assert_close(model({"text": dropped}).logits, model({"text": masked}).logits)
+def test_words_that_say_themselves_where_they_stand_are_refused() -> None:
+    moved = replace(text(), extras={"positions": torch.zeros_like(text().values)})
+    with pytest.raises(ValueError, match=r"counts positions itself, and got extras\['positions'\]"):
+        build()({"text": moved})
