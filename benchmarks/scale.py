@@ -20,9 +20,9 @@ import yaml
 
 from benchmarks.memory import peak, resident
 from benchmarks.quantities import Quantity, quantity
+from msd_framework.checks.run import checked
 from msd_framework.config.build import Assembly
 from msd_framework.config.cache import question
-from msd_framework.config.check import checked
 from msd_framework.config.load import load
 from msd_framework.engine.distributed import World
 from msd_framework.run import run

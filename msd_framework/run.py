@@ -19,10 +19,10 @@ import torch
 from rich.table import Table
 
 from msd_framework.callbacks.logging import NO_TENSORBOARD, tensorboard_is_installed
+from msd_framework.checks.resume import at_its_place, leaves, resume_changes
+from msd_framework.checks.run import checked
 from msd_framework.config.build import Assembly
-from msd_framework.config.check import checked
 from msd_framework.config.load import Source, load, located, resolve
-from msd_framework.config.resume import at_its_place, leaves, resume_changes
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.try_out import try_out
 from msd_framework.config.values import dump, to_copy

@@ -290,6 +290,14 @@ def visible_modalities(view: str, modalities: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(shown))
 
 
+def shows(view: str, modalities: Sequence[str]) -> bool:
+    """Whether a view shows something of these modalities, and names no other one."""
+    try:
+        return bool(visible_modalities(view, modalities))
+    except ValueError:
+        return False
+
+
 def outcomes_of(task: Task, trained: Outcomes | None = None) -> Outcomes:
     """How a model's logits are read: as it was trained, and where nobody says, as is usual for the task.
 

@@ -28,9 +28,9 @@ from msd_framework.analysis.doctor import (
 from msd_framework.analysis.doctor_findings import Diagnosis, Finding, findings, of_problem
 from msd_framework.analysis.doctor_report import as_json, is_ok, show
 from msd_framework.analysis.doctor_score import Rows, batches, check_score, evenly
+from msd_framework.checks.run import checked
 from msd_framework.config.build import SHARED, Assembly
 from msd_framework.config.cards import card_of
-from msd_framework.config.check import checked
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.teacher_cache import Split, shown_bytes

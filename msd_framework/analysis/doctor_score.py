@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msd_framework.checks.resume import begun_with
 from msd_framework.components.options import mismatch
 from msd_framework.components.registry import plain, split
 from msd_framework.config.build import Assembly
-from msd_framework.config.folders import processors_folder
-from msd_framework.config.resume import begun_with
+from msd_framework.config.cards import processors_folder
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.collate import Collator

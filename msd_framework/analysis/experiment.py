@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from rich.table import Table
 
-from msd_framework.config.components import component_problems
+from msd_framework.checks.components import component_problems
+from msd_framework.checks.numbers import LARGEST_SEED
 from msd_framework.config.imports import import_problems
-from msd_framework.config.limits import LARGEST_SEED
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import Component, component
 from msd_framework.config.structure import component_slots, structure_problems, structured

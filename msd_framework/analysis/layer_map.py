@@ -13,8 +13,8 @@ from rich.text import Text
 from torch import Tensor
 
 from msd_framework.analysis.cka import cka_table, suggested_layers
+from msd_framework.checks.run import checked
 from msd_framework.config.build import Assembly
-from msd_framework.config.check import checked
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import USES
 from msd_framework.config.words import own_options

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msd_framework.build.facts import STAND_INS, RunFacts, known_facts
+from msd_framework.checks.objective import looks_inside
+from msd_framework.checks.run import checked, understood
 from msd_framework.components.registry import plain
-from msd_framework.config.cards import card_of
-from msd_framework.config.check import checked, understood
-from msd_framework.config.components import STAND_INS, described, known_facts
-from msd_framework.config.folders import read_as
+from msd_framework.config.cards import read_as
 from msd_framework.config.load import Source, load, located, resolve
-from msd_framework.config.saliency_check import looking_problems
+from msd_framework.config.parts import Part
 from msd_framework.config.schema import USES, Component, RunConfig, TeacherConfig, component
 from msd_framework.config.words import own_options
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
@@ -105,22 +105,23 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     given = config.teacher
     config = replace(config, teacher=TeacherConfig(config.env.save_dir) if given is None or given.ema is not None else given)
     assert config.teacher is not None
+    asking = RunFacts(config)
     try:
-        cards = [card_of(folder, config) for folder in config.teacher_folders]
+        cards = [asking.card(folder) for folder in config.teacher_folders]
         modalities = union([card["modalities"] for card in cards])
         model = max(cards, key=lambda card: len(card["modalities"]))["rebuild"]
     except CheckpointError as error:
         at = "teacher.checkpoint" if "teacher" in source.values else "env.save_dir"
         raise ConfigError(located(Problem(at, f"holds no teacher, nor a model of the run's own: {error}"), source)) from error
-    info = described(config.data.dataset)
-    loss = SOFT[read_as(cards[0])] if info.task == "soft_target" else None
+    loss = SOFT[read_as(cards[0])] if asking.info.task == "soft_target" else None
     objective = {"type": "distillation", "task_loss": loss}
-    info = described(config.data.dataset, objective)
-    specs = options.scores or _fitting(config, info, modalities)
-    problems = _problems(options, config, info, modalities, specs)
+    asking = RunFacts(replace(config, run_type="train", objective=objective))
+    scores = options.scores or _fitting(asking, modalities)
+    specs = [Part(f"scores[{i}]", SALIENCIES, spec) for i, spec in enumerate(scores)]
+    problems = _problems(options, asking, modalities, specs)
     if problems:
         raise ConfigError(*(located(p, asked) for p in dict.fromkeys(problems)))
-    wanted = [view for spec in specs for view in _build(spec, "scores", info).views(modalities)]
+    wanted = [view for spec in specs for view in asking.build(spec).views(modalities)]
     views = list(dict.fromkeys([FULL, *wanted]))
     values = source.values
     run = {
@@ -138,7 +139,7 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
         "env": {**values.get("env", {}), "save_dir": f"{folder}/.asking"},
     }
     rewritten = Source(run, source.origins)
-    return SaliencyRun(options, checked(rewritten), rewritten, info, modalities, {label(s): s for s in specs}, folder)
+    return SaliencyRun(options, checked(rewritten), rewritten, asking.info, modalities, {label(s): s for s in scores}, folder)
 
 
 def label(spec: Any) -> str:
@@ -157,17 +158,16 @@ def label(spec: Any) -> str:
 
 def _problems(
     options: SaliencyConfig,
-    config: RunConfig,
-    info: DatasetInfo,
+    run: RunFacts,
     modalities: Sequence[str],
-    specs: Sequence[Component],
+    specs: Sequence[Part],
 ) -> list[Problem]:
     """What is wrong with the options, given the run."""
     problems = []
     for use in options.uses:
         if use not in USES:
             problems.append(Problem("split", f"wanted {', '.join(USES)}, got {use!r}.{did_you_mean(use, USES)}"))
-        elif getattr(config.data, use) is None:
+        elif getattr(run.config.data, use) is None:
             problems.append(Problem("split", f"data.{use} names no split of the data set. Name one, or take another split."))
     if not options.uses:
         problems.append(Problem("split", f"wanted at least one of {', '.join(USES)}, got none."))
@@ -178,32 +178,28 @@ def _problems(
     if len(modalities) < 2:
         problems.append(Problem("config", f"the teacher takes {modalities[0]} alone; saliency compares two modalities or more."))
         return problems
-    for i, spec in enumerate(specs):
-        at = f"scores[{i}]"
+    for spec in specs:
         try:
-            for view in _build(spec, at, info).views(modalities):
+            for view in run.build(spec).views(modalities):
                 visible_modalities(view, modalities)
         except ConfigError as error:
             problems += error.problems
         except ValueError as error:
-            problems.append(Problem(at, str(error)))
-        problems += looking_problems(config, spec, at)
-    labels = [label(spec) for spec in specs]
+            problems.append(Problem(spec.path, str(error)))
+        problems += looks_inside(run, spec)
+    labels = [label(part.spec) for part in specs]
     problems += [Problem("scores", f"{name} is listed twice.") for name in dict.fromkeys(labels) if labels.count(name) > 1]
     return problems
 
 
-def _fitting(config: RunConfig, info: DatasetInfo, modalities: Sequence[str]) -> list[Component]:
+def _fitting(run: RunFacts, modalities: Sequence[str]) -> list[Component]:
     """All scores, each with all distances, that fit the task and the teacher."""
     apart: list[Component] = [
         {"type": name} | ({"distance": distance} if distance else {})
         for name in ("drop", "keep")
-        for distance in (None, TVD[info.outcomes], "mse")
+        for distance in (None, TVD[run.info.outcomes], "mse")
     ]
     shapley: list[Component] = [] if len(modalities) > MOST else ["shapley", {"type": "shapley", "value": "loss"}]
-    looking = [name for name in ("gradient_x_input", "attention_rollout") if not looking_problems(config, name, "scores")]
-    return [*apart, "loss", "gap", *shapley, *looking]
-
-
-def _build(spec: Component, at: str, info: DatasetInfo) -> Saliency:
-    return SALIENCIES.build(spec, at, STAND_INS | known_facts(info))
+    looking = ("gradient_x_input", "attention_rollout")
+    fitting = [name for name in looking if not list(looks_inside(run, Part("scores", SALIENCIES, name)))]
+    return [*apart, "loss", "gap", *shapley, *fitting]

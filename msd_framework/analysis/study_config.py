@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from msd_framework.analysis.grid import Variant, grid_problems, variants
+from msd_framework.build.facts import RunFacts
+from msd_framework.checks.components import component_problems
+from msd_framework.checks.numbers import LARGEST_SEED
+from msd_framework.checks.run import understood
 from msd_framework.components.registry import split
-from msd_framework.config.check import understood
-from msd_framework.config.components import component_problems, described
-from msd_framework.config.limits import LARGEST_SEED
 from msd_framework.config.load import find_file, load, located, resolve
 from msd_framework.config.schema import Component, RunConfig, component
 from msd_framework.config.structure import component_slots, structure_problems, structured
@@ -268,5 +269,5 @@ def _density_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Ite
     for i, name in enumerate(config.densities):
         if runs[name].data.test is None:
             yield Problem(f"densities[{i}]", f"{name} predicts no test split. Name one in its data.test.")
-        elif (count := described(runs[name].data.dataset).num_classes) != 2:
+        elif (count := RunFacts(runs[name]).info.num_classes) != 2:
             yield Problem(f"densities[{i}]", f"{name} tells {count} classes apart, and densities are drawn for two.")

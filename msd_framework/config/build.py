@@ -17,27 +17,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from msd_framework.build.facts import RunFacts, known_facts
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
 from msd_framework.components.registry import plain, split
 from msd_framework.config.cache import AskedSplit
-from msd_framework.config.cards import card_of, rebuilt, weights_of
-from msd_framework.config.components import known_facts, modalities_of
+from msd_framework.config.cards import card_of, learned_processors, read_as, rebuilt, weights_of
 from msd_framework.config.dry_run import DryRun
 from msd_framework.config.extreme_rows import ExtremeRows
-from msd_framework.config.folders import (
-    described_run,
-    learned_processors,
-    read_as,
-)
 from msd_framework.config.initial import start_from
-from msd_framework.config.models import may_be_pretrained
-from msd_framework.config.pairing import objective_on_stand_ins
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.splits import shared_problems
 from msd_framework.config.teacher_cache import opened
-from msd_framework.config.teachers import asked_of, combination
 from msd_framework.config.values import flow
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.collate import Collator
@@ -60,11 +52,11 @@ from msd_framework.metrics.base import Metric
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
 from msd_framework.registry import CALLBACKS, DATASETS, MASKERS, METRICS, MODELS, OBJECTIVES, OPTIMIZERS, PROCESSORS, SCHEDULERS
-from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, has_label, visible_modalities
+from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, has_label, shows
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.cached import CachedTeacher
 from msd_framework.teachers.ema import EmaTeacher
-from msd_framework.teachers.ensemble import Combination, EnsembleTeacher, union
+from msd_framework.teachers.ensemble import EnsembleTeacher, asked_of, union
 from msd_framework.teachers.filling import only_head
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.marginals import MarginalsTeacher
@@ -81,7 +73,7 @@ COUNTED = 1024
 MOST_VALIDATIONS = 10**6
 """The most validations of a run, which are all planned before it begins."""
 
-SHARED = ("info", "known", "modalities", "processors", "masker", "teacher_masker", "decoded", "evaluation", "_opened")
+SHARED = ("before", "known", "modalities", "processors", "masker", "teacher_masker", "decoded", "evaluation", "_opened")
 """Parts of a run that are the same for each of its teachers."""
 
 
@@ -104,8 +96,13 @@ class Assembly:
         return Path(self.config.env.save_dir)
 
     @cached_property
+    def before(self) -> RunFacts:
+        """What is known of the run before anything is loaded."""
+        return RunFacts(self.config)
+
+    @property
     def info(self) -> DatasetInfo:
-        return described_run(self.config)
+        return self.before.info
 
     def dataset(self, use: str, whole: bool = False) -> MultimodalDataset:
         """The split that is used for `train`, `validation` or `test`, as much of it as is wanted or all of it."""
@@ -151,8 +148,8 @@ class Assembly:
     @cached_property
     def modalities(self) -> tuple[str, ...]:
         """What the student or its teacher takes; nothing else is read."""
-        taken = set(modalities_of(self.config.model))
-        return union([tuple(taken), *self.teacher_modalities])
+        taken = self.before.student.modalities
+        return union([taken, *self.teacher_modalities])
 
     @cached_property
     def processors(self) -> dict[str, Processor]:
@@ -238,7 +235,7 @@ class Assembly:
     @cached_property
     def optimizer(self) -> OptimizerRecipe:
         """How weights are changed, and which are not."""
-        facts = {**self.facts, "fine_tunes": may_be_pretrained(self.config)}
+        facts = {**self.facts, "fine_tunes": self.before.may_be_pretrained}
         return OPTIMIZERS.build(self.config.optimizer, "optimizer", facts)
 
     @cached_property
@@ -269,7 +266,7 @@ class Assembly:
             return self.average
         if self.number is None and len(self.teachers) > 1:
             alone = [one.asked_alone(use) for one in self.teachers]
-            return EnsembleTeacher(alone, self.combination, self.info.task, self.info.outcomes)
+            return EnsembleTeacher(alone, self.before.combination, self.info.task, self.info.outcomes)
         return self.asked_alone(use)
 
     def asked_alone(self, use: str) -> Teacher:
@@ -319,12 +316,6 @@ class Assembly:
         return alone
 
     @cached_property
-    def combination(self) -> Combination:
-        """How several teachers answer as one."""
-        assert self.config.teacher is not None
-        return combination(self.config.teacher, self.info.task)
-
-    @cached_property
     def teacher_cache(self) -> dict[str, CachedTeacher]:
         """What the teacher said of each split, where it is kept on disk; a store is opened at the first question."""
 
@@ -369,10 +360,10 @@ class Assembly:
         """The views that the teacher is asked about: in training, those of the objective; else those of the evaluation."""
         modalities = union(self.teacher_modalities)
         if use == "train":
-            views = objective_on_stand_ins(self.config, self.info, modalities_of(self.config.model), modalities).teacher_views
+            views = self.before.stand_in_objective.teacher_views
         else:
-            views = tuple(v for v in self.config.evaluation.views if v == FULL or _can_see(modalities, v))
-        return views if self.number is None else asked_of(views, self.teacher_modalities, self.combination)[self.number]
+            views = tuple(v for v in self.config.evaluation.views if v == FULL or shows(v, modalities))
+        return views if self.number is None else asked_of(views, self.teacher_modalities, self.before.combination)[self.number]
 
     def raw(self, use: str) -> MultimodalDataset:
         """The raw examples of a split, as much of it as is wanted."""
@@ -672,7 +663,7 @@ class Assembly:
         teacher, views = self.teacher_of(use), self.config.evaluation.views
         if teacher is None:
             return None
-        views = [v for v in views if v == FULL or _can_see(teacher.modalities, v)]
+        views = [v for v in views if v == FULL or shows(v, teacher.modalities)]
         for masker in (self.masker, self.teacher_masker):
             if masker is not None:
                 masker.eval()
@@ -808,10 +799,3 @@ def _under(key: str) -> Iterator[None]:
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Those whose names begin like this, without it."""
     return {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}
-
-
-def _can_see(modalities: Sequence[str], view: str) -> bool:
-    try:
-        return bool(visible_modalities(view, modalities))
-    except ValueError:
-        return False

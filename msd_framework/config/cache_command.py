@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from msd_framework.checks.run import checked
 from msd_framework.config.build import Assembly
 from msd_framework.config.cache import lock_name, stores
-from msd_framework.config.check import checked
 from msd_framework.config.load import load, located, resolve
 from msd_framework.config.schema import TeacherConfig
 from msd_framework.config.teacher_cache import Split, shown_bytes, try_lock

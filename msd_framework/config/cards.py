@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.components.options import mismatch, options_of
-from msd_framework.components.registry import Registry, items, nested, split
-from msd_framework.config.parts import code_options, parts
+from msd_framework.components.registry import Registry, items, nested, plain, split
+from msd_framework.config.parts import code_options, differences, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
 from msd_framework.engine import checkpoint
@@ -18,7 +18,7 @@ from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.models.base import MultimodalModel
 from msd_framework.ranges import too_large
 from msd_framework.registry import MODELS, PROCESSORS, REGISTRIES
-from msd_framework.structures import Outcomes, Task
+from msd_framework.structures import Outcomes, Task, outcomes_of
 
 CARD: dict[str, Any] = {
     "model": str | dict[str, Any],
@@ -80,6 +80,52 @@ def rebuilt(card: Mapping[str, Any], where: str | Path) -> MultimodalModel:
     except Exception as error:  # sizes that were edited can make a constructor raise anything
         reason = str(error).split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{where}: no model can be made of its card.json: {reason} Take another checkpoint.") from error
+
+
+def processors_folder(path: str) -> Path:
+    """Where a run keeps what its processors learned.
+
+    Args:
+        path: the run's folder, or one of its checkpoints.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    for folder in (Path(path), *Path(path).resolve().parents[:2], *find_checkpoint(path).parents[:2]):
+        if (folder / "processors").is_dir():
+            return folder / "processors"
+    raise CheckpointError(f"{path}: has no folder `processors` beside its checkpoints; copy the whole folder of the run.")
+
+
+def learned_processors(path: str, config: RunConfig) -> dict[str, Path]:
+    """Where a run keeps what the processor of each of its modalities learned.
+
+    Args:
+        path: the run's folder, or one of its checkpoints.
+        config: the user's own run, which says what a card may name.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    folder = processors_folder(path)
+    return {modality: folder / modality for modality in card_of(path, config)["processors"]}
+
+
+def other_tensors(here: Any, there: Any) -> str:
+    """In what two processors' parts of YAMLs make different tensors of the same example; empty if they make the same.
+
+    >>> other_tensors({"type": "pixels", "size": 32, "augment": "crop_flip"}, {"type": "pixels", "size": 64})
+    'size is 32 here and 64 there'
+    """
+    free = PROCESSORS.get(split(here, "processor", PROCESSORS)[0]).free_options
+    mine, theirs = ({k: v for k, v in plain(spec).items() if k not in free} for spec in (here, there))
+    return differences(PROCESSORS, mine, theirs)
+
+
+def read_as(card: Mapping[str, Any]) -> Outcomes:
+    """How the logits of a saved model are read, from its card; as is usual for its task where the card is older than that."""
+    facts = card["facts"]
+    return outcomes_of(facts["task"], facts.get("outcomes"))
 
 
 def own_names(config: RunConfig) -> frozenset[str]:

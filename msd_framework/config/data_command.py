@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from msd_framework.build.facts import CONTEXT, described
 from msd_framework.components.options import options_of
-from msd_framework.config.components import CONTEXT, described
 from msd_framework.config.load import Source, located, parse_overrides
 from msd_framework.config.splits import shared_splits
 from msd_framework.data.audio import read_wav

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 
+from msd_framework.build.facts import RunFacts
 from msd_framework.config.build import Assembly
-from msd_framework.config.models import weights_are_at_hand
 from msd_framework.config.schema import CheckpointConfig, RunConfig
 from msd_framework.engine.distributed import World
 
@@ -25,7 +25,7 @@ def try_out(config: RunConfig) -> None:
         config = replace(config, run_type="train", env=env, data=data, checkpoint=CheckpointConfig())
         assembly = Assembly(config, World.alone(config.env.device))
         assembly.open_splits()
-        if not weights_are_at_hand(config):
+        if not RunFacts(config).weights_are_at_hand:
             return
         assembly.optimization  # noqa: B018 -- made to see whether it can be
         dry_run = assembly.dry_run()

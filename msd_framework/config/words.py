@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from msd_framework.build.facts import STAND_INS
 from msd_framework.components.options import mismatch, options_of
-from msd_framework.config.components import STAND_INS
 from msd_framework.config.load import COMMAND_LINE, Source, located, parse_overrides
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots, structure_problems, structured

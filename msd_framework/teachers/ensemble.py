@@ -238,6 +238,18 @@ def shared_out(view: str, modalities: Sequence[Sequence[str]], combination: Comb
     return {k: view if tuple(modalities[k]) == known else view_name(seen[k], modalities[k]) for k in asked}
 
 
+def asked_of(views: Sequence[str], modalities: Sequence[Sequence[str]], combined: Combination) -> list[tuple[str, ...]]:
+    """The views that each of several teachers is asked about, by what each calls them.
+
+    Args:
+        views: what all together are asked about.
+        modalities: what each teacher takes.
+        combined: how they answer as one.
+    """
+    parts = [shared_out(view, modalities, combined) for view in views]
+    return [tuple(dict.fromkeys(part[k] for part in parts if k in part)) for k in range(len(modalities))]
+
+
 def union(modalities: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """All modalities that somebody takes, sorted."""
     return tuple(sorted({m for own in modalities for m in own}))

@@ -15,9 +15,9 @@ import torch
 
 from msd_framework.analysis.experiment import ExperimentConfig, checked_experiment, is_experiment
 from msd_framework.analysis.study_config import load_study
+from msd_framework.build.facts import STAND_INS, described, known_facts
+from msd_framework.checks.run import checked, understood
 from msd_framework.components.registry import plain, split
-from msd_framework.config.check import checked, understood
-from msd_framework.config.components import STAND_INS, described, known_facts
 from msd_framework.config.load import load, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import structured

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from msd_framework.checks.run import checked
 from msd_framework.config.build import Assembly
-from msd_framework.config.check import checked
 from msd_framework.config.load import Source
 from msd_framework.config.schema import RunConfig, TeacherConfig
 from msd_framework.engine.checkpoint import Checkpoint, write

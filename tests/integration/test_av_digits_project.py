@@ -14,10 +14,10 @@ import yaml
 from msd_framework.analysis.experiment import run_experiment
 from msd_framework.analysis.mfh.channels import draw_permutations
 from msd_framework.analysis.mfh.experiment import ChannelSaliency, Shown
+from msd_framework.checks.run import checked
 from msd_framework.cli import main
 from msd_framework.config.build import Assembly
 from msd_framework.config.cache import question
-from msd_framework.config.check import checked
 from msd_framework.config.load import load
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from msd_framework.config import models
-from msd_framework.config.check import checked
+from msd_framework.build.facts import RunFacts
+from msd_framework.checks import components
+from msd_framework.checks.run import checked
 from msd_framework.config.dry_run import DryRun
 from msd_framework.config.load import load
 from msd_framework.errors import ConfigError
@@ -65,7 +66,7 @@ def rows_of_all_lengths(tiny_world, tmp_path):
 
 @pytest.mark.parametrize("run_type", ["train", "check"])
 def test_the_longest_text_is_tried_and_told_with_its_line(run_type, rows_of_all_lengths, monkeypatch, tmp_path, tiny_config):
-    monkeypatch.setattr(models, "_length_problems", lambda *arguments: [])  # as of a model that does not tell its positions
+    monkeypatch.setattr(components, "_positions", lambda *arguments: [])  # as of a model that does not tell its positions
     words = [
         f"data.dataset.root={rows_of_all_lengths}",
         "data.processors.text.max_length=600",
@@ -89,5 +90,5 @@ def test_a_check_tries_nothing_that_would_load_code_which_is_only_named(monkeypa
 )
 def test_the_learning_rate_goes_by_whether_something_is_pretrained(words, lr, tmp_path, tiny_config):
     config = checked(load(tiny_config, [*words, f"env.save_dir={tmp_path / 'run'}"]))
-    facts = {"fine_tunes": models.may_be_pretrained(config)}
+    facts = {"fine_tunes": RunFacts(config).may_be_pretrained}
     assert OPTIMIZERS.build(config.optimizer, "optimizer", facts).lr == lr

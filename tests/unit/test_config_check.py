@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, fields, is_dataclass
 import pytest
 import torch
 
-from msd_framework.config.check import checked, understood
-from msd_framework.config.components import component_problems
+from msd_framework.build.empty import Unfilled
+from msd_framework.build.facts import RunFacts
+from msd_framework.checks import numbers
+from msd_framework.checks.components import component_problems
+from msd_framework.checks.run import checked, said, understood
 from msd_framework.config.imports import import_problems
-from msd_framework.config.limits import limit_problems
 from msd_framework.config.load import load
-from msd_framework.config.models import Unfilled
 from msd_framework.config.schema import RunConfig, field_docs
 from msd_framework.config.structure import (
     ComponentSlot,
@@ -170,14 +171,14 @@ def test_what_follows_from_a_mistake_is_not_told(wrong, follows, tiny_config, tm
 def test_processes_share_a_batch(tiny_config, tmp_path, monkeypatch):
     started_together(monkeypatch, 3)
     config = structured(load(tiny_config, [f"env.save_dir={tmp_path}"]).values, RunConfig)
-    (problem,) = limit_problems(config)
+    (problem,) = said(RunFacts(config), numbers.batch)
     assert problem.message == "must be a multiple of processes times training.accumulate, 3 x 1, got 4."
 
 
 @pytest.mark.parametrize("run_type", ["val", "test", "predict"])
 def test_an_evaluation_needs_no_length(run_type, tiny_config, tmp_path):
     words = [f"env.save_dir={tmp_path}", f"run_type={run_type}", "training.max_updates=null"]
-    assert limit_problems(structured(load(tiny_config, words).values, RunConfig)) == []
+    assert said(RunFacts(structured(load(tiny_config, words).values, RunConfig)), *numbers.RULES) == []
 
 
 MASKER = """

@@ -18,8 +18,8 @@ import yaml
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from msd_framework.checks.run import checked, understood
 from msd_framework.cli import main
-from msd_framework.config.check import checked, understood
 from msd_framework.config.load import load
 from msd_framework.config.mmf.command import convert_from_words, convert_mmf
 from msd_framework.config.mmf.files import read_checkpoint

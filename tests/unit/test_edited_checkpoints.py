@@ -17,10 +17,11 @@ import pytest
 import yaml
 
 from msd_framework.analysis.doctor_score import read_recorded
+from msd_framework.build.facts import RunFacts
+from msd_framework.checks.resume import resumption
+from msd_framework.checks.run import checked
 from msd_framework.config.cards import card_of, rebuilt
-from msd_framework.config.check import checked
 from msd_framework.config.load import load
-from msd_framework.config.resume import resume_problems
 from msd_framework.engine.checkpoint import read
 from msd_framework.errors import MSDError
 from tests.runs import tiny_runner
@@ -91,7 +92,7 @@ def test_an_edited_configuration_of_a_run_is_gone_on_with_or_a_sentence(tiny_tea
     for name, edited in edits({**values, **MORE}, [[{}]]):
         file.write_text(json.dumps(edited))  # which is YAML too
         texts: list[str] = []
-        outcome(name, lambda texts=texts: texts.extend(map(str, resume_problems(config))))
+        outcome(name, lambda texts=texts: texts.extend(map(str, resumption(RunFacts(config)))))
         assert not [text for text in texts if len(text.splitlines()) > 1]
         found["told" if texts else "gone on with"] += 1
         found["read" if read_recorded(str(tmp_path / "run"), config).metrics else "not read"] += 1
@@ -105,7 +106,7 @@ def test_a_configuration_of_a_run_that_is_none_is_a_sentence(raw, tiny_teacher, 
     shutil.copytree(tiny_teacher, tmp_path / "run")
     config = checked(load(tiny_config, [f"env.save_dir={tmp_path / 'run'}", "checkpoint.resume=true", "run_type=check"]))
     (tmp_path / "run" / "config.yaml").write_bytes(raw)
-    (problem,) = resume_problems(config)
+    (problem,) = resumption(RunFacts(config))
     assert "config.yaml" in str(problem)
     assert len(str(problem).splitlines()) == 1
     assert read_recorded(str(tmp_path / "run"), config).why_not == "its run's folder has no config.yaml that can be read"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from msd_framework.callbacks.base import Callback
-from msd_framework.config.check import checked
+from msd_framework.checks.run import checked
 from msd_framework.config.load import load
 from msd_framework.engine.optim import AdamWRecipe
 from msd_framework.engine.runner import Runner

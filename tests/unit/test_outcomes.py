@@ -14,7 +14,7 @@ import yaml
 
 from msd_framework.analysis.doctor_command import run_doctor
 from msd_framework.analysis.saliency import run_saliency
-from msd_framework.config.folders import read_as
+from msd_framework.config.cards import read_as
 from msd_framework.engine.checkpoint import find_checkpoint
 from msd_framework.errors import ConfigError
 from msd_framework.losses import default_distillation_loss, default_task_loss

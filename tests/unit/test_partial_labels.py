@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from msd_framework.checks.run import checked
 from msd_framework.config.build import Assembly
-from msd_framework.config.check import checked
 from msd_framework.config.load import load
 from msd_framework.data.labels import HiddenLabels
 from msd_framework.data.plan import TrainingPlan

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from msd_framework.config.published_check import published_problems
+from msd_framework.build.facts import RunFacts
+from msd_framework.checks.pretrained import images_and_lengths
 from msd_framework.config.schema import DataConfig, RunConfig
 from msd_framework.data.text import Tokenizer
 from msd_framework.errors import DataError
@@ -27,7 +28,7 @@ def problems(folder: Path, spec, model=None, **options) -> list[str]:
     inputs = {"text": "input_ids", "image": "pixel_values"}
     model = model or {"type": "huggingface", "name": str(folder), "inputs": inputs}
     config = RunConfig(data=DataConfig("hateful_memes", {"text": "tokenizer", "image": spec}), model=model, **options)
-    return [str(problem) for problem in published_problems(config)]
+    return [str(problem) for problem in images_and_lengths(RunFacts(config))]
 
 
 def test_defaults_that_are_others_than_the_models_are_told_with_what_to_write(folder):
@@ -103,16 +104,16 @@ def test_texts_longer_than_those_that_a_model_was_trained_on_are_told(folder, sp
         config = replace(config, model={"type": "huggingface", "name": str(folder), "inputs": {"text": "input_ids"}})
     for said in (16, 16.0):
         (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
-        assert [str(problem) for problem in published_problems(config)] == [
+        assert [str(problem) for problem in images_and_lengths(RunFacts(config))] == [
             f"data.processors.text.max_length: is {told}, and {folder} was trained on texts of at most {said} tokens "
             f"(model_max_length in its tokenizer_config.json). Lower it to {said}."
         ]
     for said in ({}, {"model_max_length": None}, {"model_max_length": 10**30}, {"model_max_length": told}):
         (folder / "tokenizer_config.json").write_text(json.dumps(said))
-        assert not published_problems(config)
+        assert not list(images_and_lengths(RunFacts(config)))
     (folder / "tokenizer_config.json").write_text('{"model_max_length": "long"}')
     with pytest.raises(DataError, match=r"tokenizer_config\.json: model_max_length is 'long', wanted a number of tokens"):
-        published_problems(config)
+        list(images_and_lengths(RunFacts(config)))
 
 
 def test_options_of_a_learnt_tokenizer_are_refused_for_a_named_one():

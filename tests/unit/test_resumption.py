@@ -9,7 +9,7 @@ import pytest
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.early_stopping import EarlyStopping
-from msd_framework.config.resume import FREE
+from msd_framework.checks.resume import FREE
 from msd_framework.errors import CheckpointError, ConfigError
 from tests.runs import tiny_objective, tiny_runner
 

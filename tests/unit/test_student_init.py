@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from msd_framework.checks.run import checked
 from msd_framework.config.build import Assembly
-from msd_framework.config.check import checked
 from msd_framework.config.load import load
 from msd_framework.engine.distributed import World
 from msd_framework.errors import CheckpointError, ConfigError

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical
 
-from msd_framework.config.check import checked
+from msd_framework.checks.run import checked
 from msd_framework.config.load import load
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.base import Views

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from msd_framework.analysis.mfh.channels import draw_permutations, layer_saliency
+from msd_framework.checks.run import checked
 from msd_framework.config.build import Assembly
-from msd_framework.config.check import checked
 from msd_framework.config.load import load
 from msd_framework.config.values import as_word
 from msd_framework.engine.checkpoint import find_checkpoint, read_json

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msd_framework.config.check import understood
+from msd_framework.checks.run import understood
 from msd_framework.config.load import load, resolve
 from msd_framework.config.mmf.files import MmfCheckpoint, read_checkpoint
 from msd_framework.config.mmf.models import family_of, left_sizes, options_of_model

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msd_framework.build.facts import described, known_facts, modalities_of
+from msd_framework.checks.run import understood
 from msd_framework.components.registry import plain, split
 from msd_framework.config.build import fingerprint
-from msd_framework.config.check import understood
-from msd_framework.config.components import described, known_facts, modalities_of
 from msd_framework.config.mmf.files import MmfCheckpoint
 from msd_framework.config.mmf.models import FAMILIES, family_of, options_of_model, other_options
 from msd_framework.config.schema import RunConfig

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from msd_framework.build.facts import RunFacts
 from msd_framework.config.cards import foreign_names, own_names
 from msd_framework.config.load import COMMAND_LINE, Source, load, resolve
 from msd_framework.config.parts import differences
@@ -77,27 +78,28 @@ def at_its_place(source: Source, path: Path) -> Source:
     return replace(source, values={**source.values, "env": {**env, "save_dir": str(folder)}})
 
 
-def resume_problems(config: RunConfig) -> list[Problem]:
+def resumption(run: RunFacts) -> Iterator[Problem]:
     """What differs from the run in the folder that is gone on with, and why that cannot be gone on with."""
+    config, at = run.config, "checkpoint.resume"
     if not config.goes_on:
-        return []
+        return
     folder = Path(config.env.save_dir)
     try:
         last, _ = CheckpointFolder(folder / "checkpoints").newest_whole()
-    except CheckpointError as error:
-        return [Problem("checkpoint.resume", str(error))]
-    if last is None:
-        text = f"{folder} holds a run whose checkpoints are gone. Bring them back, or name another env.save_dir to begin anew."
-        return [Problem("checkpoint.resume", text)]
-    try:
+        if last is None:
+            text = f"{folder} holds a run whose checkpoints are gone. Bring them back, or name another env.save_dir to begin anew."
+            yield Problem(at, text)
+            return
         begun = begun_with(folder, config)
-    except ConfigError as error:
-        return [Problem("checkpoint.resume", str(error))]
+    except (CheckpointError, ConfigError) as error:
+        yield Problem(at, str(error))
+        return
     texts = {key: text for key, text in _differences(config, begun).items() if not _entry(key)}
     teachers, before = len(config.teacher_folders), len(begun.teacher_folders)
     texts["teacher.checkpoint"] = f"names {teachers} teachers here and {before} there" if teachers != before else ""
-    text = "{}, in the run that is gone on with. Name another env.save_dir to change it."
-    return [Problem(key, text.format(found)) for key, found in texts.items() if found]
+    for key, found in texts.items():
+        if found:
+            yield Problem(key, f"{found}, in the run that is gone on with. Name another env.save_dir to change it.")
 
 
 def resume_changes(config: RunConfig) -> list[str]:

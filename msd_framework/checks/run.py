@@ -1,21 +1,19 @@
-"""Everything that is wrong with a configuration, found at once and before any data or weight is loaded."""
+"""Everything that is wrong with a configuration, in the order in which it is looked for."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from msd_framework.config.components import component_problems
-from msd_framework.config.folders import data_problems, folder_problems
+from msd_framework.build.facts import RunFacts
+from msd_framework.checks import components, data, folders, numbers, objective, pretrained, resume, teacher
+from msd_framework.checks.components import component_problems
 from msd_framework.config.imports import import_problems
-from msd_framework.config.limits import limit_problems
 from msd_framework.config.load import Source, located, resolve
-from msd_framework.config.pairing import measure_problems, pairing_problems
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots, hints_of, structure_problems, structured, without
-from msd_framework.config.teachers import teacher_problems
 from msd_framework.errors import ConfigError, Problem, nearest
 
 
@@ -28,7 +26,7 @@ def checked(source: Source) -> RunConfig:
     source = resolve(source)
     config, problems = understood(source.values)
     if config is not None:
-        problems += _later_problems(config, tuple(problems))
+        problems += _problems_of_run(config, tuple(problems))
     if problems or config is None:
         raise ConfigError(*(located(p, source) for p in dict.fromkeys(problems)))
     return config
@@ -53,32 +51,63 @@ def understood(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Proble
     return config, problems + found
 
 
-def _later_problems(config: RunConfig, earlier: Sequence[Problem]) -> list[Problem]:
+Rule = Callable[[RunFacts], Iterable[Problem]]
+"""One thing that may be wrong with a run: what it yields, or raises as a `ConfigError`, is told."""
+
+
+def said(run: RunFacts, *rules: Rule) -> list[Problem]:
+    """What some rules have against a run."""
+    problems: list[Problem] = []
+    for rule in rules:
+        try:
+            problems.extend(rule(run))
+        except ConfigError as error:
+            problems += error.problems
+    return problems
+
+
+def _problems_of_run(config: RunConfig, earlier: Sequence[Problem]) -> list[Problem]:
     """What parts of a configuration get wrong together, as far as that does not follow from what is wrong already."""
 
     def untouched(*sections: str) -> bool:
         roots = {re.split(r"[.\[]", p.path)[0] for p in earlier}
         return not set(sections) & {root for key in roots for root in (key, nearest(key, hints_of(RunConfig)))}
 
-    problems = limit_problems(config)
+    run = RunFacts(config)
+    problems = said(run, *numbers.RULES, teacher.channels)
     if untouched("env", "checkpoint", "model", "run_type"):
-        problems += folder_problems(config)
+        problems += said(run, folders.save_dir) or said(run, folders.processors_from, folders.checkpoint, resume.resumption)
     if untouched("data"):
-        problems += data_problems(config)
-    alone = teacher_problems(config) if untouched("teacher", "objective") else []
+        problems += said(run, data.splits, data.limits)
+    alone = said(run, teacher.options) if untouched("teacher", "objective") else []
     problems += alone
     if untouched("data", "evaluation", "teacher", "expected", "callbacks"):
-        problems += measure_problems(config)
-    if untouched("data", "evaluation", "teacher") and not alone and _comparable(config, earlier):
-        problems += pairing_problems(config)
+        problems += said(run, data.metrics)
+    if untouched("data", "evaluation", "teacher") and not alone and _is_complete(config, earlier):
+        problems += _problems_together(run)
     return [p for p in problems if not any(_inside(e.path, p.path) or _inside(p.path, e.path) for e in earlier)]
+
+
+def _problems_together(run: RunFacts) -> list[Problem]:
+    """What model, teacher, data, views, losses and metrics do not agree on; a rule that others rest on is asked before them."""
+    problems = said(run, data.modalities)
+    if problems:
+        return problems
+    problems += said(run, teacher.agreement, data.processors)
+    problems += said(run, components.model_options) or said(run, components.model_files) or said(run, components.model_sizes)
+    problems = problems or said(run, pretrained.tokenizers)
+    problems += said(run, data.views, data.tasks)
+    problems += said(run, objective.options) or said(run, objective.constructor) or said(run, objective.saliencies)
+    problems = problems or said(run, pretrained.images_and_lengths) or said(run, objective.features)
+    problems += said(run, objective.modulation, data.labels, teacher.saved_classes, objective.maskers)
+    return problems or said(run, teacher.cache, teacher.initial_weights, objective.held_out, objective.optimizer)
 
 
 def _inside(path: str, section: str) -> bool:
     return path == section or path.startswith((f"{section}.", f"{section}["))
 
 
-def _comparable(config: RunConfig, earlier: Sequence[Problem]) -> bool:
+def _is_complete(config: RunConfig, earlier: Sequence[Problem]) -> bool:
     """Whether model, objective and masker are those that were meant, with all that they need."""
     replaced = {"model", "objective", "masker"} & {p.path for p in earlier}
     return not replaced and not (earlier and component_problems(component_slots(asdict(config))))

@@ -1,0 +1,83 @@
+"""What is missing on disk, and what is already there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from msd_framework.build.facts import RunFacts
+from msd_framework.config.cards import learned_processors, other_tensors
+from msd_framework.config.parts import differences
+from msd_framework.engine.checkpoint import find_checkpoint, holds_run
+from msd_framework.errors import CheckpointError, ConfigError, Problem
+from msd_framework.registry import MODELS
+
+
+def nearest_folder(folder: Path) -> Path:
+    """The folder itself or the first one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether a folder can be made or written to."""
+    nearest = nearest_folder(folder)
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
+
+
+def save_dir(run: RunFacts) -> Iterator[Problem]:
+    """A folder that cannot be written to."""
+    folder = Path(run.config.env.save_dir)
+    if folder.exists() and not folder.is_dir():
+        yield Problem("env.save_dir", f"{folder} is a file, wanted a folder.")
+    elif not is_writable(folder):
+        yield Problem("env.save_dir", f"{folder} cannot be made or written to: see {nearest_folder(folder)}.")
+
+
+def processors_from(run: RunFacts) -> Iterator[Problem]:
+    """What is wrong with the run that gives its processors; one that is evaluated has its own."""
+    given, at = run.config.data.processors_from, "data.processors_from"
+    if given is None or run.config.is_evaluated:
+        return
+    other = {}
+    try:
+        learned, saved = learned_processors(given, run.config), run.card(given)["processors"]
+        for modality, part in run.processors.items():
+            if modality in learned:
+                other[part.path] = other_tensors(part.spec, saved[modality]["spec"])
+    except (CheckpointError, ConfigError) as error:
+        yield Problem(at, str(error))
+        return
+    if given in run.config.teacher_folders:  # checks/teacher.py compares teacher and student
+        return
+    text = f"the run of {at} was made with other options: {{}}. Write those here, or leave {at} out."
+    yield from (Problem(path, text.format(found)) for path, found in other.items() if found)
+
+
+def checkpoint(run: RunFacts) -> Iterator[Problem]:
+    """What is wrong with the checkpoint that is evaluated; or with the folder of a run that trains afresh, if it has one."""
+    config, folder = run.config, Path(run.config.env.save_dir)
+    if config.is_evaluated:
+        yield from _evaluated(run)
+        return
+    if config.checkpoint.load is not None:
+        text = "is for run_type val, test and predict; a training run starts afresh, or goes on with checkpoint.resume=true."
+        yield Problem("checkpoint.load", text)
+    if config.run_type == "train" and not config.checkpoint.resume and holds_run(folder):
+        text = f"{folder} already holds a run. Set checkpoint.resume=true to go on with it, or name another folder."
+        yield Problem("env.save_dir", text)
+
+
+def _evaluated(run: RunFacts) -> Iterator[Problem]:
+    try:
+        found, saved = find_checkpoint(run.config.evaluated), run.card(run.config.evaluated)["model"]
+    except CheckpointError as error:
+        yield Problem("checkpoint.load" if run.config.checkpoint.load else "env.save_dir", str(error))
+        return
+    try:
+        other = differences(MODELS, run.model.spec, saved)
+    except ConfigError:  # what was saved has no name here any more
+        other = f"type is {run.model.name!r} here and {saved!r} there"
+    if other:
+        text = f"the checkpoint {found} holds another model: {other}. Give the options that it was trained with."
+        yield Problem("model", text)

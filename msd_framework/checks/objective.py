@@ -1,0 +1,169 @@
+"""What an objective does not go with: the models' features, the maskers, the optimizer, and what its parts need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import nn
+
+from msd_framework.build.facts import RunFacts
+from msd_framework.checks.components import sentence, under
+from msd_framework.config.parts import Part
+from msd_framework.engine.parts_of_model import ModelParts
+from msd_framework.engine.update_map import factor_of
+from msd_framework.errors import CheckpointError, ConfigError, Problem
+from msd_framework.launch import launched
+from msd_framework.models.distinct import mixes_examples
+from msd_framework.models.single_sequence import SingleSequence
+from msd_framework.objectives.look_ahead import MIXED
+from msd_framework.registry import FEATURE_TERMS, MASKERS, MODELS, MODULATIONS, OPTIMIZERS, WEIGHTINGS
+from msd_framework.structures import FULL, visible_modalities
+from msd_framework.teachers.store import SUMMARY
+
+OTHERS = "Take drop, keep, loss, gap or shapley, which look at its answers"
+
+
+def options(run: RunFacts) -> Iterator[Problem]:
+    """What the objective itself has against its options."""
+    for text in run.objective.cls.check(run.objective.options, run.setting):
+        yield under("objective", text)
+
+
+def constructor(run: RunFacts) -> Iterable[Problem]:
+    """What its constructor refuses."""
+    run.stand_in_objective  # noqa: B018 -- built to see whether it can be
+    return ()
+
+
+def saliencies(run: RunFacts) -> Iterator[Problem]:
+    """Saliency scores that need views which the teacher does not have."""
+    modalities = run.setting.teacher_modalities or tuple(run.info.modalities)
+    for part in run.of(WEIGHTINGS):
+        saliency = run.build(part).saliency
+        try:
+            for view in saliency.views(modalities) if saliency else ():
+                visible_modalities(view, modalities)
+        except ValueError as error:
+            yield Problem(part.path, sentence(error))
+
+
+def looks_inside(run: RunFacts, saliency: Part) -> Iterator[Problem]:
+    """Why a saliency that looks at the teacher itself cannot look at a run's teacher."""
+    at, name, teacher = saliency.path, saliency.name, run.config.teacher
+    if not saliency.cls.asks_model or teacher is None or not run.config.has_teacher:
+        return
+    folders = run.config.teacher_folders
+    if len(folders) > 1:
+        yield Problem(at, f"{name} looks inside one teacher, and there are {len(folders)}. {OTHERS}.")
+        return
+    if teacher.cache:
+        text = f"{name} looks at the teacher itself, of which a teacher cache keeps nothing."
+        yield Problem(at, f"{text} {OTHERS}, or set teacher.cache=false.")
+        return
+    try:
+        model = Part(at, MODELS, run.card(folders[0])["model"])
+    except CheckpointError:  # checks/teacher.py says what is wrong with it
+        return
+    if not issubclass(model.cls, SingleSequence):
+        text = f"{name} looks inside one transformer for all modalities, and the teacher is a {model.name}. {OTHERS}."
+        yield Problem(at, text)
+
+
+def features(run: RunFacts) -> Iterator[Problem]:
+    """Names of intermediates that are not there, or that the loss does not compare.
+
+    A model whose sizes are in files is asked once it is built.
+    """
+    terms, teacher = run.of(FEATURE_TERMS), run.config.teacher
+    if not terms or teacher is None or not run.config.has_teacher:
+        return
+    if len(run.config.teacher_folders) > 1:
+        text = "several teachers answer as one and have no intermediates in common. Name one teacher.checkpoint, or leave it out."
+        yield Problem(terms[0].path, text)
+        return
+    if run.empty_model is None:
+        return
+    offered = run.empty_model.offered
+    theirs = offered if teacher.ema is not None else run.saved_model(run.config.teacher_folders[0]).offered
+    for term in terms:
+        try:
+            pairs = run.build(term).pairs(offered, theirs)
+        except ConfigError as error:
+            yield from error.problems
+            continue
+        except ValueError as error:
+            key, _, text = str(error).partition(": ")
+            yield Problem(f"{term.path}.{key}", text)
+            continue
+        lost = [name for _, name in pairs if teacher.cache and name not in teacher.cache_features]
+        if lost:
+            kept = f"set teacher.cache_features=[{SUMMARY}]" if lost == [SUMMARY] else f"compare {SUMMARY}, which it can keep"
+            text = f"a teacher cache does not keep {lost[0]!r}. Set teacher.cache=false, or {kept}."
+            yield Problem(f"{term.path}.{'teacher' if 'teacher' in term.options else 'student'}", text)
+
+
+def modulation(run: RunFacts) -> Iterator[Problem]:
+    """Models whose modalities cannot be balanced."""
+    for part in run.of(MODULATIONS):
+        yield from (Problem(part.path, text) for text in part.cls.check(part.options, run.setting, run.model.cls))
+
+
+def maskers(run: RunFacts) -> Iterator[Problem]:
+    """Maskers that cannot hide what a view hides, or leave out what a model needs."""
+    # a masker that holds others is asked for all of them
+    whole = [part for part in run.of(MASKERS) if part.path in ("masker", "teacher.masker")]
+    problems = [under(part.path, text) for part in whole for text in part.cls.check(part.options, run.setting)]
+    yield from problems
+    views = [*run.config.evaluation.views, *run.objective.options.get("views", [])]
+    hides = any(view not in (FULL, {"teacher": FULL, "student": FULL}) for view in views)
+    if problems or not (hides or run.of(WEIGHTINGS)):
+        return
+    theirs = ("masker", run.masker) if run.teacher_masker is None else ("teacher.masker", run.teacher_masker)
+    shown = [("masker", run.masker, "model", run.student), (*theirs, "teacher", run.teacher)]
+    for path, masker, who, model in shown:
+        leaves_out = any(masker.leaves_out(m, kind) for m, kind in run.setting.kinds.items())
+        if model is not None and not model.subsets and leaves_out:
+            text = f"leaves modalities out, and the {who} needs all of them. Take {path}=attention, or constant."
+            yield Problem(path, text)
+
+
+def held_out(run: RunFacts) -> Iterator[Problem]:
+    """What stands in the way of weights that are learned from held-out training examples."""
+    objective, processes = run.stand_in_objective, launched().size
+    if objective.held_out is None:
+        return
+    at = next((part.path for part in run.of(WEIGHTINGS)), "objective")
+    if objective.held_out.batch_size % processes:
+        text = f"must be a multiple of the {processes} processes, got {objective.held_out.batch_size}."
+        yield Problem(f"{at}.held_out_batch_size", text)
+    if run.config.training.precision == "fp16":
+        text = "learned weights go back through a step's gradients, which fp16 scales and may throw away."
+        yield Problem("training.precision", f"{text} Take bf16, medium or fp32.")
+    if objective.modulation is not None:
+        text = "learned weights do not know what it does to the gradients. Leave one of the two out."
+        yield Problem("objective.modulation", text)
+    try:
+        recipe = run.build(Part("optimizer", OPTIMIZERS, run.config.optimizer))
+        recipe.parts = ModelParts()  # the stand-in has none
+        factor_of(recipe.build(nn.Linear(1, 1)))
+    except ValueError as error:
+        yield Problem("optimizer", str(error))
+    if run.empty_model is not None and mixes_examples(run.empty_model):
+        yield Problem("model", MIXED)
+
+
+def optimizer(run: RunFacts) -> Iterator[Problem]:
+    """Parts of the model that the optimizer names and the model does not have."""
+    parts = run.optimizer.parts
+    if parts == ModelParts() or run.empty_model is None:
+        return
+    objective, model = run.stand_in_objective, run.empty_model
+    if objective.needs_dry_run:  # some of its parameters depend on what goes on inside the models
+        groups = {name: given for name, given in parts.groups.items() if name.partition(".")[0] != "features"}
+        parts = ModelParts(groups, parts.frozen, parts.layer_decay)
+    try:
+        parts.freeze(model)
+        objective.model = model
+        parts.options_of(objective)
+    except ValueError as error:
+        yield Problem("optimizer", str(error))

@@ -1,0 +1,160 @@
+"""Whether a pretrained model is shown images and texts as it was trained on them, with the words that it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msd_framework.build.facts import RunFacts
+from msd_framework.config.parts import Part, complete
+from msd_framework.data.text import Tokenizer, read_tokenizer
+from msd_framework.errors import DataError, Problem
+from msd_framework.models.weights import find_file
+from msd_framework.reading import read_json
+from msd_framework.registry import PROCESSORS
+
+SHIPPED = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+"""Files of a folder that hold the vocabulary of its model."""
+
+OTHER = 0.05
+"""The share of words that may have another number than in the vocabulary of the model, such as unused ones that got a name."""
+
+IMAGES, TEXTS = "preprocessor_config.json", "tokenizer_config.json"
+RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic", 4: "box"}
+"""What PIL's numbers of interpolations are called here."""
+
+
+def tokenizers(run: RunFacts) -> Iterator[Problem]:
+    """Tokenizers whose words have other numbers than those that a pretrained part of the model learned; folders on disk alone."""
+    if run.config.init is not None and run.config.init.checkpoint is not None:
+        return
+    told = set()  # a problem once, whichever parts of the model it is for
+    for part in run.model_parts:
+        for key in sorted(part.cls.reads):
+            folder = part.options.get(key)
+            if not isinstance(folder, str) or not _ships_vocabulary(Path(folder).expanduser()):
+                continue
+            for modality in _read_by(part.path, run.student.modalities):
+                made = run.made_processors.get(modality)
+                text = _other_words(made, folder) if isinstance(made, Tokenizer) else ""
+                if text and (modality, text) not in told:
+                    told.add((modality, text))
+                    yield Problem(f"data.processors.{modality}.name", text)
+
+
+def _other_words(tokenizer: Tokenizer, folder: str) -> str:
+    """In what a tokenizer differs from the one that a folder's weights were trained with; empty if in nothing."""
+    if tokenizer.name is None:
+        return f"must be {folder}: the model's weights there know the words of that folder's tokenizer, and this one learns others."
+    if Path(tokenizer.name).expanduser() == Path(folder).expanduser():
+        return ""
+    try:
+        here: Mapping[str, int] = tokenizer.tokenizer.get_vocab()
+        there: Mapping[str, int] = read_tokenizer(folder).get_vocab()
+    except DataError as error:
+        return f"{error}."
+    other = [word for word, number in here.items() if number < len(there) and there.get(word) != number]
+    if len(other) <= OTHER * len(here):
+        return ""
+    count = f"{len(other):,} of the {len(here):,} words of {tokenizer.name}, such as {other[0]!r}"
+    return f"{count}, have another number in the vocabulary that the weights in {folder} were trained with. Take name: {folder}."
+
+
+def _ships_vocabulary(folder: Path) -> bool:
+    return folder.is_dir() and any((folder / name).is_file() for name in SHIPPED)
+
+
+def _read_by(path: str, modalities: tuple[str, ...]) -> list[Any]:
+    """The modalities that a part of a model may read, by its place: `model.encoders.text`, `model.text_encoder`, or the model."""
+    last = path.rpartition(".")[2].removesuffix("_encoder")
+    return [last] if last in modalities else list(modalities) if path == "model" or last == "encoder" else []
+
+
+def images_and_lengths(run: RunFacts) -> Iterator[Problem]:
+    """What a model from a folder or hub name is shown in another way than it was trained on: images by defaults, longer texts.
+
+    What the YAML says itself of images is taken, whatever the model was trained on. A check downloads nothing: of a model that is
+    not on this disk the run compares the images, before it trains.
+    """
+    shown = {m: part for m, part in run.processors.items() if part.name in ("pixels", "tokenizer")}
+    if run.config.is_evaluated or not shown:
+        return
+    for source in run.model_parts:
+        # torchvision's names, such as resnet18, are no folders and no names on a hub
+        name = source.options.get("name") if "name" in source.cls.reads else None
+        if not isinstance(name, str):
+            continue
+        own = [m for m in shown if (source.path == "model" and m in run.student.modalities) or _is_for(source.path, m)]
+        for modality in (m for m in own if shown[m].name == "tokenizer"):
+            yield from _too_long(shown[modality], name)
+        images = [m for m in own if shown[m].name == "pixels"]
+        wanted = dict(_wanted(name, run.config.run_type != "check")) if images else {}
+        for modality in images:
+            yield from _shown_otherwise(shown[modality], run.made_processors[modality], name, wanted)
+
+
+def _too_long(tokenizer: Part, name: str) -> Iterator[Problem]:
+    """Texts longer than any that a model was trained on; of models on this disk alone, since a hub takes its time."""
+    try:
+        file = find_file(name, TEXTS, download=False)
+    except ValueError:  # a model need not say it
+        return
+    longest, used = read_json(file).get("model_max_length"), complete(PROCESSORS, tokenizer.spec)["max_length"]
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, (int, float)) or longest < 3):
+        raise DataError(f"{file}: model_max_length is {longest!r}, wanted a number of tokens from 3 on")
+    if longest is not None and used > longest:
+        text = f"is {used}, and {name} was trained on texts of at most {longest} tokens (model_max_length in its {TEXTS})"
+        yield Problem(f"{tokenizer.path}.max_length", f"{text}. Lower it to {longest}.")
+
+
+def _is_for(path: str, modality: str) -> bool:
+    """Whether a part is for one modality, as in `model.encoders.image` and `model.image_encoder`."""
+    name = path.rpartition(".")[2]
+    return name == modality or name.startswith(f"{modality}_")
+
+
+def _shown_otherwise(part: Part, made: Any, name: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
+    used = complete(PROCESSORS, part.spec) | {key: getattr(made, key) for key in ("mean", "std", "size")}
+    left = {key: value for key, value in wanted.items() if part.options.get(key) is None and used[key] != value}
+    if used["channels"] != 3:
+        left = {key: value for key, value in left.items() if key not in ("mean", "std")}
+    if left:
+        was = ", ".join(f"{key} {value}" for key, value in left.items())
+        is_now = ", ".join(f"{key} {used[key]}" for key in left)
+        fix = ", ".join(f"{key}: {value}" for key, value in left.items())
+        text = f"{name} was trained on images with {was} (its {IMAGES}), and would see {is_now}."
+        yield Problem(part.path, f"{text} Write {fix}, or the values that you want.")
+
+
+def _wanted(name: str, download: bool) -> Iterator[tuple[str, Any]]:
+    """How a model was shown images, under the names of the options of `pixels`; nothing where it does not say."""
+    try:
+        file = find_file(name, IMAGES, download=download)
+    except ValueError:  # a model need not say it
+        return
+    said = read_json(file)
+    if said.get("do_normalize", True):
+        for key, of_ours in (("image_mean", "mean"), ("image_std", "std")):
+            values = said.get(key)
+            if isinstance(values, list) and all(isinstance(v, (int, float)) for v in values):
+                yield of_ours, [float(v) for v in values]
+    else:
+        yield from (("mean", [0.0, 0.0, 0.0]), ("std", [1.0, 1.0, 1.0]))
+    if sides := _sides(said.get("crop_size") if said.get("do_center_crop") else said.get("size"), file):
+        yield "size", sides
+    if said.get("do_resize", True) and said.get("resample") in RESAMPLING:
+        yield "interpolation", RESAMPLING[said["resample"]]
+
+
+def _sides(size: Any, file: object) -> list[int] | None:
+    """Height and width, both of the shortest edge where that is what is said; None where nothing is."""
+    if isinstance(size, Mapping):
+        found = [size.get(key, size.get("shortest_edge")) for key in ("height", "width")]
+    else:
+        found = list(size) if isinstance(size, list) else [size, size]
+    if found == [None, None]:
+        return None
+    if len(found) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in found):
+        raise DataError(f"{file}: size is {size!r}, wanted a number of pixels, or height and width")
+    return [int(side) for side in found if side is not None]

@@ -1,0 +1,282 @@
+"""What is wrong with who teaches a run, with what the model starts from, and with a cache of the teacher's predictions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from glob import has_magic
+from pathlib import Path
+from typing import Any
+
+from msd_framework.build.facts import RunFacts
+from msd_framework.checks.folders import is_writable, nearest_folder
+from msd_framework.config.cards import other_tensors
+from msd_framework.config.parts import Part
+from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
+from msd_framework.models.base import MultimodalModel
+from msd_framework.models.inherit import Inheritance
+from msd_framework.registry import MASKERS, MODELS, WEIGHTINGS
+from msd_framework.structures import FULL, DatasetInfo, shows
+from msd_framework.teachers.ema import decay_of
+from msd_framework.teachers.ensemble import asked_of, shared_out
+from msd_framework.teachers.masked import read_saliency
+from msd_framework.teachers.store import SUMMARY
+
+CHANGES = "an average of the student says something else after each update"
+OFF = "or set teacher.cache=false"
+
+
+def options(run: RunFacts) -> Iterator[Problem]:
+    """Options of a teacher that do not go together, whatever the teacher is."""
+    if run.config.teacher is not None:
+        yield from _of_average(run) if run.config.teacher.ema is not None else _of_folders(run)
+
+
+def _of_folders(run: RunFacts) -> Iterator[Problem]:
+    teacher, folders, at = run.config.teacher, run.config.teacher_folders, "teacher.checkpoint"
+    assert teacher is not None
+    if not folders:
+        text = "The folder of a finished run, or of one of its checkpoints; or a list of them; or teacher.ema in its place."
+        yield Problem(at, f"must be given: {text}")
+    lost = [path for path in folders if has_magic(path) and not os.path.exists(path)]
+    if lost and not run.config.is_evaluated:
+        yield from (Problem(at, f"no folder matches {path!r}.") for path in lost)
+        return
+    for folder in sorted({f for f in folders if folders.count(f) > 1}):
+        yield Problem(at, f"{folder} is listed twice. To let a teacher count more, take teacher.combine=weighted.")
+    if len(folders) == 1 and teacher.combine is not None:
+        yield Problem("teacher.combine", f"is for several teachers, and there is one, {folders[0]}. Leave it out.")
+    if len(folders) > 1 and teacher.channels is not None:
+        yield Problem("teacher.channels", f"are those of one teacher, and there are {len(folders)}. Leave them out.")
+
+
+def _of_average(run: RunFacts) -> Iterator[Problem]:
+    teacher = run.config.teacher
+    assert teacher is not None
+    assert teacher.ema is not None
+    try:
+        decay_of(teacher.ema)
+    except ValueError as error:
+        yield Problem("teacher.ema", str(error))
+        return
+    against = {
+        "checkpoint": "is another teacher than the average of the student. Give either it or teacher.ema.",
+        "combine": "is for several teachers, and the average of the student is one. Leave it out.",
+        "channels": "are those of a trained teacher, and the student is not trained yet. Leave them out.",
+        "cache": f"keeps what a teacher says for good, and {CHANGES}. Set teacher.cache=false.",
+    }
+    for key, text in against.items():
+        if getattr(teacher, key):
+            yield Problem(f"teacher.{key}", text)
+    for part in run.of(WEIGHTINGS):
+        if part.cls.needs_fit:
+            text = f"{part.name} asks the teacher before the first update, when the average of the student knows nothing yet."
+            yield Problem(part.path, f"{text} Take instance.")
+
+
+def channels(run: RunFacts) -> Iterator[Problem]:
+    """Channels of a teacher that cannot be chosen, in runs that train."""
+    wanted, at = run.config.teacher.channels if run.config.teacher else None, "teacher.channels"
+    if wanted is None or run.config.is_evaluated:
+        return
+    if not 0 < wanted.share <= 1:
+        yield Problem(f"{at}.share", f"must be above 0 and at most 1, got {wanted.share}.")
+    elif wanted.by != "random" and wanted.saliency is None:
+        text = f"must be given for {wanted.by} channels: a folder that the experiment `channel_saliency` wrote to."
+        yield Problem(f"{at}.saliency", text)
+    elif wanted.by != "random" and wanted.saliency is not None:
+        read_saliency(wanted.saliency, wanted.layer)
+
+
+def agreement(run: RunFacts) -> Iterator[Problem]:
+    """Teachers that the objective has no use for, or lacks; that are of other data; or that cannot answer together."""
+    teacher, objective = run.config.teacher, run.objective
+    if teacher is None and objective.cls.needs_teacher:
+        yield Problem("teacher", f"must be given: the objective {objective.name} learns from one.")
+    if teacher is not None and not objective.cls.needs_teacher:
+        text = f"the objective {objective.name} has no use for one. Leave it out, or take objective.type=distillation."
+        yield Problem("teacher", text)
+    if not run.config.has_teacher or not objective.cls.needs_teacher:
+        return
+    problems: list[Problem] = []
+    for folder in run.config.teacher_folders:
+        try:
+            problems += _of_card(run, run.card(folder))
+        except (CheckpointError, ConfigError) as error:
+            problems.append(Problem("teacher.checkpoint", str(error)))
+    yield from dict.fromkeys(problems)
+    if len(run.teachers) > 1 and not problems:
+        yield from _combination(run)
+
+
+def _of_card(run: RunFacts, card: dict[str, Any]) -> Iterator[Problem]:
+    """What a teacher was trained on that this run's data is not."""
+    at = "teacher.checkpoint"
+    Part(at, MODELS, card["model"]).cls  # noqa: B018 -- refused if nobody knows it
+    for m in card["modalities"]:
+        if m not in run.processors:
+            text = f"the teacher takes {m!r}, and data.processors does not say how it becomes tensors. Add data.processors.{m}."
+            yield Problem(at, text)
+    if text := _other_classes("the teacher", card["facts"], run.info):
+        yield Problem(at, f"{text} Take a teacher of this data set.")
+    for m, part in run.processors.items():
+        if m in card["modalities"] and (other := other_tensors(part.spec, card["processors"][m]["spec"])):
+            text = f"the teacher was trained on other tensors: {other}. Both must see the same: write the teacher's options here."
+            yield Problem(part.path, text)
+
+
+def _other_classes(who: str, facts: Mapping[str, Any], info: DatasetInfo) -> str:
+    """In what the classes that a saved model tells apart are others than a data set's; empty if in nothing that is known."""
+    if facts["num_classes"] != info.num_classes:
+        return f"{who} tells {facts['num_classes']} classes apart and the data set has {info.num_classes}."
+    if info.class_names and facts["class_names"] and list(facts["class_names"]) != list(info.class_names):
+        return f"{who}'s classes are {', '.join(facts['class_names'])} and the data set's {', '.join(info.class_names)}."
+    return ""
+
+
+def _combination(run: RunFacts) -> Iterator[Problem]:
+    """What several teachers cannot answer together."""
+    at, modalities = "teacher.combine", [one.modalities for one in run.teachers]
+    wrong = run.combination.problems(modalities)
+    for key, _, text in (found.partition(": ") for found in wrong):
+        yield Problem(f"{at}.{key}", text)
+    views = [] if wrong or run.config.is_evaluated else _asked_views(run)
+    lost = [view for view in views if not shared_out(view, modalities, run.combination)]
+    for view in lost:
+        yield Problem(at, f"no teacher answers for the view {view!r}. Name one for it, or one for full.")
+    if lost or not views:
+        return
+    for folder, asked in zip(run.config.teacher_folders, asked_of(views, modalities, run.combination)):
+        if not asked:
+            text = f"{folder} is asked about none of the objective's views. Leave it out, or name another view for it."
+            yield Problem(at, text)
+
+
+def _asked_views(run: RunFacts) -> list[str]:
+    """The teacher's side of the views that the objective lists, of those that show the teachers something."""
+    assert run.teacher is not None
+    views = []
+    for written in run.objective.options.get("views", []):
+        view = written if isinstance(written, str) else written.get("teacher")
+        if view is not None and shows(view, run.teacher.modalities):
+            views.append(view)
+    return views
+
+
+def cache(run: RunFacts) -> Iterator[Problem]:
+    """Why a teacher's predictions cannot be kept; its modalities are known only where it is there."""
+    teacher = run.config.teacher
+    if teacher is None or run.teacher is None:
+        return
+    if not teacher.cache:
+        if teacher.cache_features:
+            text = "are kept in a teacher cache only. Set teacher.cache=true, or leave cache_features out."
+            yield Problem("teacher.cache_features", text)
+        return
+    yield from _cache_folder(Path(teacher.cache_dir), teacher.cache == "read")
+    yield from _cache_features(run, teacher.cache_features)
+    if not run.config.is_evaluated:
+        yield from _changing(run)
+
+
+def _cache_folder(folder: Path, only_read: bool) -> Iterator[Problem]:
+    at = "teacher.cache_dir"
+    if folder.exists() and not folder.is_dir():
+        yield Problem(at, f"{folder} is a file, wanted a folder.")
+    elif only_read and not folder.is_dir():
+        yield Problem(at, f"there is no folder {folder} to read a cache from. Set teacher.cache=true.")
+    elif not only_read and not is_writable(folder):
+        text = f"{folder} cannot be made or written to: see {nearest_folder(folder)}. Name another one, or set teacher.cache=read."
+        yield Problem(at, text)
+
+
+def _cache_features(run: RunFacts, names: list[str]) -> Iterator[Problem]:
+    at = "teacher.cache_features"
+    unknown = [(i, name) for i, name in enumerate(names) if name != SUMMARY]
+    for i, name in unknown:
+        yield Problem(f"{at}[{i}]", f"no feature {name!r} can be kept, only {SUMMARY!r}.{did_you_mean(name, [SUMMARY])}")
+    if unknown or not names:
+        return
+    for folder in run.config.teacher_folders:
+        model = Part(at, MODELS, run.card(folder)["model"])
+        if model.cls.summarise_views is MultimodalModel.summarise_views:
+            yield Problem(at, f"the teacher is a {model.name}, which does not tell its {SUMMARY}. Leave cache_features out.")
+
+
+def _changing(run: RunFacts) -> Iterator[Problem]:
+    """What lets a teacher see something else each time it is asked about an example."""
+    views = run.stand_in_objective.teacher_views
+    if not views:
+        text = f"the objective {run.objective.name} does not say which views it asks about (its teacher_views)."
+        yield Problem("teacher.cache", f"{text} Tell it, {OFF}.")
+    assert run.teacher is not None
+    for m in run.teacher.modalities:
+        if run.made_processors[m].random:
+            text = f"has random transforms, so the teacher sees another {m} in each epoch and its answers cannot be kept."
+            yield Problem(f"data.processors.{m}", f"{text} Take them out, {OFF}.")
+    assert run.config.teacher is not None
+    at, spec, masker = "teacher.masker", run.config.teacher.masker, run.teacher_masker
+    if spec is None or masker is None:
+        at, spec, masker = "masker", run.config.masker, run.masker
+    if masker.random and any(view != FULL for view in views):
+        text = "draws what it shows, or takes it from the rest of the batch, so what the teacher says of a view cannot be kept."
+        hint = f"Take another one for the teacher, such as teacher.masker=drop, {OFF}."
+        yield Problem(at, f"{Part(at, MASKERS, spec).name} {text} {hint}")
+
+
+def saved_classes(run: RunFacts) -> Iterator[Problem]:
+    """Classes of the model that is evaluated, or started from, that are the data set's in another order, or others."""
+    config, folder = run.config, run.config.evaluated
+    if not config.is_evaluated:
+        if config.init is None or config.init_folder is None:
+            return
+        folder = config.init_folder
+    try:
+        facts = run.card(folder)["facts"]
+    except CheckpointError:  # said elsewhere
+        return
+    text = _other_classes("the trained model", facts, run.info)
+    if text and config.is_evaluated:
+        fix = "Its classes must be named as it was trained, in the same order: give data.dataset those options."
+        yield Problem("data.dataset", f"{text} {fix}")
+    elif text and sorted(facts["class_names"] or ()) == sorted(run.info.class_names):
+        # a model of another task may start this one: all of it but the last layer is wanted
+        yield Problem("init", f"{text} Name them in the same order.")
+
+
+def initial_weights(run: RunFacts) -> Iterator[Problem]:
+    """Why a model cannot start from what it should, found on models without weights."""
+    config, at = run.config, "init.checkpoint"
+    if config.init is None or config.is_evaluated or config.goes_on:
+        return
+    path = config.init_folder
+    if path is None:
+        num = len(config.teacher_folders)
+        why = f"there are {num} teachers" if num else "there is no trained teacher"
+        yield Problem(at, f"must be given, since {why}: the folder of a finished run.")
+        return
+    try:
+        problems = list(_other_processors(run, path)) or list(_other_sizes(run, path))
+    except CheckpointError as error:
+        problems = [Problem(at, str(error))]
+    yield from problems
+
+
+def _other_processors(run: RunFacts, path: str) -> Iterator[Problem]:
+    """Processors that make other tensors than those that the weights are for."""
+    card = run.card(path)
+    for m, part in run.processors.items():
+        if m in card["modalities"] and (other := other_tensors(part.spec, card["processors"][m]["spec"])):
+            text = f"what the model starts from was trained on other tensors: {other}. Write its options here."
+            yield Problem(part.path, text)
+
+
+def _other_sizes(run: RunFacts, path: str) -> Iterator[Problem]:
+    """Sizes that do not fit; those of a model that reads files are known only in the run."""
+    init, model = run.config.init, run.empty_model_on(run.card(path)["facts"])
+    assert init is not None
+    if model is None:
+        return
+    for text in Inheritance(model, run.saved_model(path), init.layers, init.cut, init.only).problems:
+        key, _, rest = text.partition(": ") if text.startswith(("layers: ", "only[")) else ("", "", text)
+        yield Problem(f"init.{key}" if key else "init", rest)
