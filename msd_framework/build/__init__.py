@@ -1,0 +1,1 @@
+"""A checked configuration to the objects that run it."""

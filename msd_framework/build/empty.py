@@ -1,0 +1,89 @@
+"""Models whose weights are left empty: they are built to be asked what they are, without data, files and random numbers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
+
+from msd_framework.components.options import options_of
+from msd_framework.components.registry import Registry, nested, split
+from msd_framework.config.parts import Part, code_options
+from msd_framework.registry import ENCODERS
+
+RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"}
+"""What draws the first numbers of weights, in torch and in `torch.nn.init`."""
+
+TRUNCATED = "_no_grad_trunc_normal_"
+"""What draws truncated normal numbers in `torch.nn.init`, for whoever asks for them."""
+
+LARGE_VOCABULARY = 2**18
+"""Stands in for a vocabulary that is not learned yet: larger than those of published models, and with room for its embedding."""
+
+ANY_ENCODER = {"type": "features", "feature_size": 1}
+"""Stands in for an encoder whose sizes are in files."""
+
+
+class Unfilled(TorchFunctionMode):
+    """A context in which weights get no first numbers, so that memory is only set aside and a big model costs no time.
+
+    The device `meta` is for this as well, but its first operation imports torch's compiler, which takes a second. Truncated
+    normal numbers are left out by another way: torch draws them until all lie in their range, which empty memory may never do.
+    """
+
+    def __enter__(self) -> Unfilled:
+        self.truncated = getattr(init, TRUNCATED)
+        setattr(init, TRUNCATED, lambda tensor, *_, **__: tensor)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        setattr(init, TRUNCATED, self.truncated)
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        if getattr(function, "__name__", "") in RANDOM_FILLS:
+            return arguments[0] if arguments else options["tensor"]
+        return function(*arguments, **(options or {}))
+
+
+def reads_files(part: Part) -> bool:
+    """Whether a constructor reads files or published weights, or imports modules of Python that are not loaded."""
+    return any(part.options.get(key) is not None for key in part.cls.reads) or names_unloaded_code(part)
+
+
+def names_unloaded_code(part: Part) -> bool:
+    """Whether a component's options name code that nobody has imported yet."""
+    return any(str(part.options[key]).rpartition(".")[0] not in sys.modules for key in code_options(part.cls))
+
+
+def without_files(registry: Registry[Any], spec: Any, facts: Mapping[str, Any], stand_ins: Mapping[str, Any]) -> dict[str, Any]:
+    """A component's part of a YAML, with stand-ins for what it must be given, is unknown yet or would be read.
+
+    Args:
+        registry: where its name is known.
+        spec: what the YAML says.
+        facts: what components may ask for by name, as far as it is known.
+        stand_ins: what stands in for the rest.
+    """
+    part = Part("", registry, spec)
+    if registry is ENCODERS and reads_files(part):
+        return ANY_ENCODER
+    known = {*facts, *(name for of_modality in facts["modalities"].values() for name in of_modality)}
+    options = options_of(part.cls)
+    lacking = [name for name, option in options.items() if option.required and name in stand_ins and name not in known]
+    filled: dict[str, Any] = {name: stand_ins[name] for name in lacking}
+    for key, value in part.options.items():
+        inner, container = nested(options[key].annotation)
+        if inner is None or value is None:
+            filled[key] = value
+        elif container is dict:
+            filled[key] = {k: without_files(inner, one, facts, stand_ins) for k, one in value.items()}
+        elif container is not None:
+            filled[key] = [without_files(inner, one, facts, stand_ins) for one in value]
+        else:
+            filled[key] = without_files(inner, value, facts, stand_ins)
+    return {"type": split(spec, "", registry)[0], **filled}

@@ -1,0 +1,391 @@
+"""What is known of a run before anything is loaded: every check asks here, and so does what builds the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from msd_framework.build.empty import LARGE_VOCABULARY, Unfilled, names_unloaded_code, reads_files, without_files
+from msd_framework.components.registry import Registry, raised_at, split
+from msd_framework.config.cards import card_of, rebuilt
+from msd_framework.config.parts import Part, code_options, parts
+from msd_framework.config.schema import RunConfig
+from msd_framework.config.structure import component_slots
+from msd_framework.data.base import Processor
+from msd_framework.engine.optim import OptimizerRecipe
+from msd_framework.errors import CheckpointError, ConfigError, DataError, Problem
+from msd_framework.maskers.base import Masker, Views
+from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
+from msd_framework.registry import (
+    COMBINATIONS,
+    DATASETS,
+    MASKERS,
+    MODELS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PROCESSORS,
+    REGISTRIES,
+    TASK_LOSSES,
+)
+from msd_framework.structures import Batch, DatasetInfo, Inputs, ModelOutput, Setting
+from msd_framework.teachers.base import Teacher
+from msd_framework.teachers.ensemble import Combination, union
+
+T = TypeVar("T")
+
+STAND_INS = {
+    "num_classes": 2,
+    "task": "single_label",
+    "outcomes": None,
+    "class_names": (),
+    "vocab_size": 2**31 - 1,  # large, so that no id is refused that may be there
+    "pad_id": 0,
+    "cls_id": 2,
+    "sep_id": 3,
+    "image_size": 224,
+    "image_channels": 3,
+    "feature_size": 2048,
+    "sample_rate": 16000,
+    "seed": 0,
+    "fine_tunes": False,
+}
+"""What a run fills in where a component asks for it by name, as far as it is not known before data is read."""
+
+CONTEXT = {"objectives": ("model", "teacher", "masker"), "datasets": ("split", "on_error", "max_examples", "unlabelled")}
+"""Arguments that only the run can give, by the kind of component that takes them."""
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What is known of a model without building it.
+
+    Args:
+        modalities: what it takes.
+        subsets: whether a modality may be left out of its inputs.
+    """
+
+    modalities: tuple[str, ...]
+    subsets: bool
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run before anything is loaded; each fact is found when it is first asked for, and then kept.
+
+    Args:
+        config: what the run is, of which each part is right by itself.
+    """
+
+    config: RunConfig
+
+    @cached_property
+    def dataset(self) -> Part:
+        return Part("data.dataset", DATASETS, self.config.data.dataset)
+
+    @cached_property
+    def model(self) -> Part:
+        return Part("model", MODELS, self.config.model)
+
+    @cached_property
+    def objective(self) -> Part:
+        return Part("objective", OBJECTIVES, self.config.objective)
+
+    @cached_property
+    def processors(self) -> dict[str, Part]:
+        """How each modality becomes tensors."""
+        return {m: Part(f"data.processors.{m}", PROCESSORS, spec) for m, spec in self.config.data.processors.items()}
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Every component of the configuration, those that are nested in another before it."""
+        slots = component_slots(asdict(self.config))
+        return tuple(part for slot in slots for part in parts(REGISTRIES[slot.kind], slot.spec, slot.path))
+
+    def of(self, *registries: Registry[Any]) -> list[Part]:
+        """The components of some kinds."""
+        return [part for part in self.parts if part.registry in registries]
+
+    @cached_property
+    def model_parts(self) -> tuple[Part, ...]:
+        """The model and what is nested in it, the innermost first."""
+        return tuple(parts(MODELS, self.config.model, "model"))
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """The data set's description; logits are read as the run's model is trained, or was, where one is evaluated.
+
+        Raises:
+            ConfigError: if the data set's options do not go together.
+        """
+        info = described(self.config.data.dataset, self.config.objective)
+        if not self.config.is_evaluated:
+            return info
+        try:
+            outcomes = self.card(self.config.evaluated)["facts"].get("outcomes")
+        except CheckpointError:  # checks/folders.py says what is wrong with it
+            return info
+        return replace(info, trained=outcomes or info.trained)
+
+    @cached_property
+    def known(self) -> dict[str, Any]:
+        """What components may ask for by name: what the data set's description says, and stand-ins for the rest."""
+        return STAND_INS | known_facts(self.info)
+
+    def build(self, part: Part) -> Any:
+        """A component, built with what is known.
+
+        Raises:
+            ConfigError: if its constructor refuses its options.
+        """
+        return part.registry.build(part.spec, part.path, self.known)
+
+    @cached_property
+    def made_processors(self) -> dict[str, Processor]:
+        """The processors, which have learned nothing yet."""
+        return {m: PROCESSORS.build(part.spec, part.path) for m, part in self.processors.items()}
+
+    @cached_property
+    def masker(self) -> Masker:
+        """How the student's views hide a modality."""
+        return MASKERS.build(self.config.masker, "masker", self.known)
+
+    @cached_property
+    def teacher_masker(self) -> Masker | None:
+        """How the teacher's views hide one, where it is another way than the student's."""
+        given = self.config.teacher.masker if self.config.teacher is not None else None
+        return None if given is None else MASKERS.build(given, "teacher.masker", self.known)
+
+    @cached_property
+    def optimizer(self) -> OptimizerRecipe:
+        return OPTIMIZERS.build(self.config.optimizer, "optimizer", self.known)
+
+    @cached_property
+    def combination(self) -> Combination:
+        """How several teachers answer as one; by their mean where the YAML says nothing."""
+        given = self.config.teacher.combine if self.config.teacher is not None else None
+        return COMBINATIONS.build(given or "mean", "teacher.combine", self.known)
+
+    @cached_property
+    def _cards(self) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def card(self, path: str) -> dict[str, Any]:
+        """How the model of a checkpoint is rebuilt.
+
+        Args:
+            path: the folder of a run, or one of its checkpoints.
+
+        Raises:
+            CheckpointError: if there is none, if it is no card, or if it names code that the user's own YAML does not.
+        """
+        if path not in self._cards:
+            self._cards[path] = card_of(path, self.config)
+        return self._cards[path]
+
+    def saved_model(self, path: str) -> MultimodalModel:
+        """The model of a checkpoint with empty weights; all its sizes are in its card.
+
+        Raises:
+            CheckpointError: if there is none, or none can be made of its card.
+        """
+        card = self.card(path)
+        with Unfilled():
+            return rebuilt(card, path)
+
+    @cached_property
+    def student(self) -> Takes:
+        return Takes(modalities_of(self.config.model), self.model.cls.takes_subsets)
+
+    @cached_property
+    def teachers(self) -> tuple[Takes, ...]:
+        """What each trained teacher takes; nothing where none is there, or one cannot be read."""
+        if not self.config.has_teacher:
+            return ()
+        try:
+            cards = [self.card(folder) for folder in self.config.teacher_folders]
+            models = [Part("teacher.checkpoint", MODELS, card["model"]).cls for card in cards]
+        except (CheckpointError, ConfigError):  # checks/teacher.py says what is wrong with it
+            return ()
+        return tuple(Takes(tuple(card["modalities"]), model.takes_subsets) for card, model in zip(cards, models))
+
+    @cached_property
+    def teacher(self) -> Takes | None:
+        """What the teachers take together; None where the objective asks none, or nothing is known of them."""
+        if self.config.teacher is None or not self.objective.cls.needs_teacher:
+            return None
+        if self.config.teacher.ema is not None:
+            return self.student
+        if len(self.teachers) < 2:
+            return next(iter(self.teachers), None)
+        return Takes(union([one.modalities for one in self.teachers]), all(one.subsets for one in self.teachers))
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What a component is told of the run when it is asked what it has against it."""
+        kinds = {m: part.cls.kind for m, part in self.processors.items()}
+        return Setting(self.info, self.student.modalities, self.teacher.modalities if self.teacher else None, kinds)
+
+    @cached_property
+    def stand_in_objective(self) -> Objective:
+        """The objective with stand-ins for its models, to be asked what it wants of them.
+
+        Raises:
+            ConfigError: if its constructor refuses its options.
+        """
+        teacher, num_classes = self.setting.teacher_modalities or tuple(self.info.modalities), self.info.num_classes
+        models = {"model": _Student(self.student.modalities, num_classes), "teacher": _Teacher(teacher, num_classes)}
+        return OBJECTIVES.build(self.config.objective, "objective", self.known, masker=self.masker, **models)
+
+    @cached_property
+    def empty_part(self) -> tuple[Part, nn.Module] | None:
+        """The outermost part of the model whose constructor reads no files, with empty weights.
+
+        None if there is no such part, or if it cannot be built so: a module of a user's own may look at its weights.
+
+        Raises:
+            ConfigError: if a constructor refuses its options, or there is not enough memory.
+        """
+        part = next((part for part in reversed(self.model_parts) if not reads_files(part)), None)
+        if part is None:
+            return None
+        # a vocabulary has to be learned or read first
+        told = {m: made.facts for m, made in self.made_processors.items() if made.kind != "tokens"}
+        facts = known_facts(self.info) | {"seed": self.config.seed, "modalities": told}
+        spec = without_files(part.registry, part.spec, facts, STAND_INS | {"vocab_size": LARGE_VOCABULARY})
+        try:
+            with Unfilled():
+                return part, part.registry.build(spec, part.path, facts)
+        except ConfigError:
+            raise
+        except Exception as error:
+            if isinstance(error, RuntimeError) and ("alloc" in str(error) or "overflow" in str(error)):
+                text = f"needs more memory than there is: {str(error).splitlines()[0]}."
+                raise ConfigError(Problem(part.path, text)) from error
+            return None
+
+    @property
+    def empty_model(self) -> MultimodalModel | None:
+        """The model with empty weights; None where its sizes are in files that it reads, or where it cannot be built so."""
+        if any(map(reads_files, self.model_parts)) or self.empty_part is None:
+            return None
+        model = self.empty_part[1]
+        assert isinstance(model, MultimodalModel)
+        return model
+
+    def empty_model_on(self, facts: Mapping[str, Any]) -> MultimodalModel | None:
+        """The same on the tensors of another run, of which more is known.
+
+        Args:
+            facts: those in the card of the other run's checkpoint.
+        """
+        if any(map(reads_files, self.model_parts)):
+            return None
+        with Unfilled():
+            own = known_facts(self.info) | {"seed": self.config.seed}
+            return MODELS.build(self.config.model, "model", STAND_INS | dict(facts) | own)
+
+    @cached_property
+    def may_be_pretrained(self) -> bool:
+        """Whether the model, or a part of it, starts from weights of others; nobody can tell of a user's own module, so it may."""
+        read = any(part.options.get(key) is not None for part in self.model_parts for key in part.cls.reads)
+        return self.config.init is not None or read or any(code_options(part.cls) for part in self.model_parts)
+
+    @cached_property
+    def weights_are_at_hand(self) -> bool:
+        """Whether all that the model and its tokenizers read is on disk, and no code is named that is not loaded."""
+        if self.config.allow or any(map(names_unloaded_code, self.model_parts)):
+            return False
+        read = [part.options.get(key) for part in self.model_parts for key in part.cls.reads]
+        read += [part.options.get("name") for part in self.of(PROCESSORS)]
+        return all(name is None or Path(str(name)).expanduser().exists() for name in read)
+
+
+def described(dataset: Any, objective: Any = None, at: str = "data.dataset") -> DatasetInfo:
+    """What is known of a data set, and how a run's task loss reads what its model says of it, from their parts of a YAML.
+
+    Args:
+        dataset: the data set's part.
+        objective: the objective's, where there is a run.
+        at: the key path of the data set's part.
+
+    Raises:
+        ConfigError: if the data set's options do not go together.
+    """
+    name, options = split(dataset, at, DATASETS)
+    info = asked(lambda: DATASETS.get(name, at).describe(options), f"describe of {name}", at)
+    if not isinstance(info, DatasetInfo):
+        raise ConfigError(Problem(at, f"describe of {name} must return a DatasetInfo, got {info!r}."))
+    loss = None if objective is None else split(objective, "objective", OBJECTIVES)[1].get("task_loss")
+    if loss is None:
+        return info
+    return replace(info, trained=TASK_LOSSES.get(split(loss, "objective.task_loss", TASK_LOSSES)[0]).outcomes)
+
+
+def known_facts(info: DatasetInfo) -> dict[str, Any]:
+    """What components may ask for by name and a data set's description tells."""
+    return {"num_classes": info.num_classes, "task": info.task, "outcomes": info.outcomes, "class_names": info.class_names}
+
+
+def modalities_of(model: Any) -> tuple[str, ...]:
+    """The modalities that a model takes, from its part of a YAML.
+
+    Raises:
+        ConfigError: if a class of a user's own does not tell.
+    """
+    name, options = split(model, "model", MODELS)
+    found = asked(lambda: MODELS.get(name).modalities_of(options), f"modalities_of of {name}", "model")
+    if not isinstance(found, (tuple, list)) or not found or not all(isinstance(m, str) for m in found):
+        raise ConfigError(Problem("model", f"modalities_of of {name} must return the names of modalities, got {found!r}."))
+    return tuple(found)
+
+
+def asked(question: Callable[[], T], what: str, at: str) -> T:
+    """What a class method says; what one of a user's own raises becomes a sentence.
+
+    Args:
+        question: asks it.
+        what: which method of which class.
+        at: the key path of the class.
+
+    Raises:
+        ConfigError: with what it raised, and where.
+    """
+    try:
+        return question()
+    except ConfigError:
+        raise
+    except (ValueError, DataError) as error:
+        raise ConfigError(Problem(at, str(error))) from error
+    except Exception as error:  # a class of a user's may raise anything
+        raise ConfigError(Problem(at, f"{what} failed: {raised_at(error)}")) from error
+
+
+class _Student(MultimodalModel):
+    """Stands in for a model where an objective's constructor asks no more than its modalities and classes."""
+
+    def __init__(self, modalities: tuple[str, ...], num_classes: int):
+        super().__init__()
+        self.modalities, self.num_classes = modalities, num_classes
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def forward(self, inputs: Inputs) -> ModelOutput:
+        raise NotImplementedError
+
+
+class _Teacher(Teacher):
+    """Stands in for a teacher in the same way."""
+
+    def __init__(self, modalities: tuple[str, ...], num_classes: int):
+        self.modalities, self.num_classes = modalities, num_classes
+
+    def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
+        raise NotImplementedError
