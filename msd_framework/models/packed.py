@@ -89,7 +89,8 @@ class PackedRows:
 
     def place(self, embeddings: Tensor) -> Tensor:
         """The sequence [N, D] of embedded tokens [U, D]."""
-        return F.embedding(self.tokens, embeddings)  # its derivative is faster than that of an index
+        # the same as embeddings[self.tokens], whose derivative is slower
+        return F.embedding(self.tokens, embeddings)
 
     def keep_first(self, x: Tensor) -> Tensor:
         """The first position of each row, [R, D], of a sequence [N, D]."""
@@ -99,6 +100,7 @@ class PackedRows:
         """A sequence [N, D] as the positions [B, L, D] of each view; what stands where none was kept means nothing."""
         if self.kept is None:
             return self._split(x, [block.length for block in self.blocks])
+        # the n-th position that a row kept stands n - 1 places after the row's first one
         firsts = torch.split(self.first[self.rank], [len(kept) for kept in self.kept])
         return [F.embedding(first[:, None] + kept.cumsum(1) - 1, x) for first, kept in zip(firsts, self.kept)]
 
@@ -115,6 +117,7 @@ class PackedRows:
 
     def attend_first(self, attention: SelfAttention, place: Move, x: Tensor) -> Tensor:
         """What the first position of each row reads in its row of a sequence, [R, D]; arguments as of `attend`."""
+        # keys and values of all positions, but one query a row: what the others would read is read by nobody
         query, key, value = attention.query(self.keep_first(place(x))), place(attention.key(x)), place(attention.value(x))
         return self._attend(attention, query, [1 for _ in self.blocks], key, value)
 
@@ -153,6 +156,7 @@ def read_layers(
     states = {0: place(x)} if 0 in layers else {}
     for number, layer in enumerate(below, 1):
         x = layer.step(x, place, partial(rows.attend, layer.attention, place))  # [N, D]
+        # From here on the same token is another thing in each row, since it has read there: x is the sequence itself.
         place = whole
         if number in layers:
             states[number] = x
@@ -179,11 +183,18 @@ def pack(views: Sequence[Sequence[Part]], token_cost: int, last: Collection[int]
     Returns:
         embeddings [U, D], and V * B rows, those of the first view first.
     """
-    masks = [torch.cat([part.mask for part in view], 1) for view in views]  # [B, L]
-    kept = [torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1) for mask in masks]  # [B, L]
-    embeddings, tokens = _embed(views, [torch.split(k, [part.mask.shape[1] for part in view], 1) for view, k in zip(views, kept)])
+    masks, kept, kept_of_parts = [], [], []
+    for view in views:
+        mask = torch.cat([part.mask for part in view], 1)  # [B, L]
+        # The first position is kept even where it is hidden: the classifier reads it. The others then do not look at it.
+        keep = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)  # [B, L]
+        masks.append(mask)
+        kept.append(keep)
+        kept_of_parts.append(torch.split(keep, [part.mask.shape[1] for part in view], 1))
+    embeddings, tokens = _embed(views, kept_of_parts)
     if can_look(embeddings):
-        behind = torch.tensor([v in last for v, mask in enumerate(masks) for _ in range(len(mask))])  # [R]
+        behind = torch.cat([torch.full((len(mask),), v in last) for v, mask in enumerate(masks)])  # [R]
+        # A block more costs about as much as BLOCK_COST multiplications, so that much padding is cheaper than another block.
         return embeddings, _short_rows(tokens, masks, kept, BLOCK_COST // token_cost, behind)
     return embeddings, _padded_rows(tokens, masks)
 
@@ -195,6 +206,7 @@ def can_look(tensor: Tensor) -> bool:
 
 def _embed(views: Sequence[Sequence[Part]], kept: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
     """Embeddings [U, D], and for each view which of them stands at each position, int64 [B, L]."""
+    # Parts by what embeds them, and those by what they are made of: parts of several views that show the same are alike.
     shared: dict[Callable[..., Tensor], dict[tuple[int, ...], list[tuple[Part, Tensor]]]] = {}
     for part, keep in zip(chain(*views), chain(*kept)):
         shared.setdefault(part.embed, {}).setdefault(_identity(part), []).append((part, keep))
@@ -204,10 +216,12 @@ def _embed(views: Sequence[Sequence[Part]], kept: Sequence[Sequence[Tensor]]) ->
     for embed, alike in shared.items():
         contents: list[list[Tensor]] = []
         for identity, parts in alike.items():
+            # A token is embedded if any view keeps it; the content of the first part is that of all of them.
             take, place = _taking(reduce(or_, (keep for _, keep in parts)))
             contents.append([take(content) for content in parts[0][0].contents])
             tokens[identity] = place + num_tokens
             num_tokens += len(contents[-1][0])
+        # one call for all that share `embed`; where there is one part alone, no copy is made of its contents
         embedded.append(embed(*(same[0] if len(same) == 1 else torch.cat(same) for same in zip(*contents))))  # [U', D]
     return torch.cat(embedded), [torch.cat([tokens[_identity(part)] for part in view], 1) for view in views]
 
@@ -222,6 +236,7 @@ def _taking(kept: Tensor) -> tuple[Take, Tensor]:
         flat = kept.flatten()
         index = flat.nonzero().squeeze(1)  # [U]
         return lambda x: x.flatten(0, 1).index_select(0, index), (flat.cumsum(0) - 1).view(kept.shape)
+    # How many are kept is not known without waiting for the device, so all are taken, with zeros for those that are not.
     place = torch.arange(kept.numel(), device=kept.device).view(kept.shape)
 
     def take(x: Tensor) -> Tensor:
@@ -246,19 +261,23 @@ def _short_rows(
     """Rows without hidden positions, those behind after the others, the longest first, in blocks of (nearly) one length."""
     longest = max(mask.shape[1] for mask in masks)
     keep, token, mask = (torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in xs]) for xs in (kept, tokens, masks))  # [R, L]
+    # Longest first, so that rows of nearly one length are neighbours; stable, so that the same batch is always laid out alike.
     order = (keep.sum(1) - (longest + 1) * behind).argsort(descending=True, stable=True)
     lengths = keep.sum(1)[order]
     keep, token, mask = keep[order], token[order], mask[order]
-    filled = torch.arange(longest) < lengths[:, None]  # [R, L], rows pushed to the left
+    # What a row keeps moves to its left end. Position ids are in the embeddings already, so places mean nothing any more.
+    filled = torch.arange(longest) < lengths[:, None]  # [R, L]
     token = torch.zeros_like(token).masked_scatter(filled, token[keep])
     mask = torch.zeros_like(mask).masked_scatter(filled, mask[keep])
 
     blocks, places, first, begin, size = [], [], [], 0, 0
-    counted = [int(length) for length in lengths.unbind()]  # older versions have no tolist within torch.func.jvp
+    # older versions of torch have no tolist within torch.func.jvp
+    counted = [int(length) for length in lengths.unbind()]
     front = len(counted) - int(behind.sum())
     rear = [(front + end, length) for end, length in _cuts(counted[front:], tolerance)]
     for end, length in [*_cuts(counted[:front], tolerance), *rear]:
         seen = mask[begin:end, :length]
+        # most blocks have no padding, and attention is faster without a mask
         blocks.append(Block(end - begin, length, None if seen.all() else seen))
         places.append(token[begin:end, :length].flatten())
         first.append(torch.arange(size, size + (end - begin) * length, length))
