@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.models import concat_weights, mmbt_weights, vilbert_weights, visual_bert_weights
-from msd_framework.models.published import HEAD, WeightMap, count, known
+from msd_framework.models.published import BERT_NAMES, BERT_SIZES, HEAD, Tensors, WeightMap, count, known
 from msd_framework.models.weights import Pretrained
-
-Tensors = Mapping[str, Tensor]
 
 VISUAL_BERT = WeightMap(
     names=(
@@ -33,17 +31,12 @@ VISUAL_BERT = WeightMap(
 """VisualBERT's encoder, some of whose tensors MMF calls other than transformers does."""
 
 TEXT = WeightMap(
+    names=(BERT_NAMES,),
     prefixes=("base.text.",),
-    shapes={
-        "vocab_size": ("embeddings.word_embeddings.weight", 0),
-        "hidden_size": ("embeddings.word_embeddings.weight", 1),
-        "max_position_embeddings": ("embeddings.position_embeddings.weight", 0),
-        "type_vocab_size": ("embeddings.token_type_embeddings.weight", 0),
-        "intermediate_size": ("encoder.layer.0.intermediate.dense.weight", 0),
-    },
-    counts={"num_hidden_layers": "encoder.layer."},
+    shapes={BERT_SIZES[size]: at for size, at in mmbt_weights.WEIGHTS.shapes.items() if size in BERT_SIZES},
+    counts={"num_hidden_layers": "encoder.layers."},
 )
-"""A text encoder under the names of transformers, which are those of its configuration."""
+"""A text encoder, whose sizes are called as in its configuration."""
 
 LATE_FUSION = replace(
     concat_weights.WEIGHTS,
@@ -53,18 +46,6 @@ LATE_FUSION = replace(
     image_encoder="encoders.image.",
 )
 """The encoders of a model with one for each modality by its name."""
-
-BASE_SIZES = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-}
-"""The sizes of a BERT that calls itself base."""
 
 HEAD_SIZE = 64
 """Features of an attention's head in every BERT."""
@@ -142,7 +123,7 @@ def left_sizes(name: str, own: Mapping[str, Any]) -> dict[str, str]:
     bert = _bert_name(own)
     if name != "visual_bert" or bert is None:
         return {}
-    usual = BASE_SIZES if "bert-base" in bert else {}
+    usual = visual_bert_weights.VisualBertSizes().config() if "bert-base" in bert else {}
     keys = [key for key in visual_bert_weights.THEIR_SIZES.values() if key != "visual_embedding_dim" and key in own]
     why = f"model.pretrained is {bert}, which has sizes of its own; without bert_model_name, this one is taken"
     return {f"model_config.{name}.{key}": f"{own[key]!r}: {why}" for key in keys if own[key] != usual.get(key)}
@@ -265,24 +246,23 @@ def _trained_vilbert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, A
     return {"type": "vilbert", **sizes, **heads, **_dropouts(config), "fusion": config.get("fusion_method", "mul")}
 
 
+VILBERT_SIZES = {
+    "feature_size": "v_feature_size",
+    "image_hidden_size": "v_hidden_size",
+    "image_num_layers": "v_num_hidden_layers",
+    "image_num_heads": "v_num_attention_heads",
+    "image_intermediate_size": "v_intermediate_size",
+    "co_hidden_size": "bi_hidden_size",
+    "co_num_heads": "bi_num_attention_heads",
+}
+"""What we call each size that a ViLBERT has besides those of its text, and what MMF does."""
+
+
 def _begun_vilbert(config: Mapping[str, Any]) -> dict[str, Any]:
-    names = {
-        "feature_size": ("v_feature_size", 2048),
-        "image_hidden_size": ("v_hidden_size", 1024),
-        "image_num_layers": ("v_num_hidden_layers", 6),
-        "image_num_heads": ("v_num_attention_heads", 8),
-        "image_intermediate_size": ("v_intermediate_size", 1024),
-        "co_hidden_size": ("bi_hidden_size", 1024),
-        "co_num_heads": ("bi_num_attention_heads", 8),
-    }
-    sizes = {ours: config[key] for ours, (key, usual) in names.items() if config.get(key, usual) != usual}
-    return {
-        "type": "vilbert",
-        "pretrained": _bert_name(config),
-        **sizes,
-        **_dropouts(config),
-        "fusion": config.get("fusion_method", "mul"),
-    }
+    usual = asdict(vilbert_weights.VilbertSizes())
+    sizes = {ours: config[key] for ours, key in VILBERT_SIZES.items() if config.get(key, usual[ours]) != usual[ours]}
+    fusion = config.get("fusion_method", "mul")
+    return {"type": "vilbert", "pretrained": _bert_name(config), **sizes, **_dropouts(config), "fusion": fusion}
 
 
 def _refuse_connections(config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
