@@ -20,7 +20,7 @@ from msd_framework.models.visual_bert import VisualBert
 from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.supervised import SupervisedObjective
-from msd_framework.progress import Progress
+from msd_framework.schedules import Progress
 from msd_framework.structures import Batch
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.cached import CachedTeacher

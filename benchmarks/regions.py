@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from msd_framework.data.features import RegionFeatures
+from msd_framework.data.processors.features import RegionFeatures
 from msd_framework.data.regions.base import Regions
 from msd_framework.data.regions.draft import Plan, StoreDraft
 

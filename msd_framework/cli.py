@@ -28,7 +28,7 @@ def run(words: Sequence[str]) -> int:
 
 def show(words: Sequence[str]) -> int:
     """config=FILE [key=value ...]: every option of a run and where its value comes from."""
-    from msd_framework.config.show import show_config
+    from msd_framework.commands.show import show_config
 
     config, overrides = take(words, "config")
     put(show_config(config, overrides))
@@ -37,8 +37,8 @@ def show(words: Sequence[str]) -> int:
 
 def components(words: Sequence[str]) -> int:
     """[KIND] [NAME] [user_dir=FOLDER imports=[MODULE]]: what can be named in a YAML, with options, types and defaults."""
+    from msd_framework.commands.show import show_components
     from msd_framework.config.imports import import_from_words
-    from msd_framework.config.show import show_components
 
     named = import_from_words(words)
     if len(named) > 2 or any("=" in word for word in named):
@@ -51,7 +51,7 @@ def components(words: Sequence[str]) -> int:
 
 def make_world(words: Sequence[str]) -> int:
     """layout=NAME folder=PATH [seed=0 sizes.train=3000 ...]: writes the made vision-language world."""
-    from msd_framework.config.world import make_world_from_words
+    from msd_framework.commands.make_world import make_world_from_words
 
     put(make_world_from_words(words))
     return 0
@@ -59,7 +59,7 @@ def make_world(words: Sequence[str]) -> int:
 
 def study(words: Sequence[str]) -> int:
     """config=FILE [seeds=10 ...]: methods by seeds, compared."""
-    from msd_framework.analysis.study import run_study
+    from msd_framework.analysis.study.run import run_study
 
     config, overrides = take(words, "config")
     if not run_study(config, overrides):
@@ -69,7 +69,7 @@ def study(words: Sequence[str]) -> int:
 
 def cache(words: Sequence[str]) -> int:
     """info|build|verify|prune [config=FILE ... | dir=PATH ...]: the answers of teachers that are kept on disk."""
-    from msd_framework.config.cache_command import cache_from_words
+    from msd_framework.commands.cache import cache_from_words
 
     name, *rest = words or [""]
     config, rest = take(rest, "config") if name in ("build", "verify") else ("", rest)
@@ -81,7 +81,7 @@ def cache(words: Sequence[str]) -> int:
 
 def convert_features(words: Sequence[str]) -> int:
     """source=PATH store=PATH [precision=fp16 --check ...]: region features of .npy files, LMDB or HDF5 as one store."""
-    from msd_framework.config.features_command import convert_from_words
+    from msd_framework.commands.features import convert_from_words
 
     put(convert_from_words(words))
     return 0
@@ -89,7 +89,7 @@ def convert_features(words: Sequence[str]) -> int:
 
 def convert_mmf(words: Sequence[str]) -> int:
     """checkpoint=PATH|config=FILE out=PATH [run=FILE classes=FILE ...]: a checkpoint of MMF as a teacher, or its YAML as ours."""
-    from msd_framework.config.mmf.command import convert_from_words
+    from msd_framework.commands.convert_mmf import convert_from_words
 
     put(convert_from_words(words))
     return 0
@@ -97,7 +97,7 @@ def convert_mmf(words: Sequence[str]) -> int:
 
 def extract_features(words: Sequence[str]) -> int:
     """images=FOLDER store=PATH backbone=torchvision:resnet50 [...]: what a network says of each cell of each image."""
-    from msd_framework.config.features_command import extract_from_words
+    from msd_framework.commands.features import extract_from_words
 
     told = extract_from_words(words)
     if is_first():
@@ -107,7 +107,7 @@ def extract_features(words: Sequence[str]) -> int:
 
 def data(words: Sequence[str]) -> int:
     """check NAME [root=PATH samples=20 user_dir=FOLDER ...]: whether a folder holds a data set as its publisher says."""  # noqa: D403
-    from msd_framework.config.data_command import check_from_words
+    from msd_framework.commands.data import check_from_words
     from msd_framework.config.imports import import_from_words
 
     if words[:1] != ["check"]:
@@ -119,7 +119,7 @@ def data(words: Sequence[str]) -> int:
 
 def saliency(words: Sequence[str]) -> int:
     """config=FILE [split=validation ...]: what each modality is to a run's teacher, and which one decides an example."""
-    from msd_framework.analysis.saliency import run_saliency
+    from msd_framework.analysis.saliency.scores import run_saliency
 
     config, overrides = take(words, "config")
     run_saliency(config, overrides)
@@ -128,7 +128,7 @@ def saliency(words: Sequence[str]) -> int:
 
 def layers(words: Sequence[str]) -> int:
     """config=FILE [student_layers=text.*.hidden ...]: how alike the layers of student and teacher are, and a map of them."""
-    from msd_framework.analysis.layer_map import run_layers
+    from msd_framework.analysis.layers import run_layers
 
     config, overrides = take(words, "config")
     run_layers(config, overrides)
@@ -137,7 +137,7 @@ def layers(words: Sequence[str]) -> int:
 
 def doctor(words: Sequence[str]) -> int:
     """config=FILE [validation_rows=512 out=FILE ...]: whether teacher, student and data of a run fit, on one batch."""
-    from msd_framework.analysis.doctor_command import run_doctor
+    from msd_framework.commands.doctor import run_doctor
 
     config, overrides = take(words, "config")
     return 0 if run_doctor(config, overrides) else 1

@@ -36,11 +36,11 @@ from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError
 from msd_framework.escaping import CsvWriter
 from msd_framework.escaping import markdown as escaped
+from msd_framework.files import draft, write_json, write_text
 from msd_framework.launch import launched
 from msd_framework.metrics.fidelity import Comparison, compare
 from msd_framework.screen import Screen, say
 from msd_framework.structures import FULL
-from msd_framework.writing import draft, write_json, write_text
 
 PACKAGES = (
     "msd_framework",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from msd_framework.callbacks.base import Callback
-from msd_framework.data.plan import HELD_OUT, TrainingPlan, hold_out, stream_seed
+from msd_framework.data.batches.plan import HELD_OUT, TrainingPlan, hold_out, stream_seed
 from msd_framework.engine.checkpoint import CheckpointFolder
 from msd_framework.engine.distributed import World
 from msd_framework.engine.optim import AdamWRecipe, CosineSchedule, OptimizerRecipe

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from msd_framework.callbacks.base import Callback
-from msd_framework.data.plan import TrainingPlan
+from msd_framework.data.batches.plan import TrainingPlan
 from msd_framework.engine.checkpoint import CheckpointFolder
 from msd_framework.engine.distributed import World
 from msd_framework.engine.optim import AdamWRecipe, CosineSchedule

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from msd_framework.data.audio import write_wav
+from msd_framework.data.processors.audio import write_wav
 
 RATE = 8000
 

@@ -22,8 +22,8 @@ from msd_framework.config.structure import component_slots, structure_problems, 
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.escaping import markdown as escaped
 from msd_framework.experiment import EXPERIMENTS, Experiment, Row
+from msd_framework.files import write_json, write_text
 from msd_framework.screen import Screen
-from msd_framework.writing import write_json, write_text
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.callbacks.base import CALLBACKS, Callback, Watched
+from msd_framework.files import naming, write_text
 from msd_framework.reading import read_text
-from msd_framework.writing import naming, write_text
 
 
 @CALLBACKS.register("json_lines")

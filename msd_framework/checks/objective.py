@@ -13,7 +13,7 @@ from msd_framework.engine.parts_of_model import ModelParts
 from msd_framework.engine.update_map import factor_of
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.launch import launched
-from msd_framework.models.distinct import mixes_examples
+from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.objectives.look_ahead import MIXED
 from msd_framework.registry import FEATURE_TERMS, MASKERS, MODELS, MODULATIONS, OPTIMIZERS, WEIGHTINGS

@@ -8,9 +8,9 @@ from typing import Any
 
 from msd_framework.build.facts import RunFacts
 from msd_framework.config.parts import Part, complete
-from msd_framework.data.text import Tokenizer, read_tokenizer
+from msd_framework.data.processors.text import Tokenizer, read_tokenizer
 from msd_framework.errors import DataError, Problem
-from msd_framework.models.weights import find_file
+from msd_framework.models.pretrained.weights import find_file
 from msd_framework.reading import read_json
 from msd_framework.registry import PROCESSORS
 

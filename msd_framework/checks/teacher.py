@@ -14,7 +14,7 @@ from msd_framework.config.cards import other_tensors
 from msd_framework.config.parts import Part
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MultimodalModel
-from msd_framework.models.inherit import Inheritance
+from msd_framework.models.pretrained.inherit import Inheritance
 from msd_framework.registry import MASKERS, MODELS, WEIGHTINGS
 from msd_framework.structures import FULL, DatasetInfo, shows
 from msd_framework.teachers.ema import decay_of

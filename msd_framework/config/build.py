@@ -32,12 +32,12 @@ from msd_framework.config.splits import shared_problems
 from msd_framework.config.teacher_cache import opened
 from msd_framework.config.values import flow
 from msd_framework.data.base import MultimodalDataset, Processor
-from msd_framework.data.collate import Collator
-from msd_framework.data.labels import HiddenLabels
-from msd_framework.data.lengths import LengthPools, measure_lengths
-from msd_framework.data.loader import EvaluationBatches, TrainingBatches
-from msd_framework.data.plan import HELD_OUT, Indices, TrainingPlan, hold_out, stream_seed
-from msd_framework.data.reader import DecodedInputs, ExampleReader
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.labels import HiddenLabels
+from msd_framework.data.batches.lengths import LengthPools, measure_lengths
+from msd_framework.data.batches.loader import EvaluationBatches, TrainingBatches
+from msd_framework.data.batches.plan import HELD_OUT, Indices, TrainingPlan, hold_out, stream_seed
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader
 from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, load_weights, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import PredictedBatches, measure, predict

@@ -16,7 +16,7 @@ from msd_framework.config.cards import card_of
 from msd_framework.config.parts import complete
 from msd_framework.config.schema import ChannelsConfig, RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
-from msd_framework.data.reader import DecodedInputs
+from msd_framework.data.batches.reader import DecodedInputs
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.errors import CacheError

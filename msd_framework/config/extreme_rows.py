@@ -15,9 +15,9 @@ import torch
 
 from msd_framework.config.schema import USES, RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
-from msd_framework.data.collate import Collator
-from msd_framework.data.reader import ExampleReader, Loaded
-from msd_framework.data.text import Tokenizer
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.reader import ExampleReader, Loaded
+from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.structures import Batch, DatasetInfo
 

@@ -9,7 +9,7 @@ from msd_framework.config.schema import InitConfig, RunConfig
 from msd_framework.engine.checkpoint import load_weights
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.models.base import MultimodalModel
-from msd_framework.models.inherit import Inheritance
+from msd_framework.models.pretrained.inherit import Inheritance
 
 
 def start_from(model: MultimodalModel, path: str, init: InitConfig, config: RunConfig) -> None:

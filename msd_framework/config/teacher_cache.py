@@ -19,19 +19,19 @@ from torch import Tensor
 
 from msd_framework.config.cache import AskedSplit, nearest, question, stores
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.collate import Collator
-from msd_framework.data.loader import EvaluationBatches
-from msd_framework.data.reader import ExampleReader
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.loader import EvaluationBatches
+from msd_framework.data.batches.reader import ExampleReader
 from msd_framework.engine.distributed import World
 from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precision, median_seconds
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CacheError, MSDError
+from msd_framework.files import naming
 from msd_framework.screen import progress_bar, say
 from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Outcomes, probabilities
 from msd_framework.teachers.cached import Opened
 from msd_framework.teachers.filling import Compared, ask, compare, fill
 from msd_framework.teachers.store import DONE, MISSING, Card, Layout, Rows, TeacherStore, Writer, chunks, hashes, mend
-from msd_framework.writing import naming
 
 NUM_VERIFIED = 2
 """Rows that are compared with the teacher whenever a store is opened."""

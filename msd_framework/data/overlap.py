@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from msd_framework.data.base import Example, MultimodalDataset, RowKeys
-from msd_framework.data.collate import Collator
-from msd_framework.data.reader import read_example
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.reader import read_example
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.structures import DatasetInfo
 

@@ -35,7 +35,7 @@ from msd_framework.engine.precision import Choice, Precision, choose, probe_obje
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem, TrainingError, is_ours
 from msd_framework.objectives.base import Objective
-from msd_framework.progress import Progress
+from msd_framework.schedules import Progress
 from msd_framework.structures import Batch, StepOutput
 
 

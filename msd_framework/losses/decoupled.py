@@ -10,8 +10,8 @@ from torch import Tensor
 from msd_framework.losses.base import DISTILLATION_LOSSES, LabelledDistillationLoss
 from msd_framework.losses.distributions import by_example, kl, log_softmax
 from msd_framework.losses.task import IGNORED
-from msd_framework.progress import Number, positive_dial
 from msd_framework.ranges import not_negative
+from msd_framework.schedules import Number, positive_dial
 from msd_framework.structures import ModelOutput, Task
 
 

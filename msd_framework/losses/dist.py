@@ -9,8 +9,8 @@ from torch import Tensor
 
 from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss
 from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, log_distributions, probabilities
-from msd_framework.progress import Number, positive_dial
 from msd_framework.ranges import not_negative
+from msd_framework.schedules import Number, positive_dial
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
 SMALLEST = 1e-8

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from msd_framework.losses.base import ALL_TASKS, DISTILLATION_LOSSES, DistillationLoss
 from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, kl, log_distributions, logits_of, probabilities
-from msd_framework.progress import Number, positive_dial
+from msd_framework.schedules import Number, positive_dial
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from msd_framework.losses.base import DISTILLATION_LOSSES, LabelledDistillationLoss
 from msd_framework.losses.decoupled import DecoupledKL
 from msd_framework.losses.distributions import by_example, kl, log_bernoulli
-from msd_framework.progress import Number, positive_dial
+from msd_framework.schedules import Number, positive_dial
 from msd_framework.structures import DatasetInfo, ModelOutput, Task
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss, at_least_float32
 from msd_framework.losses.distributions import kl
-from msd_framework.progress import Number, positive_dial
 from msd_framework.ranges import not_negative
+from msd_framework.schedules import Number, positive_dial
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape
 
 SHORTEST = 1e-6

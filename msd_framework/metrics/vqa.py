@@ -18,8 +18,8 @@ class VQAAccuracy(CountedMetric):
     .. math:: \frac{1}{N} \sum_n s_n(\arg\max_c z_{nc})
 
     with the logits :math:`z` and the targets :math:`s_n(c)`, the official accuracy of answer c to question n, as
-    `msd_framework.vqa_answers.answer_scores` has it: the mean over ten times leaving out one of ten people of min(1, a third of
-    the others who said so). It is the publisher's number for a model that answers from a list.
+    `msd_framework.data.sets.vqa_answers.answer_scores` has it: the mean over ten times leaving out one of ten people of
+    min(1, a third of the others who said so). It is the publisher's number for a model that answers from a list.
 
     >>> round(VQAAccuracy()(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([[0.9, 0.3], [1.0, 0.0]])), 4)
     0.45

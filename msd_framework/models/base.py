@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from msd_framework.components.registry import Registry, split
 from msd_framework.models.features import Features, hidden_feature
-from msd_framework.models.pooling import masked_mean
-from msd_framework.models.recorded import RecordedViews
+from msd_framework.models.layers.pooling import masked_mean
+from msd_framework.models.layers.recorded import RecordedViews
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModalityKind, ModelOutput, Setting
 
 

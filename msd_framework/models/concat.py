@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
-from msd_framework.models.concat_weights import HEAD, WEIGHTS
-from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.features import SUMMARY, Features
-from msd_framework.models.heads import hidden_layers
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
-from msd_framework.models.pooling import masked_mean, visible
-from msd_framework.models.published import read_published
+from msd_framework.models.layers.distinct import encode_once, mixes_examples
+from msd_framework.models.layers.heads import hidden_layers
+from msd_framework.models.layers.pooling import masked_mean, visible
+from msd_framework.models.pretrained.concat import HEAD, WEIGHTS
+from msd_framework.models.pretrained.published import read_published
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
@@ -161,7 +161,7 @@ class ConcatBert(ConcatModel):
     Raises:
         ValueError: if a size is not positive, or the weights do not fit.
 
-    >>> from msd_framework.models.text_transformer import TextTransformer
+    >>> from msd_framework.models.encoders.text_transformer import TextTransformer
     >>> model = ConcatBert(TextTransformer(vocab_size=50, hidden_size=8, num_heads=2), num_classes=3, feature_size=6).eval()
     >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
     >>> model({"text": text}).logits.shape

@@ -14,8 +14,8 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
-from msd_framework.models.pooling import masked_mean, visible
-from msd_framework.models.transformer import Transformer, TransformerLayer
+from msd_framework.models.layers.pooling import masked_mean, visible
+from msd_framework.models.layers.transformer import Transformer, TransformerLayer
 from msd_framework.structures import Feature, FeatureKind
 
 Features: TypeAlias = dict[str, Feature]

@@ -12,8 +12,14 @@ from torch import Tensor, nn
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
 from msd_framework.models.features import CUT, FUSED, SUMMARY, Features, Span, parsed
-from msd_framework.models.huggingface_adapters import CARRIERS, KNOWN_CARRIERS, WORDS, Seen, adapter_of, blanked
-from msd_framework.models.huggingface_load import forward_arguments, load_published, model_type, start_at_random, written_config
+from msd_framework.models.pretrained.adapters import CARRIERS, KNOWN_CARRIERS, WORDS, Seen, adapter_of, blanked
+from msd_framework.models.pretrained.transformers import (
+    forward_arguments,
+    load_published,
+    model_type,
+    start_at_random,
+    written_config,
+)
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
 
@@ -21,7 +27,7 @@ from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInput
 class HuggingFace(MultimodalModel):
     r"""A model of transformers without its heads, and :math:`z = W\, \mathrm{dropout}(\mathrm{summary}(x)) + b`.
 
-    How an architecture is asked stands in `models/huggingface_adapters.py`: ViLT, LXMERT, FLAVA, CLIP, SigLIP, BridgeTower and
+    How an architecture is asked stands in `models/pretrained/adapters.py`: ViLT, LXMERT, FLAVA, CLIP, SigLIP, BridgeTower and
     VisualBERT are known, any other is asked by the names of its arguments. What is masked never changes the logits. Words and
     regions are hidden by their attention masks; a whole image is masked where the architecture can (ViLT, FLAVA), is zeros in
     the place of its embedding where image and text do not look at each other (CLIP, SigLIP), and is a black image else. Leaving a

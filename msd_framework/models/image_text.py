@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from msd_framework.models.base import Encoded, Encoder, SummaryModel, encoder_problems
-from msd_framework.models.distinct import encode_once
+from msd_framework.models.layers.distinct import encode_once
 from msd_framework.structures import ModalityInputs, Setting
 
 NO_WEIGHTS: Mapping[str, Any] = {"pretrained": None}

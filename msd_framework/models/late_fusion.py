@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder, SummaryModel
-from msd_framework.models.distinct import encode_once, mixes_examples
 from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, within
-from msd_framework.models.fusion import FUSIONS
+from msd_framework.models.layers.distinct import encode_once, mixes_examples
+from msd_framework.models.layers.fusion import FUSIONS
 from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.ranges import positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
@@ -49,7 +49,7 @@ class LateFusion(ModelOfEncoders, SummaryModel):
     Raises:
         ValueError: if there is no encoder, or a size that is not positive.
 
-    >>> from msd_framework.models.region_features import RegionFeatures
+    >>> from msd_framework.models.encoders.region_features import RegionFeatures
     >>> model = LateFusion({"image": RegionFeatures(feature_size=6), "sound": RegionFeatures(feature_size=4)}, num_classes=3)
     >>> image = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
     >>> model({"image": image}).logits.shape

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
-from msd_framework.models.distinct import encode_once
 from msd_framework.models.features import Features, within
-from msd_framework.models.heads import hidden_layers
+from msd_framework.models.layers.distinct import encode_once
+from msd_framework.models.layers.heads import hidden_layers
 from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
@@ -39,7 +39,7 @@ class LogitFusion(ModelOfEncoders):
     Raises:
         ValueError: if there is no encoder, or a size is not positive.
 
-    >>> from msd_framework.models.region_features import RegionFeatures
+    >>> from msd_framework.models.encoders.region_features import RegionFeatures
     >>> from msd_framework.structures import ModalityInputs
     >>> model = LogitFusion({"image": RegionFeatures(feature_size=6), "sound": RegionFeatures(feature_size=4)}, num_classes=3)
     >>> image = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
-from msd_framework.models.dropout import Dropout
-from msd_framework.models.heads import HEADS
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
-from msd_framework.models.mmbt_weights import HEAD, WEIGHTS, sizes_of
-from msd_framework.models.packed import Part
-from msd_framework.models.pooling import visible
-from msd_framework.models.published import choose_sizes, read_published
+from msd_framework.models.layers.dropout import Dropout
+from msd_framework.models.layers.heads import HEADS
+from msd_framework.models.layers.packed import Part
+from msd_framework.models.layers.pooling import visible
+from msd_framework.models.layers.transformer import bert_initialization
+from msd_framework.models.layers.word_embeddings import WordEmbeddings
+from msd_framework.models.pretrained.mmbt import HEAD, WEIGHTS, sizes_of
+from msd_framework.models.pretrained.published import choose_sizes, read_published
+from msd_framework.models.pretrained.visual_bert import VisualBertSizes
 from msd_framework.models.single_sequence import SingleSequence
-from msd_framework.models.transformer import bert_initialization
-from msd_framework.models.visual_bert_weights import VisualBertSizes
-from msd_framework.models.word_embeddings import WordEmbeddings
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModalityInputs
 
@@ -41,7 +41,7 @@ class Mmbt(ImageTextModel, SingleSequence):
     The regions are features [B, L, F] or the tokens of an image encoder; those that are masked are not counted. Without any, only
     [CLS] is left of the image's part. A hidden text keeps its [SEP]; if it is left out altogether, [SEP] stands at its position 0.
 
-    All views of a batch go through the transformer in one pass without padding (`models/packed.py`), and the last layer computes
+    All views of a batch go through the transformer in one pass without padding (`layers/packed.py`), and the last layer computes
     only what the classifier reads. What views show alike is embedded once for all of them, dropout included. If a modality is left
     out, what embeds it gets no gradient: under DDP one view of a step must show it.
 

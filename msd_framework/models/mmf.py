@@ -16,10 +16,10 @@ from torch.nn.functional import pad
 from msd_framework.components.registry import raised_at
 from msd_framework.errors import did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
-from msd_framework.models.huggingface_adapters import blanked
-from msd_framework.models.published import read_published
+from msd_framework.models.pretrained.adapters import blanked
+from msd_framework.models.pretrained.published import read_published
+from msd_framework.models.pretrained.weights import load_exactly
 from msd_framework.models.vilbert import with_area
-from msd_framework.models.weights import load_exactly
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModalityInputs, ModalityKind, ModelOutput, Setting
 

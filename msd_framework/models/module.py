@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from msd_framework.components.registry import import_named, look_here, raised_at
 from msd_framework.errors import did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
-from msd_framework.models.huggingface_adapters import blanked
+from msd_framework.models.pretrained.adapters import blanked
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModelOutput, Setting
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import Encoded, SummaryModel
-from msd_framework.models.dropout import Dropout
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
-from msd_framework.models.packed import Move, PackedRows, Part, pack, read_layers
-from msd_framework.models.pooling import visible
-from msd_framework.models.transformer import Transformer, whole
+from msd_framework.models.layers.dropout import Dropout
+from msd_framework.models.layers.packed import Move, PackedRows, Part, pack, read_layers
+from msd_framework.models.layers.pooling import visible
+from msd_framework.models.layers.transformer import Transformer, whole
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModelOutput
 
 
@@ -27,7 +27,7 @@ class SingleSequence(SummaryModel):
     Attributes:
         encoder: the transformer.
         pooler: W and b.
-        packed: whether all views go through the transformer in one pass without padding (`models/packed.py`); if not, each runs
+        packed: whether all views go through the transformer in one pass without padding (`layers/packed.py`); if not, each runs
             padded and for itself, with the same numbers.
         share_embedding_dropout: whether views that show the same drop the same features of their embeddings, so that the first
             layer projects each of them once; if not, each view draws its own. Only where `packed`.

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoded, Encoder
-from msd_framework.models.distinct import encode_once, mixes_examples
-from msd_framework.models.dropout import Dropout
+from msd_framework.models.layers.distinct import encode_once, mixes_examples
+from msd_framework.models.layers.dropout import Dropout
+from msd_framework.models.layers.packed import Part
+from msd_framework.models.layers.transformer import Transformer, bert_initialization
 from msd_framework.models.of_encoders import ModelOfEncoders
-from msd_framework.models.packed import Part
 from msd_framework.models.single_sequence import SingleSequence
-from msd_framework.models.transformer import Transformer, bert_initialization
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModalityInputs
 
@@ -49,7 +49,7 @@ class SingleStream(ModelOfEncoders, SingleSequence):
     Encoders may be as small as embeddings: `{type: transformer, num_layers: 0}` for words, `patches` for pixels.
 
     What is hidden is not in the sequence, special positions included, so all ways of hiding a modality give the same logits. All
-    views go through the transformer in one pass without padding (`models/packed.py`). Of a modality that is left out of the inputs,
+    views go through the transformer in one pass without padding (`layers/packed.py`). Of a modality that is left out of the inputs,
     the encoder gets no gradient: under DDP one view of a step must show it, as the full view does.
 
     Args:
@@ -66,7 +66,7 @@ class SingleStream(ModelOfEncoders, SingleSequence):
     Raises:
         ValueError: if there is no encoder, or a size is not positive.
 
-    >>> from msd_framework.models.region_features import RegionFeatures
+    >>> from msd_framework.models.encoders.region_features import RegionFeatures
     >>> encoders = {"audio": RegionFeatures(feature_size=4), "image": RegionFeatures(feature_size=6)}
     >>> model = SingleStream(encoders, num_classes=3, hidden_size=8, num_layers=1, num_heads=2)
     >>> image = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
-from msd_framework.models.co_attention import Connection, CrossAttentionLayer, Stream
-from msd_framework.models.dropout import Dropout
 from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, layers_of, parsed, within
-from msd_framework.models.heads import HEADS
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
-from msd_framework.models.pooling import masked_mean, visible
-from msd_framework.models.published import HEAD, choose_sizes, read_published
-from msd_framework.models.transformer import TransformerLayer, bert_initialization
-from msd_framework.models.vilbert_weights import LAYER_NORM_EPS, WEIGHTS, StreamSizes, VilbertSizes, sizes_of
-from msd_framework.models.word_embeddings import WordEmbeddings
+from msd_framework.models.layers.co_attention import Connection, CrossAttentionLayer, Stream
+from msd_framework.models.layers.dropout import Dropout
+from msd_framework.models.layers.heads import HEADS
+from msd_framework.models.layers.pooling import masked_mean, visible
+from msd_framework.models.layers.transformer import TransformerLayer, bert_initialization
+from msd_framework.models.layers.word_embeddings import WordEmbeddings
+from msd_framework.models.pretrained.published import HEAD, choose_sizes, read_published
+from msd_framework.models.pretrained.vilbert import LAYER_NORM_EPS, WEIGHTS, StreamSizes, VilbertSizes, sizes_of
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 Made: TypeAlias = dict[int, tuple[ModalityInputs, Stream]]

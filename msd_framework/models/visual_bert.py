@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
-from msd_framework.models.dropout import Dropout
-from msd_framework.models.heads import HEADS
 from msd_framework.models.image_text import NO_WEIGHTS, ImageTextModel, regions_of
-from msd_framework.models.packed import Part, can_look, pack, read_first
-from msd_framework.models.published import choose_sizes
-from msd_framework.models.recorded import Direction, RecordedViews, Tape, Wheres
+from msd_framework.models.layers.dropout import Dropout
+from msd_framework.models.layers.heads import HEADS
+from msd_framework.models.layers.packed import Part, can_look, pack, read_first
+from msd_framework.models.layers.recorded import Direction, RecordedViews, Tape, Wheres
+from msd_framework.models.layers.transformer import TransformerLayer, bert_initialization
+from msd_framework.models.layers.word_embeddings import WordTables
+from msd_framework.models.pretrained.published import choose_sizes
+from msd_framework.models.pretrained.visual_bert import WEIGHTS, VisualBertSizes, sizes_of, write_transformers
+from msd_framework.models.pretrained.weights import read_pretrained
 from msd_framework.models.single_sequence import SingleSequence
-from msd_framework.models.transformer import TransformerLayer, bert_initialization
-from msd_framework.models.visual_bert_weights import WEIGHTS, VisualBertSizes, sizes_of, write_transformers
-from msd_framework.models.weights import read_pretrained
-from msd_framework.models.word_embeddings import WordTables
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModalityInputs
 
@@ -71,7 +71,7 @@ class VisualBert(ImageTextModel, SingleSequence):
     left out altogether, [CLS] and [SEP] stand in for it at positions 0 and 1. Hidden by a mask or dropped, a modality
     gives the same numbers, since words keep their position ids and regions have none.
 
-    All views of a batch go through the transformer in one pass without padding (`models/packed.py`), and the last layer computes
+    All views of a batch go through the transformer in one pass without padding (`layers/packed.py`), and the last layer computes
     only what the classifier reads. The numbers are those of the padded form, which ``packed: false`` keeps; only for an example of
     which nothing at all is shown the two may differ. Dropout has the same distribution in each view. What all views share, it
     drops for all of them at once: inside an image encoder, which runs once for an image, and in the embeddings, unless told not to.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from msd_framework.components.registry import Registry
 from msd_framework.models.base import MODELS, MultimodalModel
-from msd_framework.progress import Paced
+from msd_framework.schedules import Paced
 from msd_framework.structures import Batch, Setting
 
 

@@ -15,13 +15,13 @@ from msd_framework.losses.base import DistillationLoss, TaskLoss, compare_shown
 from msd_framework.losses.labelled import known_losses, labelled_losses
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
-from msd_framework.models.distinct import mixes_examples
+from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.modulation.base import GradientModulation
 from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.objectives.features import FEATURE_TERMS, FeatureTerm, FeatureTerms, Told
 from msd_framework.objectives.look_ahead import MIXED, Followed, follow
-from msd_framework.progress import Dial, HeldOut, Mean, Number
 from msd_framework.saliency.base import Saliency, scores_of
+from msd_framework.schedules import Dial, HeldOut, Mean, Number
 from msd_framework.structures import FULL, Batch, Inputs, ModelOutput, Setting, StepOutput, Task, View, visible_modalities
 from msd_framework.teachers.base import Teacher
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy, mean_of_shown

@@ -15,7 +15,7 @@ from msd_framework.losses.adaptors import Adaptor, Choice
 from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import FUSED, numbered, parsed, told
-from msd_framework.progress import Dial, Number
+from msd_framework.schedules import Dial, Number
 from msd_framework.structures import FULL, Batch, Feature, FeatureKind, FeatureShape, Setting, View, visible_modalities
 from msd_framework.teachers.base import Teacher
 

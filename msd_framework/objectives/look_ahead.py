@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from msd_framework.models.base import MultimodalModel
-from msd_framework.models.recorded import INNER, Calls, Direction, RecordedViews
+from msd_framework.models.layers.recorded import INNER, Calls, Direction, RecordedViews
 from msd_framework.structures import Inputs
 
 Losses: TypeAlias = Callable[[Tensor], Tensor]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.errors import ConfigError, Problem
-from msd_framework.models.layer import Layer
+from msd_framework.models.layers.layer import Layer
 
 SALIENCY_FILE = "channel_saliency.json"
 """What the experiment `channel_saliency` writes."""

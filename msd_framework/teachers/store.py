@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from msd_framework.errors import CacheError
+from msd_framework.files import write_json
 from msd_framework.hashing import KEY_BYTES, digest, key_of
 from msd_framework.mapped import MappedArrays
 from msd_framework.structures import ModelOutput
-from msd_framework.writing import write_json
 
 FORMAT = 1
 SUMMARY = "fused.pooled"

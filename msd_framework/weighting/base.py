@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from msd_framework.components.registry import Registry
 from msd_framework.models.base import MultimodalModel
-from msd_framework.progress import HeldOut, Mean, Paced
 from msd_framework.saliency.base import Saliency
+from msd_framework.schedules import HeldOut, Mean, Paced
 from msd_framework.structures import Setting, View
 
 

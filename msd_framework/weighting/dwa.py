@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from msd_framework.progress import Mean, Progress
 from msd_framework.ranges import positive
+from msd_framework.schedules import Mean, Progress
 from msd_framework.structures import View
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import SMALLEST, softmax

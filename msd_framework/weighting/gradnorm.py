@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MultimodalModel
-from msd_framework.progress import Mean, Progress
 from msd_framework.ranges import not_negative, positive
+from msd_framework.schedules import Mean, Progress
 from msd_framework.structures import View
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import SMALLEST, ratio

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from msd_framework.progress import HeldOut, Mean, Progress
 from msd_framework.ranges import not_negative, positive
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.prediction import DropSaliency
+from msd_framework.schedules import HeldOut, Mean, Progress
 from msd_framework.structures import FULL, Outcomes, Setting, Task, View
 from msd_framework.weighting.adam import Adam
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.components.registry import split
-from msd_framework.progress import Mean, Progress
 from msd_framework.ranges import below_one
 from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.saliency.prediction import DropSaliency
+from msd_framework.schedules import Mean, Progress
 from msd_framework.structures import Outcomes, Setting, Task, View, visible_modalities
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import Normalise, non_negative, normaliser, weigh

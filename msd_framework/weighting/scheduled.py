@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from msd_framework.progress import Progress, Ramp, Shape
+from msd_framework.schedules import Progress, Ramp, Shape
 from msd_framework.structures import Setting, View
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.fixed import constants, unknown_views

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from msd_framework.data.plan import TrainingPlan
+from msd_framework.data.batches.plan import TrainingPlan
 from msd_framework.engine.optim import AdamWRecipe, ConstantSchedule
 from msd_framework.engine.runner import Plan, Runner
 from msd_framework.experiment import Experiment, Row

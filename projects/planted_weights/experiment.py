@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.callbacks.base import Callback
-from msd_framework.data.plan import HELD_OUT, TrainingPlan, hold_out, stream_seed
+from msd_framework.data.batches.plan import HELD_OUT, TrainingPlan, hold_out, stream_seed
 from msd_framework.engine.optim import AdamWRecipe, ConstantSchedule
 from msd_framework.engine.runner import Plan, Runner
 from msd_framework.experiment import Experiment, Row

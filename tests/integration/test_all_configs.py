@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from msd_framework.analysis.experiment import ExperimentConfig, checked_experiment, is_experiment
-from msd_framework.analysis.study_config import load_study
+from msd_framework.analysis.study.config import load_study
 from msd_framework.build.facts import STAND_INS, described, known_facts
 from msd_framework.checks.run import checked, understood
 from msd_framework.components.registry import plain, split

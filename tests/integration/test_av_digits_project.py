@@ -21,7 +21,7 @@ from msd_framework.config.cache import question
 from msd_framework.config.load import load
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError
-from msd_framework.models.layer import Layer
+from msd_framework.models.layers.layer import Layer
 from msd_framework.run import run
 from tests.integration.test_docs import ROOT, blocks
 from tests.sounds import write_fsdd

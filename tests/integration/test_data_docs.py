@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from msd_framework.cli import main
-from msd_framework.data.vqa2 import VQA2
+from msd_framework.data.sets.vqa2 import VQA2
 from msd_framework.registry import DATASETS
 from tests.integration.test_docs import blocks
 

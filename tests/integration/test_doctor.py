@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from msd_framework.analysis.doctor_command import DoctorConfig, run_doctor
 from msd_framework.cli import main
+from msd_framework.commands.doctor import DoctorConfig, run_doctor
 from msd_framework.engine.checkpoint import _sha256, find_checkpoint
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.base import Masker

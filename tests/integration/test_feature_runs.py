@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from msd_framework.analysis.layer_map import run_layers
+from msd_framework.analysis.layers import run_layers
 from msd_framework.cli import main
 from msd_framework.errors import ConfigError
 from msd_framework.run import run

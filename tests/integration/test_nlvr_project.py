@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from msd_framework.data.nlvr import NLVR
+from msd_framework.data.sets.nlvr import NLVR
 from msd_framework.run import run
 
 CONFIGS = Path(__file__).parents[2] / "projects" / "nlvr" / "configs"

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from msd_framework.analysis.plots import read_log_odds
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.images import Pixels
+from msd_framework.data.processors.images import Pixels
 from msd_framework.engine.checkpoint import find_checkpoint, read, read_card
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.registry import MODELS

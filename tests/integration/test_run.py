@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from msd_framework.data.world import make_world
 from msd_framework.errors import ConfigError
 from msd_framework.run import run
 from msd_framework.testing import free_port
+from msd_framework.worlds import make_world
 
 QUICKSTART = Path(__file__).parents[2] / "projects" / "quickstart" / "configs"
 SMALL = [

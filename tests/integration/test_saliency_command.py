@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from msd_framework.analysis.saliency import run_saliency
+from msd_framework.analysis.saliency.scores import run_saliency
 from msd_framework.cli import main
 from msd_framework.errors import ConfigError, DataError
 from tests.integration.test_docs import ROOT, blocks

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from msd_framework.analysis.study import planned, run_study
-from msd_framework.analysis.study_config import load_study
+from msd_framework.analysis.study.config import load_study
+from msd_framework.analysis.study.run import planned, run_study
 from msd_framework.cli import main
 from msd_framework.config.load import load, resolve
-from msd_framework.data.hateful_memes import HatefulMemes
+from msd_framework.data.sets.hateful_memes import HatefulMemes
 from msd_framework.errors import ConfigError, TrainingError
 from msd_framework.structures import DatasetInfo
 

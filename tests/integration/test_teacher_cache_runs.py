@@ -463,7 +463,7 @@ import sys, time
 from functools import partial
 from msd_framework.config import teacher_cache
 from msd_framework.config.dry_run import DryRun
-from msd_framework.data.hateful_memes import HatefulMemes
+from msd_framework.data.sets.hateful_memes import HatefulMemes
 from msd_framework.teachers.live import LiveTeacher
 read, predict = HatefulMemes.__getitem__, LiveTeacher.predict
 def slow_read(self, index):

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from msd_framework.analysis.saliency import run_saliency
-from msd_framework.analysis.study import run_study
+from msd_framework.analysis.saliency.scores import run_saliency
+from msd_framework.analysis.study.run import run_study
 from msd_framework.cli import main
-from msd_framework.config.show import show_config
-from msd_framework.data.world import make_world
+from msd_framework.commands.show import show_config
 from msd_framework.errors import ConfigError
 from msd_framework.run import run
+from msd_framework.worlds import make_world
 from tests.integration.test_docs import ROOT, blocks
 
 CONFIGS = ROOT / "projects" / "three_modalities" / "configs"

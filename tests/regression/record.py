@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import load_file
 
 from msd_framework.cli import main as msd
-from tests.regression.runs import ALIKE, RUNS, SAME
+from tests.regression.recorded_runs import ALIKE, RUNS, SAME
 
 Record = dict[str, Any]
 """What a run ended with: `weights` and `predictions` as hashes, `numbers` as they are, each by its name, and a list of `files`."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.regression.record import RECORDED, ROOT, changes, compare
-from tests.regression.runs import QUICK
+from tests.regression.recorded_runs import QUICK
 
 
 def test_runs_end_with_the_recorded_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

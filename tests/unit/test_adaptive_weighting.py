@@ -24,9 +24,9 @@ from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.visual_bert import VisualBert
 from msd_framework.objectives.distillation import DistillationObjective
-from msd_framework.progress import Progress
 from msd_framework.registry import MODELS, WEIGHTINGS
 from msd_framework.run import run
+from msd_framework.schedules import Progress
 from msd_framework.structures import DatasetInfo, Setting, View
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch, run_processes

@@ -14,7 +14,7 @@ from torch import Tensor
 from msd_framework.losses.adaptors import Adaptor, MixHeads, Widen, resampled
 from msd_framework.losses.features import AttentionTransfer, Hint, PatientDistance, RelationTransfer
 from msd_framework.losses.relations import SimilarityPreserving
-from msd_framework.models.pooling import masked_mean
+from msd_framework.models.layers.pooling import masked_mean
 from msd_framework.structures import Feature, FeatureShape
 
 

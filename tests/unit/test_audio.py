@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import wavfile
 
-from msd_framework.data.audio import Waveform, read_wav, write_wav
+from msd_framework.data.processors.audio import Waveform, read_wav, write_wav
 from msd_framework.errors import DataError
 
 TONE = (20_000 * np.sin(np.arange(600) / 7)).astype(np.int16)

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from msd_framework.data.audio import Waveform
-from msd_framework.data.av_digits import AVDigits
+from msd_framework.data.processors.audio import Waveform
+from msd_framework.data.sets.av_digits import AVDigits
 from msd_framework.errors import DataError
 from tests.sounds import write_fsdd
 

@@ -19,7 +19,7 @@ from benchmarks.ours import Ours
 from benchmarks.table import BARS, BESIDE, Ratio
 from benchmarks.theirs import Theirs, TransformersModel, padded_views
 from benchmarks.timing import PRECISIONS, Variant, interleaved
-from msd_framework.models import packed
+from msd_framework.models.layers import packed
 
 TINY = Sizes(transformer(1, 24, 2, 32), transformer(2, 48, 2, 64), num_examples=2)
 FP32 = PRECISIONS["fp32"]

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from msd_framework.checks.run import checked, understood
 from msd_framework.cli import main
+from msd_framework.commands.convert_mmf import convert_from_words, convert_mmf
 from msd_framework.config.load import load
-from msd_framework.config.mmf.command import convert_from_words, convert_mmf
-from msd_framework.config.mmf.files import read_checkpoint
-from msd_framework.config.mmf.run import convert, read_project
 from msd_framework.config.words import read_words
-from msd_framework.data.text import Tokenizer
+from msd_framework.data.processors.text import Tokenizer
 from msd_framework.engine.checkpoint import find_checkpoint, load_weights, read
 from msd_framework.errors import ConfigError, DataError
+from msd_framework.mmf.checkpoints import read_checkpoint
+from msd_framework.mmf.configs import convert, read_project
 from msd_framework.models.base import MultimodalModel
 from msd_framework.registry import MODELS
 from msd_framework.run import run

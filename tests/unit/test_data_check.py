@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from msd_framework.cli import main
-from msd_framework.config.data_command import check_folder
-from msd_framework.data.audio import write_wav
-from msd_framework.data.hateful_memes import HatefulMemes
+from msd_framework.commands.data import check_folder
+from msd_framework.data.processors.audio import write_wav
+from msd_framework.data.sets.hateful_memes import HatefulMemes
 from msd_framework.errors import ConfigError
 
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msd_framework.analysis.doctor import (
+from msd_framework.analysis.doctor.diagnosis import Diagnosis, Finding, findings
+from msd_framework.analysis.doctor.models import (
     ModelCheck,
     Shape,
     StepCheck,
@@ -27,9 +28,8 @@ from msd_framework.analysis.doctor import (
     terms_of,
     with_other_content,
 )
-from msd_framework.analysis.doctor_findings import Diagnosis, Finding, findings
-from msd_framework.analysis.doctor_report import as_json, lines, tables
-from msd_framework.analysis.doctor_score import ScoreCheck, other_order
+from msd_framework.analysis.doctor.report import as_json, lines, tables
+from msd_framework.analysis.doctor.score import ScoreCheck, other_order
 from msd_framework.engine.precision import FP32
 from msd_framework.losses.features import Hint
 from msd_framework.losses.logits import SoftenedKL

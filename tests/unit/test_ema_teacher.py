@@ -22,8 +22,8 @@ from msd_framework.engine.runner import Runner
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.objectives.distillation import DistillationObjective
-from msd_framework.progress import Progress
 from msd_framework.run import run
+from msd_framework.schedules import Progress
 from msd_framework.structures import StepOutput
 from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.testing import made_batch

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
-from msd_framework.models.bert import Bert
-from msd_framework.models.patches import Patches
-from msd_framework.models.pooling import masked_mean
-from msd_framework.models.region_features import RegionFeatures
-from msd_framework.models.resnet import ResNet
-from msd_framework.models.text_transformer import TextTransformer
-from msd_framework.models.transformer import Transformer, TransformerLayer
-from msd_framework.models.weights import read_tensors
+from msd_framework.models.encoders.bert import Bert
+from msd_framework.models.encoders.patches import Patches
+from msd_framework.models.encoders.region_features import RegionFeatures
+from msd_framework.models.encoders.resnet import ResNet
+from msd_framework.models.encoders.text_transformer import TextTransformer
+from msd_framework.models.layers.pooling import masked_mean
+from msd_framework.models.layers.transformer import Transformer, TransformerLayer
+from msd_framework.models.pretrained.weights import read_tensors
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
 from tests.hidden import hidden_at_full_width

@@ -3,9 +3,9 @@
 import pytest
 
 from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.batches.reader import ExampleReader, read_example
 from msd_framework.data.overlap import survey
-from msd_framework.data.reader import ExampleReader, read_example
-from msd_framework.data.text import Tokenizer
+from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import DataError
 from msd_framework.structures import DatasetInfo
 

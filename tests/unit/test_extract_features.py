@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from msd_framework.cli import main
-from msd_framework.config import extract as extraction
-from msd_framework.config import features_command
-from msd_framework.config.features_command import extract_from_words
-from msd_framework.data.features import RegionFeatures
-from msd_framework.data.images import Pixels
+from msd_framework.commands import extract as extraction
+from msd_framework.commands import features as features_command
+from msd_framework.commands.features import extract_from_words
+from msd_framework.data.processors.features import RegionFeatures
+from msd_framework.data.processors.images import Pixels
 from msd_framework.data.regions.store import FeatureStore
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError
-from msd_framework.models.grid_backbone import (
+from msd_framework.models.encoders.grid_backbone import (
     IMAGENET,
     GridBackbone,
     Sight,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from msd_framework.commands.features import convert_features
 from msd_framework.config.build import _Inputs
-from msd_framework.config.features_command import convert_features
 from msd_framework.data.base import Example
-from msd_framework.data.features import RegionFeatures
 from msd_framework.data.files import FilesThatAreThere
+from msd_framework.data.processors.features import RegionFeatures
 from msd_framework.errors import CheckpointError, DataError
 
 GRID = np.linspace(-2, 2, 5 * 8).reshape(5, 8)

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd_framework.data.features import RegionFeatures, locations
+from msd_framework.data.processors.features import RegionFeatures, locations
 from msd_framework.data.regions.base import FeatureReader, Regions, checked, names_of
 from msd_framework.data.regions.draft import Plan, StoreDraft
 from msd_framework.data.regions.hdf5 import Hdf5

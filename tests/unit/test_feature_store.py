@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd_framework.cli import main
-from msd_framework.config.features_command import convert_from_words
+from msd_framework.commands.features import convert_from_words
 from msd_framework.data.regions import draft as drafts
 from msd_framework.data.regions.base import Regions
 from msd_framework.data.regions.convert import convert, plan_of

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.data.plan import TrainingPlan
+from msd_framework.data.batches.plan import TrainingPlan
 from msd_framework.engine.checkpoint import read
 from msd_framework.engine.look_ahead import LookAhead
 from msd_framework.engine.precision import FP32
@@ -20,8 +20,8 @@ from msd_framework.losses.relations import SimilarityPreserving
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.features import FeatureTerm, Pair, even_layers
-from msd_framework.progress import Progress
 from msd_framework.registry import FEATURE_TERMS, OBJECTIVES
+from msd_framework.schedules import Progress
 from msd_framework.structures import DatasetInfo, Setting
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ema import EmaTeacher

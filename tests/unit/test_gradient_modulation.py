@@ -18,15 +18,15 @@ from msd_framework.engine.precision import probe_objective
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.base import MultimodalModel
+from msd_framework.models.encoders.region_features import RegionFeatures
 from msd_framework.models.late_fusion import LateFusion
 from msd_framework.models.logit_fusion import LogitFusion
-from msd_framework.models.region_features import RegionFeatures
 from msd_framework.modulation.ogm_ge import OnTheFlyModulation, right_class, right_labels
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.supervised import SupervisedObjective
-from msd_framework.progress import Progress
 from msd_framework.registry import MODULATIONS, WEIGHTINGS
 from msd_framework.run import run
+from msd_framework.schedules import Progress
 from msd_framework.structures import Batch, DatasetInfo, ModalityInputs, Setting
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch

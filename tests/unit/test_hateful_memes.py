@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from msd_framework.cli import main
 from msd_framework.data.base import Example
-from msd_framework.data.hateful_memes import HatefulMemes
-from msd_framework.data.rows import Row
+from msd_framework.data.rows.rows import Row
+from msd_framework.data.sets.hateful_memes import HatefulMemes
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.registry import DATASETS
 

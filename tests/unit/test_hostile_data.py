@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 import msd_framework
-from msd_framework.analysis.saliency_report import gallery
+from msd_framework.analysis.saliency.report import gallery
 from msd_framework.config.load import Source, parse, resolve
-from msd_framework.data.images import read_image
+from msd_framework.data.processors.images import read_image
 from msd_framework.data.regions.open import open_features
 from msd_framework.errors import ConfigError, DataError
-from msd_framework.models.weights import read_tensors
+from msd_framework.models.pretrained.weights import read_tensors
 
 MARK = "it_was_run"
 
@@ -118,7 +118,7 @@ def test_a_file_that_is_no_image_is_told(here, kind, monkeypatch):
     if kind == "folder":
         path.mkdir()
     if kind == "bomb":
-        monkeypatch.setattr("msd_framework.data.images.MAX_PIXELS", 100)
+        monkeypatch.setattr("msd_framework.data.processors.images.MAX_PIXELS", 100)
         Image.new("RGB", (200, 200)).save(path)
     with pytest.raises(DataError):
         read_image(Path("a\0.png") if kind == "nul" else path)
@@ -173,7 +173,7 @@ def test_every_call_of_transformers_says_that_no_code_of_others_is_run():
 
 @pytest.mark.parametrize("own", ["config.json", "tokenizer_config.json"])
 def test_code_that_a_folder_of_transformers_brings_is_not_run(here, own):
-    from msd_framework.models.huggingface_load import load_published
+    from msd_framework.models.pretrained.transformers import load_published
 
     (here / "m").mkdir()
     (here / "m" / "evil.py").write_text(f"open({MARK!r}, 'w')\n")
@@ -184,15 +184,15 @@ def test_code_that_a_folder_of_transformers_brings_is_not_run(here, own):
         with pytest.raises(ValueError, match=r"needs code of its own \(auto_map\), which is never run"):
             load_published(str(here / "m"))
     else:
-        from msd_framework.data.text import Tokenizer
+        from msd_framework.data.processors.text import Tokenizer
 
         with pytest.raises(DataError, match="no tokenizer can be loaded"):
             Tokenizer(name=str(here / "m")).fit(["a"])
 
 
 def test_an_id_of_a_word_that_no_vocabulary_has_is_told_before_an_embedding_is_made(here):
-    from msd_framework.data.text import Tokenizer
-    from msd_framework.data.vectors import TokenIds
+    from msd_framework.data.processors.text import Tokenizer
+    from msd_framework.data.processors.vectors import TokenIds
 
     with pytest.raises(DataError, match=r"has the id 2,147,483,648, wanted ids of words below 16,777,216"):
         TokenIds().fit([[1, 2**31]])
@@ -203,7 +203,7 @@ def test_an_id_of_a_word_that_no_vocabulary_has_is_told_before_an_embedding_is_m
 
 
 def test_numbers_of_a_run_that_are_not_utf8_or_json_are_told_with_their_line(here):
-    from msd_framework.analysis.trajectory import weight_trajectories
+    from msd_framework.analysis.study.trajectory import weight_trajectories
 
     (here / "metrics.jsonl").write_bytes(b'{"update": 1}\n{"update"')
     with pytest.raises(DataError, match=r"metrics\.jsonl:2: is not JSON"):

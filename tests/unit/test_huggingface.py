@@ -19,10 +19,10 @@ from torch import Tensor
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
-from msd_framework.models.bert import Bert
+from msd_framework.models.encoders.bert import Bert
 from msd_framework.models.huggingface import HuggingFace
-from msd_framework.models.huggingface_adapters import ByArguments, summary_of
-from msd_framework.models.huggingface_load import forward_arguments, model_type
+from msd_framework.models.pretrained.adapters import ByArguments, summary_of
+from msd_framework.models.pretrained.transformers import forward_arguments, model_type
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.registry import MODELS
 from msd_framework.run import run

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from msd_framework.models.huggingface_audio import KNOWN, HuggingFaceAudio
-from msd_framework.models.sound_features import kaldi_filters
+from msd_framework.models.encoders.huggingface_audio import KNOWN, HuggingFaceAudio
+from msd_framework.models.encoders.sound_features import kaldi_filters
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
 

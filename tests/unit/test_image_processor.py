@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from msd_framework.data.images import IMAGENET_MEAN, IMAGENET_STD, Pixels, read_image, to_rgb
+from msd_framework.data.processors.images import IMAGENET_MEAN, IMAGENET_STD, Pixels, read_image, to_rgb
 from msd_framework.errors import DataError
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)

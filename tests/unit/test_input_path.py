@@ -18,14 +18,14 @@ from torch import nn
 from msd_framework.config.build import Assembly
 from msd_framework.config.schema import DataConfig, RunConfig
 from msd_framework.data.base import Example, MultimodalDataset, Processor
-from msd_framework.data.collate import Collator
-from msd_framework.data.features import RegionFeatures
-from msd_framework.data.images import Pixels
-from msd_framework.data.lengths import LengthPools, measure_lengths
-from msd_framework.data.loader import EvaluationBatches, TrainingBatches
-from msd_framework.data.plan import TrainingPlan, stream_seed
-from msd_framework.data.reader import DecodedInputs, ExampleReader, num_bytes
-from msd_framework.data.text import Tokenizer
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.lengths import LengthPools, measure_lengths
+from msd_framework.data.batches.loader import EvaluationBatches, TrainingBatches
+from msd_framework.data.batches.plan import TrainingPlan, stream_seed
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, num_bytes
+from msd_framework.data.processors.features import RegionFeatures
+from msd_framework.data.processors.images import Pixels
+from msd_framework.data.processors.text import Tokenizer
 from msd_framework.engine.distributed import World
 from msd_framework.engine.optim import CosineSchedule, SGDRecipe
 from msd_framework.engine.precision import FP32
@@ -33,9 +33,9 @@ from msd_framework.errors import DataError
 from msd_framework.maskers.base import Masker
 from msd_framework.maskers.modality_dropout import modality_dropout
 from msd_framework.models.base import Encoded, Encoder
+from msd_framework.models.encoders.region_features import RegionFeatures as RegionEncoder
+from msd_framework.models.encoders.text_transformer import TextTransformer
 from msd_framework.models.late_fusion import LateFusion
-from msd_framework.models.region_features import RegionFeatures as RegionEncoder
-from msd_framework.models.text_transformer import TextTransformer
 from msd_framework.models.unimodal import UnimodalImage
 from msd_framework.objectives.supervised import SupervisedObjective
 from msd_framework.registry import MASKERS
@@ -230,7 +230,7 @@ def test_processes_measure_the_lengths_of_a_split_together(size):
 
 
 def test_lengths_that_take_long_are_shown_on_a_terminal_and_only_there(monkeypatch, capsys):
-    monkeypatch.setattr("msd_framework.data.lengths.PATIENCE", 0.0)
+    monkeypatch.setattr("msd_framework.data.batches.lengths.PATIENCE", 0.0)
     measure_lengths(reader())
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich take a pipe for a terminal

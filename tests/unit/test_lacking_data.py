@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from msd_framework.data.base import Example, MultimodalDataset, Processor
-from msd_framework.data.collate import Collator, collate
-from msd_framework.data.features import RegionFeatures
+from msd_framework.data.batches.collate import Collator, collate
+from msd_framework.data.batches.reader import ExampleReader
 from msd_framework.data.overlap import shared_rows, survey
-from msd_framework.data.reader import ExampleReader
+from msd_framework.data.processors.features import RegionFeatures
+from msd_framework.data.processors.vectors import Vectors
 from msd_framework.data.regions.convert import convert, plan_of
 from msd_framework.data.regions.draft import StoreDraft
 from msd_framework.data.regions.open import open_features
-from msd_framework.data.tables import Table
-from msd_framework.data.vectors import Vectors
+from msd_framework.data.sets.tables import Table
 from msd_framework.errors import DataError
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import DatasetInfo

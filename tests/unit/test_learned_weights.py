@@ -19,23 +19,24 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from msd_framework.analysis.trajectory import weight_trajectories
+from msd_framework.analysis.study.trajectory import weight_trajectories
 from msd_framework.callbacks.base import Callback
-from msd_framework.data.plan import hold_out
+from msd_framework.data.batches.plan import hold_out
 from msd_framework.engine.look_ahead import LookAhead
 from msd_framework.engine.optim import AdamWRecipe, SGDRecipe
 from msd_framework.engine.precision import BF16, FP32, Precision, probe_objective
 from msd_framework.engine.runner import Runner
 from msd_framework.errors import ConfigError, MSDError
 from msd_framework.losses.dist import ClassRelations
-from msd_framework.models import packed, recorded, visual_bert
-from msd_framework.models.recorded import Calls
+from msd_framework.models import visual_bert
+from msd_framework.models.layers import packed, recorded
+from msd_framework.models.layers.recorded import Calls
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.look_ahead import Recorded, Replayed
 from msd_framework.objectives.supervised import SupervisedObjective
-from msd_framework.progress import Progress
 from msd_framework.registry import WEIGHTINGS
 from msd_framework.run import run
+from msd_framework.schedules import Progress
 from msd_framework.structures import Batch, ModelOutput, View, tree_map
 from msd_framework.testing import made_batch
 from msd_framework.weighting.adam import Adam

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd_framework.data.base import Example, MultimodalDataset, Processor
-from msd_framework.data.collate import Collator
-from msd_framework.data.loader import EvaluationBatches, TrainingBatches
-from msd_framework.data.plan import EvaluationPlan, TrainingPlan
-from msd_framework.data.reader import DecodedInputs, ExampleReader
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.loader import EvaluationBatches, TrainingBatches
+from msd_framework.data.batches.plan import EvaluationPlan, TrainingPlan
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader
 from msd_framework.errors import DataError
 from msd_framework.structures import DatasetInfo, ModalityInputs
 

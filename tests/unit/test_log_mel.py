@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from msd_framework.models.log_mel import LOUDNESS_FLOOR, LogMelEncoder, mel_filters
+from msd_framework.models.encoders.log_mel import LOUDNESS_FLOOR, LogMelEncoder, mel_filters
 from msd_framework.structures import ModalityInputs
 
 LENGTHS = (2000, 700, 1)

@@ -19,15 +19,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from msd_framework.data.csv_rows import CsvRows
-from msd_framework.data.films import GENRES
-from msd_framework.data.images import MAX_PIXELS, read_image
-from msd_framework.data.json_array import JsonArray
-from msd_framework.data.json_lines import JsonLines
-from msd_framework.data.mm_imdb import MMIMDB
+from msd_framework.data.processors.images import MAX_PIXELS, read_image
 from msd_framework.data.regions.hdf5 import Hdf5
 from msd_framework.data.regions.lmdb import Lmdb
-from msd_framework.data.rows import Row
+from msd_framework.data.rows.csv_rows import CsvRows
+from msd_framework.data.rows.json_array import JsonArray
+from msd_framework.data.rows.json_lines import JsonLines
+from msd_framework.data.rows.rows import Row
+from msd_framework.data.sets.films import GENRES
+from msd_framework.data.sets.mm_imdb import MMIMDB
 from msd_framework.errors import DataError
 
 D = 4

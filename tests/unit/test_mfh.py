@@ -21,9 +21,9 @@ from msd_framework.analysis.mfh.channels import channel_saliency, draw_permutati
 from msd_framework.analysis.mfh.venn import Venn, basis_of, estimate_venn, explained
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.drop import DropMasker
-from msd_framework.models.layer import Layer
+from msd_framework.models.encoders.region_features import RegionFeatures
+from msd_framework.models.layers.layer import Layer
 from msd_framework.models.logit_fusion import LogitFusion
-from msd_framework.models.region_features import RegionFeatures
 from msd_framework.structures import Batch, ModalityInputs
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.masked import SALIENCY_FILE, choose_channels, keep_channels, read_saliency
@@ -219,7 +219,7 @@ def test_the_saliency_of_a_layer_is_algorithm_1_wherever_its_channels_stand() ->
 
 
 def test_a_layer_in_the_middle_of_a_transformer_is_shuffled_as_a_whole_row_at_a_time() -> None:
-    from msd_framework.models.transformer import Transformer
+    from msd_framework.models.layers.transformer import Transformer
 
     torch.manual_seed(0)
     net, x, mask = Transformer(2, 8, 2, 12).double().eval(), randn(5, 4, 8), torch.ones(5, 4, dtype=torch.bool)

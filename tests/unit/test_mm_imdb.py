@@ -9,9 +9,9 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from msd_framework.data.films import GENRES
-from msd_framework.data.mm_imdb import MMIMDB
-from msd_framework.data.vectors import TokenIds, Vectors
+from msd_framework.data.processors.vectors import TokenIds, Vectors
+from msd_framework.data.sets.films import GENRES
+from msd_framework.data.sets.mm_imdb import MMIMDB
 from msd_framework.errors import CheckpointError, DataError
 from msd_framework.registry import METRICS, PROCESSORS
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
+from msd_framework.models.encoders.resnet import ResNet
 from msd_framework.models.mmbt import Mmbt
-from msd_framework.models.resnet import ResNet
 from msd_framework.registry import MODELS
 from msd_framework.saliency.model import watch
 from msd_framework.structures import Inputs, ModalityInputs

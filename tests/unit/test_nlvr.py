@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from msd_framework.data.base import Example
-from msd_framework.data.images import Pixels
-from msd_framework.data.nlvr import NLVR
-from msd_framework.data.text import Tokenizer
+from msd_framework.data.processors.images import Pixels
+from msd_framework.data.processors.text import Tokenizer
+from msd_framework.data.sets.nlvr import NLVR
 from msd_framework.errors import DataError
 
 LINES = [

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd_framework.data.overlap import shared_rows
-from msd_framework.data.tables import Table
+from msd_framework.data.sets.tables import Table
 from msd_framework.errors import DataError
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -85,7 +85,7 @@ def test_the_same_rows_are_dealt_out_in_every_process(root, tmp_path):
     import sys
 
     code = (
-        "from msd_framework.data.tables import Table;"
+        "from msd_framework.data.sets.tables import Table;"
         f"t = Table('test', {str(root)!r}, **{OPTIONS!r}, split_shares={SHARES!r});"
         "print([t[i].id for i in range(len(t))])"
     )

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from msd_framework.analysis.doctor_command import run_doctor
-from msd_framework.analysis.saliency import run_saliency
+from msd_framework.analysis.saliency.scores import run_saliency
+from msd_framework.commands.doctor import run_doctor
 from msd_framework.config.cards import read_as
 from msd_framework.engine.checkpoint import find_checkpoint
 from msd_framework.errors import ConfigError

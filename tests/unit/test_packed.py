@@ -19,10 +19,10 @@ from msd_framework.maskers.composite import ModalityMasker
 from msd_framework.maskers.constant import ConstantMasker
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.maskers.resample import OtherMasker
-from msd_framework.models import packed
-from msd_framework.models.packed import _cuts, read_first, read_layers
-from msd_framework.models.patches import Patches
-from msd_framework.models.transformer import Transformer
+from msd_framework.models.encoders.patches import Patches
+from msd_framework.models.layers import packed
+from msd_framework.models.layers.packed import _cuts, read_first, read_layers
+from msd_framework.models.layers.transformer import Transformer
 from msd_framework.models.visual_bert import VisualBert
 from msd_framework.structures import Batch, Inputs, ModalityInputs
 

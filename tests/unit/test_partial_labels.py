@@ -19,8 +19,8 @@ from torch import nn
 from msd_framework.checks.run import checked
 from msd_framework.config.build import Assembly
 from msd_framework.config.load import load
-from msd_framework.data.labels import HiddenLabels
-from msd_framework.data.plan import TrainingPlan
+from msd_framework.data.batches.labels import HiddenLabels
+from msd_framework.data.batches.plan import TrainingPlan
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError, MSDError
 from msd_framework.losses import default_task_loss

@@ -16,7 +16,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.optim import AdamWRecipe, SGDRecipe, decay_groups
 from msd_framework.engine.parts_of_model import ModelParts, layer_factors
 from msd_framework.errors import ConfigError
-from msd_framework.models.bert import Bert
+from msd_framework.models.encoders.bert import Bert
 from msd_framework.models.unimodal import UnimodalText
 from msd_framework.registry import ENCODERS, OPTIMIZERS
 from msd_framework.run import run

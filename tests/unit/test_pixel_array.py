@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from msd_framework.data.arrays import PixelArray
+from msd_framework.data.processors.arrays import PixelArray
 from msd_framework.errors import DataError
 
 COLOUR = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)

@@ -54,5 +54,5 @@ def test_pictures_are_written_in_panels(tmp_path):
 
 
 def test_matplotlib_is_imported_only_to_draw():
-    code = "import sys, msd_framework.analysis.study; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, msd_framework.analysis.study.run; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 from msd_framework.build.facts import RunFacts
 from msd_framework.checks.pretrained import images_and_lengths
 from msd_framework.config.schema import DataConfig, RunConfig
-from msd_framework.data.text import Tokenizer
+from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import DataError
 
 HALF = [0.5, 0.5, 0.5]

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from msd_framework.data.text import Tokenizer
+from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import DataError
 from msd_framework.reading import read_json, read_text
 

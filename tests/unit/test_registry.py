@@ -9,11 +9,11 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from msd_framework.commands.show import settable
 from msd_framework.components import registry as registry_module
 from msd_framework.components.facts import agreed, narrowed
 from msd_framework.components.options import summary
 from msd_framework.components.registry import Registry, nested, plain, split
-from msd_framework.config.show import settable
 from msd_framework.errors import ConfigError
 from msd_framework.registry import MASKERS, MODELS, REGISTRIES
 

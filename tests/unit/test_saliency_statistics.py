@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from msd_framework.analysis.rank_statistics import auroc, midranks, spearman, with_interval
-from msd_framework.data.world.latents import KINDS, draw_latents
-from msd_framework.data.world.oracle import posteriors
+from msd_framework.analysis.saliency.statistics import auroc, midranks, spearman, with_interval
 from msd_framework.errors import ConfigError
 from msd_framework.registry import SALIENCIES, WEIGHTINGS
 from msd_framework.saliency.reading import decided
 from msd_framework.structures import ModelOutput
 from msd_framework.weighting.normalise import normaliser, ratio
+from msd_framework.worlds.latents import KINDS, draw_latents
+from msd_framework.worlds.oracle import posteriors
 
 counts = st.lists(st.integers(0, 3), min_size=12, max_size=12).filter(lambda drawn: sum(drawn[:6]) > 0 and sum(drawn[6:]) > 0)
 

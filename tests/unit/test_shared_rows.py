@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from msd_framework.config.schema import DataConfig
 from msd_framework.config.splits import shared_problems
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.hateful_memes import HatefulMemes
 from msd_framework.data.overlap import shared_rows, survey
-from msd_framework.data.tables import Table
+from msd_framework.data.sets.hateful_memes import HatefulMemes
+from msd_framework.data.sets.tables import Table
 from msd_framework.errors import DataError
 from msd_framework.structures import DatasetInfo
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd_framework.data.base import Example
-from msd_framework.data.snli_ve import SNLIVE
+from msd_framework.data.sets.snli_ve import SNLIVE
 from msd_framework.errors import DataError
 
 PAIR = {"pairID": "47.jpg#0r1e", "sentence1": "A man.", "sentence2": "Someone.", "gold_label": "entailment", "Flickr30K_ID": "47"}

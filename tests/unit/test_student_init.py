@@ -20,8 +20,8 @@ from msd_framework.config.load import load
 from msd_framework.engine.distributed import World
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.models.base import MultimodalModel
-from msd_framework.models.inherit import Inheritance, choose_layers, low_rank, smaller_attention
-from msd_framework.models.transformer import SelfAttention
+from msd_framework.models.layers.transformer import SelfAttention
+from msd_framework.models.pretrained.inherit import Inheritance, choose_layers, low_rank, smaller_attention
 from msd_framework.models.visual_bert import VisualBert
 from msd_framework.run import run
 from msd_framework.testing import made_batch

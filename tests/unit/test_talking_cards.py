@@ -15,18 +15,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msd_framework.commands.data import check_from_words
 from msd_framework.components.registry import split
-from msd_framework.config.data_command import check_from_words
-from msd_framework.data.audio import read_wav
-from msd_framework.data.world import make_world, read_oracle
-from msd_framework.data.world.make import WorldPlan, draw_split
-from msd_framework.data.world.oracle import posteriors_of, saliency
-from msd_framework.data.world.talking_cards import KINDS, SIGNS, TalkingCardsLayout, joint
-from msd_framework.data.world.tones import LENGTHS, RATE, draw_tones
+from msd_framework.data.processors.audio import read_wav
 from msd_framework.maskers.modality_dropout import modality_dropout
 from msd_framework.registry import DATASETS
 from msd_framework.saliency.reading import together
 from msd_framework.structures import Batch, ModalityInputs, visible_modalities
+from msd_framework.worlds import make_world, read_oracle
+from msd_framework.worlds.make import WorldPlan, draw_split
+from msd_framework.worlds.oracle import posteriors_of, saliency
+from msd_framework.worlds.talking_cards import KINDS, SIGNS, TalkingCardsLayout, joint
+from msd_framework.worlds.tones import LENGTHS, RATE, draw_tones
 
 MODALITIES = ("audio", "image", "text")
 VIEWS = ["full", *MODALITIES, "audio+image", "audio+text", "image+text"]

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.features import RegionFeatures as DetectorFeatures
-from msd_framework.data.images import Pixels
+from msd_framework.data.processors.features import RegionFeatures as DetectorFeatures
+from msd_framework.data.processors.images import Pixels
 from msd_framework.errors import CacheError
 from msd_framework.maskers.drop import DropMasker
+from msd_framework.models.encoders.region_features import RegionFeatures
 from msd_framework.models.late_fusion import LateFusion
-from msd_framework.models.region_features import RegionFeatures
 from msd_framework.structures import Batch, DatasetInfo, ModelOutput
 from msd_framework.teachers.cached import CachedTeacher, Opened
 from msd_framework.teachers.filling import ask, compare, fill, only_head

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd_framework.data.text import Tokenizer
+from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import CheckpointError, DataError
 
 TEXTS = [f"The quick fox number {i} jumps over {i % 7} lazy dogs, naïvely" for i in range(60)] + ["the end", "the start"]

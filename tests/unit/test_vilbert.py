@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
-from msd_framework.models.patches import Patches
+from msd_framework.models.encoders.patches import Patches
 from msd_framework.models.vilbert import Vilbert
 from msd_framework.registry import MODELS
 from msd_framework.structures import Inputs, ModalityInputs

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from msd_framework.errors import ConfigError
-from msd_framework.models.patches import Patches
+from msd_framework.models.encoders.patches import Patches
 from msd_framework.models.visual_bert import VisualBert
 from msd_framework.registry import MODELS
 from msd_framework.structures import ModalityInputs

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd_framework.data.json_array import JsonArray
-from msd_framework.data.vqa2 import VQA2
+from msd_framework.data.rows.json_array import JsonArray
+from msd_framework.data.sets.vqa2 import VQA2
+from msd_framework.data.sets.vqa_answers import answer_score
 from msd_framework.errors import DataError
-from msd_framework.vqa_answers import answer_score
 
 PEOPLE = {
     10: ["Two."] * 4 + ["2"] * 3 + ["many"] * 3,
@@ -220,8 +220,8 @@ records = st.lists(
     group=st.integers(1, 9),
 )
 def test_a_list_in_a_json_file_is_read_as_json_reads_it(tmp_path_factory, rows, ascii_only, indent, block, group):
-    from msd_framework.data import json_array
-    from msd_framework.data import rows as rows_module
+    from msd_framework.data.rows.rows import json_array
+    from msd_framework.data.rows.rows import rows as rows_module
 
     file = tmp_path_factory.getbasetemp() / "list.json"
     document = {"before": [1, "]"], "list": rows, "after": {}}

@@ -8,8 +8,8 @@ import re
 import pytest
 import torch
 
+from msd_framework.data.sets.vqa_answers import CONTRACTIONS, answer_score, answer_scores, normalise_answer, spelled_answers
 from msd_framework.metrics.vqa import VQAAccuracy
-from msd_framework.vqa_answers import CONTRACTIONS, answer_score, answer_scores, normalise_answer, spelled_answers
 
 OFFICIAL_CONTRACTIONS = "853d25c89947b7f6d41f6c5f81b2d6c3119927f4b16f557fc1b03af6ef45605e"
 """SHA-256 of the publisher's table as sorted pairs in JSON, less what is its own contraction or has a capital, which no

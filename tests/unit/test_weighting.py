@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from msd_framework.errors import ConfigError
-from msd_framework.progress import Progress
 from msd_framework.registry import WEIGHTINGS
 from msd_framework.saliency.prediction import DropSaliency
+from msd_framework.schedules import Progress
 from msd_framework.structures import DatasetInfo, ModelOutput, Setting, View
 from msd_framework.weighting.base import Evidence, WeightingStrategy
 from msd_framework.weighting.fixed import FixedWeights

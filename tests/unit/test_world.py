@@ -16,17 +16,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from msd_framework.data.world import LAYOUTS, make_world, oracle, read_oracle, snli_ve, vqa
-from msd_framework.data.world.cards import INKS, RED, draw_card, draw_poster
-from msd_framework.data.world.handwriting import glyph_bank
-from msd_framework.data.world.hateful_memes import HatefulMemesLayout
-from msd_framework.data.world.latents import KINDS, LEXICONS, MemeLatents, draw_latents
-from msd_framework.data.world.layout import spoil
-from msd_framework.data.world.make import WorldPlan, draw_split
-from msd_framework.data.world.mm_imdb import COMMON_WORDS, GENRES
-from msd_framework.data.world.words import NOUNS
-from msd_framework.data.world.write import write_image
 from msd_framework.errors import ConfigError, DataError
+from msd_framework.worlds import LAYOUTS, make_world, oracle, read_oracle, snli_ve, vqa
+from msd_framework.worlds.cards import INKS, RED, draw_card, draw_poster
+from msd_framework.worlds.handwriting import glyph_bank
+from msd_framework.worlds.hateful_memes import HatefulMemesLayout
+from msd_framework.worlds.latents import KINDS, LEXICONS, MemeLatents, draw_latents
+from msd_framework.worlds.layout import spoil
+from msd_framework.worlds.make import WorldPlan, draw_split
+from msd_framework.worlds.mm_imdb import COMMON_WORDS, GENRES
+from msd_framework.worlds.words import NOUNS
+from msd_framework.worlds.write import write_image
 
 SIZES = {
     "hateful_memes": {"train": 300, "dev_seen": 40, "test_seen": 60},
@@ -653,7 +653,7 @@ def test_a_folder_without_an_oracle_is_told(tmp_path, worlds):
 
 
 def test_importing_the_world_imports_neither_sklearn_nor_pil():
-    code = "import sys, msd_framework.data.world; print([m for m in ('sklearn', 'PIL', 'transformers') if m in sys.modules])"
+    code = "import sys, msd_framework.worlds; print([m for m in ('sklearn', 'PIL', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from msd_framework.writing import draft, write_text
+from msd_framework.files import draft, write_text
 
 
 def test_writing_replaces_the_file_and_leaves_nothing_else(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from msd_framework.models.layer import Layer
+from msd_framework.models.layers.layer import Layer
 
 
 def channel_saliency(

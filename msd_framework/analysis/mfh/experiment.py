@@ -19,11 +19,11 @@ from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.experiment import EXPERIMENTS, Experiment, Row
-from msd_framework.models.layer import Layer
+from msd_framework.files import write_json
+from msd_framework.models.layers.layer import Layer
 from msd_framework.ranges import positive
 from msd_framework.structures import Batch, ModelOutput
 from msd_framework.teachers.masked import SALIENCY_FILE
-from msd_framework.writing import write_json
 
 SEED = "{seed}"
 """What stands for the seed in the name of a run's folder."""

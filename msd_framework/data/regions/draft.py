@@ -32,8 +32,8 @@ from msd_framework.data.regions.store import (
     slot_of,
 )
 from msd_framework.errors import DataError
+from msd_framework.files import naming, sync, sync_folder, write_json
 from msd_framework.hashing import digest, key_of
-from msd_framework.writing import naming, sync, sync_folder, write_json
 
 PLAN = "plan.json"
 FLUSH_SECONDS = 2.0

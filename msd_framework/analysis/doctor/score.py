@@ -1,0 +1,389 @@
+"""Whether a teacher still is who its checkpoint says: its validation score and its answers beside those that its run wrote down."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from msd_framework.checks.resume import begun_with
+from msd_framework.components.options import mismatch
+from msd_framework.components.registry import plain, split
+from msd_framework.config.build import Assembly
+from msd_framework.config.cards import processors_folder
+from msd_framework.config.schema import RunConfig
+from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.loader import EvaluationBatches
+from msd_framework.data.batches.reader import ExampleReader
+from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, read_json
+from msd_framework.engine.evaluation import Predictions, predict
+from msd_framework.engine.precision import FP32
+from msd_framework.engine.prediction_table import MOST_COLUMNS
+from msd_framework.errors import CheckpointError, ConfigError
+from msd_framework.escaping import cell
+from msd_framework.metrics.base import Metric
+from msd_framework.registry import DATASETS, METRICS
+from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, probabilities
+from msd_framework.teachers.base import Teacher
+
+ROUNDING = 0.002
+"""How far a score of all rows may lie from the recorded one beside one row that is answered otherwise."""
+
+OFF = {"fp32": 0.002, "medium": 0.005}
+"""How far a probability may lie from the recorded one, by the precision that it was recorded in."""
+
+COARSE = 0.05
+"""The same for all other precisions."""
+
+REPORT: dict[str, Any] = {"metrics": dict[str, float | None], "examples": dict[str, int], "precision": dict[str, Any]}
+"""What is read of a report, which may have been edited."""
+
+FEWEST = 20
+"""Rows below which classes are not looked for in another order."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the run of a checkpoint wrote down of its validation split.
+
+    Args:
+        scores: of the full view, by the metric's name.
+        metrics: the metrics' parts of its YAML, by name.
+        dataset: the data set's name.
+        split: the data set's name of the split.
+        rows: how many examples it had; None if nobody wrote that down.
+        precision: what they were predicted in.
+        predictions: the file with every prediction; None if there is none.
+        why_not: why nothing can be compared; empty if it can.
+    """
+
+    scores: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str = ""
+    split: str = ""
+    rows: int | None = None
+    precision: str = FP32.name
+    predictions: Path | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreCheck:
+    """A teacher's score on the validation split, beside what its checkpoint recorded.
+
+    Args:
+        who: which teacher.
+        checkpoint: its folder.
+        split: the split's name; None where the run has none.
+        rows: how many of its examples were looked at, evenly spaced.
+        of: how many it has.
+        scores: what they were scored with, and how high.
+        recorded: the recorded scores of the same metrics, on all rows.
+        allowed: how far both may lie apart, given how many rows were looked at.
+        compared: rows whose answer was compared with the recorded one.
+        off: those of them whose probabilities differ.
+        furthest: by how much at most.
+        bound: how far they may differ.
+        order: where another order of the classes fits far better: the class that each output seems to mean; else empty.
+        right: the share of the labels that it gets right, by view.
+        constant: the same of the one answer that is right most often.
+        blind: views on which its answers have no more to do with the labels than chance has.
+        note: why something was not compared, empty if all was.
+    """
+
+    who: str
+    checkpoint: str
+    split: str | None = None
+    rows: int = 0
+    of: int = 0
+    scores: Mapping[str, float] = field(default_factory=dict)
+    recorded: Mapping[str, float] = field(default_factory=dict)
+    allowed: float = 0.0
+    compared: int = 0
+    off: int = 0
+    furthest: float = 0.0
+    bound: float = 0.0
+    order: tuple[int, ...] = ()
+    right: Mapping[str, float] = field(default_factory=dict)
+    constant: float = 0.0
+    blind: tuple[str, ...] = ()
+    note: str = ""
+
+
+def check_score(who: str, assembly: Assembly, teacher: Teacher, num_rows: int) -> ScoreCheck:
+    """Scores a teacher on rows of the run's validation split.
+
+    Args:
+        who: what it is called.
+        assembly: the run with this teacher alone.
+        teacher: the teacher, live.
+        num_rows: how many rows are looked at at most.
+    """
+    folder, name = assembly.teacher_folder, assembly.config.data.validation
+    if name is None:
+        return ScoreCheck(who, folder, note="data.validation names no split, so the teacher was not scored")
+    recorded = read_recorded(folder, assembly.config)
+    whole = assembly.dataset("validation")
+    places = evenly(len(whole), num_rows)
+    views = list(dict.fromkeys([FULL, *assembly.asked_views("train")]))
+    found = answers(assembly, teacher, Rows(whole, places), views)
+    made = ScoreCheck(who, folder, name, len(found.places), len(whole))
+    known, why_not = found.labelled, recorded.why_not or _other_rows(recorded, assembly, len(whole))
+    made = made if why_not else _beside(made, found, [whole[int(places[i])].id for i in found.places.tolist()], recorded, assembly)
+    if not known.any():
+        return replace(made, note="no row of the validation split has a label, so the teacher was not scored")
+    logits, targets = found.logits[FULL][known], found.targets[known]
+    metrics = _metrics(assembly, {} if why_not else recorded.metrics)
+    scores = {n: float(metric(logits, targets)) for n, metric in metrics.items()}
+    scores = {n: value for n, value in scores.items() if math.isfinite(value)}
+    shared = {} if why_not else {n: recorded.scores[n] for n in scores if n in recorded.scores}
+    why_not = why_not or ("" if shared else "its checkpoint has recorded no score of these metrics")
+    allowed = allowance(int(known.sum()), len(whole))
+    order = tuple(other_order(logits, targets, assembly.teacher_outcomes))
+    beside = {view: beside_chance(x[known], targets, assembly.teacher_outcomes) for view, x in found.logits.items()}
+    right, blind = {v: one[0] for v, one in beside.items()}, tuple(v for v, one in beside.items() if one[2])
+    made = replace(made, right=right, constant=beside[FULL][1], blind=blind)
+    return replace(made, scores=scores, recorded=shared, allowed=allowed, order=order, note=why_not)
+
+
+def beside_chance(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> tuple[float, float, bool]:
+    r"""How often answers are right, how often the best constant answer is, and whether both have nothing to do with each other.
+
+    They have where the mean of :math:`\sum_c (p_c - \bar p_c)(y_c - \bar y_c)` lies two standard errors above 0.
+
+    Args:
+        logits: float [N, C].
+        targets: int64 [N] or float [N, C], all labelled.
+        outcomes: how the logits are read.
+
+    >>> y = torch.tensor([0, 0, 0, 1])
+    >>> beside_chance(torch.tensor([[1.0, 0.0]]).expand(4, 2), y, "softmax")
+    (0.75, 0.75, True)
+    """
+    p = probabilities(logits.double(), outcomes)
+    y = F.one_hot(targets, p.shape[1]).double() if targets.ndim == 1 else targets.double()
+    if outcomes == "softmax" or targets.ndim == 1 or bool(((y > 0) & (y < 1)).any()):
+        right, constant = y.gather(1, p.argmax(1, keepdim=True)).mean(), y.mean(0).max()
+    else:
+        right, constant = ((p > 0.5) == (y > 0.5)).double().mean(), torch.maximum(y.mean(0), 1 - y.mean(0)).mean()
+    together = ((p - p.mean(0)) * (y - y.mean(0))).sum(1)  # [N]
+    error = float(together.std()) / math.sqrt(len(together)) if len(together) > 1 else math.inf
+    return float(right), float(constant), float(together.mean()) <= 2 * error + 1e-9
+
+
+def allowance(rows: int, of: int) -> float:
+    r"""How far a score between 0 and 1 of some rows may lie from that of all of them.
+
+    .. math:: \frac1n + \epsilon + \frac{3}{2\sqrt n} \sqrt{1 - n / N}
+
+    one row that rounding may answer otherwise, and three standard errors of a share at their largest; none where all rows were
+    looked at.
+
+    >>> allowance(400, 400), round(allowance(100, 400), 3)
+    (0.0045000000000000005, 0.142)
+    """
+    return 1 / rows + ROUNDING + 1.5 / math.sqrt(rows) * math.sqrt(max(0.0, 1 - rows / of))
+
+
+def evenly(length: int, most: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Places of at most so many examples, evenly spaced.
+
+    >>> evenly(10, 4).tolist(), evenly(3, 9).tolist()
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    places: np.ndarray[Any, np.dtype[np.int64]] = np.linspace(0, length - 1, min(length, most)).round().astype(np.int64)
+    return places
+
+
+class Rows(MultimodalDataset):
+    """Some of the examples of another data set.
+
+    Args:
+        whole: the examples.
+        places: which of them.
+    """
+
+    def __init__(self, whole: MultimodalDataset, places: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]):
+        self.whole, self.places = whole, places
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
+        raise NotImplementedError("some rows of a data set that describes itself")
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
+        raise NotImplementedError("some rows of a data set that checks itself")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.whole[int(self.places[index])]
+
+
+def answers(assembly: Assembly, teacher: Teacher, rows: MultimodalDataset, views: Sequence[str] = (FULL,)) -> Predictions:
+    """What a teacher says of examples, in float32."""
+
+    def ask(batch: Batch, views: Sequence[str]) -> Tensor:
+        return teacher.predict(batch, views).logits
+
+    return predict(ask, batches(assembly, rows), list(views), assembly.world, FP32).together()
+
+
+def batches(assembly: Assembly, rows: MultimodalDataset) -> EvaluationBatches:
+    """Examples as a validation reads them."""
+    processors = {m: p.deterministic() for m, p in assembly.processors.items()}
+    reader = ExampleReader(rows, processors, assembly.decoded, assembly.config.data.on_error == "skip")
+    return EvaluationBatches(reader, Collator(processors, assembly.info), assembly.config.evaluation.batch_size)
+
+
+def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int]:
+    """The class that each output seems to mean, where that is not its own and fits far better; else nothing.
+
+    Outputs are matched with classes on one half of the rows by the covariance of probabilities and targets, the largest first. The
+    match counts if on the other half it agrees better with the targets than the outputs' own order, by three standard errors and by
+    a fifth. Of more than `MOST_COLUMNS` classes nothing is said.
+
+    Args:
+        logits: float [N, C].
+        targets: int64 [N] or float [N, C], all labelled.
+        outcomes: how the logits are read.
+
+    >>> y = torch.arange(40) % 3
+    >>> other_order(5 * F.one_hot(y, 3).float().roll(1, 1), y, "softmax")
+    [2, 0, 1]
+    """
+    if len(logits) < FEWEST or logits.shape[1] > MOST_COLUMNS:
+        return []
+    p = probabilities(logits.double(), outcomes)
+    y = F.one_hot(targets, p.shape[1]).double() if targets.ndim == 1 else targets.double()
+    p, y = p - p.mean(0), y - y.mean(0)
+    means, p, y = matched(p[::2].T @ y[::2]), p[1::2], y[1::2]
+    own, other = (p * y).sum(1), (p * y[:, means]).sum(1)  # [N / 2]
+    gain, error = other - own, 3 * (other - own).std() / math.sqrt(len(own))
+    is_better = float(gain.mean() - error) > 1e-6 and float(other.mean()) > 1.2 * float(own.mean())
+    return means if is_better else []
+
+
+def matched(scores: Tensor) -> list[int]:
+    """A column for each row of a square table, the largest entry first.
+
+    >>> matched(torch.tensor([[0.5, 0.9], [0.4, 0.8]]))
+    [1, 0]
+    """
+    size, left = len(scores), scores.clone()
+    columns = [0] * size
+    for _ in range(size):
+        row, column = divmod(int(left.argmax()), size)
+        columns[row] = column
+        left[row], left[:, column] = -math.inf, -math.inf
+    return columns
+
+
+# ---- what was written down ----
+
+
+def read_recorded(path: str, config: RunConfig) -> Recorded:
+    """What the run of a checkpoint wrote down of its validation split; why not, where it did not.
+
+    Args:
+        path: the run's folder, or the checkpoint.
+        config: the user's own run, which says what that run may name.
+    """
+    try:
+        folder, checkpoint = processors_folder(path).parent, find_checkpoint(path)
+        best = CheckpointFolder(folder / "checkpoints").path("best")
+    except CheckpointError:
+        return Recorded(why_not="its run's folder is not there, only a checkpoint")
+    if best is None or best.resolve() != checkpoint:
+        return Recorded(why_not="it is not the best checkpoint of its run, of which the run has written down its scores")
+    try:
+        begun = begun_with(folder, config)
+        metrics = {split(spec, "evaluation.metrics", METRICS)[0]: spec for spec in begun.evaluation.metrics}
+        dataset = split(begun.data.dataset, "data.dataset", DATASETS)[0]
+    except ConfigError:
+        return Recorded(why_not="its run's folder has no config.yaml that can be read")
+    report, name = _report(folder / "report.json"), begun.data.validation
+    scores = {k.removeprefix("validation/"): v for k, v in report.get("metrics", {}).items() if k.startswith("validation/")}
+    if not scores:
+        scores = {begun.evaluation.monitor or next(iter(metrics), ""): read_json(checkpoint / "state.json").get("best")}
+    predictions = folder / f"predictions_{str(name).replace('/', '_')}.csv"
+    return Recorded(
+        {k: float(v) for k, v in scores.items() if isinstance(v, (int, float))},
+        metrics,
+        dataset,
+        str(name),
+        report.get("examples", {}).get("validation"),
+        report.get("precision", {}).get("name", FP32.name),
+        predictions if predictions.is_file() else None,
+        "" if name else "its run had no validation split",
+    )
+
+
+def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[dict[int, float] | None]:
+    """The recorded probabilities of examples, by class; None for one that is not there.
+
+    Of many classes, the file holds the most probable one alone.
+    """
+    names = [cell(name) for name in info.class_names] or [str(c) for c in range(info.num_classes)]
+    written = [cell(i) for i in ids]
+    wanted = set(written)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file) if row["id"] in wanted}
+    return [_probabilities(rows[i], names) if i in rows else None for i in written]
+
+
+def _probabilities(row: Mapping[str, str], names: Sequence[str]) -> dict[int, float] | None:
+    if len(names) > MOST_COLUMNS:
+        known = row.get("prediction") in names
+        return {names.index(row["prediction"]): float(row["probability"])} if known else None
+    return {c: float(row[name]) for c, name in enumerate(names)} if all(name in row for name in names) else None
+
+
+def _report(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {k: found[k] for k, form in REPORT.items() if isinstance(found, dict) and not mismatch(found.get(k), form)}
+
+
+def _other_rows(recorded: Recorded, assembly: Assembly, length: int) -> str:
+    """Why what was recorded is not of the rows that are looked at here; empty if it is."""
+    data = assembly.config.data
+    here, there = (plain(data.dataset)["type"], data.validation), (recorded.dataset, recorded.split)
+    if here != there:
+        return f"its run was validated on {' '.join(map(str, there))}, and this one is on {' '.join(map(str, here))}"
+    if recorded.rows not in (None, length):
+        return f"its run was validated on {recorded.rows:,} rows, and this one is on {length:,}"
+    return ""
+
+
+def _beside(made: ScoreCheck, found: Predictions, ids: Sequence[str], recorded: Recorded, assembly: Assembly) -> ScoreCheck:
+    """Each answer beside the recorded one."""
+    if recorded.predictions is None:
+        return made
+    said = probabilities(found.logits[FULL].double(), assembly.teacher_outcomes)
+    rows = read_predictions(recorded.predictions, ids, assembly.info)
+    apart = [max(abs(float(said[i, c]) - p) for c, p in row.items()) for i, row in enumerate(rows) if row]
+    bound = OFF.get(recorded.precision, COARSE)
+    off = sum(x > bound for x in apart)
+    return replace(made, compared=len(apart), off=off, furthest=max(apart, default=0.0), bound=bound)
+
+
+def _metrics(assembly: Assembly, specs: Mapping[str, Any]) -> dict[str, Metric]:
+    """Those of the teacher's run; those of this run where they are not known."""
+    try:
+        return {n: METRICS.build(spec, "evaluation.metrics", assembly.facts) for n, spec in specs.items()} or assembly.metrics
+    except ConfigError:
+        return assembly.metrics

@@ -1,0 +1,293 @@
+"""What saliency has shown: tables as JSON, CSV and Markdown, a picture, a gallery of examples, and a summary on the screen."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from msd_framework.analysis.plots import draw_distributions
+from msd_framework.analysis.saliency.config import SaliencyRun
+from msd_framework.analysis.saliency.scored import Scored
+from msd_framework.data.processors.images import read_image
+from msd_framework.errors import DataError
+from msd_framework.escaping import CsvWriter
+from msd_framework.escaping import markdown as escaped
+from msd_framework.files import draft, write_json, write_text
+from msd_framework.saliency.reading import together
+from msd_framework.screen import Screen
+
+WIDTH = 132
+"""Columns of what is printed to no terminal."""
+
+EXCERPT = 120
+"""Characters of a text that are shown."""
+
+THUMBNAIL = 160
+"""The longer side of a picture in the gallery, in pixels."""
+
+OPPOSITE = (
+    "`drop` and `gap` read a modality's score off the view without it, `keep` and `loss` off the view of it alone: "
+    "with two modalities drop(image) = -keep(text), so that both rank them alike."
+)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a split's report lies.
+
+    Args:
+        folder: of all of it.
+        split: the data set's name of the split.
+    """
+
+    folder: Path
+    split: str
+
+    def named(self, kind: str, suffix: str) -> Path:
+        return self.folder / f"{kind}_{self.split.replace('/', '_')}.{suffix}"
+
+
+def write_report(asked: SaliencyRun, scored: Scored, found: Mapping[str, Any]) -> None:
+    """Writes and shows what was found of a split.
+
+    Args:
+        asked: the run.
+        scored: the scores of each example.
+        found: their summary.
+    """
+    files = Files(asked.folder, found["split"])
+    write_json(files.named("saliency", "json"), found)
+    write_csv(files.named("saliency", "csv"), ["score", "class", "modality", *MEASURES], table_rows(found))
+    write_csv(files.named("scores", "csv"), *example_rows(scored))
+    picture = files.named("saliency", "png")
+    by_modality = {label: dict(zip(scored.modalities, values.T)) for label, values in scored.scores.items()}
+    draw_distributions(by_modality, picture)
+    write_text(files.named("saliency", "md"), markdown(asked.run.name, found, picture.name))
+    write_text(files.named("examples", "html"), gallery(asked.run.name, found))
+    show(asked.run.name, found, files)
+
+
+MEASURES = ("n", "mean", "sd", "q25", "median", "q75", "most_salient")
+
+
+def table_rows(found: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """A row a score, class and modality."""
+    for label, told in found["scores"].items():
+        for name, by_modality in told["classes"].items():
+            for modality, measured in by_modality.items():
+                yield [label, name, modality, *(_number(measured.get(key, "")) for key in MEASURES)]
+
+
+def example_rows(scored: Scored) -> tuple[list[str], Iterator[list[Any]]]:
+    """The names of the columns, and a row an example: its id, what the data set keeps with it, and all its scores."""
+    examples = [scored.example(row) for row in range(len(scored.places))]
+    kept = list(dict.fromkeys(name for e in examples for name in e.facts))
+    columns = [(label, m) for label in scored.scores for m in scored.modalities]
+
+    def rows() -> Iterator[list[Any]]:
+        values = [scored.scores[label][:, scored.modalities.index(m)] for label, m in columns]
+        for row, example in enumerate(examples):
+            yield [example.id, *(example.facts.get(k, "") for k in kept), *(f"{v[row]:.9g}" for v in values)]
+
+    return ["id", *kept, *(f"{label}/{m}" for label, m in columns)], rows()
+
+
+def markdown(name: str, found: Mapping[str, Any], picture: str) -> str:
+    """The summary as a page."""
+    modalities = found["modalities"]
+    lines = [
+        f"# Saliency of {escaped(name)}, split {escaped(found['split'])}",
+        "",
+        f"Teacher {escaped(found['teacher'])}, {found['examples']:,} labelled examples. {OPPOSITE}",
+    ]
+    if has_truth(found):
+        lines += ["", "## What decides an example", "", truth_caption(found), ""]
+        lines += markdown_table(truth_header(found), truth_rows(found))
+    lines += ["", "## By class", "", "Means; in brackets the share of examples in which the modality is the most salient one.", ""]
+    lines += markdown_table(["score", "class", "n", *modalities], class_rows(found))
+    for kind, examples in found["picked"].items():
+        lines += ["", f"## {title(kind, modalities)}", "", f"The first by `{found['picked_by']}`.", ""]
+        lines += markdown_table(["id", "label", *modalities, "shown", "facts"], example_table(found, examples))
+    lines += ["", f"![distribution of the scores]({picture})"]
+    return "\n".join(lines) + "\n"
+
+
+def has_truth(found: Mapping[str, Any]) -> bool:
+    """Whether it is known what decides each example."""
+    return any("truth" in told or "oracle" in told for told in found["scores"].values())
+
+
+def truth_caption(found: Mapping[str, Any]) -> str:
+    """How the numbers beside the truth are to be read."""
+    texts = []
+    first = next(iter(found["scores"].values()))
+    if "truth" in first:
+        texts.append("AUROC (times 100) with which a score tells the examples that each kind decides from all others.")
+    if "oracle" in first:
+        texts.append("rho: Spearman's rank correlation (times 100) with the exact `drop` score of a perfect reader.")
+    return " ".join([*texts, "In brackets, 95 % bootstrap intervals over examples."])
+
+
+def truth_header(found: Mapping[str, Any]) -> list[str]:
+    first = next(iter(found["scores"].values()))
+    return ["score", *first.get("truth", {}), *(f"rho {m}" for m in first.get("oracle", {}))]
+
+
+def truth_rows(found: Mapping[str, Any]) -> Iterator[list[str]]:
+    """A row a score, the best first."""
+    scores = found["scores"].items()
+    for label, told in sorted(scores, key=lambda item: -item[1].get("truth", {}).get("mean", {}).get("value", 0.0)):
+        yield [label, *map(interval, told.get("truth", {}).values()), *map(interval, told.get("oracle", {}).values())]
+
+
+def class_rows(found: Mapping[str, Any]) -> Iterator[list[str]]:
+    """A row a score and class."""
+    for label, told in found["scores"].items():
+        for name, by_modality in told["classes"].items():
+            cells = [mean_and_share(measured) for measured in by_modality.values()]
+            yield [label, name, f"{next(iter(by_modality.values()))['n']:,}", *cells]
+
+
+def example_table(found: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    """A row an example."""
+    for example in examples:
+        scores = example["scores"][found["picked_by"]]
+        facts = ", ".join(f"{k} {v}" for k, v in example["facts"].items())
+        shown = "; ".join(excerpt(text) for text in example["inputs"].values())
+        yield [example["id"], label_of(example["label"]), *(f"{scores[m]:.3f}" for m in found["modalities"]), shown, facts]
+
+
+def markdown_table(header: Sequence[str], rows: Iterator[list[str]]) -> list[str]:
+    """The lines of a table."""
+    lines = [" | ".join(map(escaped, row)) for row in ([*header], ["---"] * len(header), *rows)]
+    return [f"| {line} |" for line in lines]
+
+
+def gallery(name: str, found: Mapping[str, Any]) -> str:
+    """The picked examples as a page of their own, with small copies of the pictures in it."""
+    parts = [f"<h1>Saliency of {html.escape(name)}, split {html.escape(found['split'])}</h1><p>{html.escape(OPPOSITE)}</p>"]
+    for kind, examples in found["picked"].items():
+        cards = "".join(_card(example, found["picked_by"], found["pictures"]) for example in examples)
+        heading = html.escape(title(kind, found["modalities"]))
+        parts.append(f"<h2>{heading}</h2><p>The first by {html.escape(found['picked_by'])}.</p><div>{cards}</div>")
+    return f'<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>{"".join(parts)}\n'
+
+
+STYLE = (
+    "body{font:14px sans-serif;margin:2em}div{display:flex;flex-wrap:wrap;gap:12px}figure{width:180px;margin:0;padding:8px;"
+    "border:1px solid #ccc}img{image-rendering:pixelated;max-width:160px}figcaption{overflow-wrap:anywhere}small{color:#666}"
+)
+
+
+def title(kind: str, modalities: Sequence[str]) -> str:
+    """A kind of example in words."""
+    return "Decided by all together" if kind == together(modalities) else f"Decided by {kind}"
+
+
+def thumbnail(path: Path) -> str:
+    """A small copy of a picture as a text that pages can hold; empty if it is none that can be read."""
+    try:
+        small = read_image(path)
+    except DataError:
+        return ""
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    small.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def show(name: str, found: Mapping[str, Any], files: Files) -> None:
+    """The summary on the screen."""
+    console = Screen(width=WIDTH)
+    head = f"Saliency of {name}, split {found['split']}: {found['examples']:,} examples"
+    if has_truth(found):
+        console.print(_columns(head, truth_header(found), truth_rows(found), truth_caption(found)))
+    else:
+        everything = (row for row in class_rows(found) if row[1] == "all")
+        header = ["score", "class", "n", *found["modalities"]]
+        console.print(_columns(head, header, everything, "Means; in brackets, how often the modality is the most salient one."))
+    console.print(OPPOSITE, soft_wrap=True)
+    kinds = [
+        ("saliency", "md"),
+        ("saliency", "json"),
+        ("saliency", "csv"),
+        ("saliency", "png"),
+        ("scores", "csv"),
+        ("examples", "html"),
+    ]
+    names = ", ".join(files.named(*kind).name for kind in kinds)
+    console.print(f"All of it is in {files.folder}: {names}.", soft_wrap=True)
+
+
+def interval(measured: Mapping[str, float]) -> str:
+    """A share of 1 and its interval, times 100.
+
+    >>> interval({"value": 0.912, "low": 0.9, "high": 0.93}), interval({"value": 0.5, "low": float("nan"), "high": float("nan")})
+    ('91.2 [90.0, 93.0]', '50.0')
+    """
+    value, low, high = (100 * measured[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]" if low == low else f"{value:.1f}"
+
+
+def mean_and_share(measured: Mapping[str, float]) -> str:
+    """A modality's mean score and how often it is the largest.
+
+    >>> mean_and_share({"n": 4, "mean": 0.25, "most_salient": 0.5}), mean_and_share({"n": 0})
+    ('0.250 (50 %)', '-')
+    """
+    return f"{measured['mean']:.3f} ({100 * measured['most_salient']:.0f} %)" if measured["n"] else "-"
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= EXCERPT else f"{text[:EXCERPT]}..."
+
+
+def label_of(target: Any) -> str:
+    """A target in short: a class, or the classes that it names.
+
+    >>> label_of(3), label_of([0.0, 1.0, 0.3])
+    ('3', '1 2')
+    """
+    return " ".join(str(c) for c, y in enumerate(target) if y) if isinstance(target, list) else str(target)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterator[list[Any]]) -> None:
+    """A table as a file, whole or not at all."""
+    with draft(path) as file:
+        writer = CsvWriter(file)
+        writer.writerow(header)
+        for row in rows:
+            writer.writerow(row)
+
+
+def _number(value: Any) -> Any:
+    return f"{value:.9g}" if isinstance(value, float) else value
+
+
+def _card(example: Mapping[str, Any], picked_by: str, image_modalities: Sequence[str]) -> str:
+    pictures = {m: thumbnail(Path(value)) if m in image_modalities else "" for m, value in example["inputs"].items()}
+    texts = [excerpt(value) for m, value in example["inputs"].items() if not pictures[m]]
+    shown = "".join(f'<img alt="{html.escape(m)}" src="data:image/png;base64,{data}">' for m, data in pictures.items() if data)
+    scores = ", ".join(f"{m} {value:.3f}" for m, value in example["scores"][picked_by].items())
+    facts = "".join(f", {k} {v}" for k, v in example["facts"].items())
+    known = html.escape(f"{example['id']}, label {label_of(example['label'])}{facts}")
+    text = html.escape(" / ".join(texts))
+    return f"<figure>{shown}<figcaption>{text}<br><small>{known}<br>{html.escape(scores)}</small></figcaption></figure>"
+
+
+def _columns(head: str, header: Sequence[str], rows: Iterator[list[str]], caption: str) -> Table:
+    table = Table(title=head, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,1 @@
+"""Many runs over seeds, and what may be said of their differences."""

@@ -1,0 +1,273 @@
+"""The options of a study, and everything that is wrong with one before anything of it is run."""
+
+# ruff: noqa: RUF009 -- component() is dataclasses.field() under a name of ours
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from msd_framework.analysis.study.grid import Variant, grid_problems, variants
+from msd_framework.build.facts import RunFacts
+from msd_framework.checks.components import component_problems
+from msd_framework.checks.numbers import LARGEST_SEED
+from msd_framework.checks.run import understood
+from msd_framework.components.registry import split
+from msd_framework.config.load import find_file, load, located, resolve
+from msd_framework.config.schema import Component, RunConfig, component
+from msd_framework.config.structure import component_slots, structure_problems, structured
+from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.metrics.fidelity import FIDELITY
+from msd_framework.registry import METRICS, OBJECTIVES
+from msd_framework.structures import FULL
+from msd_framework.worlds import WorldPlan
+from msd_framework.worlds.make import _plan as plan_world
+
+TEACHER = "teacher"
+"""What the teacher's runs are called."""
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """A made world, another one for each seed."""
+
+    layout: str
+    """The public data set whose format and task it has: hateful_memes, mm_imdb, snli_ve or vqa_v2; or talking_cards."""
+
+    sizes: dict[str, int] | None = None
+    """Rows by split; a split that is not named has the layout's own size."""
+
+    mix: dict[str, float] | None = None
+    """The share of each kind of row; the layout's own if null."""
+
+    noise: float = 0.1
+    """The standard deviation of the noise on each pixel, whose range is 0 to 1."""
+
+    label_noise: float = 0.0
+    """The share of wrong labels in the training split."""
+
+    def plan(self, seed: int) -> WorldPlan:
+        """All that the world of a seed depends on.
+
+        Raises:
+            ConfigError: with every option that is wrong.
+        """
+        return plan_world(seed=seed, **asdict(self))
+
+
+@dataclass(frozen=True)
+class StudyEnvConfig:
+    """Where a study writes."""
+
+    save_dir: str | None = None
+    """The folder for all runs and the summary; `runs/<name>` if null."""
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Everything a study depends on, beside the runs' own files."""
+
+    methods: dict[str, str]
+    """The run YAML of each method by its name, as a path from the study's file."""
+
+    metrics: list[str]
+    """What is compared, as reports name it, such as `test/auroc` or `test/image/auroc`; the first one is the main one."""
+
+    name: str = "study"
+    """What the study is called."""
+
+    run_type: Literal["train", "check"] = "train"
+    """What is done: run and compare what is not done yet, or only check this file, those of its runs, and what is there."""
+
+    seeds: int | list[int] = 3
+    """How many seeds, counted from 0, or which ones."""
+
+    world: WorldConfig | None = None
+    """The data of each seed, made on the spot; the runs' own data if null."""
+
+    teacher: str | None = None
+    """The run YAML of the teacher, trained once a seed and shared by all methods; the runs' own teachers if null."""
+
+    baselines: list[str] = field(default_factory=list)
+    """The methods that all others are compared with."""
+
+    grid: list[dict[str, Any]] = field(default_factory=list)
+    """More methods, each another one with other values: `{of: msd, over: {masker: [attention, noise]}}` adds two."""
+
+    saliency: list[Component] = component("saliencies", default_factory=list)
+    """The scores of each modality that every seed's teacher is asked for on the test split; no table of them if none is named."""
+
+    densities: list[str] = field(default_factory=list)
+    """The methods (or `teacher`) whose outputs on each view are drawn, those of the first seed; two classes only."""
+
+    jobs: int = 2
+    """Runs at once, each in a process with one thread."""
+
+    note: str = ""
+    """What the numbers do not show, printed below them."""
+
+    env: StudyEnvConfig = field(default_factory=StudyEnvConfig)
+    """Where it writes."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.env.save_dir or f"runs/{self.name}")
+
+    @property
+    def seed_list(self) -> list[int]:
+        return list(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    @property
+    def run_files(self) -> dict[str, str]:
+        """The YAML of the teacher, if there is one, and of each method, those of the grid last."""
+        own = ({TEACHER: self.teacher} if self.teacher else {}) | self.methods
+        return own | {name: self.methods[variant.of] for name, variant in self.variants.items()}
+
+    @property
+    def all_methods(self) -> list[str]:
+        """All methods by name, those of the grid last."""
+        return [*self.methods, *self.variants]
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        """The methods of the grid by name."""
+        return {variant.name: variant for variant in variants(self.grid)}
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """What a method of the grid sets over its YAML; nothing for others."""
+        return self.variants[name].words if name in self.variants else ()
+
+
+def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
+    """A study, once nothing is wrong with it or with the files of its runs; those are then named by paths from here.
+
+    Args:
+        path: a YAML file.
+        overrides: words ``a.b=value`` over it.
+
+    Raises:
+        ConfigError: with every problem that was found, each with the place that it was written at.
+    """
+    source = resolve(load(path, overrides, StudyConfig))
+    problems = structure_problems(source.values, StudyConfig)
+    if problems:
+        raise ConfigError(*(located(p, source) for p in problems))
+    config = structured(source.values, StudyConfig)
+    problems = component_problems(component_slots(source.values, StudyConfig))
+    problems += [*_value_problems(config), *_file_problems(config, folder := find_file(str(path)).parent)]
+    if problems:
+        raise ConfigError(*(located(p, source) for p in problems))
+    methods = {name: str(_find(file, folder)) for name, file in config.methods.items()}
+    config = replace(config, methods=methods, teacher=config.teacher and str(_find(config.teacher, folder)))
+    sources = {name: resolve(load(file, config.words(name))) for name, file in config.run_files.items()}
+    found = {name: understood(run.values) for name, run in sources.items()}
+    problems = [located(p, sources[name]) for name, (_, wrong) in found.items() for p in wrong]
+    if not problems:
+        runs = {name: run for name, (run, _) in found.items() if run is not None}
+        problems = [located(p, source) for p in (*_metric_problems(config, runs), *_density_problems(config, runs))]
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return config
+
+
+def needs_teacher(objective: Component) -> bool:
+    """Whether an objective asks for a teacher.
+
+    >>> needs_teacher("supervised"), needs_teacher({"type": "distillation", "views": ["full"]})
+    (False, True)
+    """
+    name, _ = split(objective, "objective", OBJECTIVES)
+    return bool(OBJECTIVES.get(name).needs_teacher)
+
+
+def larger_is_better(metric: str) -> bool:
+    """Whether a larger value of a report's metric is a better one.
+
+    >>> larger_is_better("test/image/auroc"), larger_is_better("test/kl")
+    (True, False)
+    """
+    name = metric.rpartition("/")[2]
+    return FIDELITY[name] if name in FIDELITY else bool(METRICS.get(name).larger_is_better)
+
+
+def _value_problems(config: StudyConfig) -> Iterator[Problem]:
+    seeds = config.seed_list
+    if not seeds or min(seeds) < 0 or max(seeds) > LARGEST_SEED or len(set(seeds)) < len(seeds):
+        yield Problem("seeds", f"wanted 1 or more, or a list of different seeds from 0 to 2**63 - 1, got {config.seeds}.")
+    if config.jobs < 1:
+        yield Problem("jobs", f"must be 1 or more, got {config.jobs}.")
+    if not config.methods:
+        yield Problem("methods", "wanted at least one method, got none.")
+    if not config.metrics:
+        yield Problem("metrics", "wanted at least one metric, got none.")
+    for name in config.methods:
+        if not re.fullmatch(r"[\w.+-]+", name) or name in (TEACHER, "world"):
+            yield Problem(f"methods.{name}", f"{name!r} cannot be the name of a method, whose runs go into a folder of that name.")
+    if config.world is not None:
+        yield from _world_problems(config.world)
+    wrong = grid_problems(config.grid, config.methods)
+    if wrong:
+        yield from wrong
+        return
+    yield from _unknown(config.baselines, "baselines", config.all_methods)
+    yield from _unknown(config.densities, "densities", list(config.run_files))
+    if config.saliency and config.teacher is None:
+        yield Problem("saliency", "is asked of the study's teacher, and there is none. Name its YAML in `teacher`.")
+
+
+def _world_problems(world: WorldConfig) -> Iterator[Problem]:
+    try:
+        world.plan(seed=0)
+    except ConfigError as error:
+        yield from (Problem(f"world.{p.path}", p.message) for p in error.problems)
+
+
+def _unknown(names: Sequence[str], key: str, known: Sequence[str]) -> Iterator[Problem]:
+    for i, name in enumerate(names):
+        if name not in known:
+            yield Problem(f"{key}[{i}]", f"{name!r} is none of {', '.join(known)}.{did_you_mean(name, known)}")
+
+
+def _file_problems(config: StudyConfig, folder: Path) -> Iterator[Problem]:
+    for name, file in (({TEACHER: config.teacher} if config.teacher else {}) | config.methods).items():
+        if _find(file, folder) is None:
+            hint = did_you_mean(Path(file).name, [p.name for p in folder.glob("*.yaml")])
+            yield Problem(TEACHER if name == TEACHER else f"methods.{name}", f"there is no file {folder / file}.{hint}")
+
+
+def _find(file: str, folder: Path) -> Path | None:
+    """A file beside the study, or else where configurations are looked for."""
+    if (folder / file).is_file():
+        return folder / file
+    try:
+        return find_file(file)
+    except ConfigError:
+        return None
+
+
+def _metric_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterator[Problem]:
+    """Metrics that no run would report."""
+    known = list(dict.fromkeys(name for run in runs.values() for name in _reported(run)))
+    yield from _unknown(config.metrics, "metrics", known)
+
+
+def _reported(run: RunConfig) -> Iterator[str]:
+    names = [split(m, "evaluation.metrics", METRICS)[0] for m in run.evaluation.metrics]
+    names += FIDELITY if needs_teacher(run.objective) else ()
+    for use in ("validation", "test"):
+        if getattr(run.data, use) is not None:
+            for view in run.evaluation.views:
+                yield from (f"{use}/{n}" if view == FULL else f"{use}/{view}/{n}" for n in names)
+
+
+def _density_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterator[Problem]:
+    """Runs whose outputs cannot be drawn."""
+    for i, name in enumerate(config.densities):
+        if runs[name].data.test is None:
+            yield Problem(f"densities[{i}]", f"{name} predicts no test split. Name one in its data.test.")
+        elif (count := RunFacts(runs[name]).info.num_classes) != 2:
+            yield Problem(f"densities[{i}]", f"{name} tells {count} classes apart, and densities are drawn for two.")

@@ -1,0 +1,254 @@
+"""The words of ``msd data check``: whether a folder holds a data set as its publisher says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from msd_framework.build.facts import CONTEXT, described
+from msd_framework.components.options import options_of
+from msd_framework.config.load import Source, located, parse_overrides
+from msd_framework.config.splits import shared_splits
+from msd_framework.data.base import Example, MultimodalDataset, RowKeys
+from msd_framework.data.overlap import survey
+from msd_framework.data.processors.audio import read_wav
+from msd_framework.data.processors.images import read_image
+from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
+from msd_framework.registry import DATASETS
+from msd_framework.screen import Screen
+from msd_framework.structures import DatasetInfo, ModalityKind
+
+SAMPLES = 20
+MOST_TOLD = 5
+"""How many mistakes of one kind are told of a split."""
+
+
+@dataclass
+class SplitCheck:
+    """What was found of a split.
+
+    Args:
+        name: the split.
+        published: how many examples the publisher says there are; None if it says nothing.
+        found: how many there are; None if they cannot be read.
+        skipped: how many records cannot be read.
+        absent: how many files are not there.
+        sampled: how many examples were read whole.
+        wrong: what is wrong, as sentences.
+        is_there: whether any file of it is.
+        lacking: how many examples lack each modality, of those that some lack.
+        rows: the split and what its rows are known by, if they can be read.
+    """
+
+    name: str
+    published: int | None = None
+    found: int | None = None
+    skipped: int = 0
+    absent: int = 0
+    sampled: int = 0
+    wrong: list[str] = field(default_factory=list)
+    is_there: bool = True
+    lacking: dict[str, int] = field(default_factory=dict)
+    rows: tuple[MultimodalDataset, RowKeys] | None = field(default=None, repr=False)
+
+
+def check_from_words(words: Sequence[str]) -> tuple[str, bool]:
+    """A table of what a folder holds, what is wrong with it, and whether nothing is.
+
+    Args:
+        words: the name of a data set, then ``root=PATH`` and other options of its own, ``splits=[train, ...]`` (all that are
+            there if left out), ``samples=20`` examples a split to read whole, ``seed=0``, which chooses them, and
+            ``shared_rows=true`` if splits may have rows in common.
+
+    Raises:
+        ConfigError: with every word that is wrong.
+    """
+    names = [word for word in words if "=" not in word]
+    if len(names) != 1:
+        known = ", ".join(DATASETS.names())
+        raise ConfigError(f"wanted one data set, such as `msd data check hateful_memes root=PATH`, got {names}; known: {known}.")
+    source = Source()
+    for layer in parse_overrides([word for word in words if "=" in word]):
+        source.overlay(layer)
+    options = dict(source.values)
+    defaults = {"splits": None, "samples": SAMPLES, "seed": 0, "shared_rows": False}
+    wanted = {key: options.pop(key, default) for key, default in defaults.items()}
+    problems = _word_problems(names[0], wanted)
+    if names[0] in DATASETS.names() or "." in names[0]:
+        problems += DATASETS.check({"type": names[0], **options}, "dataset", context=CONTEXT["datasets"])
+    if problems:
+        raise ConfigError(*(located(Problem(p.path.removeprefix("dataset").lstrip("."), p.message), source) for p in problems))
+    found = check_folder(names[0], options, **wanted)
+    return _told(names[0], options, found), all(not split.wrong for split in found) and any(split.is_there for split in found)
+
+
+def check_folder(
+    name: str,
+    options: Mapping[str, Any],
+    splits: Sequence[str] | None = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    shared_rows: bool = False,
+) -> list[SplitCheck]:
+    """What each split of a data set holds, and which rows two of them share that the publisher keeps apart.
+
+    Args:
+        name: the data set.
+        options: those of a YAML.
+        splits: the splits to look at; if left out, all, and one that is not there is no mistake.
+        samples: how many examples of a split to read whole.
+        seed: chooses them.
+        shared_rows: whether splits may have rows in common.
+
+    Raises:
+        ConfigError: if the options do not go together.
+    """
+    dataset = DATASETS.get(name)
+    info = described({**options, "type": name}, at="")
+    must_be_there = splits is not None
+    found = {split: _check_split(dataset, options, split, info, must_be_there, samples, seed) for split in splits or dataset.splits}
+    if not shared_rows:
+        opened = {split: one.rows for split, one in found.items() if one.rows is not None}
+        for split, text in shared_splits(opened, dataset.overlapping):
+            found[split].wrong.append(text)
+    return list(found.values())
+
+
+def _check_split(
+    dataset: type[MultimodalDataset],
+    options: Mapping[str, Any],
+    split: str,
+    info: DatasetInfo,
+    must_be_there: bool,
+    samples: int,
+    seed: int,
+) -> SplitCheck:
+    found = SplitCheck(split, dataset.published.get(split))
+    try:
+        missing = dataset.check(options, split)
+        if missing:
+            found.is_there, found.wrong = False, missing if must_be_there else []
+            return found
+        examples: MultimodalDataset = dataset(**_accepted(dataset, {**options, "split": split, "on_error": "skip"}))
+        found.rows = (examples, examples.row_keys or survey(examples, info))
+    except (DataError, ValueError) as error:
+        found.wrong.append(str(error))
+        return found
+    skipped: list[str] = getattr(examples, "skipped", [])
+    found.found, found.skipped = len(examples), len(skipped)
+    found.wrong += _first(skipped)
+    if found.published is not None and found.found != found.published:
+        found.wrong.append(f"{split} has {found.found:,} examples, and its publisher says {found.published:,}.")
+    found.lacking = _lacking(examples)
+    absent = _absent_files(examples)
+    found.absent = len(absent)
+    found.wrong += _first(absent)
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:samples].tolist()
+    for index in sorted(chosen):
+        found.sampled += 1
+        found.wrong += [text for text in _read(examples, index, info.modalities) if text not in absent]
+    return found
+
+
+def _lacking(examples: MultimodalDataset) -> dict[str, int]:
+    """How many examples lack each modality, of those that some lack."""
+    counts: dict[str, int] = {}
+    for inputs in (examples[i].inputs for i in range(len(examples))):
+        if not isinstance(inputs, dict):
+            return {}  # arrays, which are read only when they are asked for
+        for modality in (m for m, value in inputs.items() if value is None):
+            counts[modality] = counts.get(modality, 0) + 1
+    return counts
+
+
+def _absent_files(examples: MultimodalDataset) -> list[str]:
+    """Every file that an example names and that is not there, once."""
+    seen: dict[PurePath, str] = {}
+    for example in (examples[i] for i in range(len(examples))):
+        if not isinstance(example.inputs, dict):
+            return []  # arrays, which are read only when they are asked for
+        for value in example.inputs.values():
+            if isinstance(value, PurePath) and value not in seen:
+                seen[value] = "" if Path(value).is_file() else _absent(example, value)
+    return [text for text in seen.values() if text]
+
+
+def _absent(example: Example, value: PurePath) -> str:
+    return f"{example.source}: {value}: no such file"
+
+
+def _read(examples: MultimodalDataset, index: int, kinds: Mapping[str, ModalityKind]) -> list[str]:
+    """What is wrong with the inputs of an example, read whole."""
+    example, wrong = examples[index], []
+    for modality, value in ((m, example.inputs[m]) for m in kinds):
+        try:
+            if isinstance(value, PurePath) and not Path(value).is_file():
+                wrong.append(_absent(example, value))
+            elif isinstance(value, PurePath) and kinds[modality] == "pixels":
+                read_image(Path(value))
+            elif isinstance(value, PurePath) and not Path(value).stat().st_size:
+                wrong.append(f"{example.source}: {value}: is empty")
+            elif isinstance(value, PurePath) and kinds[modality] == "waveform":
+                read_wav(Path(value))
+            elif isinstance(value, str) and not value.strip():
+                wrong.append(f"{example.source}: {modality} is empty")
+        except DataError as error:
+            wrong.append(f"{example.source}: {error}")
+    return wrong
+
+
+def _accepted(dataset: type[MultimodalDataset], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that a data set takes."""
+    return {key: value for key, value in options.items() if key in options_of(dataset)}
+
+
+def _first(texts: Sequence[str]) -> list[str]:
+    more = len(texts) - MOST_TOLD
+    return [*texts[:MOST_TOLD], *([f"... and {more:,} more like that"] if more > 0 else [])]
+
+
+def _word_problems(name: str, wanted: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    splits, samples, seed = wanted["splits"], wanted["samples"], wanted["seed"]
+    if splits is not None and not (isinstance(splits, list) and splits and all(isinstance(s, str) for s in splits)):
+        problems.append(Problem("splits", f"wanted a list of splits, such as [train], got {splits!r}."))
+    for key, value in (("samples", samples), ("seed", seed)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            problems.append(Problem(key, f"wanted a whole number of 0 or more, got {value!r}."))
+    if not isinstance(wanted["shared_rows"], bool):
+        problems.append(Problem("shared_rows", f"wanted true or false, got {wanted['shared_rows']!r}."))
+    if name not in DATASETS.names() and "." not in name:
+        problems.append(Problem("", f"no dataset is named {name!r}.{did_you_mean(name, DATASETS.names())}"))
+    return problems
+
+
+def _told(name: str, options: Mapping[str, Any], found: Sequence[SplitCheck]) -> str:
+    """A table, and a sentence for each mistake."""
+    table = Table(title=f"{name} in {options.get('root', 'its default root')}", title_justify="left")
+    for column in ("split", "examples", "publisher's", "left out", "files missing", "read whole", "state"):
+        table.add_column(column, justify="left" if column in ("split", "state") else "right")
+    for split in found:
+        state = ("not there" if not split.wrong else "missing") if not split.is_there else "wrong" if split.wrong else "ok"
+        numbers = [split.found, split.published, split.skipped, split.absent, split.sampled]
+        shown = ["" if n is None else f"{n:,}" for n in numbers] if split.is_there else ["", *_shown(split.published), "", "", ""]
+        table.add_row(split.name, *shown, state)
+    console = Screen(width=120)
+    with console.capture() as captured:
+        console.print(table)
+        for split in found:
+            for modality, count in split.lacking.items():
+                console.print(f"{split.name}: {count:,} of {split.found:,} examples have no {modality}.", soft_wrap=True)
+            for text in split.wrong:
+                console.print(f"{split.name}: {text}", soft_wrap=True)
+        if not any(split.is_there for split in found):
+            console.print("Nothing of it is there.")
+    return captured.get().rstrip()
+
+
+def _shown(number: int | None) -> list[str]:
+    return ["" if number is None else f"{number:,}"]

@@ -1,0 +1,318 @@
+"""The words of ``msd doctor``: builds what a run would build, looks at it on one batch, and says what to mend."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from msd_framework.analysis.doctor.diagnosis import Diagnosis, Finding, findings, of_problem
+from msd_framework.analysis.doctor.models import (
+    Ask,
+    ModelCheck,
+    PairCheck,
+    check_model,
+    check_pairs,
+    check_step,
+    check_terms,
+    forget,
+    losses_of_updates,
+    possible_pairs,
+    shapes,
+    terms_of,
+)
+from msd_framework.analysis.doctor.report import as_json, is_ok, show
+from msd_framework.analysis.doctor.score import Rows, batches, check_score, evenly
+from msd_framework.checks.run import checked
+from msd_framework.config.build import SHARED, Assembly
+from msd_framework.config.cards import card_of
+from msd_framework.config.load import Source, load, located, resolve
+from msd_framework.config.schema import RunConfig
+from msd_framework.config.teacher_cache import Split, shown_bytes
+from msd_framework.config.words import own_options
+from msd_framework.engine.distributed import World
+from msd_framework.engine.labels import parts_of_update
+from msd_framework.engine.precision import FP32, PRECISIONS
+from msd_framework.engine.random_state import seed_everything
+from msd_framework.errors import CacheError, CheckpointError, ConfigError, DataError, Problem, TrainingError
+from msd_framework.files import write_json
+from msd_framework.launch import launched
+from msd_framework.losses.adaptors import Adaptor
+from msd_framework.objectives.base import Objective
+from msd_framework.objectives.distillation import DistillationObjective
+from msd_framework.objectives.features import Pair
+from msd_framework.schedules import Progress
+from msd_framework.structures import FULL, Batch
+from msd_framework.teachers.ema import EmaTeacher
+from msd_framework.teachers.live import LiveTeacher
+from msd_framework.teachers.marginals import MarginalsTeacher
+from msd_framework.teachers.store import TeacherStore
+
+FILE = "doctor.json"
+UPDATES = 10
+"""Updates on one batch that are to show whether the learning rate moves anything."""
+
+VERIFIED = 16
+"""Rows of each store of cached answers that are compared with what the teacher says now."""
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What ``msd doctor`` takes beside the options of the run."""
+
+    out: str | None = None
+    """The file that it writes; `doctor.json` in the run's `env.save_dir` if null."""
+
+    validation_rows: int = 512
+    """Rows of the validation split, evenly spaced, that the teacher is scored on at most."""
+
+    training_rows: int = 512
+    """Rows of the training split, evenly spaced, that maskers and weightings learn their statistics from at most."""
+
+
+def run_doctor(path: str | Path, words: Sequence[str] = ()) -> bool:
+    """Looks at the teachers and the student of a run, prints what it finds, and writes it down. The run's folder is left alone.
+
+    Args:
+        path: the run's YAML.
+        words: options ``key=value``, of `DoctorConfig` or of the run.
+
+    Returns:
+        Whether nothing has to be mended.
+
+    Raises:
+        MSDError: if the words or the file cannot be read at all.
+    """
+    options, of_run = _options(words)
+    if launched().size > 1:
+        raise ConfigError("msd doctor looks at one process: start it without torchrun.")
+    source = resolve(load(path, of_run))
+    out = Path(options.out or Path(source.values.get("env", {}).get("save_dir", ".")) / FILE)
+    found, told = examine(source, options)
+    show(found, told)
+    write_json(out, as_json(found, told))
+    return is_ok(told)
+
+
+def examine(source: Source, options: DoctorConfig) -> tuple[Diagnosis, list[Finding]]:
+    """What is found of a run, and what is wrong with it.
+
+    Args:
+        source: the run's values.
+        options: how much is looked at.
+    """
+    started = time.perf_counter()
+    told: list[Finding] = []
+    found = Diagnosis(str(source.values.get("name", "run")), "nothing")
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**source.values.get("env", {}), "save_dir": folder}
+        source = Source({**source.values, "run_type": "train", "checkpoint": {}, "env": env}, source.origins)
+        try:
+            config = checked(source)
+        except ConfigError as error:
+            return found, [of_problem(p) for p in error.problems]
+        if config.env.threads:
+            torch.set_num_threads(config.env.threads)
+        seed_everything(config.seed)
+        with World.join(config.env.device) as world:
+            place = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+            found = _examined(config, world, options, source, replace(found, device=place), told)
+    told += findings(found)
+    return replace(found, seconds=time.perf_counter() - started), list(dict.fromkeys(told))
+
+
+def _examined(
+    config: RunConfig, world: World, options: DoctorConfig, source: Source, found: Diagnosis, told: list[Finding]
+) -> Diagnosis:
+    """What could be measured; what could not be built is told."""
+    teacher = config.teacher
+    live = teacher and replace(teacher, cache=False)  # its weights are asked, and not what is kept of them
+    data = replace(config.data, workers=0, length_pool=0)
+    assembly = Assembly(replace(config, teacher=live, data=data), world)
+    with _telling(told, source, "data"):
+        assembly.open_splits()
+    with _telling(told, source, "teacher.checkpoint"):
+        teachers = _teachers(assembly)
+        found = replace(found, task=assembly.info.task, classes=_classes(assembly))
+        objective = _objective(assembly, options, source, told)
+        if objective is not None:
+            dry_run = assembly.dry_run(finite=False)
+            assembly.try_models(dry_run)
+            dry_run.step(assembly.objective)
+        batch = _batch(assembly, objective)
+        found = replace(found, rows=len(batch), targets=tuple(batch.targets.shape), shapes=tuple(shapes(batch)))
+        if objective is not None:
+            objective.train()  # as a run does, which must leave the teachers as they are
+        found = replace(found, models=tuple(_models(assembly, teachers, batch)))
+        scored = [] if teacher is None or teacher.ema is not None else zip(assembly.teachers, teachers.items())
+        for one, (who, asked) in scored:
+            if not any(m.not_finite or not m.answers for m in found.models if m.who == who):
+                with _telling(told, source, who):
+                    found = replace(found, scores=(*found.scores, check_score(who, one, asked, options.validation_rows)))
+        if objective is not None:
+            found = _of_training(found, assembly, objective, batch)
+        if teacher is not None and teacher.cache:
+            found = replace(found, cache=tuple(_cached(assembly, config, told)))
+    return found
+
+
+def _of_training(found: Diagnosis, assembly: Assembly, objective: Objective, batch: Batch) -> Diagnosis:
+    """A step, its terms and what it compares inside the models."""
+    device, teacher = assembly.world.device, assembly.teacher
+    precision = PRECISIONS.get(assembly.config.training.precision, FP32)
+    views = objective.teacher_views
+    ask = (lambda: teacher.predict(batch, views)) if teacher is not None and views else None
+    objective.train()
+    objective.begin_update(Progress(0, assembly.num_updates))
+    step = check_step(objective, batch, ask, precision, device)
+    terms = check_terms(terms_of(objective, batch), objective.model)
+    forget(objective)
+    pairs = _pairs(assembly, objective, batch)
+    optimizer = assembly.optimizer.build(objective)
+    losses = losses_of_updates(objective, batch, optimizer, UPDATES)  # the last thing that is done with the student
+    step = replace(step, lr=optimizer.param_groups[0]["lr"], losses=losses)
+    return replace(found, step=step, terms=tuple(terms), pairs=tuple(pairs))
+
+
+def _teachers(assembly: Assembly) -> dict[str, LiveTeacher]:
+    """Each teacher by what it is called."""
+    teacher = assembly.config.teacher
+    if teacher is None:
+        return {}
+    if teacher.ema is not None:
+        return {"teacher (average of the student)": assembly.average.live}
+    several = assembly.teachers
+    return {"teacher" if len(several) == 1 else f"teacher {i}": one.live_teacher for i, one in enumerate(several, 1)}
+
+
+def _classes(assembly: Assembly) -> str:
+    """How classes are matched. Other names, and the same ones in another order, are refused before anything is built."""
+    info, teacher = assembly.info, assembly.config.teacher
+    folders = assembly.teacher_folders if teacher is not None and teacher.ema is None else ()
+    unnamed = [folder for folder in folders if not card_of(folder, assembly.config)["facts"].get("class_names")]
+    if not info.class_names or unnamed:
+        who = "the data set" if not info.class_names else ", ".join(unnamed)
+        return f"{info.num_classes}, by number alone, as {who} names none" if folders else f"{info.num_classes}, without names"
+    return f"{info.num_classes}, " + ("of the same names in the same order for all" if folders else "all named")
+
+
+def _objective(assembly: Assembly, options: DoctorConfig, source: Source, told: list[Finding]) -> Objective | None:
+    """The objective, with the statistics of some rows; None where it cannot be built, which is told."""
+    built: Objective | None = None
+    with _telling(told, source, "objective"):
+        rows = assembly.dataset("train")
+        looked = _OnDevice(assembly, Rows(rows, evenly(len(rows), options.training_rows)))
+        objective = assembly.objective
+        for part in (assembly.masker, assembly.teacher_masker, objective):
+            if part is not None and part.needs_fit:
+                part.fit(looked)
+        built = objective
+    return built
+
+
+@dataclass(frozen=True)
+class _OnDevice:
+    """Batches of some rows, to be gone through as often as needed."""
+
+    assembly: Assembly
+    rows: Rows
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch.to(self.assembly.world.device) for batch in batches(self.assembly, self.rows))
+
+
+def _batch(assembly: Assembly, objective: Objective | None) -> Batch:
+    """The first batch of the run, or the first rows where there is no objective to train."""
+    if objective is not None:
+        return next(parts_of_update(assembly.training_batches.starting_at(0), 1, assembly.world))
+    rows = assembly.dataset("train")
+    some = Rows(rows, range(min(len(rows), assembly.config.training.batch_size)))
+    return next(iter(batches(assembly, some))).to(assembly.world.device)
+
+
+def _models(assembly: Assembly, teachers: dict[str, LiveTeacher], batch: Batch) -> Iterator[ModelCheck]:
+    """The student in eval mode, and the teachers as they are."""
+    masker = assembly.masker
+    for one in (masker, assembly.teacher_masker):
+        if one is not None:
+            one.eval()
+    model, given = assembly.model.eval(), assembly.config.teacher
+    yield check_model(
+        "student", model, lambda b, view: model(masker.view(b, view).inputs).logits, masker, batch, assembly.info.outcomes
+    )
+    is_apart = given is not None and given.ema is None  # an average is the student still
+    for run, (who, teacher) in zip(assembly.teachers or (assembly,), teachers.items()):
+        hidden_by, outcomes = assembly.teacher_masker or masker, run.teacher_outcomes
+        yield check_model(who, teacher.model, _ask(teacher), hidden_by, batch, outcomes, is_apart)
+
+
+def _ask(teacher: LiveTeacher) -> Ask:
+    return lambda batch, view: teacher.predict(batch, [view]).logits[0]
+
+
+def _pairs(assembly: Assembly, objective: Objective, batch: Batch) -> list[PairCheck]:
+    """The intermediates that are compared, or could be, of a student and its one teacher."""
+    teacher = assembly.teacher
+    if isinstance(teacher, MarginalsTeacher):  # which looks inside another one
+        teacher = teacher.teacher
+    if not isinstance(teacher, (LiveTeacher, EmaTeacher)) or not isinstance(objective, DistillationObjective):
+        return []
+    model, pairs = objective.model, list[tuple[str, str, Adaptor | None]]()
+    pairs += [(p.student, p.teacher, p.adaptor) for p in objective.features.pairs if isinstance(p, Pair)]
+    pairs = pairs or [(s, t, None) for s, t in possible_pairs(model.offered, teacher.offered, model.modalities)]
+    with torch.no_grad():
+        (mine,) = model.eval().forward_features([batch.inputs], [{s for s, _, _ in pairs}])[1]
+        (theirs,) = teacher.predict_features(batch, [FULL], [{t for _, t, _ in pairs}])[1]
+    return check_pairs(pairs, model.offered, mine, theirs)
+
+
+def _cached(assembly: Assembly, config: RunConfig, told: list[Finding]) -> Iterator[str]:
+    """What is kept of the teachers' answers, compared with what they say now; nothing is filled."""
+    kept = Assembly(replace(assembly.config, teacher=config.teacher), assembly.world)
+    vars(kept).update({name: getattr(assembly, name) for name in SHARED})
+    for use in ("train", "validation", "test"):
+        if not getattr(config.data, use):
+            continue
+        for one in kept.teachers:
+            if not one.asked_views(use):
+                continue
+            try:
+                yield _store(Split(one.asked_split(use)), told)
+            except CacheError as error:
+                told.append(Finding("teacher.cache", str(error)))
+
+
+def _store(split: Split, told: list[Finding]) -> str:
+    path = split.complete()
+    if path is None and split.teacher.cache == "read":
+        raise split.missing()
+    if path is None:
+        size = shown_bytes(len(split.dataset) * split.asked.layout.row_bytes)
+        return f"cache: {split.told} is not all there; a run asks for {len(split.dataset):,} examples, {size}"
+    compared = split.verify(TeacherStore(path), VERIFIED)
+    count, share = sum(c.stored.shape[1] for c in compared), max((c.share for c in compared), default=0.0)
+    return f"cache: {split.told} is in {path}; {count} rows compared, {100 * share:.0f} % of what rounding allows"
+
+
+@contextmanager
+def _telling(told: list[Finding], source: Source, where: str) -> Iterator[None]:
+    """Tells what a run would stop at, with its place in the YAML."""
+    try:
+        yield
+    except ConfigError as error:
+        told += [of_problem(located(p, source)) for p in error.problems]
+    except (CheckpointError, DataError, TrainingError) as error:
+        told.append(Finding("data" if isinstance(error, DataError) else where, str(error)))
+
+
+def _options(words: Sequence[str]) -> tuple[DoctorConfig, list[str]]:
+    options, _, of_run = own_options(words, DoctorConfig)
+    for name in ("validation_rows", "training_rows"):
+        if getattr(options, name) < 1:
+            raise ConfigError(Problem(name, f"must be at least 1, got {getattr(options, name)}."))
+    return options, of_run

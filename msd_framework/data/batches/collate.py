@@ -1,0 +1,99 @@
+"""Loaded examples become a batch, in which inputs that several examples share are made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msd_framework.data.base import Example, Processor, input_name
+from msd_framework.data.batches.reader import Loaded
+from msd_framework.errors import DataError
+from msd_framework.structures import Batch, DatasetInfo, Distinct, ModalityInputs, tree_map
+
+
+class Collator:
+    """Makes a batch of loaded examples.
+
+    Args:
+        processors: how each modality becomes tensors.
+        info: the data set's description, which says how targets are read.
+        unlabelled: whether examples may lack a label and those that have one are counted; if None, they may, and nobody counts.
+    """
+
+    def __init__(self, processors: Mapping[str, Processor], info: DatasetInfo, unlabelled: bool | None = None):
+        self.processors, self.info, self.unlabelled = processors, info, unlabelled
+
+    def __call__(self, loaded: list[Loaded], places: tuple[int, ...] = ()) -> Batch:
+        examples = [example for example, _ in loaded]
+        inputs = {
+            m: collate(self.processors[m], [e.inputs[m] for e in examples], [x[m] for _, x in loaded])
+            for m in sorted(self.processors)
+        }
+        names, having = tuple(e.id for e in examples), {m: x.present for m, x in inputs.items()}
+        having = {m: present for m, present in having.items() if not present.all()}
+        return Batch(inputs, self.targets(examples), names, places, self.num_labelled(examples), having)
+
+    def num_labelled(self, examples: Sequence[Example]) -> Tensor | None:
+        """How many of the examples have a label, where they are counted.
+
+        Raises:
+            DataError: if one of them has none and should have.
+        """
+        without = [e for e in examples if e.target is None]
+        if without and self.unlabelled is False:
+            raise DataError(
+                f"{without[0].source}: the training example {without[0].id!r} has no label. To learn from the teacher alone where "
+                f"there is none, set data.unlabelled=true."
+            )
+        return torch.tensor(float(len(examples) - len(without)), dtype=torch.float64) if self.unlabelled else None
+
+    def targets(self, examples: Sequence[Any]) -> Tensor:
+        """Targets int64 [B] or float [B, C]; -100 (or NaN) where a blind test has none."""
+        if self.info.task == "single_label":
+            return torch.tensor([-100 if e.target is None else e.target for e in examples])
+        unknown = [float("nan")] * self.info.num_classes
+        return torch.from_numpy(np.array([unknown if e.target is None else e.target for e in examples], np.float32))
+
+
+def collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:
+    """One modality of B examples, with a mark of which of them are the same input.
+
+    Args:
+        processor: how the modality becomes tensors.
+        values: the B raw inputs; None of an example that lacks the modality.
+        loaded: what the processor made of each.
+    """
+    lacking = [value is None for value in values]
+    if not any(lacking):
+        return _collate(processor, values, loaded)
+    blank = processor.blank()
+    made = _collate(processor, values, [blank if lacks else x for x, lacks in zip(loaded, lacking)])
+    there = ~torch.tensor(lacking)[:, None]  # [B, 1]
+    mask = made.mask & (there | made.special)
+    extras = {name: _cleared(x, there) for name, x in made.extras.items()}
+    return replace(made, values=_cleared(made.values, there), mask=mask, extras=extras)
+
+
+def _cleared(values: Tensor, there: Tensor) -> Tensor:
+    """Real numbers [B, ..] with zeros for examples that are not there, bool [B, 1]; tokens as they are."""
+    if not values.is_floating_point():
+        return values
+    return torch.where(there.view(-1, *[1] * (values.ndim - 1)), values, 0.0)
+
+
+def _collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:
+    names = [None if processor.random and value is not None else input_name(value) for value in values]
+    number = {name: u for u, name in enumerate(dict.fromkeys(names))}
+    if None in number or len(number) == len(names):
+        return processor.collate(loaded)
+    first = [names.index(name) for name in number]
+    distinct = Distinct(torch.tensor(first), torch.tensor([number[name] for name in names]))
+    if 2 * len(first) > len(names):  # to spread a row takes about half as long as to make one
+        return replace(processor.collate(loaded), distinct=distinct)
+    made = processor.collate([loaded[i] for i in first])
+    return replace(tree_map(lambda x: x.index_select(0, distinct.of), made), distinct=distinct)

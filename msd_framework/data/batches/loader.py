@@ -1,0 +1,168 @@
+"""Batches of a split: the same ones whatever the number of processes, and the same ones after an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.plan import EvaluationPlan, Indices, Part, TrainingPlan, stream_seed
+from msd_framework.data.batches.reader import ExampleReader, Kept, Loaded
+from msd_framework.errors import DataError
+from msd_framework.structures import Batch
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A part's batch, None if nothing of it could be read, what was wrong with the examples left out of it, and what stops the run.
+
+    An error is a text here: torch's loader would add a worker's traceback to one that is raised there.
+    """
+
+    batch: Batch | None
+    skipped: dict[int, str]
+    error: str = ""
+
+    def pin_memory(self) -> _Read:
+        return _Read(self.batch and self.batch.pin_memory(), self.skipped, self.error)
+
+    def told_to(self, reader: ExampleReader) -> Batch | None:
+        """The batch, once the reader knows what was left out: a worker's own reader knows more than this one."""
+        if self.error:
+            raise DataError(self.error)
+        reader.skipped |= self.skipped
+        if self.batch is None:
+            return None
+        for modality, having in self.batch.having.items():
+            places = (place for place, has in zip(self.batch.places, having.tolist()) if not has)
+            reader.lacking.setdefault(modality, set()).update(places)
+        return self.batch
+
+
+class _Parts(Dataset[_Read]):
+    """Parts by what they hold; torch's loader reads them here or in its workers.
+
+    Args:
+        reader: the split's examples.
+        collator: makes batches of them.
+        seed: the seed of random transforms.
+        full: whether the next example takes the place of one that is left out, so that all parts count the same.
+        among: the examples that parts count, and that take each other's places; all of the split if None.
+    """
+
+    def __init__(self, reader: ExampleReader, collator: Collator, seed: int, full: bool, among: Indices | None = None):
+        self.reader, self.collator, self.seed, self.full, self.among = reader, collator, seed, full, among
+
+    def __getitem__(self, part: Part) -> _Read:
+        with torch.random.fork_rng(devices=[]):  # random transforms depend on the part alone, not on who reads it when
+            torch.default_generator.manual_seed(stream_seed(self.seed, part.number))  # torch.manual_seed would touch a GPU's too
+            decoded: Kept = {}
+            try:
+                read = [x for i in part.indices if (x := self._read(i, decoded)) is not None]
+                places, loaded = tuple(i for i, _ in read), [x for _, x in read]
+                return _Read(self.collator(loaded, places) if loaded else None, dict(self.reader.skipped))
+            except DataError as error:
+                return _Read(None, {}, str(error))
+
+    def _read(self, index: int, decoded: Kept) -> tuple[int, Loaded] | None:
+        length = len(self.reader.dataset) if self.among is None else len(self.among)
+        counted = (i % length for i in range(index, index + (length if self.full else 1)))
+        places = counted if self.among is None else (int(self.among[i]) for i in counted)
+        return next(((i, loaded) for i in places if (loaded := self.reader(i, decoded)) is not None), None)
+
+
+class TrainingBatches:
+    """The parts that this process computes, in the order of the updates.
+
+    Args:
+        reader: the split's examples.
+        collator: makes batches of them.
+        plan: which examples each update sees.
+        workers: processes that read ahead.
+        pin: whether batches are put where a GPU fetches them faster.
+        among: the examples that the plan counts; all of the split if None.
+    """
+
+    def __init__(
+        self,
+        reader: ExampleReader,
+        collator: Collator,
+        plan: TrainingPlan,
+        workers: int = 0,
+        pin: bool = False,
+        among: Indices | None = None,
+    ):
+        self.reader, self.plan = reader, plan
+        self.loader = _loader(_Parts(reader, collator, plan.seed, full=True, among=among), plan, workers, pin)
+
+    def starting_at(self, update: int) -> Iterator[Batch]:
+        """The parts of an update and of those after it.
+
+        Raises:
+            DataError: if none of a part's examples could be read.
+        """
+        self.plan.start = update
+        for read in self.loader:
+            batch = read.told_to(self.reader)
+            if batch is None:
+                raise DataError(f"no example of a batch could be read: {'; '.join(read.skipped.values())}")
+            yield batch
+
+
+class EvaluationBatches:
+    """A split in its own order, each example once, shared out among the processes.
+
+    Args:
+        reader: the split's examples.
+        collator: makes batches of them.
+        batch_size: examples of a batch.
+        rank: which process this is.
+        size: how many there are.
+        workers: processes that read ahead.
+        pin: whether batches are put where a GPU fetches them faster.
+    """
+
+    def __init__(
+        self,
+        reader: ExampleReader,
+        collator: Collator,
+        batch_size: int,
+        rank: int = 0,
+        size: int = 1,
+        workers: int = 0,
+        pin: bool = False,
+    ):
+        self.reader = reader
+        plan = EvaluationPlan(len(reader.dataset), batch_size, rank, size)
+        self.loader = _loader(_Parts(reader, collator, 0, full=False), plan, workers, pin)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for read in self.loader:
+            batch = read.told_to(self.reader)
+            if batch is not None:
+                yield batch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+def _loader(parts: _Parts, sampler: Sampler[Part], workers: int, pin: bool) -> DataLoader[_Read]:
+    # a generator of its own, so that making a loader draws nothing from the run's random numbers
+    return DataLoader(
+        parts,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator(),
+        persistent_workers=workers > 0,
+        collate_fn=_as_it_is,
+    )
+
+
+def _as_it_is(read: Any) -> Any:
+    return read

@@ -1,0 +1,1 @@
+"""Raw inputs to tensors: texts, images, sounds, vectors and features."""

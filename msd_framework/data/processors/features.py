@@ -1,0 +1,224 @@
+"""Features of image regions that a detector or another network has written beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from msd_framework.data.base import PROCESSORS, Processor
+from msd_framework.data.files import FilesThatAreThere
+from msd_framework.data.regions.base import FeatureReader, names_of, respelled, wanted
+from msd_framework.data.regions.open import open_features, parse_source, source_problems
+from msd_framework.errors import CheckpointError, DataError
+from msd_framework.files import write_text
+from msd_framework.structures import ModalityInputs
+
+FILE = "region_features.json"
+
+
+class LoadedRegions(NamedTuple):
+    """The regions of an image.
+
+    Args:
+        features: float [N, D], in the precision in which they are stored.
+        boxes: float32 [N, 4], in pixels; None where nobody asked.
+        size: width and height of the image in pixels, if there are boxes.
+    """
+
+    features: Tensor
+    boxes: Tensor | None = None
+    size: tuple[float, float] = (0.0, 0.0)
+
+
+@PROCESSORS.register("region_features")
+class RegionFeatures(Processor):
+    """Region features in place of an image, found by the last parts of its path without suffix: ``img/42953`` or ``42953``.
+
+    Rows beyond ``max_regions`` are left out; detectors write the surest regions first. With ``boxes``, batches have extras
+    ``boxes``, float32 [B, L, 5], see `locations`. What is pickled (boxes beside `.npy` files, all of an LMDB) is read without
+    running it: numbers, texts and arrays alone.
+
+    Args:
+        folder: where they lie, relative to where the run is started: a folder of `<image>.npy`, an LMDB, an HDF5 file, or a
+            store that `msd convert-features` has written; `store:`, `lmdb:`, `hdf5:` or `npy:` before it says which.
+        max_regions: how many regions to keep of an image.
+        feature_size: D, checked in every image; taken from the first training image if left out.
+        boxes: whether a batch says where the regions are.
+        allow_roots: folders outside a folder of `.npy` files that links in it may lead to, such as those of a shared disk.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    >>> import numpy, tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> numpy.save(folder / "42953.npy", numpy.ones((36, 2048), dtype="float16"))
+    >>> features = RegionFeatures(str(folder), max_regions=10)
+    >>> batch = features.collate([features.load("img/42953.png")])
+    >>> batch.values.shape, batch.values.dtype
+    (torch.Size([1, 10, 2048]), torch.float32)
+    """
+
+    kind = "features"
+    fits_on_loaded = True
+    free_options = frozenset({"folder", "allow_roots"})
+
+    def __init__(
+        self,
+        folder: str,
+        max_regions: int = 100,
+        feature_size: int | None = None,
+        boxes: bool = False,
+        allow_roots: list[str] | None = None,
+    ):
+        if max_regions < 1:
+            raise ValueError(f"max_regions is {max_regions}, wanted at least 1")
+        if feature_size is not None and feature_size < 1:
+            raise ValueError(f"feature_size is {feature_size}, wanted at least 1")
+        self.folder, self.max_regions, self.feature_size, self.boxes = folder, max_regions, feature_size, boxes
+        self.allow_roots = allow_roots
+
+    @cached_property
+    def reader(self) -> FeatureReader:
+        """What reads the files, opened at the first image."""
+        return open_features(self.folder, self.allow_roots)
+
+    def fit(self, values: Iterable[Any]) -> None:
+        """Takes the feature size from the first image, unless it was given."""
+        if self.feature_size is None:
+            sizes = (self.load(value).features.shape[1] for value in values)
+            self.feature_size = next((size for size in sizes if size), None)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> list[str]:
+        return source_problems(options["folder"], options.get("allow_roots"))
+
+    def load(self, value: Any) -> LoadedRegions:
+        """An image's regions, N at most ``max_regions``, features in the precision of the file; 0 where nothing was found.
+
+        Raises:
+            DataError: if they are missing, damaged, or anything but finite floats [N, D] (and boxes [N, 4]).
+        """
+        reader = self.reader
+        for name in self._names(value):
+            found = reader.find(name, self.max_regions, self.boxes)
+            if found is not None:
+                break
+        else:
+            raise reader.missing(Path(value).stem)
+        stored, boxes, size = found
+        if not stored.size:
+            boxes, size = None if boxes is None else boxes.reshape(0, 4), (1.0, 1.0)
+            stored = stored.reshape(0, self.feature_size or stored.shape[-1])
+        if stored.shape[1] != self.feature_size is not None:
+            shape = [reader.count(name), stored.shape[1]]
+            raise DataError(f"{reader.place(name)}: holds an array of shape {shape}, {wanted(self.feature_size)}")
+        return LoadedRegions(torch.from_numpy(stored), None if boxes is None else torch.from_numpy(boxes), size)
+
+    def is_there(self, value: Any, files: FilesThatAreThere) -> bool:
+        """Whether an image has regions, and none is known to be of another size without reading it."""
+        name = next((name for name in self._names(value) if name in self.reader), None)
+        try:
+            return name is not None and self.reader.size_of(name) in (None, self.feature_size)
+        except (DataError, OSError):
+            return False
+
+    def length(self, value: Any) -> int:
+        """How many regions are kept of an image, from the head of its file where it has one."""
+        reader = self.reader
+        name = next((name for name in self._names(value) if name in reader), Path(value).stem)
+        return min(reader.count(name), self.max_regions)
+
+    def blank(self) -> LoadedRegions:
+        return LoadedRegions(torch.zeros(1, known_size(self.feature_size)), torch.zeros(1, 4) if self.boxes else None, (1.0, 1.0))
+
+    def _names(self, value: Any) -> Iterator[str]:
+        """The names that an image's features may have, the likeliest first."""
+        yield from names_of(value, self.reader.depths)
+        yield from respelled(value)
+
+    def collate(self, loaded: Sequence[LoadedRegions]) -> ModalityInputs:
+        """Features float32 [B, L, D], padded with zeros to the most regions of the batch, and which are there [B, L]."""
+        counts = [len(regions.features) for regions in loaded]
+        mask = torch.arange(max(1, *counts)) < torch.tensor(counts)[:, None]  # [B, L]
+        values = _padded([regions.features for regions in loaded], counts)  # [B, L, D]
+        if not self.boxes:
+            return ModalityInputs(values, mask)
+        boxes = _padded([regions.boxes for regions in loaded if regions.boxes is not None], counts)  # [B, L, 4]
+        return ModalityInputs(values, mask, {"boxes": locations(boxes, torch.tensor([regions.size for regions in loaded]))})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``feature_size``, once it is known."""
+        return {} if self.feature_size is None else {"feature_size": self.feature_size}
+
+    @property
+    def files(self) -> str:
+        return str(parse_source(self.folder)[1].resolve())
+
+    @property
+    def fingerprint(self) -> str:
+        return f"region_features {self.max_regions} {self.feature_size}" + " boxes" * self.boxes
+
+    def save(self, folder: Path) -> None:
+        """Writes the feature size."""
+        write_text(folder / FILE, json.dumps(self.facts))
+
+    def restore(self, folder: Path) -> None:
+        """Reads the feature size, unless it was given.
+
+        Raises:
+            CheckpointError: if it is missing or damaged.
+        """
+        try:
+            saved = json.loads((folder / FILE).read_text(encoding="utf-8"))["feature_size"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder / FILE}: cannot be read ({error!r}), wanted the feature size of a run") from error
+        self.feature_size = self.feature_size or saved
+
+
+def known_size(feature_size: int | None) -> int:
+    """The size of features, where an example has none.
+
+    Raises:
+        DataError: if nobody knows it.
+    """
+    if feature_size is None:
+        raise DataError("an example has no features, and none that was read before says how long they are; give feature_size")
+    return feature_size
+
+
+def locations(boxes: Tensor, sizes: Tensor) -> Tensor:
+    r"""Where regions are in their images, float [B, L, 5], all between 0 and 1:
+
+    .. math:: \left(\frac{x_1}{W}, \frac{y_1}{H}, \frac{x_2}{W}, \frac{y_2}{H}, \frac{(x_2 - x_1)(y_2 - y_1)}{W H}\right)
+
+    Source: Lu et al., ViLBERT, NeurIPS 2019, section 3.
+
+    Args:
+        boxes: float [B, L, 4], x1, y1, x2 and y2 in pixels.
+        sizes: float [B, 2], width W and height H of each image in pixels.
+
+    >>> locations(torch.tensor([[[10.0, 0.0, 30.0, 40.0]]]), torch.tensor([[40.0, 80.0]]))
+    tensor([[[0.2500, 0.0000, 0.7500, 0.5000, 0.2500]]])
+    """
+    corners = boxes / sizes.repeat(1, 2)[:, None]  # [B, L, 4]
+    x1, y1, x2, y2 = corners.unbind(-1)
+    return torch.cat([corners, ((x2 - x1) * (y2 - y1))[..., None]], -1)  # [B, L, 5]
+
+
+def _padded(rows: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Rows [N, D] as float32 [B, L, D], in one copy."""
+    values = torch.empty(len(rows), max(1, *counts), rows[0].shape[1])  # [B, L, D]
+    for padded, row, count in zip(values, rows, counts):
+        if count == values.shape[1]:
+            padded.copy_(row)
+        else:
+            padded[:count].copy_(row)
+            padded[count:] = 0
+    return values

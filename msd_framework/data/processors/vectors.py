@@ -1,0 +1,195 @@
+"""Inputs that a data set holds as numbers ready to use: ids of words, and vectors of features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from msd_framework.data.base import PROCESSORS, Processor
+from msd_framework.data.processors.features import known_size
+from msd_framework.errors import CheckpointError, DataError
+from msd_framework.files import write_text
+from msd_framework.ranges import MOST_WORDS, positive
+from msd_framework.structures import ModalityInputs
+
+PAD, UNKNOWN, FIRST = 0, 1, 2
+"""The ids of padding, of words that training has not seen, and of the first word."""
+
+
+@PROCESSORS.register("token_ids")
+class TokenIds(Processor):
+    """A text that is given as the ids of its words, from 0 on; padding and unknown words come before them.
+
+    Args:
+        max_length: how many words to keep of a text.
+        num_words: how many ids there are; one more than the largest of the training texts if left out. Larger ids are unknown.
+
+    Raises:
+        ValueError: if a number is not positive.
+
+    >>> words = TokenIds(num_words=10)
+    >>> words.collate([words.load([0, 9, 10]), words.load([5])]).values
+    tensor([[ 2, 11,  1],
+            [ 7,  0,  0]])
+    """
+
+    kind = "tokens"
+
+    def __init__(self, max_length: int = 128, num_words: int | None = None):
+        positive(max_length=max_length, num_words=num_words)
+        self.max_length, self.num_words = max_length, num_words
+
+    def fit(self, values: Iterable[Any]) -> None:
+        """Takes the number of words from the training texts, unless it was given."""
+        if self.num_words is None:
+            largest = max((int(_ids(value).max()) for value in values), default=0)
+            if largest >= MOST_WORDS:
+                raise DataError(
+                    f"a text has the id {largest:,}, wanted ids of words below {MOST_WORDS:,}; give num_words if it is right"
+                )
+            self.num_words = largest + 1
+
+    def load(self, value: Any) -> Tensor:
+        """A text's ids, int64 [L].
+
+        Raises:
+            DataError: if they are no whole numbers from 0, or there is none.
+        """
+        if self.num_words is None:
+            raise RuntimeError("it is not known how many words there are: call fit with the training texts, or restore")
+        ids = torch.from_numpy(_ids(value)[: self.max_length])
+        return torch.where(ids < self.num_words, ids + FIRST, UNKNOWN)  # [L]
+
+    def length(self, value: Any) -> int:
+        return min(len(value), self.max_length)
+
+    def blank(self) -> Tensor:
+        return torch.tensor([PAD])
+
+    def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
+        """Ids int64 [B, L], padded with 0 to the longest of the batch."""
+        lengths = torch.tensor([len(ids) for ids in loaded])  # [B]
+        ids = pad_sequence(list(loaded), batch_first=True, padding_value=PAD)  # [B, L]
+        return ModalityInputs(ids, torch.arange(ids.shape[1]) < lengths[:, None])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``pad_id``, and ``vocab_size`` once it is known."""
+        return {"pad_id": PAD} | ({} if self.num_words is None else {"vocab_size": self.num_words + FIRST})
+
+    @property
+    def fingerprint(self) -> str:
+        return f"token_ids {self.max_length} {self.num_words}"
+
+    def save(self, folder: Path) -> None:
+        """Writes the number of words."""
+        write_text(folder / "token_ids.json", json.dumps({"num_words": self.num_words}))
+
+    def restore(self, folder: Path) -> None:
+        """Reads the number of words, unless it was given.
+
+        Raises:
+            CheckpointError: if it is missing or damaged.
+        """
+        self.num_words = self.num_words or _number(folder / "token_ids.json", "num_words")
+
+
+@PROCESSORS.register("vectors")
+class Vectors(Processor):
+    """An input that is given as one vector [D] of features, or as several [N, D].
+
+    Args:
+        feature_size: D, checked in every input; taken from the first training input if left out.
+
+    Raises:
+        ValueError: if it is not positive.
+
+    >>> vectors = Vectors(feature_size=2)
+    >>> vectors.collate([vectors.load([1.0, 2.0])]).values
+    tensor([[[1., 2.]]])
+    """
+
+    kind = "features"
+    fits_on_loaded = True
+
+    def __init__(self, feature_size: int | None = None):
+        positive(feature_size=feature_size)
+        self.feature_size = feature_size
+
+    def fit(self, values: Iterable[Any]) -> None:
+        """Takes the feature size from the first training input, unless it was given."""
+        if self.feature_size is None:
+            self.feature_size = next((self.load(value).shape[1] for value in values if np.size(value)), None)
+
+    def load(self, value: Any) -> Tensor:
+        """Features float32 [N, D]; N may be 0, of an example in which nothing was found.
+
+        Raises:
+            DataError: if they are anything but finite numbers [D] or [N, D].
+        """
+        array = np.asarray(value)
+        if not array.size and array.ndim in (1, 2) and array.shape[-1] in (0, self.feature_size):
+            return torch.zeros(0, known_size(self.feature_size))
+        array = array[None] if array.ndim == 1 else array  # [N, D]
+        wanted = f"wanted finite numbers [{self.feature_size or 'D'}] or [N, {self.feature_size or 'D'}]"
+        if array.dtype.kind not in "iuf" or array.ndim != 2 or 0 in array.shape or self.feature_size not in (None, array.shape[1]):
+            raise DataError(f"features are an array of {array.dtype} {list(np.shape(value))}, {wanted}")
+        features = torch.from_numpy(array.astype(np.float32))
+        if not features.isfinite().all():
+            raise DataError(f"features hold numbers that are no finite float32, {wanted}")
+        return features
+
+    def length(self, value: Any) -> int:
+        return len(self.load(value))
+
+    def blank(self) -> Tensor:
+        return torch.zeros(1, known_size(self.feature_size))
+
+    def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
+        """Features float32 [B, L, D], padded with zeros to the most vectors of the batch, and which are there [B, L]."""
+        values = pad_sequence(list(loaded), batch_first=True)  # [B, L, D]
+        values = values if values.shape[1] else values.new_zeros(len(values), 1, values.shape[2])
+        lengths = torch.tensor([len(features) for features in loaded])  # [B]
+        return ModalityInputs(values, torch.arange(values.shape[1]) < lengths[:, None])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``feature_size``, once it is known."""
+        return {} if self.feature_size is None else {"feature_size": self.feature_size}
+
+    @property
+    def fingerprint(self) -> str:
+        return f"vectors {self.feature_size}"
+
+    def save(self, folder: Path) -> None:
+        """Writes the feature size."""
+        write_text(folder / "vectors.json", json.dumps({"feature_size": self.feature_size}))
+
+    def restore(self, folder: Path) -> None:
+        """Reads the feature size, unless it was given.
+
+        Raises:
+            CheckpointError: if it is missing or damaged.
+        """
+        self.feature_size = self.feature_size or _number(folder / "vectors.json", "feature_size")
+
+
+def _ids(value: Any) -> np.ndarray[Any, Any]:
+    ids = np.asarray(value)
+    if ids.dtype.kind not in "iu" or ids.ndim != 1 or not len(ids) or ids.min() < 0:
+        raise DataError(f"a text is an array of {ids.dtype} {list(ids.shape)}, wanted the ids of its words, whole numbers from 0")
+    return ids.astype(np.int64)
+
+
+def _number(file: Path, key: str) -> int:
+    try:
+        return int(json.loads(file.read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error!r}), wanted the {key} of a run") from error

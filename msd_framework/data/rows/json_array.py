@@ -1,0 +1,181 @@
+"""JSON files with a long list of objects, such as a file of questions: read an object at a time, never all at once."""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msd_framework.data.rows.rows import Block, OnError, Record, Row, Rows
+from msd_framework.errors import DataError, did_you_mean
+from msd_framework.reading import json_object
+
+OBJECTS = 1024
+"""How many objects are looked at together."""
+
+
+class JsonArray(Rows):
+    r"""The objects of a list in a JSON file, in its order; see `Rows` for what it takes beside the following.
+
+    The file holds one object, and the list is one of its values. An object that is no JSON ends the reading whatever
+    ``on_error`` says, for nobody knows where the next one begins.
+
+    Args:
+        list_name: the list's key.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "questions.json"
+    >>> _ = file.write_text('{"info": {}, "questions": [{"id": 1, "text": "why?"}, {"id": 2, "text": "how?"}]}')
+    >>> questions = JsonArray(file, "id", lambda row: row.text("text"), list_name="questions")
+    >>> questions[1].record, questions[1].place.rpartition("/")[2]
+    ({'id': 2, 'text': 'how?'}, 'questions.json:questions:2')
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        key: str | None,
+        check: Callable[[Row], object],
+        on_error: OnError = "raise",
+        limit: int | None = None,
+        sure: Callable[[Sequence[Record]], bool] | None = None,
+        content: Callable[[Record], Hashable] | None = None,
+        *,
+        list_name: str,
+    ):
+        self.list_name = list_name
+        super().__init__(file, key, check, on_error, limit, sure, content)
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}:{self.list_name}"
+
+    def _blocks(self) -> Iterator[Block]:
+        text = _Text(self.name, self._chunks())
+        self._find_list(text)
+        number, more = 1, not text.follows("]")
+        while more:
+            text.forget()
+            start, ends, values = text.place, list[int](), list[Any]()
+            while more and len(ends) < OBJECTS:
+                values.append(text.value(number + len(ends)))
+                ends.append(text.place - start)
+                more = text.take(",]") == ","
+            is_certain = set(map(type, values)) == {dict} and text.since_forgotten.isascii()
+            raw = b"" if is_certain else text.since_forgotten
+            yield Block(start, raw, np.array(ends), range(number, number + len(ends)), values if is_certain else None)
+            number += len(ends)
+
+    def _find_list(self, text: _Text) -> None:
+        """Goes to where the list begins."""
+        known: list[str] = []
+        if text.follows(_BYTE_ORDER_MARK[0]):
+            for byte in _BYTE_ORDER_MARK:
+                text.take(byte)
+        text.take("{")
+        while True:
+            known.append(str(text.value()))
+            text.take(":")
+            if known[-1] == self.list_name:
+                text.take("[")
+                return
+            text.value()
+            if text.take(",}") == "}":
+                hint = did_you_mean(self.list_name, known)
+                raise DataError(f"{self.file}: has no list {self.list_name!r}, only {', '.join(map(repr, known))}.{hint}")
+
+    def _parse(self, raw: bytes, number: int) -> Row | None:
+        return Row(json_object(raw.strip(b", \t\r\n"), f"{self.name}:{number}"), self.name, number)
+
+
+class _Text:
+    """A JSON file from its beginning on, of which only a part is in memory: a character a byte, so that places are bytes.
+
+    Args:
+        name: what its places begin with.
+        chunks: the file.
+    """
+
+    def __init__(self, name: str, chunks: Iterator[bytes]):
+        self.name, self._chunks = name, chunks
+        self._text, self._start, self._at = "", 0, 0
+
+    @property
+    def place(self) -> int:
+        """How many bytes have been read."""
+        return self._start + self._at
+
+    @property
+    def since_forgotten(self) -> bytes:
+        """What has been read since `forget`."""
+        return self._text[: self._at].encode("latin-1")
+
+    def forget(self) -> None:
+        """Lets go of what has been read."""
+        self._text, self._start, self._at = self._text[self._at :], self.place, 0
+
+    def value(self, number: int | None = None) -> Any:
+        """The value that comes next.
+
+        Args:
+            number: its place in the list, for errors.
+
+        Raises:
+            DataError: if there is none.
+        """
+        self._skip_white_space()
+        while True:
+            try:
+                value, end = _DECODE(self._text, self._at)
+                if end < len(self._text) or not self._read_on():
+                    self._at = end
+                    return value
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, RecursionError) or not self._read_on():
+                    place = self.name if number is None else f"{self.name}:{number}"
+                    text = reprlib.repr(self._text[self._at :])
+                    raise DataError(f"{place}: is not JSON ({error}) from byte {self.place + 1} on: {text}") from error
+
+    def take(self, wanted: str) -> str:
+        """The character that comes next.
+
+        Raises:
+            DataError: if it is not one of those that are wanted.
+        """
+        self._skip_white_space()
+        found = self._text[self._at : self._at + 1]
+        if not found or found not in wanted:
+            got = repr(found) if found else "the end of the file"
+            raise DataError(f"{self.name}: has {got} at byte {self.place + 1}, wanted {' or '.join(map(repr, wanted))}")
+        self._at += 1
+        return found
+
+    def follows(self, character: str) -> bool:
+        """Whether a character comes next."""
+        self._skip_white_space()
+        return self._text.startswith(character, self._at)
+
+    def _skip_white_space(self) -> None:
+        while True:
+            self._at = _WHITE_SPACE(self._text, self._at).end()
+            if self._at < len(self._text) or not self._read_on():
+                return
+
+    def _read_on(self) -> bool:
+        """Reads as much again as is in memory; False at the end of the file."""
+        size = len(self._text)
+        for chunk in self._chunks:
+            self._text += chunk.decode("latin-1")
+            if len(self._text) >= 2 * size:
+                break
+        return len(self._text) > size
+
+
+_BYTE_ORDER_MARK = "\xef\xbb\xbf"
+_DECODE = json.JSONDecoder().raw_decode
+_WHITE_SPACE: Callable[[str, int], re.Match[str]] = re.compile(r"[ \t\r\n]*").match  # type: ignore[assignment]

@@ -1,0 +1,60 @@
+"""JSON-lines files: one object a line."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+
+import numpy as np
+
+from msd_framework.data.rows.rows import Block, Record, Row, Rows
+from msd_framework.reading import json_object
+
+
+class JsonLines(Rows):
+    r"""The lines of a JSON-lines file that hold an example, in the file's order; see `Rows` for what it takes.
+
+    A line is one JSON object, UTF-8; empty lines do not count.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> file = Path(tempfile.mkdtemp()) / "dev.jsonl"
+    >>> _ = file.write_text('{"id": 7, "text": "hello"}\n{"id": 8, "text": "world"}\n')
+    >>> lines = JsonLines(file, "id", lambda line: line.text("text"))
+    >>> len(lines), lines[1].record, lines[1].place.rpartition("/")[2]
+    (2, {'id': 8, 'text': 'world'}, 'dev.jsonl:2')
+    """
+
+    def _blocks(self) -> Iterator[Block]:
+        start, number = 0, 1
+        for raw in self._whole_lines():
+            ends = np.flatnonzero(np.frombuffer(raw, np.uint8) == ord("\n")) + 1
+            ends = ends if raw.endswith(b"\n") else np.append(ends, len(raw))
+            yield Block(start, raw, ends, range(number, number + len(ends)), _objects(raw, len(ends)))
+            start, number = start + len(raw), number + len(ends)
+
+    def _parse(self, raw: bytes, number: int) -> Row | None:
+        if not raw or raw.isspace():
+            return None
+        return Row(json_object(raw, f"{self.name}:{number}", "one object a line", self.encoding is not None), self.name, number)
+
+
+def _objects(raw: bytes, count: int) -> list[Record] | None:
+    """The objects that as many lines hold, None unless each of them holds just one.
+
+    The lines are read as one list, in which a word that nobody knows beforehand stands for each end of a line: if all of these
+    are in their places, none of them lies within a value, and just one value lies between two.
+    """
+    try:
+        text = raw.removesuffix(b"\n").replace(b"\n", f',"{_END_OF_LINE}",'.encode()).decode()
+        items = json.loads(f"[{text}]")
+    except (ValueError, RecursionError):
+        return None
+    objects = items[::2]
+    if items[1::2].count(_END_OF_LINE) != count - 1 or len(objects) != count or set(map(type, objects)) != {dict}:
+        return None
+    return objects  # type: ignore[no-any-return]
+
+
+_END_OF_LINE = secrets.token_hex(8)

@@ -1,0 +1,167 @@
+"""Hateful Memes: an image with a text on it, benign or hateful (Kiela et al., NeurIPS 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile
+from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
+from msd_framework.data.rows.json_lines import JsonLines
+from msd_framework.data.rows.rows import Record, Row, all_labels, all_texts
+from msd_framework.errors import DataError
+from msd_framework.files import csv_line
+from msd_framework.structures import DatasetInfo
+
+ROOT = "data/hateful_memes"
+PAGE = "https://hatefulmemeschallenge.com"
+
+
+class _Row(NamedTuple):
+    text: str
+    image: str
+    target: int | None
+    facts: Mapping[str, str]
+
+
+@DATASETS.register("hateful_memes")
+class HatefulMemes(MultimodalDataset):
+    """Hateful Memes as published: a text and an image, 0 for benign and 1 for hateful.
+
+    A line of ``<split>.jsonl`` is ``{"id": 42953, "img": "img/42953.png", "label": 0, "text": "..."}``. A split whose name
+    begins with ``test`` may be blind: its lines have no ``label``, and its examples no target. An extra ``decided_by`` is
+    kept with the predictions. ``dev`` and ``test`` are those of the first phase of the challenge; ``dev_seen`` and
+    ``dev_unseen`` share 400 memes, so a run that uses both is refused unless ``allow_overlap``.
+
+    Args:
+        split: which of the splits to read.
+        root: the folder that holds the split's jsonl file and `img/`; or MMF's folder of the data set.
+        allow_overlap: whether a run may use two splits that have memes in common.
+        allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
+        max_examples: how many examples to read at most, the first of the file; all if left out.
+        on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
+        unlabelled: whether lines of any split may have no ``label``.
+
+    Attributes:
+        skipped: a sentence for each line that was left out.
+
+    Raises:
+        DataError: if the file is missing, or a line of it cannot be read.
+        ValueError: if ``max_examples`` is not positive.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> _ = (root / "dev_seen.jsonl").write_text('{"id": "08291", "img": "img/08291.png", "label": 1, "text": "look"}')
+    >>> example = HatefulMemes("dev_seen", str(root))[0]
+    >>> example.id, example.inputs["text"], example.target, example.inputs["image"].name
+    ('08291', 'look', 1, '08291.png')
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen", "dev", "test")
+
+    published: ClassVar[Mapping[str, int]] = {
+        "train": 8500,
+        "dev_seen": 500,
+        "dev_unseen": 540,
+        "test_seen": 1000,
+        "test_unseen": 2000,
+        "dev": 500,
+        "test": 1000,
+    }
+
+    # those of the first phase are the later seen ones; dev_seen and dev_unseen share 400
+    overlapping: ClassVar[tuple[Set[str], ...]] = ({"dev", "dev_seen", "dev_unseen"}, {"test", "test_seen"})
+
+    def __init__(
+        self,
+        split: str,
+        root: str = ROOT,
+        allow_overlap: bool = False,
+        allow_roots: list[str] | None = None,
+        max_examples: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        unlabelled: bool = False,
+    ):
+        if max_examples is not None and max_examples < 1:
+            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
+        problems = self.check({"root": root}, split)
+        if problems:
+            raise DataError(" ".join(problems))
+        file, images = find_layout(Path(root), f"{split}.jsonl")
+        self.split, self.folder, self.blind = split, DataFolder(images, allow_roots), unlabelled or split.startswith("test")
+        self.lines = JsonLines(file, "id", self._row, on_error, max_examples, self._is_sure_of, itemgetter("img", "text"))
+        self.skipped, self.may_share_rows = self.lines.skipped, allow_overlap
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
+        return DatasetInfo({"image": "pixels", "text": "tokens"}, 2, "single_label", ("benign", "hateful"))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
+        unknown = unknown_split("hateful_memes", split, cls.splits)
+        file, _ = find_layout(Path(options.get("root", ROOT)), f"{split}.jsonl")
+        return unknown or missing(file, PAGE, [f"{split}.jsonl", "img/<id>.png"])
+
+    @classmethod
+    def check_together(cls, options: Mapping[str, Any], splits: Mapping[str, str]) -> dict[str, str]:
+        """Splits that have memes in common."""
+        found: dict[str, str] = {}
+        for use, split in splits.items():
+            for other, before in splits.items():
+                if other == use or options.get("allow_overlap"):
+                    break
+                if split != before and any({split, before} <= shared for shared in cls.overlapping):
+                    found[use] = (
+                        f"{split} has memes in common with {before}, which is data.{other}: a score on it says less than it seems "
+                        "to. Name another split, or set data.dataset.allow_overlap=true and say so."
+                    )
+        return found
+
+    @property
+    def submission(self) -> SubmissionFile:
+        """``id,proba,label`` as the challenge takes it: the probability of being hateful, and whether it is above 0.5."""
+        return SubmissionFile(f"submission_{self.split}.csv", "id,proba,label\r\n", "\r\n", "\r\n")
+
+    def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
+        ids = (self.lines[place].identifier("id") for place in places)
+        hateful = logits.double().softmax(-1)[:, 1].tolist()
+        return [f"{csv_line([i])},{p:.6f},{int(p > 0.5)}" for i, p in zip(ids, hateful)]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> Example:
+        line = self.lines[index]
+        text, image, target, facts = self._row(line)
+        return Example(line.identifier("id"), {"image": self.folder.root / image, "text": text}, target, line.place, facts)
+
+    @property
+    def row_keys(self) -> RowKeys:
+        return self.lines.keys
+
+    @property
+    def fingerprint(self) -> str:
+        return self.lines.fingerprint
+
+    def _row(self, line: Row) -> _Row:
+        return _Row(
+            line.text("text"),
+            line.path(self.folder, line.text("img")),
+            None if self.blind and "label" not in line.record else line.label("label", (0, 1)),
+            {"decided_by": line.text("decided_by")} if "decided_by" in line.record else {},
+        )
+
+    def _is_sure_of(self, records: Sequence[Record]) -> bool:
+        """Whether `_row` would refuse none of many records; quicker than to ask it."""
+        images, labels = [r["img"] for r in records], [r["label"] for r in records if not (self.blind and "label" not in r)]
+        return (
+            all_texts([r["text"] for r in records])
+            and all_texts([r["decided_by"] for r in records if "decided_by" in r])
+            and all_texts(images)
+            and self.folder.is_sure_of(images)
+            and all_labels(labels, (0, 1))
+        )

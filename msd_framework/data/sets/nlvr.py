@@ -1,0 +1,153 @@
+"""NLVR: is what a sentence says of a drawing of three boxes true? (Suhr et al., ACL 2017)."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset
+from msd_framework.data.files import DataFolder, missing, unknown_split
+from msd_framework.data.rows.json_lines import JsonLines
+from msd_framework.data.rows.rows import Row
+from msd_framework.errors import DataError, did_you_mean
+from msd_framework.structures import DatasetInfo
+
+ROOT = "data/nlvr"
+PAGE = "https://lil.nlp.cornell.edu/nlvr/"
+NUM_PERMUTATIONS = 6
+
+
+class _Row(NamedTuple):
+    identifier: str
+    sentence: str
+    directory: str
+    target: int
+
+
+@DATASETS.register("nlvr")
+class NLVR(MultimodalDataset):
+    """Cornell NLVR v1 as published: a sentence and an image of three boxes, 0 for false and 1 for true.
+
+    A line of ``<split>/<split>.json`` has ``sentence``, ``label`` ("true" or "false"), ``identifier`` and ``directory``; its
+    images, which differ in the order of the boxes alone, are ``<split>/images/<directory>/<split>-<identifier>-<k>.png``
+    with k = 0 ... 5. An example is named ``<identifier>-<k>``.
+
+    A split can be cut in two by directory: ``dev/held_out`` has the directories listed in ``hold_out`` and ``dev/rest`` has
+    the others. All permutations of an example lie in one directory, so none of them is on both sides of the cut.
+
+    Args:
+        split: which of the splits to read.
+        root: the folder that holds a folder a split.
+        permutations: how many orders of an example's boxes to use, 1 to 6; those whose image is not there are left out.
+        hold_out: directories that belong to `<split>/held_out` and not to `<split>/rest`.
+        allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
+        max_examples: how many examples to keep at most, the first of the file, permutations counted; all if left out.
+        on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
+
+    Attributes:
+        skipped: a sentence for each line that was left out.
+
+    Raises:
+        DataError: if the file is missing, a line of it cannot be read, or no line has a directory that is held out.
+        ValueError: if a number is out of range.
+
+    >>> NLVR.describe({}).class_names
+    ('false', 'true')
+    """
+
+    splits: ClassVar[tuple[str, ...]] = tuple(s + part for s in ("train", "dev", "test") for part in ("", "/rest", "/held_out"))
+    overlapping: ClassVar[tuple[Set[str], ...]] = tuple(
+        {s, s + p} for s in ("train", "dev", "test") for p in ("/rest", "/held_out")
+    )
+
+    def __init__(
+        self,
+        split: str,
+        root: str = ROOT,
+        permutations: int = 1,
+        hold_out: list[str] | None = None,
+        allow_roots: list[str] | None = None,
+        max_examples: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ):
+        if not 1 <= permutations <= NUM_PERMUTATIONS:
+            raise ValueError(f"permutations is {permutations}, wanted 1 to {NUM_PERMUTATIONS}")
+        if max_examples is not None and max_examples < 1:
+            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
+        problems = self.check({"root": root, "hold_out": hold_out}, split)
+        if problems:
+            raise DataError(" ".join(problems))
+        self.data, self.permutations = DataFolder(Path(root), allow_roots), permutations
+        self.folder, _, part = split.partition("/")
+        held_out, directories = set(hold_out or []), set[str]()
+        orders = array("B")  # for each line, one bit an order of its boxes that is used
+
+        def check(line: Row) -> None:
+            row = self._row(line)
+            directories.add(row.directory)
+            chosen = not part or (row.directory in held_out) == (part == "held_out")
+            orders.append(sum(self._is_there(row, k) << k for k in range(permutations)) if chosen else 0)
+
+        file = self.data.root / self.folder / f"{self.folder}.json"
+        self.lines = JsonLines(file, "identifier", check, on_error)
+        self.skipped = self.lines.skipped
+        if part:
+            _check_directories(held_out, directories, file)
+        used = np.flatnonzero(np.unpackbits(np.frombuffer(orders, np.uint8), bitorder="little"))  # 8 * line + k
+        if not len(used):
+            raise DataError(f"{file}: no example is left for split {split!r}, hold_out lists every directory")
+        self.used = used[:max_examples].copy()
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
+        return DatasetInfo({"image": "pixels", "text": "tokens"}, 2, "single_label", ("false", "true"))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
+        unknown = unknown_split("nlvr", split, cls.splits)
+        if unknown:
+            return unknown
+        folder, _, part = split.partition("/")
+        if part and not options.get("hold_out"):
+            return [f"split {split!r} needs to know which directories are held out: list them in hold_out."]
+        tree = [f"{folder}/{folder}.json", f"{folder}/images/<directory>/{folder}-<identifier>-<0 to 5>.png"]
+        return missing(Path(options.get("root", ROOT)) / folder / f"{folder}.json", PAGE, tree)
+
+    def __len__(self) -> int:
+        return len(self.used)
+
+    def __getitem__(self, index: int) -> Example:
+        number, k = divmod(int(self.used[index]), 8)
+        line = self.lines[number]
+        row = self._row(line)
+        inputs = {"image": self.data.root / self._image(row, k), "text": row.sentence}
+        return Example(f"{row.identifier}-{k}", inputs, row.target, line.place, {"directory": row.directory})
+
+    @property
+    def fingerprint(self) -> str:
+        return self.lines.fingerprint
+
+    def _row(self, line: Row) -> _Row:
+        row = _Row(line.text("identifier"), line.text("sentence"), line.text("directory"), line.label("label", ("false", "true")))
+        for k in range(self.permutations):
+            line.path(self.data, self._image(row, k))
+        return row
+
+    def _is_there(self, row: _Row, k: int) -> bool:
+        """Whether an order of the boxes is used: the first one always is, so that its file is missed if it is not there."""
+        return k == 0 or os.path.isfile(f"{self.data.root}/{self._image(row, k)}")
+
+    def _image(self, row: _Row, k: int) -> str:
+        return f"{self.folder}/images/{row.directory}/{self.folder}-{row.identifier}-{k}.png"
+
+
+def _check_directories(held_out: set[str], directories: set[str], file: Path) -> None:
+    for name in sorted(held_out - directories):
+        known = sorted(directories)
+        hint = did_you_mean(name, known)
+        raise DataError(f"{file}: no example has the directory {name!r} of hold_out.{hint} Known: {', '.join(known)}")

@@ -1,0 +1,182 @@
+"""The splits of one file: a column says which rows are whose, or they are dealt out at random, alike in their labels."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd_framework.data.rows.rows import Record, Row
+from msd_framework.errors import DataError, did_you_mean
+
+
+@dataclass
+class _Codes:
+    """A column's values, each as the number of its first use."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+    of_rows: array[int] = field(default_factory=lambda: array("I"))
+
+    def add(self, values: Sequence[Any]) -> None:
+        self.of_rows.extend(self.numbers.setdefault(str(value), len(self.numbers)) for value in values)
+
+
+class OneFile:
+    """Which rows of a file are of a split. It is shown each row that was taken, in their order.
+
+    Args:
+        column: the column that says it; None if the rows are dealt out.
+        values: the values of the column for each split; each split's own name if left out.
+        shares: the share of the rows that each split gets; they add up to 1.
+        seed: deals them out.
+        label: the column whose values are spread evenly over the splits; None for any order.
+        group: a column whose equal values stay in one split: of a group, all rows or none.
+
+    Raises:
+        ValueError: if the options do not go together.
+    """
+
+    def __init__(
+        self,
+        column: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        shares: Mapping[str, float] | None = None,
+        seed: int = 0,
+        label: str | None = None,
+        group: str | None = None,
+    ):
+        if (column is None) == (shares is None):
+            raise ValueError("of one file, either split_column (a column that names the split) or split_shares is wanted")
+        if values is not None and column is None:
+            raise ValueError("split_values are values of split_column, which is not given")
+        if shares is not None and (min(shares.values(), default=0) <= 0 or abs(sum(shares.values()) - 1) > 1e-6):
+            raise ValueError(f"split_shares are {dict(shares)}, wanted a positive share for each split, 1 in all")
+        if seed < 0:
+            raise ValueError(f"split_seed is {seed}, wanted 0 or more")
+        self.column, self.shares, self.seed, self.label, self.group = column, shares, seed, label, group
+        self.values = None if values is None else {name: _listed(value) for name, value in values.items()}
+        self.codes = {name: _Codes() for name in (column, label if shares else None, group) if name is not None}
+
+    @property
+    def splits(self) -> tuple[str, ...] | None:
+        """The names of the splits; None where they are the column's values."""
+        known = self.shares or self.values
+        return None if known is None else tuple(known)
+
+    def split_of(self, row: Row) -> str:
+        """What a row says of its split; empty where no split has it.
+
+        Raises:
+            DataError: if it says nothing.
+        """
+        assert self.column is not None
+        value = row.record.get(self.column)
+        if value is None or str(value) == "":
+            raise row.wrong(self.column, "the split that the row is of")
+        return str(value) if self.values is None else next((n for n, v in self.values.items() if str(value) in v), "")
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Takes note of rows that were taken."""
+        for name, codes in self.codes.items():
+            codes.add([record.get(name) for record in records])
+
+    def rows_of(self, split: str, file: str, contents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of a split's rows among those that were taken.
+
+        Args:
+            split: its name.
+            file: where the rows are, for errors.
+            contents: a number for each row that was taken, the same for rows of the same content, which stay in one split.
+
+        Raises:
+            DataError: if there is none, the rows cannot be dealt out, or a group is in several splits.
+        """
+        if self.shares is not None:
+            return self._dealt(split, file, contents)
+        assert self.column is not None
+        codes = self.codes[self.column]
+        wanted = [split] if self.values is None else self.values[split]
+        chosen = np.isin(np.array(codes.of_rows), [codes.numbers[value] for value in wanted if value in codes.numbers])
+        if not chosen.any():
+            known = list(codes.numbers)
+            names = ", ".join(map(repr, known[:10])) + ", ..." * (len(known) > 10)
+            missed = " or ".join(map(repr, wanted))
+            text = f"{file}: no row is of split {split!r}: {self.column} is never {missed}, only {names}"
+            raise DataError(f"{text}.{did_you_mean(wanted[0], known)} Name the values of each split in data.dataset.split_values")
+        if self.group is not None:
+            self._check_groups(chosen, split, file)
+        return np.flatnonzero(chosen)
+
+    def _check_groups(self, chosen: NDArray[np.bool_], split: str, file: str) -> None:
+        assert self.group is not None
+        codes = self.codes[self.group]
+        groups = np.array(codes.of_rows)
+        both = np.intersect1d(groups[chosen], groups[~chosen])
+        if len(both):
+            name = list(codes.numbers)[int(both[0])]
+            text = f"{len(both):,} groups of {self.group} have rows in {split!r} and in another split, such as {name!r}"
+            raise DataError(f"{file}: {text}")
+
+    def _dealt(self, split: str, file: str, contents: NDArray[np.int64]) -> NDArray[np.int64]:
+        from sklearn.model_selection import train_test_split
+
+        assert self.shares is not None
+        groups = _groups(contents) if self.group is None else np.array(self.codes[self.group].of_rows)
+        left = units = np.unique(groups)
+        labels = None if self.label is None else _commonest(groups, np.array(self.codes[self.label].of_rows))
+        if labels is not None:
+            self._check_rare(labels, file)
+        share, last = 1.0, tuple(self.shares)[-1]
+        for name, wanted in self.shares.items():
+            size = round(wanted / share * len(left))
+            if name != last and not 0 < size < len(left):
+                raise DataError(f"{file}: {len(units):,} {self._unit} are too few to be dealt out as split_shares says")
+            try:
+                alike = None if labels is None else labels[np.searchsorted(units, left)]
+                options: Any = {"test_size": size, "random_state": self.seed, "stratify": alike}
+                left, chosen = ([], left) if name == last else train_test_split(left, **options)
+            except ValueError as error:
+                text = f"{file}: the rows cannot be dealt out with labels alike ({error}); set data.dataset.stratify=false"
+                raise DataError(text) from error
+            if name == split:
+                break
+            share -= wanted
+        return np.flatnonzero(np.isin(groups, chosen))
+
+    def _check_rare(self, labels: NDArray[Any], file: str) -> None:
+        assert self.shares is not None
+        assert self.label is not None
+        names, counts = list(self.codes[self.label].numbers), Counter(labels.tolist())
+        code, count = min(counts.items(), key=lambda found: found[1])
+        if count < len(self.shares):
+            text = f"{self.label} {names[code]!r} has {count} {self._unit}, fewer than there are splits"
+            raise DataError(f"{file}: {text}; take them out, or set data.dataset.stratify=false")
+
+    @property
+    def _unit(self) -> str:
+        return "rows" if self.group is None else f"groups of {self.group}"
+
+
+def _groups(contents: NDArray[np.int64]) -> NDArray[Any]:
+    """The first row of the same content, for each row: the same in every process, unlike the numbers themselves."""
+    _, first, inverse = np.unique(contents, return_index=True, return_inverse=True)
+    found: NDArray[Any] = first[inverse]
+    return found
+
+
+def _commonest(groups: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """The commonest label of each group, in the order of the groups' numbers."""
+    pairs, counts = np.unique(np.stack([groups, labels]), axis=1, return_counts=True)
+    order = np.lexsort((-counts, pairs[0]))
+    _, first = np.unique(pairs[0][order], return_index=True)
+    found: NDArray[Any] = pairs[1][order][first]
+    return found
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(one) for one in (value if isinstance(value, list) else [value])]

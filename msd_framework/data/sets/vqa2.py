@@ -1,0 +1,313 @@
+"""VQA v2: a question about a photo, with the answers of ten people (Goyal et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence, Set
+from functools import lru_cache
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile
+from msd_framework.data.files import DataFolder, missing, unknown_split
+from msd_framework.data.rows.json_array import JsonArray
+from msd_framework.data.rows.rows import OnError, Row, all_texts
+from msd_framework.data.sets.vqa_answers import agree, answer_scores, normalise_answer, on_one_line
+from msd_framework.errors import DataError
+from msd_framework.files import write_text
+from msd_framework.reading import read_text
+from msd_framework.structures import DatasetInfo
+
+ROOT = "data/vqa2"
+PAGE = "https://visualqa.org/download.html"
+TREE = (
+    "v2_OpenEnded_mscoco_<split>_questions.json",
+    "v2_mscoco_<split>_annotations.json",
+    "<split>/COCO_<split>_<12 digits>.jpg",
+)
+ANSWERS = "answers_vqa2.txt"
+NUM_ANSWERS = 3129
+"""How many answers are given 9 times or more in the training and validation splits."""
+
+COMMONEST = "multiple_choice_answer"
+KEPT = ("question_type", "answer_type", "decided_by")
+MMF_UNKNOWN = "<unk>"
+MMF_FOLDERS = ("", "annotations", "defaults/annotations")
+TO_CONVERT = "docs/datasets.md has the lines that convert it once, if you trust it, or take the publisher's files."
+
+
+@DATASETS.register("vqa2")
+class VQA2(MultimodalDataset):
+    """VQA v2 as published: a question, a photo, and how right each of the commonest answers is.
+
+    Questions are those of ``v2_OpenEnded_mscoco_<split>_questions.json``, what ten people answered that of
+    ``v2_mscoco_<split>_annotations.json``; `test2015` and `test-dev2015` have no annotations and no targets. The target of an
+    example is the official accuracy of each answer of a list (`answer_scores` of `vqa_answers.py`), so `vqa_accuracy` is the number
+    that the publisher's script gives. ``question_type`` and ``answer_type`` are kept with the predictions.
+
+    The list of answers is a text file, one a line. If it is not there, it is made: the commonest answers (the field
+    ``multiple_choice_answer``, normalised) of `train2014` and `val2014` that are given ``min_count`` times or more, commonest
+    first, which is the usual 3,129; it is kept for all later runs. MMF's `answers_vqa.txt` can take its place, without its `<unk>`.
+
+    Args:
+        split: which of the splits to read.
+        root: the folder that holds the files and a folder of photos a split.
+        answers: the file of answers, in the root.
+        min_count: how often an answer must be given to be in a list that is made.
+        allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
+        max_examples: how many examples to read at most, the first of the file; all if left out.
+        on_error: "raise" stops at the first record that cannot be read; "skip" leaves such records out and counts them.
+
+    Attributes:
+        skipped: a sentence for each record that was left out.
+
+    Raises:
+        DataError: if a file is missing or a record of it cannot be read, or a question has no answers.
+        ValueError: if a number is not positive.
+
+    >>> VQA2.describe({"root": "nowhere"}).num_classes
+    3129
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train2014", "val2014", "test2015", "test-dev2015")
+    published: ClassVar[Mapping[str, int]] = {
+        "train2014": 443_757,
+        "val2014": 214_354,
+        "test2015": 447_793,
+        "test-dev2015": 107_394,
+    }
+    overlapping: ClassVar[tuple[Set[str], ...]] = ({"test2015", "test-dev2015"},)
+
+    def __init__(
+        self,
+        split: str,
+        root: str = ROOT,
+        answers: str = ANSWERS,
+        min_count: int = 9,
+        allow_roots: list[str] | None = None,
+        max_examples: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ):
+        if max_examples is not None and max_examples < 1:
+            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
+        problems = self.check({"root": root}, split)
+        if problems:
+            raise DataError(" ".join(problems))
+        self.split, self.folder, self.photos = split, Path(root), DataFolder(Path(root), allow_roots)
+        self.answers = list_of_answers(self.folder, answers, min_count) or ()
+        self.written, self.normalised = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
+        for c, answer in enumerate(self.answers):  # which the evaluation normalises again
+            self.written[on_one_line(answer)].append(c)
+            self.normalised[normalise_answer(on_one_line(answer))].append(c)
+        annotated, asked = annotations_file(self.folder, split), questions_file(self.folder, split)
+        self.given = _Given(annotated, on_error) if annotated.is_file() else None
+        self.questions = JsonArray(
+            asked, "question_id", self._check, on_error, max_examples, content=_content, list_name="questions"
+        )
+        self.skipped = [*(self.given.rows.skipped if self.given else ()), *self.questions.skipped]
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
+        """The answers are known if their list is there, or what it is made of; else there are as many as there usually are."""
+        root, name = Path(options.get("root", ROOT)), options.get("answers", ANSWERS)
+        answers = list_of_answers(root, name, options.get("min_count", 9)) or ()
+        return DatasetInfo({"image": "pixels", "text": "tokens"}, len(answers) or NUM_ANSWERS, "soft_target", answers)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
+        root = Path(options.get("root", ROOT))
+        files = [questions_file(root, split), *([] if split.startswith("test") else [annotations_file(root, split)])]
+        sentences = unknown_split("vqa2", split, cls.splits) or [text for file in files for text in missing(file, PAGE, TREE)]
+        pickled = [file for folder in MMF_FOLDERS for file in (root / folder).glob("imdb_*.npy")]
+        if sentences and pickled:
+            return [f"{pickled[0]} is MMF's, a pickle, which runs code when it is read: {TO_CONVERT} {sentences[0]}"]
+        return sentences
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.questions[index]
+        photo = self.folder / self._photo(row.integer("image_id"))
+        inputs = {"image": photo, "text": row.text("question")}
+        number = row.integer("question_id")
+        given = None if self.given is None else self.given.of(number)
+        if given is None:
+            return Example(str(number), inputs, None, row.place)
+        facts = {name: given.text(name) for name in KEPT if name in given.record}
+        return Example(str(number), inputs, self._target(given), row.place, facts)
+
+    @property
+    def submission(self) -> SubmissionFile:
+        """``[{"question_id", "answer"}, ...]`` as the evaluation server and the publisher's script take it."""
+        return SubmissionFile(f"submission_{self.split}.json", "[", ", ", "]")
+
+    def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
+        ids = (self.questions[place].integer("question_id") for place in places)
+        chosen = logits.argmax(1).tolist()
+        return [json.dumps({"question_id": number, "answer": self.answers[c]}) for number, c in zip(ids, chosen)]
+
+    @property
+    def row_keys(self) -> RowKeys:
+        return self.questions.keys
+
+    @property
+    def fingerprint(self) -> str:
+        return self.questions.fingerprint
+
+    def _check(self, row: Row) -> None:
+        number, image = row.integer("question_id"), row.integer("image_id")
+        row.text("question")
+        row.path(self.photos, self._photo(image))
+        if self.given is not None:
+            self.given.check(row, number, image)
+
+    def _photo(self, image: int) -> str:
+        photos = self.split.replace("test-dev", "test")
+        return f"{photos}/COCO_{photos}_{image:012d}.jpg"
+
+    def _target(self, given: Row) -> array[float]:
+        """How right each answer of the list is: [C]."""
+        target = array("f", bytes(4 * len(self.answers)))
+        people = _answers(given)
+        classes = self.written if agree(people) else self.normalised
+        for answer, score in answer_scores(people).items():
+            for c in classes.get(answer, ()):
+                target[c] = score
+        return target
+
+
+class _Given:
+    """What people answered, by the question's id.
+
+    Args:
+        file: the annotations.
+        on_error: what becomes of one that cannot be read.
+    """
+
+    def __init__(self, file: Path, on_error: OnError):
+        known, images = array("q"), array("q")
+
+        def check(row: Row) -> None:
+            number, image = row.integer("question_id"), row.integer("image_id")
+            _answers(row)
+            for name in KEPT:
+                if name in row.record:
+                    row.text(name)
+            known.append(number)
+            images.append(image)
+
+        self.rows = JsonArray(file, "question_id", check, on_error, list_name="annotations")
+        self.order = np.array(known).argsort()  # rows in the order of their questions' ids
+        self.known, self.images = np.array(known)[self.order], np.array(images)[self.order]
+
+    def of(self, number: int) -> Row | None:
+        """What people answered to a question; None if it was left out."""
+        at = int(self.known.searchsorted(number))
+        return self.rows[int(self.order[at])] if at < len(self.known) and self.known[at] == number else None
+
+    def check(self, question: Row, number: int, image: int) -> None:
+        """Whether a question has answers, and they are about its image.
+
+        Raises:
+            DataError: if not.
+        """
+        at = int(self.known.searchsorted(number))
+        if at == len(self.known) or self.known[at] != number:
+            raise DataError(f"{question.place}: question {number} has no answers in {self.rows.file}")
+        if self.images[at] != image:
+            place = self.rows[int(self.order[at])].place
+            raise DataError(f"{question.place}: question {number} is about image {image}, and in {place} about {self.images[at]}")
+
+
+def questions_file(root: Path, split: str) -> Path:
+    """Where the questions of a split are."""
+    return root / f"v2_OpenEnded_mscoco_{split}_questions.json"
+
+
+def annotations_file(root: Path, split: str) -> Path:
+    """Where the answers to the questions of a split are."""
+    return root / f"v2_mscoco_{split}_annotations.json"
+
+
+def list_of_answers(root: Path, name: str, min_count: int) -> tuple[str, ...] | None:
+    """The answers that a model chooses from; None if there is nothing to make a list of.
+
+    Args:
+        root: the data set's folder.
+        name: the file of the list in it, which is written if it is not there.
+        min_count: how often an answer must be given to be in a list that is made.
+
+    Raises:
+        DataError: if the list is damaged, or cannot be made.
+        ValueError: if ``min_count`` is not positive.
+    """
+    if min_count < 1:
+        raise ValueError(f"min_count is {min_count}, wanted at least 1")
+    file = root / name
+    if not file.is_file():
+        annotated = [found for split in ("train2014", "val2014") if (found := annotations_file(root, split)).is_file()]
+        if not annotated:
+            return None
+        try:
+            write_text(file, "".join(f"{answer}\n" for answer in common_answers(annotated, min_count)))
+        except OSError as error:
+            raise DataError(f"{file}: cannot be written ({error.strerror}); name another file in data.dataset.answers") from error
+    status = file.stat()
+    return _read_answers(file, status.st_size, status.st_mtime_ns)
+
+
+def common_answers(files: Sequence[Path], min_count: int) -> list[str]:
+    """Normalised answers that are given often, the commonest first, equally common ones by their letters.
+
+    Args:
+        files: annotations.
+        min_count: how often.
+
+    Raises:
+        DataError: if there is none.
+    """
+    spelled = Counter[str]()
+    for file in files:
+        JsonArray(file, None, lambda row: spelled.update([row.text(COMMONEST)]), list_name="annotations")
+    counts = Counter[str]()
+    for answer, count in spelled.items():
+        counts[normalise_answer(answer)] += count
+    common = [answer for answer, count in counts.items() if count >= min_count and answer]
+    if not common:
+        names = ", ".join(map(str, files))
+        raise DataError(f"no answer is given {min_count} times in {names}; lower data.dataset.min_count")
+    return sorted(common, key=lambda answer: (-counts[answer], answer))
+
+
+@lru_cache(maxsize=8)
+def _read_answers(file: Path, size: int, changed: int) -> tuple[str, ...]:
+    answers = read_text(file).splitlines()
+    first = answers[:1] == [MMF_UNKNOWN]
+    counts = Counter(answers)
+    for number, answer in enumerate(answers, 1):
+        if not answer.strip() or counts[answer] > 1:
+            raise DataError(f"{file}:{number}: is {answer!r}, wanted an answer a line, each another one")
+    if len(answers) == first:
+        raise DataError(f"{file}: has no answers, wanted one a line")
+    return tuple(answers[first:])
+
+
+_content = itemgetter("image_id", "question")
+
+
+def _answers(row: Row) -> list[str]:
+    """What people answered."""
+    given = row.record.get("answers")
+    if not isinstance(given, list) or not given:
+        raise row.wrong("answers", "a list of {answer: text}, one a person")
+    answers: list[Any] = [one.get("answer") if isinstance(one, dict) else None for one in given]
+    if not all_texts(answers):
+        raise row.wrong("answers", "a list of {answer: text}, one a person")
+    return answers

@@ -1,0 +1,421 @@
+"""Models of MMF as ours: which of ours computes the same, with which options, and which of our tensors each of theirs is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
+from msd_framework.models.pretrained import concat as concat_weights
+from msd_framework.models.pretrained import mmbt as mmbt_weights
+from msd_framework.models.pretrained import vilbert as vilbert_weights
+from msd_framework.models.pretrained import visual_bert as visual_bert_weights
+from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, HEAD, Tensors, WeightMap, count, known
+from msd_framework.models.pretrained.weights import Pretrained
+
+VISUAL_BERT = WeightMap(
+    names=(
+        {
+            "embeddings.token_type_embeddings_visual.": "embeddings.visual_token_type_embeddings.",
+            "embeddings.position_embeddings_visual.": "embeddings.visual_position_embeddings.",
+            "embeddings.projection.": "embeddings.visual_projection.",
+        },
+        *visual_bert_weights.WEIGHTS.names,
+    ),
+    prefixes=("model.bert.", "bert.bert.", "bert."),
+    only=("embeddings.", "encoder.", "pooler."),
+    shapes={**mmbt_weights.WEIGHTS.shapes, "feature_size": ("embeddings.visual_projection.weight", 1)},
+    counts={"num_layers": "encoder.layers."},
+)
+"""VisualBERT's encoder, some of whose tensors MMF calls other than transformers does."""
+
+TEXT = WeightMap(
+    names=(BERT_NAMES,),
+    prefixes=("base.text.",),
+    shapes={BERT_SIZES[size]: at for size, at in mmbt_weights.WEIGHTS.shapes.items() if size in BERT_SIZES},
+    counts={"num_hidden_layers": "encoder.layers."},
+)
+"""A text encoder, whose sizes are called as in its configuration."""
+
+LATE_FUSION = replace(
+    concat_weights.WEIGHTS,
+    names=(*concat_weights.WEIGHTS.names, {"text_encoder.": "encoders.text.", "image_encoder.": "encoders.image."}),
+    only=("encoders.",),
+    mark="encoders.text.",
+    image_encoder="encoders.image.",
+)
+"""The encoders of a model with one for each modality by its name."""
+
+HEAD_SIZE = 64
+"""Features of an attention's head in every BERT."""
+
+GRIDS = {1: [1, 1], 2: [2, 1], 3: [3, 1], 4: [2, 2], 5: [5, 1], 6: [3, 2], 7: [7, 1], 8: [4, 2], 9: [3, 3]}
+"""Rows and columns of so many features of an image."""
+
+DEPTHS = {
+    (False, 2): "resnet18",
+    (False, 6): "resnet34",
+    (True, 6): "resnet50",
+    (True, 23): "resnet101",
+    (True, 36): "resnet152",
+}
+"""ResNets by whether a block has three convolutions, and by the blocks of the third stage."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of MMF's models that is one of ours.
+
+    Args:
+        mark: a part of the names of its tensors that no other model's have.
+        only: what its configuration must say where it says anything, and what ours computes.
+        trained: our model's part of a YAML, by the tensors and the configuration of a trained one.
+        begun: our model's part of a YAML that begins as its configuration says.
+        ours: its tensors by our names.
+        classifiers: how the names of the tensors of its last layers begin, by ours.
+    """
+
+    mark: str
+    only: Mapping[str, Any]
+    trained: Callable[[Tensors, Mapping[str, Any]], dict[str, Any]]
+    begun: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ours: Callable[[Tensors, Tensors], dict[str, Tensor]]
+    classifiers: Callable[[Tensors], tuple[str, ...]]
+
+
+def family_of(tensors: Tensors, config: Mapping[str, Any], name: str | None = None) -> str:
+    """The name of the model that weights are of: what is said, what its configuration says, or what its tensors are called.
+
+    Raises:
+        ConfigError: if it is none of those that can be converted.
+    """
+    written = config.get("model") or (next(iter(config["model_config"])) if len(config.get("model_config") or ()) == 1 else "")
+    found = str(name or written or next((known for known, f in FAMILIES.items() if any(f.mark in n for n in tensors)), ""))
+    if found not in FAMILIES:
+        told = f"is MMF's {found!r}" if found else "cannot be told by the tensors' names"
+        hint = did_you_mean(found, FAMILIES)
+        raise ConfigError(Problem("model", f"{told}, which none of ours is; wanted {', '.join(FAMILIES)}, or keep=true.{hint}"))
+    if tensors and not any(FAMILIES[found].mark in n for n in tensors):
+        others = [known for known, f in FAMILIES.items() if any(f.mark in n for n in tensors)]
+        hint = f" They look like {others[0]}." if others else ""
+        text = f"the tensors are not of a {found}: none has {FAMILIES[found].mark!r} in its name.{hint}"
+        raise ConfigError(Problem("model", text))
+    return found
+
+
+def options_of_model(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model's own part of a configuration of MMF's."""
+    return (config.get("model_config") or {}).get(name) or {}
+
+
+def other_options(name: str, own: Mapping[str, Any]) -> dict[str, str]:
+    """Options with which MMF's model computes something else than ours, by their keys, and what ours computes."""
+    only = FAMILIES[name].only
+    wrong = {key: (own[key], wanted) for key, wanted in only.items() if own.get(key, wanted) != wanted}
+    return {
+        f"model_config.{name}.{key}": f"{has!r}, and ours computes with {wanted!r} only" for key, (has, wanted) in wrong.items()
+    }
+
+
+def left_sizes(name: str, own: Mapping[str, Any]) -> dict[str, str]:
+    """Sizes of a model that begins with the weights of a BERT, which has its own, by their keys."""
+    bert = _bert_name(own)
+    if name != "visual_bert" or bert is None:
+        return {}
+    usual = visual_bert_weights.VisualBertSizes().config() if "bert-base" in bert else {}
+    keys = [key for key in visual_bert_weights.THEIR_SIZES.values() if key != "visual_embedding_dim" and key in own]
+    why = f"model.pretrained is {bert}, which has sizes of its own; without bert_model_name, this one is taken"
+    return {f"model_config.{name}.{key}": f"{own[key]!r}: {why}" for key in keys if own[key] != usual.get(key)}
+
+
+def _perceptron(tensors: Tensors, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The options of one of MMF's perceptrons, by its tensors; they do not tell its dropout and what bends its layers."""
+    prefix, dropout = f"{name}.", _begun_perceptron(config.get(name))["dropout"]
+    layers = sorted({int(m.group(1)) for n in tensors if (m := re.match(re.escape(prefix) + r"layers\.(\d+)\.", n))})
+    if not layers:
+        raise DataError(f"there is no {prefix}layers among the tensors, so the classifier is missing.")
+    normed = any(n.startswith(prefix) and n.endswith("running_mean") for n in tensors)
+    linear = sum(tensors[f"{prefix}layers.{i}.weight"].ndim == 2 for i in layers if f"{prefix}layers.{i}.weight" in tensors)
+    sizes = {"hidden_size": tensors[f"{prefix}layers.0.weight"].shape[0]} if linear > 1 else {}
+    return {"num_layers": linear - 1, "batch_norm": normed, "dropout": dropout, **sizes}
+
+
+def _last(tensors: Tensors, prefix: str) -> str:
+    return f"{prefix}layers.{max(int(n.removeprefix(prefix).split('.')[1]) for n in tensors if n.startswith(prefix))}."
+
+
+def _heads(config: Mapping[str, Any], key: str, width: int, usual: int) -> int:
+    """How many heads an attention has; no tensor tells."""
+    if key in config:
+        return int(config[key])
+    if width % usual:
+        raise ConfigError(
+            Problem(f"options.{key}", f"must be given: {width} features are no multiple of {usual}, and no file tells.")
+        )
+    return width // usual
+
+
+def _dropouts(config: Mapping[str, Any]) -> dict[str, float]:
+    names = {"dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob"}
+    return {ours: float(config[theirs]) for ours, theirs in names.items() if theirs in config}
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a text encoder, which MMF writes one level down where a model has one."""
+    return (config.get("text_encoder") or {}).get("params") or config
+
+
+def _image(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (config.get("modal_encoder") or {}).get("params") or {}
+
+
+def _num_features(config: Mapping[str, Any]) -> int:
+    """How many features an image becomes.
+
+    Raises:
+        ConfigError: if ours has no such grid, or does not make them so.
+    """
+    params, at = _image(config), "modal_encoder.params"
+    number = params.get("num_output_features", 1)
+    if number not in GRIDS:
+        raise ConfigError(Problem(f"{at}.num_output_features", f"is {number}, wanted one of {', '.join(map(str, GRIDS))}."))
+    if params.get("pool_type", "avg") != "avg":
+        raise ConfigError(Problem(f"{at}.pool_type", f"is {params['pool_type']!r}, and ours computes with 'avg' only."))
+    return int(number)
+
+
+def _bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = TEXT.sizes(tensors, "its file")
+    heads = _heads(_text(config), "num_attention_heads", sizes.get("hidden_size", 0), HEAD_SIZE)
+    return {"type": "bert", "config": {"model_type": "bert", **sizes, "num_attention_heads": heads}}
+
+
+def _resnet(tensors: Tensors, prefix: str) -> dict[str, Any]:
+    """The ResNet that stands under a prefix; its sixth part is the third stage."""
+    own = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+    if any(name.startswith(f"{prefix.removesuffix('model.')}lc.") for name in tensors) or not own:
+        raise DataError(
+            "its images are a detector's features with a layer of MMF's own before them, which ours has not; keep=true keeps it."
+        )
+    depth = DEPTHS.get((any(".conv3." in n for n in own), count(own, "6.")))
+    if depth is None:
+        raise DataError(f"its image encoder is none of {', '.join(DEPTHS.values())}; keep=true keeps MMF's own model.")
+    return {"type": "resnet", "name": depth}
+
+
+def _begun_resnet(config: Mapping[str, Any]) -> dict[str, Any]:
+    weights = "DEFAULT" if _image(config).get("pretrained", True) else None
+    name = (config.get("modal_encoder") or {}).get("type", "resnet152")
+    return {"type": "resnet", "name": _image(config).get("name", name), "weights": weights}
+
+
+def _bert_name(config: Mapping[str, Any]) -> str | None:
+    name = _text(config).get("bert_model_name", "bert-base-uncased")
+    return None if name is None else str(name)
+
+
+def _trained_visual_bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = VISUAL_BERT.sizes(tensors, "its file")
+    heads = _heads(config, "num_attention_heads", sizes.get("hidden_size", 0), HEAD_SIZE)
+    return {"type": "visual_bert", **sizes, "num_heads": heads, **_dropouts(config), "visual_token_type": 0, "head": "transform"}
+
+
+def _begun_visual_bert(config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = {ours: config[theirs] for ours, theirs in visual_bert_weights.THEIR_SIZES.items() if theirs in config}
+    kept = {"feature_size": sizes["feature_size"]} if "feature_size" in sizes and sizes["feature_size"] != 2048 else {}
+    first = {"pretrained": _bert_name(config), **kept} if _bert_name(config) else sizes
+    return {"type": "visual_bert", **first, **_dropouts(config), "visual_token_type": 0, "head": "transform"}
+
+
+def _head(tensors: Tensors) -> dict[str, Tensor]:
+    return {f"head.{n}": t for n, t in HEAD.ours(tensors).items()}
+
+
+VILBERT_HEADS = {
+    "num_heads": ("num_attention_heads", "hidden_size", 64),
+    "image_num_heads": ("v_num_attention_heads", "image_hidden_size", 128),
+    "co_num_heads": ("bi_num_attention_heads", "co_hidden_size", 128),
+}
+
+
+def _trained_vilbert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = vilbert_weights.WEIGHTS.sizes(tensors, "its file")
+    heads = {ours: _heads(config, key, sizes[of], usual) for ours, (key, of, usual) in VILBERT_HEADS.items()}
+    _refuse_connections(config, sizes)
+    return {"type": "vilbert", **sizes, **heads, **_dropouts(config), "fusion": config.get("fusion_method", "mul")}
+
+
+VILBERT_SIZES = {
+    "feature_size": "v_feature_size",
+    "image_hidden_size": "v_hidden_size",
+    "image_num_layers": "v_num_hidden_layers",
+    "image_num_heads": "v_num_attention_heads",
+    "image_intermediate_size": "v_intermediate_size",
+    "co_hidden_size": "bi_hidden_size",
+    "co_num_heads": "bi_num_attention_heads",
+}
+"""What we call each size that a ViLBERT has besides those of its text, and what MMF does."""
+
+
+def _begun_vilbert(config: Mapping[str, Any]) -> dict[str, Any]:
+    usual = asdict(vilbert_weights.VilbertSizes())
+    sizes = {ours: config[key] for ours, key in VILBERT_SIZES.items() if config.get(key, usual[ours]) != usual[ours]}
+    fusion = config.get("fusion_method", "mul")
+    return {"type": "vilbert", "pretrained": _bert_name(config), **sizes, **_dropouts(config), "fusion": fusion}
+
+
+def _refuse_connections(config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Connections that do not stand before the last layers of both streams."""
+    n = sizes["num_connections"]
+    for key, layers in (("t_biattention_id", sizes["num_layers"]), ("v_biattention_id", sizes["image_num_layers"])):
+        wanted = list(range(layers - n, layers))
+        if list(config.get(key, wanted)) != wanted:
+            text = f"is {list(config[key])}, and ours connects the last {n} layers, {wanted}; keep=true keeps MMF's own model."
+            raise ConfigError(Problem(f"model_config.vilbert.{key}", text))
+
+
+def _trained_mmbt(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = mmbt_weights.WEIGHTS.sizes(tensors, "its file")
+    heads = _heads(_text(config), "num_attention_heads", sizes["hidden_size"], HEAD_SIZE)
+    prefix = next((p for p in mmbt_weights.PREFIXES if any(n.startswith(p) for n in tensors)), "")
+    encoder = _resnet(tensors, f"{prefix}modal_encoder.encoder.model.") | {"grid_size": GRIDS[_num_features(config)]}
+    return {"type": "mmbt", **sizes, "num_heads": heads, "image_encoder": encoder, **MMBT}
+
+
+MMBT = {"image_segment": 1, "text_segment": 0, "head": "transform"}
+
+
+def _begun_mmbt(config: Mapping[str, Any]) -> dict[str, Any]:
+    encoder = _begun_resnet(config) | {"grid_size": GRIDS[_num_features(config)]}
+    return {"type": "mmbt", "pretrained": _bert_name(config), "image_encoder": encoder, **MMBT}
+
+
+def _trained_concat_bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    text, image = _bert(tensors, config), _resnet(tensors, "base.modal.model.")
+    perceptron = _perceptron(tensors, config, "classifier")
+    width = 512 if image["name"] in ("resnet18", "resnet34") else 2048
+    regions = (tensors["classifier.layers.0.weight"].shape[1] - text["config"]["hidden_size"]) // width
+    grid = {"grid_size": GRIDS.get(regions, [regions, 1])}
+    return {"type": "concat_bert", "text_encoder": text, "image_encoder": image | grid, "num_regions": regions, **perceptron}
+
+
+def _begun_concat_bert(config: Mapping[str, Any]) -> dict[str, Any]:
+    regions = _num_features(config)
+    encoders = {
+        "text_encoder": {"type": "bert", "name": _bert_name(config)},
+        "image_encoder": _begun_resnet(config) | {"grid_size": GRIDS[regions]},
+    }
+    return {"type": "concat_bert", **encoders, "num_regions": regions, **_begun_perceptron(config.get("classifier"))}
+
+
+def _ours(weights: WeightMap) -> Callable[[Tensors, Tensors], dict[str, Tensor]]:
+    """The tensors of a model with MMF's classifier by our names."""
+    return lambda tensors, initial: weights.complete(Pretrained("its file", {}, tensors), initial) | _head(tensors)
+
+
+def _ours_concat_bert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+    body = concat_weights.WEIGHTS.complete(Pretrained("its file", {}, tensors), initial)
+    return known(body | {f"classifier.{n}": t for n, t in concat_weights.HEAD.ours(tensors).items()}, initial)
+
+
+def _begun_perceptron(classifier: Any) -> dict[str, Any]:
+    params = (classifier or {}).get("params") or {}
+    for key, wanted, has in (
+        ("type", "mlp", (classifier or {}).get("type", "mlp")),
+        ("params.hidden_act", "relu", params.get("hidden_act", "relu")),
+    ):
+        if has != wanted:
+            raise ConfigError(Problem(f"classifier.{key}", f"is {has!r}, and ours computes with {wanted!r} only."))
+    usual = {"num_layers": 0, "hidden_dim": 768, "dropout": 0.5, "batch_norm": True}
+    found = {key: params.get(key, value) for key, value in usual.items()}
+    return {"hidden_size" if key == "hidden_dim" else key: value for key, value in found.items()}
+
+
+def _trained_late_fusion(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
+    text, image = (_perceptron(tensors, config, f"{m}_classifier") for m in ("text", "modal"))
+    if text != image:
+        raise DataError(
+            f"its perceptrons differ, {text} for the text and {image} for the image, and ours have one shape; keep=true keeps it."
+        )
+    if _num_features(config) != 1:
+        raise DataError("its image is several features side by side, and ours takes their mean; keep=true keeps MMF's own model.")
+    encoders = {"image": _resnet(tensors, "base.modal.model."), "text": _bert(tensors, config)}
+    return {"type": "logit_fusion", "encoders": encoders, **text}
+
+
+def _begun_late_fusion(config: Mapping[str, Any]) -> dict[str, Any]:
+    encoders = {"image": _begun_resnet(config), "text": {"type": "bert", "name": _bert_name(config)}}
+    text, image = (_begun_perceptron(config.get(f"{m}_classifier")) for m in ("text", "modal"))
+    if text != image:
+        raise ConfigError(Problem("modal_classifier", f"makes {image}, and the text's {text}; those of ours have one shape."))
+    return {"type": "logit_fusion", "encoders": encoders, **text}
+
+
+def _ours_late_fusion(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+    found = LATE_FUSION.complete(Pretrained("its file", {}, tensors), initial)
+    for modality, theirs in (("image", "modal_classifier."), ("text", "text_classifier.")):
+        names = {_last(tensors, theirs): f"classifiers.{modality}.", f"{theirs}layers.": f"projections.{modality}."}
+        found |= WeightMap(names=(names,), only=tuple(names.values())).ours(tensors)
+    return known(found, initial)
+
+
+_NO_HEAD = {"training_head_type": "classification"}
+_SINGLE_STREAM = {"bypass_transformer": False, "embedding_strategy": "plain", "hidden_act": "gelu", "pooler_strategy": "default"}
+_TWO_STREAMS = {
+    "hidden_act": "gelu",
+    "v_hidden_act": "gelu",
+    "with_coattention": True,
+    "dynamic_attention": False,
+    "task_specific_tokens": False,
+    "in_batch_pairs": False,
+    "bi_attention_type": 1,
+    "text_only": False,
+}
+
+FAMILIES: Mapping[str, Family] = {
+    "vilbert": Family(
+        "v_embeddings.",
+        _NO_HEAD | _TWO_STREAMS,
+        _trained_vilbert,
+        _begun_vilbert,
+        _ours(vilbert_weights.WEIGHTS),
+        lambda t: ("head.3.",),
+    ),
+    "visual_bert": Family(
+        "position_embeddings_visual",
+        _NO_HEAD | _SINGLE_STREAM,
+        _trained_visual_bert,
+        _begun_visual_bert,
+        _ours(VISUAL_BERT),
+        lambda t: ("head.3.",),
+    ),
+    "mmbt": Family(
+        ".mmbt.",
+        _NO_HEAD | {"direct_features_input": False, "use_modal_start_token": True, "use_modal_end_token": True},
+        _trained_mmbt,
+        _begun_mmbt,
+        _ours(mmbt_weights.WEIGHTS),
+        lambda t: ("head.3.",),
+    ),
+    "late_fusion": Family(
+        "modal_classifier.",
+        {"direct_features_input": False},
+        _trained_late_fusion,
+        _begun_late_fusion,
+        _ours_late_fusion,
+        lambda t: ("classifiers.image.", "classifiers.text."),
+    ),
+    "concat_bert": Family(
+        "base.modal.",
+        {"direct_features_input": False},
+        _trained_concat_bert,
+        _begun_concat_bert,
+        _ours_concat_bert,
+        lambda t: (_last(t, "classifier.").replace("layers.", ""),),
+    ),
+}
+"""MMF's models that are ours, by MMF's names; a mark is looked for in this order."""

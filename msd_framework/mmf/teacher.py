@@ -1,0 +1,251 @@
+"""A checkpoint of MMF as the folder of a run of ours, which can teach, be evaluated, and be begun from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msd_framework.build.facts import described, known_facts, modalities_of
+from msd_framework.checks.run import understood
+from msd_framework.components.registry import plain, split
+from msd_framework.config.build import fingerprint
+from msd_framework.config.schema import RunConfig
+from msd_framework.data.base import Processor
+from msd_framework.data.processors.features import RegionFeatures
+from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder
+from msd_framework.errors import ConfigError, DataError, Problem
+from msd_framework.mmf.checkpoints import MmfCheckpoint
+from msd_framework.mmf.models import FAMILIES, family_of, options_of_model, other_options
+from msd_framework.models.base import MultimodalModel
+from msd_framework.models.mmf import MmfModel, load_tensors
+from msd_framework.models.pretrained.weights import load_exactly
+from msd_framework.reading import read_text
+from msd_framework.registry import MODELS, PROCESSORS
+from msd_framework.structures import DatasetInfo
+
+AS_IN_THE_DATA = "data"
+"""What stands for the order of the data set's classes where a file of their names could stand."""
+
+
+UNKNOWN = "<unk>"
+"""What MMF calls a class that is none of its list."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A checkpoint of MMF as ours.
+
+    Args:
+        values: the run's configuration.
+        card: how the model is rebuilt.
+        model: it, with its weights.
+        processors: how each modality becomes tensors.
+        unused: the names of tensors of the file that are no part of the model.
+        info: the data set.
+    """
+
+    values: Mapping[str, Any]
+    card: Mapping[str, Any]
+    model: MultimodalModel
+    processors: Mapping[str, Processor]
+    unused: tuple[str, ...]
+    info: DatasetInfo
+
+
+def make_teacher(
+    found: MmfCheckpoint,
+    values: Mapping[str, Any],
+    name: str | None = None,
+    classes: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    keep: bool = False,
+) -> Teacher:
+    """Our model with the weights of a checkpoint of MMF's.
+
+    Args:
+        found: the checkpoint.
+        values: a configuration of ours; its `data` says the classes, and how each modality becomes tensors.
+        name: MMF's name of the model, if the checkpoint does not tell.
+        classes: a file with a class a line, as MMF numbers them; or `data` for the data set's order.
+        options: of MMF's model, over those that the checkpoint's configuration says.
+        keep: whether MMF's own model is kept, which then runs in MMF.
+
+    Raises:
+        ConfigError: if the configuration does not go with the checkpoint.
+        DataError: if tensors are missing, or of another model.
+    """
+    family = (name or str(found.config.get("model") or "")) if keep else family_of(found.tensors, found.config, name)
+    own = _merged(options_of_model(family, found.config), options or {})
+    if not keep and (other := other_options(family, own)):
+        raise ConfigError(*(Problem(key, f"is {text}; keep=true keeps MMF's own model.") for key, text in other.items()))
+    spec = _kept(family, own) if keep else _placed(lambda: FAMILIES[family].trained(found.tensors, own), found.source)
+    config = _understood({**values, "model": spec})
+    info = described(config.data.dataset, config.objective)
+    specs = {m: s for m, s in config.data.processors.items() if m in modalities_of(config.model)}
+    width = spec.get("feature_size")
+    processors = {m: _ready(m, s, known_facts(info), width) for m, s in specs.items()}
+    facts = {**known_facts(info), "seed": config.seed, "modalities": {m: p.facts for m, p in processors.items()}}
+    _refuse_sizes(spec, facts["modalities"])
+    with torch.random.fork_rng(devices=[]):
+        model = MODELS.build(config.model, "model", facts)
+    unused = _load_mmf(model, found) if keep else _load(model, family, found, info, classes)
+    type_, given = split(config.model, "model", MODELS)
+    card = {
+        "model": plain(config.model),
+        "rebuild": {"type": type_, **model.rebuild_options(given)},
+        "facts": facts,
+        "modalities": list(model.modalities),
+        "processors": {m: {"spec": plain(specs[m]), "fingerprint": fingerprint(p)} for m, p in processors.items()},
+    }
+    return Teacher({**values, "model": plain(config.model)}, card, model, processors, unused, info)
+
+
+def save_teacher(teacher: Teacher, found: MmfCheckpoint, folder: Path) -> Path:
+    """Writes the folder of a run: what its processors learned, and the one checkpoint."""
+    for modality, processor in teacher.processors.items():
+        place = folder / "processors" / modality
+        place.mkdir(parents=True, exist_ok=True)
+        processor.save(place)
+    recorded = {"source": found.source, "metric": found.monitored, "score": found.score}
+    updates = found.updates or 0
+    state = {"update": updates, "best": found.score, "converted_from_mmf": recorded}
+    checkpoint = Checkpoint(dict(teacher.model.state_dict()), state=state, card=dict(teacher.card))
+    return CheckpointFolder(folder / "checkpoints").save(checkpoint, updates, best=True)
+
+
+def _understood(values: Mapping[str, Any]) -> RunConfig:
+    config, problems = understood(values)
+    if problems or config is None:
+        raise ConfigError(*problems)
+    return config
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Options over others, key by key."""
+    both = {
+        key: _merged(under[key], value)
+        for key, value in over.items()
+        if isinstance(value, dict) and isinstance(under.get(key), dict)
+    }
+    return {**under, **over, **both}
+
+
+def _placed(make: Any, source: str) -> dict[str, Any]:
+    """What is made of a checkpoint; what is wrong with it is said of its file."""
+    try:
+        return dict(make())
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{source}: {error}") from error
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{source}: lacks tensors that tell its sizes ({error}).") from error
+
+
+def _kept(name: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    if not name:
+        raise ConfigError(Problem("model", "must be given: what MMF calls the model, since the checkpoint does not tell."))
+    pixels = not own.get("direct_features_input", name not in ("late_fusion", "concat_bert", "concat_bow", "mmbt"))
+    inputs = {"image": "image" if pixels else "image_feature_0", "text": "input_ids"}
+    return {"type": "mmf", "name": name, "config": dict(own), "inputs": inputs}
+
+
+def _ready(modality: str, spec: Any, known: Mapping[str, Any], feature_size: int | None) -> Processor:
+    """A processor that has learned all there is to it without any example.
+
+    Raises:
+        ConfigError: if it would have to learn from the training split, which says nothing of what a checkpoint was trained on.
+    """
+    at = f"data.processors.{modality}"
+    processor = PROCESSORS.build(spec, at, dict(known))
+    if isinstance(processor, RegionFeatures):
+        processor.feature_size = processor.feature_size or feature_size
+        return processor
+    try:
+        processor.fit(())
+    except DataError as error:
+        text = "must be the one that the checkpoint was trained with, such as {type: tokenizer, name: bert-base-uncased}"
+        raise ConfigError(Problem(at, f"{text}: {error}.")) from error
+    return processor
+
+
+def _refuse_sizes(spec: Mapping[str, Any], modalities: Mapping[str, Mapping[str, Any]]) -> None:
+    """Processors that make other tensors than the weights are for."""
+    encoder = spec.get("text_encoder") or (spec.get("encoders") or {}).get("text") or {}
+    words = spec.get("vocab_size") or (encoder.get("config") or {}).get("vocab_size")
+    has = {"text": ("vocab_size", words, "words"), "image": ("feature_size", spec.get("feature_size"), "features a region")}
+    for modality, (fact, size, of) in has.items():
+        made = modalities.get(modality, {}).get(fact)
+        fits = made is None or size is None or (made <= size if fact == "vocab_size" else made == size)
+        if not fits:
+            text = f"makes {made} {of}, and the checkpoint has weights for {size}. Give the one that it was trained with."
+            raise ConfigError(Problem(f"data.processors.{modality}", text))
+
+
+def _load(model: MultimodalModel, family: str, found: MmfCheckpoint, info: DatasetInfo, classes: str | None) -> tuple[str, ...]:
+    """Gives a model of ours its weights; the names of what is left over."""
+    try:
+        ours = FAMILIES[family].ours(found.tensors, model.state_dict())
+        used = {id(t) for t in ours.values()}
+        heads = FAMILIES[family].classifiers(found.tensors)
+        if not any(n.startswith(heads) for n in ours):
+            raise DataError(f"{found.source}: there is no classifier in it, so it cannot teach; it was made for pretraining.")
+        ours = _with_classes(ours, heads, info, classes, found.source)
+        load_exactly(model, ours, found.source)
+    except (ConfigError, DataError):
+        raise
+    except ValueError as error:
+        raise DataError(f"{found.source}: {error}.") from error
+    return tuple(sorted(n for n, t in found.tensors.items() if id(t) not in used))
+
+
+def _load_mmf(model: MultimodalModel, found: MmfCheckpoint) -> tuple[str, ...]:
+    assert isinstance(model, MmfModel)
+    try:
+        load_tensors(model.model, found.tensors, found.source)
+    except ValueError as error:
+        raise DataError(f"{error}.") from error
+    return ()
+
+
+def _with_classes(
+    ours: Mapping[str, Tensor], heads: tuple[str, ...], info: DatasetInfo, classes: str | None, source: str
+) -> dict[str, Tensor]:
+    """The tensors with the classes of the last layers in the order of the data set.
+
+    Raises:
+        ConfigError: if the order is not known, or classes are missing.
+    """
+    num = next(len(t) for n, t in ours.items() if n.startswith(heads))
+    if classes is None and info.task != "single_label":
+        text = f"must be given: the file that numbers MMF's {num} classes, such as classes_mm_imdb.txt or answers_vqa.txt; or data"
+        raise ConfigError(Problem("classes", f"{text}, if they are in the data set's order."))
+    if classes in (None, AS_IN_THE_DATA):
+        if num != info.num_classes:
+            text = f"{source} has {num} classes and the data set {info.num_classes}; give the file that names MMF's."
+            raise ConfigError(Problem("classes", text))
+        return dict(ours)
+    rows = torch.tensor(_rows(Path(str(classes)), num, info.class_names))
+    return {n: t.index_select(0, rows) if n.startswith(heads) else t for n, t in ours.items()}
+
+
+def _rows(file: Path, num: int, wanted: Sequence[str]) -> list[int]:
+    """Where in MMF's list each class of the data set stands."""
+    if not file.expanduser().is_file():
+        raise ConfigError(Problem("classes", f"{file} cannot be read (no such file); wanted a class a line."))
+    try:
+        lines = [line.strip() for line in read_text(file.expanduser()).splitlines()]
+    except DataError as error:
+        raise ConfigError(Problem("classes", f"{error}; wanted a class a line.")) from error
+    names = [line.casefold() for line in lines if line]
+    names = names if UNKNOWN in names else [UNKNOWN, *names][-num:]  # MMF puts it first where its file has none
+    if len(names) != num:
+        raise ConfigError(Problem("classes", f"{file} names {len(names)} classes and the checkpoint has {num}."))
+    lacking = [name for name in wanted if name.casefold() not in names]
+    if lacking or not wanted:
+        told = f"lacks {', '.join(lacking[:5])}" if wanted else "cannot be compared: the data set does not name its classes here"
+        raise ConfigError(Problem("classes", f"{file} {told}; the data set has {len(wanted)} classes."))
+    return [names.index(name.casefold()) for name in wanted]

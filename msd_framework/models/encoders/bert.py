@@ -1,0 +1,130 @@
+"""BERT and its relatives: any text encoder of transformers, by name, by folder, or from a configuration."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msd_framework.models.base import ENCODERS, Encoded, Encoder, refuse_positions
+from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
+from msd_framework.models.pretrained.transformers import load_published, refuse_generative
+from msd_framework.structures import FeatureKind, ModalityInputs
+
+BERT_FEATURES = ("hidden", "mean", "cls", "attention")
+"""What transformers tells of a layer."""
+
+
+@ENCODERS.register("bert")
+class Bert(Encoder):
+    """A text encoder of transformers; its summary is the pooler's, or the first word where it has no pooler.
+
+    Args:
+        name: a folder or a name on the Hugging Face hub.
+        config: what its config.json would say, `model_type` included, to start from random weights instead.
+        vocab_size: how many word ids there are; the model must have an embedding for each.
+        freeze: whether it does not learn, and drops nothing in training.
+
+    Raises:
+        ValueError: if not exactly one of `name` and `config` is given, if there is no such model, or if it takes no texts or
+            its vocabulary is too small.
+
+    >>> config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    >>> Bert(config=config, vocab_size=50).width
+    8
+    """
+
+    kinds = frozenset({"tokens"})
+    reads = frozenset({"name"})
+
+    def __init__(
+        self,
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+        vocab_size: int | None = None,
+        freeze: bool = False,
+    ):
+        super().__init__()
+        if (name is None) == (config is None):
+            raise ValueError(f"give either name or config, got name {name!r} and config {config!r}")
+        self.model = (
+            load_published(name, attn_implementation="eager") if name is not None else _random(dict(config or {}), vocab_size)
+        )
+        sizes = self.model.config
+        self.takes = frozenset(inspect.signature(self.model.forward).parameters)
+        if "input_ids" not in self.takes:
+            raise ValueError(f"{name or 'config'} is a model of type {sizes.model_type}, which does not take texts")
+        if vocab_size is not None and vocab_size > sizes.vocab_size:
+            raise ValueError(f"the tokenizer has {vocab_size} words and {name or 'config'} has embeddings for {sizes.vocab_size}")
+        self.width = sizes.hidden_size
+        self.pad_id = sizes.pad_token_id or 0
+        positions = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
+        padding = getattr(positions, "padding_idx", None)
+        self.first_position = 0 if padding is None else padding + 1  # RoBERTa counts positions from the padding's on
+        self.max_positions = None if positions is None else positions.num_embeddings - self.first_position
+        if freeze:
+            self.requires_grad_(False)
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        config = {"model_type": self.model.config.model_type, **self.model.config.to_diff_dict()}
+        return {**options, "name": None, "config": json.loads(json.dumps(config, default=str))}
+
+    def forward(self, inputs: ModalityInputs) -> Encoded:
+        return self.forward_features(inputs, ())[0]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The states of each layer and its attention, which in training has had its dropout."""
+        return super().offered | layer_features("", getattr(self.model.config, "num_hidden_layers", 0), BERT_FEATURES)
+
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
+        refuse_positions(inputs)
+        encoded, states, maps = self._encode(inputs, wanted)
+        read: dict[str, Sequence[Any]] = {
+            "hidden": states,
+            "mean": states,
+            "cls": [x[:, 0] for x in states],
+            "attention": [None, *maps],
+        }
+        span = Span(0, inputs.mask.shape[1], inputs.mask)
+        layered = {name: (what, layer) for name in wanted for _, layer, what in [parsed(name)] if layer is not None}
+        found = {name: CUT[KINDS[what]](read[what][layer], span) for name, (what, layer) in layered.items()}
+        return encoded, encoded.features(wanted) | found
+
+    def _encode(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, list[Tensor], list[Tensor]]:
+        """The text; and, where they are wanted, the states [B, L, D] of all layers and their attention [B, H, L, L]."""
+        length = inputs.values.shape[1]
+        if self.max_positions is not None and length > self.max_positions:
+            raise ValueError(
+                f"a text has {length} positions and this encoder takes {self.max_positions}; set the max_length of its processor"
+            )
+        positions = torch.arange(length, device=inputs.values.device).expand(inputs.values.shape)
+        aligned = {"position_ids": positions + self.first_position}
+        if "segments" in inputs.extras:
+            aligned["token_type_ids"] = inputs.extras["segments"].masked_fill(~inputs.mask, 0)
+        arguments = {name: ids for name, ids in aligned.items() if name in self.takes}
+        ids = inputs.values.masked_fill(~inputs.mask, self.pad_id)  # some architectures convolve over masked words
+        whats = {what for _, layer, what in map(parsed, wanted) if layer is not None}
+        told = {"output_hidden_states": bool(whats - {"attention"}), "output_attentions": "attention" in whats} if whats else {}
+        output = self.model(input_ids=ids, attention_mask=inputs.mask.long(), **arguments, **told)
+        tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)  # [B, L, D], [B, D]
+        encoded = Encoded(tokens, inputs.mask, tokens[:, 0] if pooled is None else pooled)
+        return encoded, list(output.hidden_states or ()) if told else [], list(output.attentions or ()) if told else []
+
+
+def _random(config: dict[str, Any], vocab_size: int | None) -> Any:
+    from transformers import AutoConfig, AutoModel
+
+    if "model_type" not in config:
+        raise ValueError(f"config must say its model_type, such as bert, got only {', '.join(config) or 'nothing'}")
+    sizes = config if vocab_size is None else {"vocab_size": vocab_size} | config
+    try:
+        built = AutoConfig.for_model(**sizes)
+    except ValueError as error:
+        raise ValueError(f"transformers knows no model_type {config['model_type']!r}") from error
+    refuse_generative(built.to_dict(), "config")
+    return AutoModel.from_config(built, attn_implementation="eager", trust_remote_code=False)

@@ -1,0 +1,299 @@
+"""Sound encoders of transformers: Wav2Vec2, HuBERT and their kind, the Audio Spectrogram Transformer, and Whisper's encoder."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.errors import did_you_mean
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
+from msd_framework.models.encoders.sound_features import KaldiMel, RawSamples, SoundFeatures, WhisperMel
+from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
+from msd_framework.models.layers.pooling import masked_mean, visible
+from msd_framework.models.pretrained.transformers import load_published, model_type, start_at_random, written_config
+from msd_framework.ranges import positive
+from msd_framework.structures import FeatureKind, ModalityInputs
+
+
+@ENCODERS.register("huggingface_audio")
+class HuggingFaceAudio(Encoder):
+    """A sound encoder of transformers, from the waveform on: what its feature extractor does is done here, on the device.
+
+    Each sound gives what transformers makes of that sound alone, however long the others of its batch are, the group norm of
+    `wav2vec2-base` included, whose statistics are taken over the sound's own samples. A sound that is too short for one position
+    is followed by zeros.
+
+    - Wav2Vec2, HuBERT, WavLM, UniSpeech, UniSpeech-SAT: a token for each step of their convolutions; the summary is their mean.
+    - Audio Spectrogram Transformer: [CLS], the distillation token and the patches of a spectrogram of its fixed length, silence
+      included; the summary is its pooler's. What is longer is cut off.
+    - Whisper's encoder: a token for each position of its 30 seconds, silence included, of which those with sound are told; the
+      summary is their mean. What is longer is cut off.
+
+    In training, whole layers are not skipped (`layerdrop`) and spans of time are not masked (SpecAugment), as their
+    configurations may ask for: both draw numbers on the CPU and leave parameters without gradients.
+
+    Args:
+        sample_rate: samples a second.
+        name: a folder or a name on the Hugging Face hub.
+        config: what its config.json would say, `model_type` included, to start from random weights instead.
+        extractor: what its preprocessor_config.json would say, such as `{do_normalize: false}`; beside a `name`, it goes before
+            the file's.
+        freeze: whether it does not learn, and drops nothing in training.
+
+    Raises:
+        ValueError: if not exactly one of `name` and `config` is given, if there is no such model, if it takes no sounds or is
+            of a kind that is not known here, or if it was trained on sounds of another rate.
+
+    >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    >>> convolutions = {"conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [5, 4], "num_conv_pos_embeddings": 4}
+    >>> config = {"model_type": "wav2vec2", **sizes, **convolutions, "num_conv_pos_embedding_groups": 2}
+    >>> sound = ModalityInputs(torch.randn(2, 400), torch.arange(400) < torch.tensor([[400], [100]]))
+    >>> HuggingFaceAudio(sample_rate=8000, config=config)(sound).mask.sum(1)
+    tensor([18,  3])
+    """
+
+    kinds = frozenset({"waveform"})
+    reads = frozenset({"name"})
+
+    def __init__(
+        self,
+        sample_rate: int,
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+        extractor: dict[str, Any] | None = None,
+        freeze: bool = False,
+    ):
+        super().__init__()
+        positive(sample_rate=sample_rate)
+        kind = model_type(name, config)
+        if kind not in KNOWN:
+            raise ValueError(f"{name or 'config'} is a model of type {kind}; sound encoders are {', '.join(KNOWN)}")
+        self.asked = KNOWN[kind]
+        if name is not None:
+            model = load_published(name, encoder_only=True, attn_implementation="eager")
+        else:
+            model = start_at_random(config or {}, {}, encoder_only=True)
+        made = _extractor(model.config, name, extractor or {}, {} if name else self.asked.sizes(model.config, sample_rate))
+        if made.sampling_rate != sample_rate:
+            raise ValueError(
+                f"{name or 'the model'} is for {made.sampling_rate} samples a second, and the sounds have {sample_rate}; "
+                f"convert the files, and set the processor's sample_rate"
+            )
+        known = _options(type(made))
+        self.settings: dict[str, Any] = json.loads(json.dumps({k: v for k, v in made.to_dict().items() if k in known}))
+        self.published = model.config
+        self.front = self.asked.front(model.config, made, sample_rate)
+        self.model = self.asked.encoder(model)
+        self.width = int(model.config.hidden_size)
+        if freeze:
+            self.requires_grad_(False)
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**options, "name": None, "config": written_config(self.model), "extractor": self.settings}
+
+    def forward(self, inputs: ModalityInputs) -> Encoded:
+        return self.forward_features(inputs, ())[0]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The states of each layer, as transformers tells them."""
+        return super().offered | layer_features("", self.published.num_hidden_layers, ("hidden", "mean"))
+
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
+        samples, heard = self._cut(inputs)
+        with torch.autocast(samples.device.type, enabled=False):
+            read = self.front(samples, heard)
+        layered = {name: (what, layer) for name in wanted for _, layer, what in [parsed(name)] if layer is not None}
+        seen = self.asked.see(self.model, read, heard, bool(layered))
+        mask = seen.mask & inputs.mask.any(1, keepdim=True)  # [B, L]; of nothing there is no position
+        encoded = Encoded(seen.tokens, mask, masked_mean(seen.tokens, mask) if seen.summary is None else seen.summary)
+        span = Span(0, mask.shape[1], mask)
+        found = {name: CUT[KINDS[what]](seen.states[layer], span) for name, (what, layer) in layered.items()}
+        return encoded, encoded.features(wanted) | found
+
+    def _cut(self, inputs: ModalityInputs) -> tuple[Tensor, Tensor]:
+        """Samples [B, T] at a length that the architecture takes, and which of them are of a sound, bool [B, T]."""
+        samples = visible(inputs.values, inputs.mask)[:, : self.front.most]  # [B, T]
+        samples = samples.to(torch.promote_types(next(self.model.parameters()).dtype, torch.float32))
+        samples = nn.functional.pad(samples, (0, max(0, self.front.least - samples.shape[1])))
+        last = (inputs.mask * torch.arange(1, inputs.mask.shape[1] + 1, device=samples.device)).amax(1)  # [B]
+        return samples, torch.arange(samples.shape[1], device=samples.device) < last.clamp(min=self.front.fewest)[:, None]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a model made of sounds.
+
+    Args:
+        tokens: float [B, L, D].
+        summary: float [B, D]; None if it makes none.
+        mask: bool [B, L], the positions with sound.
+        states: float [B, L, D] after each layer, where they were asked for.
+    """
+
+    tokens: Tensor
+    summary: Tensor | None
+    mask: Tensor
+    states: Sequence[Tensor]
+
+
+class Asked(ABC):
+    """How one kind of architecture is asked."""
+
+    @abstractmethod
+    def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
+        """What makes of a sound what it reads."""
+
+    @abstractmethod
+    def see(self, model: Any, read: Tensor, heard: Tensor, states: bool) -> Heard:
+        """What it makes of what it reads; `heard`, bool [B, T], says which samples are of a sound."""
+
+    def encoder(self, model: Any) -> Any:
+        """The part that is a sound encoder, made ready to be trained."""
+        return model
+
+    def sizes(self, config: Any, sample_rate: int) -> dict[str, Any]:
+        """Options of the feature extractor that go with a configuration."""
+        return {"sampling_rate": sample_rate}
+
+
+class Convolved(Asked):
+    """Wav2Vec2 and those that followed it: convolutions over samples, then a transformer."""
+
+    def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
+        return RawSamples(config.conv_kernel, config.conv_stride, bool(extractor.do_normalize))
+
+    def encoder(self, model: Any) -> Any:
+        config = model.config
+        for unknown in ("add_adapter", "conv_pos_batch_norm"):
+            if getattr(config, unknown, False):
+                raise ValueError(f"{unknown} is not known here: with it, what a sound is padded with changes what is made of it")
+        config.apply_spec_augment, config.layerdrop = False, 0.0
+        if getattr(model, "masked_spec_embed", None) is not None:
+            model.masked_spec_embed.requires_grad_(False)  # what SpecAugment puts in the place of sound
+        return model
+
+    def see(self, model: Any, read: Tensor, heard: Tensor, states: bool) -> Heard:
+        lengths = heard.sum(1)
+        with _own_statistics(model, lengths):
+            output = model(read, attention_mask=heard.long(), output_hidden_states=states)
+        tokens: Tensor = output.last_hidden_state
+        count = model._get_feat_extract_output_lengths(lengths)
+        return Heard(tokens, None, _first(tokens, count), output.hidden_states or ())
+
+
+class Spectrogram(Asked):
+    """The Audio Spectrogram Transformer: patches of a spectrogram of fixed length, as of an image."""
+
+    def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
+        sizes = sample_rate, config.num_mel_bins, config.max_length
+        return KaldiMel(*sizes, extractor.mean, extractor.std, bool(extractor.do_normalize))
+
+    def sizes(self, config: Any, sample_rate: int) -> dict[str, Any]:
+        return {"sampling_rate": sample_rate, "num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
+
+    def see(self, model: Any, read: Tensor, heard: Tensor, states: bool) -> Heard:
+        output = model(read, output_hidden_states=states)
+        tokens: Tensor = output.last_hidden_state
+        return Heard(tokens, output.pooler_output, torch.ones_like(tokens[..., 0], dtype=torch.bool), output.hidden_states or ())
+
+
+class Whisper(Asked):
+    """Whisper's encoder: two convolutions and a transformer over a spectrogram of fixed length."""
+
+    def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
+        filters = torch.as_tensor(extractor.mel_filters, dtype=torch.float32)
+        return WhisperMel(filters, extractor.n_fft, extractor.hop_length, 2 * config.max_source_positions)
+
+    def encoder(self, model: Any) -> Any:
+        model.config.encoder_layerdrop = 0.0
+        return model.get_encoder()
+
+    def sizes(self, config: Any, sample_rate: int) -> dict[str, Any]:
+        return {"sampling_rate": sample_rate, "feature_size": config.num_mel_bins}
+
+    def see(self, model: Any, read: Tensor, heard: Tensor, states: bool) -> Heard:
+        output = model(read, output_hidden_states=states)
+        tokens: Tensor = output.last_hidden_state
+        per_position = heard.shape[1] // tokens.shape[1]  # samples
+        return Heard(tokens, None, _first(tokens, -(-heard.sum(1) // per_position)), output.hidden_states or ())
+
+
+KNOWN: Mapping[str, Asked] = {
+    **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"), Convolved()),
+    "audio-spectrogram-transformer": Spectrogram(),
+    "whisper": Whisper(),
+}
+"""How each kind of model is asked."""
+
+
+def _first(tokens: Tensor, count: Tensor) -> Tensor:
+    """The first positions of tokens [B, L, D], as many as an example has [B]: bool [B, L]."""
+    return torch.arange(tokens.shape[1], device=tokens.device) < count[:, None]
+
+
+@contextmanager
+def _own_statistics(model: Any, lengths: Tensor) -> Iterator[None]:
+    """While this lasts, a group norm over time takes each sound's statistics from its own positions, and none from the padding."""
+    layer = model.feature_extractor.conv_layers[0]
+    norm = getattr(layer, "layer_norm", None)
+    if not isinstance(norm, nn.GroupNorm):
+        yield
+        return
+    count = (lengths - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1  # [B]
+    handle = norm.register_forward_hook(lambda _, inputs, output: _group_norm(norm, inputs[0], count))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _group_norm(norm: nn.GroupNorm, x: Tensor, count: Tensor) -> Tensor:
+    """The group norm of channels [B, C, L], a group each, over the first positions of each row."""
+    own = (torch.arange(x.shape[2], device=x.device) < count[:, None])[:, None]  # [B, 1, L]
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    of = count[:, None, None].to(x.dtype)
+    centred = torch.where(own, x - torch.where(own, x, 0.0).sum(2, keepdim=True) / of, 0.0)
+    scaled = centred * (centred.square().sum(2, keepdim=True) / of + norm.eps).rsqrt()
+    return scaled * norm.weight[:, None] + norm.bias[:, None]
+
+
+def _extractor(config: Any, name: str | None, given: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
+    """The feature extractor that goes with a model.
+
+    Raises:
+        ValueError: if a folder or hub name has none and none is given, or if it has no such option.
+    """
+    from transformers import FEATURE_EXTRACTOR_MAPPING
+
+    kind = FEATURE_EXTRACTOR_MAPPING[type(config)]
+    published: dict[str, Any] = {}
+    if name is not None:
+        try:
+            published = kind.get_feature_extractor_dict(name)[0]
+        except OSError as error:
+            if not given:
+                raise ValueError(
+                    f"{name} has no preprocessor_config.json, which tells how sounds are prepared for it; say so in `extractor`, "
+                    f"such as {{sampling_rate: 16000}}"
+                ) from error
+    known = _options(kind)
+    for option in given:
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise ValueError(f"extractor.{option}: {kind.__name__} has no such option.{hint} It takes: {', '.join(known)}")
+    options = {**sizes, **published, **given}
+    return kind(**{option: value for option, value in options.items() if option in known})
+
+
+def _options(kind: type[Any]) -> list[str]:
+    """What a feature extractor can be told."""
+    return [option for option in inspect.signature(kind.__init__).parameters if option not in ("self", "kwargs")]

@@ -1,0 +1,47 @@
+"""Region features: an image that comes as vectors, each turned by a small perceptron."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
+from msd_framework.models.layers.pooling import masked_mean, visible
+from msd_framework.ranges import positive
+from msd_framework.structures import ModalityInputs
+
+
+@ENCODERS.register("features")
+class RegionFeatures(Encoder):
+    """A two-layer perceptron on each feature vector, and the mean over them.
+
+    Args:
+        feature_size: F, features a region.
+        hidden_size: D.
+        dropout: the share of features that is dropped inside the perceptron.
+        freeze: whether it does not learn, and drops nothing in training.
+
+    Raises:
+        ValueError: if a size is not positive.
+
+    >>> import torch
+    >>> regions = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
+    >>> encoded = RegionFeatures(feature_size=6, hidden_size=8)(regions)
+    >>> encoded.tokens.shape, encoded.pooled.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 8]))
+    """
+
+    kinds = frozenset({"features"})
+
+    def __init__(self, feature_size: int, hidden_size: int = 256, dropout: float = 0.1, freeze: bool = False):
+        super().__init__()
+        positive(feature_size=feature_size, hidden_size=hidden_size)
+        self.width = hidden_size
+        self.perceptron = nn.Sequential(
+            nn.Linear(feature_size, hidden_size), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_size, hidden_size)
+        )
+        if freeze:
+            self.requires_grad_(False)
+
+    def forward(self, inputs: ModalityInputs) -> Encoded:
+        tokens = self.perceptron(visible(inputs.values, inputs.mask))  # [B, L, D]
+        return Encoded(tokens, inputs.mask, masked_mean(tokens, inputs.mask))

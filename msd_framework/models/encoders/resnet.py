@@ -1,0 +1,125 @@
+"""ResNet: torchvision's convolutional image encoders, whose grid cells are the tokens."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
+from msd_framework.models.features import KINDS, Features, within
+from msd_framework.models.layers.pooling import masked_mean, visible
+from msd_framework.models.pretrained.weights import load_exactly, read_tensors
+from msd_framework.structures import FeatureKind, ModalityInputs
+
+
+@ENCODERS.register("resnet")
+class ResNet(Encoder):
+    """A torchvision ResNet without its classifier: a token for each cell of the last grid, and the mean over them.
+
+    It has batch norms, which mix the examples of a batch in training, unless they are frozen. What a masked image holds
+    never matters, but in training it stands as zeros in their statistics, where an image that was dropped does not stand
+    at all: the maskers `attention` and `drop` then give other numbers. Freeze the batch norms where they shall be the same.
+
+    Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
+
+    Args:
+        name: how deep; 18 and 34 give 512 features, the others 2048.
+        weights: a name of torchvision's, such as IMAGENET1K_V1 or DEFAULT, which is downloaded once, or a file of such weights,
+            .safetensors or .pth; random if left out.
+        freeze_batch_norm: whether the batch norms keep the statistics and scales of the weights.
+        grid_size: rows and columns to which the last grid is averaged, such as [3, 1]; as it is if left out.
+        freeze: whether it does not learn, batch norms included.
+
+    Raises:
+        ValueError: if torchvision has no such weights, if the file's do not fit, or if there are no such grids.
+
+    >>> import torch
+    >>> images = ModalityInputs(torch.randn(1, 3, 64, 64), torch.ones(1, 1, dtype=torch.bool))
+    >>> ResNet()(images).tokens.shape
+    torch.Size([1, 4, 512])
+    """
+
+    reads = frozenset({"weights"})
+    kinds = frozenset({"pixels"})
+
+    def __init__(
+        self,
+        name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet18",
+        weights: str | None = None,
+        freeze_batch_norm: bool = False,
+        grid_size: list[int] | None = None,
+        freeze: bool = False,
+    ):
+        super().__init__()
+        if grid_size is not None and (len(grid_size) != 2 or min(grid_size) < 1):
+            raise ValueError(f"grid_size must be [rows, columns] of 1 or more, got {grid_size}")
+        self.cells = nn.Identity() if grid_size is None else nn.AdaptiveAvgPool2d((grid_size[0], grid_size[1]))
+        network = _network(name, weights, freeze_batch_norm)
+        self.width = network.fc.in_features
+        self.grid = nn.Sequential(OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc")))
+        if weights is not None and _is_file(weights):
+            tensors = read_tensors(Path(weights).expanduser())
+            load_exactly(self.grid, {n: t for n, t in tensors.items() if not n.startswith("fc.")}, weights)
+        if freeze:
+            self.requires_grad_(False)
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**options, "weights": None}
+
+    def forward(self, inputs: ModalityInputs) -> Encoded:
+        """The cells of the last grid.
+
+        Raises:
+            ValueError: if a batch norm that learns has a single number of each feature, which has no spread.
+        """
+        return self.forward_features(inputs, ())[0]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        """The cells of the grid after each of the four stages, and their mean."""
+        stages: dict[str, FeatureKind] = {f"{i}.{what}": KINDS[what] for i in range(1, 5) for what in ("hidden", "mean")}
+        return super().offered | stages
+
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
+        grid, stages = visible(inputs.values, inputs.mask), {}
+        try:
+            for name, module in self.grid.named_children():
+                grid = module(grid)  # [B, D, height, width]
+                if name.startswith("layer"):
+                    stages[name.removeprefix("layer")] = grid
+        except ValueError as error:
+            raise ValueError(f"{error}; raise training.batch_size or the image's size, or set freeze_batch_norm") from error
+        encoded = _cells(self.cells(grid), inputs.mask)
+        found = encoded.features(wanted)
+        for number, grid in stages.items():
+            stage = _cells(grid, inputs.mask).features([f"last.{what}" for what in within(number, wanted)])
+            found |= {f"{number}.{name.removeprefix('last.')}": feature for name, feature in stage.items()}
+        return encoded, found
+
+
+def _cells(grid: Tensor, mask: Tensor) -> Encoded:
+    """The cells of a grid [B, D, height, width] as tokens."""
+    tokens = grid.flatten(2).transpose(1, 2)  # [B, L, D]
+    mask = mask.expand(tokens.shape[:2])  # [B, L]
+    return Encoded(tokens, mask, masked_mean(tokens, mask))
+
+
+def _is_file(weights: str) -> bool:
+    return Path(weights).suffix in (".safetensors", ".pth", ".pt", ".bin")
+
+
+def _network(name: str, weights: str | None, freeze_batch_norm: bool) -> Any:
+    from torchvision.models import get_model, get_model_weights
+    from torchvision.ops import FrozenBatchNorm2d
+
+    known = None if weights is None or _is_file(weights) else weights
+    names = get_model_weights(name).__members__
+    if known is not None and known not in names:
+        raise ValueError(
+            f"torchvision's weights of {name} are {', '.join(names)}, got {known!r}; a file ends in .safetensors or .pth"
+        )
+    return get_model(name, weights=known, norm_layer=FrozenBatchNorm2d if freeze_batch_norm else nn.BatchNorm2d)

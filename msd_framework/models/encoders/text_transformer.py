@@ -1,0 +1,94 @@
+"""A small text encoder that starts from nothing: embeddings and transformer layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+from msd_framework.models.base import ENCODERS, Encoded, Encoder
+from msd_framework.models.features import Features, Span, Trace, layer_features, layers_of
+from msd_framework.models.layers.pooling import masked_mean
+from msd_framework.models.layers.transformer import Transformer
+from msd_framework.ranges import not_negative, positive
+from msd_framework.structures import FeatureKind, ModalityInputs
+
+
+@ENCODERS.register("transformer")
+class TextTransformer(Encoder):
+    """Word and position embeddings, transformer layers, and the mean over the words.
+
+    Args:
+        vocab_size: how many word ids there are.
+        pad_id: the id of [PAD].
+        hidden_size: D.
+        num_layers: transformer layers.
+        num_heads: heads of each attention.
+        intermediate_size: features inside each layer's perceptron; 4 D if left out.
+        max_positions: the longest text.
+        dropout: the share of features that is dropped.
+        attention_dropout: the share of attention weights that is dropped.
+        norm_first: whether layer norms stand before each part of a layer, which needs no warm-up, or after, as in BERT.
+        freeze: whether it does not learn, and drops nothing in training.
+
+    Raises:
+        ValueError: if a size is not positive, or if there is no such padding id.
+
+    >>> text = ModalityInputs(torch.tensor([[2, 7, 9, 0]]), torch.tensor([[True, True, True, False]]))
+    >>> TextTransformer(vocab_size=50, hidden_size=8, num_heads=2)(text).tokens.shape
+    torch.Size([1, 4, 8])
+    """
+
+    kinds = frozenset({"tokens"})
+
+    def __init__(
+        self,
+        vocab_size: int,
+        pad_id: int = 0,
+        hidden_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        intermediate_size: int | None = None,
+        max_positions: int = 512,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        norm_first: bool = True,
+        freeze: bool = False,
+    ):
+        super().__init__()
+        positive(vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=intermediate_size, max_positions=max_positions)
+        not_negative(num_layers=num_layers)
+        if not 0 <= pad_id < vocab_size:
+            raise ValueError(f"pad_id must be in 0..{vocab_size - 1}, got {pad_id}")
+        self.width, self.pad_id = hidden_size, pad_id
+        self.word = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_id)
+        self.position = nn.Embedding(max_positions, hidden_size)
+        self.max_positions = max_positions
+        for table in (self.word, self.position):
+            nn.init.normal_(table.weight, std=0.05)
+        self.dropout = nn.Dropout(dropout)
+        self.transformer = Transformer(
+            num_layers, hidden_size, num_heads, intermediate_size or 4 * hidden_size, dropout, attention_dropout, norm_first, 1e-5
+        )
+        if freeze:
+            self.requires_grad_(False)
+
+    def forward(self, inputs: ModalityInputs) -> Encoded:
+        return self.forward_features(inputs, ())[0]
+
+    @property
+    def offered(self) -> dict[str, FeatureKind]:
+        return super().offered | layer_features("", len(self.transformer.layers))
+
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
+        length, longest = inputs.values.shape[1], self.max_positions
+        if length > longest:
+            raise ValueError(f"a text has {length} positions and this encoder takes {longest}; set max_positions")
+        ids = inputs.values.masked_fill(~inputs.mask, self.pad_id)
+        positions = inputs.extras.get("positions", torch.arange(length, device=ids.device))
+        embedded = self.dropout(self.word(ids) + self.position(positions))  # [B, L, D]
+        tokens, states = self.transformer.trace(embedded, inputs.mask, layers_of(wanted))
+        encoded = Encoded(tokens, inputs.mask, masked_mean(tokens, inputs.mask))
+        trace = Trace(self.transformer, states, inputs.mask, {"": Span(0, length, inputs.mask)})
+        return encoded, encoded.features(wanted) | trace.features(wanted)

@@ -1,0 +1,1 @@
+"""What models are built of: the transformer, its packed form, embeddings, heads."""

@@ -1,0 +1,306 @@
+"""All views of a batch in one pass of a transformer: each token embedded once, and next to no padding.
+
+A row is one view of one example. Rows stand one after the other in a flat sequence; what looks at one token at a time takes all
+of it at once, and attention takes rows of one length together. Rows of nearly one length are padded to the longest of them where
+that costs less than taking them apart.
+
+How long rows are can be looked up on a CPU. Other devices would have to be waited for: there rows keep their padding, and
+attention takes those of a view together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import accumulate, chain
+from operator import or_
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from msd_framework.models.layers.transformer import SelfAttention, Transformer, TransformerLayer, whole
+
+Take: TypeAlias = Callable[[Tensor], Tensor]
+"""Takes U tokens, [U, ..], from anything that is aligned with the positions of a batch, [B, L, ..]."""
+
+Move: TypeAlias = Callable[[Tensor], Tensor]
+"""Takes some positions of a sequence, or all."""
+
+BLOCK_COST = 3_000_000
+"""What it costs a layer to take one more block of rows, in multiplications that a CPU could do meanwhile."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Positions of a view that stand together: its words, or its regions.
+
+    Args:
+        made_of: what their embeddings are made of; parts that are made of the very same objects are embedded once.
+        mask: bool [B, L], which positions can be seen.
+        contents: what `embed` takes, each aligned with the positions, [B, L, ..].
+        embed: makes embeddings [U, D] of the contents of U tokens; parts that share it are embedded in one call.
+        modality: what these are the positions of; None if they belong to the model alone.
+        special: bool [B, L], those of them that belong to the model all the same, such as [CLS]; None if there are none.
+    """
+
+    made_of: tuple[object, ...]
+    mask: Tensor
+    contents: tuple[Tensor, ...]
+    embed: Callable[..., Tensor]
+    modality: str | None = None
+    special: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that attention takes together.
+
+    Args:
+        num_rows: n.
+        length: L.
+        mask: bool [n, L], which positions can be seen; None if all can.
+    """
+
+    num_rows: int
+    length: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """R rows in a flat sequence of N places, block after block.
+
+    Args:
+        tokens: int64 [N], which of the embedded tokens stands at each place.
+        blocks: how the sequence divides into rows.
+        first: int64 [R], the place where each row begins, in the order of the sequence.
+        rank: int64 [R], which one of the sequence's rows each row is, in the order of the views.
+        kept: bool [B, L] of each view, which of its positions stand in the sequence; None if all of them do, in order.
+    """
+
+    tokens: Tensor
+    blocks: tuple[Block, ...]
+    first: Tensor
+    rank: Tensor
+    kept: tuple[Tensor, ...] | None = None
+
+    def place(self, embeddings: Tensor) -> Tensor:
+        """The sequence [N, D] of embedded tokens [U, D]."""
+        # the same as embeddings[self.tokens], whose derivative is slower
+        return F.embedding(self.tokens, embeddings)
+
+    def keep_first(self, x: Tensor) -> Tensor:
+        """The first position of each row, [R, D], of a sequence [N, D]."""
+        return x.index_select(0, self.first)
+
+    def unpack(self, x: Tensor) -> list[Tensor]:
+        """A sequence [N, D] as the positions [B, L, D] of each view; what stands where none was kept means nothing."""
+        if self.kept is None:
+            return self._split(x, [block.length for block in self.blocks])
+        # the n-th position that a row kept stands n - 1 places after the row's first one
+        firsts = torch.split(self.first[self.rank], [len(kept) for kept in self.kept])
+        return [F.embedding(first[:, None] + kept.cumsum(1) - 1, x) for first, kept in zip(firsts, self.kept)]
+
+    def attend(self, attention: SelfAttention, place: Move, x: Tensor) -> Tensor:
+        """What each place of a sequence reads in its row, [N, D].
+
+        Args:
+            attention: the attention.
+            place: makes the sequence of x: `whole`, or where x is [U, D], the distinct tokens, this class's `place`.
+            x: float [N, D] or [U, D]; it is projected as it is, so that distinct tokens are projected once.
+        """
+        query, key, value = place(attention.query(x)), place(attention.key(x)), place(attention.value(x))  # [N, D]
+        return self._attend(attention, query, [block.length for block in self.blocks], key, value)
+
+    def attend_first(self, attention: SelfAttention, place: Move, x: Tensor) -> Tensor:
+        """What the first position of each row reads in its row of a sequence, [R, D]; arguments as of `attend`."""
+        # keys and values of all positions, but one query a row: what the others would read is read by nobody
+        query, key, value = attention.query(self.keep_first(place(x))), place(attention.key(x)), place(attention.value(x))
+        return self._attend(attention, query, [1 for _ in self.blocks], key, value)
+
+    def _attend(self, attention: SelfAttention, query: Tensor, num_reading: list[int], key: Tensor, value: Tensor) -> Tensor:
+        lengths = [block.length for block in self.blocks]
+        blocks = zip(self._split(query, num_reading), self._split(key, lengths), self._split(value, lengths), self.blocks)
+        read = [attention.read(q, k, v, block.mask).flatten(0, 1) for q, k, v, block in blocks]
+        attended: Tensor = attention.output(torch.cat(read))
+        return attended
+
+    def _split(self, x: Tensor, lengths: list[int]) -> list[Tensor]:
+        pieces = torch.split(x, [block.num_rows * length for block, length in zip(self.blocks, lengths)])
+        return [piece.view(block.num_rows, length, -1) for piece, block, length in zip(pieces, self.blocks, lengths)]  # [n, l, D]
+
+
+def read_first(transformer: Transformer, x: Tensor, rows: PackedRows, place: Move = whole) -> Tensor:
+    """What a transformer makes of the first position of each row, [R, D]; its last layer computes nothing else.
+
+    Args:
+        transformer: a stack of layers.
+        x: float [N, D], the sequence before the first layer; or [U, D], the distinct tokens in it.
+        rows: how the sequence divides into rows.
+        place: makes the sequence of x: `rows.place` if x is the distinct tokens.
+    """
+    return read_layers(transformer, x, rows, place, ())[0]
+
+
+def read_layers(
+    transformer: Transformer, x: Tensor, rows: PackedRows, place: Move, layers: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """What `read_first` returns, and the sequence [N, D] after some layers; 0 is before the first one.
+
+    The last layer computes all positions only if it is among them.
+    """
+    *below, last = cast("list[TransformerLayer]", list(transformer.layers))
+    states = {0: place(x)} if 0 in layers else {}
+    for number, layer in enumerate(below, 1):
+        x = layer.step(x, place, partial(rows.attend, layer.attention, place))  # [N, D]
+        # From here on the same token is another thing in each row, since it has read there: x is the sequence itself.
+        place = whole
+        if number in layers:
+            states[number] = x
+    if (number := len(transformer.layers)) in layers:
+        x = transformer.last_norm(last.step(x, place, partial(rows.attend, last.attention, place)))  # [N, D]
+        states[number] = x
+        return rows.keep_first(x).index_select(0, rows.rank), states
+    x = last.step(x, lambda x: rows.keep_first(place(x)), partial(rows.attend_first, last.attention, place))  # [R, D]
+    read: Tensor = transformer.last_norm(x).index_select(0, rows.rank)
+    return read, states
+
+
+def pack(views: Sequence[Sequence[Part]], token_cost: int, last: Collection[int] = ()) -> tuple[Tensor, PackedRows]:
+    """Embeds the tokens of all views, each once, and puts them in rows.
+
+    Where a row begins is what is read of it in the end, so that position is there even if it is hidden, and then no other
+    position looks at it.
+
+    Args:
+        views: the parts of each view, of the same B examples.
+        token_cost: the multiplications of a layer for one token; the more there are, the less padding a block may hold.
+        last: views whose rows come after all others in the sequence, where rows are without padding.
+
+    Returns:
+        embeddings [U, D], and V * B rows, those of the first view first.
+    """
+    masks, kept, kept_of_parts = [], [], []
+    for view in views:
+        mask = torch.cat([part.mask for part in view], 1)  # [B, L]
+        # The first position is kept even where it is hidden: the classifier reads it. The others then do not look at it.
+        keep = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)  # [B, L]
+        masks.append(mask)
+        kept.append(keep)
+        kept_of_parts.append(torch.split(keep, [part.mask.shape[1] for part in view], 1))
+    embeddings, tokens = _embed(views, kept_of_parts)
+    if can_look(embeddings):
+        behind = torch.cat([torch.full((len(mask),), v in last) for v, mask in enumerate(masks)])  # [R]
+        # A block more costs about as much as BLOCK_COST multiplications, so that much padding is cheaper than another block.
+        return embeddings, _short_rows(tokens, masks, kept, BLOCK_COST // token_cost, behind)
+    return embeddings, _padded_rows(tokens, masks)
+
+
+def can_look(tensor: Tensor) -> bool:
+    """Whether a shape may depend on what is in a tensor without anything being waited for."""
+    return tensor.device.type == "cpu"
+
+
+def _embed(views: Sequence[Sequence[Part]], kept: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+    """Embeddings [U, D], and for each view which of them stands at each position, int64 [B, L]."""
+    # Parts by what embeds them, and those by what they are made of: parts of several views that show the same are alike.
+    shared: dict[Callable[..., Tensor], dict[tuple[int, ...], list[tuple[Part, Tensor]]]] = {}
+    for part, keep in zip(chain(*views), chain(*kept)):
+        shared.setdefault(part.embed, {}).setdefault(_identity(part), []).append((part, keep))
+    embedded: list[Tensor] = []
+    tokens: dict[tuple[int, ...], Tensor] = {}
+    num_tokens = 0
+    for embed, alike in shared.items():
+        contents: list[list[Tensor]] = []
+        for identity, parts in alike.items():
+            # A token is embedded if any view keeps it; the content of the first part is that of all of them.
+            take, place = _taking(reduce(or_, (keep for _, keep in parts)))
+            contents.append([take(content) for content in parts[0][0].contents])
+            tokens[identity] = place + num_tokens
+            num_tokens += len(contents[-1][0])
+        # one call for all that share `embed`; where there is one part alone, no copy is made of its contents
+        embedded.append(embed(*(same[0] if len(same) == 1 else torch.cat(same) for same in zip(*contents))))  # [U', D]
+    return torch.cat(embedded), [torch.cat([tokens[_identity(part)] for part in view], 1) for view in views]
+
+
+def _identity(part: Part) -> tuple[int, ...]:
+    return tuple(map(id, part.made_of))
+
+
+def _taking(kept: Tensor) -> tuple[Take, Tensor]:
+    """How tokens are taken from a batch, and which of them is at each position [B, L]."""
+    if can_look(kept):
+        flat = kept.flatten()
+        index = flat.nonzero().squeeze(1)  # [U]
+        return lambda x: x.flatten(0, 1).index_select(0, index), (flat.cumsum(0) - 1).view(kept.shape)
+    # How many are kept is not known without waiting for the device, so all are taken, with zeros for those that are not.
+    place = torch.arange(kept.numel(), device=kept.device).view(kept.shape)
+
+    def take(x: Tensor) -> Tensor:
+        return x.where(kept.view(kept.shape + (1,) * (x.ndim - 2)), torch.zeros((), dtype=x.dtype, device=x.device)).flatten(0, 1)
+
+    return take, place
+
+
+def _padded_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> PackedRows:
+    """Rows at the full length of their view, which is a block."""
+    blocks = tuple(Block(mask.shape[0], mask.shape[1], mask) for mask in masks)
+    starts = accumulate((block.num_rows * block.length for block in blocks), initial=0)
+    device = tokens[0].device
+    first = [start + block.length * torch.arange(block.num_rows, device=device) for start, block in zip(starts, blocks)]
+    rank = torch.arange(sum(block.num_rows for block in blocks), device=device)
+    return PackedRows(torch.cat([t.flatten() for t in tokens]), blocks, torch.cat(first), rank)
+
+
+def _short_rows(
+    tokens: Sequence[Tensor], masks: Sequence[Tensor], kept: Sequence[Tensor], tolerance: int, behind: Tensor
+) -> PackedRows:
+    """Rows without hidden positions, those behind after the others, the longest first, in blocks of (nearly) one length."""
+    longest = max(mask.shape[1] for mask in masks)
+    keep, token, mask = (torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in xs]) for xs in (kept, tokens, masks))  # [R, L]
+    # Longest first, so that rows of nearly one length are neighbours; stable, so that the same batch is always laid out alike.
+    order = (keep.sum(1) - (longest + 1) * behind).argsort(descending=True, stable=True)
+    lengths = keep.sum(1)[order]
+    keep, token, mask = keep[order], token[order], mask[order]
+    # What a row keeps moves to its left end. Position ids are in the embeddings already, so places mean nothing any more.
+    filled = torch.arange(longest) < lengths[:, None]  # [R, L]
+    token = torch.zeros_like(token).masked_scatter(filled, token[keep])
+    mask = torch.zeros_like(mask).masked_scatter(filled, mask[keep])
+
+    blocks, places, first, begin, size = [], [], [], 0, 0
+    # older versions of torch have no tolist within torch.func.jvp
+    counted = [int(length) for length in lengths.unbind()]
+    front = len(counted) - int(behind.sum())
+    rear = [(front + end, length) for end, length in _cuts(counted[front:], tolerance)]
+    for end, length in [*_cuts(counted[:front], tolerance), *rear]:
+        seen = mask[begin:end, :length]
+        # most blocks have no padding, and attention is faster without a mask
+        blocks.append(Block(end - begin, length, None if seen.all() else seen))
+        places.append(token[begin:end, :length].flatten())
+        first.append(torch.arange(size, size + (end - begin) * length, length))
+        begin, size = end, size + (end - begin) * length
+    return PackedRows(torch.cat(places), tuple(blocks), torch.cat(first), order.argsort(), tuple(kept))
+
+
+def _cuts(lengths: list[int], tolerance: int) -> list[tuple[int, int]]:
+    """Where blocks of rows end and how long they are, so that each has no more padding than is tolerated.
+
+    Args:
+        lengths: those of the rows, the longest first.
+        tolerance: padded positions that are better than one more block.
+
+    >>> _cuts([9, 9, 8, 5, 5], tolerance=1)
+    [(3, 9), (5, 5)]
+    """
+    if not lengths:
+        return []
+    cuts, length, padding = [], lengths[0], 0
+    for row, shorter in enumerate(lengths):
+        padding += length - shorter
+        if padding > tolerance:
+            cuts.append((row, length))
+            length, padding = shorter, 0
+    return [*cuts, (len(lengths), length)]

@@ -1,0 +1,231 @@
+"""Transformer layers: the ones of BERT, shared by every model and encoder that is written out here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.models.layers.dropout import Dropout
+
+
+class Attention(nn.Module):
+    r"""What queries read in a sequence of keys and values, with several heads; its projections are those of whoever uses it.
+
+    .. math:: \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V
+
+    with one Q, K, V for each head and d features a head. Written out rather than fused: it then also has
+    forward-mode derivatives and derivatives of derivatives.
+
+    Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, section 3.2.
+
+    Args:
+        hidden_size: D.
+        num_heads: into how many heads D is split.
+        dropout: the share of attention weights that is dropped.
+
+    Raises:
+        ValueError: if D cannot be split into that many heads.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__()
+        if num_heads < 1 or hidden_size % num_heads:
+            raise ValueError(f"num_heads must divide hidden_size, got {num_heads} heads for {hidden_size} features")
+        self.num_heads = num_heads
+        self.dropout = Dropout(dropout)
+
+    def read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """What queries [B, Q, D] read in values [B, L, D] where the mask [B, L] of the keys is True, or everywhere.
+
+        On a CPU it is float32 under autocast too: oneDNN makes a bfloat16 kernel for every new length of rows, and batches go on
+        bringing new ones.
+        """
+        if query.device.type != "cpu":
+            return self._read(query, key, value, mask)
+        precise = torch.promote_types(query.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            return self._read(query.to(precise), key.to(precise), value.to(precise), mask)
+
+    def _read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        scores, value = self.scores(query, key), self._heads(value)  # [B, heads, Q, L], [B, heads, L, d]
+        if mask is not None:  # added, since the derivative of that costs nothing
+            hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
+            scores = scores + hidden[:, None, None, :]
+        weights = self.dropout(scores.softmax(-1))
+        read: Tensor = (weights @ value).transpose(1, 2).flatten(2)  # [B, Q, D]
+        return read
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """How well queries [B, Q, D] fit keys [B, L, D], before any mask: [B, heads, Q, L]."""
+        query, key = self._heads(query), self._heads(key)
+        scores: Tensor = query / query.shape[-1] ** 0.5 @ key.transpose(-1, -2)
+        return scores
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+class SelfAttention(Attention):
+    """Multi-head attention of a sequence to itself.
+
+    Args:
+        hidden_size: D.
+        num_heads: into how many heads D is split.
+        dropout: the share of attention weights that is dropped.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__(hidden_size, num_heads, dropout)
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """What each position reads [B, L, D] in the positions of a sequence [B, L, D] whose mask [B, L] is True."""
+        read: Tensor = self.output(self.read(self.query(x), self.key(x), self.value(x), mask))  # [B, L, D]
+        return read
+
+
+class TransformerLayer(nn.Module):
+    r"""Attention and a two-layer perceptron, each with a residual and a layer norm.
+
+    .. math::
+        x' &= \mathrm{norm}(x + \mathrm{attention}(x)), & y &= \mathrm{norm}(x' + \mathrm{mlp}(x')) && \text{(BERT)} \\
+        x' &= x + \mathrm{attention}(\mathrm{norm}(x)), & y &= x' + \mathrm{mlp}(\mathrm{norm}(x')) && \text{(norm first)}
+
+    Source: Devlin et al., BERT, NAACL 2019; Xiong et al., On Layer Normalization in the Transformer Architecture, ICML 2020.
+
+    Args:
+        hidden_size: D.
+        num_heads: heads of the attention.
+        intermediate_size: features between the perceptron's two layers.
+        dropout: the share of features that is dropped after either part.
+        attention_dropout: the share of attention weights that is dropped.
+        norm_first: whether the layer norms stand before the two parts rather than after their residuals.
+        layer_norm_eps: what a layer norm adds to the variance.
+
+    >>> layer = TransformerLayer(hidden_size=8, num_heads=2, intermediate_size=16)
+    >>> layer(torch.zeros(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        norm_first: bool = False,
+        layer_norm_eps: float = 1e-12,
+    ):
+        super().__init__()
+        self.attention = SelfAttention(hidden_size, num_heads, attention_dropout)
+        self.attention_norm = nn.LayerNorm(hidden_size, layer_norm_eps)
+        self.expand = nn.Linear(hidden_size, intermediate_size)
+        self.contract = nn.Linear(intermediate_size, hidden_size)
+        self.mlp_norm = nn.LayerNorm(hidden_size, layer_norm_eps)
+        self.dropout = Dropout(dropout)
+        self.norm_first = norm_first
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The sequence [B, L, D] one layer on; positions whose mask [B, L] is False are not read."""
+        return self.step(x, whole, lambda y: self.attention(y, mask))
+
+    def step(self, x: Tensor, keep: Callable[[Tensor], Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """The positions that are kept, one layer on.
+
+        Args:
+            x: float [.., D].
+            keep: takes from x the positions that go on.
+            attend: what each of them reads in x.
+        """
+        if self.norm_first:
+            x = keep(x) + self.dropout(attend(self.attention_norm(x)))
+            x = x + self.dropout(self._mlp(self.mlp_norm(x)))
+        else:
+            x = self.attention_norm(keep(x) + self.dropout(attend(x)))
+            x = self.mlp_norm(x + self.dropout(self._mlp(x)))
+        return x
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        y: Tensor = self.contract(nn.functional.gelu(self.expand(x)))
+        return y
+
+
+class Transformer(nn.Module):
+    """A stack of layers; where the norms come first, a last one ends the stack.
+
+    Args:
+        num_layers: how many layers.
+        hidden_size: D.
+        num_heads: heads of each attention.
+        intermediate_size: features between each perceptron's two layers.
+        dropout: the share of features that is dropped after either part of a layer.
+        attention_dropout: the share of attention weights that is dropped.
+        norm_first: whether the layer norms stand before the two parts of a layer.
+        layer_norm_eps: what a layer norm adds to the variance.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        norm_first: bool = False,
+        layer_norm_eps: float = 1e-12,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TransformerLayer(hidden_size, num_heads, intermediate_size, dropout, attention_dropout, norm_first, layer_norm_eps)
+            for _ in range(num_layers)
+        )
+        self.last_norm = nn.LayerNorm(hidden_size, layer_norm_eps) if norm_first else nn.Identity()
+        self.token_cost = 4 * hidden_size**2 + 2 * hidden_size * intermediate_size
+        """The multiplications that a layer's matrices do for one token."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The sequence [B, L, D] after the last layer."""
+        for layer in self.layers:
+            x = layer(x, mask)
+        y: Tensor = self.last_norm(x)
+        return y
+
+    def hidden_states(self, x: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        """The sequence [B, L, D] after each layer in turn; the last one is what `forward` returns."""
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x, mask)
+            yield self.last_norm(x) if i == last else x
+
+    def trace(self, x: Tensor, mask: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """What `forward` returns, and the sequence [B, L, D] after some layers; 0 is before the first one."""
+        if not layers:
+            return self(x, mask), {}
+        states = [x, *self.hidden_states(x, mask)]
+        return states[-1] if self.layers else self.last_norm(x), {i: states[i] for i in layers}
+
+
+def whole(x: Tensor) -> Tensor:
+    """All positions go on."""
+    return x
+
+
+def bert_initialization(standard_deviation: float) -> Callable[[nn.Module], None]:
+    """What BERT starts from, to be given to `nn.Module.apply`: normal weights, zero biases, zero padding embedding."""
+
+    def initialize(module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=standard_deviation)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+    return initialize

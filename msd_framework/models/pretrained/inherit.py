@@ -1,0 +1,232 @@
+"""A model that starts from a larger one: from some of its layers, and from a part of their features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from msd_framework.models.base import MultimodalModel
+from msd_framework.models.layers.transformer import SelfAttention
+
+Layers: TypeAlias = Literal["even", "first", "last"] | list[int]
+"""Which layers of a stack are taken: spread evenly from the first one on, the first or last ones, or those of a list."""
+
+Cut: TypeAlias = Literal["slice", "svd"]
+"""What is kept of the heads of an attention where they get smaller."""
+
+
+def choose_layers(layers: Layers, num_taken: int, num_layers: int) -> list[int]:
+    """The numbers of the layers that a stack takes from a larger one.
+
+    Args:
+        layers: which ones.
+        num_taken: layers that it has.
+        num_layers: layers that the larger one has.
+
+    Raises:
+        ValueError: if it has more, or a list does not name one for each.
+
+    >>> choose_layers("even", 3, 12), choose_layers("first", 3, 12), choose_layers("last", 3, 12), choose_layers([0, 5, 11], 3, 12)
+    ([0, 4, 8], [0, 1, 2], [9, 10, 11], [0, 5, 11])
+    """
+    if num_taken > num_layers:
+        raise ValueError(f"wanted at most as many layers as the {num_layers} of what it starts from, got {num_taken}.")
+    if isinstance(layers, list):
+        if len(layers) != num_taken or not all(0 <= i < num_layers for i in layers):
+            raise ValueError(f"wanted {num_taken} numbers of layers between 0 and {num_layers - 1}, got {layers}.")
+        return list(layers)
+    first = {"first": 0, "last": num_layers - num_taken}
+    return [first[layers] + i if layers in first else i * num_layers // num_taken for i in range(num_taken)]
+
+
+def low_rank(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    r"""Two matrices whose product comes nearest to that of two others among all of a rank.
+
+    .. math:: A B \approx \left(U_r \Sigma_r^{1/2}\right) \left(\Sigma_r^{1/2} V_r^\top\right), \qquad A B = U \Sigma V^\top
+
+    with the r largest singular values: nothing of this rank is nearer in the Frobenius norm (Eckart and Young, 1936). The product
+    itself is never made, so that it takes little time however large it is.
+
+    Args:
+        left: A, float [M, K].
+        right: B, float [K, N].
+        rank: r, at most K.
+
+    Returns:
+        float [M, r] and [r, N].
+
+    >>> a, b = low_rank(torch.tensor([[1.0, 0.0], [0.0, 1e-3]]), torch.eye(2), rank=1)
+    >>> (a @ b).abs().round(decimals=4)
+    tensor([[1., 0.],
+            [0., 0.]])
+    """
+    q_left, r_left = torch.linalg.qr(left.double())
+    q_right, r_right = torch.linalg.qr(right.double().T)
+    u, s, v = torch.linalg.svd(r_left @ r_right.T)
+    root = s[:rank].sqrt()
+    return (q_left @ u[:, :rank] * root).to(left), (root[:, None] * (v[:rank] @ q_right.T)).to(right)
+
+
+class Inheritance:
+    r"""What a model takes of a larger one, by the names of their parts.
+
+    - A tensor of the same shape is copied: a model of the same sizes becomes the same model.
+    - A stack of fewer layers (a list of modules) takes some of them.
+    - In parts that a model calls `narrows`, a tensor that is smaller is cut to the first rows and columns of the larger one, so
+      that all parts keep the same features of the sequence. Of an attention the first heads are kept, and of heads that are
+      smaller the first features; with `svd`, the best approximation of what they compute: of the scores
+      :math:`x^\top W_q^\top W_k\, x'`, biases included, and of what is read, :math:`W_o W_v x`, each a linear map whose rank
+      is the size of a head (`low_rank`).
+
+    Taking layers is that of Sanh et al., DistilBERT, 2019 (arXiv:1910.01108), section 3.
+
+    Args:
+        model: what is to start.
+        source: what it starts from; its weights are only looked at by `tensors`.
+        layers: which layers are taken.
+        cut: how heads get smaller.
+        only: parts of the model that are taken; the rest keeps its own first weights. All of it if empty.
+
+    Attributes:
+        problems: what does not fit, as sentences.
+    """
+
+    def __init__(
+        self, model: MultimodalModel, source: MultimodalModel, layers: Layers = "even", cut: Cut = "slice", only: Sequence[str] = ()
+    ):
+        self.model, self.source, self.cut, self.only = model, source, cut, tuple(only)
+        self.problems: list[str] = []
+        self.stacks = self._stacks(layers)
+        self.state: Mapping[str, Tensor] = source.state_dict()
+        self.taken = {name: self.name_of(name) for name in model.state_dict() if self._is_taken(name)}
+        attentions = {name: m for name, m in model.named_modules() if isinstance(m, SelfAttention) and self._is_taken(f"{name}.")}
+        modules = dict(source.named_modules())
+        found = {name: (m, modules.get(self.name_of(name))) for name, m in attentions.items()}
+        self.attentions = {name: (m, other) for name, (m, other) in found.items() if isinstance(other, SelfAttention)}
+        self.problems = self.problems or self._part_problems() or self._shape_problems() or self._head_problems()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights that the model takes, by its names for them.
+
+        Raises:
+            ValueError: if something does not fit.
+        """
+        if self.problems:
+            raise ValueError(" ".join(self.problems))
+        own = self.model.state_dict()
+        found = {name: _first(self.state[there], own[name].shape) for name, there in self.taken.items()}
+        for name, (attention, other) in self.attentions.items():
+            if _sizes(attention) != _sizes(other):
+                found |= {f"{name}.{part}": tensor for part, tensor in smaller_attention(attention, other, self.cut).items()}
+        return found
+
+    def name_of(self, name: str) -> str:
+        """What a part of the model is called in the source."""
+        for stack, chosen in self.stacks.items():
+            if name.startswith(f"{stack}."):
+                number, dot, rest = name.removeprefix(f"{stack}.").partition(".")
+                name = f"{stack}.{chosen[int(number)]}{dot}{rest}"
+        return name
+
+    def _stacks(self, layers: Layers) -> dict[str, list[int]]:
+        theirs = {name: len(m) for name, m in self.source.named_modules() if isinstance(m, nn.ModuleList)}
+        stacks: dict[str, list[int]] = {}
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.ModuleList) and name in theirs and self._is_taken(f"{name}."):
+                try:
+                    stacks[name] = choose_layers(layers, len(module), theirs[name])
+                except ValueError as error:
+                    self.problems.append(f"layers: {name}: {error}")
+                    stacks[name] = [min(i, theirs[name] - 1) for i in range(len(module))]
+        return stacks
+
+    def _is_taken(self, name: str) -> bool:
+        return not self.only or any(name.startswith(f"{part}.") for part in self.only)
+
+    def _part_problems(self) -> list[str]:
+        parts = sorted({name.partition(".")[0] for name in self.model.state_dict()})
+        return [
+            f"only[{i}]: the model has no part {part!r}; it has {', '.join(parts)}."
+            for i, part in enumerate(self.only)
+            if not any(name.startswith(f"{part}.") for name in self.model.state_dict())
+        ]
+
+    def _shape_problems(self) -> list[str]:
+        missing = [name for name, there in self.taken.items() if there not in self.state]
+        if missing:
+            return [
+                f"what it starts from has no {missing[0]} ({len(missing)} of {len(self.taken)} tensors are missing there). Start "
+                f"from a model of the same kind, or name the parts to take in only."
+            ]
+        if self.model.num_classes != self.source.num_classes and not self.only:
+            return [
+                f"what it starts from tells {self.source.num_classes} classes apart and the model {self.model.num_classes}. Name "
+                f"the parts to take in only, without the classifier."
+            ]
+        own = self.model.state_dict()
+        for name, there in self.taken.items():
+            here, theirs = list(own[name].shape), list(self.state[there].shape)
+            differ = f"{name} is {here} here and {theirs} in what it starts from."
+            if len(here) != len(theirs) or any(a > b for a, b in zip(here, theirs)):
+                return [f"{differ} Only a smaller model can start from it."]
+            if here != theirs and not name.startswith(self.model.narrows):
+                narrow = ", ".join(part.rstrip(".") for part in self.model.narrows) or "no part of this model"
+                return [f"{differ} What can be cut is {narrow}: give the rest the same sizes."]
+        return []
+
+    def _head_problems(self) -> list[str]:
+        for name, (attention, other) in self.attentions.items():
+            (heads, size), (their_heads, their_size) = _sizes(attention), _sizes(other)
+            if heads > their_heads or size > their_size:
+                return [
+                    f"{name} has {heads} heads of {size} features, and what it starts from {their_heads} of {their_size}: neither "
+                    f"may be more. Take another num_heads."
+                ]
+        return []
+
+
+def smaller_attention(attention: SelfAttention, source: SelfAttention, cut: Cut) -> dict[str, Tensor]:
+    """The weights of an attention from those of one with as many or more heads, as large or larger, of as many features or more.
+
+    Args:
+        attention: says the sizes.
+        source: says the weights.
+        cut: how heads get smaller.
+    """
+    (heads, size), (_, their_size), width = _sizes(attention), _sizes(source), attention.query.in_features
+
+    def rows(layer: nn.Linear) -> Tensor:
+        """Weights and bias of each head that is kept, [h, d, D' + 1]."""
+        weight = torch.cat([layer.weight[:, :width], layer.bias[:, None]], 1)
+        return weight.view(-1, their_size, width + 1)[:heads].detach()
+
+    query, key, value = rows(source.query), rows(source.key), rows(source.value)
+    read = source.output.weight[:width].view(width, -1, their_size)[:, :heads].transpose(0, 1).detach()  # [h, D', d]
+    bias = source.output.bias[:width].detach()
+    if cut == "slice" or size == their_size:
+        query, key, value, read = query[:, :size], key[:, :size], value[:, :size], read[..., :size]
+    else:
+        scale = (size / their_size) ** 0.5  # scores are divided by the root of a head's size
+        scored = [low_rank(scale * q.T, k, size) for q, k in zip(query, key)]  # [D' + 1, d'] and [d', D' + 1]
+        query, key = torch.stack([q.T for q, _ in scored]), torch.stack([k for _, k in scored])
+        bias = bias + (read @ value[..., -1:]).sum((0, 2))  # weights of an attention add up to 1, so a bias passes through it
+        passed = [low_rank(o, v[:, :-1], size) for o, v in zip(read, value)]  # [D', d'] and [d', D']
+        read, value = torch.stack([o for o, _ in passed]), torch.stack([v for _, v in passed])
+        value = torch.cat([value, value.new_zeros(heads, size, 1)], -1)
+    layers = {"query": query, "key": key, "value": value}
+    found = {f"{n}.{part}": x for n, w in layers.items() for part, x in (("weight", w[..., :-1]), ("bias", w[..., -1]))}
+    found = {name: x.reshape(heads * size, *x.shape[2:]) for name, x in found.items()}
+    return found | {"output.weight": read.transpose(0, 1).reshape(width, heads * size), "output.bias": bias}
+
+
+def _sizes(attention: SelfAttention) -> tuple[int, int]:
+    """How many heads there are, and how many features each has."""
+    return attention.num_heads, attention.query.out_features // attention.num_heads
+
+
+def _first(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first rows, columns and so on of a tensor."""
+    return tensor[tuple(slice(n) for n in shape)]

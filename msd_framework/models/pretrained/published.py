@@ -1,0 +1,260 @@
+"""Weights as others publish them: read, found under their prefixes, renamed, and their sizes told by their shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from msd_framework.models.pretrained.weights import Pretrained, load_exactly, read_pretrained, read_tensors
+
+Tensors = Mapping[str, Tensor]
+
+Sizes = TypeVar("Sizes")
+
+FILE_ENDINGS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+"""Parts of the names of 2018, and what they became."""
+
+BERT_NAMES = {
+    "embeddings.word_embeddings.": "embeddings.word.",
+    "embeddings.position_embeddings.": "embeddings.position.",
+    "embeddings.token_type_embeddings.": "embeddings.segment.",
+    "embeddings.LayerNorm.": "embeddings.norm.",
+    "encoder.layer.": "encoder.layers.",
+    ".attention.self.query.": ".attention.query.",
+    ".attention.self.key.": ".attention.key.",
+    ".attention.self.value.": ".attention.value.",
+    ".attention.output.dense.": ".attention.output.",
+    ".attention.output.LayerNorm.": ".attention_norm.",
+    ".intermediate.dense.": ".expand.",
+    ".output.dense.": ".contract.",
+    ".output.LayerNorm.": ".mlp_norm.",
+    "pooler.dense.": "pooler.",
+}
+"""Parts of the names of a BERT's weights, theirs to ours; the longer of two that overlap comes first."""
+
+BERT_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "num_segments": "type_vocab_size",
+}
+"""What we call each size of a BERT, and what its config.json does."""
+
+RESNET_NAMES = {"image_encoder.grid.0.": "image_encoder.grid.conv1.", "image_encoder.grid.1.": "image_encoder.grid.bn1."} | {
+    f"image_encoder.grid.{i + 3}.": f"image_encoder.grid.layer{i}." for i in range(1, 5)
+}
+"""Numbers of the parts of a torchvision ResNet without its classifier, and their names."""
+
+
+@dataclass(frozen=True)
+class WeightMap:
+    """How published weights become those of a model, as a table.
+
+    Args:
+        names: parts of names, theirs to ours, replaced in this order.
+        prefixes: under the first of these that there is stand the weights; "" is everything.
+        unused: parts of their names of what takes no part in any output.
+        only: how our names begin of what is taken.
+        left_out: how our names begin of what is not.
+        parts: the parts of the model that the weights are of.
+        shapes: which of our tensors tells a size, and in which of its dimensions.
+        counts: under which of our prefixes parts are numbered, whose number is a size.
+        mark: how one of our names begins that all weights of this kind have.
+        kind: what they are not if they have no such name, and why.
+        not_in_bert: how our names begin of what a BERT has not, and of what they are copies at first where a model begins with one;
+            with "" they stay as they are initially.
+        image_encoder: how our names of an image encoder's weights begin, with which a model may do without.
+    """
+
+    names: tuple[Mapping[str, str], ...] = ()
+    prefixes: tuple[str, ...] = ("",)
+    unused: tuple[str, ...] = (".position_ids",)
+    only: tuple[str, ...] = ("",)
+    left_out: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    counts: Mapping[str, str] = field(default_factory=dict)
+    mark: str = ""
+    kind: str = ""
+    not_in_bert: Mapping[str, str] = field(default_factory=dict)
+    image_encoder: str = "image_encoder."
+
+    def ours(self, tensors: Tensors) -> dict[str, Tensor]:
+        """The weights of a file by our names; none if there is no such prefix.
+
+        >>> import torch
+        >>> weights = WeightMap(names=({"layer.": "layers.", "LayerNorm.": "norm."},), prefixes=("bert.", "model.bert."))
+        >>> list(weights.ours({"model.bert.layer.0.LayerNorm.gamma": torch.ones(1), "model.cls": torch.ones(1)}))
+        ['layers.0.norm.weight']
+        """
+        prefix = next((p for p in self.prefixes if any(name.startswith(p) for name in tensors)), "nowhere")
+        found = {}
+        for name, tensor in tensors.items():
+            if name.startswith(prefix) and not any(part in name for part in self.unused):
+                own = name.removeprefix(prefix)
+                for names in (OLD_NAMES, *self.names):
+                    for theirs, ours in names.items():
+                        own = own.replace(theirs, ours)
+                if own.startswith(self.only) and not own.startswith(self.left_out):
+                    found[own] = tensor
+        return found
+
+    def theirs(self, tensors: Tensors) -> dict[str, Tensor]:
+        """The weights of a model by their names, without prefix."""
+        found = {}
+        for name, tensor in tensors.items():
+            for names in self.names:
+                for theirs, ours in names.items():
+                    name = name.replace(ours, theirs)
+            found[name] = tensor
+        return found
+
+    def sizes(self, tensors: Tensors, source: str) -> dict[str, int]:
+        """The sizes that the shapes of a file's weights tell.
+
+        Raises:
+            ValueError: if they are of another kind.
+        """
+        own = self.ours(tensors)
+        self._refuse_others(own, source)
+        sizes = {size: own[name].shape[dim] for size, (name, dim) in self.shapes.items() if name in own}
+        return sizes | {size: count(own, prefix) for size, prefix in self.counts.items()}
+
+    def body(self, model: nn.Module) -> nn.ModuleDict:
+        """The parts of a model that the weights are of."""
+        return nn.ModuleDict({name: part for name, part in model.named_children() if name in self.parts})
+
+    def load(self, model: nn.Module, pretrained: Pretrained | None) -> None:
+        """Gives a model published weights, if there are any.
+
+        Raises:
+            ValueError: if they do not fit.
+        """
+        if pretrained is not None:
+            body = self.body(model)
+            load_exactly(body, self.complete(pretrained, body.state_dict()), pretrained.source)
+
+    def load_head(self, head: nn.Module, pretrained: Pretrained | None) -> None:
+        """Gives a classifier the weights of one that was published with a model's.
+
+        Raises:
+            ValueError: if there are no weights, no classifier among them, or one that does not fit.
+        """
+        if pretrained is None:
+            raise ValueError("pretrained_head needs pretrained, the file that the classifier is in")
+        tensors = self.ours(pretrained.tensors)
+        if not tensors:
+            raise ValueError(f"there is no classifier in {pretrained.source}, so pretrained_head cannot take it")
+        load_exactly(head, tensors, f"the classifier in {pretrained.source}")
+
+    def complete(self, pretrained: Pretrained, initial: Tensors) -> dict[str, Tensor]:
+        """The weights of a file by our names; where it may lack some, as a BERT does, the initial ones.
+
+        Raises:
+            ValueError: if they are of another kind, or there is an image encoder among them and none in the model.
+        """
+        tensors = self.ours(pretrained.tensors)
+        is_bert = bool(pretrained.config) and pretrained.config.get("model_type", "bert") == "bert"
+        if is_bert and self.not_in_bert:
+            parts = {name.partition(".")[0] for name in initial}
+            tensors = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in parts}
+            for name, tensor in initial.items():
+                for begin, as_well in self.not_in_bert.items():
+                    if name.startswith(begin):
+                        tensors[name] = tensors.get(as_well + name.removeprefix(begin), tensor)
+        else:
+            self._refuse_others(tensors, pretrained.source)
+        own_encoder = {name: tensor for name, tensor in initial.items() if name.startswith(self.image_encoder)}
+        published = any(name.startswith(self.image_encoder) for name in tensors)
+        if published and not own_encoder:
+            text = "have an image encoder, a ResNet; give the model one as image_encoder"
+            raise ValueError(f"the weights of {pretrained.source} {text}")
+        return known(tensors if published else own_encoder | tensors, initial)
+
+    def _refuse_others(self, own: Tensors, source: str) -> None:
+        if not any(name.startswith(self.mark) for name in own):
+            raise ValueError(f"the weights of {source} are not of {self.kind}")
+
+
+MMF_HEADS = ("model.classifier.", "bert.classifier.", "base.classifier.", "classifier.")
+
+HEAD = WeightMap(names=({"0.dense.": "0.", "0.LayerNorm.": "2.", "1.": "3."},), prefixes=MMF_HEADS)
+"""MMF's classifier."""
+
+
+def read_published(source: str) -> Pretrained:
+    """The weights of one file, which states no sizes, or of a folder or hub name in the layout of transformers.
+
+    Raises:
+        ValueError: if there is no such file, folder or name, or if it cannot be read.
+    """
+    path = Path(source).expanduser()
+    if path.suffix not in FILE_ENDINGS:
+        return read_pretrained(source)
+    return Pretrained(source, {}, read_tensors(path))
+
+
+def known(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+    """All but the counters of batches that some versions of batch norms save."""
+    return {n: t for n, t in tensors.items() if n in initial or not n.endswith(".num_batches_tracked")}
+
+
+def count(names: Iterable[str], prefix: str) -> int:
+    """How many numbered parts there are under a prefix: its layers.
+
+    >>> count(["layers.0.a", "layers.0.b", "layers.11.a"], "layers.")
+    2
+    """
+    return len({m.group(1) for n in names if (m := re.match(re.escape(prefix) + r"(\d+)\.", n))})
+
+
+def choose_sizes(
+    kind: Callable[..., Sizes],
+    sizes_of: Callable[[Pretrained], Mapping[str, Any]],
+    given: Mapping[str, Any],
+    pretrained: Pretrained | None,
+) -> Sizes:
+    """The sizes of published weights if there are any, else those given, else the defaults of their kind.
+
+    A vocabulary that is smaller than the published one fits it: all its ids have an embedding.
+
+    Raises:
+        ValueError: if what was given contradicts the published weights, or if they are not of such a model.
+    """
+    named = {name: size for name, size in given.items() if size is not None}
+    if pretrained is None:
+        return kind(**named)
+    published = sizes_of(pretrained)
+    for name, size in named.items():
+        theirs = published.get(name, size)
+        if size != theirs and not (name == "vocab_size" and size < theirs):
+            raise ValueError(f"{name} is {size}, and the weights of {pretrained.source} have {theirs}")
+    return kind(**{**named, **published})
+
+
+def bert_sizes(pretrained: Pretrained, names: Mapping[str, str], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes that a folder's config.json states, which must be of a BERT.
+
+    Args:
+        pretrained: the folder.
+        names: what we call each size, and what the file does.
+        fixed: what it must state if it states it.
+
+    Raises:
+        ValueError: if it is another kind of model, or one that computes something else.
+    """
+    config = pretrained.config
+    for key, value in {"model_type": "bert", "hidden_act": "gelu", **fixed}.items():
+        if config.get(key, value) != value:
+            raise ValueError(f"{pretrained.source} has {key} {config[key]!r}, wanted {value!r}")
+    return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}

@@ -1,0 +1,135 @@
+"""ViLBERT's weights and sizes under the names that its authors and MMF give them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, WeightMap, bert_sizes
+from msd_framework.models.pretrained.weights import Pretrained
+from msd_framework.ranges import positive
+
+LAYER_NORM_EPS = 1e-12
+"""What all of ViLBERT's layer norms add to the variance."""
+
+PREFIXES = ("model.bert.", "bert.bert.", "bert.")
+"""Under which the two streams stand: in MMF's files, in its old ones, and in the authors' and transformers'."""
+
+THEIR_NAMES = {
+    "v_embeddings.image_embeddings.": "image_embeddings.feature.",
+    "v_embeddings.image_location_embeddings.": "image_embeddings.location.",
+    "v_embeddings.LayerNorm.": "image_embeddings.norm.",
+    "encoder.layer.": "text_layers.",
+    "encoder.v_layer.": "image_layers.",
+    "encoder.c_layer.": "connections.",
+    ".biattention.query1.": ".image.attention.query.",
+    ".biattention.key2.": ".image.attention.key.",
+    ".biattention.value2.": ".image.attention.value.",
+    ".biOutput.dense1.": ".image.attention.output.",
+    ".biOutput.LayerNorm1.": ".image.attention_norm.",
+    ".v_intermediate.dense.": ".image.expand.",
+    ".v_output.dense.": ".image.contract.",
+    ".v_output.LayerNorm.": ".image.mlp_norm.",
+    ".biattention.query2.": ".text.attention.query.",
+    ".biattention.key1.": ".text.attention.key.",
+    ".biattention.value1.": ".text.attention.value.",
+    ".biOutput.dense2.": ".text.attention.output.",
+    ".biOutput.LayerNorm2.": ".text.attention_norm.",
+    ".t_intermediate.dense.": ".text.expand.",
+    ".t_output.dense.": ".text.contract.",
+    ".t_output.LayerNorm.": ".text.mlp_norm.",
+    "t_pooler.dense.": "text_pooler.",
+    "v_pooler.dense.": "image_pooler.",
+}
+"""Parts of names, theirs to ours: 1 is vision and 2 is text, and who reads has the query. BERT's own follow."""
+
+WEIGHTS = WeightMap(
+    names=(THEIR_NAMES, BERT_NAMES),
+    prefixes=(*PREFIXES, ""),
+    unused=(".biOutput.q_dense1.", ".biOutput.q_dense2.", ".position_ids"),
+    parts=("embeddings", "image_embeddings", "text_layers", "image_layers", "connections", "text_pooler", "image_pooler"),
+    shapes={
+        "vocab_size": ("embeddings.word.weight", 0),
+        "hidden_size": ("embeddings.word.weight", 1),
+        "max_positions": ("embeddings.position.weight", 0),
+        "num_segments": ("embeddings.segment.weight", 0),
+        "intermediate_size": ("text_layers.0.expand.weight", 0),
+        "feature_size": ("image_embeddings.feature.weight", 1),
+        "image_hidden_size": ("image_embeddings.feature.weight", 0),
+        "image_intermediate_size": ("image_layers.0.expand.weight", 0),
+        "co_hidden_size": ("text_pooler.weight", 0),
+    },
+    counts={"num_layers": "text_layers.", "image_num_layers": "image_layers.", "num_connections": "connections."},
+    mark="image_embeddings.feature.weight",
+    kind=f"a ViLBERT: there are no v_embeddings under {PREFIXES}",
+    not_in_bert=dict.fromkeys(("image_embeddings.", "image_layers.", "connections.", "text_pooler.", "image_pooler."), ""),
+)
+"""Both streams; a BERT is the text's."""
+
+
+@dataclass(frozen=True)
+class StreamSizes:
+    """What fixes the layers of one stream."""
+
+    width: int
+    num_heads: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True)
+class VilbertSizes:
+    """What fixes the shapes of ViLBERT's weights, and the heads; the defaults are those of the published model.
+
+    Raises:
+        ValueError: if they do not go together.
+    """
+
+    vocab_size: int = 30522
+    feature_size: int = 2048
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    max_positions: int = 512
+    num_segments: int = 2
+    image_hidden_size: int = 1024
+    image_num_layers: int = 6
+    image_num_heads: int = 8
+    image_intermediate_size: int = 1024
+    co_hidden_size: int = 1024
+    co_num_heads: int = 8
+    num_connections: int = 6
+
+    def __post_init__(self) -> None:
+        positive(**asdict(self))
+        for of, width, heads in (
+            ("", self.hidden_size, self.num_heads),
+            ("image_", self.image_hidden_size, self.image_num_heads),
+            ("co_", self.co_hidden_size, self.co_num_heads),
+        ):
+            if width % heads:
+                raise ValueError(f"{of}num_heads must divide {of}hidden_size, got {heads} heads for {width} features")
+        most = min(self.num_layers, self.image_num_layers)
+        if self.num_connections > most:
+            raise ValueError(
+                f"num_connections must be at most {most}, the layers of the shorter stream, got {self.num_connections}"
+            )
+
+    @property
+    def text(self) -> StreamSizes:
+        return StreamSizes(self.hidden_size, self.num_heads, self.intermediate_size)
+
+    @property
+    def image(self) -> StreamSizes:
+        return StreamSizes(self.image_hidden_size, self.image_num_heads, self.image_intermediate_size)
+
+
+def sizes_of(pretrained: Pretrained) -> dict[str, Any]:
+    """The sizes that published weights tell: all but the heads of a ViLBERT's, or those of the text stream of a BERT's.
+
+    Raises:
+        ValueError: if they are of neither.
+    """
+    if pretrained.config:
+        return bert_sizes(pretrained, BERT_SIZES, {"layer_norm_eps": LAYER_NORM_EPS})
+    return WEIGHTS.sizes(pretrained.tensors, pretrained.source)

@@ -1,0 +1,150 @@
+"""Digit cards as VQA v2: a question about a card, and the answers of ten people."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from msd_framework.files import write_text
+from msd_framework.worlds.cards import INKS, PLAIN_INKS, draw_card
+from msd_framework.worlds.layout import Drawn, Layout, Recipe, Split, draw_kinds, spoil
+from msd_framework.worlds.words import BIG, NOUNS, NUMBERS, SMALL, choose
+
+ANSWERS = (*(str(digit) for digit in range(10)), *PLAIN_INKS, "yes", "no")
+"""All that is ever answered. Numbers are written as digits, as the official normalisation of VQA has them."""
+
+ANSWER_TYPES = {**dict.fromkeys(ANSWERS[:10], "number"), **dict.fromkeys(PLAIN_INKS, "other"), "yes": "yes/no", "no": "yes/no"}
+NUM_ANNOTATORS = 10
+ANNOTATOR_NOISE = 0.1
+"""How often one of the ten gives an answer at random."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its type as the publisher calls it, its answer, and the modality that decides it."""
+
+    text: str
+    type: str
+    answer: str
+    decided_by: str = "both"
+
+
+def which_digit(digit: int, ink: int, generator: np.random.Generator) -> Question:
+    """Asks for the digit."""
+    frames = ("what number is this", "what digit is on this {noun}", "what number is on the {noun}")
+    return Question(choose(frames, generator).format(noun=choose(NOUNS, generator)), "what", str(digit))
+
+
+def which_ink(digit: int, ink: int, generator: np.random.Generator) -> Question:
+    """Asks for the ink."""
+    frames = ("what color is the digit", "what color is the ink on this {noun}", "what color is the {noun}")
+    return Question(choose(frames, generator).format(noun=choose(NOUNS, generator)), "what color is the", INKS[ink])
+
+
+def is_it_big(digit: int, ink: int, generator: np.random.Generator) -> Question:
+    """Asks whether the digit is big, which is 5 or more, or small."""
+    big = bool(generator.random() < 0.5)
+    text = f"is the number on this {choose(NOUNS, generator)} {choose(BIG if big else SMALL, generator)}"
+    return Question(text, "is the", _yes_no((digit >= 5) == big))
+
+
+def is_it_this(digit: int, ink: int, generator: np.random.Generator) -> Question:
+    """Asks whether the digit is a given one, which it is in half of the questions and by chance."""
+    named = digit if generator.random() < 0.5 else int(generator.integers(10))
+    return Question(f"is the number on this {choose(NOUNS, generator)} {NUMBERS[named]}", "is the", _yes_no(digit == named))
+
+
+def what_sum(digit: int, ink: int, generator: np.random.Generator) -> Question:
+    """Asks for a sum that has nothing to do with the card."""
+    first, second = (int(term) for term in generator.integers(0, 5, 2))
+    return Question(f"what is {NUMBERS[first]} plus {NUMBERS[second]}", "what is", str(first + second), decided_by="text")
+
+
+KINDS = {"digit": which_digit, "ink": which_ink, "size": is_it_big, "check": is_it_this, "sum": what_sum}
+
+
+class VqaLayout(Layout):
+    """Questions, annotations and ``<split>/COCO_<split>_<12 digits>.jpg``; an annotation has the extra key ``decided_by``.
+
+    The annotations of ``test2015``, which the publisher keeps back, are written too.
+    """
+
+    splits: ClassVar[Mapping[str, Split]] = {
+        "train2014": Split("train", 3000),
+        "val2014": Split("dev", 500),
+        "test2015": Split("test", 2000),
+    }
+    dataset: ClassVar[Mapping[str, Any]] = {"type": "vqa2"}
+    mix: ClassVar[Mapping[str, float]] = dict.fromkeys(KINDS, 0.2)
+
+    def draw(self, recipe: Recipe) -> Drawn:
+        generator, size = recipe.generator, len(recipe.ids)
+        kinds = draw_kinds(recipe)
+        digits, inks = generator.integers(0, 10, size), generator.integers(0, len(PLAIN_INKS), size)
+        images = draw_card(digits, inks, recipe.bank, recipe.noise, generator)
+        questions = [KINDS[kind](int(d), int(i), generator) for kind, d, i in zip(kinds, digits, inks)]
+        truth = np.array([ANSWERS.index(q.answer) for q in questions], np.int64)
+        agreed = spoil(truth, len(ANSWERS), recipe.label_noise, generator)
+        astray = generator.random((size, NUM_ANNOTATORS)) < ANNOTATOR_NOISE
+        given = np.where(astray, generator.integers(0, len(ANSWERS), astray.shape), agreed[:, None])  # [N, 10]
+        return Drawn(
+            images,
+            records=[_record(number, q, [ANSWERS[a] for a in row]) for number, q, row in zip(recipe.ids, questions, given)],
+            oracle=[
+                {
+                    "id": question_id(number),
+                    "kind": kinds[i],
+                    "decided_by": questions[i].decided_by,
+                    "label": questions[i].answer,
+                    "ink": INKS[inks[i]],
+                    "digit": int(digits[i]),
+                }
+                for i, number in enumerate(recipe.ids)
+            ],
+        )
+
+    def image_path(self, split: str, number: int) -> str:
+        return f"{split}/COCO_{split}_{number:012d}.jpg"
+
+    def write_index(self, folder: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        for split, rows in records.items():
+            head = {"info": {"description": "digit cards"}, "data_type": "mscoco", "license": {}, "data_subtype": split}
+            questions = {**head, "task_type": "Open-Ended", "questions": [row["question"] for row in rows]}
+            annotations = {**head, "annotations": [row["annotation"] for row in rows]}
+            write_text(folder / f"v2_OpenEnded_mscoco_{split}_questions.json", json.dumps(questions))
+            write_text(folder / f"v2_mscoco_{split}_annotations.json", json.dumps(annotations))
+
+
+def question_id(number: int) -> int:
+    """The id of the only question about an image, numbered as in COCO.
+
+    >>> question_id(1000001)
+    1000001000
+    """
+    return number * 1000
+
+
+def _record(number: int, question: Question, answers: Sequence[str]) -> dict[str, Any]:
+    commonest = Counter(answers).most_common(1)[0][0]
+    return {
+        "question": {"image_id": number, "question": f"{question.text}?", "question_id": question_id(number)},
+        "annotation": {
+            "question_id": question_id(number),
+            "image_id": number,
+            "question_type": question.type,
+            "answer_type": ANSWER_TYPES[commonest],
+            "multiple_choice_answer": commonest,
+            "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": i} for i, a in enumerate(answers, 1)],
+            "decided_by": question.decided_by,
+        },
+    }
+
+
+def _yes_no(true: bool) -> str:
+    return "yes" if true else "no"

@@ -1,0 +1,80 @@
+"""Writing a made world: image files, JSON, and a folder that is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd_framework.data.processors.audio import write_wav
+from msd_framework.files import naming
+from msd_framework.worlds.tones import RATE
+
+SCALE = 8
+"""How many pixels of the file one pixel of the canvas becomes, each way; it is also the side of a JPEG block."""
+
+_QUALITY: dict[str, dict[str, Any]] = {
+    ".png": {"compress_level": 1},
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+}
+
+
+def write_image(canvas: NDArray[np.uint8], path: Path) -> None:
+    """Writes a canvas, each pixel as a square of 8 x 8, so that a box filter gives it back.
+
+    Args:
+        canvas: uint8 [16, 16, 3].
+        path: a file that ends in ``.png`` (exact) or ``.jpg`` or ``.jpeg`` (exact but for the rounding of colours).
+    """
+    from PIL import Image
+
+    Image.fromarray(canvas.repeat(SCALE, axis=0).repeat(SCALE, axis=1)).save(path, **_QUALITY[path.suffix])
+
+
+def write_sound(samples: NDArray[np.float32], path: Path) -> None:
+    """Writes a sound as one channel of 16 bits a sample.
+
+    Args:
+        samples: float32 [T], from -1 to 1.
+        path: a file that ends in ``.wav``.
+    """
+    import torch
+
+    write_wav(path, torch.from_numpy(samples), RATE)
+
+
+def write_json_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Writes a record a line."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write into that takes the place of another one when all went well, and vanishes otherwise.
+
+    Args:
+        folder: where the contents shall be; what is there is removed at the end.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
+    making, leaving = beside.with_name(f"{beside.name}.new"), beside.with_name(f"{beside.name}.old")
+    making.mkdir()
+    try:
+        with naming(folder):
+            yield making
+        if folder.exists():
+            os.rename(folder, leaving)
+        os.rename(making, folder)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    shutil.rmtree(leaving, ignore_errors=True)
