@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd_framework.data.files import DataFolder, inside
+from msd_framework.data.rows import rows
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import Row, all_texts, rows
+from msd_framework.data.rows.rows import Row, all_texts
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import not_utf8
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from msd_framework.data.rows import csv_rows
+from msd_framework.data.rows import rows as rows_module
 from msd_framework.data.rows.csv_rows import CsvRows
-from msd_framework.data.rows.rows import Row, all_texts, csv_rows
-from msd_framework.data.rows.rows import rows as rows_module
+from msd_framework.data.rows.rows import Row, all_texts
 from msd_framework.data.sets.tables import Table
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.registry import DATASETS

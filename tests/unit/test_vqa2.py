@@ -220,8 +220,8 @@ records = st.lists(
     group=st.integers(1, 9),
 )
 def test_a_list_in_a_json_file_is_read_as_json_reads_it(tmp_path_factory, rows, ascii_only, indent, block, group):
-    from msd_framework.data.rows.rows import json_array
-    from msd_framework.data.rows.rows import rows as rows_module
+    from msd_framework.data.rows import json_array
+    from msd_framework.data.rows import rows as rows_module
 
     file = tmp_path_factory.getbasetemp() / "list.json"
     document = {"before": [1, "]"], "list": rows, "after": {}}

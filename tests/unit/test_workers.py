@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from msd_framework.analysis.study.run import workers
+from msd_framework.analysis.study import workers
 from msd_framework.analysis.study.workers import Task, work
 from msd_framework.config.load import find_file
 
