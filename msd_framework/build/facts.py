@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from msd_framework.build.empty import LARGE_VOCABULARY, Unfilled, names_unloaded_code, reads_files, without_files
+from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import Registry, raised_at, split
 from msd_framework.config.cards import card_of, rebuilt
 from msd_framework.config.parts import Part, code_options, parts
@@ -38,27 +39,6 @@ from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ensemble import Combination, union
 
 T = TypeVar("T")
-
-STAND_INS = {
-    "num_classes": 2,
-    "task": "single_label",
-    "outcomes": None,
-    "class_names": (),
-    "vocab_size": 2**31 - 1,  # large, so that no id is refused that may be there
-    "pad_id": 0,
-    "cls_id": 2,
-    "sep_id": 3,
-    "image_size": 224,
-    "image_channels": 3,
-    "feature_size": 2048,
-    "sample_rate": 16000,
-    "seed": 0,
-    "fine_tunes": False,
-}
-"""What a run fills in where a component asks for it by name, as far as it is not known before data is read."""
-
-CONTEXT = {"objectives": ("model", "teacher", "masker"), "datasets": ("split", "on_error", "max_examples", "unlabelled")}
-"""Arguments that only the run can give, by the kind of component that takes them."""
 
 
 @dataclass(frozen=True)

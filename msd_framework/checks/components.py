@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from msd_framework.build.facts import CONTEXT, STAND_INS, RunFacts, described, known_facts
+from msd_framework.build.facts import RunFacts, described, known_facts
+from msd_framework.components.facts import CONTEXT, STAND_INS
 from msd_framework.components.options import options_of
 from msd_framework.config.parts import Part, parts
 from msd_framework.config.structure import ComponentSlot

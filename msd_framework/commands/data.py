@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from msd_framework.build.facts import CONTEXT, described
+from msd_framework.build.facts import described
+from msd_framework.components.facts import CONTEXT
 from msd_framework.components.options import options_of
 from msd_framework.config.load import Source, located, parse_overrides
 from msd_framework.config.splits import shared_splits

@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, get_origin
 
-from msd_framework.build.facts import CONTEXT, STAND_INS
 from msd_framework.checks.run import understood
+from msd_framework.components.facts import CONTEXT, STAND_INS
 from msd_framework.components.options import Option, options_of, summary, type_name
 from msd_framework.components.registry import Registry, nested, split
 from msd_framework.config.load import DEFAULT, Source, load, located, resolve

@@ -5,6 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+STAND_INS = {
+    "num_classes": 2,
+    "task": "single_label",
+    "outcomes": None,
+    "class_names": (),
+    "vocab_size": 2**31 - 1,  # large, so that no id is refused that may be there
+    "pad_id": 0,
+    "cls_id": 2,
+    "sep_id": 3,
+    "image_size": 224,
+    "image_channels": 3,
+    "feature_size": 2048,
+    "sample_rate": 16000,
+    "seed": 0,
+    "fine_tunes": False,
+}
+"""What a run fills in where a component asks for it by name, as far as it is not known before data is read."""
+
+CONTEXT = {"objectives": ("model", "teacher", "masker"), "datasets": ("split", "on_error", "max_examples", "unlabelled")}
+"""Arguments that only the run can give, by the kind of component that takes them."""
+
 
 def narrowed(facts: Mapping[str, Any], modalities: Iterable[str]) -> Mapping[str, Any]:
     """Facts without those of other modalities; as they are, if nothing is known of any of these.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from msd_framework.build.facts import STAND_INS
+from msd_framework.components.facts import STAND_INS
 from msd_framework.components.options import mismatch, options_of
 from msd_framework.config.load import COMMAND_LINE, Source, located, parse_overrides
 from msd_framework.config.schema import RunConfig

@@ -159,6 +159,15 @@ MADE = [
         r"data\.dataset: describe of m20 failed: .*/mine/parts\.py:\d+: KeyError: 'classes'",
         "data.dataset=m20",
     ),
+    own(
+        "a limit that a data set does not keep to",
+        "from msd_framework.data.sets.hateful_memes import HatefulMemes\n"
+        "@DATASETS.register('m21')\nclass Mine(HatefulMemes):\n"
+        "    def __init__(self, split: str, root: str):\n        super().__init__(split, root)\n",
+        r"data\.max_eval_examples: m21 cannot read a part of a split: its __init__ takes no max_examples\.",
+        "data.dataset={type: m21, root: <world>}",
+        "data.max_eval_examples=4",
+    ),
     Mistake(
         "the contract itself as a masker",
         ["masker=msd_framework.maskers.base.Masker"],

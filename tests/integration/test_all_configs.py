@@ -15,8 +15,9 @@ import torch
 
 from msd_framework.analysis.experiment import ExperimentConfig, checked_experiment, is_experiment
 from msd_framework.analysis.study.config import load_study
-from msd_framework.build.facts import STAND_INS, described, known_facts
+from msd_framework.build.facts import described, known_facts
 from msd_framework.checks.run import checked, understood
+from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import plain, split
 from msd_framework.config.load import load, resolve
 from msd_framework.config.schema import RunConfig

@@ -8,8 +8,10 @@ from textwrap import dedent, indent
 
 import pytest
 
+from msd_framework.checks.run import checked
 from msd_framework.cli import main
 from msd_framework.components.contract import place
+from msd_framework.config.load import load
 from msd_framework.errors import ConfigError
 from msd_framework.registry import REGISTRIES
 from msd_framework.run import run
@@ -277,6 +279,24 @@ def test_a_data_set_that_describes_nothing_is_told(own, tiny_config, tmp_path):
 def test_a_dotted_name_of_an_abstract_class_is_told():
     with pytest.raises(ConfigError, match=r"lacks the method hide, which msd_framework\.maskers\.base\.Masker asks for"):
         REGISTRIES["maskers"].build("msd_framework.maskers.base.Masker", "masker")
+
+
+def test_a_masker_that_asks_for_the_classes_hides_from_a_cached_teacher(own, tiny_config, tiny_teacher, tmp_path):
+    body = """
+    def __init__(self, num_classes: int):
+        super().__init__()
+
+    def hide(self, modality, inputs):
+        return inputs
+    """
+    words = [
+        f"user_dir={own(a_class('maskers', body))}",
+        "masker=mine",
+        "objective={type: distillation, views: [full, image]}",
+        f"teacher={{checkpoint: {tiny_teacher}, cache: true, cache_dir: {tmp_path / 'cache'}}}",
+        f"env.save_dir={tmp_path / 'run'}",
+    ]
+    assert checked(load(tiny_config, words)).teacher.cache is True
 
 
 DATASET = '''\

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from msd_framework.build.facts import STAND_INS, RunFacts, known_facts
+from msd_framework.build.facts import RunFacts, known_facts
 from msd_framework.checks.objective import looks_inside
 from msd_framework.checks.run import checked, understood
+from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import plain
 from msd_framework.config.cards import read_as
 from msd_framework.config.load import Source, load, located, resolve
