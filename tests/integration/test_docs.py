@@ -30,6 +30,22 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+def test_every_file_and_folder_that_the_page_of_the_architecture_names_is_there():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    tree = page[page.index("msd_framework/\n") : page.index("## Rules")]
+    named = {*re.findall(r"`([a-z_/]+\.py)`", page), *re.findall(r"[a-z_]+\.py", tree)}
+    folders = {
+        *re.findall(r"->  ([a-z]+)/", page),
+        *re.findall(r"`([a-z]+)/`", page),
+        *re.findall(r"^  ([a-z]+)/", tree, re.MULTILINE),
+    }
+    package = ROOT / "msd_framework"
+    assert len(named) > 20
+    assert [name for name in named if not (package / name).is_file() and not (ROOT / name).is_file()] == []
+    assert len(folders) > 15
+    assert [name for name in folders if not (package / name).is_dir()] == []
+
+
 def test_the_first_steps_can_be_taken(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks(ROOT / "docs" / "first_steps.md", "bash") for line in block.splitlines()]
