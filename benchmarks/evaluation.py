@@ -18,7 +18,7 @@ from msd_framework.data.base import Example, SubmissionFile
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import predict
 from msd_framework.metrics.vqa import VQAAccuracy
-from msd_framework.run import evaluate_split
+from msd_framework.report import evaluate_split
 from msd_framework.structures import Batch, DatasetInfo, ModalityInputs
 
 ROWS = (2_000, 20_000)
@@ -66,19 +66,19 @@ def extra_memory(num_rows: int) -> int:
         return torch.randn(len(views), len(batch), CLASSES)
 
     with tempfile.TemporaryDirectory() as folder:
-        assembly = SimpleNamespace(
-            info=DatasetInfo({}, CLASSES, "soft_target"),
+        info, splits = DatasetInfo({}, CLASSES, "soft_target"), {"test": batches.reader.dataset}
+        evaluated = SimpleNamespace(
+            data=SimpleNamespace(info=info, splits=splits, evaluation={"test": batches}),
             world=World(),
-            evaluation={"test": batches},
             metrics={"vqa_accuracy": VQAAccuracy()},
             config=SimpleNamespace(run_type="test", data=SimpleNamespace(test="test")),
             folder=Path(folder),
-            predict=lambda use, share: predict(ask, share, VIEWS, World()),
+            predict=lambda share: predict(ask, share, VIEWS, World()),
             ask_teacher=lambda use, share: predict(ask, share, VIEWS, World()),
         )
         before = resident()
         forget_peak()
-        evaluate_split(assembly, "test")
+        evaluate_split(evaluated, "test")
     return peak() - before
 
 

@@ -15,15 +15,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from benchmarks.memory import peak, resident
 from benchmarks.quantities import Quantity, quantity
+from msd_framework.build.data import build_data, open_splits
+from msd_framework.build.models import build_maskers
+from msd_framework.build.teachers import asked_split, trained_teachers
+from msd_framework.build.training import build_batches
 from msd_framework.checks.run import checked
-from msd_framework.config.build import Assembly
-from msd_framework.config.cache import question
+from msd_framework.config.cache import AskedSplit, question
 from msd_framework.config.load import load
+from msd_framework.config.teacher_cache import Split
 from msd_framework.engine.distributed import World
 from msd_framework.run import run
 from msd_framework.structures import ModelOutput
@@ -84,11 +89,14 @@ def facts(data: Path, folder: Path, number: int) -> dict[str, Any]:
         teacher={"checkpoint": str(folder / "teacher"), "cache": "read", "cache_dir": str(data / "cache")},
         objective={"type": "distillation", "views": ["full", "image", "text"]},
     )
-    assembly = Assembly(checked(load(config)), World())
-    indexed, _ = timed(lambda: assembly.dataset("train"))
-    store = fill(assembly, number)
+    of_run, world = checked(load(config)), World()
+    indexed, splits = timed(lambda: open_splits(of_run, world))
+    built = build_data(of_run, world, splits)
+    maskers = build_maskers(of_run, built)
+    (teacher,) = trained_teachers(of_run, built, maskers)
+    store = fill(asked_split(teacher, "train", built, maskers), number)
     opened, store = timed(lambda: TeacherStore(store.folder))
-    read, _ = timed(lambda: list(islice(assembly.training_batches.starting_at(0), 20)))
+    read, _ = timed(lambda: list(islice(build_batches(of_run, built, None).training.starting_at(0), 20)))
     places = torch.randint(number, (100, BATCH_SIZE)).tolist()
     looked, _ = timed(lambda: [store.read(store.rows([name_of(i) for i in p], p), store.layout.views) for p in places])
     return {
@@ -103,13 +111,12 @@ def facts(data: Path, folder: Path, number: int) -> dict[str, Any]:
     }
 
 
-def fill(assembly: Assembly, number: int) -> TeacherStore:
+def fill(split: AskedSplit, number: int) -> TeacherStore:
     """The store that a run will look for, filled without asking the teacher more than once about the same meme."""
-    asked = question(assembly, "train")
-    store = TeacherStore.create(Path(assembly.config.teacher.cache_dir), asked.card("fp32"))
+    store = TeacherStore.create(Path(split.config.teacher.cache_dir), question(split).card("fp32"))
     store.add(name_of(i) for i in range(number))
-    batch = next(iter(assembly.evaluation["train"]))
-    said = assembly.live_teacher.predict(batch, store.layout.views).logits[:, :NUM_MEMES]  # [V, NUM_MEMES, C]
+    (batch,) = Split(split).batches(np.arange(NUM_MEMES))
+    said = split.live().predict(batch, store.layout.views).logits[:, :NUM_MEMES]  # [V, NUM_MEMES, C]
     with Writer(store) as writer:
         for rows in torch.arange(number).split(1 << 16):
             writer.write(rows.numpy(), ModelOutput(said[:, rows % NUM_MEMES]))

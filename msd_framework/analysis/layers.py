@@ -13,8 +13,10 @@ from rich.text import Text
 from torch import Tensor
 
 from msd_framework.analysis.cka import cka_table, suggested_layers
+from msd_framework.build.data import Data, build_data, open_splits
+from msd_framework.build.models import build_maskers, build_model, build_recipe
+from msd_framework.build.teachers import trained_teachers
 from msd_framework.checks.run import checked
-from msd_framework.config.build import Assembly
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import USES
 from msd_framework.config.words import own_options
@@ -95,30 +97,38 @@ def run_layers(path: str | Path, words: Sequence[str] = ()) -> Alike:
             torch.set_num_threads(config.env.threads)
         seed_everything(config.seed)
         with World.join(config.env.device) as world:
-            found = alike_layers(Assembly(config, world), options)
+            data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", options.split]))))
+            student = build_model(config, data, build_recipe(config, data))
+            teacher = trained_teachers(config, data, build_maskers(config, data))[0].live().model
+            found = alike_layers(data, student, teacher, options)
     show(found)
     return found
 
 
 @torch.no_grad()
-def alike_layers(assembly: Assembly, options: LayersConfig) -> Alike:
+def alike_layers(data: Data, student: MultimodalModel, teacher: MultimodalModel, options: LayersConfig) -> Alike:
     """How alike the layers of a run's student and of its (first) teacher are on the full view.
+
+    Args:
+        data: what the run reads.
+        student: its model.
+        teacher: its teacher's.
+        options: which layers and examples.
 
     Raises:
         ConfigError: if there are no such layers.
     """
-    teacher, student = assembly.teachers[0].live_teacher.model, assembly.model
     if options.weights is not None:
         folder = find_checkpoint(options.weights)
         load_weights(student, read(folder, WEIGHTS).model, str(folder))
     mine = _layers(student, "student_layers", options.student_layers)
     theirs = _layers(teacher, "teacher_layers", options.teacher_layers or options.student_layers)
-    reader = assembly.reader(options.split)
-    size = min(options.examples, assembly.config.evaluation.batch_size)
-    batches = EvaluationBatches(reader, Collator(assembly.processors, assembly.info), size)
+    reader = data.training_reader if options.split == "train" else data.evaluation[options.split].reader
+    size = min(options.examples, data.config.evaluation.batch_size)
+    batches = EvaluationBatches(reader, Collator(data.processors, data.info), size)
     seen: dict[tuple[str, str], list[Tensor]] = {}
     for batch in _first(batches, options.examples):
-        here = batch.to(assembly.world.device)
+        here = batch.to(data.world.device)
         for who, model, names in (("student", student.eval(), mine), ("teacher", teacher, theirs)):
             (features,) = model.forward_features([here.inputs], [names])[1]
             for name in names:

@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from msd_framework.build.data import build_data
+from msd_framework.build.models import build_maskers, fit
+from msd_framework.build.teachers import asked_split, trained_teachers
 from msd_framework.checks.run import checked
-from msd_framework.config.build import Assembly
 from msd_framework.config.cache import lock_name, stores
 from msd_framework.config.load import load, located, resolve
 from msd_framework.config.schema import TeacherConfig
@@ -197,11 +199,14 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[Split]]:
     try:
         with World.join(config.env.device) as world:
             folder = Path(f"{place}-{world.gather(f'{platform.node()}-{os.getpid()}')[0]}")
-            assembly = Assembly(replace(config, env=replace(config.env, save_dir=str(folder))), world)
+            config = replace(config, env=replace(config.env, save_dir=str(folder)))
             try:
-                assembly.fit_maskers()
-                uses = [use for use in ("train", "validation", "test") if getattr(config.data, use)]
-                yield [Split(one.asked_split(use)) for use in uses for one in assembly.teachers if one.asked_views(use)]
+                data = build_data(config, world)
+                maskers = build_maskers(config, data)
+                fit(data.all_training_examples(), *maskers.each)
+                teachers = trained_teachers(config, data, maskers)
+                asked = [(one, use) for use in data.splits for one in teachers if one.views[use]]
+                yield [Split(asked_split(one, use, data, maskers)) for one, use in asked]
                 world.wait()
             finally:
                 if world.is_first:

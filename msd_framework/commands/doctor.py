@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +27,14 @@ from msd_framework.analysis.doctor.models import (
     terms_of,
 )
 from msd_framework.analysis.doctor.report import as_json, is_ok, show
-from msd_framework.analysis.doctor.score import Rows, batches, check_score, evenly
+from msd_framework.analysis.doctor.score import Rows, batches_of, check_score, evenly
+from msd_framework.build.data import Data, OnDevice, Splits, build_data, check_splits, open_splits
+from msd_framework.build.facts import RunFacts
+from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe, fit
+from msd_framework.build.run import try_models
+from msd_framework.build.teachers import Teachers, asked_split, build_teachers, dry_run, trained_teachers
+from msd_framework.build.training import Batches, build_batches, build_objective
 from msd_framework.checks.run import checked
-from msd_framework.config.build import SHARED, Assembly
 from msd_framework.config.cards import card_of
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import RunConfig
@@ -37,17 +42,20 @@ from msd_framework.config.teacher_cache import Split, shown_bytes
 from msd_framework.config.words import own_options
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
+from msd_framework.engine.optim import OptimizerRecipe
 from msd_framework.engine.precision import FP32, PRECISIONS
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import CacheError, CheckpointError, ConfigError, DataError, Problem, TrainingError
 from msd_framework.files import write_json
 from msd_framework.launch import launched
 from msd_framework.losses.adaptors import Adaptor
+from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.features import Pair
 from msd_framework.schedules import Progress
 from msd_framework.structures import FULL, Batch
+from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.marginals import MarginalsTeacher
@@ -126,138 +134,147 @@ def examine(source: Source, options: DoctorConfig) -> tuple[Diagnosis, list[Find
     return replace(found, seconds=time.perf_counter() - started), list(dict.fromkeys(told))
 
 
+@dataclass(frozen=True)
+class Examined:
+    """The parts of a run that are looked at.
+
+    Args:
+        data: what it reads.
+        maskers: how views hide a modality.
+        model: the student.
+        teachers: who teaches, all with their weights.
+        by_name: those weights, by what the doctor calls a teacher.
+    """
+
+    data: Data
+    maskers: Maskers
+    model: MultimodalModel
+    teachers: Teachers
+    by_name: Mapping[str, LiveTeacher]
+
+
 def _examined(
     config: RunConfig, world: World, options: DoctorConfig, source: Source, found: Diagnosis, told: list[Finding]
 ) -> Diagnosis:
     """What could be measured; what could not be built is told."""
     teacher = config.teacher
     live = teacher and replace(teacher, cache=False)  # its weights are asked, and not what is kept of them
-    data = replace(config.data, workers=0, length_pool=0)
-    assembly = Assembly(replace(config, teacher=live, data=data), world)
+    config = replace(config, teacher=live, data=replace(config.data, workers=0, length_pool=0))
+    splits: Splits = {}
     with _telling(told, source, "data"):
-        assembly.open_splits()
+        splits = open_splits(config, world)
+        check_splits(config, splits)
+    if not splits:
+        return found
     with _telling(told, source, "teacher.checkpoint"):
-        teachers = _teachers(assembly)
-        found = replace(found, task=assembly.info.task, classes=_classes(assembly))
-        objective = _objective(assembly, options, source, told)
+        data = build_data(config, world, splits)
+        found = replace(found, task=data.info.task, classes=_classes(data))
+        recipe, maskers = build_recipe(config, data), build_maskers(config, data)
+        model = build_model(config, data, recipe)
+        teachers = build_teachers(config, data, maskers, model)
+        parts = Examined(data, maskers, model, teachers, _by_name(teachers))
+        objective, batches = None, None
+        with _telling(told, source, "objective"):
+            objective = _objective(parts, options)
+            batches = build_batches(config, data, objective.held_out)
         if objective is not None:
-            dry_run = assembly.dry_run(finite=False)
-            assembly.try_models(dry_run)
-            dry_run.step(assembly.objective)
-        batch = _batch(assembly, objective)
+            trial = dry_run(data, finite=False)
+            try_models(trial, config, model, maskers, teachers, objective, build_metrics(config, data))
+            trial.step(objective)
+        batch = _batch(parts, batches)
         found = replace(found, rows=len(batch), targets=tuple(batch.targets.shape), shapes=tuple(shapes(batch)))
         if objective is not None:
             objective.train()  # as a run does, which must leave the teachers as they are
-        found = replace(found, models=tuple(_models(assembly, teachers, batch)))
-        scored = [] if teacher is None or teacher.ema is not None else zip(assembly.teachers, teachers.items())
-        for one, (who, asked) in scored:
+        found = replace(found, models=tuple(_models(parts, batch)))
+        for one, who in zip(teachers.trained, parts.by_name):
             if not any(m.not_finite or not m.answers for m in found.models if m.who == who):
                 with _telling(told, source, who):
-                    found = replace(found, scores=(*found.scores, check_score(who, one, asked, options.validation_rows)))
-        if objective is not None:
-            found = _of_training(found, assembly, objective, batch)
+                    score = check_score(who, data, one, build_metrics(config, data), options.validation_rows)
+                    found = replace(found, scores=(*found.scores, score))
+        if objective is not None and batches is not None:
+            found = _of_training(found, parts, objective, recipe, batches, batch)
         if teacher is not None and teacher.cache:
-            found = replace(found, cache=tuple(_cached(assembly, config, told)))
+            found = replace(
+                found, cache=tuple(_cached(replace(data, before=RunFacts(replace(config, teacher=teacher))), maskers, told))
+            )
     return found
 
 
-def _of_training(found: Diagnosis, assembly: Assembly, objective: Objective, batch: Batch) -> Diagnosis:
+def _of_training(
+    found: Diagnosis, parts: Examined, objective: Objective, recipe: OptimizerRecipe, batches: Batches, batch: Batch
+) -> Diagnosis:
     """A step, its terms and what it compares inside the models."""
-    device, teacher = assembly.world.device, assembly.teacher
-    precision = PRECISIONS.get(assembly.config.training.precision, FP32)
+    device, teacher = parts.data.world.device, parts.teachers.of("train")
+    precision = PRECISIONS.get(parts.data.config.training.precision, FP32)
     views = objective.teacher_views
     ask = (lambda: teacher.predict(batch, views)) if teacher is not None and views else None
     objective.train()
-    objective.begin_update(Progress(0, assembly.num_updates))
+    objective.begin_update(Progress(0, batches.num_updates))
     step = check_step(objective, batch, ask, precision, device)
     terms = check_terms(terms_of(objective, batch), objective.model)
     forget(objective)
-    pairs = _pairs(assembly, objective, batch)
-    optimizer = assembly.optimizer.build(objective)
+    pairs = _pairs(teacher, objective, batch)
+    optimizer = recipe.build(objective)
     losses = losses_of_updates(objective, batch, optimizer, UPDATES)  # the last thing that is done with the student
     step = replace(step, lr=optimizer.param_groups[0]["lr"], losses=losses)
     return replace(found, step=step, terms=tuple(terms), pairs=tuple(pairs))
 
 
-def _teachers(assembly: Assembly) -> dict[str, LiveTeacher]:
+def _by_name(teachers: Teachers) -> dict[str, LiveTeacher]:
     """Each teacher by what it is called."""
-    teacher = assembly.config.teacher
-    if teacher is None:
-        return {}
-    if teacher.ema is not None:
-        return {"teacher (average of the student)": assembly.average.live}
-    several = assembly.teachers
-    return {"teacher" if len(several) == 1 else f"teacher {i}": one.live_teacher for i, one in enumerate(several, 1)}
+    if teachers.average is not None:
+        return {"teacher (average of the student)": teachers.average.live}
+    several = len(teachers.trained) > 1
+    return {f"teacher {i}" if several else "teacher": one.live() for i, one in enumerate(teachers.trained, 1)}
 
 
-def _classes(assembly: Assembly) -> str:
+def _classes(data: Data) -> str:
     """How classes are matched. Other names, and the same ones in another order, are refused before anything is built."""
-    info, teacher = assembly.info, assembly.config.teacher
-    folders = assembly.teacher_folders if teacher is not None and teacher.ema is None else ()
-    unnamed = [folder for folder in folders if not card_of(folder, assembly.config)["facts"].get("class_names")]
+    info, folders = data.info, data.config.teacher_folders
+    unnamed = [folder for folder in folders if not card_of(folder, data.config)["facts"].get("class_names")]
     if not info.class_names or unnamed:
         who = "the data set" if not info.class_names else ", ".join(unnamed)
         return f"{info.num_classes}, by number alone, as {who} names none" if folders else f"{info.num_classes}, without names"
     return f"{info.num_classes}, " + ("of the same names in the same order for all" if folders else "all named")
 
 
-def _objective(assembly: Assembly, options: DoctorConfig, source: Source, told: list[Finding]) -> Objective | None:
-    """The objective, with the statistics of some rows; None where it cannot be built, which is told."""
-    built: Objective | None = None
-    with _telling(told, source, "objective"):
-        rows = assembly.dataset("train")
-        looked = _OnDevice(assembly, Rows(rows, evenly(len(rows), options.training_rows)))
-        objective = assembly.objective
-        for part in (assembly.masker, assembly.teacher_masker, objective):
-            if part is not None and part.needs_fit:
-                part.fit(looked)
-        built = objective
-    return built
+def _objective(parts: Examined, options: DoctorConfig) -> Objective:
+    """The objective, with the statistics of some rows."""
+    data = parts.data
+    objective = build_objective(data.config, data, parts.model, parts.teachers, parts.maskers)
+    rows = data.splits["train"]
+    some = Rows(rows, evenly(len(rows), options.training_rows))
+    fit(OnDevice(batches_of(data, some), data.world.device), *parts.maskers.each, objective)
+    return objective
 
 
-@dataclass(frozen=True)
-class _OnDevice:
-    """Batches of some rows, to be gone through as often as needed."""
-
-    assembly: Assembly
-    rows: Rows
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (batch.to(self.assembly.world.device) for batch in batches(self.assembly, self.rows))
-
-
-def _batch(assembly: Assembly, objective: Objective | None) -> Batch:
+def _batch(parts: Examined, batches: Batches | None) -> Batch:
     """The first batch of the run, or the first rows where there is no objective to train."""
-    if objective is not None:
-        return next(parts_of_update(assembly.training_batches.starting_at(0), 1, assembly.world))
-    rows = assembly.dataset("train")
-    some = Rows(rows, range(min(len(rows), assembly.config.training.batch_size)))
-    return next(iter(batches(assembly, some))).to(assembly.world.device)
+    data = parts.data
+    if batches is not None:
+        return next(parts_of_update(batches.training.starting_at(0), 1, data.world))
+    rows = data.splits["train"]
+    some = Rows(rows, range(min(len(rows), data.config.training.batch_size)))
+    return next(iter(batches_of(data, some))).to(data.world.device)
 
 
-def _models(assembly: Assembly, teachers: dict[str, LiveTeacher], batch: Batch) -> Iterator[ModelCheck]:
+def _models(parts: Examined, batch: Batch) -> Iterator[ModelCheck]:
     """The student in eval mode, and the teachers as they are."""
-    masker = assembly.masker
-    for one in (masker, assembly.teacher_masker):
-        if one is not None:
-            one.eval()
-    model, given = assembly.model.eval(), assembly.config.teacher
-    yield check_model(
-        "student", model, lambda b, view: model(masker.view(b, view).inputs).logits, masker, batch, assembly.info.outcomes
-    )
-    is_apart = given is not None and given.ema is None  # an average is the student still
-    for run, (who, teacher) in zip(assembly.teachers or (assembly,), teachers.items()):
-        hidden_by, outcomes = assembly.teacher_masker or masker, run.teacher_outcomes
-        yield check_model(who, teacher.model, _ask(teacher), hidden_by, batch, outcomes, is_apart)
+    parts.maskers.eval()
+    masker, model, outcomes = parts.maskers.student, parts.model.eval(), parts.data.info.outcomes
+    yield check_model("student", model, lambda b, view: model(masker.view(b, view).inputs).logits, masker, batch, outcomes)
+    for k, (who, teacher) in enumerate(parts.by_name.items()):
+        is_apart = bool(parts.teachers.trained)  # an average is the student still
+        own = parts.teachers.trained[k].outcomes if is_apart else outcomes
+        yield check_model(who, teacher.model, _ask(teacher), parts.maskers.teacher, batch, own, is_apart)
 
 
 def _ask(teacher: LiveTeacher) -> Ask:
     return lambda batch, view: teacher.predict(batch, [view]).logits[0]
 
 
-def _pairs(assembly: Assembly, objective: Objective, batch: Batch) -> list[PairCheck]:
+def _pairs(teacher: Teacher | None, objective: Objective, batch: Batch) -> list[PairCheck]:
     """The intermediates that are compared, or could be, of a student and its one teacher."""
-    teacher = assembly.teacher
     if isinstance(teacher, MarginalsTeacher):  # which looks inside another one
         teacher = teacher.teacher
     if not isinstance(teacher, (LiveTeacher, EmaTeacher)) or not isinstance(objective, DistillationObjective):
@@ -271,18 +288,15 @@ def _pairs(assembly: Assembly, objective: Objective, batch: Batch) -> list[PairC
     return check_pairs(pairs, model.offered, mine, theirs)
 
 
-def _cached(assembly: Assembly, config: RunConfig, told: list[Finding]) -> Iterator[str]:
+def _cached(data: Data, maskers: Maskers, told: list[Finding]) -> Iterator[str]:
     """What is kept of the teachers' answers, compared with what they say now; nothing is filled."""
-    kept = Assembly(replace(assembly.config, teacher=config.teacher), assembly.world)
-    vars(kept).update({name: getattr(assembly, name) for name in SHARED})
-    for use in ("train", "validation", "test"):
-        if not getattr(config.data, use):
-            continue
-        for one in kept.teachers:
-            if not one.asked_views(use):
+    teachers = trained_teachers(data.config, data, maskers)
+    for use in data.splits:
+        for one in teachers:
+            if not one.views[use]:
                 continue
             try:
-                yield _store(Split(one.asked_split(use)), told)
+                yield _store(Split(asked_split(one, use, data, maskers)), told)
             except CacheError as error:
                 told.append(Finding("teacher.cache", str(error)))
 

@@ -26,6 +26,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.files import naming
 from msd_framework.models.encoders.grid_backbone import build_backbone
+from msd_framework.randomness import random_numbers_apart
 from msd_framework.screen import say
 
 SHOWN = 20
@@ -134,8 +135,7 @@ def extract_features(
         raise ConfigError(*problems)
     started, folder, found = time.monotonic(), Path(store), list_images(Path(images), folders(allow_roots))
     with World.join(device) as world:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with random_numbers_apart(seed):
             network = build_backbone(backbone, weights, layer, (sides[0], sides[1]) if sides else None).to(world.device)
         size = network(torch.zeros(1, 3, *network.sight.size, device=world.device)).shape[-1]
         origin = {

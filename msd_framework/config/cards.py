@@ -12,6 +12,7 @@ from msd_framework.components.registry import Registry, items, nested, plain, sp
 from msd_framework.config.parts import code_options, differences, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
+from msd_framework.data.base import Processor
 from msd_framework.engine import checkpoint
 from msd_framework.engine.checkpoint import WEIGHTS, Checkpoint, find_checkpoint
 from msd_framework.errors import CheckpointError, ConfigError
@@ -126,6 +127,37 @@ def read_as(card: Mapping[str, Any]) -> Outcomes:
     """How the logits of a saved model are read, from its card; as is usual for its task where the card is older than that."""
     facts = card["facts"]
     return outcomes_of(facts["task"], facts.get("outcomes"))
+
+
+def make_card(
+    model: MultimodalModel,
+    spec: Any,
+    facts: Mapping[str, Any],
+    processors: Mapping[str, Processor],
+    specs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """How a model is rebuilt, to be kept with its weights.
+
+    Args:
+        model: the model.
+        spec: its part of the YAML.
+        facts: what its constructor may ask for by name.
+        processors: how each modality becomes tensors.
+        specs: their parts of the YAML.
+    """
+    name, options = split(spec, "model", MODELS)
+    return {
+        "model": plain(spec),
+        "rebuild": {"type": name, **model.rebuild_options(options)},
+        "facts": facts,
+        "modalities": list(model.modalities),
+        "processors": {m: {"spec": plain(specs[m]), "fingerprint": fingerprint(p)} for m, p in processors.items()},
+    }
+
+
+def fingerprint(processor: Processor) -> str:
+    """What a teacher and its student, or a model that is trained and then evaluated, must share of a processor."""
+    return processor.deterministic().fingerprint
 
 
 def own_names(config: RunConfig) -> frozenset[str]:

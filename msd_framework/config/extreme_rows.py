@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from msd_framework.config.schema import USES, RunConfig
+from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.reader import ExampleReader, Loaded
@@ -48,7 +48,7 @@ class ExtremeRows:
         device: where batches of them go.
         processors: how each modality becomes tensors.
         info: what the data set is.
-        dataset: opens the split that is used for `train`, `validation` or `test`.
+        splits: those that are looked at, by what the run uses them for.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ExtremeRows:
         device: torch.device,
         processors: Mapping[str, Processor],
         info: DatasetInfo,
-        dataset: Callable[[str], MultimodalDataset],
+        splits: Mapping[str, MultimodalDataset],
     ):
         self.config, self.device, self.info = config, device, info
         self.sources: dict[str, str] = {}  # the file and line of an example, by its id
@@ -66,8 +66,7 @@ class ExtremeRows:
         self.tokens = [m for m, p in processors.items() if p.kind == "tokens"]
         # readers of their own: what is left out here is not counted as left out of the run
         skips = config.data.on_error == "skip"
-        used = [use for use in USES if getattr(config.data, use) is not None]
-        self.readers = {use: ExampleReader(dataset(use), processors, skip_errors=skips) for use in used}
+        self.readers = {use: ExampleReader(split, processors, skip_errors=skips) for use, split in splits.items()}
 
     @cached_property
     def alone(self) -> list[Batch]:

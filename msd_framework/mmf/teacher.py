@@ -12,8 +12,8 @@ from torch import Tensor
 
 from msd_framework.build.facts import described, known_facts, modalities_of
 from msd_framework.checks.run import understood
-from msd_framework.components.registry import plain, split
-from msd_framework.config.build import fingerprint
+from msd_framework.components.registry import plain
+from msd_framework.config.cards import make_card
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import Processor
 from msd_framework.data.processors.features import RegionFeatures
@@ -24,6 +24,7 @@ from msd_framework.mmf.models import FAMILIES, family_of, options_of_model, othe
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.mmf import MmfModel, load_tensors
 from msd_framework.models.pretrained.weights import load_exactly
+from msd_framework.randomness import random_numbers_apart
 from msd_framework.reading import read_text
 from msd_framework.registry import MODELS, PROCESSORS
 from msd_framework.structures import DatasetInfo
@@ -91,17 +92,10 @@ def make_teacher(
     processors = {m: _ready(m, s, known_facts(info), width) for m, s in specs.items()}
     facts = {**known_facts(info), "seed": config.seed, "modalities": {m: p.facts for m, p in processors.items()}}
     _refuse_sizes(spec, facts["modalities"])
-    with torch.random.fork_rng(devices=[]):
+    with random_numbers_apart():
         model = MODELS.build(config.model, "model", facts)
     unused = _load_mmf(model, found) if keep else _load(model, family, found, info, classes)
-    type_, given = split(config.model, "model", MODELS)
-    card = {
-        "model": plain(config.model),
-        "rebuild": {"type": type_, **model.rebuild_options(given)},
-        "facts": facts,
-        "modalities": list(model.modalities),
-        "processors": {m: {"spec": plain(specs[m]), "fingerprint": fingerprint(p)} for m, p in processors.items()},
-    }
+    card = make_card(model, config.model, facts, processors, specs)
     return Teacher({**values, "model": plain(config.model)}, card, model, processors, unused, info)
 
 

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.layers.recorded import INNER, Calls, Direction, RecordedViews
+from msd_framework.randomness import random_numbers_apart
 from msd_framework.structures import Inputs
 
 Losses: TypeAlias = Callable[[Tensor], Tensor]
@@ -131,7 +132,7 @@ def _random_state(device: torch.device) -> Mapping[str, Tensor]:
 @contextmanager
 def _same_random_numbers(state: Mapping[str, Tensor], device: torch.device) -> Iterator[None]:
     """While this lasts, torch draws what it drew after a state was taken."""
-    with torch.random.fork_rng(devices=[device] if "cuda" in state else []):
+    with random_numbers_apart(device=device):
         torch.set_rng_state(state["cpu"])
         if "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"], device)

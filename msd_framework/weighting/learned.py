@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from msd_framework.randomness import random_numbers_apart
 from msd_framework.ranges import not_negative, positive
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.prediction import DropSaliency
@@ -113,8 +114,7 @@ class LearnedWeights(WeightingStrategy):
     def prepare(self, views: tuple[View, ...]) -> None:
         self.inputs = WeightInputs(self.names, len(views), self.num_classes, self.task, self.outcomes)
         self.mine = [i for i, mine in enumerate(self.learned(views)) if mine]
-        with torch.random.fork_rng(devices=[]):  # all processes make the same net, and the run's random numbers know nothing of it
-            torch.default_generator.manual_seed(self.seed)
+        with random_numbers_apart(self.seed):  # all processes make the same net
             hidden, out = nn.Linear(self.inputs.size, self.hidden_size), nn.Linear(self.hidden_size, 1)
         nn.init.zeros_(out.weight)
         nn.init.zeros_(out.bias)

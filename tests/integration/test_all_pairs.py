@@ -16,8 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from msd_framework.build.data import build_data
+from msd_framework.build.facts import RunFacts
+from msd_framework.build.models import Maskers, build_maskers, build_model, build_recipe, card_of_student, fit
+from msd_framework.build.teachers import Teachers, trained_teachers
+from msd_framework.build.training import build_objective
 from msd_framework.checks.run import checked
-from msd_framework.config.build import Assembly
 from msd_framework.config.load import Source
 from msd_framework.config.schema import RunConfig, TeacherConfig
 from msd_framework.engine.checkpoint import Checkpoint, write
@@ -25,6 +29,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.registry import MASKERS, MODELS, OPTIMIZERS
 from msd_framework.structures import Batch, ModelOutput, Task
@@ -173,8 +178,8 @@ class Bench:
         }
         for teacher in TEACHERS:
             self.write_teacher(teacher)
-        self.assembly = Assembly(self.config(model=models(8)["late_fusion"]), World())
-        self.batch: Batch = next(iter(self.assembly.in_order(self.assembly.training_reader)))
+        self.data = build_data(self.config(model=models(8)["late_fusion"]), World())
+        self.batch: Batch = next(iter(self.data.in_order(self.data.training_reader)))
         self.students: dict[str, tuple[MultimodalModel, dict[str, Tensor]]] = {}
         self.models: dict[str, MultimodalModel] = {}
         self.maskers: dict[str, Masker] = {}
@@ -197,38 +202,39 @@ class Bench:
 
     def write_teacher(self, teacher: str) -> None:
         """A checkpoint, as a run of it would leave behind."""
-        assembly = Assembly(self.config(model=models(16)[teacher], env={"save_dir": str(self.folder / teacher)}), World())
-        weights = opinionated(assembly.model).state_dict()
-        write(Checkpoint(weights, {}, {}, {}, {"update": 0}, assembly.card), self.folder / teacher / "checkpoints" / "best")
+        config = self.config(model=models(16)[teacher], env={"save_dir": str(self.folder / teacher)})
+        data = build_data(config, World())
+        model = opinionated(build_model(config, data, build_recipe(config, data)))
+        checkpoint = Checkpoint(model.state_dict(), {}, {}, {}, {"update": 0}, card_of_student(config, data, model))
+        write(checkpoint, self.folder / teacher / "checkpoints" / "best")
 
-    def run(self, teacher: str, student: str, taught: str, shown: str) -> Assembly:
-        """A run of a pair, ready for its first step. What is read of files, built or learned is so but once."""
+    def objective(self, teacher: str, student: str, taught: str, shown: str) -> Objective:
+        """The objective of a pair, ready for its first step. What is read of files, built or learned is so but once."""
         written = self.values_of(teacher, student, taught, shown)
-        assembly = Assembly(replace(self.assembly.config, **written | {"teacher": TeacherConfig(**written["teacher"])}), World())
-        shared = {name: getattr(self.assembly, name) for name in ("info", "processors", "training_reader", "facts")}
-        vars(assembly).update(shared, masker=self.masker(shown), teacher_masker=self.masker(taught))
+        config = replace(self.data.config, **written | {"teacher": TeacherConfig(**written["teacher"])})
+        data, maskers = replace(self.data, before=RunFacts(config)), Maskers(self.masker(shown), self.masker(taught))
         if student not in self.students:
             torch.manual_seed(1)
-            self.students[student] = assembly.model, copy.deepcopy(assembly.model.state_dict())
+            built = build_model(config, data, build_recipe(config, data))
+            self.students[student] = built, copy.deepcopy(built.state_dict())
         if (teacher, taught) not in self.teachers:
-            self.teachers[teacher, taught] = Remembered(assembly.live_teacher)
+            (one,) = trained_teachers(config, data, maskers)
+            self.teachers[teacher, taught] = Remembered(one.live())
         model, first = self.students[student]
         model.load_state_dict(first)
-        vars(assembly).update(model=model, live_teacher=self.teachers[teacher, taught])
-        return assembly
+        return build_objective(config, data, model, Teachers(by_use={"train": self.teachers[teacher, taught]}), maskers)
 
     def opinionated(self, kind: str) -> MultimodalModel:
         if kind not in self.models:
-            assembly = Assembly(replace(self.assembly.config, model=models(16)[kind]), World())
-            vars(assembly).update(facts=self.assembly.facts)
-            self.models[kind] = opinionated(assembly.model)
+            config = replace(self.data.config, model=models(16)[kind])
+            self.models[kind] = opinionated(build_model(config, self.data, build_recipe(config, self.data)))
         return self.models[kind]
 
     def masker(self, way: str) -> Masker:
         if way not in self.maskers:
-            assembly = Assembly(replace(self.assembly.config, masker=WAYS[way]), World())
-            assembly.fit_maskers()
-            self.maskers[way] = assembly.masker
+            maskers = build_maskers(replace(self.data.config, masker=WAYS[way]), self.data)
+            fit(self.data.all_training_examples(), *maskers.each)
+            self.maskers[way] = maskers.student
         return self.maskers[way]
 
 
@@ -285,10 +291,9 @@ def write_data(folder: Path, task: Task) -> None:
 @pytest.mark.parametrize(("task", "teacher", "student", "way", "teachers_way"), PAIRS)
 def test_a_pair_distils(benches: Benches, task: Task, teacher: str, student: str, way: str, teachers_way: str) -> None:
     bench = benches[task]
-    assembly = bench.run(teacher, student, teachers_way, way)
-    objective = assembly.objective.train()
+    objective = bench.objective(teacher, student, teachers_way, way).train()
     assert isinstance(objective, DistillationObjective)
-    optimizer = OPTIMIZERS.build(assembly.config.optimizer, "optimizer", assembly.facts).build(objective)
+    optimizer = OPTIMIZERS.build(bench.data.config.optimizer, "optimizer", bench.data.facts).build(objective)
     torch.manual_seed(2)
     distilled = []
     for _ in range(NUM_STEPS):

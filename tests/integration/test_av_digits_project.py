@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,11 +15,14 @@ import yaml
 from msd_framework.analysis.experiment import run_experiment
 from msd_framework.analysis.mfh.channels import draw_permutations
 from msd_framework.analysis.mfh.experiment import ChannelSaliency, Shown
+from msd_framework.build.data import build_data
+from msd_framework.build.models import build_maskers
+from msd_framework.build.teachers import asked_split, trained_teachers
 from msd_framework.checks.run import checked
 from msd_framework.cli import main
-from msd_framework.config.build import Assembly
-from msd_framework.config.cache import question
+from msd_framework.config.cache import AskedSplit, question
 from msd_framework.config.load import load
+from msd_framework.config.teacher_cache import Split
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.models.layers.layer import Layer
@@ -121,7 +125,7 @@ def test_a_small_model_of_both_is_measured_on_every_view(name: str, runs: Path) 
 def test_the_scores_of_a_run_are_those_of_algorithm_1(runs: Path) -> None:
     found = scores(runs)
     shown = [Shown.open(str(runs / "agree"), view, 20) for view in ("audio", "image")]
-    layer, model = Layer(shown[0].assembly.model, "projections.audio"), shown[0].assembly.model
+    layer, model = Layer(shown[0].run.model, "projections.audio"), shown[0].run.model
     with torch.no_grad():
         h = layer.read(shown[0].logits)
 
@@ -157,18 +161,22 @@ def test_a_pair_of_runs_is_scored_as_one_is(runs: Path) -> None:
         others.scores(0)
 
 
-def assembled(runs: Path, *more: str) -> Assembly:
-    """The parts of the run of the general teacher's student, of which nothing is run."""
+def asked(runs: Path, *more: str) -> AskedSplit:
+    """What the general teacher of a run is asked about its training split."""
     there = [f"teacher.checkpoint={runs / 'agree'}", f"data.dataset.root={runs / 'fsdd'}", f"env.save_dir={runs / 'unused'}"]
     words = [*there, f"teacher.channels.saliency={runs / 'channels' / 'seed_0'}", *QUICK, *more]
-    return Assembly(checked(load(CONFIGS / "general.yaml", words)), World())
+    config = checked(load(CONFIGS / "general.yaml", words))
+    data = build_data(config, World())
+    maskers = build_maskers(config, data)
+    (teacher,) = trained_teachers(config, data, maskers)
+    return asked_split(teacher, "train", data, maskers)
 
 
 @pytest.mark.parametrize("by", ["general", "specific"])
 def test_a_teacher_of_a_run_keeps_its_quarter_of_the_channels(runs: Path, by: str) -> None:
     order = torch.tensor(scores(runs)["saliency"]).argsort(descending=by == "general", stable=True)
-    assembly = assembled(runs, f"teacher.channels.by={by}")
-    teacher, batch = assembly.live_teacher, next(iter(assembly.in_order(assembly.training_reader)))
+    split = asked(runs, f"teacher.channels.by={by}")
+    teacher, (batch, *_) = split.live(), Split(split).batches(np.arange(len(split.dataset)))
     seen = Layer(teacher.model, "projections.audio").read(lambda: teacher.predict(batch, ["audio"]))
     assert not seen[:, order[16:]].any()
     assert seen[:, order[:16]].any(0).sum() > 4  # a rectified channel may be silent by itself
@@ -176,13 +184,11 @@ def test_a_teacher_of_a_run_keeps_its_quarter_of_the_channels(runs: Path, by: st
 
 def test_kept_answers_are_not_those_of_other_channels(runs: Path) -> None:
     """A cache that has the answers of one teacher's channels does not answer for others, nor for all of them."""
-    asked = [
-        question(assembled(runs, f"teacher.channels{word}").asked_split("train"))
-        for word in (".by=general", ".by=specific", "=null", ".share=0.5")
-    ]
-    assert len({q.lock for q in asked}) == 4
-    assert question(assembled(runs).asked_split("train")).lock == asked[0].lock
-    assert any("teacher.channels by general -> specific" in text for text in asked[1].differences(asked[0].card("fp32")))
+    words = (".by=general", ".by=specific", "=null", ".share=0.5")
+    questions = [question(asked(runs, f"teacher.channels{word}")) for word in words]
+    assert len({q.lock for q in questions}) == 4
+    assert question(asked(runs)).lock == questions[0].lock
+    assert any("teacher.channels by general -> specific" in text for text in questions[1].differences(questions[0].card("fp32")))
 
 
 @pytest.mark.parametrize(

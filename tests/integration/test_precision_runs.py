@@ -53,7 +53,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(precision.name)
         return predict(ask, batches, views, world, precision, *others)
 
-    monkeypatch.setattr("msd_framework.config.build.predict", watched)
+    monkeypatch.setattr("msd_framework.build.run.predict", watched)
     return seen
 
 
@@ -136,7 +136,7 @@ def test_a_trained_model_is_evaluated_in_what_is_asked_for_or_what_it_was_traine
 
 def test_a_checkpoint_that_names_no_precision_is_evaluated_in_fp32(tiny_config, tmp_path, asked, monkeypatch):
     run(tiny_config, [f"env.save_dir={tmp_path / 'out'}"])
-    monkeypatch.setattr("msd_framework.config.build.read_json", lambda path: {})
+    monkeypatch.setattr("msd_framework.build.models.read_json", lambda path: {})
     asked.clear()
     found = run(tiny_config, [f"env.save_dir={tmp_path / 'out'}", "run_type=test", "training.precision=auto"])["precision"]
     assert found == {"name": "fp32", "line": "precision: fp32, as the checkpoint names no other"}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from msd_framework.build.data import RawInputs
 from msd_framework.commands.features import convert_features
-from msd_framework.config.build import _Inputs
 from msd_framework.data.base import Example
 from msd_framework.data.files import FilesThatAreThere
 from msd_framework.data.processors.features import RegionFeatures
@@ -285,7 +285,7 @@ def test_a_first_file_that_is_broken_is_left_out_where_a_run_leaves_files_out(tm
     (tmp_path / "0.npy").write_bytes(b"no array")
     write(tmp_path, "1", GRID)
     examples = [Example(str(i), {"image": Path(f"{i}.png")}, 0, f"row {i}") for i in range(2)]
-    inputs = _Inputs(examples, "image", features if sorted_out else None)
+    inputs = RawInputs(examples, "image", features if sorted_out else None)
     if not sorted_out:
         with pytest.raises(DataError, match=r"0\.npy: is not a plain array"):
             features.fit(inputs)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from msd_framework.config.build import Assembly
+from msd_framework.build.data import room_for_decoded
 from msd_framework.config.schema import DataConfig, RunConfig
 from msd_framework.data.base import Example, MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
@@ -319,7 +319,7 @@ def test_a_slice_is_said_to_take_what_it_was_cut_from():
 @pytest.mark.parametrize(("workers", "share"), [(0, 1), (1, 3), (4, 12)])
 def test_workers_of_all_splits_share_the_memory_out(workers, share):
     data = DataConfig("hateful_memes", {}, train="train", validation="dev_seen", test="test_seen", workers=workers, cache_mb=120)
-    assert Assembly(RunConfig(data, "late_fusion"), World()).decoded.room == 120 * 2**20 // share
+    assert room_for_decoded(RunConfig(data, "late_fusion")).room == 120 * 2**20 // share
 
 
 # Encoded once

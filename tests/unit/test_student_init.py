@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from msd_framework.build.data import build_data
+from msd_framework.build.models import build_model, build_recipe
 from msd_framework.checks.run import checked
-from msd_framework.config.build import Assembly
 from msd_framework.config.load import load
 from msd_framework.engine.distributed import World
 from msd_framework.errors import CheckpointError, ConfigError
@@ -223,7 +224,10 @@ TEACH = "objective={type: distillation, views: [full]}"
 
 
 def first_model(config: Path, *words: str) -> MultimodalModel:
-    return Assembly(checked(load(config, words)), World()).model
+    run_config = checked(load(config, words))
+    data = build_data(run_config, World())
+    torch.manual_seed(0)
+    return build_model(run_config, data, build_recipe(run_config, data))
 
 
 def weights(model: MultimodalModel) -> dict[str, Tensor]:
@@ -234,13 +238,10 @@ def test_any_model_of_the_same_sizes_starts_as_its_teacher_ended_and_draws_the_s
     tiny_config: Path, tiny_teacher: Path, tmp_path: Path
 ) -> None:
     words = [TEACH, f"teacher.checkpoint={tiny_teacher}", f"env.save_dir={tmp_path / 'run'}"]
-    started_there, plain = (Assembly(checked(load(tiny_config, [*words, *more])), World()) for more in (["init={}"], []))
-    torch.manual_seed(0)
-    found = weights(started_there.model)
-    drawn = torch.rand(3)
-    assert all(torch.equal(found[n], t) for n, t in started_there.live_teacher.model.state_dict().items())
-    torch.manual_seed(0)
-    other = weights(plain.model)
+    found = weights(first_model(tiny_config, *words, "init={}"))
+    drawn, saved = torch.rand(3), load_weights(tiny_teacher)
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in found.items())
+    other = weights(first_model(tiny_config, *words))
     assert torch.equal(torch.rand(3), drawn)
     assert any(not torch.equal(found[n], t) for n, t in other.items())
 

@@ -15,16 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msd_framework.build.data import Data
+from msd_framework.build.teachers import TrainedTeacher
 from msd_framework.checks.resume import begun_with
 from msd_framework.components.options import mismatch
 from msd_framework.components.registry import plain, split
-from msd_framework.config.build import Assembly
 from msd_framework.config.cards import processors_folder
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.loader import EvaluationBatches
-from msd_framework.data.batches.reader import ExampleReader
 from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, read_json
 from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.engine.precision import FP32
@@ -120,37 +119,40 @@ class ScoreCheck:
     note: str = ""
 
 
-def check_score(who: str, assembly: Assembly, teacher: Teacher, num_rows: int) -> ScoreCheck:
+def check_score(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metric], num_rows: int) -> ScoreCheck:
     """Scores a teacher on rows of the run's validation split.
 
     Args:
         who: what it is called.
-        assembly: the run with this teacher alone.
-        teacher: the teacher, live.
+        data: what the run reads.
+        one: the teacher.
+        usual: the run's own metrics, for a teacher whose run's are not known.
         num_rows: how many rows are looked at at most.
     """
-    folder, name = assembly.teacher_folder, assembly.config.data.validation
+    folder, name = one.folder, data.config.data.validation
     if name is None:
         return ScoreCheck(who, folder, note="data.validation names no split, so the teacher was not scored")
-    recorded = read_recorded(folder, assembly.config)
-    whole = assembly.dataset("validation")
+    recorded = read_recorded(folder, data.config)
+    whole = data.splits["validation"]
     places = evenly(len(whole), num_rows)
-    views = list(dict.fromkeys([FULL, *assembly.asked_views("train")]))
-    found = answers(assembly, teacher, Rows(whole, places), views)
+    views = list(dict.fromkeys([FULL, *one.views["train"]]))
+    found = answers(data, one.live(), Rows(whole, places), views)
     made = ScoreCheck(who, folder, name, len(found.places), len(whole))
-    known, why_not = found.labelled, recorded.why_not or _other_rows(recorded, assembly, len(whole))
-    made = made if why_not else _beside(made, found, [whole[int(places[i])].id for i in found.places.tolist()], recorded, assembly)
+    known, why_not = found.labelled, recorded.why_not or _other_rows(recorded, data, len(whole))
+    if not why_not and recorded.predictions is not None:
+        rows = read_predictions(recorded.predictions, [whole[int(places[i])].id for i in found.places.tolist()], data.info)
+        made = _beside(made, probabilities(found.logits[FULL].double(), one.outcomes), rows, recorded.precision)
     if not known.any():
         return replace(made, note="no row of the validation split has a label, so the teacher was not scored")
     logits, targets = found.logits[FULL][known], found.targets[known]
-    metrics = _metrics(assembly, {} if why_not else recorded.metrics)
+    metrics = _metrics(data, {} if why_not else recorded.metrics, usual)
     scores = {n: float(metric(logits, targets)) for n, metric in metrics.items()}
     scores = {n: value for n, value in scores.items() if math.isfinite(value)}
     shared = {} if why_not else {n: recorded.scores[n] for n in scores if n in recorded.scores}
     why_not = why_not or ("" if shared else "its checkpoint has recorded no score of these metrics")
     allowed = allowance(int(known.sum()), len(whole))
-    order = tuple(other_order(logits, targets, assembly.teacher_outcomes))
-    beside = {view: beside_chance(x[known], targets, assembly.teacher_outcomes) for view, x in found.logits.items()}
+    order = tuple(other_order(logits, targets, one.outcomes))
+    beside = {view: beside_chance(x[known], targets, one.outcomes) for view, x in found.logits.items()}
     right, blind = {v: one[0] for v, one in beside.items()}, tuple(v for v, one in beside.items() if one[2])
     made = replace(made, right=right, constant=beside[FULL][1], blind=blind)
     return replace(made, scores=scores, recorded=shared, allowed=allowed, order=order, note=why_not)
@@ -231,20 +233,18 @@ class Rows(MultimodalDataset):
         return self.whole[int(self.places[index])]
 
 
-def answers(assembly: Assembly, teacher: Teacher, rows: MultimodalDataset, views: Sequence[str] = (FULL,)) -> Predictions:
+def answers(data: Data, teacher: Teacher, rows: MultimodalDataset, views: Sequence[str] = (FULL,)) -> Predictions:
     """What a teacher says of examples, in float32."""
 
     def ask(batch: Batch, views: Sequence[str]) -> Tensor:
         return teacher.predict(batch, views).logits
 
-    return predict(ask, batches(assembly, rows), list(views), assembly.world, FP32).together()
+    return predict(ask, batches_of(data, rows), list(views), data.world, FP32).together()
 
 
-def batches(assembly: Assembly, rows: MultimodalDataset) -> EvaluationBatches:
+def batches_of(data: Data, rows: MultimodalDataset) -> EvaluationBatches:
     """Examples as a validation reads them."""
-    processors = {m: p.deterministic() for m, p in assembly.processors.items()}
-    reader = ExampleReader(rows, processors, assembly.decoded, assembly.config.data.on_error == "skip")
-    return EvaluationBatches(reader, Collator(processors, assembly.info), assembly.config.evaluation.batch_size)
+    return data.in_order(data.reader(rows), shared=False)
 
 
 def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int]:
@@ -358,10 +358,10 @@ def _report(path: Path) -> dict[str, Any]:
     return {k: found[k] for k, form in REPORT.items() if isinstance(found, dict) and not mismatch(found.get(k), form)}
 
 
-def _other_rows(recorded: Recorded, assembly: Assembly, length: int) -> str:
+def _other_rows(recorded: Recorded, data: Data, length: int) -> str:
     """Why what was recorded is not of the rows that are looked at here; empty if it is."""
-    data = assembly.config.data
-    here, there = (plain(data.dataset)["type"], data.validation), (recorded.dataset, recorded.split)
+    config = data.config.data
+    here, there = (plain(config.dataset)["type"], config.validation), (recorded.dataset, recorded.split)
     if here != there:
         return f"its run was validated on {' '.join(map(str, there))}, and this one is on {' '.join(map(str, here))}"
     if recorded.rows not in (None, length):
@@ -369,21 +369,24 @@ def _other_rows(recorded: Recorded, assembly: Assembly, length: int) -> str:
     return ""
 
 
-def _beside(made: ScoreCheck, found: Predictions, ids: Sequence[str], recorded: Recorded, assembly: Assembly) -> ScoreCheck:
-    """Each answer beside the recorded one."""
-    if recorded.predictions is None:
-        return made
-    said = probabilities(found.logits[FULL].double(), assembly.teacher_outcomes)
-    rows = read_predictions(recorded.predictions, ids, assembly.info)
-    apart = [max(abs(float(said[i, c]) - p) for c, p in row.items()) for i, row in enumerate(rows) if row]
-    bound = OFF.get(recorded.precision, COARSE)
+def _beside(made: ScoreCheck, said: Tensor, recorded: Sequence[dict[int, float] | None], precision: str) -> ScoreCheck:
+    """Each answer beside the recorded one.
+
+    Args:
+        made: what was found so far.
+        said: probabilities [N, C].
+        recorded: N recorded ones by class, where they are known.
+        precision: what those were computed in.
+    """
+    apart = [max(abs(float(said[i, c]) - p) for c, p in row.items()) for i, row in enumerate(recorded) if row]
+    bound = OFF.get(precision, COARSE)
     off = sum(x > bound for x in apart)
     return replace(made, compared=len(apart), off=off, furthest=max(apart, default=0.0), bound=bound)
 
 
-def _metrics(assembly: Assembly, specs: Mapping[str, Any]) -> dict[str, Metric]:
+def _metrics(data: Data, specs: Mapping[str, Any], usual: Mapping[str, Metric]) -> Mapping[str, Metric]:
     """Those of the teacher's run; those of this run where they are not known."""
     try:
-        return {n: METRICS.build(spec, "evaluation.metrics", assembly.facts) for n, spec in specs.items()} or assembly.metrics
+        return {n: METRICS.build(spec, "evaluation.metrics", data.facts) for n, spec in specs.items()} or usual
     except ConfigError:
-        return assembly.metrics
+        return usual

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from msd_framework.analysis.mfh.channels import draw_permutations, layer_saliency
+from msd_framework.build.run import Run, build
 from msd_framework.checks.run import checked
-from msd_framework.config.build import Assembly
 from msd_framework.config.load import load
 from msd_framework.config.values import as_word
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
@@ -84,7 +84,7 @@ class ChannelSaliency(Experiment):
         if first.batch.ids != second.batch.ids:
             raise DataError(f"{self.folders[0]} and {self.folders[1]} were not trained on the same examples in the same order.")
         try:
-            layer = Layer(first.assembly.model, self.layer, self.channel_dim)
+            layer = Layer(first.run.model, self.layer, self.channel_dim)
             draw = partial(draw_permutations, self.num_permutations, num_examples=len(first.batch), seed=seed)
             with torch.no_grad():
                 return layer_saliency(layer, first.logits, second.logits(), draw, self.at_once)
@@ -97,11 +97,11 @@ class Shown:
     """A trained model and the examples that it is shown.
 
     Args:
-        assembly: its run, with the trained model in it.
+        run: its run, with the trained model in it.
         batch: the view of the examples.
     """
 
-    assembly: Assembly
+    run: Run
     batch: Batch
 
     @classmethod
@@ -125,17 +125,17 @@ class Shown:
             as_word("data.validation", split),
         ]
         limits = [f"data.max_eval_examples={num_examples}", f"evaluation.batch_size={num_examples}"]
-        assembly = Assembly(checked(load(path, [*evaluated, *limits])), World())
-        assembly.load_model(folder)
-        assembly.model.eval()
-        (batch,) = assembly.evaluation["validation"]
+        run = build(checked(load(path, [*evaluated, *limits])), World())
+        run.load_trained()
+        run.model.eval()
+        (batch,) = run.data.evaluation["validation"]
         each = {m: replace(x, distinct=None) for m, x in batch.inputs.items()}  # a row of the layer for every example
         try:
-            return cls(assembly, assembly.masker.view(batch.with_inputs(each), view))
+            return cls(run, run.maskers.student.view(batch.with_inputs(each), view))
         except ValueError as error:
             raise ConfigError(f"experiment.view: {error}") from error
 
     def logits(self) -> Tensor:
         """The model's logits, [N, C]."""
-        output: ModelOutput = self.assembly.model(self.batch.inputs)
+        output: ModelOutput = self.run.model(self.batch.inputs)
         return output.logits

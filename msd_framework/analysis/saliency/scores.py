@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from msd_framework.analysis.saliency.config import SaliencyRun, load_saliency
 from msd_framework.analysis.saliency.report import write_report
 from msd_framework.analysis.saliency.scored import Scored
 from msd_framework.analysis.saliency.statistics import Floats, Interval, auroc, spearman, with_interval
+from msd_framework.build.data import Data, build_data, open_splits
+from msd_framework.build.models import Maskers, build_maskers, fit
+from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.components.registry import plain, split
-from msd_framework.config.build import Assembly
 from msd_framework.config.load import located
 from msd_framework.config.teacher_cache import bar
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.collate import Collator
-from msd_framework.data.batches.reader import ExampleReader
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.engine.random_state import seed_everything
@@ -61,10 +62,11 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
     seed_everything(asked.run.seed)
     found: dict[str, Any] = {}
     try:
-        with World.join(asked.run.env.device) as world, at_hand(asked, world) as assembly:
-            saliencies = {name: s.to(world.device) for name, s in asked.saliencies(training_prior(assembly)).items()}
+        with World.join(asked.run.env.device) as world, at_hand(asked, world) as teaching:
+            prior = training_prior(teaching.data)
+            saliencies = {name: s.to(world.device) for name, s in asked.saliencies(prior).items()}
             for use in asked.options.uses:
-                scored = score(assembly, use, saliencies)
+                scored = score(teaching, use, saliencies)
                 found[use] = summarise(asked, scored)
                 if world.is_first:
                     write_report(asked, scored, found[use])
@@ -73,25 +75,42 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """The parts of a run that its teacher is asked with.
+
+    Args:
+        data: what the run reads.
+        maskers: how views hide a modality, once they have learned what they ask for.
+        teachers: who teaches.
+    """
+
+    data: Data
+    maskers: Maskers
+    teachers: Teachers
+
+
 @contextmanager
-def at_hand(asked: SaliencyRun, world: World) -> Iterator[Assembly]:
+def at_hand(asked: SaliencyRun, world: World) -> Iterator[Teaching]:
     """The run's parts, in a folder of their own that goes again, so that the run's folder is left alone."""
     folder = Path(f"{asked.run.env.save_dir}-{world.gather(f'{platform.node()}-{os.getpid()}')[0]}")
-    assembly = Assembly(replace(asked.run, env=replace(asked.run.env, save_dir=str(folder))), world)
+    config = replace(asked.run, env=replace(asked.run.env, save_dir=str(folder)))
     try:
-        assembly.fit_maskers()
-        yield assembly
+        data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", *asked.options.uses]))))
+        maskers = build_maskers(config, data)
+        fit(data.all_training_examples(), *maskers.each)
+        yield Teaching(data, maskers, build_teachers(config, data, maskers))
         world.wait()
     finally:
         if world.is_first:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def training_prior(assembly: Assembly) -> list[float]:
+def training_prior(data: Data) -> list[float]:
     """The share of each class among the targets of the training split, with one more example of each and, where every label is a
     question of its own, one without it, so that nothing is impossible. No input is read.
     """
-    examples, info, read = assembly.dataset("train"), assembly.info, Collator({}, assembly.info).targets
+    examples, info, read = data.splits["train"], data.info, Collator({}, data.info).targets
     counts, total = torch.ones(info.num_classes, dtype=torch.float64), 2
     for first in range(0, len(examples), ROWS):
         y = read([examples[i] for i in range(first, min(first + ROWS, len(examples)))])
@@ -102,17 +121,15 @@ def training_prior(assembly: Assembly) -> list[float]:
     return prior
 
 
-def score(assembly: Assembly, use: str, saliencies: Mapping[str, Saliency]) -> Scored:
+def score(teaching: Teaching, use: str, saliencies: Mapping[str, Saliency]) -> Scored:
     """Every score of every labelled example of a split that lacks no modality, from one question to the teacher.
 
     Raises:
         DataError: if no example has a label.
     """
-    teacher = assembly.teacher_of(use)
+    data, teacher = teaching.data, teaching.teachers.of(use)
     assert teacher is not None
-    for masker in (assembly.masker, assembly.teacher_masker):
-        if masker is not None:
-            masker.eval()
+    teaching.maskers.eval()
     modalities = teacher.modalities
     views = list(dict.fromkeys([FULL, *(v for s in saliencies.values() for v in s.views(modalities))]))
 
@@ -122,21 +139,19 @@ def score(assembly: Assembly, use: str, saliencies: Mapping[str, Saliency]) -> S
         scores = []
         for label in labels:
             looks = saliencies[label].asks_model
-            looked = saliencies[label].look(assembly.live_teacher.model, batch.inputs) if looks else {}
+            looked = saliencies[label].look(teaching.teachers.trained[0].live().model, batch.inputs) if looks else {}
             seen = outputs | {FULL: ModelOutput(outputs[FULL].logits, looked)}
             scores.append(saliencies[label](seen, targets, modalities))
         return torch.stack(scores)  # [K, B, M]
 
-    data, dataset = assembly.config.data, assembly.dataset(use)
-    processors = {m: p.deterministic() for m, p in assembly.processors.items()}
-    batches = assembly.in_order(ExampleReader(dataset, processors, assembly.decoded, data.on_error == "skip"))
-    with bar(f"asking the teacher ({use})", len(batches), assembly.world.is_first) as advance:
-        found = predict(ask, _told(batches, advance), list(saliencies), assembly.world).together()
+    batches = data.in_order(data.reader(data.splits[use]))
+    with bar(f"asking the teacher ({use})", len(batches), data.world.is_first) as advance:
+        found = predict(ask, _told(batches, advance), list(saliencies), data.world).together()
     lacking = {place for places in batches.reader.lacking.values() for place in places}
-    lacking = {place for share in assembly.world.gather(lacking) for place in share}
+    lacking = {place for share in data.world.gather(lacking) for place in share}
     whole = torch.tensor([place not in lacking for place in found.places.tolist()])  # of the others nothing is to be compared
     found = found if whole.all() else found.at(whole)
-    return _labelled(found, use, dataset, saliencies, modalities)
+    return _labelled(found, use, data.splits[use], saliencies, modalities)
 
 
 def _told(batches: Any, advance: Any) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.plan import EvaluationPlan, Indices, Part, TrainingPlan, stream_seed
 from msd_framework.data.batches.reader import ExampleReader, Kept, Loaded
 from msd_framework.errors import DataError
+from msd_framework.randomness import random_numbers_apart
 from msd_framework.structures import Batch
 
 
@@ -58,8 +59,7 @@ class _Parts(Dataset[_Read]):
         self.reader, self.collator, self.seed, self.full, self.among = reader, collator, seed, full, among
 
     def __getitem__(self, part: Part) -> _Read:
-        with torch.random.fork_rng(devices=[]):  # random transforms depend on the part alone, not on who reads it when
-            torch.default_generator.manual_seed(stream_seed(self.seed, part.number))  # torch.manual_seed would touch a GPU's too
+        with random_numbers_apart(stream_seed(self.seed, part.number)):  # transforms depend on the part, not on who reads it when
             decoded: Kept = {}
             try:
                 read = [x for i in part.indices if (x := self._read(i, decoded)) is not None]

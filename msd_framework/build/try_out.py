@@ -5,8 +5,10 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 
+from msd_framework.build.data import check_splits, open_splits
 from msd_framework.build.facts import RunFacts
-from msd_framework.config.build import Assembly
+from msd_framework.build.run import build, try_models, waits_before_training
+from msd_framework.build.teachers import dry_run
 from msd_framework.config.schema import CheckpointConfig, RunConfig
 from msd_framework.engine.distributed import World
 
@@ -23,14 +25,16 @@ def try_out(config: RunConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         env, data = replace(config.env, save_dir=folder), replace(config.data, workers=0, length_pool=0)
         config = replace(config, run_type="train", env=env, data=data, checkpoint=CheckpointConfig())
-        assembly = Assembly(config, World.alone(config.env.device))
-        assembly.open_splits()
+        world = World.alone(config.env.device)
+        splits = open_splits(config, world)
+        check_splits(config, splits)
         if not RunFacts(config).weights_are_at_hand:
             return
-        assembly.optimization  # noqa: B018 -- made to see whether it can be
-        dry_run = assembly.dry_run()
-        assembly.try_models(dry_run)
-        if assembly.waits_before_training:
-            dry_run.training_mode(assembly.model)
+        run = build(config, world, splits)
+        assert run.training is not None
+        objective, trial = run.training.objective, dry_run(run.data)
+        try_models(trial, config, run.model, run.maskers, run.teachers, objective, run.metrics)
+        if waits_before_training(config, run.maskers, objective):
+            trial.training_mode(run.model)
         else:
-            dry_run.step(assembly.objective)
+            trial.step(objective)

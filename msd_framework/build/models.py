@@ -1,0 +1,198 @@
+"""The student of a run, and how views hide a modality from it and from its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from msd_framework.build.data import Data
+from msd_framework.components.registry import plain
+from msd_framework.config.cards import card_of, fingerprint, make_card, rebuilt, weights_of
+from msd_framework.config.schema import InitConfig, RunConfig
+from msd_framework.config.values import flow
+from msd_framework.engine.checkpoint import find_checkpoint, load_weights, read_json
+from msd_framework.engine.optim import OptimizerRecipe
+from msd_framework.engine.precision import FP32, Choice
+from msd_framework.errors import CheckpointError, ConfigError, Problem
+from msd_framework.maskers.base import Masker
+from msd_framework.metrics.base import Metric
+from msd_framework.models.base import MultimodalModel
+from msd_framework.models.pretrained.inherit import Inheritance
+from msd_framework.objectives.base import Objective
+from msd_framework.randomness import random_numbers_apart
+from msd_framework.registry import MASKERS, METRICS, MODELS, OPTIMIZERS
+from msd_framework.structures import Batch
+
+
+@dataclass(frozen=True)
+class Maskers:
+    """How views hide a modality.
+
+    Args:
+        student: from the student and, where it has none of its own, from the teacher.
+        own_of_teacher: from the teacher, where it is another way; else None.
+    """
+
+    student: Masker
+    own_of_teacher: Masker | None
+
+    @property
+    def teacher(self) -> Masker:
+        return self.own_of_teacher or self.student
+
+    @property
+    def each(self) -> list[Masker]:
+        """One or two."""
+        return [self.student] if self.own_of_teacher is None else [self.student, self.own_of_teacher]
+
+    def eval(self) -> None:
+        for masker in self.each:
+            masker.eval()
+
+
+def build_maskers(config: RunConfig, data: Data) -> Maskers:
+    """How views hide a modality from student and teacher; `fit` has still to show them the training split, if they ask for it."""
+    device, teacher = data.world.device, config.teacher
+    with random_numbers_apart():
+        student = MASKERS.build(config.masker, "masker", data.facts).to(device)
+        if teacher is None or teacher.masker is None:
+            return Maskers(student, None)
+        return Maskers(student, MASKERS.build(teacher.masker, "teacher.masker", data.facts).to(device))
+
+
+def fit(batches: Iterable[Batch], *parts: Masker | Objective) -> None:
+    """Lets parts of a run learn the statistics that they ask for, each from the same batches."""
+    for part in parts:
+        if part.needs_fit:
+            part.fit(batches)
+
+
+def build_recipe(config: RunConfig, data: Data) -> OptimizerRecipe:
+    """How weights are changed, and which are not."""
+    facts = {**data.facts, "fine_tunes": data.before.may_be_pretrained}
+    return OPTIMIZERS.build(config.optimizer, "optimizer", facts)
+
+
+def build_model(config: RunConfig, data: Data, recipe: OptimizerRecipe) -> MultimodalModel:
+    """The student with its first weights: random ones, published ones, or those that `init` names.
+
+    They are the first that the run draws after its seed; what is made beside it draws apart from the run.
+
+    Args:
+        config: what the run is.
+        data: what it reads.
+        recipe: says which weights are frozen.
+
+    Raises:
+        CheckpointError: if the model that it starts from cannot be read, or takes other tensors than this run makes.
+        ConfigError: if it does not fit, or cannot be built.
+    """
+    model = MODELS.build(config.model, "model", data.facts)
+    if config.init is not None and not config.is_evaluated and not config.goes_on:
+        path = config.init_folder
+        assert path is not None
+        for modality in other_tensors_of(card_of(path, config), data):
+            text = f"init: the model of {path} was trained on other {modality} tensors than this run makes."
+            raise CheckpointError(f"{text} Set data.processors_from={path}.")
+        start_from(model, path, config.init, config)
+    with problems_of("optimizer"):
+        recipe.parts.freeze(model)
+    return model.to(data.world.device)
+
+
+def start_from(model: MultimodalModel, path: str, init: InitConfig, config: RunConfig) -> None:
+    """Gives a model its first weights.
+
+    Args:
+        model: what is to start.
+        path: the run that they are taken from, or one of its checkpoints.
+        init: which of them, and how.
+        config: the user's own run, which says what a card may name.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+        ConfigError: if they do not fit.
+    """
+    folder, saved = weights_of(path, config)
+    with random_numbers_apart():
+        source = rebuilt(saved.card, folder)
+    load_weights(source, saved.model, path)
+    try:
+        taken = Inheritance(model, source, init.layers, init.cut, init.only).tensors()
+    except ValueError as error:
+        raise ConfigError(Problem("init", str(error))) from error
+    model.load_state_dict(taken, strict=False)
+
+
+def card_of_student(config: RunConfig, data: Data, model: MultimodalModel) -> dict[str, Any]:
+    """How the student is rebuilt, kept with its weights."""
+    return make_card(model, config.model, dict(data.facts), data.processors, config.data.processors)
+
+
+def other_tensors_of(card: Mapping[str, Any], data: Data) -> list[str]:
+    """Modalities of a saved model of which a run makes other tensors than it was trained on."""
+    saved = card["processors"]
+    known = [m for m in card["modalities"] if m in data.processors]
+    return [m for m in known if saved[m]["fingerprint"] != fingerprint(data.processors[m])]
+
+
+def build_metrics(config: RunConfig, data: Data) -> dict[str, Metric]:
+    """What predictions are measured with, by name."""
+    specs = config.evaluation.metrics
+    return {plain(s)["type"]: METRICS.build(s, f"evaluation.metrics[{i}]", data.facts) for i, s in enumerate(specs)}
+
+
+def load_trained(config: RunConfig, data: Data, model: MultimodalModel, maskers: Maskers, average: MultimodalModel | None) -> int:
+    """Gives a run the weights of a trained model, and what its maskers learned.
+
+    Args:
+        config: what the run is, and which checkpoint is evaluated.
+        data: what it reads.
+        model: takes the weights.
+        maskers: take what they learned.
+        average: takes the average of the student, where that is the teacher.
+
+    Returns:
+        the update at which the checkpoint was written.
+
+    Raises:
+        CheckpointError: if its weights are of another model, or it was trained on other tensors than this run makes.
+    """
+    folder, checkpoint = weights_of(config.evaluated, config)
+    for modality in other_tensors_of(checkpoint.card, data):
+        raise CheckpointError(
+            f"{folder}: was trained on other {modality} tensors than this run makes. Give data.processors.{modality} the "
+            f"options that it was trained with: {flow(checkpoint.card['processors'][modality]['spec'])}."
+        )
+    load_weights(model, checkpoint.model, str(folder))
+    maskers.student.load_state_dict(_part(checkpoint.objective, "masker."), strict=False)
+    if maskers.own_of_teacher is not None:
+        maskers.own_of_teacher.load_state_dict(_part(checkpoint.objective, "teacher_masker."), strict=False)
+    if average is not None:
+        load_weights(average, _part(checkpoint.objective, "teacher.average."), f"{folder} (teacher.ema)")
+    return int(checkpoint.state["update"])
+
+
+def trained_precision(config: RunConfig) -> Choice:
+    """What a trained model is evaluated in: as the configuration says; where that says `auto`, what it was trained in."""
+    saved = read_json(find_checkpoint(config.evaluated) / "state.json").get("precision")
+    trained = Choice(**saved) if saved else Choice(FP32.name, "precision: fp32, as the checkpoint names no other")
+    return Choice.given(config.training.precision) or trained
+
+
+@contextmanager
+def problems_of(key: str) -> Iterator[None]:
+    """What is refused while this lasts is a problem of a key."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(Problem(key, str(error))) from error
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those whose names begin like this, without it."""
+    return {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}

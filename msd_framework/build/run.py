@@ -1,0 +1,181 @@
+"""A checked configuration to a run, whose parts are made in one order that can be seen here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from msd_framework.build.data import Data, Splits, build_data, check_splits, open_splits
+from msd_framework.build.models import (
+    Maskers,
+    build_maskers,
+    build_metrics,
+    build_model,
+    build_recipe,
+    load_trained,
+    trained_precision,
+)
+from msd_framework.build.teachers import Teachers, build_teachers
+from msd_framework.build.training import Batches, build_batches, build_objective, build_runner
+from msd_framework.config.dry_run import DryRun
+from msd_framework.config.schema import RunConfig
+from msd_framework.engine.distributed import World
+from msd_framework.engine.evaluation import PredictedBatches, measure, predict
+from msd_framework.engine.precision import Choice
+from msd_framework.engine.runner import Runner
+from msd_framework.metrics.base import Metric
+from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
+from msd_framework.structures import FULL, Batch, shows
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run has that trains.
+
+    Args:
+        objective: what is minimised.
+        batches: what it learns from.
+        runner: minimises it.
+    """
+
+    objective: Objective
+    batches: Batches
+    runner: Runner
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, ready to be fitted or to evaluate a trained model.
+
+    Args:
+        config: what it is.
+        world: this process among all.
+        data: what it reads.
+        maskers: how views hide a modality.
+        model: the student.
+        teachers: who teaches.
+        metrics: what predictions are measured with, by name.
+        training: what trains; None where a trained model is evaluated.
+    """
+
+    config: RunConfig
+    world: World
+    data: Data
+    maskers: Maskers
+    model: MultimodalModel
+    teachers: Teachers
+    metrics: Mapping[str, Metric]
+    training: Training | None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.env.save_dir)
+
+    @property
+    def precision(self) -> Choice:
+        """What the run trains and evaluates in."""
+        return trained_precision(self.config) if self.training is None else self.training.runner.choose_precision()
+
+    def load_trained(self) -> int:
+        """Takes the weights of the best checkpoint, or of the one that is evaluated; returns its update."""
+        average = None if self.teachers.average is None else self.teachers.average.average
+        return load_trained(self.config, self.data, self.model, self.maskers, average)
+
+    def predict(self, batches: Iterable[Batch]) -> PredictedBatches:
+        """The student's predictions of batches, on every view that the configuration asks for."""
+        return student_predictions(self.data, self.model, self.maskers, batches, self.precision)
+
+    def ask_teacher(self, use: str, batches: Iterable[Batch]) -> PredictedBatches | None:
+        """The teacher's predictions of batches of a split on the same views, of those that it can be shown."""
+        teacher = self.teachers.of(use)
+        if teacher is None:
+            return None
+        self.maskers.eval()
+
+        def ask(batch: Batch, names: Sequence[str]) -> Tensor:
+            return teacher.predict(batch, names).logits
+
+        views = [v for v in self.config.evaluation.views if v == FULL or shows(v, teacher.modalities)]
+        return predict(ask, batches, views, self.world, self.precision.precision, teacher.modalities)
+
+
+def build(config: RunConfig, world: World, splits: Splits | None = None) -> Run:
+    """Makes the parts of a run, one from those before it.
+
+    Of the run's random numbers only the model's weights and then the objective's are drawn. Whatever else draws does so apart
+    (`random_numbers_apart`), so that a part that is added, left out or made elsewhere changes no number.
+
+    Args:
+        config: what the run is, with nothing wrong that can be found without data.
+        world: this process among all.
+        splits: those that it uses, where they are open and checked already.
+
+    Raises:
+        MSDError: if a part cannot be made.
+    """
+    if splits is None:
+        splits = open_splits(config, world)
+        check_splits(config, splits)
+    data = build_data(config, world, splits)
+    recipe, maskers = build_recipe(config, data), build_maskers(config, data)
+    model = build_model(config, data, recipe)
+    teachers = build_teachers(config, data, maskers, model)
+    metrics = build_metrics(config, data)
+    if config.is_evaluated:
+        return Run(config, world, data, maskers, model, teachers, metrics, None)
+    objective = build_objective(config, data, model, teachers, maskers)
+    batches = build_batches(config, data, objective.held_out)
+
+    def validate(runner: Runner) -> dict[str, float]:
+        precision = runner.choose_precision()
+        return measure(student_predictions(data, model, maskers, data.evaluation["validation"], precision), metrics)
+
+    runner = build_runner(config, data, recipe, objective, batches, metrics, validate)
+    return Run(config, world, data, maskers, model, teachers, metrics, Training(objective, batches, runner))
+
+
+def student_predictions(
+    data: Data, model: MultimodalModel, maskers: Maskers, batches: Iterable[Batch], precision: Choice
+) -> PredictedBatches:
+    """A model's predictions of batches on every view that the configuration asks for."""
+
+    def ask(batch: Batch, names: Sequence[str]) -> Tensor:
+        return model.forward_views([maskers.student.view(batch, name).inputs for name in names]).logits
+
+    model.eval()
+    maskers.student.eval()
+    return predict(ask, batches, data.config.evaluation.views, data.world, precision.precision, model.modalities)
+
+
+def waits_before_training(config: RunConfig, maskers: Maskers, objective: Objective) -> bool:
+    """Whether the training split is gone through before the first update: for statistics, or a teacher's answers."""
+    needs_fit = any(part.needs_fit for part in (*maskers.each, objective))
+    return needs_fit or (config.teacher is not None and bool(config.teacher.cache))
+
+
+def try_models(
+    dry_run: DryRun,
+    config: RunConfig,
+    model: MultimodalModel,
+    maskers: Maskers,
+    teachers: Teachers,
+    objective: Objective,
+    metrics: Mapping[str, Metric],
+) -> None:
+    """Tries the student, and teachers that are asked anew each time, on the views that a run asks for.
+
+    Raises:
+        ConfigError: if one cannot take a row, with the key to change and the row.
+        DataError: if a row cannot be read.
+    """
+    dry_run.rows.check_files()
+    dry_run.rows.check_texts()
+    views = [*config.evaluation.views, *getattr(objective, "student_views", ())]
+    dry_run.student(model, maskers.student, views, metrics)
+    if config.teacher is not None and not config.teacher.cache:
+        for one in teachers.trained:
+            dry_run.teacher(one.live(), one.views["train"])

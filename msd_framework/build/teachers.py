@@ -1,0 +1,229 @@
+"""Who teaches in a run: trained models, asked anew each time or once for all, or an average of the student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from msd_framework.build.data import Data, content, teacher_modalities
+from msd_framework.build.models import Maskers, other_tensors_of
+from msd_framework.config.cache import AskedSplit
+from msd_framework.config.cards import card_of, read_as, rebuilt, weights_of
+from msd_framework.config.dry_run import DryRun
+from msd_framework.config.extreme_rows import ExtremeRows
+from msd_framework.config.schema import RunConfig
+from msd_framework.config.teacher_cache import opened
+from msd_framework.engine.checkpoint import load_weights
+from msd_framework.errors import CheckpointError
+from msd_framework.models.base import MultimodalModel
+from msd_framework.randomness import random_numbers_apart
+from msd_framework.structures import FULL, Outcomes, shows
+from msd_framework.teachers.base import Teacher
+from msd_framework.teachers.cached import CachedTeacher
+from msd_framework.teachers.ema import EmaTeacher
+from msd_framework.teachers.ensemble import EnsembleTeacher, asked_of, union
+from msd_framework.teachers.filling import only_head
+from msd_framework.teachers.live import LiveTeacher
+from msd_framework.teachers.marginals import MarginalsTeacher
+from msd_framework.teachers.masked import keep_channels
+
+
+class Weights:
+    """A trained teacher with its weights, which are read at the first call: a run whose answers are cached may never need them.
+
+    Args:
+        read: reads them.
+    """
+
+    def __init__(self, read: Callable[[], LiveTeacher]):
+        self.read = read
+        self.teacher: LiveTeacher | None = None
+
+    def __call__(self) -> LiveTeacher:
+        if self.teacher is None:
+            self.teacher = self.read()
+        return self.teacher
+
+    def let_go(self) -> LiveTeacher | None:
+        """The teacher, if its weights were read; here they are forgotten."""
+        teacher, self.teacher = self.teacher, None
+        return teacher
+
+
+@dataclass(frozen=True)
+class TrainedTeacher:
+    """One of the trained models that teach.
+
+    Args:
+        folder: the run or checkpoint that it comes from.
+        modalities: what it takes.
+        outcomes: how its logits are read: as it was trained.
+        views: what it is asked about, by the use of the split.
+        live: it, with its weights.
+    """
+
+    folder: str
+    modalities: tuple[str, ...]
+    outcomes: Outcomes
+    views: Mapping[str, tuple[str, ...]]
+    live: Weights
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Who teaches in a run; nobody where all is empty.
+
+    Args:
+        trained: the trained models, in their order.
+        kept: the cached answers of each to a split, by its use; nothing where it is asked anew each time.
+        average: the average of the student, where that teaches.
+        by_use: who is asked about a split, by its use: all together, in logits that are read as the student's are.
+    """
+
+    trained: Sequence[TrainedTeacher] = ()
+    kept: Sequence[Mapping[str, CachedTeacher]] = ()
+    average: EmaTeacher | None = None
+    by_use: Mapping[str, Teacher] | None = None
+
+    def of(self, use: str) -> Teacher | None:
+        """Who is asked about the split of a use; None where there is nobody."""
+        return (self.by_use or {}).get(use)
+
+    def open_caches(self, uses: Sequence[str]) -> None:
+        """Has cached answers to splits ready, asked for if need be; the weights of the teachers are then let go.
+
+        Args:
+            uses: of the splits; those that the run does not have are left out.
+
+        Raises:
+            CacheError: if a store is damaged, out of date, or not there and not to be filled.
+        """
+        for teacher, kept in zip(self.trained, self.kept):
+            if not kept:
+                continue
+            stores = [kept[use].opened for use in uses if use in kept and teacher.views[use]]
+            live = teacher.live.let_go()
+            # a store of summaries makes logits of them with the teacher's last layer
+            if live is not None and any(store.classify is not None for store in stores):
+                only_head(live.model)
+
+
+def build_teachers(config: RunConfig, data: Data, maskers: Maskers, model: MultimodalModel | None = None) -> Teachers:
+    """Who teaches. Weights are read here, unless the answers are cached.
+
+    Args:
+        config: what the run is.
+        data: what it reads.
+        maskers: how views hide a modality.
+        model: the student, of which an average may teach.
+
+    Raises:
+        CheckpointError: if weights are of another model, or processors learned something else than those of a teacher.
+    """
+    teacher = config.teacher
+    if teacher is None or not config.has_teacher:
+        return Teachers()
+    if teacher.ema is not None:
+        assert model is not None
+        average = EmaTeacher(model, maskers.teacher, teacher.ema)
+        return Teachers(average=average, by_use=dict.fromkeys(data.splits, average))
+    trained = trained_teachers(config, data, maskers)
+    kept = [_cached(one, data, maskers) if teacher.cache else {} for one in trained]
+    by_use: dict[str, Teacher] = {}
+    for use in data.splits:
+        alone: list[Teacher] = []
+        for one, answers in zip(trained, kept):
+            alone.append(_as_the_student(answers[use] if teacher.cache else one.live(), one, data))
+        by_use[use] = alone[0] if len(alone) == 1 else _together(data, alone)
+    return Teachers(trained, kept, None, by_use)
+
+
+def trained_teachers(config: RunConfig, data: Data, maskers: Maskers) -> list[TrainedTeacher]:
+    """The trained models that teach, of which nothing but their cards is read yet."""
+    teacher = config.teacher
+    if teacher is None or teacher.ema is not None or not config.has_teacher:
+        return []
+    folders = config.teacher_folders
+    uses = [*data.splits] if config.is_evaluated else list(dict.fromkeys(["train", *data.splits]))
+    views = {use: asked_views(config, data, use) for use in uses}
+    trained = []
+    for k, folder in enumerate(folders):
+        card = card_of(folder, config)
+        live = Weights(partial(_read, folder, config, data, maskers))
+        own = {use: views[use][k] for use in uses}
+        trained.append(TrainedTeacher(folder, tuple(card["modalities"]), read_as(card), own, live))
+    return trained
+
+
+def asked_views(config: RunConfig, data: Data, use: str) -> list[tuple[str, ...]]:
+    """The views that each trained teacher is asked about: in training, those of the objective; else those of the evaluation."""
+    assert config.teacher is not None
+    of_each = teacher_modalities(config)
+    modalities = union(of_each)
+    if use == "train":
+        views = data.before.stand_in_objective.teacher_views
+    else:
+        views = tuple(v for v in config.evaluation.views if v == FULL or shows(v, modalities))
+    return [views] if len(of_each) == 1 else asked_of(views, of_each, data.before.combination)
+
+
+def asked_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers) -> AskedSplit:
+    """A split, and a teacher that is asked about it once for all."""
+    return AskedSplit(
+        config=data.config,
+        world=data.world,
+        info=data.info,
+        use=use,
+        dataset=data.splits[use],
+        content=content(data.config, data.splits, use),
+        processors=data.processors,
+        decoded=data.decoded,
+        folder=one.folder,
+        views=one.views[use],
+        masker=maskers.teacher,
+        outcomes=one.outcomes,
+        live=one.live,
+        try_out=lambda: dry_run(data).teacher(one.live(), one.views[use]),
+    )
+
+
+def dry_run(data: Data, finite: bool = True) -> DryRun:
+    """What tries a run on its longest and shortest rows."""
+    rows = ExtremeRows(data.config, data.world.device, data.processors, data.info, data.splits)
+    return DryRun(data.config, rows, finite)
+
+
+def _cached(one: TrainedTeacher, data: Data, maskers: Maskers) -> dict[str, CachedTeacher]:
+    """A teacher's cached answers to each split; a store is opened at the first question, when the maskers are fitted."""
+    kept = {}
+    for use in data.splits:
+        split = partial(asked_split, one, use, data, maskers)
+        kept[use] = CachedTeacher(one.modalities, data.info.num_classes, partial(opened, split, data.world.device))
+    return kept
+
+
+def _read(folder: str, config: RunConfig, data: Data, maskers: Maskers) -> LiveTeacher:
+    """A trained teacher with its weights, in eval mode on this process's device."""
+    assert config.teacher is not None
+    path, checkpoint = weights_of(folder, config)
+    for modality in other_tensors_of(checkpoint.card, data):
+        raise CheckpointError(
+            f"{path}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or "
+            f"length). Set data.processors_from={folder}."
+        )
+    with random_numbers_apart():
+        model = rebuilt(checkpoint.card, path)
+    load_weights(model, checkpoint.model, str(path))
+    if config.teacher.channels is not None:
+        keep_channels(model, **vars(config.teacher.channels))
+    return LiveTeacher(model.to(data.world.device), maskers.teacher)
+
+
+def _as_the_student(asked: Teacher, one: TrainedTeacher, data: Data) -> Teacher:
+    """A teacher in logits that are read as the student's are."""
+    return MarginalsTeacher(asked) if (one.outcomes, data.info.outcomes) == ("softmax", "bernoulli") else asked
+
+
+def _together(data: Data, teachers: Sequence[Teacher]) -> EnsembleTeacher:
+    return EnsembleTeacher(teachers, data.before.combination, data.info.task, data.info.outcomes)

@@ -1,0 +1,253 @@
+"""What trains in a run: the objective, the batches that it learns from, the optimizer and the runner."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from msd_framework.build.data import Data, class_counts, limit
+from msd_framework.build.models import Maskers, card_of_student, fit, problems_of
+from msd_framework.build.teachers import Teachers
+from msd_framework.callbacks.base import Callback
+from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
+from msd_framework.callbacks.progress import ProgressBar
+from msd_framework.components.registry import plain
+from msd_framework.config.schema import RunConfig
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.lengths import LengthPools, measure_lengths
+from msd_framework.data.batches.loader import EvaluationBatches, TrainingBatches
+from msd_framework.data.batches.plan import HELD_OUT, Indices, TrainingPlan, hold_out, stream_seed
+from msd_framework.engine.checkpoint import CheckpointFolder
+from msd_framework.engine.optim import OptimizerRecipe
+from msd_framework.engine.runner import Plan, Runner
+from msd_framework.errors import ConfigError, DataError, Problem
+from msd_framework.losses.class_weights import WeighedTaskLoss
+from msd_framework.metrics.base import Metric
+from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
+from msd_framework.registry import CALLBACKS, OBJECTIVES, SCHEDULERS
+from msd_framework.schedules import HeldOut
+
+DRY_RUN_EXAMPLES = 4
+"""How many training examples an objective looks at to know the shapes of what goes on inside the models."""
+
+MOST_VALIDATIONS = 10**6
+"""The most validations of a run, which are all planned before it begins."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What a run learns from.
+
+    Args:
+        training: this process's parts of each update's batch.
+        held_out: what the objective learns from beside them, in an order of its own; None if it does not.
+        num_examples: examples of an epoch.
+        num_updates: updates of the run.
+    """
+
+    training: TrainingBatches
+    held_out: TrainingBatches | None
+    num_examples: int
+    num_updates: int
+
+
+def build_objective(config: RunConfig, data: Data, model: MultimodalModel, teachers: Teachers, maskers: Maskers) -> Objective:
+    """What is minimised; it holds the maskers, so that what they learned is saved with it.
+
+    Its own weights, such as those of adaptors between features, are drawn right after the model's.
+    """
+    context = {"model": model, "teacher": teachers.of("train"), "masker": maskers.student}
+    objective = OBJECTIVES.build(config.objective, "objective", data.facts, **context)
+    objective.masker, objective.teacher_masker = maskers.student, maskers.own_of_teacher
+    objective = objective.to(data.world.device)
+    if objective.needs_dry_run:
+        _show_examples(objective, config, data, teachers)
+    return objective
+
+
+def _show_examples(objective: Objective, config: RunConfig, data: Data, teachers: Teachers) -> None:
+    """Shows an objective the first training examples; a teacher whose answers are cached is asked itself."""
+    reader = data.training_reader
+    batch = next(iter(EvaluationBatches(reader, Collator(data.processors, data.info), DRY_RUN_EXAMPLES)))
+    live = teachers.trained[0].live() if config.teacher is not None and config.teacher.cache else None
+    with problems_of("objective.features"):
+        objective.dry_run(batch.to(data.world.device), live, len(reader.dataset))
+
+
+def fit_statistics(data: Data, maskers: Maskers, objective: Objective) -> None:
+    """Lets the maskers, and then the objective, look at the training split once, if they have to."""
+    fit(data.all_training_examples(), *maskers.each, objective)
+    losses = [m for m in objective.modules() if isinstance(m, WeighedTaskLoss) and m.needs_counts]
+    if losses:
+        counts = class_counts(data)
+        for loss in losses:
+            loss.balance(*counts)
+
+
+def build_batches(config: RunConfig, data: Data, held_out: HeldOut | None) -> Batches:
+    """The batches of a run, in the order of its updates.
+
+    Args:
+        config: what the run is.
+        data: what it reads.
+        held_out: the training examples that the objective learns from beside its batches.
+
+    Raises:
+        DataError: if holding some out leaves nothing on one side.
+    """
+    trained_on, held = _chosen(config, data, held_out)
+    num_examples = len(data.training_reader.dataset) if trained_on is None else len(trained_on)
+    num_updates = _num_updates(config, num_examples)
+    place = (data.world.rank, data.world.size)
+    training, pools = config.training, _length_pools(config, data, trained_on)
+    plan = TrainingPlan(num_examples, training.batch_size, num_updates, training.accumulate, *place, config.seed, pools)
+    batches = _training_batches(config, data, plan, trained_on)
+    if held_out is None or held is None:
+        return Batches(batches, None, num_examples, num_updates)
+    looks, seed = -(-num_updates // held_out.every), stream_seed(config.seed, HELD_OUT)
+    plan = TrainingPlan(len(held), held_out.batch_size, looks, 1, *place, seed)
+    return Batches(batches, _training_batches(config, data, plan, held), num_examples, num_updates)
+
+
+def _chosen(config: RunConfig, data: Data, held_out: HeldOut | None) -> tuple[Indices | None, Indices | None]:
+    """The examples of the training split that are trained on, and those that are held out; all and none where both are None."""
+    if held_out is None:
+        return None, None
+    length = len(data.training_reader.dataset)
+    rest, held = hold_out(length, held_out.share, config.seed)
+    if not len(rest) or not len(held):
+        text = f"holding {held_out.share} of {length} training examples out leaves {len(rest)} and {len(held)} of them."
+        raise DataError(text)
+    return rest, held
+
+
+def _num_updates(config: RunConfig, num_examples: int) -> int:
+    training = config.training
+    if training.max_updates is not None:
+        return training.max_updates
+    assert training.max_epochs is not None
+    return math.ceil(training.max_epochs * num_examples / training.batch_size)
+
+
+def _training_batches(config: RunConfig, data: Data, plan: TrainingPlan, among: Indices | None) -> TrainingBatches:
+    may_lack_labels = config.data.unlabelled or config.data.labelled_share < 1
+    collator, pin = Collator(data.processors, data.info, may_lack_labels), data.world.device.type == "cuda"
+    return TrainingBatches(data.training_reader, collator, plan, config.data.workers, pin, among)
+
+
+def _length_pools(config: RunConfig, data: Data, among: Indices | None) -> LengthPools | None:
+    """The lengths of the training examples, measured by all processes together, where batches are to be pooled by them."""
+    if config.data.length_pool == 0:
+        return None
+    shares = data.world.gather(measure_lengths(data.training_reader, data.world.rank, data.world.size))
+    lengths = np.empty(sum(map(len, shares)), np.int32)
+    for rank, share in enumerate(shares):
+        lengths[rank :: len(shares)] = share
+    return LengthPools(lengths if among is None else lengths[among], config.data.length_pool)
+
+
+def build_optimization(
+    config: RunConfig, data: Data, recipe: OptimizerRecipe, objective: Objective, num_updates: int
+) -> tuple[Optimizer, LRScheduler]:
+    """What changes the weights, and its learning rate."""
+    schedule = SCHEDULERS.build(config.scheduler, "scheduler", data.facts)
+    with problems_of("optimizer"):
+        optimizer: object = recipe.build(objective)
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(f"build of {type(recipe).__name__} returns a {type(optimizer).__name__}, no optimizer of torch.")
+    with problems_of("scheduler"):
+        return optimizer, schedule.build(optimizer, num_updates)
+
+
+def build_plan(config: RunConfig, data: Data, batches: Batches, metrics: Mapping[str, Metric]) -> Plan:
+    """How long a run is and what happens when.
+
+    Raises:
+        ConfigError: if it has more validations than can be planned.
+    """
+    training, evaluation, checkpoint = config.training, config.evaluation, config.checkpoint
+    last = batches.num_updates
+    every = evaluation.every_updates or batches.num_examples / training.batch_size
+    if last / every > MOST_VALIDATIONS:
+        text = f"a validation every {every:,.4g} of {last:,} updates is more than {MOST_VALIDATIONS:,} of them."
+        raise ConfigError(Problem("evaluation.every_updates", f"{text} Make fewer."))
+    ends = {math.ceil(i * every) for i in range(1, math.floor(last / every) + 1)}
+    validations = {u for u in ends if u < last} | {last}
+    regular = range(checkpoint.every_updates, last, checkpoint.every_updates) if checkpoint.every_updates else None
+    monitor = evaluation.monitor or next(iter(metrics))
+    return Plan(
+        num_updates=last,
+        accumulate=training.accumulate,
+        clip_norm=training.clip_norm,
+        precision=training.precision,
+        log_every=training.log_every,
+        validate_at=frozenset(validations),
+        save_at=frozenset({*(validations if regular is None else regular), last}),
+        monitor=monitor,
+        larger_is_better=metrics[monitor.rpartition("/")[2]].larger_is_better,
+        measured=_measured(config, data, monitor),
+        examples=data.training_reader.dataset.fingerprint,
+    )
+
+
+def _measured(config: RunConfig, data: Data, monitor: str) -> dict[str, Any]:
+    """What the monitored metric's value depends on beside the model."""
+    specs = {plain(spec)["type"]: plain(spec) for spec in config.evaluation.metrics}
+    examples = data.splits["validation"].fingerprint if "validation" in data.splits else None
+    found = {"metric": specs[monitor.rpartition("/")[2]], "examples": examples, "at_most": limit(config, "validation")}
+    return dict(json.loads(json.dumps(found)))
+
+
+def build_callbacks(config: RunConfig, data: Data) -> list[Callback]:
+    """What always watches, and what the configuration adds."""
+    folder = Path(config.env.save_dir)
+    always: list[Callback] = [ProgressBar(config.name), JsonLines(str(folder / "metrics.jsonl"))]
+    if tensorboard_is_installed():
+        always.append(TensorBoard(str(folder / "tensorboard")))
+    return always + [CALLBACKS.build(c, f"callbacks[{i}]", data.facts) for i, c in enumerate(config.callbacks)]
+
+
+def build_runner(
+    config: RunConfig,
+    data: Data,
+    recipe: OptimizerRecipe,
+    objective: Objective,
+    batches: Batches,
+    metrics: Mapping[str, Metric],
+    validate: Callable[[Runner], dict[str, float]],
+) -> Runner:
+    """The runner, before its first update.
+
+    Args:
+        config: what the run is.
+        data: what it reads.
+        recipe: makes the optimizer.
+        objective: what is minimised.
+        batches: what it learns from.
+        metrics: those of a validation.
+        validate: makes a validation for a runner, of a run that has a split for it.
+    """
+    optimizer, schedule = build_optimization(config, data, recipe, objective, batches.num_updates)
+    runner = Runner(
+        objective,
+        batches.training,
+        optimizer,
+        schedule,
+        build_plan(config, data, batches, metrics),
+        data.world,
+        (lambda: validate(runner)) if "validation" in data.splits else None,
+        CheckpointFolder(Path(config.env.save_dir) / "checkpoints", config.checkpoint.keep),
+        card_of_student(config, data, objective.model),
+        build_callbacks(config, data),
+        batches.held_out,
+    )
+    return runner

@@ -1,0 +1,261 @@
+"""What a run writes down: predictions, how right they are, and a report for people and for programs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from msd_framework.build.run import Run
+from msd_framework.config.values import to_copy
+from msd_framework.data.base import SubmissionFile
+from msd_framework.data.batches.reader import ExampleReader
+from msd_framework.engine.distributed import World
+from msd_framework.engine.evaluation import Measures, in_order, in_step
+from msd_framework.engine.memory import keep_freed_memory
+from msd_framework.engine.prediction_table import PredictionTable
+from msd_framework.escaping import CsvWriter
+from msd_framework.escaping import markdown as escaped
+from msd_framework.files import draft, write_json, write_text
+from msd_framework.metrics.fidelity import Comparison, compare
+from msd_framework.screen import Screen
+from msd_framework.structures import FULL
+
+PACKAGES = (
+    "msd_framework",
+    "torch",
+    "torchvision",
+    "transformers",
+    "tokenizers",
+    "omegaconf",
+    "safetensors",
+    "torchmetrics",
+    "numpy",
+)
+
+
+SPLITS = {"train": ("validation", "test"), "val": ("validation",), "test": ("test",), "predict": ("test",)}
+"""The splits that each `run_type` reports on."""
+
+
+def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Predicts and measures with the best checkpoint, and writes predictions, `report.json` and `report.md`."""
+    config = run.config
+    best = run.load_trained()
+    run.teachers.open_caches(SPLITS[config.run_type])
+    keep_freed_memory()
+    metrics: dict[str, float] = {}
+    examples: dict[str, int] = {}
+    for use in SPLITS[config.run_type]:
+        if use in run.data.evaluation:
+            found, examples[use] = evaluate_split(run, use)
+            metrics |= {f"{use}/{name}": value for name, value in found.items()}
+    result = {
+        "name": config.name,
+        "run_type": config.run_type,
+        "seed": config.seed,
+        "metrics": metrics,
+        "expected": config.expected,
+        "best_update": best,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "frozen_parameters": sum(p.numel() for p in run.model.parameters() if not p.requires_grad),
+        "examples": examples,
+        "precision": asdict(run.precision),
+        **facts,
+        "lacking": lacking(run),
+        "skipped": skipped(run),
+    }
+    if run.world.is_first:
+        name = "report" if config.run_type == "train" else f"report_{config.run_type}"
+        write_json(run.folder / f"{name}.json", result)
+        write_text(run.folder / f"{name}.md", markdown(result))
+        show(result)
+    return result
+
+
+def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
+    """Goes through a split once: measures the model, compares it with its teacher, and writes its predictions as they come.
+
+    Returns:
+        the metrics of each view, where there are labels, and how faithful it is to its teacher, if there is one; and how many
+        examples there were.
+
+    Raises:
+        DataError: if the split is empty.
+    """
+    info, world, dataset = run.data.info, run.world, run.data.splits[use]
+    ours, theirs = in_step(run.data.evaluation[use])  # both are asked about a batch before the next one is read
+    student, teacher = run.predict(ours), run.ask_teacher(use, theirs)
+    table = PredictionTable(dataset, info, student.views)
+    submission = dataset.submission if FULL in student.views else None
+    measures = Measures({} if run.config.run_type == "predict" else run.metrics)
+    compared: dict[str, Comparison] = {}
+
+    def made() -> Iterator[list[tuple[int, tuple[list[Any], str]]]]:
+        for found, told in zip(student, teacher or repeat(None)):
+            measures.add(found)
+            for view, logits in told.logits.items() if told else ():
+                rows = torch.ones_like(found.labelled)
+                for side in (found.shown, told.shown if told else {}):
+                    rows = rows & side.get(view, rows)
+                if rows.any():
+                    part = compare(found.logits[view][rows], logits[rows], info.task, info.outcomes)
+                    compared[view] = compared[view] + part if view in compared else part
+            places = found.places.tolist()
+            entries = dataset.submission_entries(places, found.logits[FULL]) if submission else repeat("")
+            yield list(zip(places, zip(table.rows(found), entries)))
+
+    path = run.folder / f"predictions_{getattr(run.config.data, use).replace('/', '_')}.csv"
+    with prediction_files(path, table.header, submission) if world.is_first else nullcontext(_ignore) as write:
+        for row, entry in in_order(made(), world):
+            write(row, entry)
+        examples, labelled = measures.seen(world)
+    metrics = measures.values(world) if labelled else {}
+    shares = world.gather(compared)
+    for view in dict.fromkeys(view for share in shares for view in share):
+        first, *rest = (share[view] for share in shares if view in share)
+        faithful = sum(rest, first).report()
+        metrics |= {name if view == FULL else f"{view}/{name}": value for name, value in faithful.items()}
+    return metrics, examples
+
+
+@contextmanager
+def prediction_files(
+    path: Path, header: Sequence[str], submission: SubmissionFile | None
+) -> Iterator[Callable[[Sequence[Any], str], None]]:
+    """The file of predictions and, beside it, what a server takes; both take their names once all is written.
+
+    Yields:
+        what writes an example's row and its entry.
+    """
+    with ExitStack() as files:
+        writer = CsvWriter(files.enter_context(draft(path)))
+        writer.writerow(header)
+        second = files.enter_context(draft(path.with_name(submission.name))) if submission else None
+        before = submission.begin if submission else ""
+
+        def write(row: Sequence[Any], entry: str) -> None:
+            nonlocal before
+            writer.writerow(row)
+            if second and submission:
+                second.write(before + entry)
+                before = submission.between
+
+        yield write
+        if second and submission:
+            second.write(submission.end)
+
+
+def _ignore(row: Sequence[Any], entry: str) -> None:
+    """What a process that writes nothing does with a row."""
+
+
+def readers_of(run: Run) -> dict[str, ExampleReader]:
+    """What has read each split, by its use."""
+    training = {} if run.data.training is None else {"train": run.data.training}
+    return {**training, **{use: batches.reader for use, batches in run.data.evaluation.items()}}
+
+
+def skipped(run: Run) -> list[str]:
+    """What was wrong with each line or file that was left out, by any process."""
+    mine: list[str] = []
+    for reader in readers_of(run).values():
+        mine += [*getattr(reader.dataset, "skipped", []), *reader.skipped.values()]
+    return list(dict.fromkeys(text for texts in run.world.gather(mine) for text in texts))
+
+
+def lacking(run: Run) -> dict[str, dict[str, int]]:
+    """How many of the examples that were read lack each modality, by the use of their split."""
+    mine = [(use, m, places) for use, reader in readers_of(run).items() for m, places in sorted(reader.lacking.items())]
+    found: dict[str, dict[str, set[int]]] = {}
+    for use, modality, places in (entry for share in run.world.gather(mine) for entry in share):
+        found.setdefault(use, {}).setdefault(modality, set()).update(places)
+    return {use: {m: len(places) for m, places in by_modality.items()} for use, by_modality in found.items()}
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What the run was made with."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+        "cpus": os.cpu_count(),
+        "command": to_copy(Path(sys.argv[0]).name, *sys.argv[1:]),
+    }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The report as a page."""
+    frozen = f" ({result['frozen_parameters']:,} of them frozen)" if result["frozen_parameters"] else ""
+    lines = [
+        f"# {escaped(result['name'])}",
+        "",
+        f"Seed {result['seed']}, {result['parameters']:,} parameters{frozen}, best at update {result['best_update']}.",
+    ]
+    if "seconds" in result:
+        lines.append(f"{result['updates']} updates in {result['seconds']} s. {result['stopped']}".rstrip())
+    lines += ["", result["precision"]["line"]]
+    if "skipped_updates" in result:
+        lines.append(f"{result['skipped_updates']} updates were skipped, since their gradients were not finite in fp16.")
+    expected = result["expected"]
+    lines += ["", "| metric | value | expected |", "|---|---|---|"]
+    lines += [
+        f"| {escaped(k)} | {_shown(v)} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()
+    ]
+    if result["lacking"]:
+        lines += ["", f"{escaped(lacking_line(result))} Views that show nothing of an example are not measured on it."]
+    if result["skipped"]:
+        lines += [
+            "",
+            f"{left_out_line(result)}:",
+            "",
+            *(f"- {escaped(text)}" for text in result["skipped"][:20]),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def lacking_line(result: Mapping[str, Any]) -> str:
+    """How many examples lack what, as sentences."""
+    counts = [(use, m, n) for use, found in result["lacking"].items() for m, n in found.items()]
+    return " ".join(f"{n:,} {use} example{'s have' if n != 1 else ' has'} no {m}." for use, m, n in counts)
+
+
+def left_out_line(result: Mapping[str, Any]) -> str:
+    """How many examples were left out, without a full stop."""
+    count = len(result["skipped"])
+    return f"{count:,} example{' was' if count == 1 else 's were'} left out"
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """The report on the screen."""
+    table = Table(title=f"{result['name']} (seed {result['seed']})", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("expected", justify="right")
+    for name, value in result["metrics"].items():
+        wanted = result["expected"].get(name)
+        table.add_row(name, _shown(value), "" if wanted is None else f"{wanted:.4f}")
+    console = Screen()
+    console.print(table)
+    if result["lacking"]:
+        console.print(lacking_line(result))
+    if result["skipped"]:
+        console.print(f"{left_out_line(result)}; report.json names them.")
+
+
+def _shown(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.4f}"
