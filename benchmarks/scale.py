@@ -21,14 +21,14 @@ import yaml
 
 from benchmarks.memory import peak, resident
 from benchmarks.quantities import Quantity, quantity
+from msd_framework.build.cache_key import AskedSplit, question
 from msd_framework.build.data import build_data, open_splits
 from msd_framework.build.models import build_maskers
+from msd_framework.build.teacher_cache import Split
 from msd_framework.build.teachers import asked_split, trained_teachers
 from msd_framework.build.training import build_batches
 from msd_framework.checks.run import checked
-from msd_framework.config.cache import AskedSplit, question
 from msd_framework.config.load import load
-from msd_framework.config.teacher_cache import Split
 from msd_framework.engine.distributed import World
 from msd_framework.run import run
 from msd_framework.structures import ModelOutput

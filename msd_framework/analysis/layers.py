@@ -17,9 +17,9 @@ from msd_framework.build.data import Data, build_data, open_splits
 from msd_framework.build.models import build_maskers, build_model, build_recipe
 from msd_framework.build.teachers import trained_teachers
 from msd_framework.checks.run import checked
+from msd_framework.checks.words import own_options
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import USES
-from msd_framework.config.words import own_options
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.loader import EvaluationBatches
 from msd_framework.engine.checkpoint import WEIGHTS, find_checkpoint, load_weights, read

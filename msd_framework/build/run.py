@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from msd_framework.build.data import Data, Splits, build_data, check_splits, open_splits
+from msd_framework.build.dry_run import DryRun
 from msd_framework.build.models import (
     Maskers,
     build_maskers,
@@ -20,7 +21,6 @@ from msd_framework.build.models import (
 )
 from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.build.training import Batches, build_batches, build_objective, build_runner
-from msd_framework.config.dry_run import DryRun
 from msd_framework.config.schema import RunConfig
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import PredictedBatches, measure, predict

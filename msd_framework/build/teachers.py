@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from msd_framework.build.cache_key import AskedSplit
 from msd_framework.build.data import Data, content, teacher_modalities
+from msd_framework.build.dry_run import DryRun
+from msd_framework.build.extreme_rows import ExtremeRows
 from msd_framework.build.models import Maskers, other_tensors_of
-from msd_framework.config.cache import AskedSplit
+from msd_framework.build.teacher_cache import opened
 from msd_framework.config.cards import card_of, read_as, rebuilt, weights_of
-from msd_framework.config.dry_run import DryRun
-from msd_framework.config.extreme_rows import ExtremeRows
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.teacher_cache import opened
 from msd_framework.engine.checkpoint import load_weights
 from msd_framework.errors import CheckpointError
 from msd_framework.models.base import MultimodalModel

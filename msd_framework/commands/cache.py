@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from msd_framework.build.cache_key import lock_name, stores
 from msd_framework.build.data import build_data
 from msd_framework.build.models import build_maskers, fit
+from msd_framework.build.teacher_cache import Split, shown_bytes, try_lock
 from msd_framework.build.teachers import asked_split, trained_teachers
 from msd_framework.checks.run import checked
-from msd_framework.config.cache import lock_name, stores
+from msd_framework.checks.words import read_words
 from msd_framework.config.load import load, located, resolve
 from msd_framework.config.schema import TeacherConfig
-from msd_framework.config.teacher_cache import Split, shown_bytes, try_lock
 from msd_framework.config.values import as_word
-from msd_framework.config.words import read_words
 from msd_framework.engine.distributed import World
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import CacheError, ConfigError, Problem, did_you_mean

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.checks.run import understood
+from msd_framework.checks.words import read_words
 from msd_framework.config.load import load, resolve
 from msd_framework.config.values import dump, flow
-from msd_framework.config.words import read_words
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.files import write_text
 from msd_framework.mmf.checkpoints import MmfCheckpoint, read_checkpoint

@@ -32,14 +32,14 @@ from msd_framework.build.data import Data, OnDevice, Splits, build_data, check_s
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe, fit
 from msd_framework.build.run import try_models
+from msd_framework.build.teacher_cache import Split, shown_bytes
 from msd_framework.build.teachers import Teachers, asked_split, build_teachers, dry_run, trained_teachers
 from msd_framework.build.training import Batches, build_batches, build_objective
 from msd_framework.checks.run import checked
+from msd_framework.checks.words import own_options
 from msd_framework.config.cards import card_of
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.teacher_cache import Split, shown_bytes
-from msd_framework.config.words import own_options
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.optim import OptimizerRecipe

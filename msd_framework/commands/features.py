@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from msd_framework.build.teacher_cache import bar, locked, shown_bytes
+from msd_framework.checks.words import read_words
 from msd_framework.commands.extract import extract, list_images
-from msd_framework.config.teacher_cache import bar, locked, shown_bytes
 from msd_framework.config.values import flow, to_copy
-from msd_framework.config.words import read_words
 from msd_framework.data.files import folders
 from msd_framework.data.processors.images import Exif
 from msd_framework.data.regions.base import FeatureReader

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+from msd_framework.checks.words import read_words
 from msd_framework.config.load import located
 from msd_framework.config.values import flow, to_copy
-from msd_framework.config.words import read_words
 from msd_framework.errors import ConfigError
 from msd_framework.screen import progress_bar
 from msd_framework.worlds import LAYOUTS, WorldSummary, make_world

@@ -15,14 +15,14 @@ import yaml
 from msd_framework.analysis.experiment import run_experiment
 from msd_framework.analysis.mfh.channels import draw_permutations
 from msd_framework.analysis.mfh.experiment import ChannelSaliency, Shown
+from msd_framework.build.cache_key import AskedSplit, question
 from msd_framework.build.data import build_data
 from msd_framework.build.models import build_maskers
+from msd_framework.build.teacher_cache import Split
 from msd_framework.build.teachers import asked_split, trained_teachers
 from msd_framework.checks.run import checked
 from msd_framework.cli import main
-from msd_framework.config.cache import AskedSplit, question
 from msd_framework.config.load import load
-from msd_framework.config.teacher_cache import Split
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.models.layers.layer import Layer

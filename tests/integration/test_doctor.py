@@ -240,7 +240,7 @@ def test_features_are_listed_with_their_adaptors(config, teacher, tmp_path, heal
 @pytest.mark.parametrize("only_summaries", [False, True])
 def test_cached_answers_are_compared_and_never_filled(config, teacher, tmp_path, only_summaries, monkeypatch):
     if only_summaries:
-        monkeypatch.setattr("msd_framework.config.cache.LARGE", 1)  # classes beyond which a store keeps no logits
+        monkeypatch.setattr("msd_framework.build.cache_key.LARGE", 1)  # classes beyond which a store keeps no logits
     caches = tmp_path / "caches"
     words = taught(teacher, tmp_path / "student", f"teacher.cache_dir={caches}", "teacher.cache_precision=fp32", "data.test=null")
     found = diagnosis(config, [*words, "teacher.cache=true"], tmp_path / "doctor.json")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from msd_framework.build.dry_run import DryRun
 from msd_framework.build.facts import RunFacts
 from msd_framework.checks import components
 from msd_framework.checks.run import checked
-from msd_framework.config.dry_run import DryRun
 from msd_framework.config.load import load
 from msd_framework.errors import ConfigError
 from msd_framework.registry import OPTIMIZERS

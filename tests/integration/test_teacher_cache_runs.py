@@ -24,9 +24,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from msd_framework.build import cache_key as cache
+from msd_framework.build import teacher_cache
+from msd_framework.build.dry_run import DryRun
 from msd_framework.cli import main
-from msd_framework.config import cache, teacher_cache
-from msd_framework.config.dry_run import DryRun
 from msd_framework.errors import CacheError, ConfigError
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.run import run
@@ -368,7 +369,7 @@ def test_what_the_teachers_masker_was_fitted_to_counts(runs: Runs, capfd: pytest
 
 def test_a_cache_of_when_sep_told_the_length_of_a_hidden_text_is_not_read(own: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as before:
-        before.setattr("msd_framework.config.cache.HIDDEN", None)
+        before.setattr("msd_framework.build.cache_key.HIDDEN", None)
         own.run(CACHED, *ALONE)
     with pytest.raises(CacheError, match=r"in: masker \(what hiding means: in this cache \[SEP\] stands where it stood"):
         own.run(READ, *ALONE)
@@ -461,8 +462,8 @@ def test_the_error_of_a_probability_is_a_total_variation_distance() -> None:
 SLOW = """
 import sys, time
 from functools import partial
-from msd_framework.config import teacher_cache
-from msd_framework.config.dry_run import DryRun
+from msd_framework.build import teacher_cache
+from msd_framework.build.dry_run import DryRun
 from msd_framework.data.sets.hateful_memes import HatefulMemes
 from msd_framework.teachers.live import LiveTeacher
 read, predict = HatefulMemes.__getitem__, LiveTeacher.predict

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from msd_framework.checks.run import checked, understood
+from msd_framework.checks.words import read_words
 from msd_framework.cli import main
 from msd_framework.commands.convert_mmf import convert_from_words, convert_mmf
 from msd_framework.config.load import load
-from msd_framework.config.words import read_words
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.engine.checkpoint import find_checkpoint, load_weights, read
 from msd_framework.errors import ConfigError, DataError

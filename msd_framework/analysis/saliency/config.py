@@ -12,13 +12,13 @@ from typing import Any
 from msd_framework.build.facts import RunFacts, known_facts
 from msd_framework.checks.objective import looks_inside
 from msd_framework.checks.run import checked, understood
+from msd_framework.checks.words import own_options
 from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import plain
 from msd_framework.config.cards import read_as
 from msd_framework.config.load import Source, load, located, resolve
 from msd_framework.config.parts import Part
 from msd_framework.config.schema import USES, Component, RunConfig, TeacherConfig, component
-from msd_framework.config.words import own_options
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency

@@ -21,10 +21,10 @@ from msd_framework.analysis.saliency.scored import Scored
 from msd_framework.analysis.saliency.statistics import Floats, Interval, auroc, spearman, with_interval
 from msd_framework.build.data import Data, build_data, open_splits
 from msd_framework.build.models import Maskers, build_maskers, fit
+from msd_framework.build.teacher_cache import bar
 from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.components.registry import plain, split
 from msd_framework.config.load import located
-from msd_framework.config.teacher_cache import bar
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.collate import Collator
 from msd_framework.engine.distributed import World

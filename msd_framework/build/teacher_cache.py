@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.config.cache import AskedSplit, nearest, question, stores
+from msd_framework.build.cache_key import AskedSplit, nearest, question, stores
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.loader import EvaluationBatches

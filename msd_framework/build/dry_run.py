@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from msd_framework.build.extreme_rows import ExtremeRows
 from msd_framework.components.contract import OURS
 from msd_framework.components.registry import raised_at
-from msd_framework.config.extreme_rows import ExtremeRows
 from msd_framework.config.schema import RunConfig
 from msd_framework.engine.precision import FP32, PRECISIONS, left_as_it_was
 from msd_framework.errors import ConfigError, MSDError, Problem, is_memory, is_of_this_library, is_ours
