@@ -30,7 +30,7 @@ from msd_framework.escaping import markdown as escaped
 from msd_framework.files import draft, write_json, write_text
 from msd_framework.metrics.fidelity import Comparison, compare
 from msd_framework.screen import Screen
-from msd_framework.structures import FULL
+from msd_framework.views import FULL
 
 PACKAGES = (
     "msd_framework",

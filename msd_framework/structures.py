@@ -12,12 +12,9 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor
 
-from msd_framework.errors import did_you_mean
+from msd_framework.views import visible_modalities
 
 T = TypeVar("T")
-
-FULL = "full"
-"""The view that shows every modality."""
 
 Task: TypeAlias = Literal["single_label", "multi_label", "soft_target"]
 """How targets are read: a class [B], a set of labels [B, C] of 0 and 1, or a score a class [B, C] in [0, 1]."""
@@ -224,36 +221,6 @@ class StepOutput:
     output: ModelOutput
 
 
-@dataclass(frozen=True)
-class View:
-    """What the teacher sees of an example and what the student sees of it.
-
-    Args:
-        teacher: ``full``, ``text`` (only text), ``image+text``, ``~text`` (all but text).
-        student: the same; another one than the teacher's makes the distillation crossmodal.
-    """
-
-    teacher: str
-    student: str
-
-    @classmethod
-    def parse(cls, spec: str | Mapping[str, str]) -> View:
-        """A view from its name in a YAML: ``image``, or ``{teacher: audio, student: image}``.
-
-        >>> View.parse("image").name, View.parse({"teacher": "audio", "student": "image"}).name
-        ('image', 'audio>image')
-        """
-        if isinstance(spec, str):
-            return cls(spec, spec)
-        if set(spec) != {"teacher", "student"}:
-            raise ValueError(f"a view is a name or {{teacher: name, student: name}}, got {dict(spec)}.")
-        return cls(spec["teacher"], spec["student"])
-
-    @property
-    def name(self) -> str:
-        return self.student if self.teacher == self.student else f"{self.teacher}>{self.student}"
-
-
 def has_label(targets: Tensor) -> Tensor:
     """Which of B examples have a label, bool [B]: not those whose targets are all -100, nor those with a score that is NaN.
 
@@ -262,40 +229,6 @@ def has_label(targets: Tensor) -> Tensor:
     """
     rows = targets.flatten(1) if targets.ndim > 1 else targets[:, None]
     return ~rows.isnan().any(1) if rows.is_floating_point() else (rows != -100).any(1)
-
-
-def visible_modalities(view: str, modalities: Sequence[str]) -> tuple[str, ...]:
-    """The modalities that a view shows, sorted.
-
-    Raises:
-        ValueError: if the view names a modality that is not there, or hides all of them.
-
-    >>> visible_modalities("~text", ["audio", "image", "text"])
-    ('audio', 'image')
-    >>> visible_modalities("audio+image", ["audio", "image", "text"])
-    ('audio', 'image')
-    """
-    if view == FULL:
-        return tuple(sorted(modalities))
-    named = view.removeprefix("~").split("+")
-    for name in named:
-        if name not in modalities:
-            hint = did_you_mean(name, [*modalities, FULL])
-            raise ValueError(
-                f"view {view!r} names {name!r}, which is not one of the modalities {', '.join(sorted(modalities))}.{hint}"
-            )
-    shown = [m for m in modalities if (m in named) != view.startswith("~")]
-    if not shown:
-        raise ValueError(f"view {view!r} hides every modality of {', '.join(sorted(modalities))}.")
-    return tuple(sorted(shown))
-
-
-def shows(view: str, modalities: Sequence[str]) -> bool:
-    """Whether a view shows something of these modalities, and names no other one."""
-    try:
-        return bool(visible_modalities(view, modalities))
-    except ValueError:
-        return False
 
 
 def outcomes_of(task: Task, trained: Outcomes | None = None) -> Outcomes:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_framework.errors import DataError
-from msd_framework.structures import FULL
+from msd_framework.views import FULL
 
 COLOURS = ("#1f4e79", "#e07b39", "#3a9d5d", "#8e5ea2", "#b0413e", "#6b6b6b", "#c9a227", "#17a2b8")
 SMALLEST = 1e-6

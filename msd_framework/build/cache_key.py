@@ -22,10 +22,11 @@ from msd_framework.engine.distributed import World
 from msd_framework.errors import CacheError
 from msd_framework.maskers.base import Masker
 from msd_framework.registry import DATASETS, MASKERS, PROCESSORS
-from msd_framework.structures import FULL, DatasetInfo, Outcomes
+from msd_framework.structures import DatasetInfo, Outcomes
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import FORMAT, SUMMARY, Card, Layout
+from msd_framework.views import FULL
 
 LARGE = 768
 """Classes beyond which a store keeps the summary that the classifier reads in place of logits, if the teacher tells it."""

@@ -21,8 +21,9 @@ from msd_framework.maskers.base import Masker
 from msd_framework.metrics.base import Metric
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
-from msd_framework.structures import FULL, Batch, Inputs
+from msd_framework.structures import Batch, Inputs
 from msd_framework.teachers.live import LiveTeacher
+from msd_framework.views import FULL
 
 ONE_EXAMPLE = "Expected more than 1 value per channel"
 """What torch says of a batch norm that is shown a single number of each feature."""

@@ -29,7 +29,8 @@ from msd_framework.engine.runner import Runner
 from msd_framework.metrics.base import Metric
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
-from msd_framework.structures import FULL, Batch, shows
+from msd_framework.structures import Batch
+from msd_framework.views import FULL, shows
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from msd_framework.engine.checkpoint import load_weights
 from msd_framework.errors import CheckpointError
 from msd_framework.models.base import MultimodalModel
 from msd_framework.randomness import random_numbers_apart
-from msd_framework.structures import FULL, Outcomes, shows
+from msd_framework.structures import Outcomes
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.cached import CachedTeacher
 from msd_framework.teachers.ema import EmaTeacher
@@ -27,6 +27,7 @@ from msd_framework.teachers.filling import only_head
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.marginals import MarginalsTeacher
 from msd_framework.teachers.masked import keep_channels
+from msd_framework.views import FULL, shows
 
 
 class Weights:

@@ -12,7 +12,7 @@ from msd_framework.components.options import options_of
 from msd_framework.errors import Problem, did_you_mean
 from msd_framework.metrics.fidelity import FIDELITY
 from msd_framework.registry import CALLBACKS, DISTILLATION_LOSSES, METRICS, SALIENCIES, TASK_LOSSES, WEIGHTINGS
-from msd_framework.structures import FULL, visible_modalities
+from msd_framework.views import FULL, visible_modalities
 
 REPORTED = ("validation", "test")
 """The splits that metrics are computed for."""

@@ -17,8 +17,8 @@ from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.objectives.look_ahead import MIXED
 from msd_framework.registry import FEATURE_TERMS, MASKERS, MODELS, MODULATIONS, OPTIMIZERS, WEIGHTINGS
-from msd_framework.structures import FULL, visible_modalities
 from msd_framework.teachers.store import SUMMARY
+from msd_framework.views import FULL, visible_modalities
 
 OTHERS = "Take drop, keep, loss, gap or shapley, which look at its answers"
 

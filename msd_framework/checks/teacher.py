@@ -16,11 +16,12 @@ from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.pretrained.inherit import Inheritance
 from msd_framework.registry import MASKERS, MODELS, WEIGHTINGS
-from msd_framework.structures import FULL, DatasetInfo, shows
+from msd_framework.structures import DatasetInfo
 from msd_framework.teachers.ema import decay_of
 from msd_framework.teachers.ensemble import asked_of, shared_out
 from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import SUMMARY
+from msd_framework.views import FULL, shows
 
 CHANGES = "an average of the student says something else after each update"
 OFF = "or set teacher.cache=false"

@@ -54,12 +54,13 @@ from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.features import Pair
 from msd_framework.schedules import Progress
-from msd_framework.structures import FULL, Batch
+from msd_framework.structures import Batch
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.marginals import MarginalsTeacher
 from msd_framework.teachers.store import TeacherStore
+from msd_framework.views import FULL
 
 FILE = "doctor.json"
 UPDATES = 10

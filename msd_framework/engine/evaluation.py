@@ -17,7 +17,8 @@ from msd_framework.engine.precision import FP32, Precision
 from msd_framework.engine.random_state import random_state, restore_random_state, seed_everything
 from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.base import CountedMetric, Metric
-from msd_framework.structures import FULL, Batch, has_label
+from msd_framework.structures import Batch, has_label
+from msd_framework.views import FULL
 
 Ask = Callable[[Batch, Sequence[str]], Tensor]
 """Logits [V, B, C] of some views of a batch: a student's, or a teacher's."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.engine.evaluation import Predictions
-from msd_framework.structures import FULL, DatasetInfo, probabilities
+from msd_framework.structures import DatasetInfo, probabilities
+from msd_framework.views import FULL
 
 MOST_COLUMNS = 100
 """The most classes that have a column each."""

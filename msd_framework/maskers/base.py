@@ -11,7 +11,8 @@ from torch import nn
 
 from msd_framework.components.registry import Registry
 from msd_framework.maskers.content import special_first
-from msd_framework.structures import FULL, Batch, ModalityInputs, ModalityKind, Setting, visible_modalities
+from msd_framework.structures import Batch, ModalityInputs, ModalityKind, Setting
+from msd_framework.views import FULL, visible_modalities
 
 ALL_KINDS: frozenset[ModalityKind] = frozenset({"tokens", "features", "pixels", "waveform"})
 

@@ -14,7 +14,8 @@ from msd_framework.losses.base import TaskLoss, at_least_float32
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import OBJECTIVES, Objective
-from msd_framework.structures import FULL, Batch, ModelOutput, Setting, StepOutput, Task
+from msd_framework.structures import Batch, ModelOutput, Setting, StepOutput, Task
+from msd_framework.views import FULL
 
 
 @OBJECTIVES.register("agreement")

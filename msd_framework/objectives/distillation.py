@@ -22,8 +22,9 @@ from msd_framework.objectives.features import FEATURE_TERMS, FeatureTerm, Featur
 from msd_framework.objectives.look_ahead import MIXED, Followed, follow
 from msd_framework.saliency.base import Saliency, scores_of
 from msd_framework.schedules import Dial, HeldOut, Mean, Number
-from msd_framework.structures import FULL, Batch, Inputs, ModelOutput, Setting, StepOutput, Task, View, visible_modalities
+from msd_framework.structures import Batch, Inputs, ModelOutput, Setting, StepOutput, Task
 from msd_framework.teachers.base import Teacher
+from msd_framework.views import FULL, View, visible_modalities
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy, mean_of_shown
 from msd_framework.weighting.fixed import UniformWeights
 

@@ -16,8 +16,9 @@ from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import FUSED, numbered, parsed, told
 from msd_framework.schedules import Dial, Number
-from msd_framework.structures import FULL, Batch, Feature, FeatureKind, FeatureShape, Setting, View, visible_modalities
+from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape, Setting
 from msd_framework.teachers.base import Teacher
+from msd_framework.views import FULL, View, visible_modalities
 
 Shown: TypeAlias = Callable[[Batch, View], Tensor | None]
 """Which examples of a batch have something of a view, bool [B]; None if all do."""

@@ -12,35 +12,7 @@ from torch import Tensor, nn
 from msd_framework.components.registry import Registry
 from msd_framework.models.base import MultimodalModel
 from msd_framework.saliency.reading import Reading
-from msd_framework.structures import FULL, Batch, Inputs, ModelOutput
-
-
-def view_name(shown: Sequence[str], modalities: Sequence[str]) -> str:
-    """The name of the view that shows some of the modalities; each view has one name only, whoever asks for it.
-
-    >>> modalities = ["audio", "image", "text"]
-    >>> [view_name(shown, modalities) for shown in (["image"], ["audio", "text"], modalities)]
-    ['image', '~image', 'full']
-    """
-    hidden = [m for m in modalities if m not in shown]
-    if not hidden:
-        return FULL
-    return f"~{hidden[0]}" if len(hidden) == 1 < len(shown) else "+".join(shown)
-
-
-def without(modality: str, modalities: Sequence[str]) -> str:
-    """The name of the view that hides one modality; where one other is left, that one's name, so that no view has two names.
-
-    Raises:
-        ValueError: if no other modality is left.
-
-    >>> without("image", ["image", "text"]), without("image", ["audio", "image", "text"])
-    ('text', '~image')
-    """
-    others = [m for m in modalities if m != modality]
-    if not others:
-        raise ValueError(f"no view is without {modality!r}, which is the only modality; this saliency needs two or more.")
-    return view_name(others, modalities)
+from msd_framework.structures import Batch, Inputs, ModelOutput
 
 
 def scores_of(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from msd_framework.models.base import MultimodalModel
 from msd_framework.saliency.base import SALIENCIES, Saliency
-from msd_framework.structures import FULL, Inputs, ModelOutput, Outcomes, Task, outcomes_of
+from msd_framework.structures import Inputs, ModelOutput, Outcomes, Task, outcomes_of
+from msd_framework.views import FULL
 
 
 class ModelSaliency(Saliency):

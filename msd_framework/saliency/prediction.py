@@ -10,9 +10,10 @@ from torch import Tensor
 
 from msd_framework.losses.base import DistillationLoss
 from msd_framework.losses.defaults import default_distillation_loss
-from msd_framework.saliency.base import SALIENCIES, Saliency, without
+from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.saliency.reading import Reading
-from msd_framework.structures import FULL, ModelOutput, Outcomes, Task
+from msd_framework.structures import ModelOutput, Outcomes, Task
+from msd_framework.views import FULL, without
 
 
 @SALIENCIES.register("drop")

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from msd_framework.losses.base import DistillationLoss, TaskLoss
-from msd_framework.saliency.base import SALIENCIES, Saliency, view_name
+from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.saliency.error import fitting_loss
 from msd_framework.saliency.prediction import fitting_distance
-from msd_framework.structures import FULL, ModelOutput, Outcomes, Task, outcomes_of
+from msd_framework.structures import ModelOutput, Outcomes, Task, outcomes_of
+from msd_framework.views import FULL, view_name
 
 MOST = 5
 """Modalities up to which every subset is looked at: 31 views."""

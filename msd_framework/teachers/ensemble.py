@@ -14,9 +14,9 @@ from msd_framework.components.registry import Registry
 from msd_framework.losses.base import at_least_float32
 from msd_framework.maskers.base import Views
 from msd_framework.ranges import not_negative, positive
-from msd_framework.saliency.base import view_name
-from msd_framework.structures import FULL, Batch, ModelOutput, Outcomes, Task, outcomes_of, visible_modalities
+from msd_framework.structures import Batch, ModelOutput, Outcomes, Task, outcomes_of
 from msd_framework.teachers.base import Teacher
+from msd_framework.views import FULL, view_name, visible_modalities
 
 
 class Combination(ABC):

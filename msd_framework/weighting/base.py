@@ -14,7 +14,8 @@ from msd_framework.components.registry import Registry
 from msd_framework.models.base import MultimodalModel
 from msd_framework.saliency.base import Saliency
 from msd_framework.schedules import HeldOut, Mean, Paced
-from msd_framework.structures import Setting, View
+from msd_framework.structures import Setting
+from msd_framework.views import View
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from msd_framework.ranges import positive
 from msd_framework.schedules import Mean, Progress
-from msd_framework.structures import View
+from msd_framework.views import View
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import SMALLEST, softmax
 

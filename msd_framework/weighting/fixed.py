@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from msd_framework.errors import did_you_mean
-from msd_framework.structures import FULL, Setting, View
+from msd_framework.structures import Setting
+from msd_framework.views import FULL, View
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import non_negative
 

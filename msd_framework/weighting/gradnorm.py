@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from msd_framework.models.base import MultimodalModel
 from msd_framework.ranges import not_negative, positive
 from msd_framework.schedules import Mean, Progress
-from msd_framework.structures import View
+from msd_framework.views import View
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import SMALLEST, ratio
 

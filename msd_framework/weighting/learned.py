@@ -15,7 +15,8 @@ from msd_framework.ranges import not_negative, positive
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.prediction import DropSaliency
 from msd_framework.schedules import HeldOut, Mean, Progress
-from msd_framework.structures import FULL, Outcomes, Setting, Task, View
+from msd_framework.structures import Outcomes, Setting, Task
+from msd_framework.views import FULL, View
 from msd_framework.weighting.adam import Adam
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.inputs import Input, WeightInputs

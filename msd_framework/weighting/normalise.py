@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from msd_framework.structures import FULL, View
+from msd_framework.views import FULL, View
 
 Normalise: TypeAlias = Literal["ratio", "softmax"]
 """How scores become weights: in proportion to them, or to their exponential."""

@@ -14,7 +14,8 @@ from msd_framework.ranges import below_one
 from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.saliency.prediction import DropSaliency
 from msd_framework.schedules import Mean, Progress
-from msd_framework.structures import Outcomes, Setting, Task, View, visible_modalities
+from msd_framework.structures import Outcomes, Setting, Task
+from msd_framework.views import View, visible_modalities
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import Normalise, non_negative, normaliser, weigh
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from msd_framework.schedules import Progress, Ramp, Shape
-from msd_framework.structures import Setting, View
+from msd_framework.structures import Setting
+from msd_framework.views import View
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.fixed import constants, unknown_views
 from msd_framework.weighting.normalise import non_negative

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.ranges import positive
-from msd_framework.structures import View
+from msd_framework.views import View
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 
 

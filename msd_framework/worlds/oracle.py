@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_framework.errors import DataError
-from msd_framework.structures import FULL, visible_modalities
+from msd_framework.views import FULL, named_in, visible_modalities
 from msd_framework.worlds.latents import ADJECTIVES, KINDS, MemeLatents
 
 
@@ -112,7 +112,7 @@ def saliency(probabilities: Mapping[str, NDArray[np.float64]]) -> dict[str, NDAr
         >>> {modality: round(float(score[0]), 4) for modality, score in scores.items()}
         {'image': 0.0, 'text': 0.6931}
     """
-    full, modalities = probabilities[FULL], sorted({m for view in probabilities if view != FULL for m in view.split("+")})
+    full, modalities = probabilities[FULL], sorted({m for view in probabilities if view != FULL for m in named_in(view)})
     without = {m: probabilities["+".join(visible_modalities(f"~{m}", modalities))] for m in modalities}
     return {m: _relative_entropy(full, p) + _relative_entropy(1 - full, 1 - p) for m, p in without.items()}
 

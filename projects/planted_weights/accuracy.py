@@ -16,8 +16,8 @@ from msd_framework.maskers.drop import DropMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.ranges import positive
 from msd_framework.registry import EXPERIMENTS, WEIGHTINGS
-from msd_framework.structures import FULL
 from msd_framework.testing import MadeBatches
+from msd_framework.views import FULL
 
 from .experiment import BATCH_SIZE, PlantedWeights, Trajectory
 from .student import LinearStudent

@@ -19,8 +19,8 @@ from msd_framework.metrics.classification import AUROC
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.ranges import positive
 from msd_framework.registry import EXPERIMENTS
-from msd_framework.structures import FULL
 from msd_framework.testing import MadeBatches, take
+from msd_framework.views import FULL
 from msd_framework.weighting.inputs import Input
 from msd_framework.weighting.learned import LearnedWeights
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msd_framework.maskers.base import Views
-from msd_framework.structures import FULL, Batch, ModalityInputs, ModelOutput
+from msd_framework.structures import Batch, ModalityInputs, ModelOutput
 from msd_framework.teachers.base import Teacher
+from msd_framework.views import FULL
 
 MODALITIES = ("left", "right")
 SIZE = 10

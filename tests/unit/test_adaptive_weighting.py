@@ -27,9 +27,10 @@ from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.registry import MODELS, WEIGHTINGS
 from msd_framework.run import run
 from msd_framework.schedules import Progress
-from msd_framework.structures import DatasetInfo, Setting, View
+from msd_framework.structures import DatasetInfo, Setting
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch, run_processes
+from msd_framework.views import View
 from msd_framework.weighting.base import Evidence, WeightingStrategy
 from tests.runs import SIZES, tiny_model, tiny_runner
 from tests.unit.test_models_contract import Case, build_model, every_model, hide, make_inputs

@@ -12,7 +12,7 @@ import torch
 
 from msd_framework import cli
 from msd_framework.errors import ConfigError
-from msd_framework.structures import View
+from msd_framework.views import View
 
 SMALL = ["layout=hateful_memes", "sizes.train=6", "sizes.dev_seen=0", "sizes.test_seen=4"]
 

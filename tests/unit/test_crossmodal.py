@@ -21,9 +21,10 @@ from msd_framework.maskers.drop import DropMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.registry import DISTILLATION_LOSSES, WEIGHTINGS
 from msd_framework.run import run
-from msd_framework.structures import DatasetInfo, ModelOutput, View
+from msd_framework.structures import DatasetInfo, ModelOutput
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch
+from msd_framework.views import View
 from msd_framework.weighting.base import Evidence
 from msd_framework.weighting.rank_filter import BLOCK, RankFilter, kendall
 from tests.runs import tiny_model

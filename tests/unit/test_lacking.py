@@ -33,11 +33,12 @@ from msd_framework.run import run
 from msd_framework.saliency.base import scores_of
 from msd_framework.saliency.prediction import DropSaliency
 from msd_framework.saliency.shapley import ShapleySaliency
-from msd_framework.structures import Batch, ModalityInputs, ModelOutput, View
+from msd_framework.structures import Batch, ModalityInputs, ModelOutput
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ensemble import EnsembleTeacher, MeanOfTeachers
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch, take
+from msd_framework.views import View
 from msd_framework.weighting.base import Evidence, mean_of_shown
 from msd_framework.weighting.normalise import ratio, softmax
 from tests.runs import tiny_model

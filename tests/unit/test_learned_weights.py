@@ -37,8 +37,9 @@ from msd_framework.objectives.supervised import SupervisedObjective
 from msd_framework.registry import WEIGHTINGS
 from msd_framework.run import run
 from msd_framework.schedules import Progress
-from msd_framework.structures import Batch, ModelOutput, View, tree_map
+from msd_framework.structures import Batch, ModelOutput, tree_map
 from msd_framework.testing import made_batch
+from msd_framework.views import View
 from msd_framework.weighting.adam import Adam
 from msd_framework.weighting.base import Evidence
 from msd_framework.weighting.inputs import WeightInputs

@@ -17,7 +17,8 @@ from msd_framework.maskers.content import replace_content, special_first
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.maskers.resample import MeanMasker
 from msd_framework.registry import MASKERS
-from msd_framework.structures import Batch, DatasetInfo, ModalityInputs, ModalityKind, Setting, visible_modalities
+from msd_framework.structures import Batch, DatasetInfo, ModalityInputs, ModalityKind, Setting
+from msd_framework.views import visible_modalities
 from tests.hidden import hidden_at_full_width
 
 VOCAB = 50

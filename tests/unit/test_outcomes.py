@@ -23,11 +23,12 @@ from msd_framework.modulation.ogm_ge import right_labels
 from msd_framework.run import run
 from msd_framework.saliency.prediction import DropSaliency, KeepSaliency
 from msd_framework.saliency.shapley import ShapleySaliency
-from msd_framework.structures import DatasetInfo, ModelOutput, View
+from msd_framework.structures import DatasetInfo, ModelOutput
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ensemble import EnsembleTeacher, MeanOfTeachers
 from msd_framework.teachers.marginals import MarginalsTeacher, marginals
 from msd_framework.testing import made_batch
+from msd_framework.views import View
 from msd_framework.weighting.base import Evidence
 from msd_framework.weighting.inputs import WeightInputs
 from msd_framework.weighting.saliency import InstanceWeights

@@ -10,8 +10,8 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from msd_framework.errors import ConfigError
 from msd_framework.registry import SALIENCIES
-from msd_framework.saliency.base import without
-from msd_framework.structures import ModelOutput, visible_modalities
+from msd_framework.structures import ModelOutput
+from msd_framework.views import visible_modalities, without
 
 TWO, THREE = ("image", "text"), ("audio", "image", "text")
 SALIENCY_NAMES = ["drop", "keep", "loss", "gap"]

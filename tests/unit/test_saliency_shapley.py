@@ -12,7 +12,8 @@ from torch import Tensor
 from msd_framework.errors import ConfigError
 from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.shapley import ShapleySaliency
-from msd_framework.structures import ModelOutput, visible_modalities
+from msd_framework.structures import ModelOutput
+from msd_framework.views import visible_modalities
 
 NAMES = ("a", "b", "c", "d", "e")
 TARGETS = torch.tensor([0, 1, 2, 2])

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd_framework.structures import Batch, ModalityInputs, ModelOutput, View, tree_map, visible_modalities
+from msd_framework.structures import Batch, ModalityInputs, ModelOutput, tree_map
+from msd_framework.views import View, visible_modalities
 
 NAMES = ["audio", "image", "text"]
 

@@ -21,7 +21,8 @@ from msd_framework.data.processors.audio import read_wav
 from msd_framework.maskers.modality_dropout import modality_dropout
 from msd_framework.registry import DATASETS
 from msd_framework.saliency.reading import together
-from msd_framework.structures import Batch, ModalityInputs, visible_modalities
+from msd_framework.structures import Batch, ModalityInputs
+from msd_framework.views import visible_modalities
 from msd_framework.worlds import make_world, read_oracle
 from msd_framework.worlds.make import WorldPlan, draw_split
 from msd_framework.worlds.oracle import posteriors_of, saliency

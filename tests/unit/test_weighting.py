@@ -13,7 +13,8 @@ from msd_framework.errors import ConfigError
 from msd_framework.registry import WEIGHTINGS
 from msd_framework.saliency.prediction import DropSaliency
 from msd_framework.schedules import Progress
-from msd_framework.structures import DatasetInfo, ModelOutput, Setting, View
+from msd_framework.structures import DatasetInfo, ModelOutput, Setting
+from msd_framework.views import View
 from msd_framework.weighting.base import Evidence, WeightingStrategy
 from msd_framework.weighting.fixed import FixedWeights
 from msd_framework.weighting.saliency import view_saliency

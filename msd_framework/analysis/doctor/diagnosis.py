@@ -9,7 +9,7 @@ from typing import Any
 from msd_framework.analysis.doctor.models import LEAK, SAME, Effect, ModelCheck, PairCheck, Shape, StepCheck, TermCheck
 from msd_framework.analysis.doctor.score import ScoreCheck
 from msd_framework.errors import Problem
-from msd_framework.structures import FULL
+from msd_framework.views import FULL
 
 LOPSIDED = 30.0
 """How many times as hard as the first term another may pull at the student."""

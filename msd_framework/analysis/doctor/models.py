@@ -23,7 +23,6 @@ from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.features import Pair, even_layers
 from msd_framework.structures import (
-    FULL,
     Batch,
     Feature,
     FeatureKind,
@@ -33,8 +32,8 @@ from msd_framework.structures import (
     Outcomes,
     probabilities,
     tree_map,
-    visible_modalities,
 )
+from msd_framework.views import FULL, visible_modalities
 
 Ask = Callable[[Batch, str], Tensor]
 """Logits [B, C] of a view of a batch: a student's, or a teacher's."""

@@ -32,8 +32,9 @@ from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.escaping import cell
 from msd_framework.metrics.base import Metric
 from msd_framework.registry import DATASETS, METRICS
-from msd_framework.structures import FULL, Batch, DatasetInfo, Outcomes, probabilities
+from msd_framework.structures import Batch, DatasetInfo, Outcomes, probabilities
 from msd_framework.teachers.base import Teacher
+from msd_framework.views import FULL
 
 ROUNDING = 0.002
 """How far a score of all rows may lie from the recorded one beside one row that is answered otherwise."""

@@ -23,8 +23,9 @@ from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_
 from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.shapley import MOST
-from msd_framework.structures import FULL, DatasetInfo, Outcomes, visible_modalities
+from msd_framework.structures import DatasetInfo, Outcomes
 from msd_framework.teachers.ensemble import union
+from msd_framework.views import FULL, visible_modalities
 
 TVD: Mapping[Outcomes, str] = {"softmax": "tvd", "bernoulli": "bernoulli_tvd"}
 SOFT: Mapping[Outcomes, str] = {"softmax": "soft_cross_entropy", "bernoulli": "binary_cross_entropy"}

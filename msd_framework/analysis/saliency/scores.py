@@ -34,7 +34,8 @@ from msd_framework.errors import ConfigError, DataError
 from msd_framework.registry import PROCESSORS
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.reading import together
-from msd_framework.structures import FULL, Batch, ModelOutput
+from msd_framework.structures import Batch, ModelOutput
+from msd_framework.views import FULL
 from msd_framework.worlds import read_oracle
 
 DECIDED_BY = "decided_by"

@@ -9,7 +9,7 @@ from typing import Any
 
 from msd_framework.analysis.statistics import Summary, summarise
 from msd_framework.reading import read_json
-from msd_framework.structures import FULL
+from msd_framework.views import FULL
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from msd_framework.config.structure import component_slots, structure_problems, 
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.metrics.fidelity import FIDELITY
 from msd_framework.registry import METRICS, OBJECTIVES
-from msd_framework.structures import FULL
+from msd_framework.views import FULL
 from msd_framework.worlds import WorldPlan
 from msd_framework.worlds.make import _plan as plan_world
 
