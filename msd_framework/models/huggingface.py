@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
 from msd_framework.models.features import CUT, FUSED, SUMMARY, Features, Span, parsed
-from msd_framework.models.pretrained.adapters import CARRIERS, KNOWN_CARRIERS, WORDS, Seen, adapter_of, blanked
+from msd_framework.models.pretrained.adapters import CARRIERS, WORDS, Seen, adapter_of, blanked
 from msd_framework.models.pretrained.transformers import (
     forward_arguments,
     load_published,
@@ -96,7 +96,7 @@ class HuggingFace(MultimodalModel):
         carriers = self.adapter.carriers(list(inspect.signature(self.model.forward).parameters))
         self.carriers = _chosen(kind, carriers, inputs)
         self.modalities = tuple(self.carriers)
-        self.needs = self.adapter.needs(carriers)
+        self.needs = frozenset(carriers).difference(self.adapter.optional)
         num_words, self.max_positions = _of_text(self.model.config, "vocab_size"), _longest_text(self.model)
         if vocab_size is not None and num_words is not None and WORDS in self.carriers.values() and vocab_size > num_words:
             raise ValueError(f"the tokenizer has {vocab_size} words and {name or 'config'} has embeddings for {num_words}")
@@ -210,11 +210,8 @@ def _told(options: Mapping[str, Any]) -> dict[str, str]:
 
 def _carriers_of(kind: str) -> tuple[str, ...]:
     """The arguments of an architecture that carry a modality, without building it."""
-    return KNOWN_CARRIERS.get(kind) or adapter_of(kind).carriers(forward_arguments(kind) if kind not in SPARED else ())
-
-
-SPARED = frozenset({"clip", "flava", "lxmert", "siglip", "vilt"})
-"""Architectures whose adapters know the arguments by themselves."""
+    adapter = adapter_of(kind)
+    return adapter.takes or adapter.carriers(forward_arguments(kind))
 
 
 def _chosen(kind: str, carriers: Sequence[str], inputs: Mapping[str, str] | None) -> dict[str, str]:

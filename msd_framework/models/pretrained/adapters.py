@@ -52,16 +52,19 @@ class Seen:
 class Adapter(ABC):
     """Asks one kind of architecture. Inputs stand under the names of the arguments that carry them.
 
-    What is masked has been replaced by zeros and padding before; dropped words are back at their places, masked.
+    What is masked has been replaced by zeros and padding before.
+
+    Attributes:
+        takes: the arguments of its forward that carry a modality, where they are known without asking transformers; else none.
+        optional: those of them that need not have anything; all others get a stand-in of which nothing is looked at.
     """
 
-    @abstractmethod
+    takes: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
     def carriers(self, arguments: Sequence[str]) -> tuple[str, ...]:
         """Those of the arguments of its forward that carry a modality."""
-
-    @abstractmethod
-    def needs(self, carriers: Sequence[str]) -> frozenset[str]:
-        """Those of its carriers that must have something, be it a stand-in of which nothing is looked at."""
+        return self.takes or tuple(name for name in CARRIERS if name in arguments)
 
     @abstractmethod
     def width(self, config: Any) -> int:
@@ -111,20 +114,18 @@ class ByArguments(Adapter):
     embedding each of text and image, both, with zeros for what is hidden.
 
     Args:
+        takes: the arguments that carry a modality, where they are known without asking transformers.
+        optional: those of them that need not have anything.
         text_first: whether words and regions are one sequence in this order, so that states can be told apart.
         num_summaries: how many times its hidden size is the summary's.
         idle: names of its modules that have no part in the summary.
     """
 
+    takes: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     text_first: bool = False
     num_summaries: int = 1
     idle: tuple[str, ...] = ()
-
-    def carriers(self, arguments: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name in CARRIERS if name in arguments)
-
-    def needs(self, carriers: Sequence[str]) -> frozenset[str]:
-        return frozenset(carriers) - ({VISUALS} if self.text_first else frozenset())
 
     def width(self, config: Any) -> int:
         own = [config, *(c for p in ("text_config", "multimodal_config") if (c := getattr(config, p, None)) is not None)]
@@ -213,11 +214,7 @@ class Vilt(Adapter):
     `max_image_length`. Words stay at least as [CLS], which the summary is read at.
     """
 
-    def carriers(self, arguments: Sequence[str]) -> tuple[str, ...]:
-        return WORDS, PIXELS
-
-    def needs(self, carriers: Sequence[str]) -> frozenset[str]:
-        return frozenset(carriers)
+    takes = (WORDS, PIXELS)
 
     def width(self, config: Any) -> int:
         return int(config.hidden_size)
@@ -253,11 +250,7 @@ class Lxmert(Adapter):
     each of its regions is all of it.
     """
 
-    def carriers(self, arguments: Sequence[str]) -> tuple[str, ...]:
-        return WORDS, REGIONS
-
-    def needs(self, carriers: Sequence[str]) -> frozenset[str]:
-        return frozenset(carriers)
+    takes = (WORDS, REGIONS)
 
     def width(self, config: Any) -> int:
         return int(config.hidden_size)
@@ -285,11 +278,7 @@ class Lxmert(Adapter):
 class Flava(Adapter):
     """FLAVA: an encoder each, and one of both whose first state is the summary; what is hidden or left out is masked there."""
 
-    def carriers(self, arguments: Sequence[str]) -> tuple[str, ...]:
-        return WORDS, PIXELS
-
-    def needs(self, carriers: Sequence[str]) -> frozenset[str]:
-        return frozenset()
+    takes = optional = (WORDS, PIXELS)
 
     def width(self, config: Any) -> int:
         return int(config.multimodal_config.hidden_size)
@@ -335,11 +324,7 @@ class TwoTowers(Adapter):
 
     all_words: bool = False
 
-    def carriers(self, arguments: Sequence[str]) -> tuple[str, ...]:
-        return WORDS, PIXELS
-
-    def needs(self, carriers: Sequence[str]) -> frozenset[str]:
-        return frozenset()
+    takes = optional = (WORDS, PIXELS)  # no annotations, which would make options of them
 
     def width(self, config: Any) -> int:
         return sum(self.widths(config).values())
@@ -399,24 +384,18 @@ def _longer(x: Tensor, length: int, fill: int = 0) -> Tensor:
 
 
 ADAPTERS: Mapping[str, Adapter] = {
-    "bridgetower": ByArguments(num_summaries=2, idle=("text_model.pooler",)),
+    "bert": ByArguments((WORDS,)),
+    "bridgetower": ByArguments((WORDS, PIXELS), num_summaries=2, idle=("text_model.pooler",)),
     "clip": TwoTowers(),
     "flava": Flava(),
     "lxmert": Lxmert(),
+    "resnet": ByArguments((PIXELS,)),
     "siglip": TwoTowers(all_words=True),
     "vilt": Vilt(),
-    "visual_bert": ByArguments(text_first=True),
+    "visual_bert": ByArguments((WORDS, VISUALS), optional=(VISUALS,), text_first=True),
+    "vit": ByArguments((PIXELS,)),
 }
 """How architectures are asked that more is known of than the names of their arguments."""
-
-KNOWN_CARRIERS: Mapping[str, tuple[str, ...]] = {
-    "bridgetower": (WORDS, PIXELS),
-    "visual_bert": (WORDS, VISUALS),
-    "bert": (WORDS,),
-    "vit": (PIXELS,),
-    "resnet": (PIXELS,),
-}
-"""What carries the modalities of architectures that are asked by their arguments, so that transformers need not be imported."""
 
 
 def adapter_of(kind: str) -> Adapter:
