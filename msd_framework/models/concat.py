@@ -185,17 +185,8 @@ class ConcatBert(ConcatModel):
         pretrained: str | None = None,
         pretrained_head: bool = False,
     ):
-        super().__init__(
-            text_encoder.width,
-            num_classes,
-            feature_size,
-            image_encoder,
-            num_regions,
-            num_layers,
-            hidden_size,
-            dropout,
-            batch_norm,
-        )
+        perceptron = (num_layers, hidden_size, dropout, batch_norm)
+        super().__init__(text_encoder.width, num_classes, feature_size, image_encoder, num_regions, *perceptron)
         self.text_encoder = text_encoder
         weights = read_published(pretrained) if pretrained is not None else None
         WEIGHTS.load(self, weights)
@@ -255,17 +246,8 @@ class ConcatBow(ConcatModel):
         batch_norm: bool = False,
     ):
         positive(vocab_size=vocab_size, embedding_size=embedding_size)
-        super().__init__(
-            embedding_size,
-            num_classes,
-            feature_size,
-            image_encoder,
-            num_regions,
-            num_layers,
-            hidden_size,
-            dropout,
-            batch_norm,
-        )
+        perceptron = (num_layers, hidden_size, dropout, batch_norm)
+        super().__init__(embedding_size, num_classes, feature_size, image_encoder, num_regions, *perceptron)
         self.embedding = nn.Embedding(vocab_size, embedding_size)
         nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
         self.pool = POOLS[pool]

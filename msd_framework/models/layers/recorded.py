@@ -56,8 +56,10 @@ class Wheres:
             watched: the views whose rows count; nothing is computed before the first of these rows and after the last.
         """
         num_rows = len(rows.rank)
-        order = rows.rank.argsort().tolist() if can_look(rows.rank) else range(num_rows)  # else they are in order
+        # The rows of the sequence by the views' order; on a device that would have to be waited for, they are in that order.
+        order = rows.rank.argsort().tolist() if can_look(rows.rank) else range(num_rows)
         mine = [i for i, row in enumerate(order) if row // (num_rows // num_views) in watched]
+        # Watched rows stand together as far as they can, so it is one slice of the sequence, cut where blocks end.
         ends = list(accumulate(block.num_rows for block in rows.blocks))
         inside = [block for block, end in zip(rows.blocks, ends) if mine[0] < end and end - block.num_rows <= mine[-1]]
         first = next(end - block.num_rows for block, end in zip(rows.blocks, ends) if mine[0] < end)
@@ -66,6 +68,7 @@ class Wheres:
 
         def add(x: Tensor) -> Tensor:
             sums = [numbers.view(block.num_rows, -1).sum(1) for numbers, block in zip(torch.split(x, sizes), inside)]
+            # rows before and after the slice have nothing, and stand where they would in the sequence
             of_rows = torch.cat([x.new_zeros(first), *sums])
             return F.pad(of_rows, (0, num_rows - len(of_rows))).index_select(0, rows.rank)
 
