@@ -150,6 +150,19 @@ class MultimodalDataset(ABC):
 DATASETS: Registry[MultimodalDataset] = Registry("dataset", "datasets", MultimodalDataset)
 
 
+def check_opening(dataset: type[MultimodalDataset], options: Mapping[str, Any], split: str, limit: int | None) -> None:
+    """What a data set's constructor looks at first: whether its limit is one, and whether its files are there.
+
+    Raises:
+        ValueError: if ``limit`` is not positive.
+        DataError: if a file is missing.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"max_examples is {limit}, wanted at least 1, or null for all")
+    if problems := dataset.check(options, split):
+        raise DataError(" ".join(problems))
+
+
 class Processor(ABC):
     """Turns what stands for one modality of an example into tensors, and B of them into a batch's."""
 

@@ -31,7 +31,7 @@ def check(line: Row) -> None:
 def opened(folder: Path, *lines: bytes, **options) -> JsonLines:
     file = folder / "lines.jsonl"
     file.write_bytes(b"\n".join(lines))
-    return JsonLines(file, "id", check, **options)
+    return JsonLines(file).open("id", check, **options)
 
 
 def entries(lines: JsonLines) -> list[tuple[str, str, str]]:
@@ -185,14 +185,14 @@ def test_every_file_is_read_as_by_a_reader_that_keeps_all_of_it(folder, lines, l
             patch.setattr(rows, "_HASH", lambda name: 7)
         if not wanted:
             with pytest.raises(DataError) as caught:
-                JsonLines(file, "id", check, "skip", limit, sure)
+                JsonLines(file).open("id", check, "skip", limit, sure)
             assert str(caught.value) == f"{file}: holds no example that can be read" + (f": {wrong[0]}" if wrong else "")
         else:
-            found = JsonLines(file, "id", check, "skip", limit, sure)
+            found = JsonLines(file).open("id", check, "skip", limit, sure)
             assert (entries(found), found.skipped) == (wanted, wrong)
         if wrong:
             with pytest.raises(DataError) as caught:
-                JsonLines(file, "id", check, "raise", limit, sure)
+                JsonLines(file).open("id", check, "raise", limit, sure)
             assert str(caught.value) == wrong[0]
 
 
@@ -242,7 +242,7 @@ def test_a_file_without_examples_is_an_error(folder):
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none.jsonl: cannot be read \(No such file or directory\)"):
-        JsonLines(tmp_path / "none.jsonl", "id", check)
+        JsonLines(tmp_path / "none.jsonl").open("id", check)
 
 
 @pytest.mark.parametrize(("value", "label"), [(0, 0), (1, 1)])
@@ -270,14 +270,14 @@ def many(tmp_path_factory) -> Path:
 
 
 def test_an_example_takes_less_than_20_bytes_and_none_is_an_object(many):
-    lines = JsonLines(many, "id", check)
+    lines = JsonLines(many).open("id", check)
     assert len(lines) == 200_000
     assert len(pickle.dumps(lines)) < 20 * len(lines)  # two numbers of 8 bytes
     gc.collect()
     before = len(gc.get_objects())
     tracemalloc.start()  # which is slow
     try:
-        lines = JsonLines(many, "id", check, limit=40_000)
+        lines = JsonLines(many).open("id", check, limit=40_000)
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -291,7 +291,7 @@ def test_ids_that_differ_are_told_apart_and_one_that_is_repeated_is_found_howeve
     file = tmp_path / "again.jsonl"
     file.write_bytes(many.read_bytes() + b'{"id": "123456", "text": ""}\n')
     with pytest.raises(DataError, match=r"again.jsonl:200001: id '123456' is already that of .+again.jsonl:123457;"):
-        JsonLines(file, "id", check)
+        JsonLines(file).open("id", check)
 
 
 def _said(lines: JsonLines, start: int, queue) -> None:
@@ -300,7 +300,7 @@ def _said(lines: JsonLines, start: int, queue) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_that_share_a_file_read_the_same(many, method):
-    lines, context = JsonLines(many, "id", check), multiprocessing.get_context(method)
+    lines, context = JsonLines(many).open("id", check), multiprocessing.get_context(method)
     queue = context.Queue()
     processes = [context.Process(target=_said, args=(lines, 3, queue)) for _ in range(2)]
     for process in processes:
@@ -313,7 +313,7 @@ def test_processes_that_share_a_file_read_the_same(many, method):
 
 
 def test_threads_read_the_same(many):
-    lines = JsonLines(many, "id", check, limit=2000)
+    lines = JsonLines(many).open("id", check, limit=2000)
     with ThreadPoolExecutor(4) as pool:
         assert [line.number for line in pool.map(lines.__getitem__, range(2000))] == list(range(1, 2001))
 

@@ -145,9 +145,9 @@ def write_array(rows: list[dict[str, Any]]) -> str:
 
 
 FORMATS: dict[str, tuple[Callable[[list[dict[str, Any]]], str], Callable[[Path], Any]]] = {
-    "lines.jsonl": (write_jsonl, lambda file: JsonLines(file, "id", text_of)),
-    "table.csv": (write_csv, lambda file: CsvRows(file, "id", text_of)),
-    "list.json": (write_array, lambda file: JsonArray(file, "id", text_of, list_name="list")),
+    "lines.jsonl": (write_jsonl, lambda file: JsonLines(file).open("id", text_of)),
+    "table.csv": (write_csv, lambda file: CsvRows(file).open("id", text_of)),
+    "list.json": (write_array, lambda file: JsonArray(file, "list").open("id", text_of)),
 }
 words = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6)
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "shift-jis", "gb18030", "utf-7"]

@@ -203,7 +203,7 @@ def test_mmfs_pickle_is_refused_and_never_opened(tmp_path):
 
 
 def array_of(file: Path, **options) -> JsonArray:
-    return JsonArray(file, "id", lambda row: row.text("text"), list_name="list", **options)
+    return JsonArray(file, "list").open("id", lambda row: row.text("text"), **options)
 
 
 records = st.lists(

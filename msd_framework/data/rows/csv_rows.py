@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from msd_framework.data.rows.rows import Block, OnError, Record, Row, Rows, is_whole
+from msd_framework.data.rows.rows import Block, Record, Row, Rows, is_whole
 from msd_framework.errors import DataError
 from msd_framework.reading import not_utf8
 
@@ -22,7 +22,7 @@ ROWS = 1024
 
 
 class CsvRows(Rows):
-    r"""The rows of a CSV file that hold an example, in the file's order; see `Rows` for what it takes beside the following.
+    r"""The rows of a CSV file that hold an example, in the file's order.
 
     The first row names the columns; one that has no name, as where lines end with a delimiter, cannot be asked for. A record is
     a text a column; it may be quoted, and then go over several lines. UTF-8; empty lines do not count. A row's number is that of
@@ -38,26 +38,14 @@ class CsvRows(Rows):
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "dev.csv"
     >>> _ = file.write_text('id,text\n7,"a, b"\n8,"two\nlines"\n')
-    >>> rows = CsvRows(file, "id", lambda row: row.text("text"))
+    >>> rows = CsvRows(file).open("id", lambda row: row.text("text"))
     >>> [row.record["text"] for row in rows], rows[1].number
     (['a, b', 'two\nlines'], 3)
     """
 
-    def __init__(
-        self,
-        file: Path,
-        key: str | None,
-        check: Callable[[Row], object],
-        on_error: OnError = "raise",
-        limit: int | None = None,
-        sure: Callable[[Sequence[Record]], bool] | None = None,
-        content: Callable[[Record], Hashable] | None = None,
-        encoding: str | None = None,
-        delimiter: str | None = None,
-    ):
-        self.delimiter = delimiter or ""
-        self.columns: list[str] = []
-        super().__init__(file, key, check, on_error, limit, sure, content, encoding)
+    def __init__(self, file: Path, encoding: str | None = None, delimiter: str | None = None):
+        super().__init__(file, encoding)
+        self.delimiter, self.columns = delimiter or "", list[str]()
 
     def _blocks(self) -> Iterator[Block]:
         csv.field_size_limit(MOST_LETTERS)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from msd_framework.data.rows.rows import Block, OnError, Record, Row, Rows
+from msd_framework.data.rows.rows import Block, Row, Rows
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import json_object
 
@@ -20,7 +20,7 @@ OBJECTS = 1024
 
 
 class JsonArray(Rows):
-    r"""The objects of a list in a JSON file, in its order; see `Rows` for what it takes beside the following.
+    r"""The objects of a list in a JSON file, in its order.
 
     The file holds one object, and the list is one of its values. An object that is no JSON ends the reading whatever
     ``on_error`` says, for nobody knows where the next one begins.
@@ -31,25 +31,14 @@ class JsonArray(Rows):
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "questions.json"
     >>> _ = file.write_text('{"info": {}, "questions": [{"id": 1, "text": "why?"}, {"id": 2, "text": "how?"}]}')
-    >>> questions = JsonArray(file, "id", lambda row: row.text("text"), list_name="questions")
+    >>> questions = JsonArray(file, "questions").open("id", lambda row: row.text("text"))
     >>> questions[1].record, questions[1].place.rpartition("/")[2]
     ({'id': 2, 'text': 'how?'}, 'questions.json:questions:2')
     """
 
-    def __init__(
-        self,
-        file: Path,
-        key: str | None,
-        check: Callable[[Row], object],
-        on_error: OnError = "raise",
-        limit: int | None = None,
-        sure: Callable[[Sequence[Record]], bool] | None = None,
-        content: Callable[[Record], Hashable] | None = None,
-        *,
-        list_name: str,
-    ):
+    def __init__(self, file: Path, list_name: str):
+        super().__init__(file)
         self.list_name = list_name
-        super().__init__(file, key, check, on_error, limit, sure, content)
 
     @property
     def name(self) -> str:

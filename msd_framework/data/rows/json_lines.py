@@ -13,7 +13,7 @@ from msd_framework.reading import json_object
 
 
 class JsonLines(Rows):
-    r"""The lines of a JSON-lines file that hold an example, in the file's order; see `Rows` for what it takes.
+    r"""The lines of a JSON-lines file that hold an example, in the file's order.
 
     A line is one JSON object, UTF-8; empty lines do not count.
 
@@ -21,7 +21,7 @@ class JsonLines(Rows):
     >>> from pathlib import Path
     >>> file = Path(tempfile.mkdtemp()) / "dev.jsonl"
     >>> _ = file.write_text('{"id": 7, "text": "hello"}\n{"id": 8, "text": "world"}\n')
-    >>> lines = JsonLines(file, "id", lambda line: line.text("text"))
+    >>> lines = JsonLines(file).open("id", lambda line: line.text("text"))
     >>> len(lines), lines[1].record, lines[1].place.rpartition("/")[2]
     (2, {'id': 8, 'text': 'world'}, 'dev.jsonl:2')
     """

@@ -13,9 +13,10 @@ import weakref
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from msd_framework.data.base import RowKeys
 from msd_framework.data.files import DataFolder
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import START, copy_as_utf8, is_utf8, other_format
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 OnError: TypeAlias = Literal["raise", "skip"]
 """What becomes of a record that cannot be read: the run stops, or the record is left out and its sentence is kept."""
@@ -151,22 +155,10 @@ class Block(NamedTuple):
 
 
 class Rows(ABC):
-    """The records of a file that are examples, in the file's order.
-
-    Opening reads the file once, a block at a time. A record is then read from the file whenever it is asked for, in any
-    thread, and in any process that has been forked or has got a copy.
+    """The records of a file that are examples, in the file's order, once it has been opened.
 
     Args:
         file: the file.
-        key: which value of a record is its id, unique in the file; None if they have none.
-        check: raises a `DataError` for a record that cannot be read, `NotAnExample` for one to leave out without a word; it
-            sees the records in order, each id once, but for those that ``sure`` was sure of.
-        on_error: whether a record that cannot be read stops the opening, or is left out.
-        limit: how many records to take at most; None for all.
-        sure: whether it is beyond doubt that ``check`` would refuse none of many records, and need see none of them. It may
-            raise `KeyError`, `TypeError` or `AttributeError` in place of an answer.
-        content: what a record that was checked holds beside its id and its label, for `keys`, which take 16 bytes a record; if
-            left out, nothing is kept.
         encoding: what the file is written in, of a data set that has an option for it; of another than UTF-8, a copy is read.
 
     Attributes:
@@ -174,25 +166,44 @@ class Rows(ABC):
         skipped: a sentence for each record that was left out.
 
     Raises:
-        DataError: with the file, the line, what was got and what was wanted; or if there is no example at all.
+        DataError: if the file cannot be read, or is none of text.
     """
 
-    def __init__(
+    def __init__(self, file: Path, encoding: str | None = None):
+        self.file, self.skipped, self.encoding = str(file), list[str](), encoding
+        self._starts, self._lengths, self._numbers = array("q"), array("I"), array("I")
+        self._stamp = _stamp(self._source)
+        if found := other_format(os.pread(self._descriptor, START, 0), file, encoding is not None):
+            raise DataError(found)
+
+    def open(
         self,
-        file: Path,
         key: str | None,
         check: Callable[[Row], object],
         on_error: OnError = "raise",
         limit: int | None = None,
         sure: Callable[[Sequence[Record]], bool] | None = None,
         content: Callable[[Record], Hashable] | None = None,
-        encoding: str | None = None,
-    ):
-        self.file, self.skipped, self.encoding = str(file), list[str](), encoding
-        self._starts, self._lengths, self._numbers = array("q"), array("I"), array("I")
-        self._stamp = _stamp(self._source)
-        if found := other_format(os.pread(self._descriptor, START, 0), file, encoding is not None):
-            raise DataError(found)
+    ) -> Self:
+        """Reads the file once, a block at a time, and returns itself.
+
+        A record is then read from the file whenever it is asked for, in any thread, and in any process that has been forked or
+        has got a copy.
+
+        Args:
+            key: which value of a record is its id, unique in the file; None if they have none.
+            check: raises a `DataError` for a record that cannot be read, `NotAnExample` for one to leave out without a word; it
+                sees the records in order, each id once, but for those that ``sure`` was sure of.
+            on_error: whether a record that cannot be read stops the opening, or is left out.
+            limit: how many records to take at most; None for all.
+            sure: whether it is beyond doubt that ``check`` would refuse none of many records, and need see none of them. It may
+                raise `KeyError`, `TypeError` or `AttributeError` in place of an answer.
+            content: what a record that was checked holds beside its id and its label, for `keys`, which take 16 bytes a record;
+                if left out, nothing is kept.
+
+        Raises:
+            DataError: with the file, the line, what was got and what was wanted; or if there is no example at all.
+        """
         opening = _Opening(self, key, check, on_error, limit, sure or (lambda records: False), content)
         for block in self._blocks():
             if opening.is_full:
@@ -202,6 +213,7 @@ class Rows(ABC):
         self.keys = RowKeys(opening.names.hashes if content else nothing, np.array(opening.contents, np.int64))
         if not self._starts:
             raise DataError(f"{self.name}: holds no example that can be read" + (f": {self.skipped[0]}" if self.skipped else ""))
+        return self
 
     @property
     def name(self) -> str:
@@ -289,22 +301,19 @@ class Rows(ABC):
         self._numbers.frombytes(np.asarray(block.numbers)[chosen].astype(np.uint32).tobytes())
 
 
+@dataclass
 class _Opening:
-    """Takes the records of a file, many at once where none of them is in doubt."""
+    """Takes the records of a file, many at once where none of them is in doubt; see `Rows.open`."""
 
-    def __init__(
-        self,
-        rows: Rows,
-        key: str | None,
-        check: Callable[[Row], object],
-        on_error: OnError,
-        limit: int | None,
-        sure: Callable[[Sequence[Record]], bool],
-        content: Callable[[Record], Hashable] | None,
-    ):
-        self.content, self.contents = content, array("q")
-        self.rows, self.key, self.check, self.on_error, self.limit, self.sure = rows, key, check, on_error, limit, sure
-        self.names = _Names()
+    rows: Rows
+    key: str | None
+    check: Callable[[Row], object]
+    on_error: OnError
+    limit: int | None
+    sure: Callable[[Sequence[Record]], bool]
+    content: Callable[[Record], Hashable] | None
+    names: _Names = field(default_factory=lambda: _Names())
+    contents: array[int] = field(default_factory=lambda: array("q"))
 
     @property
     def is_full(self) -> bool:

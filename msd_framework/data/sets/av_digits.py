@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, check_opening
 from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.structures import DatasetInfo
@@ -85,11 +85,7 @@ class AVDigits(MultimodalDataset):
     ):
         if pairs < 1 or pairing_seed < 0:
             raise ValueError(f"pairs must be 1 or more and pairing_seed 0 or more, got {pairs} and {pairing_seed}.")
-        if max_examples is not None and max_examples < 1:
-            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
-        problems = self.check({"root": root}, split)
-        if problems:
-            raise DataError(" ".join(problems))
+        check_opening(type(self), {"root": root}, split, max_examples)
         self.skipped: list[str] = []
         recordings = list(self._recordings(DataFolder(Path(root) / "recordings", allow_roots), on_error))
         heard = [r for r in recordings if is_heard(r, split, test_speakers or [])]

@@ -9,11 +9,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile, check_opening
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.rows import Record, Row, all_labels, all_texts
-from msd_framework.errors import DataError
 from msd_framework.files import csv_line
 from msd_framework.structures import DatasetInfo
 
@@ -86,14 +85,10 @@ class HatefulMemes(MultimodalDataset):
         on_error: Literal["raise", "skip"] = "raise",
         unlabelled: bool = False,
     ):
-        if max_examples is not None and max_examples < 1:
-            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
-        problems = self.check({"root": root}, split)
-        if problems:
-            raise DataError(" ".join(problems))
+        check_opening(type(self), {"root": root}, split, max_examples)
         file, images = find_layout(Path(root), f"{split}.jsonl")
         self.split, self.folder, self.blind = split, DataFolder(images, allow_roots), unlabelled or split.startswith("test")
-        self.lines = JsonLines(file, "id", self._row, on_error, max_examples, self._is_sure_of, itemgetter("img", "text"))
+        self.lines = JsonLines(file).open("id", self._row, on_error, max_examples, self._is_sure_of, itemgetter("img", "text"))
         self.skipped, self.may_share_rows = self.lines.skipped, allow_overlap
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, check_opening
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.rows import OnError, Row, is_whole
@@ -72,11 +72,7 @@ class MMIMDB(MultimodalDataset):
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
-        if max_examples is not None and max_examples < 1:
-            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
-        problems = self.check({"root": root, "layout": layout}, split)
-        if problems:
-            raise DataError(" ".join(problems))
+        check_opening(type(self), {"root": root, "layout": layout}, split, max_examples)
         source = _SOURCES[_found(Path(root), layout, split)]
         self.films: Films = source(Path(root), split, max_examples, on_error, allow_roots)
         self.skipped = self.films.skipped
@@ -171,7 +167,7 @@ class MmfFilms(Films):
                 longest[name] = len(film.plot), count, genres
             count += 1
 
-        self.lines = JsonLines(file, None, check, on_error)
+        self.lines = JsonLines(file).open(None, check, on_error)
         self.order = [line for _, line, _ in longest.values()][:limit]
         self.ids, self.skipped, self.fingerprint = list(longest)[:limit], self.lines.skipped, self.lines.fingerprint
 

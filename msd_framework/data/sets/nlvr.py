@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, check_opening
 from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.rows import Row
@@ -77,11 +77,7 @@ class NLVR(MultimodalDataset):
     ):
         if not 1 <= permutations <= NUM_PERMUTATIONS:
             raise ValueError(f"permutations is {permutations}, wanted 1 to {NUM_PERMUTATIONS}")
-        if max_examples is not None and max_examples < 1:
-            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
-        problems = self.check({"root": root, "hold_out": hold_out}, split)
-        if problems:
-            raise DataError(" ".join(problems))
+        check_opening(type(self), {"root": root, "hold_out": hold_out}, split, max_examples)
         self.data, self.permutations = DataFolder(Path(root), allow_roots), permutations
         self.folder, _, part = split.partition("/")
         held_out, directories = set(hold_out or []), set[str]()
@@ -94,7 +90,7 @@ class NLVR(MultimodalDataset):
             orders.append(sum(self._is_there(row, k) << k for k in range(permutations)) if chosen else 0)
 
         file = self.data.root / self.folder / f"{self.folder}.json"
-        self.lines = JsonLines(file, "identifier", check, on_error)
+        self.lines = JsonLines(file).open("identifier", check, on_error)
         self.skipped = self.lines.skipped
         if part:
             _check_directories(held_out, directories, file)

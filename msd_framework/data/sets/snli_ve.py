@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, check_opening
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.rows import NotAnExample, Record, Row
-from msd_framework.errors import DataError
 from msd_framework.structures import DatasetInfo
 
 ROOT = "data/snli_ve"
@@ -69,14 +68,10 @@ class SNLIVE(MultimodalDataset):
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
-        if max_examples is not None and max_examples < 1:
-            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
-        problems = self.check({"root": root}, split)
-        if problems:
-            raise DataError(" ".join(problems))
+        check_opening(type(self), {"root": root}, split, max_examples)
         file, folder = find_layout(Path(root), f"snli_ve_{split}.jsonl")
         self.folder = DataFolder(folder / images, allow_roots)
-        self.lines = JsonLines(file, "pairID", self._row, on_error, max_examples, content=_content)
+        self.lines = JsonLines(file).open("pairID", self._row, on_error, max_examples, content=_content)
         self.skipped = self.lines.skipped
 
     @classmethod

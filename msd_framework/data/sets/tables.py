@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, check_opening
 from msd_framework.data.files import DataFolder
 from msd_framework.data.rows.csv_rows import CsvRows
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import OnError, Record, Row, Rows, all_texts
+from msd_framework.data.rows.rows import Record, Row, Rows, all_texts
 from msd_framework.data.sets.one_file import OneFile
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import encoding_problem
@@ -126,35 +126,9 @@ class Table(MultimodalDataset):
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
-        if max_examples is not None and max_examples < 1:
-            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
-        options = {
-            "root": root,
-            "files": files,
-            "file": file,
-            "split_column": split_column,
-            "split_values": split_values,
-            "split_shares": split_shares,
-            "split_seed": split_seed,
-            "stratify": stratify,
-            "group": group,
-            "blind": blind,
-            "texts": texts,
-            "images": images,
-            "features": features,
-            "audio": audio,
-            "label": label,
-            "labels": labels,
-            "task": task,
-            "classes": classes,
-            "classes_from": classes_from,
-            "separator": separator,
-            "delimiter": delimiter,
-            "encoding": encoding,
-        }
-        problems = self.check(options, split)
-        if problems:
-            raise DataError(" ".join(problems))
+        # as `check` and `describe` get them from a YAML
+        options = {name: value for name, value in locals().items() if name not in ("self", "split")}
+        check_opening(type(self), options, split, max_examples)
         self.modalities, self.targets = _modalities(options), _targets(options)
         self.folder, self.id_column, self.keep = DataFolder(Path(root), allow_roots), id_column, keep or []
         self.split, self.blind, self.one_file = split, frozenset(blind or []), _one_file(options)
@@ -163,7 +137,7 @@ class Table(MultimodalDataset):
         self.are_texts = not any("{" in column.pattern for column in self.modalities.values())
         limit = None if self.one_file else max_examples
         path = _file(options, split)
-        self.rows = _open(path, id_column, self._check, on_error, limit, self._is_sure_of, delimiter, self._content, encoding)
+        self.rows = _rows(path, delimiter, encoding).open(id_column, self._check, on_error, limit, self._is_sure_of, self._content)
         self.order = np.arange(len(self.rows))
         if self.one_file is not None:
             self.order = self.one_file.rows_of(split, str(path), self.rows.keys.contents)[:max_examples]
@@ -462,7 +436,8 @@ def _read_classes(
             found.update(map(str, values))
         return True
 
-    _open(file, None, check, "skip", None, are_sure, delimiter, None, encoding)  # who opens it says what is wrong with a row
+    # a row that is wrong is told by whoever opens the file for its examples
+    _rows(file, delimiter, encoding).open(None, check, "skip", None, are_sure)
     if len(found) > MOST_CLASSES:
         raise DataError(
             f"{file}: {column} has over {MOST_CLASSES:,} different values, which are no labels; give data.dataset.classes"
@@ -472,21 +447,10 @@ def _read_classes(
     return tuple(sorted(found, key=(lambda x: (int(x), x)) if all(map(_WHOLE.fullmatch, found)) else (lambda x: (0, x))))
 
 
-def _open(
-    file: Path,
-    key: str | None,
-    check: Callable[[Row], object],
-    on_error: OnError,
-    limit: int | None,
-    sure: Callable[[Sequence[Record]], bool],
-    delimiter: str | None,
-    content: Callable[[Record], Hashable] | None,
-    encoding: str,
-) -> Rows:
+def _rows(file: Path, delimiter: str | None, encoding: str) -> Rows:
     if file.suffix == ".jsonl":
-        return JsonLines(file, key, check, on_error, limit, sure, content, encoding)
-    delimiter = delimiter or ("\t" if file.suffix == ".tsv" else None)
-    return CsvRows(file, key, check, on_error, limit, sure, content, encoding, delimiter)
+        return JsonLines(file, encoding)
+    return CsvRows(file, encoding, delimiter or ("\t" if file.suffix == ".tsv" else None))
 
 
 def _one_file(options: Mapping[str, Any]) -> OneFile | None:

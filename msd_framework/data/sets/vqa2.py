@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile
+from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile, check_opening
 from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.data.rows.json_array import JsonArray
 from msd_framework.data.rows.rows import OnError, Row, all_texts
@@ -94,11 +94,7 @@ class VQA2(MultimodalDataset):
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
-        if max_examples is not None and max_examples < 1:
-            raise ValueError(f"max_examples is {max_examples}, wanted at least 1, or null for all")
-        problems = self.check({"root": root}, split)
-        if problems:
-            raise DataError(" ".join(problems))
+        check_opening(type(self), {"root": root}, split, max_examples)
         self.split, self.folder, self.photos = split, Path(root), DataFolder(Path(root), allow_roots)
         self.answers = list_of_answers(self.folder, answers, min_count) or ()
         self.written, self.normalised = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
@@ -107,9 +103,7 @@ class VQA2(MultimodalDataset):
             self.normalised[normalise_answer(on_one_line(answer))].append(c)
         annotated, asked = annotations_file(self.folder, split), questions_file(self.folder, split)
         self.given = _Given(annotated, on_error) if annotated.is_file() else None
-        self.questions = JsonArray(
-            asked, "question_id", self._check, on_error, max_examples, content=_content, list_name="questions"
-        )
+        self.questions = JsonArray(asked, "questions").open("question_id", self._check, on_error, max_examples, content=_content)
         self.skipped = [*(self.given.rows.skipped if self.given else ()), *self.questions.skipped]
 
     @classmethod
@@ -203,7 +197,7 @@ class _Given:
             known.append(number)
             images.append(image)
 
-        self.rows = JsonArray(file, "question_id", check, on_error, list_name="annotations")
+        self.rows = JsonArray(file, "annotations").open("question_id", check, on_error)
         self.order = np.array(known).argsort()  # rows in the order of their questions' ids
         self.known, self.images = np.array(known)[self.order], np.array(images)[self.order]
 
@@ -275,7 +269,7 @@ def common_answers(files: Sequence[Path], min_count: int) -> list[str]:
     """
     spelled = Counter[str]()
     for file in files:
-        JsonArray(file, None, lambda row: spelled.update([row.text(COMMONEST)]), list_name="annotations")
+        JsonArray(file, "annotations").open(None, lambda row: spelled.update([row.text(COMMONEST)]))
     counts = Counter[str]()
     for answer, count in spelled.items():
         counts[normalise_answer(answer)] += count
