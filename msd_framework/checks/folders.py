@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from msd_framework.build.facts import RunFacts
@@ -14,24 +14,37 @@ from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.registry import MODELS
 
 
-def nearest_folder(folder: Path) -> Path:
-    """The folder itself or the first one above it that is there."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+def unwritable(folder: Path) -> str:
+    """Why a folder cannot be made or written to; empty if it can."""
+    if folder.exists() and not folder.is_dir():
+        return f"{folder} is a file, wanted a folder."
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    is_writable = nearest.is_dir() and os.access(nearest, os.W_OK)
+    return "" if is_writable else f"{folder} cannot be made or written to: see {nearest}."
 
 
-def is_writable(folder: Path) -> bool:
-    """Whether a folder can be made or written to."""
-    nearest = nearest_folder(folder)
-    return nearest.is_dir() and os.access(nearest, os.W_OK)
+def other_processors(run: RunFacts, path: str, among: Collection[str], text: str) -> Iterator[Problem]:
+    """Processors that make other tensors than those of a saved run.
+
+    Args:
+        run: what is checked.
+        path: the folder of the saved run, or one of its checkpoints.
+        among: the modalities that are compared.
+        text: the sentence, with room for the difference.
+
+    Raises:
+        CheckpointError: if there is no such run.
+    """
+    saved = run.card(path)["processors"]
+    for modality, part in run.processors.items():
+        if modality in among and (other := other_tensors(part.spec, saved[modality]["spec"])):
+            yield Problem(part.path, text.format(other))
 
 
 def save_dir(run: RunFacts) -> Iterator[Problem]:
     """A folder that cannot be written to."""
-    folder = Path(run.config.env.save_dir)
-    if folder.exists() and not folder.is_dir():
-        yield Problem("env.save_dir", f"{folder} is a file, wanted a folder.")
-    elif not is_writable(folder):
-        yield Problem("env.save_dir", f"{folder} cannot be made or written to: see {nearest_folder(folder)}.")
+    if text := unwritable(Path(run.config.env.save_dir)):
+        yield Problem("env.save_dir", text)
 
 
 def processors_from(run: RunFacts) -> Iterator[Problem]:
@@ -39,19 +52,14 @@ def processors_from(run: RunFacts) -> Iterator[Problem]:
     given, at = run.config.data.processors_from, "data.processors_from"
     if given is None or run.config.is_evaluated:
         return
-    other = {}
+    text = f"the run of {at} was made with other options: {{}}. Write those here, or leave {at} out."
     try:
-        learned, saved = learned_processors(given, run.config), run.card(given)["processors"]
-        for modality, part in run.processors.items():
-            if modality in learned:
-                other[part.path] = other_tensors(part.spec, saved[modality]["spec"])
+        problems = list(other_processors(run, given, learned_processors(given, run.config), text))
     except (CheckpointError, ConfigError) as error:
         yield Problem(at, str(error))
         return
-    if given in run.config.teacher_folders:  # checks/teacher.py compares teacher and student
-        return
-    text = f"the run of {at} was made with other options: {{}}. Write those here, or leave {at} out."
-    yield from (Problem(path, text.format(found)) for path, found in other.items() if found)
+    if given not in run.config.teacher_folders:  # checks/teacher.py compares teacher and student
+        yield from problems
 
 
 def checkpoint(run: RunFacts) -> Iterator[Problem]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.build.facts import RunFacts
-from msd_framework.checks.folders import is_writable, nearest_folder
-from msd_framework.config.cards import other_tensors
+from msd_framework.checks.folders import other_processors, unwritable
 from msd_framework.config.parts import Part
+from msd_framework.config.schema import TeacherConfig
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.pretrained.inherit import Inheritance
@@ -29,13 +29,15 @@ OFF = "or set teacher.cache=false"
 
 def options(run: RunFacts) -> Iterator[Problem]:
     """Options of a teacher that do not go together, whatever the teacher is."""
-    if run.config.teacher is not None:
-        yield from _of_average(run) if run.config.teacher.ema is not None else _of_folders(run)
+    teacher = run.config.teacher
+    if teacher is not None and teacher.ema is not None:
+        yield from _of_average(run, teacher, teacher.ema)
+    elif teacher is not None:
+        yield from _of_folders(run, teacher)
 
 
-def _of_folders(run: RunFacts) -> Iterator[Problem]:
-    teacher, folders, at = run.config.teacher, run.config.teacher_folders, "teacher.checkpoint"
-    assert teacher is not None
+def _of_folders(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
+    folders, at = teacher.folders, "teacher.checkpoint"
     if not folders:
         text = "The folder of a finished run, or of one of its checkpoints; or a list of them; or teacher.ema in its place."
         yield Problem(at, f"must be given: {text}")
@@ -51,12 +53,9 @@ def _of_folders(run: RunFacts) -> Iterator[Problem]:
         yield Problem("teacher.channels", f"are those of one teacher, and there are {len(folders)}. Leave them out.")
 
 
-def _of_average(run: RunFacts) -> Iterator[Problem]:
-    teacher = run.config.teacher
-    assert teacher is not None
-    assert teacher.ema is not None
+def _of_average(run: RunFacts, teacher: TeacherConfig, ema: float | dict[str, float | str]) -> Iterator[Problem]:
     try:
-        decay_of(teacher.ema)
+        decay_of(ema)
     except ValueError as error:
         yield Problem("teacher.ema", str(error))
         return
@@ -102,7 +101,7 @@ def agreement(run: RunFacts) -> Iterator[Problem]:
     problems: list[Problem] = []
     for folder in run.config.teacher_folders:
         try:
-            problems += _of_card(run, run.card(folder))
+            problems += _trained_otherwise(run, folder)
         except (CheckpointError, ConfigError) as error:
             problems.append(Problem("teacher.checkpoint", str(error)))
     yield from dict.fromkeys(problems)
@@ -110,9 +109,9 @@ def agreement(run: RunFacts) -> Iterator[Problem]:
         yield from _combination(run)
 
 
-def _of_card(run: RunFacts, card: dict[str, Any]) -> Iterator[Problem]:
+def _trained_otherwise(run: RunFacts, folder: str) -> Iterator[Problem]:
     """What a teacher was trained on that this run's data is not."""
-    at = "teacher.checkpoint"
+    at, card = "teacher.checkpoint", run.card(folder)
     Part(at, MODELS, card["model"]).cls  # noqa: B018 -- refused if nobody knows it
     for m in card["modalities"]:
         if m not in run.processors:
@@ -120,10 +119,8 @@ def _of_card(run: RunFacts, card: dict[str, Any]) -> Iterator[Problem]:
             yield Problem(at, text)
     if text := _other_classes("the teacher", card["facts"], run.info):
         yield Problem(at, f"{text} Take a teacher of this data set.")
-    for m, part in run.processors.items():
-        if m in card["modalities"] and (other := other_tensors(part.spec, card["processors"][m]["spec"])):
-            text = f"the teacher was trained on other tensors: {other}. Both must see the same: write the teacher's options here."
-            yield Problem(part.path, text)
+    text = "the teacher was trained on other tensors: {}. Both must see the same: write the teacher's options here."
+    yield from other_processors(run, folder, card["modalities"], text)
 
 
 def _other_classes(who: str, facts: Mapping[str, Any], info: DatasetInfo) -> str:
@@ -174,21 +171,16 @@ def cache(run: RunFacts) -> Iterator[Problem]:
             text = "are kept in a teacher cache only. Set teacher.cache=true, or leave cache_features out."
             yield Problem("teacher.cache_features", text)
         return
-    yield from _cache_folder(Path(teacher.cache_dir), teacher.cache == "read")
+    folder, at, only_reads = Path(teacher.cache_dir), "teacher.cache_dir", teacher.cache == "read"
+    if only_reads and not folder.exists():
+        yield Problem(at, f"there is no folder {folder} to read a cache from. Set teacher.cache=true.")
+    elif folder.exists() and not folder.is_dir():
+        yield Problem(at, unwritable(folder))
+    elif not only_reads and (text := unwritable(folder)):
+        yield Problem(at, f"{text} Name another one, or set teacher.cache=read.")
     yield from _cache_features(run, teacher.cache_features)
     if not run.config.is_evaluated:
-        yield from _changing(run)
-
-
-def _cache_folder(folder: Path, only_read: bool) -> Iterator[Problem]:
-    at = "teacher.cache_dir"
-    if folder.exists() and not folder.is_dir():
-        yield Problem(at, f"{folder} is a file, wanted a folder.")
-    elif only_read and not folder.is_dir():
-        yield Problem(at, f"there is no folder {folder} to read a cache from. Set teacher.cache=true.")
-    elif not only_read and not is_writable(folder):
-        text = f"{folder} cannot be made or written to: see {nearest_folder(folder)}. Name another one, or set teacher.cache=read."
-        yield Problem(at, text)
+        yield from _changing(run, teacher)
 
 
 def _cache_features(run: RunFacts, names: list[str]) -> Iterator[Problem]:
@@ -204,22 +196,18 @@ def _cache_features(run: RunFacts, names: list[str]) -> Iterator[Problem]:
             yield Problem(at, f"the teacher is a {model.name}, which does not tell its {SUMMARY}. Leave cache_features out.")
 
 
-def _changing(run: RunFacts) -> Iterator[Problem]:
+def _changing(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
     """What lets a teacher see something else each time it is asked about an example."""
     views = run.stand_in_objective.teacher_views
     if not views:
         text = f"the objective {run.objective.name} does not say which views it asks about (its teacher_views)."
         yield Problem("teacher.cache", f"{text} Tell it, {OFF}.")
-    assert run.teacher is not None
-    for m in run.teacher.modalities:
+    for m in run.setting.teacher_modalities or ():
         if run.made_processors[m].random:
             text = f"has random transforms, so the teacher sees another {m} in each epoch and its answers cannot be kept."
             yield Problem(f"data.processors.{m}", f"{text} Take them out, {OFF}.")
-    assert run.config.teacher is not None
-    at, spec, masker = "teacher.masker", run.config.teacher.masker, run.teacher_masker
-    if spec is None or masker is None:
-        at, spec, masker = "masker", run.config.masker, run.masker
-    if masker.random and any(view != FULL for view in views):
+    at, spec = ("masker", run.config.masker) if teacher.masker is None else ("teacher.masker", teacher.masker)
+    if (run.teacher_masker or run.masker).random and any(view != FULL for view in views):
         text = "draws what it shows, or takes it from the rest of the batch, so what the teacher says of a view cannot be kept."
         hint = f"Take another one for the teacher, such as teacher.masker=drop, {OFF}."
         yield Problem(at, f"{Part(at, MASKERS, spec).name} {text} {hint}")
@@ -256,20 +244,12 @@ def initial_weights(run: RunFacts) -> Iterator[Problem]:
         why = f"there are {num} teachers" if num else "there is no trained teacher"
         yield Problem(at, f"must be given, since {why}: the folder of a finished run.")
         return
+    text = "what the model starts from was trained on other tensors: {}. Write its options here."
     try:
-        problems = list(_other_processors(run, path)) or list(_other_sizes(run, path))
+        problems = list(other_processors(run, path, run.card(path)["modalities"], text)) or list(_other_sizes(run, path))
     except CheckpointError as error:
         problems = [Problem(at, str(error))]
     yield from problems
-
-
-def _other_processors(run: RunFacts, path: str) -> Iterator[Problem]:
-    """Processors that make other tensors than those that the weights are for."""
-    card = run.card(path)
-    for m, part in run.processors.items():
-        if m in card["modalities"] and (other := other_tensors(part.spec, card["processors"][m]["spec"])):
-            text = f"what the model starts from was trained on other tensors: {other}. Write its options here."
-            yield Problem(part.path, text)
 
 
 def _other_sizes(run: RunFacts, path: str) -> Iterator[Problem]:

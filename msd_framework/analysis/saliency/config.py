@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from msd_framework.build.facts import RunFacts, known_facts
+from msd_framework.build.facts import RunFacts
 from msd_framework.checks.objective import looks_inside
 from msd_framework.checks.run import checked, understood
 from msd_framework.checks.words import own_options
-from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import plain
 from msd_framework.config.cards import read_as
 from msd_framework.config.load import Source, load, located, resolve
@@ -23,7 +22,7 @@ from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_
 from msd_framework.registry import SALIENCIES
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.shapley import MOST
-from msd_framework.structures import DatasetInfo, Outcomes
+from msd_framework.structures import Outcomes
 from msd_framework.teachers.ensemble import union
 from msd_framework.views import FULL, visible_modalities
 
@@ -64,7 +63,7 @@ class SaliencyRun:
         options: what is wanted of it.
         run: the run, whose objective and evaluation ask for the views of all scores.
         source: where its values were written.
-        info: the data set's description.
+        facts: what is known of it before anything is loaded.
         modalities: the teacher's.
         specs: the saliencies' parts of a YAML, by what they are called.
         folder: where it writes.
@@ -73,7 +72,7 @@ class SaliencyRun:
     options: SaliencyConfig
     run: RunConfig
     source: Source
-    info: DatasetInfo
+    facts: RunFacts
     modalities: tuple[str, ...]
     specs: Mapping[str, Component]
     folder: Path
@@ -84,7 +83,7 @@ class SaliencyRun:
         Args:
             prior: the share of each class in the training split, for those that ask for it and were given none.
         """
-        facts = STAND_INS | known_facts(self.info) | {"prior": prior}
+        facts = self.facts.known | {"prior": prior}
         return {name: SALIENCIES.build(spec, f"scores.{name}", facts) for name, spec in self.specs.items()}
 
 
@@ -141,7 +140,7 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
         "env": {**values.get("env", {}), "save_dir": f"{folder}/.asking"},
     }
     rewritten = Source(run, source.origins)
-    return SaliencyRun(options, checked(rewritten), rewritten, asking.info, modalities, {label(s): s for s in scores}, folder)
+    return SaliencyRun(options, checked(rewritten), rewritten, asking, modalities, {label(s): s for s in scores}, folder)
 
 
 def label(spec: Any) -> str:

@@ -176,7 +176,7 @@ def summarise(asked: SaliencyRun, scored: Scored) -> dict[str, Any]:
     """What a split's scores say, as JSON has it: by class, the examples at the ends, and beside the truth where it is known."""
     teacher = asked.run.teacher
     assert teacher is not None
-    classes = scored.classes(asked.info.class_names, asked.info.num_classes)
+    classes = scored.classes(asked.facts.info.class_names, asked.facts.info.num_classes)
     truth, oracle = known_truth(scored), oracle_saliency(asked, scored)
     scores = {}
     for label, values in scored.scores.items():
