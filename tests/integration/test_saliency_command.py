@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -156,9 +157,11 @@ def test_a_teacher_of_one_modality_has_nothing_to_compare(tiny_config, tmp_path)
 def test_a_blind_split_is_refused(tiny_config, tiny_teacher, tiny_world, tmp_path):
     lines = [json.loads(line) for line in (tiny_world / "test_seen.jsonl").read_text().splitlines()]
     blind = "".join(json.dumps({k: v for k, v in line.items() if k != "label"}) + "\n" for line in lines)
-    (tiny_world / "test_unseen.jsonl").write_text(blind)
+    root = shutil.copytree(tiny_world, tmp_path / "world")  # other tests want that split to be missing
+    (root / "test_unseen.jsonl").write_text(blind)
+    words = [f"env.save_dir={tiny_teacher}", f"folder={tmp_path}", f"data.dataset.root={root}"]
     with pytest.raises(DataError, match="no example of the split for test has a label, as in a blind test"):
-        run_saliency(tiny_config, [f"env.save_dir={tiny_teacher}", f"folder={tmp_path}", "data.test=test_unseen", "split=test"])
+        run_saliency(tiny_config, [*words, "data.test=test_unseen", "split=test"])
 
 
 def test_the_page_can_be_followed(tmp_path, monkeypatch, capsys):
