@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,13 @@ from torch import Tensor, nn
 from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.features import SUMMARY, Features
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
-from msd_framework.models.layers.distinct import encode_once, mixes_examples
+from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
 from msd_framework.models.layers.heads import hidden_layers
 from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.pretrained.concat import HEAD, WEIGHTS
 from msd_framework.models.pretrained.published import read_published
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
-
-Made: TypeAlias = dict[int, tuple[ModalityInputs, Tensor]]
-"""Vectors [B, D] by the identity of the inputs they were made of, so that views which show the same share them."""
 
 
 class ConcatModel(ImageTextModel):
@@ -90,8 +87,9 @@ class ConcatModel(ImageTextModel):
         return self.text_width + self.image_width
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
-        made: Made = {}
-        return torch.stack([self._summary(self.own(view), made) for view in views])  # [V, B, D]
+        mixes = any(isinstance(part, Encoder) and mixes_examples(part) for part in self.children())
+        text, image = OncePerInput(self.text_vector, mixes), OncePerInput(self.image_vector, mixes)
+        return torch.stack([self._summary(self.own(view), text, image) for view in views])  # [V, B, D]
 
     def classify(self, summary: Tensor) -> Tensor:
         if summary.ndim > 2:  # one view at a time, since a batch norm would mix them
@@ -117,20 +115,15 @@ class ConcatModel(ImageTextModel):
             raise ValueError(f"an image has {features.shape[1]} regions and num_regions is {self.num_regions}")
         return F.pad(visible(features, mask), (0, 0, 0, missing)).flatten(1)  # [B, num_regions * F]
 
-    def _summary(self, inputs: Inputs, made: Made) -> Tensor:
-        some = next(iter(inputs.values())).mask
-        parts = (("text", self.text_width, self.text_vector), ("image", self.image_width, self.image_vector))
-        vectors = [self._vector(inputs[m], vector, made) if m in inputs else None for m, _, vector in parts]
-        like = next(v for v in vectors if v is not None)
-        return torch.cat([like.new_zeros(len(some), width) if v is None else v for v, (_, width, _) in zip(vectors, parts)], 1)
-
-    def _mixes_examples(self) -> bool:
-        return any(isinstance(part, Encoder) and mixes_examples(part) for part in self.children())
-
-    def _vector(self, inputs: ModalityInputs, vector: Callable[[ModalityInputs], Tensor], made: Made) -> Tensor:
-        if id(inputs) not in made or self._mixes_examples():
-            made[id(inputs)] = inputs, vector(inputs)
-        return visible(made[id(inputs)][1], inputs.present[:, None])
+    def _summary(self, inputs: Inputs, text: OncePerInput[Tensor], image: OncePerInput[Tensor]) -> Tensor:
+        """The text's and the image's vector side by side, [B, D], with zeros for what an example has no content of."""
+        vectors = {}
+        for modality, vector in (("text", text), ("image", image)):
+            if modality in inputs:
+                vectors[modality] = visible(vector(inputs[modality]), inputs[modality].present[:, None])
+        some = next(iter(vectors.values()))
+        widths = {"text": self.text_width, "image": self.image_width}
+        return torch.cat([vectors[m] if m in vectors else some.new_zeros(len(some), width) for m, width in widths.items()], 1)
 
 
 @MODELS.register("concat_bert")

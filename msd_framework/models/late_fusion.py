@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder, SummaryModel
 from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, within
-from msd_framework.models.layers.distinct import encode_once, mixes_examples
+from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
 from msd_framework.models.layers.fusion import FUSIONS
 from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.ranges import positive
@@ -19,8 +20,8 @@ from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInput
 VECTORS = f"{FUSED}.projected"
 """Each modality's vector as a position of its own."""
 
-Made: TypeAlias = dict[tuple[str, int], tuple[Tensor, Features]]
-"""Vectors [B, D] and intermediates by modality and the inputs they were made of, so that views which show the same share them."""
+Once: TypeAlias = dict[str, OncePerInput[tuple[Tensor, Features]]]
+"""The vectors [B, D] and intermediates of each modality, which views that show the same share."""
 
 
 @MODELS.register("late_fusion")
@@ -86,9 +87,9 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         return {SUMMARY: "pooled", VECTORS: "hidden", **self.offered_by_encoders()}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        made: Made = {}
         every = frozenset(name for names in wanted for name in names)  # views that show the same share what is made of it
-        seen = [self._summary(self.own(inputs), made, every) for inputs in views]
+        once = self._once(every)
+        seen = [self._summary(self.own(inputs), once, every) for inputs in views]
         summaries = torch.stack([summary for summary, _ in seen])  # [V, B, D]
         features = [{name: found[name] for name in names} for names, (_, found) in zip(wanted, seen)]
         return ModelOutput(self.classify(summaries)), features
@@ -98,41 +99,45 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         return self.fusion.width
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
-        made: Made = {}
-        return torch.stack([self._summary(self.own(inputs), made)[0] for inputs in views])  # [V, B, D]
+        once = self._once(())
+        return torch.stack([self._summary(self.own(inputs), once)[0] for inputs in views])  # [V, B, D]
 
     def classify(self, summary: Tensor) -> Tensor:
         logits: Tensor = self.classifier(summary)
         return logits
 
-    def _summary(self, inputs: Inputs, made: Made, wanted: Collection[str] = ()) -> tuple[Tensor, Features]:
+    def _once(self, wanted: Collection[str]) -> Once:
+        return {
+            m: OncePerInput(partial(self._projected, m, within(m, wanted)), mixes_examples(self.encoders[m]))
+            for m in self.modalities
+        }
+
+    def _projected(self, modality: str, wanted: Collection[str], inputs: ModalityInputs) -> tuple[Tensor, Features]:
+        encoder = self.encoders[modality]
+        pooled, features = encode_once(encoder, inputs, lambda x: _encoded(encoder, x, wanted))
+        return self.projections[modality](pooled), features  # [B, D]
+
+    def _summary(self, inputs: Inputs, once: Once, wanted: Collection[str] = ()) -> tuple[Tensor, Features]:
         size = len(next(iter(inputs.values())).mask)
-        seen = {m: self._vector(m, inputs.get(m), size, made, within(m, wanted)) for m in self.modalities}
-        vectors = torch.stack([vector for vector, _ in seen.values()], 1)  # [B, M, D]
-        fused: Tensor = self.fusion(vectors)  # [B, D]
-        features: Features = {SUMMARY: Feature(fused), VECTORS: hidden_feature(vectors, self._present(inputs))} if wanted else {}
-        for m, (vector, found) in seen.items():
-            features |= {f"{m}.{name}": feature for name, feature in found.items()}
+        features: Features = {}
+        vectors = []
+        for m in self.modalities:
+            vector = self.missing[m].expand(size, -1)  # [B, D]
+            if m in inputs:
+                own, found = once[m](inputs[m])
+                vector = torch.where(inputs[m].present[:, None], own, vector)
+                features |= {f"{m}.{name}": feature for name, feature in found.items()}
+            vectors.append(vector)
             features |= {f"{m}.projected": Feature(vector)} if wanted else {}
+        stacked = torch.stack(vectors, 1)  # [B, M, D]
+        fused: Tensor = self.fusion(stacked)  # [B, D]
+        features |= {SUMMARY: Feature(fused), VECTORS: hidden_feature(stacked, self._present(inputs))} if wanted else {}
         return fused, features
 
     def _present(self, inputs: Inputs) -> Tensor:
         """Which modalities each example has, bool [B, M]."""
         absent = torch.zeros_like(next(iter(inputs.values())).present)
         return torch.stack([inputs[m].present if m in inputs else absent for m in self.modalities], 1)
-
-    def _vector(
-        self, modality: str, inputs: ModalityInputs | None, size: int, made: Made, wanted: Collection[str]
-    ) -> tuple[Tensor, Features]:
-        missing: Tensor = self.missing[modality].expand(size, -1)  # [B, D]
-        if inputs is None:
-            return missing, {}
-        encoder, project, key = self.encoders[modality], self.projections[modality], (modality, id(inputs))
-        if key not in made or mixes_examples(encoder):
-            pooled, features = encode_once(encoder, inputs, lambda x: _encoded(encoder, x, wanted))
-            made[key] = project(pooled), features  # [B, D]
-        vector, features = made[key]
-        return torch.where(inputs.present[:, None], vector, missing), features
 
 
 def _encoded(encoder: nn.Module, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Tensor, Features]:

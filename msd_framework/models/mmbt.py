@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
+from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
 from msd_framework.models.layers.packed import Part
@@ -165,14 +166,12 @@ class Mmbt(ImageTextModel, SingleSequence):
         return logits
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
-        own = [self.own(view) for view in views]
-        images = {id(view["image"]): view["image"] for view in own if "image" in view}
-        seen = {i: self._image_parts(image) for i, image in images.items()}  # an image encoder runs once an image
+        image_parts = OncePerInput(self._image_parts)
         found = []
-        for view in own:
+        for view in map(self.own, views):
             mask = next(iter(view.values())).mask
             first = self._mark(0, torch.zeros_like(mask[:, :1], dtype=torch.long), torch.ones_like(mask[:, :1]))
-            image = seen[id(view["image"])] if "image" in view else []
+            image = image_parts(view["image"]) if "image" in view else []
             text = view["text"] if "text" in view else self.embeddings.empty(len(mask))
             found.append([first, *image, self._words(text)])
         return found

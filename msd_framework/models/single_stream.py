@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoded, Encoder
-from msd_framework.models.layers.distinct import encode_once, mixes_examples
+from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.packed import Part
 from msd_framework.models.layers.transformer import Transformer, bert_initialization
@@ -121,17 +122,8 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         like = next(iter(own[0].values())).mask
         size, place = len(like), torch.zeros(len(like), 1, dtype=torch.long, device=like.device)
         cls = Part((place,), torch.ones(size, 1, dtype=torch.bool, device=like.device), (place,), self._cls)
-        made: dict[tuple[str, int], Part] = {}
-        found = []
-        for view in own:
-            parts = [cls]
-            for m, inputs in view.items():
-                key = (m, id(inputs))  # views that show the same share what is made of it
-                if key not in made or mixes_examples(self.encoders[m]):
-                    made[key] = self._part(m, inputs)
-                parts.append(made[key])
-            found.append(parts)
-        return found
+        part = {m: OncePerInput(partial(self._part, m), mixes_examples(self.encoders[m])) for m in self.modalities}
+        return [[cls, *(part[m](inputs) for m, inputs in view.items())] for view in own]
 
     def _part(self, modality: str, inputs: ModalityInputs) -> Part:
         encoder = self.encoders[modality]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, layers_of, parsed, within
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
 from msd_framework.models.layers.co_attention import Connection, CrossAttentionLayer, Stream
+from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
 from msd_framework.models.layers.pooling import masked_mean, visible
@@ -22,9 +23,6 @@ from msd_framework.models.layers.word_embeddings import WordEmbeddings
 from msd_framework.models.pretrained.published import HEAD, choose_sizes, read_published
 from msd_framework.models.pretrained.vilbert import LAYER_NORM_EPS, WEIGHTS, StreamSizes, VilbertSizes, sizes_of
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
-
-Made: TypeAlias = dict[int, tuple[ModalityInputs, Stream]]
-"""Streams by the identity of the inputs they were made of, so that views which show the same share them."""
 
 FUSIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {"mul": (torch.mul, 1.0), "sum": (torch.add, 0.0)}
 """How two summaries become one, and the summary that changes nothing."""
@@ -265,20 +263,13 @@ class Vilbert(ImageTextModel):
             text_keeps: the layers after which the text is kept.
             image_keeps: the layers after which the image is kept.
         """
-        made: Made = {}
-
-        def once(
-            inputs: ModalityInputs, begin: Callable[[ModalityInputs, Collection[int]], Stream], keep: Collection[int]
-        ) -> Stream:
-            if id(inputs) not in made:
-                made[id(inputs)] = inputs, begin(inputs, keep)
-            return made[id(inputs)][1]
-
+        text_stream = OncePerInput(lambda text: self._begin_text(text, text_keeps))
+        image_stream = OncePerInput(lambda image: self._begin_image(image, image_keeps))
         found = []
         for own in map(self.own, views):
             text = own["text"] if "text" in own else self.embeddings.empty(len(own["image"].mask))
-            image = once(own["image"], self._begin_image, image_keeps) if "image" in own else None
-            found.append(self.connect(once(text, self._begin_text, text_keeps), image))
+            image = image_stream(own["image"]) if "image" in own else None
+            found.append(self.connect(text_stream(text), image))
         return found
 
     def connect(self, text: Stream, image: Stream | None) -> tuple[Stream, Stream | None]:

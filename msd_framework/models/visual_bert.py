@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.image_text import NO_WEIGHTS, ImageTextModel, regions_of
+from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
 from msd_framework.models.layers.packed import Part, can_look, pack, read_first
@@ -184,13 +185,11 @@ class VisualBert(ImageTextModel, SingleSequence):
         return logits
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
-        own = [self.own(view) for view in views]
-        images = {id(view["image"]): view["image"] for view in own if "image" in view}
-        regions = {i: self._regions(image) for i, image in images.items()}  # an image encoder runs once an image
+        regions = OncePerInput(self._regions)
         found = []
-        for view in own:
+        for view in map(self.own, views):
             text = view["text"] if "text" in view else self.embeddings.empty(len(view["image"].mask))
-            image = [regions[id(view["image"])]] if "image" in view else []
+            image = [regions(view["image"])] if "image" in view else []
             found.append([self._words(text), *image])
         return found
 

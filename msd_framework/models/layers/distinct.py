@@ -1,9 +1,9 @@
-"""Inputs that several examples of a batch share are encoded once."""
+"""Inputs that several examples of a batch share, or several views of it, are encoded once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -33,3 +33,23 @@ def mixes_examples(module: nn.Module) -> bool:
     (True, False, False)
     """
     return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in module.modules())
+
+
+class OncePerInput(Generic[T]):
+    """What a function makes of the inputs of a modality, once for all views that show the very same.
+
+    Args:
+        make: the function.
+        mixes: whether what it makes of an example depends on the others of the batch, as a learning batch norm does: it is then
+            asked once a view, so that its running statistics count each of them.
+    """
+
+    def __init__(self, make: Callable[[ModalityInputs], T], mixes: bool = False):
+        self.make, self.mixes = make, mixes
+        # the inputs are kept with what was made of them: an object that is gone could leave its identity to another one
+        self.made: dict[int, tuple[ModalityInputs, T]] = {}
+
+    def __call__(self, inputs: ModalityInputs) -> T:
+        if id(inputs) not in self.made or self.mixes:
+            self.made[id(inputs)] = inputs, self.make(inputs)
+        return self.made[id(inputs)][1]
