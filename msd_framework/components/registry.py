@@ -10,6 +10,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
@@ -201,11 +202,17 @@ class Registry(Generic[T]):
             package = importlib.import_module(self.package)
             for module in pkgutil.walk_packages(package.__path__, self.package + "."):
                 importlib.import_module(module.name)
-            for point in entry_points(group=f"msd_framework.{self.plural}"):
+            for point in _installed().select(group=f"msd_framework.{self.plural}"):
                 self.register(point.name)(_load(point))
         except BaseException:
             self._discovered = False
             raise
+
+
+@cache
+def _installed() -> Any:  # its type differs among the versions of Python
+    """The entry points of all installed packages; the files are read once, and not once a registry."""
+    return entry_points()
 
 
 def import_named(module: str) -> types.ModuleType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
@@ -149,7 +149,7 @@ def test_a_dotted_name_whose_module_raises_is_told_with_file_and_line(cups, tmp_
 def offer(monkeypatch, value: str, name: str = "plugged") -> None:
     """Installs an entry point of the group of cups."""
     point = EntryPoint(name, value, "msd_framework.cups")
-    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.setattr(registry_module, "_installed", lambda: EntryPoints([point]))
 
 
 def test_an_installed_entry_point_has_a_name(cups, monkeypatch):
