@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msd_framework.build.facts import RunFacts, known_facts
+from msd_framework.build.facts import RunFacts
 from msd_framework.components.registry import plain
-from msd_framework.config.cards import card_of, learned_processors
+from msd_framework.config.cards import learned_processors
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.splits import shared_problems
 from msd_framework.data.base import MultimodalDataset, Processor
@@ -113,9 +113,8 @@ def build_data(config: RunConfig, world: World, splits: Splits | None = None) ->
     """
     splits = open_splits(config, world) if splits is None else splits
     before = RunFacts(config)
-    known = {**known_facts(before.info), "seed": config.seed}
-    processors = build_processors(before, world, known, splits)
-    facts = {**known, "modalities": {m: p.facts for m, p in processors.items()}}
+    processors = build_processors(before, world, splits)
+    facts = {**before.known, "modalities": {m: p.facts for m, p in processors.items()}}
     decoded = room_for_decoded(config)
     skips = config.data.on_error == "skip"
     training = ExampleReader(splits["train"], processors, decoded, skips) if "train" in splits else None
@@ -174,8 +173,7 @@ def open_split(config: RunConfig, use: str, whole: bool = False) -> MultimodalDa
         "max_examples": None if whole else limit(config, use),
         "unlabelled": use == "train" and data.unlabelled,
     }
-    known = {**known_facts(RunFacts(config).info), "seed": config.seed}
-    opened = DATASETS.build(data.dataset, "data.dataset", known, **read)
+    opened = DATASETS.build(data.dataset, "data.dataset", RunFacts(config).known, **read)
     if len(opened) == 0:
         raise DataError(f"data.{use}: the split {read['split']!r} of {plain(data.dataset)['type']} is empty.")
     if use == "train" and data.labelled_share < 1:
@@ -221,25 +219,18 @@ def class_counts(data: Data) -> tuple[Tensor, int]:
 # ---- processors ----
 
 
-def teacher_modalities(config: RunConfig) -> list[tuple[str, ...]]:
-    """What each trained teacher takes; nothing where there is none to ask."""
-    there = config.has_teacher
-    return [tuple(card_of(folder, config)["modalities"]) for folder in config.teacher_folders] if there else []
-
-
-def build_processors(before: RunFacts, world: World, known: Mapping[str, Any], splits: Splits) -> dict[str, Processor]:
+def build_processors(before: RunFacts, world: World, splits: Splits) -> dict[str, Processor]:
     """How each modality of the student or its teachers becomes tensors. What is not yet learned is learned from the training split.
 
     Args:
         before: what is known of the run.
         world: this process among all.
-        known: what components may ask for by name.
         splits: the training split among them, if something is to be learned.
     """
     config = before.config
     specs, learned = config.data.processors, learned_already(config)
-    modalities = union([before.student.modalities, *teacher_modalities(config)])
-    built = {m: PROCESSORS.build(specs[m], f"data.processors.{m}", dict(known)) for m in modalities}
+    modalities = union([one.modalities for one in (before.student, *before.teachers)])
+    built = {m: PROCESSORS.build(specs[m], f"data.processors.{m}", before.known) for m in modalities}
     if not config.is_evaluated:
         own = {m: Path(config.env.save_dir) / "processors" / m for m in built}
         if world.is_first:

@@ -114,16 +114,21 @@ class RunFacts:
 
     @cached_property
     def known(self) -> dict[str, Any]:
-        """What components may ask for by name: what the data set's description says, and stand-ins for the rest."""
-        return STAND_INS | known_facts(self.info)
+        """What components may ask for by name and is known: what the data set's description says, and the seed."""
+        return known_facts(self.info) | {"seed": self.config.seed}
+
+    @cached_property
+    def assumed(self) -> dict[str, Any]:
+        """The same with stand-ins for what only data can say."""
+        return STAND_INS | self.known
 
     def build(self, part: Part) -> Any:
-        """A component, built with what is known.
+        """A component, built with what is known and assumed.
 
         Raises:
             ConfigError: if its constructor refuses its options.
         """
-        return part.registry.build(part.spec, part.path, self.known)
+        return part.registry.build(part.spec, part.path, self.assumed)
 
     @cached_property
     def made_processors(self) -> dict[str, Processor]:
@@ -133,23 +138,23 @@ class RunFacts:
     @cached_property
     def masker(self) -> Masker:
         """How the student's views hide a modality."""
-        return MASKERS.build(self.config.masker, "masker", self.known)
+        return MASKERS.build(self.config.masker, "masker", self.assumed)
 
     @cached_property
     def teacher_masker(self) -> Masker | None:
         """How the teacher's views hide one, where it is another way than the student's."""
         given = self.config.teacher.masker if self.config.teacher is not None else None
-        return None if given is None else MASKERS.build(given, "teacher.masker", self.known)
+        return None if given is None else MASKERS.build(given, "teacher.masker", self.assumed)
 
     @cached_property
     def optimizer(self) -> OptimizerRecipe:
-        return OPTIMIZERS.build(self.config.optimizer, "optimizer", self.known)
+        return OPTIMIZERS.build(self.config.optimizer, "optimizer", self.assumed)
 
     @cached_property
     def combination(self) -> Combination:
         """How several teachers answer as one; by their mean where the YAML says nothing."""
         given = self.config.teacher.combine if self.config.teacher is not None else None
-        return COMBINATIONS.build(given or "mean", "teacher.combine", self.known)
+        return COMBINATIONS.build(given or "mean", "teacher.combine", self.assumed)
 
     @cached_property
     def _cards(self) -> dict[str, dict[str, Any]]:
@@ -220,7 +225,7 @@ class RunFacts:
         """
         teacher, num_classes = self.setting.teacher_modalities or tuple(self.info.modalities), self.info.num_classes
         models = {"model": _Student(self.student.modalities, num_classes), "teacher": _Teacher(teacher, num_classes)}
-        return OBJECTIVES.build(self.config.objective, "objective", self.known, masker=self.masker, **models)
+        return OBJECTIVES.build(self.config.objective, "objective", self.assumed, masker=self.masker, **models)
 
     @cached_property
     def empty_part(self) -> tuple[Part, nn.Module] | None:
@@ -236,7 +241,7 @@ class RunFacts:
             return None
         # a vocabulary has to be learned or read first
         told = {m: made.facts for m, made in self.made_processors.items() if made.kind != "tokens"}
-        facts = known_facts(self.info) | {"seed": self.config.seed, "modalities": told}
+        facts = self.known | {"modalities": told}
         spec = without_files(part.registry, part.spec, facts, STAND_INS | {"vocab_size": LARGE_VOCABULARY})
         try:
             with Unfilled():
@@ -267,8 +272,7 @@ class RunFacts:
         if any(map(reads_files, self.model_parts)):
             return None
         with Unfilled():
-            own = known_facts(self.info) | {"seed": self.config.seed}
-            return MODELS.build(self.config.model, "model", STAND_INS | dict(facts) | own)
+            return MODELS.build(self.config.model, "model", STAND_INS | dict(facts) | self.known)
 
     @cached_property
     def may_be_pretrained(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from msd_framework.build.cache_key import AskedSplit
-from msd_framework.build.data import Data, content, teacher_modalities
+from msd_framework.build.data import Data, content
 from msd_framework.build.dry_run import DryRun
 from msd_framework.build.extreme_rows import ExtremeRows
 from msd_framework.build.models import Maskers, other_tensors_of
@@ -160,7 +160,7 @@ def trained_teachers(config: RunConfig, data: Data, maskers: Maskers) -> list[Tr
 def asked_views(config: RunConfig, data: Data, use: str) -> list[tuple[str, ...]]:
     """The views that each trained teacher is asked about: in training, those of the objective; else those of the evaluation."""
     assert config.teacher is not None
-    of_each = teacher_modalities(config)
+    of_each = [one.modalities for one in data.before.teachers]
     modalities = union(of_each)
     if use == "train":
         views = data.before.stand_in_objective.teacher_views

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from msd_framework.build.facts import described, known_facts, modalities_of
+from msd_framework.build.facts import RunFacts
 from msd_framework.checks.run import understood
 from msd_framework.components.registry import plain
 from msd_framework.config.cards import make_card
@@ -86,17 +86,17 @@ def make_teacher(
         raise ConfigError(*(Problem(key, f"is {text}; keep=true keeps MMF's own model.") for key, text in other.items()))
     spec = _kept(family, own) if keep else _placed(lambda: FAMILIES[family].trained(found.tensors, own), found.source)
     config = _understood({**values, "model": spec})
-    info = described(config.data.dataset, config.objective)
-    specs = {m: s for m, s in config.data.processors.items() if m in modalities_of(config.model)}
+    before = RunFacts(replace(config, run_type="train"))
+    specs = {m: s for m, s in config.data.processors.items() if m in before.student.modalities}
     width = spec.get("feature_size")
-    processors = {m: _ready(m, s, known_facts(info), width) for m, s in specs.items()}
-    facts = {**known_facts(info), "seed": config.seed, "modalities": {m: p.facts for m, p in processors.items()}}
+    processors = {m: _ready(m, s, before.known, width) for m, s in specs.items()}
+    facts = {**before.known, "modalities": {m: p.facts for m, p in processors.items()}}
     _refuse_sizes(spec, facts["modalities"])
     with random_numbers_apart():
         model = MODELS.build(config.model, "model", facts)
-    unused = _load_mmf(model, found) if keep else _load(model, family, found, info, classes)
+    unused = _load_mmf(model, found) if keep else _load(model, family, found, before.info, classes)
     card = make_card(model, config.model, facts, processors, specs)
-    return Teacher({**values, "model": plain(config.model)}, card, model, processors, unused, info)
+    return Teacher({**values, "model": plain(config.model)}, card, model, processors, unused, before.info)
 
 
 def save_teacher(teacher: Teacher, found: MmfCheckpoint, folder: Path) -> Path:

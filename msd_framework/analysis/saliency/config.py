@@ -83,7 +83,7 @@ class SaliencyRun:
         Args:
             prior: the share of each class in the training split, for those that ask for it and were given none.
         """
-        facts = self.facts.known | {"prior": prior}
+        facts = self.facts.assumed | {"prior": prior}
         return {name: SALIENCIES.build(spec, f"scores.{name}", facts) for name, spec in self.specs.items()}
 
 
