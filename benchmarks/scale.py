@@ -21,11 +21,10 @@ import yaml
 
 from benchmarks.memory import peak, resident
 from benchmarks.quantities import Quantity, quantity
-from msd_framework.build.cache_key import AskedSplit, question
 from msd_framework.build.data import build_data, open_splits
 from msd_framework.build.models import build_maskers
-from msd_framework.build.teacher_cache import Split
-from msd_framework.build.teachers import asked_split, trained_teachers
+from msd_framework.build.teacher_cache import CachedSplit
+from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.build.training import build_batches
 from msd_framework.checks.run import checked
 from msd_framework.config.load import load
@@ -94,7 +93,7 @@ def facts(data: Path, folder: Path, number: int) -> dict[str, Any]:
     built = build_data(of_run, world, splits)
     maskers = build_maskers(of_run, built)
     (teacher,) = trained_teachers(of_run, built, maskers)
-    store = fill(asked_split(teacher, "train", built, maskers), number)
+    store = fill(cached_split(teacher, "train", built, maskers), number)
     opened, store = timed(lambda: TeacherStore(store.folder))
     read, _ = timed(lambda: list(islice(build_batches(of_run, built, None).training.starting_at(0), 20)))
     places = torch.randint(number, (100, BATCH_SIZE)).tolist()
@@ -111,12 +110,12 @@ def facts(data: Path, folder: Path, number: int) -> dict[str, Any]:
     }
 
 
-def fill(split: AskedSplit, number: int) -> TeacherStore:
+def fill(split: CachedSplit, number: int) -> TeacherStore:
     """The store that a run will look for, filled without asking the teacher more than once about the same meme."""
-    store = TeacherStore.create(Path(split.config.teacher.cache_dir), question(split).card("fp32"))
+    store = TeacherStore.create(split.folder, split.asked.card("fp32"))
     store.add(name_of(i) for i in range(number))
-    (batch,) = Split(split).batches(np.arange(NUM_MEMES))
-    said = split.live().predict(batch, store.layout.views).logits[:, :NUM_MEMES]  # [V, NUM_MEMES, C]
+    (batch,) = split.batches_of(np.arange(NUM_MEMES))
+    said = split.teacher().predict(batch, store.layout.views).logits[:, :NUM_MEMES]  # [V, NUM_MEMES, C]
     with Writer(store) as writer:
         for rows in torch.arange(number).split(1 << 16):
             writer.write(rows.numpy(), ModelOutput(said[:, rows % NUM_MEMES]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,16 +14,12 @@ from torch import Tensor, nn
 
 from msd_framework.config.cards import card_of
 from msd_framework.config.parts import complete
-from msd_framework.config.schema import ChannelsConfig, RunConfig
-from msd_framework.data.base import MultimodalDataset, Processor
-from msd_framework.data.batches.reader import DecodedInputs
+from msd_framework.config.schema import ChannelsConfig, RunConfig, TeacherConfig
+from msd_framework.data.base import Processor
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
-from msd_framework.engine.distributed import World
 from msd_framework.errors import CacheError
 from msd_framework.maskers.base import Masker
 from msd_framework.registry import DATASETS, MASKERS, PROCESSORS
-from msd_framework.structures import DatasetInfo, Outcomes
-from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import FORMAT, SUMMARY, Card, Layout
 from msd_framework.views import FULL
@@ -42,53 +38,18 @@ WIDER = ("views", "summary", "precision", "masker")
 
 
 @dataclass(frozen=True)
-class AskedSplit:
-    """A split of a run and the teacher that is asked about it.
-
-    Args:
-        config: the run's.
-        world: this process among all.
-        info: what the data set is.
-        use: what the run uses the split for: `train`, `validation` or `test`.
-        dataset: its examples, as many as the run uses.
-        content: what stands for the content of the whole split.
-        processors: how each modality becomes tensors.
-        decoded: keeps inputs that were decoded once.
-        folder: where the teacher comes from.
-        views: what it is asked about.
-        masker: how views hide a modality from it.
-        outcomes: how its logits are read.
-        live: the teacher with its weights, which are loaded when it is first called.
-        try_out: asks the teacher about the rows that a run is tried on.
-    """
-
-    config: RunConfig
-    world: World
-    info: DatasetInfo
-    use: str
-    dataset: MultimodalDataset
-    content: str
-    processors: Mapping[str, Processor]
-    decoded: DecodedInputs
-    folder: str
-    views: tuple[str, ...]
-    masker: Masker
-    outcomes: Outcomes
-    live: Callable[[], LiveTeacher]
-    try_out: Callable[[], None]
-
-
-@dataclass(frozen=True)
 class Question:
     """What a run asks its teacher about a split.
 
     Args:
+        use: what the run uses the split for: `train`, `validation` or `test`.
         parts: all that the answers depend on but for the precision.
         notes: what helps to name a difference.
         layout: what is stored of an example.
         precisions: what the answers may be computed in.
     """
 
+    use: str
     parts: Mapping[str, Any]
     notes: Mapping[str, Any]
     layout: Layout
@@ -135,41 +96,55 @@ class Question:
         return bool(same_teacher and same_data)
 
 
-def question(split: AskedSplit) -> Question:
-    """What a run asks its teacher about a split.
+def question(
+    config: RunConfig,
+    use: str,
+    content: str,
+    folder: str,
+    processors: Mapping[str, Processor],
+    masker: Masker,
+    layout: Layout,
+) -> Question:
+    """What a run asks a teacher about a split.
 
-    Raises:
-        CacheError: if features are to be kept that the teacher does not tell.
+    Args:
+        config: what the run is.
+        use: what it uses the split for: `train`, `validation` or `test`.
+        content: what stands for the content of the whole split.
+        folder: where the teacher comes from.
+        processors: how each modality becomes tensors.
+        masker: how views hide a modality from the teacher; it has learned what it asks for.
+        layout: what is stored of an example, in the views that are asked about.
     """
-    config, teacher = split.config, split.config.teacher
+    teacher = config.teacher
     assert teacher is not None
-    folder = find_checkpoint(split.folder)
-    card = card_of(folder, config)
-    processors = {m: split.processors[m] for m in card["modalities"]}
-    specs = {m: complete(PROCESSORS, config.data.processors[m]) for m in processors}
+    checkpoint = find_checkpoint(folder)
+    card = card_of(checkpoint, config)
+    read = {m: processors[m] for m in card["modalities"]}
+    specs = {m: complete(PROCESSORS, config.data.processors[m]) for m in read}
     dataset = {k: v for k, v in complete(DATASETS, config.data.dataset).items() if k not in PLACES}
-    layout = _layout(split)
-    hides = any(view != FULL for view in split.views)
-    hidden = {"spec": complete(MASKERS, teacher.masker or config.masker), "state": _state(split.masker), "meaning": HIDDEN}
+    hides = any(view != FULL for view in layout.views)
+    hidden = {"spec": complete(MASKERS, teacher.masker or config.masker), "state": _state(masker), "meaning": HIDDEN}
     parts = {
         "format": FORMAT,
-        "teacher.weights": read_json(folder / "files.json")["sha256"]["model.safetensors"],
+        "teacher.weights": read_json(checkpoint / "files.json")["sha256"]["model.safetensors"],
         "teacher.model": {"rebuild": card["rebuild"], "facts": card["facts"]},
         "data.dataset": dataset,
-        "data.split": getattr(config.data, split.use),
-        "data.content": split.content,
-        **{f"data.processors.{m}": p.deterministic().fingerprint for m, p in processors.items()},
-        **{f"data.processors.{m}.files": p.files for m, p in processors.items() if p.files},
+        "data.split": getattr(config.data, use),
+        "data.content": content,
+        **{f"data.processors.{m}": p.deterministic().fingerprint for m, p in read.items()},
+        **{f"data.processors.{m}.files": p.files for m, p in read.items() if p.files},
+        # what no view hides depends on no masker
         "masker": hidden if hides else None,
-        "views": list(split.views),
+        "views": list(layout.views),
         **({"teacher.channels": kept_channels(teacher.channels)} if teacher.channels else {}),
         "dtype": "float16",
         "logits": layout.num_classes,
         "summary": layout.summary_size,
     }
-    notes = {"teacher": split.folder, **{f"data.processors.{m}": spec for m, spec in specs.items()}}
+    notes = {"teacher": folder, **{f"data.processors.{m}": spec for m, spec in specs.items()}}
     wanted = teacher.cache_precision
-    return Question(_in_json(parts), _in_json(notes), layout, ("fp32", "bf16") if wanted == "auto" else (wanted,))
+    return Question(use, _in_json(parts), _in_json(notes), layout, ("fp32", "bf16") if wanted == "auto" else (wanted,))
 
 
 def stores(folder: Path) -> Iterator[tuple[Path, Card | CacheError]]:
@@ -197,17 +172,24 @@ def nearest(asked: Question, folder: Path) -> str:
     return f"differs from the cache of {card.created[:10]} in: {'; '.join(asked.differences(card))}."
 
 
-def _layout(split: AskedSplit) -> Layout:
-    teacher, num_classes = split.config.teacher, split.info.num_classes
-    assert teacher is not None
-    size = None
-    if teacher.cache_features or num_classes > LARGE:
-        size = split.live().model.summary_size
+def layout_of(teacher: TeacherConfig, views: Sequence[str], num_classes: int, summary_size: Callable[[], int | None]) -> Layout:
+    """What is stored of an example: logits, or where there are many classes the summary that they are made of.
+
+    Args:
+        teacher: how it is asked.
+        views: what it is asked about.
+        num_classes: C.
+        summary_size: what the teacher's classifier reads, if the teacher tells; asking it loads its weights.
+
+    Raises:
+        CacheError: if features are to be kept that the teacher does not tell.
+    """
+    size = summary_size() if teacher.cache_features or num_classes > LARGE else None
     if teacher.cache_features and size is None:
         raise CacheError(f"teacher.cache_features: the teacher does not tell its {SUMMARY}. Leave cache_features out.")
     only_summary = size is not None and num_classes > max(LARGE, size)
     keeps_summary = only_summary or bool(teacher.cache_features)
-    return Layout(split.views, 0 if only_summary else num_classes, size or 0 if keeps_summary else 0)
+    return Layout(tuple(views), 0 if only_summary else num_classes, size or 0 if keeps_summary else 0)
 
 
 def _state(masker: nn.Module) -> str:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -17,11 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.build.cache_key import AskedSplit, nearest, question, stores
+from msd_framework.build.cache_key import Question, nearest, stores
 from msd_framework.data.base import Example, MultimodalDataset
-from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.loader import EvaluationBatches
-from msd_framework.data.batches.reader import ExampleReader
 from msd_framework.engine.distributed import World
 from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precision, median_seconds
 from msd_framework.engine.random_state import random_state, restore_random_state
@@ -31,6 +29,7 @@ from msd_framework.screen import progress_bar, say
 from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Outcomes, probabilities
 from msd_framework.teachers.cached import Opened
 from msd_framework.teachers.filling import Compared, ask, compare, fill
+from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.store import DONE, MISSING, Card, Layout, Rows, TeacherStore, Writer, chunks, hashes, mend
 
 NUM_VERIFIED = 2
@@ -48,7 +47,7 @@ POLL_SECONDS = 0.5
 T = TypeVar("T")
 
 
-def opened(split: Callable[[], AskedSplit], device: torch.device) -> Opened:
+def opened(split: Callable[[], CachedSplit], device: torch.device) -> Opened:
     """The answers to a split, asked for if need be; the run's random numbers know nothing of it.
 
     Raises:
@@ -56,24 +55,40 @@ def opened(split: Callable[[], AskedSplit], device: torch.device) -> Opened:
     """
     state = random_state(device)
     try:
-        return Split(split()).opened()
+        return split().opened()
     finally:
         restore_random_state(state)
 
 
-class Split:
-    """One split of a run and the store of the teacher's answers to it.
+@dataclass(frozen=True)
+class CachedSplit:
+    """A split, and the store of a teacher's answers to it.
 
     Args:
-        split: the split and its teacher.
+        asked: what the teacher is asked; a store that answers it is found by this alone.
+        dataset: the split's examples.
+        batches: examples in batches, as the teacher sees them, whole on each process.
+        teacher: the teacher with its weights, which are loaded at the first call.
+        try_out: asks the teacher about rows that may be too much for it, before all others are asked.
+        world: this process among all.
+        folder: where stores lie.
+        may_fill: whether what is missing is asked for; it is an error if not.
+        outcomes: how the teacher's logits are read.
+        batch_size: examples that it is asked about at once.
+        seed: chooses the rows of a store that are compared with the teacher.
     """
 
-    def __init__(self, split: AskedSplit):
-        teacher = split.config.teacher
-        assert teacher is not None
-        self.split, self.world, self.teacher, self.dataset = split, split.world, teacher, split.dataset
-        self.folder = Path(teacher.cache_dir)
-        self.asked = question(split)
+    asked: Question
+    dataset: MultimodalDataset
+    batches: Callable[[MultimodalDataset], EvaluationBatches]
+    teacher: Callable[[], LiveTeacher]
+    try_out: Callable[[], None]
+    world: World
+    folder: Path
+    may_fill: bool
+    outcomes: Outcomes
+    batch_size: int
+    seed: int
 
     def opened(self) -> Opened:
         """The split's store with all answers in it.
@@ -84,18 +99,18 @@ class Split:
         path = self.first_says(self.complete)
         store = self.checked(path) if path else self.filled()
         store.touch()
-        return Opened(store, None if store.layout.num_classes else self.split.live().model.classify)
+        return Opened(store, None if store.layout.num_classes else self.teacher().model.classify)
 
     def filled(self) -> TeacherStore:
         """The store once every example has been asked about, by this run or by another one that was at it."""
-        if self.teacher.cache == "read":
+        if not self.may_fill:
             raise self.missing()
         self.first_says(lambda: self.folder.mkdir(parents=True, exist_ok=True))
         with naming(self.folder), locked(self.world, self.folder / f".lock-{self.asked.lock}", self.say_waiting):
             path = self.first_says(self.complete)
             if path:  # by whoever we waited for
                 return self.checked(path)
-            self.split.try_out()  # what it cannot take is told before all others are asked
+            self.try_out()  # what it cannot take is told before all others are asked
             store = self.seen(self.first_says(self.prepare))
             self.fill(store)
             self.world.wait()
@@ -164,10 +179,10 @@ class Split:
         if not len(mine):
             return
         precision = PRECISIONS[store.card.parts["precision"]]
-        batches = self.batches(mine)
+        batches = self.batches_of(mine)
         say = partial(self.live_answer, layout=store.layout, precision=precision)
         started = time.monotonic()
-        with Writer(store) as writer, bar(f"asking the teacher ({self.split.use})", len(mine), self.world.is_first) as advance:
+        with Writer(store) as writer, bar(f"asking the teacher ({self.asked.use})", len(mine), self.world.is_first) as advance:
             fill(writer, say, batches, rows[mine], advance)
         seconds = f"{time.monotonic() - started:.1f} s"
         self.say(f"teacher cache: asked about {len(missing):,} examples of {self.told}, in {precision.name} and {seconds}.")
@@ -180,11 +195,11 @@ class Split:
         """
         rows = rows_of(store, self.dataset)
         done = np.flatnonzero(marks_of(store, rows) == DONE)
-        chance = np.random.default_rng(self.split.config.seed)
+        chance = np.random.default_rng(self.seed)
         places = np.sort(chance.choice(done, min(num_rows, len(done)), replace=False))
         precision, asked = store.card.parts["precision"], replace(store.layout, views=self.asked.layout.views)
         found = []
-        for batch in self.batches(places):
+        for batch in self.batches_of(places):
             mine = rows[places[list(batch.places)]]
             said = self.live_answer(batch, asked, PRECISIONS[precision])
             compared = compare(store, mine, said, asked.views, precision)
@@ -209,15 +224,11 @@ class Split:
         """What the teacher says of a batch."""
         device = self.world.device
         with precision.active(device):
-            return ask(self.split.live(), batch.to(device), layout)
+            return ask(self.teacher(), batch.to(device), layout)
 
-    def batches(self, places: Rows) -> EvaluationBatches:
-        """Some examples in batches, as the teacher sees them; a batch's places are those in the list of them."""
-        data, made = self.split.config.data, self.split.processors
-        processors = {m: made[m].deterministic() for m in self.split.live().modalities}
-        reader = ExampleReader(_Chosen(self.dataset, places), processors, self.split.decoded, data.on_error == "skip")
-        collator, pin = Collator(processors, self.split.info), self.world.device.type == "cuda"
-        return EvaluationBatches(reader, collator, self.batch_size, 0, 1, data.workers, pin)
+    def batches_of(self, places: Rows) -> EvaluationBatches:
+        """Some examples in batches; a batch's places are those in the list of them."""
+        return self.batches(_Chosen(self.dataset, places))
 
     def precision(self, missing: Rows) -> str:
         """What the answers are computed in; where `auto` is asked for, what pays on this machine."""
@@ -225,9 +236,9 @@ class Split:
             return self.asked.precisions[0]
         if len(missing) < PROBED_ROWS:
             return FP32.name
-        batches = list(self.batches(missing[: PROBED_BATCHES * self.batch_size]))
+        batches = list(self.batches_of(missing[: PROBED_BATCHES * self.batch_size]))
         answers = {p.name: [self.live_answer(b, self.asked.layout, p).logits.float() for b in batches] for p in (FP32, BF16)}
-        error = max(_distance(a, b, self.split.outcomes) for a, b in zip(*answers.values()))
+        error = max(_distance(a, b, self.outcomes) for a, b in zip(*answers.values()))
 
         def step(precision: Precision) -> tuple[Tensor, tuple[()]]:
             return self.live_answer(batches[0], self.asked.layout, precision).logits.sum(), ()
@@ -237,10 +248,6 @@ class Split:
         found = f"bf16 {slow / fast:.2f} x fp32, probabilities off by {error:.1e} at most, allowed {BF16_BOUND:g}"
         self.say(f"teacher cache: answers are computed in {chosen.name} ({found}).")
         return chosen.name
-
-    @property
-    def batch_size(self) -> int:
-        return self.split.config.evaluation.batch_size
 
     @property
     def told(self) -> str:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from msd_framework.build.cache_key import AskedSplit
+from msd_framework.build.cache_key import layout_of, question
 from msd_framework.build.data import Data, content
 from msd_framework.build.dry_run import DryRun
 from msd_framework.build.extreme_rows import ExtremeRows
 from msd_framework.build.models import Maskers, other_tensors_of
-from msd_framework.build.teacher_cache import opened
+from msd_framework.build.teacher_cache import CachedSplit, opened
 from msd_framework.config.cards import card_of, read_as, rebuilt, weights_of
 from msd_framework.config.schema import RunConfig
+from msd_framework.data.base import MultimodalDataset
+from msd_framework.data.batches.loader import EvaluationBatches
+from msd_framework.data.batches.reader import ExampleReader
 from msd_framework.engine.checkpoint import load_weights
 from msd_framework.errors import CheckpointError
 from msd_framework.models.base import MultimodalModel
@@ -169,23 +173,35 @@ def asked_views(config: RunConfig, data: Data, use: str) -> list[tuple[str, ...]
     return [views] if len(of_each) == 1 else asked_of(views, of_each, data.before.combination)
 
 
-def asked_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers) -> AskedSplit:
-    """A split, and a teacher that is asked about it once for all."""
-    return AskedSplit(
-        config=data.config,
-        world=data.world,
-        info=data.info,
-        use=use,
+def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers) -> CachedSplit:
+    """The split of a use, and the store of a teacher's answers to it; the maskers must have learned what they ask for.
+
+    Raises:
+        CacheError: if features are to be kept that the teacher does not tell.
+    """
+    config, teacher = data.config, data.config.teacher
+    assert teacher is not None
+    layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)
+    whole = content(config, data.splits, use)
+    asked = question(config, use, whole, one.folder, data.processors, maskers.teacher, layout)
+
+    def batches(examples: MultimodalDataset) -> EvaluationBatches:
+        # the teacher's modalities alone: others may be dear to read
+        own = {m: data.processors[m].deterministic() for m in one.modalities}
+        return data.in_order(ExampleReader(examples, own, data.decoded, config.data.on_error == "skip"), shared=False)
+
+    return CachedSplit(
+        asked=asked,
         dataset=data.splits[use],
-        content=content(data.config, data.splits, use),
-        processors=data.processors,
-        decoded=data.decoded,
-        folder=one.folder,
-        views=one.views[use],
-        masker=maskers.teacher,
-        outcomes=one.outcomes,
-        live=one.live,
+        batches=batches,
+        teacher=one.live,
         try_out=lambda: dry_run(data).teacher(one.live(), one.views[use]),
+        world=data.world,
+        folder=Path(teacher.cache_dir),
+        may_fill=teacher.cache != "read",
+        outcomes=one.outcomes,
+        batch_size=config.evaluation.batch_size,
+        seed=config.seed,
     )
 
 
@@ -199,7 +215,7 @@ def _cached(one: TrainedTeacher, data: Data, maskers: Maskers) -> dict[str, Cach
     """A teacher's cached answers to each split; a store is opened at the first question, when the maskers are fitted."""
     kept = {}
     for use in data.splits:
-        split = partial(asked_split, one, use, data, maskers)
+        split = partial(cached_split, one, use, data, maskers)
         kept[use] = CachedTeacher(one.modalities, data.info.num_classes, partial(opened, split, data.world.device))
     return kept
 

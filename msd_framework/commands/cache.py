@@ -17,8 +17,8 @@ from rich.table import Table
 from msd_framework.build.cache_key import lock_name, stores
 from msd_framework.build.data import build_data
 from msd_framework.build.models import build_maskers, fit
-from msd_framework.build.teacher_cache import Split, shown_bytes, try_lock
-from msd_framework.build.teachers import asked_split, trained_teachers
+from msd_framework.build.teacher_cache import CachedSplit, shown_bytes, try_lock
+from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.checks.run import checked
 from msd_framework.checks.words import read_words
 from msd_framework.config.load import load, located, resolve
@@ -165,7 +165,7 @@ def verify(words: Sequence[str], config: str) -> str:
         return "\n".join(_compared(split, num_rows) for split in splits)
 
 
-def _compared(split: Split, rows: int = 100) -> str:
+def _compared(split: CachedSplit, rows: int = 100) -> str:
     """How far what is kept of a split lies from what the teacher says now.
 
     Args:
@@ -186,7 +186,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], str], str]] = {"info": info, "build
 
 
 @contextmanager
-def _splits(file: str, words: Sequence[str]) -> Iterator[list[Split]]:
+def _splits(file: str, words: Sequence[str]) -> Iterator[list[CachedSplit]]:
     """The splits that a run asks its teacher about; the run's own folder is left alone."""
     overrides = [*words, "teacher.cache=true", "run_type=train", "checkpoint.resume=false"]
     teacher = resolve(load(file, overrides)).values["teacher"]
@@ -206,7 +206,7 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[Split]]:
                 fit(data.all_training_examples(), *maskers.each)
                 teachers = trained_teachers(config, data, maskers)
                 asked = [(one, use) for use in data.splits for one in teachers if one.views[use]]
-                yield [Split(asked_split(one, use, data, maskers)) for one, use in asked]
+                yield [cached_split(one, use, data, maskers) for one, use in asked]
                 world.wait()
             finally:
                 if world.is_first:

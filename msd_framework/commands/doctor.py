@@ -32,8 +32,8 @@ from msd_framework.build.data import Data, OnDevice, Splits, build_data, check_s
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe, fit
 from msd_framework.build.run import try_models
-from msd_framework.build.teacher_cache import Split, shown_bytes
-from msd_framework.build.teachers import Teachers, asked_split, build_teachers, dry_run, trained_teachers
+from msd_framework.build.teacher_cache import CachedSplit, shown_bytes
+from msd_framework.build.teachers import Teachers, build_teachers, cached_split, dry_run, trained_teachers
 from msd_framework.build.training import Batches, build_batches, build_objective
 from msd_framework.checks.run import checked
 from msd_framework.checks.words import own_options
@@ -297,14 +297,14 @@ def _cached(data: Data, maskers: Maskers, told: list[Finding]) -> Iterator[str]:
             if not one.views[use]:
                 continue
             try:
-                yield _store(Split(asked_split(one, use, data, maskers)), told)
+                yield _store(cached_split(one, use, data, maskers), told)
             except CacheError as error:
                 told.append(Finding("teacher.cache", str(error)))
 
 
-def _store(split: Split, told: list[Finding]) -> str:
+def _store(split: CachedSplit, told: list[Finding]) -> str:
     path = split.complete()
-    if path is None and split.teacher.cache == "read":
+    if path is None and not split.may_fill:
         raise split.missing()
     if path is None:
         size = shown_bytes(len(split.dataset) * split.asked.layout.row_bytes)

@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,11 +14,10 @@ import yaml
 from msd_framework.analysis.experiment import run_experiment
 from msd_framework.analysis.mfh.channels import draw_permutations
 from msd_framework.analysis.mfh.experiment import ChannelSaliency, Shown
-from msd_framework.build.cache_key import AskedSplit, question
 from msd_framework.build.data import build_data
 from msd_framework.build.models import build_maskers
-from msd_framework.build.teacher_cache import Split
-from msd_framework.build.teachers import asked_split, trained_teachers
+from msd_framework.build.teacher_cache import CachedSplit
+from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.checks.run import checked
 from msd_framework.cli import main
 from msd_framework.config.load import load
@@ -161,22 +159,22 @@ def test_a_pair_of_runs_is_scored_as_one_is(runs: Path) -> None:
         others.scores(0)
 
 
-def asked(runs: Path, *more: str) -> AskedSplit:
-    """What the general teacher of a run is asked about its training split."""
+def asked(runs: Path, *more: str) -> CachedSplit:
+    """The training split of a run of the general teacher's student, and the answers to it."""
     there = [f"teacher.checkpoint={runs / 'agree'}", f"data.dataset.root={runs / 'fsdd'}", f"env.save_dir={runs / 'unused'}"]
     words = [*there, f"teacher.channels.saliency={runs / 'channels' / 'seed_0'}", *QUICK, *more]
     config = checked(load(CONFIGS / "general.yaml", words))
     data = build_data(config, World())
     maskers = build_maskers(config, data)
     (teacher,) = trained_teachers(config, data, maskers)
-    return asked_split(teacher, "train", data, maskers)
+    return cached_split(teacher, "train", data, maskers)
 
 
 @pytest.mark.parametrize("by", ["general", "specific"])
 def test_a_teacher_of_a_run_keeps_its_quarter_of_the_channels(runs: Path, by: str) -> None:
     order = torch.tensor(scores(runs)["saliency"]).argsort(descending=by == "general", stable=True)
     split = asked(runs, f"teacher.channels.by={by}")
-    teacher, (batch, *_) = split.live(), Split(split).batches(np.arange(len(split.dataset)))
+    teacher, (batch, *_) = split.teacher(), split.batches(split.dataset)
     seen = Layer(teacher.model, "projections.audio").read(lambda: teacher.predict(batch, ["audio"]))
     assert not seen[:, order[16:]].any()
     assert seen[:, order[:16]].any(0).sum() > 4  # a rectified channel may be silent by itself
@@ -185,9 +183,9 @@ def test_a_teacher_of_a_run_keeps_its_quarter_of_the_channels(runs: Path, by: st
 def test_kept_answers_are_not_those_of_other_channels(runs: Path) -> None:
     """A cache that has the answers of one teacher's channels does not answer for others, nor for all of them."""
     words = (".by=general", ".by=specific", "=null", ".share=0.5")
-    questions = [question(asked(runs, f"teacher.channels{word}")) for word in words]
+    questions = [asked(runs, f"teacher.channels{word}").asked for word in words]
     assert len({q.lock for q in questions}) == 4
-    assert question(asked(runs)).lock == questions[0].lock
+    assert asked(runs).asked.lock == questions[0].lock
     assert any("teacher.channels by general -> specific" in text for text in questions[1].differences(questions[0].card("fp32")))
 
 
