@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks.memory import peak, resident
 from benchmarks.quantities import Quantity, quantity
-from msd_framework.build.data import build_data, open_splits
+from msd_framework.build.data import build_data, content, open_splits
 from msd_framework.build.models import build_maskers
 from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import cached_split, trained_teachers
@@ -93,7 +93,7 @@ def facts(data: Path, folder: Path, number: int) -> dict[str, Any]:
     built = build_data(of_run, world, splits)
     maskers = build_maskers(of_run, built)
     (teacher,) = trained_teachers(of_run, built, maskers)
-    store = fill(cached_split(teacher, "train", built, maskers), number)
+    store = fill(cached_split(teacher, "train", built, maskers, content(of_run, splits, "train")), number)
     opened, store = timed(lambda: TeacherStore(store.folder))
     read, _ = timed(lambda: list(islice(build_batches(of_run, built, None).training.starting_at(0), 20)))
     places = torch.randint(number, (100, BATCH_SIZE)).tolist()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 from msd_framework.build.cache_key import layout_of, question
@@ -24,7 +24,7 @@ from msd_framework.models.base import MultimodalModel
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.structures import Outcomes
 from msd_framework.teachers.base import Teacher
-from msd_framework.teachers.cached import CachedTeacher
+from msd_framework.teachers.cached import CachedTeacher, Opened
 from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.teachers.ensemble import EnsembleTeacher, asked_of, union
 from msd_framework.teachers.filling import only_head
@@ -89,11 +89,11 @@ class Teachers:
     trained: Sequence[TrainedTeacher] = ()
     kept: Sequence[Mapping[str, CachedTeacher]] = ()
     average: EmaTeacher | None = None
-    by_use: Mapping[str, Teacher] | None = None
+    by_use: Mapping[str, Teacher] = field(default_factory=dict)
 
     def of(self, use: str) -> Teacher | None:
         """Who is asked about the split of a use; None where there is nobody."""
-        return (self.by_use or {}).get(use)
+        return self.by_use.get(use)
 
     def open_caches(self, uses: Sequence[str]) -> None:
         """Has cached answers to splits ready, asked for if need be; the weights of the teachers are then let go.
@@ -134,7 +134,8 @@ def build_teachers(config: RunConfig, data: Data, maskers: Maskers, model: Multi
         average = EmaTeacher(model, maskers.teacher, teacher.ema)
         return Teachers(average=average, by_use=dict.fromkeys(data.splits, average))
     trained = trained_teachers(config, data, maskers)
-    kept = [_cached(one, data, maskers) if teacher.cache else {} for one in trained]
+    whole = cache(partial(content, config, data.splits))  # a split that is used in part is opened once more for it
+    kept = [_cached(one, data, maskers, whole) if teacher.cache else {} for one in trained]
     by_use: dict[str, Teacher] = {}
     for use in data.splits:
         alone: list[Teacher] = []
@@ -173,8 +174,15 @@ def asked_views(config: RunConfig, data: Data, use: str) -> list[tuple[str, ...]
     return [views] if len(of_each) == 1 else asked_of(views, of_each, data.before.combination)
 
 
-def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers) -> CachedSplit:
-    """The split of a use, and the store of a teacher's answers to it; the maskers must have learned what they ask for.
+def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, whole: str) -> CachedSplit:
+    """A split, and the store of a teacher's answers to it.
+
+    Args:
+        one: the teacher.
+        use: what the run uses the split for.
+        data: what the run reads.
+        maskers: how views hide a modality; they must have learned what they ask for.
+        whole: what stands for the content of the whole split, as `content` finds it.
 
     Raises:
         CacheError: if features are to be kept that the teacher does not tell.
@@ -182,7 +190,6 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers) ->
     config, teacher = data.config, data.config.teacher
     assert teacher is not None
     layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)
-    whole = content(config, data.splits, use)
     asked = question(config, use, whole, one.folder, data.processors, maskers.teacher, layout)
 
     def batches(examples: MultimodalDataset) -> EvaluationBatches:
@@ -211,13 +218,13 @@ def dry_run(data: Data, finite: bool = True) -> DryRun:
     return DryRun(data.config, rows, finite)
 
 
-def _cached(one: TrainedTeacher, data: Data, maskers: Maskers) -> dict[str, CachedTeacher]:
+def _cached(one: TrainedTeacher, data: Data, maskers: Maskers, whole: Callable[[str], str]) -> dict[str, CachedTeacher]:
     """A teacher's cached answers to each split; a store is opened at the first question, when the maskers are fitted."""
-    kept = {}
-    for use in data.splits:
-        split = partial(cached_split, one, use, data, maskers)
-        kept[use] = CachedTeacher(one.modalities, data.info.num_classes, partial(opened, split, data.world.device))
-    return kept
+
+    def opening(use: str) -> Opened:
+        return opened(lambda: cached_split(one, use, data, maskers, whole(use)), data.world.device)
+
+    return {use: CachedTeacher(one.modalities, data.info.num_classes, partial(opening, use)) for use in data.splits}
 
 
 def _read(folder: str, config: RunConfig, data: Data, maskers: Maskers) -> LiveTeacher:

@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 
 from msd_framework.build.cache_key import lock_name, stores
-from msd_framework.build.data import build_data
+from msd_framework.build.data import build_data, content
 from msd_framework.build.models import build_maskers, fit
 from msd_framework.build.teacher_cache import CachedSplit, shown_bytes, try_lock
 from msd_framework.build.teachers import cached_split, trained_teachers
@@ -205,8 +205,11 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[CachedSplit]]:
                 maskers = build_maskers(config, data)
                 fit(data.all_training_examples(), *maskers.each)
                 teachers = trained_teachers(config, data, maskers)
-                asked = [(one, use) for use in data.splits for one in teachers if one.views[use]]
-                yield [cached_split(one, use, data, maskers) for one, use in asked]
+                splits: list[CachedSplit] = []
+                for use in data.splits:
+                    whole = content(config, data.splits, use)
+                    splits += [cached_split(one, use, data, maskers, whole) for one in teachers if one.views[use]]
+                yield splits
                 world.wait()
             finally:
                 if world.is_first:

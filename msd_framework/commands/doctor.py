@@ -28,7 +28,7 @@ from msd_framework.analysis.doctor.models import (
 )
 from msd_framework.analysis.doctor.report import as_json, is_ok, show
 from msd_framework.analysis.doctor.score import Rows, batches_of, check_score, evenly
-from msd_framework.build.data import Data, OnDevice, Splits, build_data, check_splits, open_splits
+from msd_framework.build.data import Data, OnDevice, Splits, build_data, check_splits, content, open_splits
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe, fit
 from msd_framework.build.run import try_models
@@ -293,11 +293,12 @@ def _cached(data: Data, maskers: Maskers, told: list[Finding]) -> Iterator[str]:
     """What is kept of the teachers' answers, compared with what they say now; nothing is filled."""
     teachers = trained_teachers(data.config, data, maskers)
     for use in data.splits:
+        whole = content(data.config, data.splits, use)
         for one in teachers:
             if not one.views[use]:
                 continue
             try:
-                yield _store(cached_split(one, use, data, maskers), told)
+                yield _store(cached_split(one, use, data, maskers, whole), told)
             except CacheError as error:
                 told.append(Finding("teacher.cache", str(error)))
 

@@ -14,7 +14,7 @@ import yaml
 from msd_framework.analysis.experiment import run_experiment
 from msd_framework.analysis.mfh.channels import draw_permutations
 from msd_framework.analysis.mfh.experiment import ChannelSaliency, Shown
-from msd_framework.build.data import build_data
+from msd_framework.build.data import build_data, content
 from msd_framework.build.models import build_maskers
 from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import cached_split, trained_teachers
@@ -167,7 +167,7 @@ def asked(runs: Path, *more: str) -> CachedSplit:
     data = build_data(config, World())
     maskers = build_maskers(config, data)
     (teacher,) = trained_teachers(config, data, maskers)
-    return cached_split(teacher, "train", data, maskers)
+    return cached_split(teacher, "train", data, maskers, content(config, data.splits, "train"))
 
 
 @pytest.mark.parametrize("by", ["general", "specific"])
