@@ -24,6 +24,7 @@ from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.hashing import digest
+from msd_framework.randomness import random_numbers_apart
 from msd_framework.registry import DATASETS, PROCESSORS
 from msd_framework.structures import Batch, DatasetInfo, has_label
 from msd_framework.teachers.ensemble import union
@@ -113,7 +114,8 @@ def build_data(config: RunConfig, world: World, splits: Splits | None = None) ->
     """
     splits = open_splits(config, world) if splits is None else splits
     before = RunFacts(config)
-    processors = build_processors(before, world, splits)
+    with random_numbers_apart():  # to learn, a processor may draw examples
+        processors = build_processors(before, world, splits)
     facts = {**before.known, "modalities": {m: p.facts for m, p in processors.items()}}
     decoded = room_for_decoded(config)
     skips = config.data.on_error == "skip"

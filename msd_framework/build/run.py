@@ -107,8 +107,9 @@ class Run:
 def build(config: RunConfig, world: World, splits: Splits | None = None) -> Run:
     """Makes the parts of a run, one from those before it.
 
-    Of the run's random numbers only the model's weights and then the objective's are drawn. Whatever else draws does so apart
-    (`random_numbers_apart`), so that a part that is added, left out or made elsewhere changes no number.
+    Of the run's random numbers only the model's weights and then the objective's are drawn. What else may draw (a processor that
+    learns, a masker, a teacher's weights before they are read) does so apart, by `random_numbers_apart`, so that a part that is
+    added, left out or made elsewhere changes no number. After this, `run.fit` seeds each process anew.
 
     Args:
         config: what the run is, with nothing wrong that can be found without data.
