@@ -122,8 +122,9 @@ class ConcatModel(ImageTextModel):
             if modality in inputs:
                 vectors[modality] = visible(vector(inputs[modality]), inputs[modality].present[:, None])
         some = next(iter(vectors.values()))
-        widths = {"text": self.text_width, "image": self.image_width}
-        return torch.cat([vectors[m] if m in vectors else some.new_zeros(len(some), width) for m, width in widths.items()], 1)
+        for modality, width in (("text", self.text_width), ("image", self.image_width)):
+            vectors.setdefault(modality, some.new_zeros(len(some), width))
+        return torch.cat([vectors["text"], vectors["image"]], 1)
 
 
 @MODELS.register("concat_bert")

@@ -123,6 +123,7 @@ class SingleSequence(SummaryModel):
         norm, dropout = self.before_first_layer
         embeddings, rows = pack(views, self.encoder.token_cost)
         embeddings = norm(embeddings)  # [U, D]
+        # Dropped before tokens are put into rows, they are alike in all views, and the first layer projects each of them once.
         if self.share_embedding_dropout or not self.training:
             return dropout(embeddings), rows, rows.place
         return dropout(rows.place(embeddings)), rows, whole

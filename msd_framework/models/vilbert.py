@@ -241,14 +241,13 @@ class Vilbert(ImageTextModel):
     @property
     def offered(self) -> dict[str, FeatureKind]:
         """The states of either stream after each of its layers; `cls` is the position that is pooled, [CLS] or the first region."""
-        text, image = (
-            layer_features(m, n, WHATS) for m, n in (("text", self.sizes.num_layers), ("image", self.sizes.image_num_layers))
-        )
+        text = layer_features("text", self.sizes.num_layers, WHATS)
+        image = layer_features("image", self.sizes.image_num_layers, WHATS)
         return image | text | {SUMMARY: "pooled"}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         names = [name for of_view in wanted for name in of_view]
-        streams = self.streams(views, *(layers_of(within(m, names)) for m in ("text", "image")))
+        streams = self.streams(views, layers_of(within("text", names)), layers_of(within("image", names)))
         summaries = torch.stack([self.summarise(*pair) for pair in streams])  # [V, B, D]
         features = [_features(*found) for found in zip(views, wanted, streams, summaries)]
         return ModelOutput(self.classify(summaries)), features

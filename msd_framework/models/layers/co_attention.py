@@ -76,6 +76,7 @@ class CrossAttention(Attention):
         read = torch.zeros_like(query)
         if other is not None:
             read = self.read(query, self.key(other.x), self.value(other.x), other.mask)
+            # a softmax over nothing but hidden positions spreads evenly over them, so what it read is taken back
             read = read.masked_fill(~other.present[:, None, None], 0.0)
         output: Tensor = self.output(read)  # [B, Q, width]
         return output

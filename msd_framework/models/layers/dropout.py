@@ -44,6 +44,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu" or dropped == STEPS:
             return F.dropout(x, self.p)
+        # int16 lies in -STEPS / 2 ... STEPS / 2 - 1, so `dropped` of its STEPS values are below the threshold
         kept = torch.ge(_bits(x), dropped - STEPS // 2, out=torch.empty_like(x, requires_grad=False))
         return x * kept * (STEPS / (STEPS - dropped))
 
