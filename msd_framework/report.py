@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from msd_framework.build.run import Run
 from msd_framework.config.values import to_copy
@@ -30,6 +29,7 @@ from msd_framework.escaping import markdown as escaped
 from msd_framework.files import draft, write_json, write_text
 from msd_framework.metrics.fidelity import Comparison, compare
 from msd_framework.screen import Screen
+from msd_framework.table import Table
 from msd_framework.views import FULL
 
 PACKAGES = (
@@ -211,11 +211,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines += ["", result["precision"]["line"]]
     if "skipped_updates" in result:
         lines.append(f"{result['skipped_updates']} updates were skipped, since their gradients were not finite in fp16.")
-    expected = result["expected"]
-    lines += ["", "| metric | value | expected |", "|---|---|---|"]
-    lines += [
-        f"| {escaped(k)} | {_shown(v)} | {f'{expected[k]:.4f}' if k in expected else ''} |" for k, v in result["metrics"].items()
-    ]
+    lines += ["", *_table(result).markdown()]
     if result["lacking"]:
         lines += ["", f"{escaped(lacking_line(result))} Views that show nothing of an example are not measured on it."]
     if result["skipped"]:
@@ -242,19 +238,16 @@ def left_out_line(result: Mapping[str, Any]) -> str:
 
 def show(result: Mapping[str, Any]) -> None:
     """The report on the screen."""
-    table = Table(title=f"{result['name']} (seed {result['seed']})", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("expected", justify="right")
-    for name, value in result["metrics"].items():
-        wanted = result["expected"].get(name)
-        table.add_row(name, _shown(value), "" if wanted is None else f"{wanted:.4f}")
-    console = Screen()
-    console.print(table)
-    if result["lacking"]:
-        console.print(lacking_line(result))
-    if result["skipped"]:
-        console.print(f"{left_out_line(result)}; report.json names them.")
+    lines = [lacking_line(result)] if result["lacking"] else []
+    lines += [f"{left_out_line(result)}; report.json names them."] if result["skipped"] else []
+    Screen().show(_table(result), *lines)
+
+
+def _table(result: Mapping[str, Any]) -> Table:
+    """A row a metric, with what it was expected to be."""
+    expected = result["expected"]
+    rows = [[k, _shown(v), f"{expected[k]:.4f}" if k in expected else ""] for k, v in result["metrics"].items()]
+    return Table(["metric", "value", "expected"], rows, f"{result['name']} (seed {result['seed']})")
 
 
 def _shown(value: float) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any
+from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -23,14 +23,19 @@ class Screen(Console):
 
     Args:
         stderr: for what is said of a run as it goes, beside its results.
-        width: columns where it is no terminal; what rich takes if None.
+        width: columns where it is no terminal.
     """
 
-    def __init__(self, stderr: bool = False, width: int | None = None):
+    def __init__(self, stderr: bool = False, width: int = 132):
         accept_any_text()
         super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
-        if width is not None and not self.is_terminal:
+        if not self.is_terminal:
             self.width = width
+
+    def show(self, *parts: RenderableType) -> None:
+        """Prints tables, and lines that are not broken."""
+        for part in parts:
+            self.print(part, soft_wrap=isinstance(part, str))
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A text as it is, but for what a terminal would obey."""
@@ -47,6 +52,11 @@ def say(text: str, screen: Console | None = None) -> None:
         (screen or Screen(stderr=True)).print(text, soft_wrap=True)
     except BrokenPipeError:
         return
+
+
+def put(text: str, stream: TextIO | None = None) -> None:
+    """Prints lines, with nothing in them that a terminal would obey; on standard output if no stream is given."""
+    print(visible(text), file=stream or sys.stdout)
 
 
 class Words(TextColumn):

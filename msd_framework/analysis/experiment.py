@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.table import Table
 
 from msd_framework.checks.components import component_problems
 from msd_framework.checks.numbers import LARGEST_SEED
@@ -24,6 +23,7 @@ from msd_framework.escaping import markdown as escaped
 from msd_framework.experiment import EXPERIMENTS, Experiment, Row
 from msd_framework.files import write_json, write_text
 from msd_framework.screen import Screen
+from msd_framework.table import Table
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def run_experiment(path: str | Path, overrides: Iterable[str] = ()) -> dict[str,
     _refuse_expectations(config, rows, source)
     drawn = experiment.draw(rows, config.folder / "summary.png")
     write_text(config.folder / "summary.md", markdown(config, rows, seconds, drawn))
-    show(config, rows, seconds)
+    Screen().show(_table(config, rows, f"{config.name} ({len(config.seed_list)} seeds, {seconds:g} s)"))
     return summary
 
 
@@ -142,37 +142,18 @@ def checked_experiment(source: Source) -> tuple[ExperimentConfig, Experiment]:
 
 def markdown(config: ExperimentConfig, rows: Sequence[Row], seconds: float, drawn: bool) -> str:
     """The table as a page."""
-    header, *lines = _cells(config, rows)
     seeds = f"Seeds {', '.join(map(str, config.seed_list))}; {seconds:g} s."
-    table = [header, ["---"] * len(header), *lines]
-    page = [
-        f"# {escaped(config.name)}",
-        "",
-        seeds,
-        "",
-        *(f"| {' | '.join(map(escaped, cells))} |" for cells in table),
-    ]
-    return "\n".join([*page, *(["", "![](summary.png)"] if drawn else [])]) + "\n"
+    lines = [f"# {escaped(config.name)}", "", seeds, "", *_table(config, rows).markdown()]
+    return "\n".join([*lines, *(["", "![](summary.png)"] if drawn else [])]) + "\n"
 
 
-def show(config: ExperimentConfig, rows: Sequence[Row], seconds: float) -> None:
-    """The table on the screen."""
-    header, *lines = _cells(config, rows)
-    table = Table(title=f"{config.name} ({len(config.seed_list)} seeds, {seconds:g} s)", title_justify="left")
-    for name in header:
-        table.add_column(name, justify="right", overflow="fold")
-    for cells in lines:
-        table.add_row(*cells)
-    Screen().print(table)
-
-
-def _cells(config: ExperimentConfig, rows: Sequence[Row]) -> Iterator[list[str]]:
-    """The header and the rows in words, what was expected of a number in brackets behind it."""
-    columns = list(rows[0])
-    yield columns
+def _table(config: ExperimentConfig, rows: Sequence[Row], title: str | None = None) -> Table:
+    """The rows in words, what was expected of a number in brackets behind it."""
+    cells = []
     for i, row in enumerate(rows):
         wanted = {name: f" ({values[i]:.2f})" for name, values in (config.expected or {}).items()}
-        yield [(v if isinstance(v := row[c], str) else f"{v:.2f}") + wanted.get(c, "") for c in columns]
+        cells.append([(v if isinstance(v, str) else f"{v:.2f}") + wanted.get(c, "") for c, v in row.items()])
+    return Table(list(rows[0]), cells, title)
 
 
 def _tidy(value: float | str) -> float | str:

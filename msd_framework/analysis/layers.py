@@ -1,56 +1,21 @@
-"""Which of a teacher's layers a student's should learn from: a table of how alike they are, and a suggestion."""
+"""How alike the layers of a student and its teacher are, and which of the teacher's each of the student's comes nearest to."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
-from msd_framework.analysis.cka import cka_table, suggested_layers
-from msd_framework.build.data import Data, build_data, open_splits
-from msd_framework.build.models import build_maskers, build_model, build_recipe
-from msd_framework.build.teachers import trained_teachers
-from msd_framework.checks.run import checked
-from msd_framework.checks.words import own_options
-from msd_framework.config.load import Source, load, located, resolve
-from msd_framework.config.schema import USES
+from msd_framework.build.data import Data
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.loader import EvaluationBatches
-from msd_framework.engine.checkpoint import WEIGHTS, find_checkpoint, load_weights, read
-from msd_framework.engine.distributed import World
-from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import ConfigError, Problem, TrainingError, did_you_mean
 from msd_framework.losses.relations import summary
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import numbered, parsed, told
-from msd_framework.screen import Screen
 from msd_framework.structures import Batch
-
-
-@dataclass(frozen=True)
-class LayersConfig:
-    """What ``msd layers`` takes beside the options of the run."""
-
-    student_layers: str = "fused.*.hidden"
-    """The student's layers, such as `text.*.hidden`; each is read as its mean over the positions of an example."""
-
-    teacher_layers: str | None = None
-    """The teacher's; of the same names as the student's if null."""
-
-    weights: str | None = None
-    """The folder of a finished run whose weights the student has; its first ones if null, which say little."""
-
-    split: str = "train"
-    """What the run uses the split for whose examples are looked at: train, validation or test."""
-
-    examples: int = 512
-    """How many examples are looked at."""
 
 
 @dataclass(frozen=True)
@@ -73,95 +38,47 @@ class Alike:
         return suggested_layers(self.cka)
 
 
-def run_layers(path: str | Path, words: Sequence[str] = ()) -> Alike:
-    """Compares the layers of a run's student and teacher, and prints what it finds; nothing is trained or kept.
-
-    Args:
-        path: the run's YAML.
-        words: options ``key=value``, of `LayersConfig` or of the run.
-
-    Raises:
-        MSDError: if the user can mend what is wrong.
-    """
-    options, of_run = _options(words)
-    source = resolve(load(path, of_run))
-    with tempfile.TemporaryDirectory() as folder:
-        env = {**source.values.get("env", {}), "save_dir": folder}
-        source = Source({**source.values, "run_type": "train", "checkpoint": {}, "env": env}, source.origins)
-        config = checked(source)
-        if config.teacher is None or config.teacher.ema is not None:
-            raise ConfigError(located(Problem("teacher.checkpoint", "must be given: whose layers are compared."), source))
-        if getattr(config.data, options.split) is None:
-            raise ConfigError(Problem("split", f"data.{options.split} names no split of the data set."))
-        if config.env.threads:
-            torch.set_num_threads(config.env.threads)
-        seed_everything(config.seed)
-        with World.join(config.env.device) as world:
-            data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", options.split]))))
-            student = build_model(config, data, build_recipe(config, data))
-            teacher = trained_teachers(config, data, build_maskers(config, data))[0].live().model
-            found = alike_layers(data, student, teacher, options)
-    show(found)
-    return found
-
-
 @torch.no_grad()
-def alike_layers(data: Data, student: MultimodalModel, teacher: MultimodalModel, options: LayersConfig) -> Alike:
+def alike_layers(
+    data: Data,
+    student: MultimodalModel,
+    teacher: MultimodalModel,
+    student_layers: str,
+    teacher_layers: str,
+    use: str,
+    num_examples: int,
+) -> Alike:
     """How alike the layers of a run's student and of its (first) teacher are on the full view.
 
     Args:
         data: what the run reads.
         student: its model.
         teacher: its teacher's.
-        options: which layers and examples.
+        student_layers: the names of its layers, such as `text.*.hidden`; each is read as its mean over an example's positions.
+        teacher_layers: the same of the teacher's.
+        use: what the run uses the split for whose examples are looked at.
+        num_examples: how many are looked at.
 
     Raises:
         ConfigError: if there are no such layers.
     """
-    if options.weights is not None:
-        folder = find_checkpoint(options.weights)
-        load_weights(student, read(folder, WEIGHTS).model, str(folder))
-    mine = _layers(student, "student_layers", options.student_layers)
-    theirs = _layers(teacher, "teacher_layers", options.teacher_layers or options.student_layers)
-    reader = data.training_reader if options.split == "train" else data.evaluation[options.split].reader
-    size = min(options.examples, data.config.evaluation.batch_size)
+    mine = _layers(student, "student_layers", student_layers)
+    theirs = _layers(teacher, "teacher_layers", teacher_layers)
+    reader = data.training_reader if use == "train" else data.evaluation[use].reader
+    size = min(num_examples, data.config.evaluation.batch_size)
     batches = EvaluationBatches(reader, Collator(data.processors, data.info), size)
     seen: dict[tuple[str, str], list[Tensor]] = {}
-    for batch in _first(batches, options.examples):
+    for batch in _first(batches, num_examples):
         here = batch.to(data.world.device)
         for who, model, names in (("student", student.eval(), mine), ("teacher", teacher, theirs)):
             (features,) = model.forward_features([here.inputs], [names])[1]
             for name in names:
                 if not (mean := summary(features[name]).double().cpu()).isfinite().all():
-                    raise TrainingError(f"{name} of the {who} is not finite on data.{options.split}. Take another checkpoint.")
+                    raise TrainingError(f"{name} of the {who} is not finite on data.{use}. Take another checkpoint.")
                 seen.setdefault((who, name), []).append(mean)
-    states = {key: torch.cat(parts)[: options.examples] for key, parts in seen.items()}
+    states = {key: torch.cat(parts)[:num_examples] for key, parts in seen.items()}
     table = cka_table([states["student", name] for name in mine], [states["teacher", name] for name in theirs])
     return Alike(tuple(mine), tuple(theirs), table)
-
-
-def show(found: Alike) -> None:
-    """The table on the screen, and the suggestion as a line of YAML."""
-    table = Table(title="CKA of the student's layers (rows) with the teacher's", title_justify="left")
-    table.add_column("")
-    for name in found.teacher:
-        table.add_column(name, justify="right")
-    suggested = found.layers
-    for i, (name, row) in enumerate(zip(found.student, found.cka.tolist()), 1):
-        table.add_row(name, *(Text(f"{v:.3f}", "bold" if suggested[i] == j else "") for j, v in enumerate(row, 1)))
-    console = Screen()
-    console.print(table)
-    pairs = ", ".join(f"{i}: {j}" for i, j in suggested.items())
-    console.print(f"layers: {{{pairs}}}", soft_wrap=True)
-
-
-def _options(words: Sequence[str]) -> tuple[LayersConfig, list[str]]:
-    options, _, of_run = own_options(words, LayersConfig)
-    if options.split not in USES:
-        raise ConfigError(Problem("split", f"wanted {', '.join(USES)}, got {options.split!r}.{did_you_mean(options.split, USES)}"))
-    if options.examples < 2:
-        raise ConfigError(Problem("examples", f"must be at least 2, got {options.examples}."))
-    return options, of_run
 
 
 def _layers(model: MultimodalModel, at: str, pattern: str) -> list[str]:
@@ -183,3 +100,65 @@ def _first(batches: EvaluationBatches, num_examples: int) -> list[Batch]:
         if sum(map(len, found)) >= num_examples:
             break
     return found
+
+
+def linear_cka(x: Tensor, y: Tensor) -> Tensor:
+    r"""Centred kernel alignment with a linear kernel: 1 if one is the other rotated and scaled, 0 if they have nothing in common.
+
+    .. math:: \mathrm{CKA}(X, Y) = \frac{\lVert Y^\top X \rVert_F^2}{\lVert X^\top X \rVert_F \, \lVert Y^\top Y \rVert_F}
+
+    with each feature centred over the N examples. With fewer examples than features it is too large, whatever they are.
+
+    Source: Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019 (arXiv:1905.00414), equation 7.
+
+    Args:
+        x: float [N, D].
+        y: float [N, E], of the same examples.
+
+    Returns:
+        A scalar; 0 where one of them does not vary.
+
+    >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> f"{linear_cka(x, -2 * x[:, [1, 2, 0]] + 5):.6f}"
+    '1.000000'
+    """
+    x, y = x - x.mean(0), y - y.mean(0)
+    together, alone, other = (torch.linalg.matrix_norm(a.T @ b) for a, b in ((y, x), (x, x), (y, y)))
+    product = alone * other
+    return torch.where(product > 0, together.square() / product.clamp(min=torch.finfo(x.dtype).tiny), torch.zeros_like(product))
+
+
+def cka_table(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The CKA of each of the student's layers with each of the teacher's, float [n, m].
+
+    Args:
+        student: float [N, D] a layer.
+        teacher: float [N, E] a layer.
+    """
+    return torch.stack([torch.stack([linear_cka(x, y) for y in teacher]) for x in student])
+
+
+def suggested_layers(table: Tensor) -> dict[int, int]:
+    """The teacher's layer for each of the student's, counted from 1, that are most alike altogether.
+
+    No layer is paired with one below that of the layer before; and where the teacher has as many or more, none is paired twice.
+
+    Args:
+        table: how alike they are, float [n, m].
+
+    >>> suggested_layers(torch.tensor([[0.9, 0.8, 0.1], [0.95, 0.7, 0.2]]))
+    {1: 1, 2: 2}
+    """
+    n, m = table.shape
+    apart = int(n <= m)
+    best = torch.full((n + 1, m + 1), -torch.inf, dtype=torch.float64)  # of the first i layers, if layer i has one of the first j
+    best[0] = 0
+    for i in range(1, n + 1):
+        for j in range(1, m + 1):
+            best[i, j] = torch.maximum(best[i, j - 1], best[i - 1, j - apart] + table[i - 1, j - 1])
+    found, j = {}, m
+    for i in range(n, 0, -1):
+        while best[i, j - 1] == best[i, j]:
+            j -= 1
+        found[i], j = j, j - apart
+    return dict(sorted(found.items()))

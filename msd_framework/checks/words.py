@@ -1,14 +1,16 @@
-"""Words ``key=value`` of a command as the arguments of the function that it calls."""
+"""The words ``key=value`` behind a command: options of its own and of a run, arguments of a function, modules to import."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from msd_framework.components.facts import STAND_INS
 from msd_framework.components.options import mismatch, options_of
+from msd_framework.config.imports import import_problems
 from msd_framework.config.load import COMMAND_LINE, Source, located, parse_overrides
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots, structure_problems, structured
@@ -16,6 +18,60 @@ from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.registry import REGISTRIES
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OwnModules:
+    """What a command takes that looks names up and has no run."""
+
+    imports: list[str] = field(default_factory=list)
+    """Modules of a user's own, by name."""
+
+    user_dir: str | None = None
+    """A folder all of whose Python files are imported."""
+
+
+def take(words: Sequence[str], key: str) -> tuple[str, list[str]]:
+    """The value of a word ``key=value`` that must be there, and the other words.
+
+    Raises:
+        ConfigError: if it is missing or there twice.
+    """
+    found = [w.partition("=")[2] for w in words if w.startswith(f"{key}=")]
+    if len(found) != 1 or not found[0]:
+        files = [w for w in words if "=" not in w and w.endswith((".yaml", ".yml"))]
+        hint = f" Did you mean {shlex.quote(f'{key}={files[0]}')}?" if files else ""
+        raise ConfigError(Problem(key, f"wanted {key}=FILE once, got {' '.join(words) or 'nothing'}.{hint}"))
+    return found[0], [w for w in words if not w.startswith(f"{key}=")]
+
+
+def read(words: Sequence[str]) -> Source:
+    """The values that words ``key=value`` give, the last one of a key, and where each was given.
+
+    Raises:
+        ConfigError: with every word that cannot be read.
+    """
+    source = Source()
+    for layer in parse_overrides(words):
+        source.overlay(layer)
+    return source
+
+
+def import_from_words(words: Sequence[str]) -> list[str]:
+    """Imports what the words ``user_dir=FOLDER`` and ``imports=[MODULE, ...]`` of a command name; returns the other words.
+
+    Raises:
+        ConfigError: with what cannot be imported, or is no list of modules and no folder.
+    """
+    mine = [word for word in words if word.partition("=")[0] in ("imports", "user_dir")]
+    source = read(mine)
+    problems = structure_problems(source.values, OwnModules)
+    if not problems:
+        own = structured(source.values, OwnModules)
+        problems = import_problems(own.imports, own.user_dir)
+    if problems:
+        raise ConfigError(*(located(p, source) for p in problems))
+    return [word for word in words if word not in mine]
 
 
 def own_options(words: Sequence[str], schema: type[T]) -> tuple[T, Source, list[str]]:
@@ -36,9 +92,7 @@ def own_options(words: Sequence[str], schema: type[T]) -> tuple[T, Source, list[
     unknown = [key for word, key in keys.items() if "=" in word and key not in own | of_run]
     if unknown:
         raise ConfigError(*(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, own | of_run)}" for key in unknown))
-    source = Source()
-    for layer in parse_overrides([word for word in words if keys[word] in own]):
-        source.overlay(layer)
+    source = read([word for word in words if keys[word] in own])
     problems = structure_problems(source.values, schema)
     if not problems:
         for slot in component_slots(source.values, schema):
@@ -59,9 +113,7 @@ def read_words(words: Sequence[str], function: Callable[..., Any], hidden: Colle
     Raises:
         ConfigError: with every word that is wrong, and every argument that is missing.
     """
-    source = Source()
-    for layer in parse_overrides(words):
-        source.overlay(layer)
+    source = read(words)
     options = {name: option for name, option in options_of(function).items() if name not in hidden}
     problems, texts = [], dict(word.split("=", 1) for word in words)
     for key, value in list(source.values.items()):

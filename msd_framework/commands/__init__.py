@@ -1,1 +1,1 @@
-"""What `msd` does, a command a file: each takes the words of the command line and returns an exit code or raises."""
+"""What `msd` does, a command a file: its first line is its help, and `main` takes the words behind its name."""

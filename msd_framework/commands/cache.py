@@ -1,61 +1,46 @@
-"""The words of ``msd cache``: what teachers' answers are kept, filled, compared and thrown away."""
+"""info|build|verify|prune [config=FILE ... | dir=PATH ...]: the answers of teachers that are kept on disk."""
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-from rich.table import Table
-
+from msd_framework.analysis.apart import apart
 from msd_framework.build.cache_key import lock_name, stores
 from msd_framework.build.data import build_data, content
 from msd_framework.build.models import build_maskers, fit
 from msd_framework.build.teacher_cache import CachedSplit, shown_bytes, try_lock
 from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.checks.run import checked
-from msd_framework.checks.words import read_words
-from msd_framework.config.load import load, located, resolve
+from msd_framework.checks.words import read_words, take
+from msd_framework.config.load import load, resolve
 from msd_framework.config.schema import TeacherConfig
 from msd_framework.config.values import as_word
-from msd_framework.engine.distributed import World
-from msd_framework.engine.random_state import seed_everything
 from msd_framework.errors import CacheError, ConfigError, Problem, did_you_mean
+from msd_framework.launch import is_first
 from msd_framework.screen import Screen
+from msd_framework.table import Table
 from msd_framework.teachers.store import USED, Card, TeacherStore
 
 DAY = 24 * 3600
 
 
-def cache_from_words(name: str, words: Sequence[str], config: str = "") -> str:
-    """Does what the words after ``msd cache`` say, and tells what came of it.
-
-    Args:
-        name: ``info``, ``build``, ``verify`` or ``prune``.
-        words: options ``key=value``.
-        config: the file of a run, for those that need one.
-
-    Raises:
-        ConfigError: with every word that is wrong.
-        CacheError: if a store is damaged or out of date.
-    """
+def main(words: Sequence[str]) -> int:
+    """Shows what is kept, fills what a run will ask for, compares it with what the teacher says, or throws it away."""
+    name, *rest = words or [""]
     if name not in COMMANDS:
         raise ConfigError(f"msd cache takes {', '.join(COMMANDS)}, got {name or 'nothing'}.{did_you_mean(name, COMMANDS)}")
-    return COMMANDS[name](words, config)
+    told = COMMANDS[name](rest)
+    if is_first():
+        Screen(width=WIDE).show(*told)
+    return 0
 
 
-def info(words: Sequence[str], config: str) -> str:
-    """Shows what is kept."""
-    return show(**read_words(words, show).values)
-
-
-def show(dir: str = TeacherConfig.cache_dir) -> str:
+def info(dir: str = TeacherConfig.cache_dir) -> Iterator[str | Table]:
     """A table of the stores of a folder.
 
     Args:
@@ -63,36 +48,18 @@ def show(dir: str = TeacherConfig.cache_dir) -> str:
     """
     found = list(stores(_folder(dir)))
     if not found:
-        return f"{dir} holds no teacher cache."
-    table = Table(title=dir, title_justify="left")
-    for column, justify in COLUMNS.items():
-        table.add_column(column, justify="right" if justify else "left", overflow="fold")
+        yield f"{dir} holds no teacher cache."
+        return
+    yield Table(COLUMNS, [_row(path, card) for path, card in found], dir)
     for path, card in found:
-        table.add_row(*_row(path, card))
-    console = Screen(width=WIDE)
-    with console.capture() as captured:
-        console.print(table)
-        for path, card in found:
-            if isinstance(card, CacheError):
-                console.print(f"{path.name[:12]}: {card}", soft_wrap=True)
-    return captured.get().rstrip()
+        if isinstance(card, CacheError):
+            yield f"{path.name[:12]}: {card}"
 
 
 WIDE = 200
 """Columns of what is no terminal."""
 
-COLUMNS = {
-    "store": False,
-    "teacher": False,
-    "data": False,
-    "views": False,
-    "rows": True,
-    "precision": False,
-    "size": True,
-    "created": True,
-    "last used": True,
-}
-"""What the table says of a store, and whether it is a number."""
+COLUMNS = ("store", "teacher", "data", "views", "rows", "precision", "size", "created", "last used")
 
 
 def _row(path: Path, card: Card | CacheError) -> list[str]:
@@ -109,17 +76,12 @@ def _row(path: Path, card: Card | CacheError) -> list[str]:
     return [path.name[:12], str(card.notes["teacher"]), data, views, rows, parts["precision"], size, card.created[:10], used]
 
 
-def prune(words: Sequence[str], config: str) -> str:
-    """Throws away what is not needed."""
-    return remove(**read_words(words, remove).values)
-
-
-def remove(
+def prune(
     dir: str = TeacherConfig.cache_dir,
     older_than_days: float = 30,
     only: str | None = None,
     yes: bool = False,
-) -> str:
+) -> Iterator[str]:
     """Removes stores that nobody has used for a time, damaged ones, and what was left behind by processes that were killed.
 
     Args:
@@ -141,28 +103,31 @@ def remove(
         left = [p for kind in ("new", "removed", "building") for p in sorted(folder.glob(f".{kind}-*"))]
         old += [p for p in left if p.stat().st_mtime < time.time() - DAY]
     if not old:
-        return f"nothing in {dir} has not been used for {older_than_days:g} days."
+        yield f"nothing in {dir} has not been used for {older_than_days:g} days."
+        return
     listed = {p: f"  {p.name}  {shown_bytes(_size(p))}, last used {_ago(_last_used(p))}" for p in old}
-    if not yes:
-        return "\n".join([f"would go from {dir}; yes=true removes them:", *listed.values()])
-    told = [line if _removed(p, cards.get(p)) else f"  {p.name} is being filled and was left alone." for p, line in listed.items()]
-    return "\n".join([f"removed from {dir}:", *told])
+    yield f"removed from {dir}:" if yes else f"would go from {dir}; yes=true removes them:"
+    for path, line in listed.items():
+        is_left = yes and not _removed(path, cards.get(path))
+        yield f"  {path.name} is being filled and was left alone." if is_left else line
 
 
-def build(words: Sequence[str], config: str) -> str:
+def build(words: Sequence[str]) -> list[str]:
     """Fills what a run will ask for."""
-    with _splits(config, words) as splits:
+    config, overrides = take(words, "config")
+    with _splits(config, overrides) as splits:
         for split in splits:
             split.opened()
-        return "\n".join(f"{s.told}: {len(s.dataset):,} examples in {s.first_says(s.complete)}" for s in splits)
+        return [f"{s.told}: {len(s.dataset):,} examples in {s.first_says(s.complete)}" for s in splits]
 
 
-def verify(words: Sequence[str], config: str) -> str:
+def verify(words: Sequence[str]) -> list[str]:
     """Compares what is kept with what the teacher says."""
-    mine = [word for word in words if word.startswith("rows=")]
+    config, overrides = take(words, "config")
+    mine = [word for word in overrides if word.startswith("rows=")]
     num_rows = read_words(mine, _compared, ["split"]).values.get("rows", 100)
-    with _splits(config, [word for word in words if word not in mine]) as splits:
-        return "\n".join(_compared(split, num_rows) for split in splits)
+    with _splits(config, [word for word in overrides if word not in mine]) as splits:
+        return [_compared(split, num_rows) for split in splits]
 
 
 def _compared(split: CachedSplit, rows: int = 100) -> str:
@@ -181,7 +146,12 @@ def _compared(split: CachedSplit, rows: int = 100) -> str:
     return f"{split.told}: {count} rows compared, the largest difference is {largest:.1e}, {share:.0f} % of what rounding allows."
 
 
-COMMANDS: dict[str, Callable[[Sequence[str], str], str]] = {"info": info, "build": build, "verify": verify, "prune": prune}
+COMMANDS: dict[str, Callable[[Sequence[str]], Iterable[str | Table]]] = {
+    "info": lambda words: info(**read_words(words, info).values),
+    "build": build,
+    "verify": verify,
+    "prune": lambda words: prune(**read_words(words, prune).values),
+}
 """What may follow ``msd cache``."""
 
 
@@ -193,29 +163,16 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[CachedSplit]]:
     place = Path(teacher.get("cache_dir", TeacherConfig.cache_dir)) / ".building"
     source = load(file, [*overrides, as_word("env.save_dir", str(place))])
     config = checked(source)
-    if config.env.threads:
-        torch.set_num_threads(config.env.threads)
-    seed_everything(config.seed)
-    try:
-        with World.join(config.env.device) as world:
-            folder = Path(f"{place}-{world.gather(f'{platform.node()}-{os.getpid()}')[0]}")
-            config = replace(config, env=replace(config.env, save_dir=str(folder)))
-            try:
-                data = build_data(config, world)
-                maskers = build_maskers(config, data)
-                fit(data.all_training_examples(), *maskers.each)
-                teachers = trained_teachers(config, data, maskers)
-                splits: list[CachedSplit] = []
-                for use in data.splits:
-                    whole = content(config, data.splits, use)
-                    splits += [cached_split(one, use, data, maskers, whole) for one in teachers if one.views[use]]
-                yield splits
-                world.wait()
-            finally:
-                if world.is_first:
-                    shutil.rmtree(folder, ignore_errors=True)
-    except ConfigError as error:
-        raise ConfigError(*(located(p, source) for p in error.problems)) from error
+    with apart(config, source) as (config, world):
+        data = build_data(config, world)
+        maskers = build_maskers(config, data)
+        fit(data.all_training_examples(), *maskers.each)
+        teachers = trained_teachers(config, data, maskers)
+        splits: list[CachedSplit] = []
+        for use in data.splits:
+            whole = content(config, data.splits, use)
+            splits += [cached_split(one, use, data, maskers, whole) for one in teachers if one.views[use]]
+        yield splits
 
 
 def _folder(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The words of ``msd convert-mmf``."""
+"""checkpoint=PATH|config=FILE out=PATH [run=FILE classes=FILE ...]: a checkpoint of MMF as a teacher, or its YAML as ours."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ from msd_framework.mmf.checkpoints import MmfCheckpoint, read_checkpoint
 from msd_framework.mmf.configs import Converted, convert, dataset_of, read_project, usual_values
 from msd_framework.mmf.models import family_of, left_sizes, options_of_model
 from msd_framework.mmf.teacher import Teacher, make_teacher, save_teacher
+from msd_framework.screen import put
 
 SHOWN = 12
 """Names of tensors that are printed; the rest is counted."""
 
 
-def convert_from_words(words: Sequence[str]) -> str:
-    """Does what the words after ``msd convert-mmf`` say, and tells what came of it.
-
-    Raises:
-        ConfigError: with every word that is wrong, or if there is nothing of ours that is the same.
-        DataError: if a checkpoint cannot be read, or does not fit.
-    """
-    return convert_mmf(**read_words(words, convert_mmf).values)
+def main(words: Sequence[str]) -> int:
+    """Converts what the words name, and tells what came of it."""
+    put(convert_mmf(**read_words(words, convert_mmf).values))
+    return 0
 
 
 def convert_mmf(

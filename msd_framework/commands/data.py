@@ -1,19 +1,19 @@
-"""The words of ``msd data check``: whether a folder holds a data set as its publisher says."""
+"""check NAME [root=PATH samples=20 user_dir=FOLDER ...]: whether a folder holds a data set as its publisher says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from msd_framework.build.facts import described
+from msd_framework.checks.words import import_from_words, read
 from msd_framework.components.facts import CONTEXT
 from msd_framework.components.options import options_of
-from msd_framework.config.load import Source, located, parse_overrides
+from msd_framework.config.load import located
 from msd_framework.config.splits import shared_splits
 from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.overlap import survey
@@ -23,6 +23,7 @@ from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.registry import DATASETS
 from msd_framework.screen import Screen
 from msd_framework.structures import DatasetInfo, ModalityKind
+from msd_framework.table import Table
 
 SAMPLES = 20
 MOST_TOLD = 5
@@ -58,24 +59,21 @@ class SplitCheck:
     rows: tuple[MultimodalDataset, RowKeys] | None = field(default=None, repr=False)
 
 
-def check_from_words(words: Sequence[str]) -> tuple[str, bool]:
-    """A table of what a folder holds, what is wrong with it, and whether nothing is.
+def main(words: Sequence[str]) -> int:
+    """Shows a table of what a folder holds, and what is wrong with it.
 
-    Args:
-        words: the name of a data set, then ``root=PATH`` and other options of its own, ``splits=[train, ...]`` (all that are
-            there if left out), ``samples=20`` examples a split to read whole, ``seed=0``, which chooses them, and
-            ``shared_rows=true`` if splits may have rows in common.
-
-    Raises:
-        ConfigError: with every word that is wrong.
+    Behind `check` stand the name of a data set and options of its own, such as ``root=PATH``; ``splits=[train, ...]``, all that
+    are there if left out; ``samples=20`` examples a split to read whole; ``seed=0``, which chooses them; and
+    ``shared_rows=true`` if splits may have rows in common.
     """
+    if words[:1] != ["check"]:
+        raise ConfigError(f"msd data takes check, got {words[0] if words else 'nothing'}.")
+    words = import_from_words(words[1:])
     names = [word for word in words if "=" not in word]
     if len(names) != 1:
         known = ", ".join(DATASETS.names())
         raise ConfigError(f"wanted one data set, such as `msd data check hateful_memes root=PATH`, got {names}; known: {known}.")
-    source = Source()
-    for layer in parse_overrides([word for word in words if "=" in word]):
-        source.overlay(layer)
+    source = read([word for word in words if "=" in word])
     options = dict(source.values)
     defaults = {"splits": None, "samples": SAMPLES, "seed": 0, "shared_rows": False}
     wanted = {key: options.pop(key, default) for key, default in defaults.items()}
@@ -85,7 +83,8 @@ def check_from_words(words: Sequence[str]) -> tuple[str, bool]:
     if problems:
         raise ConfigError(*(located(Problem(p.path.removeprefix("dataset").lstrip("."), p.message), source) for p in problems))
     found = check_folder(names[0], options, **wanted)
-    return _told(names[0], options, found), all(not split.wrong for split in found) and any(split.is_there for split in found)
+    Screen().show(_table(names[0], options, found), *_lines(found))
+    return 0 if all(not split.wrong for split in found) and any(split.is_there for split in found) else 1
 
 
 def check_folder(
@@ -228,28 +227,25 @@ def _word_problems(name: str, wanted: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _told(name: str, options: Mapping[str, Any], found: Sequence[SplitCheck]) -> str:
-    """A table, and a sentence for each mistake."""
-    table = Table(title=f"{name} in {options.get('root', 'its default root')}", title_justify="left")
-    for column in ("split", "examples", "publisher's", "left out", "files missing", "read whole", "state"):
-        table.add_column(column, justify="left" if column in ("split", "state") else "right")
+def _table(name: str, options: Mapping[str, Any], found: Sequence[SplitCheck]) -> Table:
+    """A row a split."""
+    rows = []
     for split in found:
         state = ("not there" if not split.wrong else "missing") if not split.is_there else "wrong" if split.wrong else "ok"
         numbers = [split.found, split.published, split.skipped, split.absent, split.sampled]
-        shown = ["" if n is None else f"{n:,}" for n in numbers] if split.is_there else ["", *_shown(split.published), "", "", ""]
-        table.add_row(split.name, *shown, state)
-    console = Screen(width=120)
-    with console.capture() as captured:
-        console.print(table)
-        for split in found:
-            for modality, count in split.lacking.items():
-                console.print(f"{split.name}: {count:,} of {split.found:,} examples have no {modality}.", soft_wrap=True)
-            for text in split.wrong:
-                console.print(f"{split.name}: {text}", soft_wrap=True)
-        if not any(split.is_there for split in found):
-            console.print("Nothing of it is there.")
-    return captured.get().rstrip()
+        if not split.is_there:
+            numbers = [None, split.published, None, None, None]
+        rows.append([split.name, *("" if n is None else f"{n:,}" for n in numbers), state])
+    columns = ("split", "examples", "publisher's", "left out", "files missing", "read whole", "state")
+    return Table(columns, rows, f"{name} in {options.get('root', 'its default root')}")
 
 
-def _shown(number: int | None) -> list[str]:
-    return ["" if number is None else f"{number:,}"]
+def _lines(found: Sequence[SplitCheck]) -> Iterator[str]:
+    """A sentence for each mistake."""
+    for split in found:
+        for modality, count in split.lacking.items():
+            yield f"{split.name}: {count:,} of {split.found:,} examples have no {modality}."
+        for text in split.wrong:
+            yield f"{split.name}: {text}"
+    if not any(split.is_there for split in found):
+        yield "Nothing of it is there."

@@ -1,4 +1,4 @@
-"""The words of ``msd make-world``: checked, then a made world in a public data set's format."""
+"""layout=NAME folder=PATH [seed=0 sizes.train=3000 ...]: writes the made vision-language world."""
 
 from __future__ import annotations
 
@@ -9,28 +9,22 @@ from msd_framework.checks.words import read_words
 from msd_framework.config.load import located
 from msd_framework.config.values import flow, to_copy
 from msd_framework.errors import ConfigError
-from msd_framework.screen import progress_bar
+from msd_framework.screen import progress_bar, put
 from msd_framework.worlds import LAYOUTS, WorldSummary, make_world
 
 
-def make_world_from_words(words: Sequence[str]) -> str:
-    """Makes a world of digit cards, with a bar on the screen, and says what it holds.
-
-    Args:
-        words: ``layout=hateful_memes folder=data/world``, and whatever else `make_world` takes.
-
-    Raises:
-        ConfigError: with every word that is wrong.
-        DataError: if the folder holds something else.
-    """
+def main(words: Sequence[str]) -> int:
+    """Makes a world of digit cards, with a bar on the screen, and says what it holds."""
     source = read_words(words, make_world, ["progress"])
     bar = progress_bar()
     try:
         with nullcontext() if bar.disable else bar:
             task = bar.add_task("making cards")
-            return _told(make_world(**source.values, progress=lambda done, total: bar.update(task, completed=done, total=total)))
+            made = make_world(**source.values, progress=lambda done, total: bar.update(task, completed=done, total=total))
     except ConfigError as error:
         raise ConfigError(*(located(p, source) for p in error.problems)) from error
+    put(_told(made))
+    return 0
 
 
 def _told(summary: WorldSummary) -> str:

@@ -1,23 +1,25 @@
-"""What users see when they ask: the options of a run with their origins, and the components that a YAML can name."""
+"""config=FILE [key=value ...]: every option of a run and where its value comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 from typing import Any, get_origin
 
 from msd_framework.checks.run import understood
-from msd_framework.components.facts import CONTEXT, STAND_INS
-from msd_framework.components.options import Option, options_of, summary, type_name
+from msd_framework.checks.words import take
+from msd_framework.commands.components import settable
+from msd_framework.components.facts import STAND_INS
+from msd_framework.components.options import Option
 from msd_framework.components.registry import Registry, nested, split
 from msd_framework.config.load import DEFAULT, Source, load, located, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import default_of, hints_of, section_of
 from msd_framework.config.values import flow
-from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.errors import ConfigError
 from msd_framework.registry import REGISTRIES
+from msd_framework.screen import put
 
 FILLED_IN = "the run"
 """The origin of an option that a component asks for by name and the run fills in, such as the number of classes."""
@@ -38,6 +40,12 @@ class Line:
     origin: str
 
 
+def main(words: Sequence[str]) -> int:
+    """Prints every option of a run."""
+    put(show_config(*take(words, "config")))
+    return 0
+
+
 def show_config(path: str | Path, overrides: Iterable[str] = ()) -> str:
     """Every option of a run, those of its components included, with its value and where that was written.
 
@@ -55,24 +63,6 @@ def show_config(path: str | Path, overrides: Iterable[str] = ()) -> str:
     lines = list(_section(source.values, RunConfig, "", source))
     keys, values = max(len(x.key) for x in lines) + 1, min(max(len(x.value) for x in lines), 48)
     return "\n".join(f"{x.key + ':':<{keys}} {x.value:<{values}}  # {x.origin}" for x in lines)
-
-
-def show_components(kind: str | None = None, name: str | None = None) -> str:
-    """The components of all kinds, of one kind, or the options of one component.
-
-    Args:
-        kind: the plural of a kind, such as ``maskers``; the singular will do.
-        name: a registered or dotted name of that kind.
-
-    Raises:
-        ConfigError: if there is no such kind or component.
-    """
-    if kind is None:
-        return "\n\n".join(_table(plural) for plural in REGISTRIES)
-    plurals = {spelling: plural for plural, r in REGISTRIES.items() for spelling in (plural, r.kind, r.kind.replace(" ", "_"))}
-    if kind not in plurals:
-        raise ConfigError(f"there is no kind of component {kind!r}.{did_you_mean(kind, plurals)} Kinds: {', '.join(REGISTRIES)}.")
-    return _table(plurals[kind]) if name is None else _component(plurals[kind], name)
 
 
 def _section(values: Mapping[str, Any], schema: type, at: str, source: Source) -> Iterator[Line]:
@@ -112,60 +102,3 @@ def _option(option: Option, given: Mapping[str, Any], key: str, source: Source) 
         yield Line(key, "", FILLED_IN)
     else:
         yield Line(key, flow(option.default), DEFAULT)
-
-
-def settable(registry: Registry[Any], name: str) -> list[Option]:
-    """The options of a component that a YAML may give."""
-    own = CONTEXT.get(registry.plural, ())
-    return [option for option in options_of(registry.get(name)).values() if option.name not in own]
-
-
-def _table(plural: str) -> str:
-    registry = REGISTRIES[plural]
-    rows = [(name, summary(registry.get(name))) for name in registry.names()]
-    width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join([f"{plural}:", *(f"  {name:<{width}}  {text}" for name, text in rows)])
-
-
-def _component(plural: str, name: str) -> str:
-    registry = REGISTRIES[plural]
-    try:
-        cls = registry.get(name)
-    except ConfigError as error:
-        raise ConfigError(*(Problem("", p.message.partition(" A module of your own")[0]) for p in error.problems)) from error
-    options = settable(registry, name)
-    rows = [(o.name, type_name(o.annotation), _default(o), o.doc) for o in options]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-    table = [f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}" for row in rows]
-    copied = {"type": name} | {o.name: "???" if o.required else o.default for o in options if _is_worth_copying(o)}
-    head = [f"{name}: {registry.kind}, {cls.__module__}.{cls.__qualname__}", "", f"  {summary(cls)}", ""]
-    return "\n".join([*head, "options:", *(table or ["  none"]), "", "to copy:", f"  {_in_place(plural, copied)}"])
-
-
-def _default(option: Option) -> str:
-    if option.name in STAND_INS:
-        return "= the run's"
-    return "required" if option.required else f"= {flow(option.default)}"
-
-
-def _is_worth_copying(option: Option) -> bool:
-    return option.name not in STAND_INS and (option.required or option.default is not None)
-
-
-def _in_place(plural: str, spec: Mapping[str, Any]) -> str:
-    """A line of YAML that gives a component to whatever takes one of its kind."""
-    objectives_first = sorted(REGISTRIES.values(), key=lambda r: r.plural != "objectives")
-    options = (option for r in objectives_first for name in r.names() for option in settable(r, name))
-    takers = ((o.name, c) for o in options for r, c in [nested(o.annotation)] if r is REGISTRIES[plural])
-    key, container = next(chain(_slots(RunConfig, plural), takers), (REGISTRIES[plural].kind, None))
-    return f"{key}: {flow([spec] if container is list else {'image': spec} if container is dict else spec)}"
-
-
-def _slots(schema: type, plural: str) -> Iterator[tuple[str, Any]]:
-    """The keys of a schema that take a component of a kind, and whether each takes a list or a mapping of them."""
-    for f in fields(schema):
-        annotation = hints_of(schema)[f.name]
-        if section := section_of(annotation):
-            yield from _slots(section, plural)
-        elif f.metadata.get("kind") == plural:
-            yield f.name, get_origin(annotation)

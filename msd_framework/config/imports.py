@@ -6,24 +6,11 @@ import sys
 import types
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from msd_framework.components.registry import import_named, raised_at
-from msd_framework.config.load import ROOT, SHARE, Source, located, parse_overrides
-from msd_framework.config.structure import structure_problems, structured
-from msd_framework.errors import ConfigError, MSDError, Problem
-
-
-@dataclass(frozen=True)
-class OwnModules:
-    """What a command takes that looks names up and has no run."""
-
-    imports: list[str] = field(default_factory=list)
-    """Modules of a user's own, by name."""
-
-    user_dir: str | None = None
-    """A folder all of whose Python files are imported."""
+from msd_framework.config.load import ROOT, SHARE
+from msd_framework.errors import MSDError, Problem
 
 
 def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]:
@@ -43,25 +30,6 @@ def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]
     package = _package(place.resolve())
     files = sorted(f.relative_to(place).with_suffix("") for f in place.rglob("*.py"))
     return problems + [p for file in files for p in _import(".".join([package, *file.parts]), "user_dir")]
-
-
-def import_from_words(words: Sequence[str]) -> list[str]:
-    """Imports what the words ``user_dir=FOLDER`` and ``imports=[MODULE, ...]`` of a command name; returns the other words.
-
-    Raises:
-        ConfigError: with what cannot be imported, or is no list of modules and no folder.
-    """
-    mine = [word for word in words if word.partition("=")[0] in ("imports", "user_dir")]
-    source = Source()
-    for layer in parse_overrides(mine):
-        source.overlay(layer)
-    problems = structure_problems(source.values, OwnModules)
-    if not problems:
-        own = structured(source.values, OwnModules)
-        problems = import_problems(own.imports, own.user_dir)
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
-    return [word for word in words if word not in mine]
 
 
 def _package(folder: Path) -> str:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from msd_framework.cli import main
-from msd_framework.commands.doctor import DoctorConfig, run_doctor
+from msd_framework.commands import doctor
+from msd_framework.commands.doctor import DoctorConfig
 from msd_framework.engine.checkpoint import _sha256, find_checkpoint
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.base import Masker
@@ -106,9 +107,9 @@ def taught(teacher: Path, folder: Path, *more: str) -> list[str]:
 
 def diagnosis(config: Path, words: Sequence[str], out: Path) -> dict[str, Any]:
     """What the doctor writes, which must be what it returns."""
-    is_ok = run_doctor(config, [*words, f"out={out}"])
+    code = doctor.main([f"config={config}", *words, f"out={out}"])
     found: dict[str, Any] = json.loads(out.read_text())
-    assert found["ok"] is is_ok
+    assert found["ok"] is (code == 0)
     return found
 
 
@@ -386,13 +387,13 @@ def test_what_a_run_would_refuse_is_said_as_the_run_says_it(config, teacher, tmp
 )
 def test_words_that_are_wrong_are_sentences(config, tmp_path, word, text):
     with pytest.raises(ConfigError, match=text):
-        run_doctor(config, [f"env.save_dir={tmp_path}", word])
+        doctor.main([f"config={config}", f"env.save_dir={tmp_path}", word])
 
 
 def test_it_looks_at_one_process(config, tmp_path, monkeypatch):
     started_together(monkeypatch, 2)
     with pytest.raises(ConfigError, match="start it without torchrun"):
-        run_doctor(config, [f"env.save_dir={tmp_path}"])
+        doctor.main([f"config={config}", f"env.save_dir={tmp_path}"])
 
 
 def _same_model() -> list[str]:

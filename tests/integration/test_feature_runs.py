@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from msd_framework.analysis.layers import run_layers
 from msd_framework.cli import main
+from msd_framework.commands.layers import run_layers
 from msd_framework.errors import ConfigError
 from msd_framework.run import run
 from tests.integration.test_docs import blocks
@@ -113,10 +113,12 @@ def test_several_teachers_have_no_features_in_common(tiny_config, tiny_teacher, 
 
 
 def test_layers_are_compared_without_a_trace(tiny_config, tiny_teacher, tmp_path, capsys):
-    found = run_layers(tiny_config, words(tiny_teacher, tmp_path / "no", "student_layers=text.*.hidden", "examples=6"))
+    given = words(tiny_teacher, tmp_path / "no", "student_layers=text.*.hidden", "examples=6")
+    found = run_layers(tiny_config, given)
     assert found.student == found.teacher == ("text.1.hidden",)
     assert 0 <= found.cka.item() <= 1
     assert found.layers == {1: 1}
+    assert main(["layers", f"config={tiny_config}", *given]) == 0
     assert "layers: {1: 1}" in capsys.readouterr().out
     assert not (tmp_path / "no").exists()
 

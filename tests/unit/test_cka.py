@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd_framework.analysis.cka import cka_table, linear_cka, suggested_layers
+from msd_framework.analysis.layers import cka_table, linear_cka, suggested_layers
 
 
 def points(num: int, width: int, seed: int) -> torch.Tensor:

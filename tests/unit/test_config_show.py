@@ -9,7 +9,8 @@ import sys
 import pytest
 import yaml
 
-from msd_framework.commands.show import show_components, show_config
+from msd_framework.commands.components import show_components
+from msd_framework.commands.show import show_config
 from msd_framework.config.load import load
 from msd_framework.errors import ConfigError
 from msd_framework.registry import REGISTRIES
@@ -109,7 +110,8 @@ def test_an_unknown_kind_or_name_is_told_with_the_nearest(words, text):
 
 def test_looking_imports_nothing_heavy(tiny_config):
     script = (
-        "import sys; from msd_framework.commands.show import show_components, show_config\n"
+        "import sys; from msd_framework.commands.components import show_components\n"
+        "from msd_framework.commands.show import show_config\n"
         f"show_config({str(tiny_config)!r}); show_components(); show_components('models', 'visual_bert')\n"
         "print({'transformers', 'torchvision', 'mmf', 'sklearn', 'matplotlib', 'tokenizers', 'PIL'} & set(sys.modules))"
     )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from msd_framework.checks.run import checked, understood
 from msd_framework.checks.words import read_words
 from msd_framework.cli import main
-from msd_framework.commands.convert_mmf import convert_from_words, convert_mmf
+from msd_framework.commands.convert_mmf import convert_mmf
 from msd_framework.config.load import load
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.engine.checkpoint import find_checkpoint, load_weights, read
@@ -40,6 +40,11 @@ WORDS = 20
 CLOSE = 1e-5  # float32
 PIXELS: dict[str, Any] = {"type": "pixels", "size": 64}
 REGIONS: dict[str, Any] = {"type": "region_features", "folder": "nowhere", "boxes": True}
+
+
+def command(words: list[str]) -> str:
+    """What `msd convert-mmf` says."""
+    return convert_mmf(**read_words(words, convert_mmf).values)
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +188,8 @@ def test_the_old_names_of_a_bare_file_are_read_and_the_heads_told(tmp_path: Path
     torch.save(old, tmp_path / "model.pth")
     words = [f"checkpoint={tmp_path / 'model.pth'}", f"out={tmp_path / 'teacher'}", f"run={project()}"]
     with pytest.raises(ConfigError, match=r"options.num_attention_heads: must be given: 12 features are no multiple of 64"):
-        convert_from_words(words)
-    told = convert_from_words([*words, "options.num_attention_heads=3"])
+        command(words)
+    told = command([*words, "options.num_attention_heads=3"])
     assert "model.pth says no score" in told
     same(rebuilt(tmp_path / "teacher")(inputs()).logits, visual_bert_logits(inputs()))
 
@@ -440,7 +445,7 @@ def test_what_does_not_fit_is_told_in_a_sentence(
     torch.save({"model": change(visual_bert_tensors()), "config": CONFIG | config}, tmp_path / "model.pth")
     given = {"out": tmp_path / "teacher", "run": project()} | dict(w.split("=") for w in words)
     with pytest.raises((ConfigError, DataError), match=message):
-        convert_from_words([f"checkpoint={tmp_path / 'model.pth'}", *(f"{k}={v}" for k, v in given.items())])
+        command([f"checkpoint={tmp_path / 'model.pth'}", *(f"{k}={v}" for k, v in given.items())])
     assert not (tmp_path / "teacher").exists()
 
 
@@ -779,9 +784,9 @@ def test_a_converted_project_is_right_where_its_data_is(tmp_path: Path, tiny_wor
 def test_projects_that_are_none_of_ours_are_refused(tmp_path: Path, change: Any, words: list[str], message: str) -> None:
     source = folder_of(tmp_path, PROJECTS["mmimdb-mmbt"] | change)
     with pytest.raises(ConfigError, match=message):
-        convert_from_words([f"config={source}", f"out={tmp_path / 'ours.yaml'}", *words])
+        command([f"config={source}", f"out={tmp_path / 'ours.yaml'}", *words])
     with pytest.raises(ConfigError, match=r"config: there is no file gone.yaml"):
-        convert_from_words(["config=gone.yaml", f"out={tmp_path / 'ours.yaml'}"])
+        command(["config=gone.yaml", f"out={tmp_path / 'ours.yaml'}"])
 
 
 def test_a_checkpoint_brings_its_own_project(tmp_path: Path, tokenizer: str) -> None:

@@ -11,25 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msd_framework.analysis.doctor.diagnosis import Diagnosis, Finding, findings
-from msd_framework.analysis.doctor.models import (
-    ModelCheck,
-    Shape,
-    StepCheck,
-    Term,
-    TermCheck,
-    check_leak,
-    check_model,
-    check_step,
-    check_terms,
-    distance,
-    shapes,
-    swapped,
-    terms_of,
-    with_other_content,
-)
-from msd_framework.analysis.doctor.report import as_json, lines, tables
+from msd_framework.analysis.doctor import inputs, models, step, terms
+from msd_framework.analysis.doctor.finding import Finding
+from msd_framework.analysis.doctor.inputs import Shape, swapped, with_other_content
+from msd_framework.analysis.doctor.models import ModelCheck, check_leak, distance
+from msd_framework.analysis.doctor.report import Diagnosis, as_json, findings, lines, tables
 from msd_framework.analysis.doctor.score import ScoreCheck, other_order
+from msd_framework.analysis.doctor.step import StepCheck
+from msd_framework.analysis.doctor.terms import Term, TermCheck, terms_of
 from msd_framework.engine.precision import FP32
 from msd_framework.losses.features import Hint
 from msd_framework.losses.logits import SoftenedKL
@@ -98,9 +87,9 @@ def test_other_content_leaves_masks_special_positions_and_other_rows_alone():
 
 def test_shapes_count_content_special_positions_and_padding():
     batch = made_batch(6)
-    image, text = shapes(batch)
-    inputs = batch.inputs["text"]
-    assert text.tokens == pytest.approx((inputs.mask.sum() / 6 - 2).item())
+    image, text = inputs.measure(batch)
+    told = batch.inputs["text"]
+    assert text.tokens == pytest.approx((told.mask.sum() / 6 - 2).item())
     assert (text.special, text.positions, text.absent) == (2, 8, 0)
     assert image.padding == pytest.approx(1 - batch.inputs["image"].mask.double().mean().item())
 
@@ -141,7 +130,7 @@ def test_a_masker_that_leaves_one_position_in_leaks(is_random):
 def test_what_a_modality_changes_is_the_distance_of_both_answers():
     model, batch, masker = lively(0), made_batch(6), DropMasker()
     ask = asked(model, masker)
-    found = check_model("student", model, ask, masker, batch, "softmax")
+    found = models.measure("student", model, ask, masker, batch, "softmax")
     other, _ = swapped(batch.inputs["image"])
     seen = model({**batch.inputs, "image": other}).logits.softmax(-1)
     full, hidden = (ask(batch, view).softmax(-1) for view in ("full", "~image"))
@@ -154,12 +143,12 @@ def test_what_a_modality_changes_is_the_distance_of_both_answers():
 
 def test_a_batch_of_one_row_and_rows_that_are_the_same_are_not_tried():
     model, masker = lively(0), DropMasker()
-    one = check_model("student", model, asked(model, masker), masker, made_batch(1), "softmax")
+    one = models.measure("student", model, asked(model, masker), masker, made_batch(1), "softmax")
     assert {e.untried for e in one.effects} == {"the batch has one row"}
     batch = made_batch(4)
     image = batch.inputs["image"]
     same = replace(image, values=image.values[:1].repeat(4, 1, 1), mask=image.mask[:1].repeat(4, 1))
-    found = check_model(
+    found = models.measure(
         "student", model, asked(model, masker), masker, batch.with_inputs({**batch.inputs, "image": same}), "softmax"
     )
     assert found.effects[0].untried == "all 4 rows have the same image"
@@ -177,26 +166,26 @@ def test_distances_of_labels_that_are_questions_of_their_own_are_of_sigmoids():
 @pytest.mark.parametrize("features", [None, [FeatureTerm(Hint(), "fused.*.hidden", weight=0.3)]])
 def test_the_terms_add_up_to_the_loss(features):
     built, batch = objective(features=features, distill_weight=0.3, distill_loss=SoftenedKL(2.0)), made_batch(6)
-    terms = terms_of(built, batch)
-    torch.testing.assert_close(torch.stack([t.value for t in terms]).sum(), built(batch).loss)
+    found = terms_of(built, batch)
+    torch.testing.assert_close(torch.stack([t.value for t in found]).sum(), built(batch).loss)
     parameters = list(built.model.parameters())
     built(batch).loss.backward()
     whole = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
-    parts = [torch.autograd.grad(t.value, parameters, retain_graph=True, materialize_grads=True) for t in terms]
+    parts = [torch.autograd.grad(t.value, parameters, retain_graph=True, materialize_grads=True) for t in found]
     torch.testing.assert_close(torch.stack([torch.cat([g.flatten() for g in gs]) for gs in parts]).sum(0), whole)
 
 
 def test_the_suggested_weight_makes_both_gradients_as_large():
     weight = nn.Parameter(torch.ones(1))
-    terms = [Term("task", "", 2 * weight.sum(), 1, 0.5), Term("feature", "w", 0.5 * 40 * weight.sum(), 0.5, 1)]
-    task, feature = check_terms(terms, nn.ParameterList([weight]))
+    pulls = [Term("task", "", 2 * weight.sum(), 1, 0.5), Term("feature", "w", 0.5 * 40 * weight.sum(), 0.5, 1)]
+    task, feature = terms.measure(pulls, nn.ParameterList([weight]))
     assert (task.gradient, task.ratio, task.suggested) == (2, 1, None)
     assert (feature.value, feature.gradient, feature.ratio, feature.suggested) == (40, 20, 10, 0.1)
 
 
 def test_where_labels_count_nothing_the_first_term_that_does_is_the_measure():
     built = objective(distill_weight=1.0)
-    found = check_terms(terms_of(built, made_batch(6)), built.model)
+    found = terms.measure(terms_of(built, made_batch(6)), built.model)
     assert (found[0].name, found[0].gradient, found[0].suggested) == ("task", 0, None)
     assert (found[1].name, found[1].ratio, found[1].suggested) == ("distill/full", 1, None)
 
@@ -204,7 +193,7 @@ def test_where_labels_count_nothing_the_first_term_that_does_is_the_measure():
 def test_a_step_leaves_weights_and_gradients_alone():
     built, batch = objective(), made_batch(6)
     before = [p.clone() for p in built.parameters()]
-    found = check_step(built, batch, lambda: built.teacher.predict(batch, built.teacher_views), FP32, CPU)
+    found = step.measure(built, batch, lambda: built.teacher.predict(batch, built.teacher_views), FP32, CPU)
     assert all(map(torch.equal, before, built.parameters()))
     assert all(p.grad is None for p in built.parameters())
     assert found.loss == pytest.approx(built(batch).loss.item())
@@ -219,7 +208,7 @@ def test_a_step_leaves_weights_and_gradients_alone():
 def test_on_a_gpu_the_peak_is_measured():
     device = torch.device("cuda")
     built = objective().to(device)
-    found = check_step(built, made_batch(6).to(device), None, FP32, device)
+    found = step.measure(built, made_batch(6).to(device), None, FP32, device)
     assert found.peak is not None
     assert found.peak > found.activations > 0
 
@@ -235,7 +224,7 @@ class Sharp(nn.Module):
 
 def test_a_gradient_that_is_not_finite_is_named():
     built = SupervisedObjective(lively(0), task_loss=Sharp())
-    found = check_step(built, made_batch(4), None, FP32, CPU)
+    found = step.measure(built, made_batch(4), None, FP32, CPU)
     assert math.isfinite(found.loss)
     assert any(name.startswith("model.") for name in found.not_finite)
     (finding,) = (f for f in findings(Diagnosis("a", "cpu", step=found)) if f.is_fault)

@@ -66,7 +66,7 @@ def test_the_rows_are_written_as_json_and_as_a_table(tmp_path: Path, capsys: pyt
     assert written["seeds"] == [0, 1, 2, 3]
     assert written["config"]["expected"] == {"mean": [2, 4.5]}
     page = (tmp_path / "out" / "summary.md").read_text().splitlines()
-    assert page[4:] == ["| name | mean |", "| --- | --- |", "| row 1 | 1.50 (2.00) |", "| row 2 | 3.50 (4.50) |"]
+    assert page[4:] == ["| name | mean |", "| --- | ---: |", "| row 1 | 1.50 (2.00) |", "| row 2 | 3.50 (4.50) |"]
     assert "3.50 (4.50)" in capsys.readouterr().out
 
 

@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from msd_framework.checks.words import read_words
 from msd_framework.cli import main
-from msd_framework.commands import extract as extraction
-from msd_framework.commands import features as features_command
-from msd_framework.commands.features import extract_from_words
+from msd_framework.commands import extract_features
 from msd_framework.data.processors.features import RegionFeatures
 from msd_framework.data.processors.images import Pixels
 from msd_framework.data.regions.store import FeatureStore
@@ -306,10 +305,15 @@ def words(images: Path, model: Path, store: Path, *more: str) -> list[str]:
     return [f"images={images}", f"store={store}", f"backbone=transformers:{model}", "device=cpu", "precision=fp32", *more]
 
 
+def extracted(line: list[str]) -> str:
+    """What `msd extract-features` says."""
+    return extract_features.extract_features(**read_words(line, extract_features.extract_features).values)
+
+
 @pytest.fixture(scope="module")
 def store(images, model, tmp_path_factory) -> FeatureStore:
     folder = tmp_path_factory.mktemp("store") / "features"
-    extract_from_words(words(images, model, folder, "batch_size=3"))
+    extracted(words(images, model, folder, "batch_size=3"))
     return FeatureStore(folder)
 
 
@@ -344,7 +348,7 @@ def test_a_store_of_cells_takes_the_place_of_the_images(images, store):
 
 @pytest.mark.parametrize("more", [["batch_size=7"], ["workers=2", "batch_size=2"]])
 def test_batches_and_workers_change_nothing(images, model, store, tmp_path, more):
-    extract_from_words(words(images, model, tmp_path / "s", *more))
+    extracted(words(images, model, tmp_path / "s", *more))
     assert equal(FeatureStore(tmp_path / "s"), store)
 
 
@@ -359,14 +363,14 @@ def test_an_extraction_that_was_interrupted_goes_on(images, model, store, tmp_pa
 
     monkeypatch.setattr(Pixels, "load_sized", load)
     with pytest.raises(KeyboardInterrupt):
-        extract_from_words(words(images, model, tmp_path / "s", "batch_size=2"))
+        extracted(words(images, model, tmp_path / "s", "batch_size=2"))
     assert not (tmp_path / "s").exists()
     monkeypatch.setattr(Pixels, "load_sized", lambda self, value: seen.append(Path(value).stem) or plain_load(self, value))
-    told = extract_from_words(words(images, model, tmp_path / "s", "batch_size=2"))
+    told = extracted(words(images, model, tmp_path / "s", "batch_size=2"))
     assert "4 images had been written before." in told
     assert sorted(seen) == [str(i) for i in range(7)]
     assert equal(FeatureStore(tmp_path / "s"), store)
-    assert "holds these features already" in extract_from_words(words(images, model, tmp_path / "s"))
+    assert "holds these features already" in extracted(words(images, model, tmp_path / "s"))
 
 
 class Rank(World):
@@ -387,13 +391,13 @@ class Rank(World):
 
 
 def test_processes_write_the_same_store_together(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(features_command, "build_backbone", lambda *_: GridBackbone(Brightness(False), "", SIGHT))
+    monkeypatch.setattr(extract_features, "build_backbone", lambda *_: GridBackbone(Brightness(False), "", SIGHT))
     line = [f"images={images}", "backbone=torchvision:any", "batch_size=2", "device=cpu"]
-    extract_from_words([*line, f"store={tmp_path / 'alone'}"])
+    extracted([*line, f"store={tmp_path / 'alone'}"])
     ranks = iter([Rank(0, 2), Rank(1, 2)])
     monkeypatch.setattr(World, "join", lambda device: nullcontext(next(ranks)))
     with ThreadPoolExecutor(2) as threads:
-        told = list(threads.map(extract_from_words, [[*line, f"store={tmp_path / 'together'}"]] * 2))
+        told = list(threads.map(extracted, [[*line, f"store={tmp_path / 'together'}"]] * 2))
     assert all("images:   7, 16 regions each, 112 in all" in one for one in told)
     together = FeatureStore(tmp_path / "together")
     assert [rows for _, rows in together.card["shards"]] == [64, 48]
@@ -405,8 +409,8 @@ def test_an_image_that_cannot_be_read_is_named_or_left_out(images, model, tmp_pa
     (tmp_path / "images" / "bad.png").write_bytes(b"no image")
     (tmp_path / "images" / "good.png").write_bytes(next(images.rglob("1.png")).read_bytes())
     with pytest.raises(DataError, match=r"bad\.png: is not an image .+ Take on_error=skip to leave such images out\."):
-        extract_from_words(words(tmp_path / "images", model, tmp_path / "s"))
-    told = extract_from_words(words(tmp_path / "images", model, tmp_path / "s", "on_error=skip"))
+        extracted(words(tmp_path / "images", model, tmp_path / "s"))
+    told = extracted(words(tmp_path / "images", model, tmp_path / "s", "on_error=skip"))
     assert "1 images were left out:" in told
     assert "bad.png: is not an image" in told
     assert list(FeatureStore(tmp_path / "s").names()) == ["good"]
@@ -416,11 +420,11 @@ def test_another_backbone_does_not_go_on_with_a_store(images, model, tmp_path, m
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(extraction, "cell_boxes", stop)
+    monkeypatch.setattr(extract_features, "cell_boxes", stop)
     with pytest.raises(KeyboardInterrupt):
-        extract_from_words(words(images, model, tmp_path / "s"))
+        extracted(words(images, model, tmp_path / "s"))
     with pytest.raises(DataError, match=r"\.s\.draft was left by .+: weights is DEFAULT there and random 0 here"):
-        extract_from_words(words(images, model, tmp_path / "s", "weights=random"))
+        extracted(words(images, model, tmp_path / "s", "weights=random"))
 
 
 def test_the_command_runs_from_the_command_line(images, tmp_path, capsys):
@@ -442,18 +446,18 @@ def test_the_command_runs_from_the_command_line(images, tmp_path, capsys):
 )
 def test_wrong_words_are_told(images, model, tmp_path, more, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        extract_from_words(words(images, model, tmp_path / "s", *more))
+        extracted(words(images, model, tmp_path / "s", *more))
 
 
 def test_a_folder_without_images_is_told(tmp_path, model):
     with pytest.raises(DataError, match=r"there is no folder .*gone; wanted one with images"):
-        extract_from_words(words(tmp_path / "gone", model, tmp_path / "s"))
+        extracted(words(tmp_path / "gone", model, tmp_path / "s"))
     with pytest.raises(DataError, match=r"holds no image; wanted files \.bmp"):
-        extract_from_words(words(tmp_path, model, tmp_path / "s"))
+        extracted(words(tmp_path, model, tmp_path / "s"))
 
 
 def test_images_whose_features_would_have_one_name_are_told(images, model, tmp_path):
     for suffix in ("png", "jpg"):
         (tmp_path / f"a.{suffix}").touch()
     with pytest.raises(DataError, match=r"a\.png and .*a\.jpg would have features of one name; rename one"):
-        extract_from_words(words(tmp_path, model, tmp_path / "s"))
+        extracted(words(tmp_path, model, tmp_path / "s"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from msd_framework.build.data import RawInputs
-from msd_framework.commands.features import convert_features
+from msd_framework.commands.convert_features import convert_features
 from msd_framework.data.base import Example
 from msd_framework.data.files import FilesThatAreThere
 from msd_framework.data.processors.features import RegionFeatures

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd_framework.cli import main
-from msd_framework.commands.features import convert_from_words
+from msd_framework.commands import convert_features
 from msd_framework.data.regions import draft as drafts
 from msd_framework.data.regions.base import Regions
 from msd_framework.data.regions.convert import convert, plan_of
@@ -370,41 +370,43 @@ def test_features_become_a_store_and_the_summary_says_what_it_holds(tmp_path, so
 
 
 def test_a_store_becomes_a_store_of_another_precision(tmp_path, source):
-    convert_from_words([f"source={source}", f"store={tmp_path / 's'}"])
-    convert_from_words([f"source=store:{tmp_path / 's'}", f"store={tmp_path / 'half'}", "precision=fp16", "boxes=false"])
+    convert_features.main([f"source={source}", f"store={tmp_path / 's'}"])
+    convert_features.main([f"source=store:{tmp_path / 's'}", f"store={tmp_path / 'half'}", "precision=fp16", "boxes=false"])
     half = FeatureStore(tmp_path / "half")
     assert np.array_equal(half.read("3").features, regions(3, 2).features.astype(np.float16))
     assert not half.has_boxes
 
 
-def test_an_image_that_cannot_be_read_stops_a_conversion_or_is_left_out_and_named(tmp_path, source):
+def test_an_image_that_cannot_be_read_stops_a_conversion_or_is_left_out_and_named(tmp_path, source, capsys):
     np.save(source / "0.npy", np.full((2, D), np.nan))
     np.save(source / "2.npy", np.ones((4, 9)))
     words = [f"source={source}", f"store={tmp_path / 's'}"]
     with pytest.raises(DataError, match=r"0\.npy|0_info\.npy: holds numbers that are no finite float32"):
-        convert_from_words(words)
-    told = convert_from_words([*words, "on_error=skip"])
+        convert_features.main(words)
+    convert_features.main([*words, "on_error=skip"])
+    told = capsys.readouterr().out
     assert "2 images were left out:" in told
     assert "'2' has features of 9 numbers, those before have 6" in told
     assert len(FeatureStore(tmp_path / "s")) == 4
 
 
-def test_a_check_reads_all_and_writes_nothing(tmp_path, source):
-    told = convert_from_words([f"source={source}", "--check"])
-    assert told == f"6 images of {source} read, nothing is wrong with them."
+def test_a_check_reads_all_and_writes_nothing(tmp_path, source, capsys):
+    convert_features.main([f"source={source}", "--check"])
+    assert capsys.readouterr().out == f"6 images of {source} read, nothing is wrong with them.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["npy"]
 
 
-def test_a_check_compares_a_store_with_what_it_was_made_of(tmp_path, source):
+def test_a_check_compares_a_store_with_what_it_was_made_of(tmp_path, source, capsys):
     words = [f"source={source}", f"store={tmp_path / 's'}"]
-    convert_from_words(words)
-    assert convert_from_words([*words, "--check"]).endswith(f"nothing is wrong with them, and {tmp_path / 's'} holds them.")
+    convert_features.main(words)
+    convert_features.main([*words, "--check"])
+    assert capsys.readouterr().out.endswith(f"nothing is wrong with them, and {tmp_path / 's'} holds them.\n")
     np.save(source / "1.npy", regions(9).features)
     np.save(source / "4.npy", np.ones(3))
     np.save(source / "7.npy", np.ones((2, D)))
     wrong = r"(?s)3 of 7 images are wrong:.+'1': is not what it was made of.+4\.npy: holds.+7_info\.npy: no such"
     with pytest.raises(DataError, match=wrong):
-        convert_from_words([*words, "check=true"])
+        convert_features.main([*words, "check=true"])
 
 
 def test_a_check_of_a_store_alone_compares_its_checksums(tmp_path):
@@ -413,16 +415,16 @@ def test_a_check_of_a_store_alone_compares_its_checksums(tmp_path):
     content[-1] ^= 1
     (store.path / "features_0.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"1 of 5 images are wrong:\n  .*s: '004': is not what was written"):
-        convert_from_words([f"source={store.path}", "--check"])
+        convert_features.main([f"source={store.path}", "--check"])
 
 
 def test_a_check_finds_images_that_are_not_in_the_source(tmp_path, source):
     words = [f"source={source}", f"store={tmp_path / 's'}"]
-    convert_from_words(words)
+    convert_features.main(words)
     (source / "5.npy").unlink()
     (source / "5_info.npy").unlink()
     with pytest.raises(DataError, match=r"s: holds 6 images, .*npy 5"):
-        convert_from_words([*words, "--check"])
+        convert_features.main([*words, "--check"])
 
 
 @pytest.mark.parametrize(
@@ -435,26 +437,26 @@ def test_a_check_finds_images_that_are_not_in_the_source(tmp_path, source):
 )
 def test_wrong_words_are_told(words, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        convert_from_words(words)
+        convert_features.main(words)
 
 
 def test_a_store_must_be_named(source):
     with pytest.raises(ConfigError, match="store: must be given: the folder that the store takes"):
-        convert_from_words([f"source={source}"])
+        convert_features.main([f"source={source}"])
 
 
 def test_a_store_does_not_lie_among_what_it_is_made_of(source):
     with pytest.raises(ConfigError, match=r"store: .*npy/s lies in .*npy, whose images its files would be; name another"):
-        convert_from_words([f"source={source}", f"store={source / 's'}"])
+        convert_features.main([f"source={source}", f"store={source / 's'}"])
 
 
 def test_a_source_without_features_is_told(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: holds no features that can be read"):
-        convert_from_words([f"source={tmp_path / 'empty'}", f"store={tmp_path / 's'}"])
+        convert_features.main([f"source={tmp_path / 'empty'}", f"store={tmp_path / 's'}"])
 
 
 def test_a_terminal_shows_how_far_it_is(tmp_path, source, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich take a pipe for a terminal
-    convert_from_words([f"source={source}", f"store={tmp_path / 's'}"])
+    convert_features.main([f"source={source}", f"store={tmp_path / 's'}"])
     assert "converting" in capsys.readouterr().err

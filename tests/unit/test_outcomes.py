@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from msd_framework.analysis.saliency.scores import run_saliency
-from msd_framework.commands.doctor import run_doctor
+from msd_framework.commands import doctor
 from msd_framework.config.cards import read_as
 from msd_framework.engine.checkpoint import find_checkpoint
 from msd_framework.errors import ConfigError
@@ -295,7 +295,8 @@ def test_the_saliency_command_reads_a_teacher_of_a_softmax_by_its_softmax(soft, 
 def test_the_doctor_looks_at_a_teacher_of_a_softmax_and_a_student_of_sigmoids(soft, tmp_path, capsys):
     teacher = soft.parent / "teacher"
     words = [f"env.save_dir={tmp_path}", f"teacher.checkpoint={teacher}", f"data.processors_from={teacher}"]
-    run_doctor(soft, [*words, "objective.type=distillation", "objective.views=[full]", f"out={tmp_path / 'found.json'}"])
+    more = ["objective.type=distillation", "objective.views=[full]", f"out={tmp_path / 'found.json'}"]
+    doctor.main([f"config={soft}", *words, *more])
     assert "of a probability" not in capsys.readouterr().out
     (score,) = json.loads((tmp_path / "found.json").read_text())["scores"]
     assert (score["compared"], score["off"]) == (12, 0)  # beside what its own run wrote down

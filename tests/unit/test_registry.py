@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
-from msd_framework.commands.show import settable
+from msd_framework.commands.components import settable
 from msd_framework.components import registry as registry_module
 from msd_framework.components.facts import agreed, narrowed
 from msd_framework.components.options import summary

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd_framework.commands.data import check_from_words
+from msd_framework.commands import data
 from msd_framework.components.registry import split
 from msd_framework.data.processors.audio import read_wav
 from msd_framework.maskers.modality_dropout import modality_dropout
@@ -189,16 +189,25 @@ def test_a_sound_on_disk_is_the_drawn_one(world: Path) -> None:
         ),
     ],
 )
-def test_a_damaged_sound_is_found_by_the_check_of_a_folder(world: Path, tmp_path: Path, spoil: Any, text: str) -> None:
+def test_a_damaged_sound_is_found_by_the_check_of_a_folder(
+    world: Path, tmp_path: Path, spoil: Any, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = Path(shutil.copytree(world, tmp_path / "world"))
-    words = ["jsonl", f"root={root}", "splits=[validation]", 'audio={audio: "wav/{id}.wav"}', "label=label", "id_column=id"]
-    assert check_from_words(words)[1]
+    words = [
+        "check",
+        "jsonl",
+        f"root={root}",
+        "splits=[validation]",
+        'audio={audio: "wav/{id}.wav"}',
+        "label=label",
+        "id_column=id",
+    ]
+    assert data.main(words) == 0
     name = json.loads((root / "validation.jsonl").read_text().splitlines()[0])["id"]
     file = root / "wav" / f"{name}.wav"
     file.write_bytes(spoil(file.read_bytes()))
-    told, is_right = check_from_words(words)
-    assert not is_right
-    assert f"{name}.wav: {text}" in told
+    assert data.main(words) == 1
+    assert f"{name}.wav: {text}" in capsys.readouterr().out
 
 
 # Modality dropout

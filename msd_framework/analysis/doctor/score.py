@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msd_framework.analysis.doctor.finding import Finding, listed
 from msd_framework.build.data import Data
 from msd_framework.build.teachers import TrainedTeacher
 from msd_framework.checks.resume import begun_with
@@ -50,6 +51,8 @@ REPORT: dict[str, Any] = {"metrics": dict[str, float | None], "examples": dict[s
 
 FEWEST = 20
 """Rows below which classes are not looked for in another order."""
+
+COLUMNS = ("model", "rows", "metric", "now", "recorded", "allowed", "answers compared", "that differ")
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class ScoreCheck:
     note: str = ""
 
 
-def check_score(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metric], num_rows: int) -> ScoreCheck:
+def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metric], num_rows: int) -> ScoreCheck:
     """Scores a teacher on rows of the run's validation split.
 
     Args:
@@ -157,6 +160,50 @@ def check_score(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, M
     right, blind = {v: one[0] for v, one in beside.items()}, tuple(v for v, one in beside.items() if one[2])
     made = replace(made, right=right, constant=beside[FULL][1], blind=blind)
     return replace(made, scores=scores, recorded=shared, allowed=allowed, order=order, note=why_not)
+
+
+def judge(score: ScoreCheck) -> Iterator[Finding]:
+    """What is wrong with what a teacher answers on the validation split."""
+    where = f"{score.who} ({score.checkpoint})"
+    if score.off:
+        text = (
+            f"{score.off} of {score.compared} answers on {score.split} are not those that its run wrote down, by up to "
+            f"{score.furthest:.3f} of a probability"
+        )
+        do = "Its weights, or the files behind the rows, are not those of its run: take the checkpoint and the data as they were."
+        yield Finding(where, text, f"at most {score.bound:g}", do)
+    for name, recorded in score.recorded.items():
+        now = score.scores[name]
+        if abs(now - recorded) > score.allowed:
+            text = f"{name} on {score.rows:,} of {score.of:,} rows of {score.split} is {now:.4f}"
+            do = "The weights, the processors or the split are not those that were scored; compare them with its run's config.yaml."
+            yield Finding(where, text, f"{recorded:.4f} +- {score.allowed:.4f}, which its checkpoint recorded", do)
+    if score.order:
+        pairs = [f"{c} means {m}" for c, m in enumerate(score.order) if c != m]
+        text = f"its outputs fit the labels far better in another order: {listed(pairs)}"
+        yield Finding(
+            where, text, "each output to mean its own class", "Put the data set's classes in the order it was trained with."
+        )
+    for view, right in score.right.items():
+        if right > score.constant or score.order:
+            continue
+        on = "it is" if view == FULL else f"on the view {view} it is"
+        text = f"{on} right about {right:.4f} of the labels, and the commonest answer alone about {score.constant:.4f}"
+        if view != FULL:
+            yield Finding(where, text, "", "It has little to teach there.", False)
+        else:
+            do = "Train it first, longer or with another optimizer.lr; a student learns next to nothing from it."
+            yield Finding(where, text, "more than that", do, view in score.blind)
+    if score.note:
+        yield Finding(where, f"its score was not compared: {score.note}", "", "", False)
+
+
+def rows(score: ScoreCheck) -> Iterator[list[str]]:
+    """A teacher's scores in the table, a row a metric."""
+    compared = [f"{score.compared:,}", f"{score.off:,}"] if score.compared else ["", ""]
+    for name, now in score.scores.items():
+        recorded = [f"{score.recorded[name]:.4f}", f"{score.allowed:.4f}"] if name in score.recorded else ["", ""]
+        yield [score.who, f"{score.rows:,} of {score.of:,}", name, f"{now:.4f}", *recorded, *compared]
 
 
 def beside_chance(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> tuple[float, float, bool]:

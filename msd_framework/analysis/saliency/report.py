@@ -10,22 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from msd_framework.analysis.plots import draw_distributions
 from msd_framework.analysis.saliency.config import SaliencyRun
 from msd_framework.analysis.saliency.scored import Scored
 from msd_framework.data.processors.images import read_image
 from msd_framework.errors import DataError
-from msd_framework.escaping import CsvWriter
 from msd_framework.escaping import markdown as escaped
-from msd_framework.files import draft, write_json, write_text
+from msd_framework.files import write_json, write_text
 from msd_framework.saliency.reading import together
 from msd_framework.screen import Screen
-
-WIDTH = 132
-"""Columns of what is printed to no terminal."""
+from msd_framework.table import Table, write_csv
 
 EXCERPT = 120
 """Characters of a text that are shown."""
@@ -110,12 +104,12 @@ def markdown(name: str, found: Mapping[str, Any], picture: str) -> str:
     ]
     if has_truth(found):
         lines += ["", "## What decides an example", "", truth_caption(found), ""]
-        lines += markdown_table(truth_header(found), truth_rows(found))
+        lines += Table(truth_header(found), list(truth_rows(found))).markdown()
     lines += ["", "## By class", "", "Means; in brackets the share of examples in which the modality is the most salient one.", ""]
-    lines += markdown_table(["score", "class", "n", *modalities], class_rows(found))
+    lines += Table(["score", "class", "n", *modalities], list(class_rows(found))).markdown()
     for kind, examples in found["picked"].items():
         lines += ["", f"## {title(kind, modalities)}", "", f"The first by `{found['picked_by']}`.", ""]
-        lines += markdown_table(["id", "label", *modalities, "shown", "facts"], example_table(found, examples))
+        lines += Table(["id", "label", *modalities, "shown", "facts"], list(example_table(found, examples))).markdown()
     lines += ["", f"![distribution of the scores]({picture})"]
     return "\n".join(lines) + "\n"
 
@@ -165,12 +159,6 @@ def example_table(found: Mapping[str, Any], examples: Sequence[Mapping[str, Any]
         yield [example["id"], label_of(example["label"]), *(f"{scores[m]:.3f}" for m in found["modalities"]), shown, facts]
 
 
-def markdown_table(header: Sequence[str], rows: Iterator[list[str]]) -> list[str]:
-    """The lines of a table."""
-    lines = [" | ".join(map(escaped, row)) for row in ([*header], ["---"] * len(header), *rows)]
-    return [f"| {line} |" for line in lines]
-
-
 def gallery(name: str, found: Mapping[str, Any]) -> str:
     """The picked examples as a page of their own, with small copies of the pictures in it."""
     parts = [f"<h1>Saliency of {html.escape(name)}, split {html.escape(found['split'])}</h1><p>{html.escape(OPPOSITE)}</p>"]
@@ -206,15 +194,13 @@ def thumbnail(path: Path) -> str:
 
 def show(name: str, found: Mapping[str, Any], files: Files) -> None:
     """The summary on the screen."""
-    console = Screen(width=WIDTH)
     head = f"Saliency of {name}, split {found['split']}: {found['examples']:,} examples"
     if has_truth(found):
-        console.print(_columns(head, truth_header(found), truth_rows(found), truth_caption(found)))
+        table = Table(truth_header(found), list(truth_rows(found)), head, truth_caption(found))
     else:
-        everything = (row for row in class_rows(found) if row[1] == "all")
-        header = ["score", "class", "n", *found["modalities"]]
-        console.print(_columns(head, header, everything, "Means; in brackets, how often the modality is the most salient one."))
-    console.print(OPPOSITE, soft_wrap=True)
+        rows = [row for row in class_rows(found) if row[1] == "all"]
+        caption = "Means; in brackets, how often the modality is the most salient one."
+        table = Table(["score", "class", "n", *found["modalities"]], rows, head, caption)
     kinds = [
         ("saliency", "md"),
         ("saliency", "json"),
@@ -224,7 +210,7 @@ def show(name: str, found: Mapping[str, Any], files: Files) -> None:
         ("examples", "html"),
     ]
     names = ", ".join(files.named(*kind).name for kind in kinds)
-    console.print(f"All of it is in {files.folder}: {names}.", soft_wrap=True)
+    Screen().show(table, OPPOSITE, f"All of it is in {files.folder}: {names}.")
 
 
 def interval(measured: Mapping[str, float]) -> str:
@@ -260,15 +246,6 @@ def label_of(target: Any) -> str:
     return " ".join(str(c) for c, y in enumerate(target) if y) if isinstance(target, list) else str(target)
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterator[list[Any]]) -> None:
-    """A table as a file, whole or not at all."""
-    with draft(path) as file:
-        writer = CsvWriter(file)
-        writer.writerow(header)
-        for row in rows:
-            writer.writerow(row)
-
-
 def _number(value: Any) -> Any:
     return f"{value:.9g}" if isinstance(value, float) else value
 
@@ -282,12 +259,3 @@ def _card(example: Mapping[str, Any], picked_by: str, image_modalities: Sequence
     known = html.escape(f"{example['id']}, label {label_of(example['label'])}{facts}")
     text = html.escape(" / ".join(texts))
     return f"<figure>{shown}<figcaption>{text}<br><small>{known}<br>{html.escape(scores)}</small></figcaption></figure>"
-
-
-def _columns(head: str, header: Sequence[str], rows: Iterator[list[str]], caption: str) -> Table:
-    table = Table(title=head, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table

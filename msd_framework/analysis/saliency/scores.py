@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msd_framework.analysis.apart import apart
 from msd_framework.analysis.saliency.config import SaliencyRun, load_saliency
 from msd_framework.analysis.saliency.report import write_report
 from msd_framework.analysis.saliency.scored import Scored
@@ -24,13 +21,10 @@ from msd_framework.build.models import Maskers, build_maskers, fit
 from msd_framework.build.teacher_cache import bar
 from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.components.registry import plain, split
-from msd_framework.config.load import located
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.collate import Collator
-from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions, predict
-from msd_framework.engine.random_state import seed_everything
-from msd_framework.errors import ConfigError, DataError
+from msd_framework.errors import DataError
 from msd_framework.registry import PROCESSORS
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.reading import together
@@ -58,21 +52,19 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
         MSDError: if the user can mend what is wrong.
     """
     asked = load_saliency(path, words)
-    if asked.run.env.threads:
-        torch.set_num_threads(asked.run.env.threads)
-    seed_everything(asked.run.seed)
     found: dict[str, Any] = {}
-    try:
-        with World.join(asked.run.env.device) as world, at_hand(asked, world) as teaching:
-            prior = training_prior(teaching.data)
-            saliencies = {name: s.to(world.device) for name, s in asked.saliencies(prior).items()}
-            for use in asked.options.uses:
-                scored = score(teaching, use, saliencies)
-                found[use] = summarise(asked, scored)
-                if world.is_first:
-                    write_report(asked, scored, found[use])
-    except ConfigError as error:
-        raise ConfigError(*(located(p, asked.source) for p in error.problems)) from error
+    with apart(asked.run, asked.source) as (config, world):
+        uses = asked.options.uses
+        data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", *uses]))))
+        maskers = build_maskers(config, data)
+        fit(data.all_training_examples(), *maskers.each)
+        teaching = Teaching(data, maskers, build_teachers(config, data, maskers))
+        saliencies = {name: s.to(world.device) for name, s in asked.saliencies(training_prior(data)).items()}
+        for use in uses:
+            scored = score(teaching, use, saliencies)
+            found[use] = summarise(asked, scored)
+            if world.is_first:
+                write_report(asked, scored, found[use])
     return found
 
 
@@ -89,22 +81,6 @@ class Teaching:
     data: Data
     maskers: Maskers
     teachers: Teachers
-
-
-@contextmanager
-def at_hand(asked: SaliencyRun, world: World) -> Iterator[Teaching]:
-    """The run's parts, in a folder of their own that goes again, so that the run's folder is left alone."""
-    folder = Path(f"{asked.run.env.save_dir}-{world.gather(f'{platform.node()}-{os.getpid()}')[0]}")
-    config = replace(asked.run, env=replace(asked.run.env, save_dir=str(folder)))
-    try:
-        data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", *asked.options.uses]))))
-        maskers = build_maskers(config, data)
-        fit(data.all_training_examples(), *maskers.each)
-        yield Teaching(data, maskers, build_teachers(config, data, maskers))
-        world.wait()
-    finally:
-        if world.is_first:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def training_prior(data: Data) -> list[float]:

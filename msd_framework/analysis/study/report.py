@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odds
 from msd_framework.analysis.statistics import Difference, Summary, holm, paired_difference, summarise
@@ -19,9 +17,7 @@ from msd_framework.analysis.study.config import StudyConfig, larger_is_better
 from msd_framework.escaping import markdown as escaped
 from msd_framework.files import write_json, write_text
 from msd_framework.screen import Screen
-
-WIDTH = 132
-"""Columns of what is printed to no terminal."""
+from msd_framework.table import Table
 
 COMPARED = (
     "Paired differences with the 95 % bootstrap interval of their mean over seeds, and the p-value of an exact sign-flip test, "
@@ -210,69 +206,55 @@ def markdown(
 ) -> str:
     """The summary as a page."""
     lines = [f"# {escaped(config.name)}", "", caption(config), ""]
-    lines += [f"| | {' | '.join(config.metrics)} | parameters | seconds |", f"|---|{'---:|' * (len(config.metrics) + 2)}"]
-    for row in rows:
-        cells = [shown(m, row.metrics.get(m)) for m in config.metrics]
-        lines.append(f"| {escaped(row.name)} | {' | '.join(cells)} | {row.parameters:,} | {row.seconds:.1f} |")
+    lines += Table(["", *config.metrics, "parameters", "seconds"], cells(config, rows)).markdown()
     for found in by_view:
-        lines += ["", f"## {escaped(found.title)}: {found.metric}", "", *view_lines(found)]
-    lines += ["", "## What each modality is to the teacher", "", *saliency_lines(saliency)] if saliency else []
-    lines += ["", "## Differences", "", COMPARED, "", *comparison_lines(comparisons)] if comparisons else []
+        lines += ["", f"## {escaped(found.title)}: {found.metric}", "", *view_table(found).markdown()]
+    lines += ["", "## What each modality is to the teacher", "", *saliency_columns(saliency).markdown()] if saliency else []
+    lines += ["", "## Differences", "", COMPARED, "", *comparison_table(comparisons).markdown()] if comparisons else []
     lines += ["", config.note] if config.note else []
     lines += [text for name in pictures for text in ("", f"![{name.removesuffix('.png')}]({name})")]
     return "\n".join(lines) + "\n"
 
 
-def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """The rows of a page's table of differences."""
-    yield from ("| | metric | difference | wins, losses | p (Holm) | |", "|---|---|---:|---:|---:|---|")
-    for c in comparisons:
-        yield f"| {escaped(c.title)} | {c.metric} | {interval(c)} | {tally(c)} | {c.p:.3f} | {c.difference.verdict} |"
+def cells(config: StudyConfig, rows: Sequence[Row]) -> list[list[str]]:
+    """The means over seeds in words."""
+    return [
+        [row.name, *(shown(m, row.metrics.get(m)) for m in config.metrics), f"{row.parameters:,}", f"{row.seconds:.1f}"]
+        for row in rows
+    ]
 
 
-def view_lines(found: ViewTable) -> Iterator[str]:
-    """The rows of a page's table of one metric by view."""
-    yield from (f"| | {' | '.join(found.views)} |", f"|---|{'---:|' * len(found.views)}")
-    for method, cells in found.rows.items():
-        yield f"| {escaped(method)} | {' | '.join(shown(found.metric, cell) for cell in cells)} |"
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """The differences."""
+    columns = ["", "metric", "difference", "wins, losses", "p (Holm)", ""]
+    return Table(columns, [[c.title, c.metric, interval(c), tally(c), f"{c.p:.3f}", c.difference.verdict] for c in comparisons])
 
 
-def saliency_lines(found: SaliencyTable) -> Iterator[str]:
-    """A table of saliency: how often each modality is the most salient one, and how well a score tells the truth."""
-    kinds = list(next(iter(found.truth.values()), ()))
-    yield from (
-        f"| score | {' | '.join([f'{escaped(m)} first' for m in found.modalities] + [f'AUROC, {k}' for k in kinds])} |",
-        f"|---|{'---:|' * (len(found.modalities) + len(kinds))}",
-    )
+def view_table(found: ViewTable) -> Table:
+    """One metric by view."""
+    rows = [[method, *(shown(found.metric, cell) for cell in summaries)] for method, summaries in found.rows.items()]
+    return Table(["", *found.views], rows)
+
+
+def saliency_columns(found: SaliencyTable) -> Table:
+    """How often each modality is the most salient one, and how well a score tells the truth."""
+    kinds = [f"AUROC, {kind}" for kind in next(iter(found.truth.values()), ())]
+    rows = []
     for name, most in found.most_salient.items():
-        cells = [*most.values(), *found.truth.get(name, {}).values()]
-        yield f"| {escaped(name)} | {' | '.join(shown('auroc', cell) for cell in cells)} |"
+        summaries = [*most.values(), *found.truth.get(name, {}).values()]
+        rows.append([name, *(shown("auroc", summary) for summary in summaries)])
+    return Table(["score", *(f"{m} first" for m in found.modalities), *kinds], rows)
 
 
 def show(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Comparison], pictures: Sequence[str]) -> None:
     """The summary on the screen, with the comparisons of the main metric."""
-    columns = Table(
-        title=config.name,
-        title_justify="left",
-        caption=caption(config),
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    columns.add_column("", overflow="fold")
-    for name in (*config.metrics, "para/meters", "seconds"):
-        columns.add_column(name.replace("/", "\n"), justify="right", vertical="bottom")
-    for row in rows:
-        cells = [shown(m, row.metrics.get(m)).replace(" ", "") for m in config.metrics]
-        columns.add_row(row.name, *cells, f"{row.parameters:,}", f"{row.seconds:.1f}")
-    console = Screen(width=WIDTH)
-    console.print(columns)
+    # A line end and no blanks, so that many metrics stand side by side.
+    columns = ["", *(name.replace("/", "\n") for name in config.metrics), "para\nmeters", "seconds"]
+    narrow = [[name, *(cell.replace(" ", "") for cell in rest)] for name, *rest in cells(config, rows)]
     texts = [sentence(c) for c in comparisons if c.metric == config.metrics[0]]
     texts += [config.note] if config.note else []
     texts.append(f"All of it is in {config.folder}: {', '.join(['summary.md', 'summary.json', *pictures])}.")
-    for text in texts:
-        console.print(text, soft_wrap=True)
+    Screen().show(Table(columns, narrow, config.name, caption(config)), *texts)
 
 
 def _draw_runs(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:

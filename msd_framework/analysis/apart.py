@@ -1,0 +1,58 @@
+"""What looks at a run without doing it: in a folder of its own, so that the run's folder is left alone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from msd_framework.config.load import Source, located
+from msd_framework.config.schema import RunConfig
+from msd_framework.engine.distributed import World
+from msd_framework.engine.random_state import seed_everything
+from msd_framework.errors import ConfigError
+
+
+@contextmanager
+def begun_anew(source: Source) -> Iterator[Source]:
+    """A run as if it were trained from its first update, into a folder that goes again."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**source.values.get("env", {}), "save_dir": str(Path(folder) / "run")}
+        yield Source({**source.values, "run_type": "train", "checkpoint": {}, "env": env}, source.origins)
+
+
+@contextmanager
+def apart(config: RunConfig, source: Source) -> Iterator[tuple[RunConfig, World]]:
+    """Takes a run's threads, seed and processes, and a folder beside its own, which goes again, for all processes together.
+
+    Args:
+        config: the run.
+        source: where its values were written.
+
+    Yields:
+        the run with that folder, and this process among all.
+
+    Raises:
+        ConfigError: what is raised inside, with the place that each key was written at.
+    """
+    if config.env.threads:
+        torch.set_num_threads(config.env.threads)
+    seed_everything(config.seed)
+    try:
+        with World.join(config.env.device) as world:
+            folder = world.gather(f"{config.env.save_dir}-{platform.node()}-{os.getpid()}")[0]
+            try:
+                yield replace(config, env=replace(config.env, save_dir=folder)), world
+                world.wait()
+            finally:
+                if world.is_first:
+                    shutil.rmtree(folder, ignore_errors=True)
+    except ConfigError as error:
+        raise ConfigError(*(located(p, source) for p in error.problems)) from error

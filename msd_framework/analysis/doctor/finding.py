@@ -1,0 +1,68 @@
+"""One thing that the doctor has found, as a sentence, and how its tables show sizes and shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MOST_NAMES = 3
+"""Names that are told of a long list."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Args:
+        where: a key of the configuration, or a part of the pair.
+        got: what was found.
+        wanted: what it should be.
+        do: what to do about it.
+        is_fault: whether it has to be mended before a run; if not, it is good to know.
+    """
+
+    where: str
+    got: str
+    wanted: str = ""
+    do: str = ""
+    is_fault: bool = True
+
+    def __str__(self) -> str:
+        said = f"{self.got}; wanted {self.wanted}." if self.wanted else self.got.rstrip(".") + "." * (not self.got.endswith("?"))
+        return " ".join(part for part in (f"{self.where}: {said}" if self.where else said, self.do) if part)
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is one, and not infinite."""
+    return abs(value) < float("inf")
+
+
+def listed(names: Sequence[Any]) -> str:
+    """The first of some names, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    more = len(names) - MOST_NAMES
+    return ", ".join(map(str, names[:MOST_NAMES])) + (f" and {more} more" if more > 0 else "")
+
+
+def sizes(shape: Sequence[int]) -> str:
+    """The shape of a tensor.
+
+    >>> sizes((4, 10, 8))
+    '4 x 10 x 8'
+    """
+    return " x ".join(map(str, shape))
+
+
+def percent(value: float | None) -> str:
+    """A share; empty where there is none.
+
+    >>> percent(0.25), percent(0.0001), percent(None)
+    ('25.0 %', '1e-02 %', '')
+    """
+    if value is None:
+        return ""
+    return f"{100 * value:.1f} %" if value >= 5e-4 or value == 0 else f"{100 * value:.0e} %"

@@ -1,0 +1,120 @@
+"""What a batch holds of each modality: content, special positions, padding, and rows that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from msd_framework.analysis.doctor.finding import Finding, sizes
+from msd_framework.maskers.content import over
+from msd_framework.structures import Batch, ModalityInputs, tree_map
+
+COLUMNS = ("modality", "values", "tokens a row", "most", "special", "padding", "empty rows")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One modality of the batch.
+
+    Args:
+        modality: its name.
+        values: the shape of its values.
+        positions: L, what its mask counts.
+        tokens: positions with content, the mean over the rows.
+        most: the most that a row has.
+        special: positions that belong to the model, the mean over the rows.
+        padding: the share of positions that hold nothing.
+        absent: rows without any content.
+        distinct: rows whose content differs from that of the row that they change places with.
+    """
+
+    modality: str
+    values: tuple[int, ...]
+    positions: int
+    tokens: float
+    most: int
+    special: float
+    padding: float
+    absent: int
+    distinct: int
+
+
+def measure(batch: Batch) -> list[Shape]:
+    """What each modality of a batch is like."""
+    found = []
+    for modality, inputs in batch.inputs.items():
+        content, special = inputs.mask & ~inputs.special, inputs.mask & inputs.special
+        tokens = content.sum(1)  # [B]
+        shape = Shape(
+            modality=modality,
+            values=tuple(inputs.values.shape),
+            positions=inputs.mask.shape[1],
+            tokens=float(tokens.float().mean()),
+            most=int(tokens.max()),
+            special=float(special.sum(1).float().mean()),
+            padding=float((~inputs.mask).float().mean()),
+            absent=int((tokens == 0).sum()),
+            distinct=swapped(inputs)[1],
+        )
+        found.append(shape)
+    return found
+
+
+def judge(shape: Shape, rows: int) -> Iterator[Finding]:
+    """What is wrong with a modality of a batch of so many rows."""
+    where = f"data, {shape.modality}"
+    if shape.absent:
+        text = f"{shape.absent} of {rows} rows of the batch have no content"
+        yield Finding(where, text, "some in every row", "Look at these rows, unless they lack it on purpose.", shape.absent == rows)
+    if rows > 1 and not shape.distinct:
+        do = f"Look at how the data set finds its {shape.modality}."
+        yield Finding(where, f"all {rows} rows of the batch have the same content", "other content in other rows", do)
+
+
+def row(shape: Shape) -> list[str]:
+    """A modality in the table."""
+    numbers = [f"{shape.tokens:.1f}", f"{shape.most}", f"{shape.special:.1f}", f"{100 * shape.padding:.0f} %", f"{shape.absent}"]
+    return [shape.modality, sizes(shape.values), *numbers]
+
+
+def swapped(inputs: ModalityInputs) -> tuple[ModalityInputs, int]:
+    """A modality with its rows moved on in a circle, as far as makes most rows differ from what they were; and how many do.
+
+    >>> rows = torch.tensor([[1.0], [1.0], [2.0], [2.0]])
+    >>> other, differ = swapped(ModalityInputs(rows, rows > 0))
+    >>> other.values.flatten(), differ
+    (tensor([2., 2., 1., 1.]), 4)
+    """
+    alone = replace(inputs, distinct=None)
+    size = len(inputs.values)
+    found = [(_differ(alone, shift), -shift) for shift in range(1, min(size, 8))] or [(0, 0)]
+    differ, shift = max(found)
+    return tree_map(lambda x: x.roll(-shift, 0), alone), differ
+
+
+def with_other_content(inputs: ModalityInputs, rows: Sequence[int]) -> ModalityInputs:
+    """A modality whose content, in some rows, is that of other rows, at the same positions: mask and special positions stay.
+
+    >>> text = ModalityInputs(torch.tensor([[1, 7, 2], [1, 8, 2]]), torch.ones(2, 3, dtype=torch.bool),
+    ...                       {"special": torch.tensor([[True, False, True]] * 2)})
+    >>> with_other_content(text, [0]).values
+    tensor([[1, 8, 2],
+            [1, 8, 2]])
+    """
+    other, _ = swapped(inputs)
+    chosen = torch.zeros(len(inputs.values), 1, dtype=torch.bool, device=inputs.mask.device)
+    chosen[list(rows)] = True
+    content = inputs.mask & ~inputs.special & other.mask & ~other.special & chosen  # [B, L]
+    values = torch.where(over(content, inputs.values), other.values, inputs.values)
+    extras = {
+        k: torch.where(over(content, x), other.extras[k], x) if x.is_floating_point() else x for k, x in inputs.extras.items()
+    }
+    return replace(inputs, values=values, extras=extras, distinct=None)
+
+
+def _differ(inputs: ModalityInputs, shift: int) -> int:
+    """How many rows differ from the one that takes their place."""
+    values, mask = inputs.values.flatten(1), inputs.mask
+    return int(((values != values.roll(shift, 0)).any(1) | (mask != mask.roll(shift, 0)).any(1)).sum())

@@ -1,0 +1,211 @@
+"""What a training step costs, whether its numbers are sound, and whether some updates on one batch change its loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from msd_framework.analysis.doctor.finding import Finding, is_finite, listed
+from msd_framework.analysis.doctor.models import not_finite
+from msd_framework.engine.precision import Precision
+from msd_framework.objectives.base import Objective
+from msd_framework.objectives.distillation import DistillationObjective
+from msd_framework.structures import Batch
+
+ROUNDS, MOST_SECONDS = 3, 5.0
+"""How often a step is timed, and after how many seconds no more."""
+
+STILL = 0.01
+"""The share of a batch's loss that some updates on it must take away at least, for a learning rate that moves something."""
+
+COLUMNS = ("precision", "teacher", "student", "activations", "GPU peak", "loss", "gradients")
+
+
+@dataclass(frozen=True)
+class StepCheck:
+    """What a training step costs, and whether it is sound.
+
+    Args:
+        precision: what it is computed in.
+        teacher_seconds: the teacher's answers to all views of the step; None without a teacher.
+        student_seconds: forward and backward pass of the whole step less that, the median.
+        activations: megabytes that the forward pass keeps for the backward pass.
+        peak: megabytes of the GPU at the step's worst moment; None on a CPU.
+        loss: its value.
+        terms: what it logs.
+        not_finite: names of parameters whose gradient holds NaN or infinity.
+        without_gradient: trained parameters of the student that the step does not reach.
+        lr: the learning rate at its highest.
+        losses: of the batch, before and after each of some updates on it alone.
+    """
+
+    precision: str
+    teacher_seconds: float | None
+    student_seconds: float
+    activations: float
+    peak: float | None
+    loss: float
+    terms: Mapping[str, float]
+    not_finite: tuple[str, ...]
+    without_gradient: tuple[str, ...]
+    lr: float = 0.0
+    losses: tuple[float, ...] = ()
+
+
+def measure(
+    objective: Objective, batch: Batch, ask_teacher: Callable[[], object] | None, precision: Precision, device: torch.device
+) -> StepCheck:
+    """Makes a step of the objective without changing weights, and times it.
+
+    Args:
+        objective: in training mode.
+        batch: its examples, on the device.
+        ask_teacher: asks the teacher what a step asks it.
+        precision: what both are computed in.
+        device: where both are.
+    """
+    objective.zero_grad(set_to_none=True)
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    with precision.products(), kept(objective) as sizes:
+        with precision.autocast(device):
+            output = objective(batch)
+        activations = sum(sizes.values()) / 1e6
+        output.loss.backward()
+    peak = torch.cuda.max_memory_allocated(device) / 1e6 if cuda else None
+    gradients = {name: p.grad for name, p in objective.named_parameters()}
+    trained = {n: p for n, p in objective.model.named_parameters() if p.requires_grad}
+    terms = {name: float(value) for name, value in output.terms.items()}
+    loss, bad = float(output.loss.detach()), not_finite(gradients)
+    unreached = tuple(n for n, p in trained.items() if p.grad is None)
+    del output
+    forget(objective)
+
+    def step() -> None:
+        objective.zero_grad(set_to_none=True)
+        with precision.products():
+            with precision.autocast(device):
+                again = objective(batch).loss
+            again.backward()
+        forget(objective)
+
+    def answers() -> None:
+        assert ask_teacher is not None
+        with precision.active(device), torch.no_grad():
+            ask_teacher()
+
+    whole = seconds_of(step, device)
+    teacher = None if ask_teacher is None else seconds_of(answers, device)
+    objective.zero_grad(set_to_none=True)
+    return StepCheck(precision.name, teacher, max(whole - (teacher or 0.0), 0.0), activations, peak, loss, terms, bad, unreached)
+
+
+def losses_of_updates(objective: Objective, batch: Batch, optimizer: Optimizer, num_updates: int) -> tuple[float, ...]:
+    """The losses of a batch before and after each of some updates on it alone, in eval mode; the student is changed by it.
+
+    Args:
+        objective: what is minimised.
+        batch: the examples, on the device.
+        optimizer: makes the updates.
+        num_updates: how many.
+    """
+    objective.eval()
+    losses, started = [], time.perf_counter()
+    for _ in range(num_updates + 1):
+        loss = objective(batch).loss
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+        optimizer.step()
+        forget(objective)
+        if time.perf_counter() - started > MOST_SECONDS:
+            break
+    return tuple(losses)
+
+
+def judge(step: StepCheck) -> Iterator[Finding]:
+    """What is wrong with a step."""
+    if not is_finite(step.loss):
+        bad = [name for name, value in step.terms.items() if not is_finite(value)]
+        text = f"the loss is {step.loss}" + (f", by {listed(bad)}" if bad else "")
+        yield Finding("objective", text, "a finite number", "Look at the terms that are not finite, and at both models' answers.")
+    elif step.not_finite:
+        text = f"the gradients of {listed(step.not_finite)} hold NaN or infinity"
+        yield Finding("objective", text, "finite numbers", "Take training.precision=fp32, or another loss.")
+    if step.without_gradient:
+        text = f"the step reaches {len(step.without_gradient)} of its trained parameters not: {listed(step.without_gradient)}"
+        yield Finding("student", text, "", "They stay as they are.", False)
+    yield from _of_moves(step)
+
+
+def _of_moves(step: StepCheck) -> Iterator[Finding]:
+    """Whether the learning rate moves anything."""
+    first, last = step.losses[:1], step.losses[-1:]
+    if not first or not all(is_finite(x) for x in step.losses):
+        return
+    went = f"{len(step.losses) - 1} updates on one batch take its loss from {first[0]:.4f} to {last[0]:.4f}"
+    if last[0] > first[0] - STILL * abs(first[0]):
+        way = "so next to nothing moves" if last[0] < 2 * first[0] else "so it leaves what it learned"
+        hint = "weights from scratch usually learn at 1e-3, published ones at 5e-5"
+        yield Finding("optimizer.lr", f"{went}: at {step.lr:g} {way}", "", f"Try others: {hint}.", False)
+
+
+def row(step: StepCheck) -> list[str]:
+    """A step in the table."""
+    seconds = ["" if s is None else f"{1000 * s:.1f} ms" for s in (step.teacher_seconds, step.student_seconds)]
+    peak = "" if step.peak is None else f"{step.peak:.0f} MB"
+    gradients = "not finite" if step.not_finite else "finite"
+    return [step.precision, *seconds, f"{step.activations:.2f} MB", peak, f"{step.loss:.4f}", gradients]
+
+
+def forget(objective: Objective) -> None:
+    """Lets go of passes that weights would have been learned from at the end of an update."""
+    if isinstance(objective, DistillationObjective):
+        objective.followed.clear()
+
+
+@contextmanager
+def kept(module: nn.Module) -> Iterator[dict[int, int]]:
+    """The bytes that forward passes keep for backward passes, by where they lie; parameters are not counted.
+
+    >>> layer = nn.Linear(2, 3)
+    >>> with kept(layer) as sizes:
+    ...     made = layer(torch.ones(5, 2)).sigmoid()
+    >>> sum(sizes.values())  # the input and the sigmoid: 5 x (2 + 3) numbers of 4 bytes
+    100
+    """
+    own, sizes = {p.untyped_storage().data_ptr() for p in module.parameters()}, dict[int, int]()
+
+    def pack(values: Tensor) -> Tensor:
+        storage = values.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return values
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: values):
+        yield sizes
+
+
+def seconds_of(function: Callable[[], None], device: torch.device) -> float:
+    """The median time of a call, of up to `ROUNDS` of them."""
+    times: list[float] = []
+    while len(times) < ROUNDS and sum(times) < MOST_SECONDS:
+        _settled(device)
+        started = time.perf_counter()
+        function()
+        _settled(device)
+        times.append(time.perf_counter() - started)
+    return sorted(times)[len(times) // 2]
+
+
+def _settled(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

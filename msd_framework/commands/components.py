@@ -1,0 +1,105 @@
+"""[KIND] [NAME] [user_dir=FOLDER imports=[MODULE]]: what can be named in a YAML, with options, types and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import chain
+from typing import Any, get_origin
+
+from msd_framework.checks.words import import_from_words
+from msd_framework.components.facts import CONTEXT, STAND_INS
+from msd_framework.components.options import Option, options_of, summary, type_name
+from msd_framework.components.registry import Registry, nested
+from msd_framework.config.schema import RunConfig
+from msd_framework.config.structure import hints_of, section_of
+from msd_framework.config.values import flow
+from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.registry import REGISTRIES
+from msd_framework.screen import put
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints the components of all kinds, of one kind, or the options of one component."""
+    named = import_from_words(words)
+    if len(named) > 2 or any("=" in word for word in named):
+        example = "`msd components maskers noise`"
+        text = f"wanted a kind and a name at most, such as {example}, beside user_dir and imports; got {' '.join(named)}."
+        raise ConfigError(text)
+    put(show_components(*named))
+    return 0
+
+
+def show_components(kind: str | None = None, name: str | None = None) -> str:
+    """The components of all kinds, of one kind, or the options of one component.
+
+    Args:
+        kind: the plural of a kind, such as ``maskers``; the singular will do.
+        name: a registered or dotted name of that kind.
+
+    Raises:
+        ConfigError: if there is no such kind or component.
+    """
+    if kind is None:
+        return "\n\n".join(_table(plural) for plural in REGISTRIES)
+    plurals = {spelling: plural for plural, r in REGISTRIES.items() for spelling in (plural, r.kind, r.kind.replace(" ", "_"))}
+    if kind not in plurals:
+        raise ConfigError(f"there is no kind of component {kind!r}.{did_you_mean(kind, plurals)} Kinds: {', '.join(REGISTRIES)}.")
+    return _table(plurals[kind]) if name is None else _component(plurals[kind], name)
+
+
+def settable(registry: Registry[Any], name: str) -> list[Option]:
+    """The options of a component that a YAML may give."""
+    own = CONTEXT.get(registry.plural, ())
+    return [option for option in options_of(registry.get(name)).values() if option.name not in own]
+
+
+def _table(plural: str) -> str:
+    registry = REGISTRIES[plural]
+    rows = [(name, summary(registry.get(name))) for name in registry.names()]
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([f"{plural}:", *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+
+def _component(plural: str, name: str) -> str:
+    registry = REGISTRIES[plural]
+    try:
+        cls = registry.get(name)
+    except ConfigError as error:
+        raise ConfigError(*(Problem("", p.message.partition(" A module of your own")[0]) for p in error.problems)) from error
+    options = settable(registry, name)
+    rows = [(o.name, type_name(o.annotation), _default(o), o.doc) for o in options]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    table = [f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}" for row in rows]
+    copied = {"type": name} | {o.name: "???" if o.required else o.default for o in options if _is_worth_copying(o)}
+    head = [f"{name}: {registry.kind}, {cls.__module__}.{cls.__qualname__}", "", f"  {summary(cls)}", ""]
+    return "\n".join([*head, "options:", *(table or ["  none"]), "", "to copy:", f"  {_in_place(plural, copied)}"])
+
+
+def _default(option: Option) -> str:
+    if option.name in STAND_INS:
+        return "= the run's"
+    return "required" if option.required else f"= {flow(option.default)}"
+
+
+def _is_worth_copying(option: Option) -> bool:
+    return option.name not in STAND_INS and (option.required or option.default is not None)
+
+
+def _in_place(plural: str, spec: Mapping[str, Any]) -> str:
+    """A line of YAML that gives a component to whatever takes one of its kind."""
+    objectives_first = sorted(REGISTRIES.values(), key=lambda r: r.plural != "objectives")
+    options = (option for r in objectives_first for name in r.names() for option in settable(r, name))
+    takers = ((o.name, c) for o in options for r, c in [nested(o.annotation)] if r is REGISTRIES[plural])
+    key, container = next(chain(_slots(RunConfig, plural), takers), (REGISTRIES[plural].kind, None))
+    return f"{key}: {flow([spec] if container is list else {'image': spec} if container is dict else spec)}"
+
+
+def _slots(schema: type, plural: str) -> Iterator[tuple[str, Any]]:
+    """The keys of a schema that take a component of a kind, and whether each takes a list or a mapping of them."""
+    for f in fields(schema):
+        annotation = hints_of(schema)[f.name]
+        if section := section_of(annotation):
+            yield from _slots(section, plural)
+        elif f.metadata.get("kind") == plural:
+            yield f.name, get_origin(annotation)

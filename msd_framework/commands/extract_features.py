@@ -1,0 +1,241 @@
+"""images=FOLDER store=PATH backbone=torchvision:resnet50 [...]: what a network says of each cell of each image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from msd_framework.build.teacher_cache import bar
+from msd_framework.checks.words import read_words
+from msd_framework.commands.convert_features import begun, held, is_made, report, told
+from msd_framework.data.files import files_below, folders
+from msd_framework.data.processors.images import Exif, Pixels
+from msd_framework.data.regions.base import Regions
+from msd_framework.data.regions.draft import Plan, Shard, StoreDraft
+from msd_framework.data.regions.store import FeatureStore, Precision
+from msd_framework.engine.distributed import World
+from msd_framework.errors import ConfigError, DataError, Problem
+from msd_framework.files import naming
+from msd_framework.launch import is_first
+from msd_framework.models.encoders.grid_backbone import GridBackbone, build_backbone, cell_boxes
+from msd_framework.randomness import random_numbers_apart
+from msd_framework.screen import put
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def main(words: Sequence[str]) -> int:
+    """Makes a store of what a network says of each cell of each image, in as many processes as there are."""
+    told = extract_features(**read_words(words, extract_features).values)
+    if is_first():
+        put(told)
+    return 0
+
+
+def extract_features(
+    images: str,
+    store: str,
+    backbone: str,
+    weights: str = "DEFAULT",
+    layer: str | None = None,
+    image_size: int | list[int] | None = None,
+    precision: Precision = "fp16",
+    batch_size: int = 32,
+    workers: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    on_error: Literal["raise", "skip"] = "raise",
+    seed: int = 0,
+    exif: Exif = "apply",
+    allow_roots: list[str] | None = None,
+) -> str:
+    """Makes a store of what a network says of each cell of each image.
+
+    Args:
+        images: a folder of images, those of folders in it included.
+        store: the folder that the store takes.
+        backbone: `torchvision:NAME`, such as torchvision:resnet50, or `transformers:FOLDER_OR_HUB_NAME`.
+        weights: DEFAULT for the published ones; another name of torchvision's, or a file of them; or random.
+        layer: the module whose output is stored; if left out, the last one that says a grid.
+        image_size: pixels of a side, or [height, width]; if left out, what the network was trained on.
+        precision: of the features in the store, fp32 or fp16.
+        batch_size: images that the network sees at once.
+        workers: processes that read images ahead.
+        device: cpu, cuda, or auto for a GPU where there is one.
+        on_error: "raise" stops at the first image that cannot be read; "skip" leaves such images out and names them.
+        seed: of random weights.
+        exif: whether the turn that a camera wrote beside the pixels (EXIF orientation) is applied or ignored.
+        allow_roots: folders outside that of the images that links in it may lead to.
+    """
+    sides = None if image_size is None else [image_size] * 2 if isinstance(image_size, int) else image_size
+    ranges = {
+        "batch_size": (batch_size, batch_size >= 1),
+        "workers": (workers, workers >= 0),
+        "image_size": (image_size, sides is None or (len(sides) == 2 and min(sides) >= 1)),
+    }
+    problems = [Problem(key, f"is out of range, got {value}.") for key, (value, fits) in ranges.items() if not fits]
+    if problems:
+        raise ConfigError(*problems)
+    started, folder, found = time.monotonic(), Path(store), list_images(Path(images), folders(allow_roots))
+    with World.join(device) as world:
+        with random_numbers_apart(seed):
+            network = build_backbone(backbone, weights, layer, (sides[0], sides[1]) if sides else None).to(world.device)
+        size = network(torch.zeros(1, 3, *network.sight.size, device=world.device)).shape[-1]
+        origin = {
+            "backbone": backbone,
+            "weights": f"random {seed}" if weights == "random" else weights,
+            "layer": network.layer,
+            "image_size": list(network.sight.size),
+            "images": str(Path(images).resolve()),
+            "exif": exif,
+        }
+        plan = Plan(precision, size, True, origin)
+        if is_made(folder, plan):
+            world.wait()
+            return f"{folder} holds these features already.\n{told(FeatureStore(folder))}"
+        with held(world, folder):
+            problem = begun(folder, plan) if world.is_first else ""
+            if problem := world.gather(problem)[0]:
+                raise DataError(problem)
+            draft = StoreDraft(folder, plan)
+            done = draft.done()
+            world.wait()  # all know what is done before anybody adds to it
+            rest = [image for image in found if image.name not in done][world.rank :: world.size]
+            with naming(folder), draft.shard(world.rank) as shard, bar("extracting", len(rest), world.is_first) as advance:
+                skipped = extract(network, rest, shard, world.device, batch_size, workers, on_error == "skip", exif, advance)
+            everyones = [sentence for part in world.gather(skipped) for sentence in part]
+            world.wait()
+            if world.is_first:
+                draft.commit()
+            world.wait()
+        return report(FeatureStore(folder), started, len(done), everyones)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file and the name of its features: its path in the folder, without suffix.
+
+    Args:
+        name: of the features.
+        file: of the image.
+    """
+
+    name: str
+    file: Path
+
+
+class _Read(NamedTuple):
+    """An image as a worker has read it, or what is wrong with it.
+
+    An error is a text here: torch's loader would add a worker's traceback to one that is raised there.
+    """
+
+    name: str
+    pixels: Tensor | None
+    size: tuple[float, float] = (0.0, 0.0)
+    error: str = ""
+
+
+class _Files(Dataset[_Read]):
+    def __init__(self, images: Sequence[ImageFile], pixels: Pixels):
+        self.images, self.pixels = images, pixels
+
+    def __getitem__(self, index: int) -> _Read:
+        image = self.images[index]
+        try:
+            return _Read(image.name, *self.pixels.load_sized(image.file))
+        except DataError as error:
+            return _Read(image.name, None, error=str(error))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def list_images(folder: Path, allowed: Sequence[Path] = ()) -> list[ImageFile]:
+    """Every image of a folder and of those in it, by name.
+
+    Args:
+        folder: where they are.
+        allowed: other folders that links in it may lead to.
+
+    Raises:
+        DataError: if there is none, two differ in their suffix alone, or a link leads elsewhere.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "42953.png").touch()
+    >>> [image.name for image in list_images(folder)]
+    ['42953']
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; wanted one with images")
+    names = [name for name in map(PurePosixPath, files_below(folder, allowed)) if name.suffix.lower() in SUFFIXES]
+    images = [ImageFile(str(name.with_suffix("")), folder / name) for name in names]
+    if not images:
+        raise DataError(f"{folder} holds no image; wanted files {', '.join(SUFFIXES)}")
+    seen: dict[str, Path] = {}
+    for image in images:
+        if image.name in seen:
+            raise DataError(f"{image.file} and {seen[image.name]} would have features of one name; rename one")
+        seen[image.name] = image.file
+    return images
+
+
+@torch.no_grad()
+def extract(
+    backbone: GridBackbone,
+    images: Sequence[ImageFile],
+    shard: Shard,
+    device: torch.device,
+    batch_size: int = 32,
+    workers: int = 0,
+    skip_errors: bool = False,
+    exif: Exif = "apply",
+    advance: Callable[[int], None] = lambda done: None,
+) -> list[str]:
+    """Writes the features and the boxes of the cells of each image, h w regions an image.
+
+    Args:
+        backbone: the network, on its device.
+        images: those of this process.
+        shard: what this process writes.
+        device: what it computes on.
+        batch_size: images that the network sees at once.
+        workers: processes that read images ahead.
+        skip_errors: leaves out an image that cannot be read, in place of raising.
+        exif: whether images are turned as their cameras say.
+        advance: is told how many more images are done.
+
+    Returns:
+        A sentence for each image that was left out.
+
+    Raises:
+        DataError: if an image cannot be read, or a feature cannot be stored.
+    """
+    sight, skipped = backbone.sight, list[str]()
+    pixels = Pixels(list(sight.size), mean=list(sight.mean), std=list(sight.std), interpolation="bicubic", exif=exif)
+    loader = DataLoader(_Files(images, pixels), batch_size, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator())
+    for batch in loader:
+        wrong = [read.error for read in batch if read.pixels is None]
+        if wrong and not skip_errors:
+            raise DataError(f"{wrong[0]}. Take on_error=skip to leave such images out.")
+        skipped += wrong
+        read = [one for one in batch if one.pixels is not None]
+        if read:
+            seen = pixels.collate([one.pixels for one in read]).values.to(device)  # [B, 3, H, W]
+            grid = backbone(seen).float().cpu()  # [B, h, w, D]
+            for one, cells in zip(read, grid):
+                boxes = cell_boxes(cells.shape[0], cells.shape[1], *one.size)
+                shard.add(one.name, Regions(cells.flatten(0, 1).numpy(), boxes.numpy(), one.size))
+        advance(len(batch))
+    return skipped
+
+
+def _as_it_is(read: Any) -> Any:
+    return read

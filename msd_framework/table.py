@@ -1,0 +1,81 @@
+"""A table: the same rows on the screen, in a page of Markdown and in a file of comma-separated values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import table as rich
+from rich.box import SIMPLE_HEAD
+from rich.text import Text
+
+from msd_framework.escaping import CsvWriter, markdown, visible
+from msd_framework.files import draft
+
+NUMBER = re.compile(r"[-+]?(\d|inf|nan)|-$|undefined$|$")
+"""How a cell begins that stands under others of its kind."""
+
+
+@dataclass(frozen=True)
+class Table:
+    r"""Rows of texts under the names of their columns.
+
+    Args:
+        columns: the names.
+        rows: texts, one a column.
+        title: stands above it on the screen.
+        caption: stands below it on the screen.
+        bold: cells, by row and column, that stand out on the screen.
+
+    >>> table = Table(["method", "accuracy"], [["ce", "81.0"], ["kd", "83.4"]])
+    >>> print(*table.markdown(), sep="\n")
+    | method | accuracy |
+    | --- | ---: |
+    | ce | 81.0 |
+    | kd | 83.4 |
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str | None = None
+    caption: str | None = None
+    bold: Collection[tuple[int, int]] = ()
+
+    @property
+    def is_number(self) -> list[bool]:
+        """Which columns hold numbers; the first one names its row."""
+        return [i > 0 and all(NUMBER.match(row[i]) for row in self.rows) for i in range(len(self.columns))]
+
+    def markdown(self) -> list[str]:
+        """The lines of the table in a page."""
+        rule = ["---:" if is_number else "---" for is_number in self.is_number]
+        cells = [map(markdown, self.columns), rule, *(map(markdown, row) for row in self.rows)]
+        return [f"| {' | '.join(line)} |" for line in cells]
+
+    def __rich__(self) -> rich.Table:
+        table = rich.Table(
+            title=self.title,
+            title_justify="left",
+            caption=self.caption,
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        for name, is_number in zip(self.columns, self.is_number):
+            table.add_column(name, justify="right" if is_number else "left", overflow="fold", vertical="bottom")
+        for i, row in enumerate(self.rows):
+            table.add_row(*(Text(visible(text), "bold") if (i, j) in self.bold else text for j, text in enumerate(row)))
+        return table
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Rows as a file of comma-separated values, whole or not at all; they may be more than memory holds."""
+    with draft(path) as file:
+        writer = CsvWriter(file)
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow(row)
