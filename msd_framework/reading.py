@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 import reprlib
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from encodings.aliases import aliases
 from itertools import chain
 from pathlib import Path
@@ -174,9 +175,58 @@ def old_mac_hint(text: str) -> str:
     return "; its lines end with a carriage return alone, save it with the line ends of Unix or Windows" if is_old else ""
 
 
+def keys_are_once(text: str, values: Sequence[Any]) -> bool:
+    """Whether no object in a JSON text has a key twice, of which Python would take the last one without a word.
+
+    Args:
+        text: the inside of a list.
+        values: what Python reads there, objects among them.
+
+    >>> keys_are_once('{"a": 1}, {"a": 2}', [{"a": 1}, {"a": 2}]), keys_are_once('{"a": 1, "a": 2}', [{"a": 2}])
+    (True, False)
+    """
+    # a colon stands behind each key; if there are as many of them as keys were read, no key was lost, and quicker than to look
+    colons, keys = text.count(":"), sum(map(len, values))
+    if colons > keys and (keys := _num_keys(values)) < colons and not _SPACE_AND_COLON.search(text):
+        colons = text.count('":')  # others stand in texts
+    if colons == keys:
+        return True
+    try:
+        json.loads(f"[{text}]", object_pairs_hook=_with_each_key_once)
+    except _RepeatedKeyError:
+        return False
+    return True
+
+
+class _RepeatedKeyError(ValueError):
+    """An object has a key twice."""
+
+
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        again = next(name for name in names if names.count(name) > 1)
+        raise _RepeatedKeyError(f"has the key {reprlib.repr(again)} twice, wanted it once")
+    return record
+
+
+def _num_keys(value: Any) -> int:
+    """How many keys a JSON value and all objects in it have."""
+    count = 0
+    if type(value) is dict:
+        count, value = len(value), value.values()
+    for one in value:
+        if type(one) is dict or type(one) is list:
+            count += _num_keys(one)
+    return count
+
+
 def _object(text: str, place: str, wanted: str) -> dict[str, Any]:
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=_with_each_key_once)
+    except _RepeatedKeyError as error:
+        raise DataError(f"{place}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: is not JSON ({error}), wanted {wanted}{old_mac_hint(text)}") from error
     if not isinstance(record, dict):
@@ -219,6 +269,7 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+_SPACE_AND_COLON = re.compile(r"\s:")
 _NO_TEXTS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")
 _MAGIC = (
     (b"\x1f\x8b", "compressed with gzip (unpack it)"),

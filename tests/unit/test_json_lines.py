@@ -205,6 +205,7 @@ def test_every_file_is_read_as_by_a_reader_that_keeps_all_of_it(folder, lines, l
         (b"1" * 5000, r":2: is (not JSON|1\d+\.\.\.\d+ \(int\))"),  # Python 3.10 has no limit of digits
         (b"[1, 2]", r":2: is \[1, 2\] \(list\), wanted an object"),
         (b"{}", ":2: has no 'id', only nothing"),
+        (b'{"id": 2, "text": "a", "text": "b"}', ":2: has the key 'text' twice, wanted it once"),
         (b'{"id": 2} {"id": 3}', r":2: is not JSON \(Extra data"),
         (b'{"id": 2, "txt": "a"}', ":2: has no 'text', only 'id', 'txt'. Did you mean 'txt'"),
         (line(id=2, text=3), r":2: text is 3 \(int\), wanted a text"),

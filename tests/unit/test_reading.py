@@ -4,10 +4,12 @@ import json
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import DataError
-from msd_framework.reading import read_json, read_text
+from msd_framework.reading import keys_are_once, read_json, read_text
 
 TEXT = "answer,ö\nyes,1\n"
 
@@ -44,6 +46,7 @@ def test_another_encoding_is_told_with_line_and_byte(tmp_path):
         (b"{", r"is not JSON"),
         (b"[1]", r"is \[1\] \(list\), wanted an object"),
         (b"[" * 100_000, "is not JSON"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "has the key 'c' twice, wanted it once"),
     ],
 )
 def test_what_is_no_json_object_is_told(tmp_path, raw, told):
@@ -52,6 +55,28 @@ def test_what_is_no_json_object_is_told(tmp_path, raw, told):
         read_json(tmp_path / "a.json")
     with pytest.raises(DataError, match=r"gone\.json: cannot be read: No such file"):
         read_json(tmp_path / "gone.json")
+
+
+def spelled(pairs, space: str) -> str:
+    inside = [f"{json.dumps(k)}{space}: {spelled(v, space) if isinstance(v, list) else json.dumps(v)}" for k, v in pairs]
+    return "{" + ",".join(inside) + "}"
+
+
+def is_repeated(pairs) -> bool:
+    return len(dict(pairs)) < len(pairs) or any(is_repeated(v) for _, v in pairs if isinstance(v, list))
+
+
+TEXTS = st.text('a":, \\', max_size=4)
+PAIRS = st.recursive(
+    st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3),
+    lambda of: st.lists(st.tuples(TEXTS, TEXTS | of), min_size=1, max_size=3),
+)
+
+
+@given(pairs=PAIRS, space=st.sampled_from(["", " ", "\t\n"]))
+def test_a_key_that_is_there_twice_is_found_whatever_the_texts_hold(pairs, space):
+    text = spelled(pairs, space)
+    assert keys_are_once(text, [json.loads(text)]) != is_repeated(pairs)
 
 
 def test_a_tokenizer_with_a_mark_is_the_same_tokenizer(tmp_path):

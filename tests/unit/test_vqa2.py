@@ -202,6 +202,15 @@ def test_mmfs_pickle_is_refused_and_never_opened(tmp_path):
     assert "imdb_train2014.npy is MMF's, a pickle, which runs code when it is read: docs/datasets.md has the lines" in sentence
 
 
+@pytest.mark.parametrize("text", ["b", "é", "a: b"])
+def test_an_object_of_a_list_with_a_key_twice_is_named_and_can_be_skipped(tmp_path, text):
+    file = tmp_path / "list.json"
+    file.write_text(f'{{"list": [{{"id": 1, "text": "{text}"}}, {{"id": 2, "text": "a", "text": "b"}}]}}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"list\.json:list:2: has the key 'text' twice, wanted it once"):
+        array_of(file)
+    assert len(array_of(file, on_error="skip")) == 1
+
+
 def array_of(file: Path, **options) -> JsonArray:
     return JsonArray(file, "list").open("id", lambda row: row.text("text"), **options)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from msd_framework.data.rows.rows import Block, Row, Rows
 from msd_framework.errors import DataError, did_you_mean
-from msd_framework.reading import json_object
+from msd_framework.reading import json_object, keys_are_once
 
 OBJECTS = 1024
 """How many objects are looked at together."""
@@ -55,8 +55,8 @@ class JsonArray(Rows):
                 values.append(text.value(number + len(ends)))
                 ends.append(text.place - start)
                 more = text.take(",]") == ","
-            is_certain = set(map(type, values)) == {dict} and text.since_forgotten.isascii()
-            raw = b"" if is_certain else text.since_forgotten
+            raw = text.since_forgotten
+            is_certain = set(map(type, values)) == {dict} and raw.isascii() and keys_are_once(raw[:-1].decode(), values)
             yield Block(start, raw, np.array(ends), range(number, number + len(ends)), values if is_certain else None)
             number += len(ends)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from msd_framework.data.rows.rows import Block, Record, Row, Rows
-from msd_framework.reading import json_object
+from msd_framework.reading import json_object, keys_are_once
 
 
 class JsonLines(Rows):
@@ -41,7 +41,7 @@ class JsonLines(Rows):
 
 
 def _objects(raw: bytes, count: int) -> list[Record] | None:
-    """The objects that as many lines hold, None unless each of them holds just one.
+    """The objects that as many lines hold, None unless each of them holds just one, no key twice.
 
     The lines are read as one list, in which a word that nobody knows beforehand stands for each end of a line: if all of these
     are in their places, none of them lies within a value, and just one value lies between two.
@@ -54,7 +54,7 @@ def _objects(raw: bytes, count: int) -> list[Record] | None:
     objects = items[::2]
     if items[1::2].count(_END_OF_LINE) != count - 1 or len(objects) != count or set(map(type, objects)) != {dict}:
         return None
-    return objects  # type: ignore[no-any-return]
+    return objects if keys_are_once(text, objects) else None
 
 
 _END_OF_LINE = secrets.token_hex(8)

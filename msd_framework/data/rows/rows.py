@@ -469,6 +469,12 @@ def all_labels(values: Iterable[Any], spellings: Sequence[int | str]) -> bool:
     )
 
 
+def all_counts(values: Iterable[Any]) -> bool:
+    """Whether all values are whole numbers of 0 or more that 63 bits hold."""
+    values = list(values)
+    return set(map(type, values)) <= {int} and min(values, default=0) >= 0 and max(values, default=0) < 1 << 63
+
+
 def is_whole(text: str) -> bool:
     """Whether a text holds no half of a character, a lone surrogate."""
     return text.isascii() or not _HALF_A_CHARACTER.search(text)

@@ -17,7 +17,7 @@ from torch import Tensor
 from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile, check_opening
 from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.data.rows.json_array import JsonArray
-from msd_framework.data.rows.rows import OnError, Row, all_texts
+from msd_framework.data.rows.rows import OnError, Record, Row, all_counts, all_texts
 from msd_framework.data.sets.vqa_answers import agree, answer_scores, normalise_answer, on_one_line
 from msd_framework.errors import DataError
 from msd_framework.files import write_text
@@ -103,7 +103,9 @@ class VQA2(MultimodalDataset):
             self.normalised[normalise_answer(on_one_line(answer))].append(c)
         annotated, asked = annotations_file(self.folder, split), questions_file(self.folder, split)
         self.given = _Given(annotated, on_error) if annotated.is_file() else None
-        self.questions = JsonArray(asked, "questions").open("question_id", self._check, on_error, max_examples, content=_content)
+        self.questions = JsonArray(asked, "questions").open(
+            "question_id", self._check, on_error, max_examples, self._are_sure, _content
+        )
         self.skipped = [*(self.given.rows.skipped if self.given else ()), *self.questions.skipped]
 
     @classmethod
@@ -162,6 +164,17 @@ class VQA2(MultimodalDataset):
         if self.given is not None:
             self.given.check(row, number, image)
 
+    def _are_sure(self, records: Sequence[Record]) -> bool:
+        """Whether `_check` would refuse none of many questions; quicker than to ask it."""
+        numbers, images = [r["question_id"] for r in records], [r["image_id"] for r in records]
+        return (
+            all_texts([r["question"] for r in records])
+            and all_counts(numbers)
+            and all_counts(images)
+            and self.photos.is_sure_of(list(map(self._photo, images)))
+            and (self.given is None or self.given.are_about(numbers, images))
+        )
+
     def _photo(self, image: int) -> str:
         photos = self.split.replace("test-dev", "test")
         return f"{photos}/COCO_{photos}_{image:012d}.jpg"
@@ -197,7 +210,20 @@ class _Given:
             known.append(number)
             images.append(image)
 
-        self.rows = JsonArray(file, "annotations").open("question_id", check, on_error)
+        def are_sure(records: Sequence[Record]) -> bool:
+            numbers, about = [r["question_id"] for r in records], [r["image_id"] for r in records]
+            answers = [r["answers"] for r in records]
+            kept = [r[name] for name in KEPT for r in records if name in r]
+            are_lists = set(map(type, answers)) <= {list} and all(answers)
+            if not (are_lists and all_texts([one["answer"] for given in answers for one in given]) and all_texts(kept)):
+                return False
+            if not (all_counts(numbers) and all_counts(about)):
+                return False
+            known.extend(numbers)
+            images.extend(about)
+            return True
+
+        self.rows = JsonArray(file, "annotations").open("question_id", check, on_error, sure=are_sure)
         self.order = np.array(known).argsort()  # rows in the order of their questions' ids
         self.known, self.images = np.array(known)[self.order], np.array(images)[self.order]
 
@@ -205,6 +231,11 @@ class _Given:
         """What people answered to a question; None if it was left out."""
         at = int(self.known.searchsorted(number))
         return self.rows[int(self.order[at])] if at < len(self.known) and self.known[at] == number else None
+
+    def are_about(self, numbers: Sequence[int], images: Sequence[int]) -> bool:
+        """Whether many questions all have answers, about their images."""
+        at = self.known.searchsorted(numbers).clip(max=len(self.known) - 1)
+        return bool((self.known[at] == numbers).all() and (self.images[at] == images).all())
 
     def check(self, question: Row, number: int, image: int) -> None:
         """Whether a question has answers, and they are about its image.
