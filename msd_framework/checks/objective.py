@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import nn
 
@@ -17,6 +17,7 @@ from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.objectives.look_ahead import MIXED
 from msd_framework.registry import FEATURE_TERMS, MASKERS, MODELS, MODULATIONS, OPTIMIZERS, WEIGHTINGS
+from msd_framework.structures import FeatureKind
 from msd_framework.teachers.store import SUMMARY
 from msd_framework.views import FULL, visible_modalities
 
@@ -86,20 +87,28 @@ def features(run: RunFacts) -> Iterator[Problem]:
     offered = run.empty_model.offered
     theirs = offered if teacher.ema is not None else run.saved_model(run.config.teacher_folders[0]).offered
     for term in terms:
-        try:
-            pairs = run.build(term).pairs(offered, theirs)
-        except ConfigError as error:
-            yield from error.problems
-            continue
-        except ValueError as error:
-            key, _, text = str(error).partition(": ")
-            yield Problem(f"{term.path}.{key}", text)
-            continue
-        lost = [name for _, name in pairs if teacher.cache and name not in teacher.cache_features]
-        if lost:
-            kept = f"set teacher.cache_features=[{SUMMARY}]" if lost == [SUMMARY] else f"compare {SUMMARY}, which it can keep"
-            text = f"a teacher cache does not keep {lost[0]!r}. Set teacher.cache=false, or {kept}."
-            yield Problem(f"{term.path}.{'teacher' if 'teacher' in term.options else 'student'}", text)
+        yield from _compared(run, term, offered, theirs)
+
+
+def _compared(
+    run: RunFacts, term: Part, student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind]
+) -> Iterator[Problem]:
+    """Features that a term of the objective compares and that are not there, or are not kept."""
+    try:
+        pairs = run.build(term).pairs(student, teacher)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    except ValueError as error:
+        key, _, text = str(error).partition(": ")
+        yield Problem(f"{term.path}.{key}", text)
+        return
+    given = run.config.teacher
+    lost = [name for _, name in pairs if given is not None and given.cache and name not in given.cache_features]
+    if lost:
+        kept = f"set teacher.cache_features=[{SUMMARY}]" if lost == [SUMMARY] else f"compare {SUMMARY}, which it can keep"
+        text = f"a teacher cache does not keep {lost[0]!r}. Set teacher.cache=false, or {kept}."
+        yield Problem(f"{term.path}.{'teacher' if 'teacher' in term.options else 'student'}", text)
 
 
 def modulation(run: RunFacts) -> Iterator[Problem]:
