@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from msd_framework.build.facts import described
+from msd_framework.build.facts import asked, described
 from msd_framework.checks.words import import_from_words, read
 from msd_framework.components.facts import CONTEXT
 from msd_framework.components.options import options_of
 from msd_framework.config.load import located
 from msd_framework.config.splits import shared_splits
 from msd_framework.data.base import Example, MultimodalDataset, RowKeys
+from msd_framework.data.batches.reader import read_example
 from msd_framework.data.overlap import survey
 from msd_framework.data.processors.audio import read_wav
 from msd_framework.data.processors.images import read_image
-from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
+from msd_framework.errors import ConfigError, DataError, MSDError, Problem, did_you_mean
 from msd_framework.registry import DATASETS
 from msd_framework.screen import Screen
 from msd_framework.structures import DatasetInfo, ModalityKind
@@ -129,53 +130,49 @@ def _check_split(
     seed: int,
 ) -> SplitCheck:
     found = SplitCheck(split, dataset.published.get(split))
-    try:
-        missing = dataset.check(options, split)
-        if missing:
-            found.is_there, found.wrong = False, missing if must_be_there else []
-            return found
-        examples: MultimodalDataset = dataset(**_accepted(dataset, {**options, "split": split, "on_error": "skip"}))
-        found.rows = (examples, examples.row_keys or survey(examples, info))
-    except (DataError, ValueError) as error:
-        found.wrong.append(str(error))
+    missing = asked(lambda: dataset.check(options, split), f"check of {dataset.__name__}", "")
+    if missing:
+        found.is_there, found.wrong = False, missing if must_be_there else []
         return found
+    given = {**options, "split": split, "on_error": "skip"}
+    accepted = {key: value for key, value in given.items() if key in options_of(dataset)}
+    try:
+        examples: MultimodalDataset = asked(lambda: dataset(**accepted), f"split {split!r} of {dataset.__name__}", "")
+        asked(lambda: _look_at(examples, found, info, samples, seed), f"split {split!r} of {dataset.__name__}", "")
+    except MSDError as error:
+        found.wrong.append(str(error))
+    return found
+
+
+def _look_at(examples: MultimodalDataset, found: SplitCheck, info: DatasetInfo, samples: int, seed: int) -> None:
+    """Adds what is found in the examples of a split.
+
+    Raises:
+        DataError: with the first example that cannot be made.
+    """
     skipped: list[str] = getattr(examples, "skipped", [])
     found.found, found.skipped = len(examples), len(skipped)
     found.wrong += _first(skipped)
     if found.published is not None and found.found != found.published:
-        found.wrong.append(f"{split} has {found.found:,} examples, and its publisher says {found.published:,}.")
-    found.lacking = _lacking(examples)
-    absent = _absent_files(examples)
-    found.absent = len(absent)
-    found.wrong += _first(absent)
+        found.wrong.append(f"{found.name} has {found.found:,} examples, and its publisher says {found.published:,}.")
+    found.rows = (examples, examples.row_keys or survey(examples, info))
+    absent: dict[PurePath, str] = {}
+    for index in range(len(examples)):
+        example = read_example(examples, index, info.modalities)
+        if not isinstance(example.inputs, dict):
+            break  # arrays, which are read only when they are asked for
+        for modality, value in example.inputs.items():
+            if value is None:
+                found.lacking[modality] = found.lacking.get(modality, 0) + 1
+            elif isinstance(value, PurePath) and value not in absent:
+                absent[value] = "" if Path(value).is_file() else _absent(example, value)
+    texts = [text for text in absent.values() if text]
+    found.absent = len(texts)
+    found.wrong += _first(texts)
     chosen = np.random.default_rng(seed).permutation(len(examples))[:samples].tolist()
     for index in sorted(chosen):
         found.sampled += 1
-        found.wrong += [text for text in _read(examples, index, info.modalities) if text not in absent]
-    return found
-
-
-def _lacking(examples: MultimodalDataset) -> dict[str, int]:
-    """How many examples lack each modality, of those that some lack."""
-    counts: dict[str, int] = {}
-    for inputs in (examples[i].inputs for i in range(len(examples))):
-        if not isinstance(inputs, dict):
-            return {}  # arrays, which are read only when they are asked for
-        for modality in (m for m, value in inputs.items() if value is None):
-            counts[modality] = counts.get(modality, 0) + 1
-    return counts
-
-
-def _absent_files(examples: MultimodalDataset) -> list[str]:
-    """Every file that an example names and that is not there, once."""
-    seen: dict[PurePath, str] = {}
-    for example in (examples[i] for i in range(len(examples))):
-        if not isinstance(example.inputs, dict):
-            return []  # arrays, which are read only when they are asked for
-        for value in example.inputs.values():
-            if isinstance(value, PurePath) and value not in seen:
-                seen[value] = "" if Path(value).is_file() else _absent(example, value)
-    return [text for text in seen.values() if text]
+        found.wrong += [text for text in _read(examples, index, info.modalities) if text not in texts]
 
 
 def _absent(example: Example, value: PurePath) -> str:
@@ -184,7 +181,7 @@ def _absent(example: Example, value: PurePath) -> str:
 
 def _read(examples: MultimodalDataset, index: int, kinds: Mapping[str, ModalityKind]) -> list[str]:
     """What is wrong with the inputs of an example, read whole."""
-    example, wrong = examples[index], []
+    example, wrong = read_example(examples, index, kinds), list[str]()
     for modality, value in ((m, example.inputs[m]) for m in kinds):
         try:
             if isinstance(value, PurePath) and not Path(value).is_file():
@@ -200,11 +197,6 @@ def _read(examples: MultimodalDataset, index: int, kinds: Mapping[str, ModalityK
         except DataError as error:
             wrong.append(f"{example.source}: {error}")
     return wrong
-
-
-def _accepted(dataset: type[MultimodalDataset], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some options that a data set takes."""
-    return {key: value for key, value in options.items() if key in options_of(dataset)}
 
 
 def _first(texts: Sequence[str]) -> list[str]:

@@ -341,6 +341,35 @@ def test_a_data_set_of_one_s_own_is_checked(own, tmp_path, capsys):
     assert "train" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "text"),
+    [
+        (
+            'return Example(str(index), {"text"',
+            'return Example(str(index), {"txt"',
+            "name 'txt', and not 'text'.+Did you mean 'txt'",
+        ),
+        (
+            "len(self.lines[index]) % 2",
+            "self.lines[index].length % 2",
+            r"Lines\[0\] cannot be read: .+mine\.py:\d+: AttributeError",
+        ),
+        ("len(self.lines[index]) % 2", "7", "the target of example '0' is 7, wanted a class from 0 to 1"),
+        ("return Example(str", "return (str", r"Lines\[0\] .+"),
+        ("return Example(str(index)", "return Example(index", r"the id 0 \(int\) of an example of Lines is no text"),
+        ("return len(self.lines)", "return self.length", r"split 'train' of Lines failed: .+mine\.py:\d+: AttributeError"),
+        ("(Path(root) /", "(Path(rot) /", r"split 'train' of Lines failed: .+mine\.py:\d+: NameError"),
+        ("    def __len__", "    row_keys = property(lambda self: 1 / 0)\n    def __len__", "of Lines failed: .+ZeroDivisionError"),
+    ],
+)
+def test_what_is_wrong_with_a_data_set_of_one_s_own_is_a_sentence(own, right, wrong, text, tmp_path, capsys):
+    (tmp_path / "train.txt").write_text("a\nbc\n")
+    assert DATASET.count(right) == 1
+    folder = own(DATASET.replace(right, wrong))
+    assert main(["data", "check", "lines", f"root={tmp_path}", f"user_dir={folder}"]) == 1
+    assert re.search(rf"(?m)^train: .*{text}", capsys.readouterr().out)
+
+
 def test_components_of_a_module_of_one_s_own_are_listed(own, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(own(DATASET)))
     assert main(["components", "datasets", "imports=[mine]"]) == 0

@@ -151,6 +151,9 @@ class _Arrays(Mapping[str, Any]):
     def __init__(self, films: Hdf5Films, row: int):
         self.films, self.row = films, row
 
+    def __contains__(self, modality: object) -> bool:
+        return modality in ARRAYS  # without reading any
+
     def __getitem__(self, modality: str) -> Any:
         if modality not in ARRAYS:
             raise KeyError(modality)
