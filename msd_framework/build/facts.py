@@ -133,7 +133,7 @@ class RunFacts:
     @cached_property
     def made_processors(self) -> dict[str, Processor]:
         """The processors, which have learned nothing yet."""
-        return {m: PROCESSORS.build(part.spec, part.path) for m, part in self.processors.items()}
+        return {m: PROCESSORS.build(part.spec, part.path, self.known) for m, part in self.processors.items()}
 
     @cached_property
     def masker(self) -> Masker:

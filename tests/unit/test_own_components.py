@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -297,6 +298,30 @@ def test_a_masker_that_asks_for_the_classes_hides_from_a_cached_teacher(own, tin
         f"env.save_dir={tmp_path / 'run'}",
     ]
     assert checked(load(tiny_config, words)).teacher.cache is True
+
+
+def test_a_processor_and_a_combination_may_ask_for_the_classes(own, tiny_config, tiny_teacher, tmp_path):
+    code = """
+    from msd_framework.data.processors.images import Pixels
+    from msd_framework.registry import COMBINATIONS, PROCESSORS
+    from msd_framework.teachers.ensemble import MeanOfTeachers
+
+    @PROCESSORS.register("mine")
+    class Mine(Pixels):
+        def __init__(self, num_classes: int, size: int = 8):
+            super().__init__(size)
+            assert num_classes == 2
+
+    @COMBINATIONS.register("mine")
+    class Mean(MeanOfTeachers):
+        def __init__(self, num_classes: int):
+            assert num_classes == 2
+    """
+    shutil.copytree(tiny_teacher, tmp_path / "second")
+    words = [f"user_dir={own(code)}", "run_type=check", f"env.save_dir={tmp_path / 'run'}"]
+    run(tiny_config, [*words, "data.processors.image={type: mine}"])
+    two = f"teacher={{checkpoint: [{tiny_teacher}, {tmp_path / 'second'}], combine: mine}}"
+    run(tiny_config, [*words, "objective={type: distillation, views: [full, image]}", two])
 
 
 DATASET = '''\
