@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -25,6 +26,11 @@ def test_help_names_every_command(words, capsys):
     shown = capsys.readouterr().out
     assert all(f"msd {name} " in shown for name in cli.commands())
     assert shown.index("msd run ") < shown.index("msd show ") < shown.index("msd quickstart ")
+
+
+@pytest.mark.parametrize("name", cli.commands())
+def test_a_file_of_commands_is_a_command(name):
+    assert callable(import_module(f"msd_framework.commands.{name.replace('-', '_')}").main)
 
 
 def test_an_unknown_command_is_told_with_the_nearest(capsys):

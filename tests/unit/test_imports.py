@@ -43,6 +43,10 @@ def test_the_package_alone_does_not_even_import_torch():
     assert "torch" not in loaded("import msd_framework")
 
 
+def test_the_help_does_not_import_torch():
+    assert "torch" not in loaded("from msd_framework.cli import main; main(['--help'])")
+
+
 @pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda p: str(p.relative_to(LIBRARY)))
 def test_only_distributed_and_testing_talk_to_other_processes(path):
     names = []
