@@ -126,6 +126,7 @@ def held(world: World, folder: Path) -> AbstractContextManager[None]:
 
 
 def report(store: FeatureStore, started: float, begun: int, skipped: list[str]) -> str:
+    """What has been made, how fast, and which images were left out."""
     seconds = max(1e-3, time.monotonic() - started)
     rate = f"{(len(store) - begun) / seconds:,.1f} images a second"
     lines = [f"{store.path} holds a store of features, made in {seconds:,.1f} s ({rate}).", told(store)]
@@ -135,5 +136,6 @@ def report(store: FeatureStore, started: float, begun: int, skipped: list[str]) 
 
 
 def listed(sentences: Sequence[str]) -> list[str]:
+    """The first of many sentences, and how many more there are."""
     more = len(sentences) - SHOWN
     return [f"  {text}" for text in sentences[:SHOWN]] + ([f"  and {more:,} more"] if more > 0 else [])
