@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
@@ -78,6 +80,30 @@ def progress_bar(*shown: str, remaining: bool = True) -> Progress:
     fields = [Words(f"{{task.fields[{name}]}}", markup=False) for name in shown]
     columns = [Words("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), *times, *fields]
     return Progress(*columns, console=screen, disable=not screen.is_terminal)
+
+
+@contextmanager
+def bar(label: str, total: int, is_first: bool) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left, on a terminal; what is yielded moves it on."""
+    progress = progress_bar()
+    if not is_first or progress.disable:
+        yield lambda done: None
+        return
+    with progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def shown_bytes(size: float) -> str:
+    """A size as people write it.
+
+    >>> shown_bytes(12_300_000_000), shown_bytes(41)
+    ('12.3 GB', '41 bytes')
+    """
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"
 
 
 def accept_any_text() -> None:

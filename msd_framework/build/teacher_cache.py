@@ -25,7 +25,7 @@ from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precisi
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CacheError, MSDError
 from msd_framework.files import naming
-from msd_framework.screen import progress_bar, say
+from msd_framework.screen import bar, say, shown_bytes
 from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Outcomes, probabilities
 from msd_framework.teachers.cached import Opened
 from msd_framework.teachers.filling import Compared, ask, compare, fill
@@ -395,33 +395,9 @@ def try_lock(handle: int) -> bool:
     return True
 
 
-@contextmanager
-def bar(label: str, total: int, is_first: bool) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left, on a terminal; what is yielded moves it on."""
-    progress = progress_bar()
-    if not is_first or progress.disable:
-        yield lambda done: None
-        return
-    with progress:
-        task = progress.add_task(label, total=total)
-        yield lambda done: progress.advance(task, done)
-
-
 def existing(folder: Path) -> Path:
     """A folder, or the nearest one above it that is there."""
     return next(p for p in (folder, *folder.absolute().parents) if p.exists())
-
-
-def shown_bytes(size: float) -> str:
-    """A size as people write it.
-
-    >>> shown_bytes(12_300_000_000), shown_bytes(41)
-    ('12.3 GB', '41 bytes')
-    """
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} bytes"
 
 
 def _distance(a: Tensor, b: Tensor, outcomes: Outcomes) -> float:

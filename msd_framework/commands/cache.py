@@ -13,7 +13,7 @@ from msd_framework.analysis.apart import apart
 from msd_framework.build.cache_key import lock_name, stores
 from msd_framework.build.data import build_data, content
 from msd_framework.build.models import build_maskers, fit
-from msd_framework.build.teacher_cache import CachedSplit, shown_bytes, try_lock
+from msd_framework.build.teacher_cache import CachedSplit, try_lock
 from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.checks.run import checked
 from msd_framework.checks.words import read_words, take
@@ -22,7 +22,7 @@ from msd_framework.config.schema import TeacherConfig
 from msd_framework.config.values import as_word
 from msd_framework.errors import CacheError, ConfigError, Problem, did_you_mean
 from msd_framework.launch import is_first
-from msd_framework.screen import Screen
+from msd_framework.screen import Screen, shown_bytes
 from msd_framework.table import Table
 from msd_framework.teachers.store import USED, Card, TeacherStore
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from msd_framework.build.teacher_cache import bar, locked, shown_bytes
+from msd_framework.build.teacher_cache import locked
 from msd_framework.checks.words import read_words
 from msd_framework.config.values import flow, to_copy
 from msd_framework.data.regions.base import FeatureReader
@@ -21,7 +21,7 @@ from msd_framework.data.regions.store import FeatureStore, Precision
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.files import naming
-from msd_framework.screen import put, say
+from msd_framework.screen import bar, put, say, shown_bytes
 
 SHOWN = 20
 """Sentences on wrong images that are printed; the rest is counted."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from msd_framework.build.teacher_cache import bar
 from msd_framework.checks.words import read_words
 from msd_framework.commands.convert_features import begun, held, is_made, report, told
 from msd_framework.data.files import files_below, folders
@@ -26,7 +25,7 @@ from msd_framework.files import naming
 from msd_framework.launch import is_first
 from msd_framework.models.encoders.grid_backbone import GridBackbone, build_backbone, cell_boxes
 from msd_framework.randomness import random_numbers_apart
-from msd_framework.screen import put
+from msd_framework.screen import bar, put
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 

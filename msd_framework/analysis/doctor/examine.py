@@ -20,7 +20,7 @@ from msd_framework.build.data import Data, OnDevice, Splits, build_data, check_s
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe, fit
 from msd_framework.build.run import try_models
-from msd_framework.build.teacher_cache import CachedSplit, shown_bytes
+from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import Teachers, build_teachers, cached_split, dry_run, trained_teachers
 from msd_framework.build.training import Batches, build_batches, build_objective
 from msd_framework.checks.run import checked
@@ -38,6 +38,7 @@ from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.features import Pair
 from msd_framework.schedules import Progress
+from msd_framework.screen import shown_bytes
 from msd_framework.structures import Batch
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ema import EmaTeacher

@@ -18,7 +18,6 @@ from msd_framework.analysis.saliency.scored import Scored
 from msd_framework.analysis.saliency.statistics import Floats, Interval, auroc, spearman, with_interval
 from msd_framework.build.data import Data, build_data, open_splits
 from msd_framework.build.models import Maskers, build_maskers, fit
-from msd_framework.build.teacher_cache import bar
 from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.components.registry import plain, split
 from msd_framework.data.base import MultimodalDataset
@@ -28,6 +27,7 @@ from msd_framework.errors import DataError
 from msd_framework.registry import PROCESSORS
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.reading import together
+from msd_framework.screen import bar
 from msd_framework.structures import Batch, ModelOutput
 from msd_framework.views import FULL
 from msd_framework.worlds import read_oracle
