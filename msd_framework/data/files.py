@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path, PurePath
 
@@ -55,9 +56,15 @@ class DataFolder:
 
     def is_sure_of(self, relatives: Sequence[str]) -> bool:
         """Whether it is beyond doubt that all of these paths stay in the folder."""
-        if "\0" in "".join(relatives):
+        if not relatives:
+            return True
+        joined = "\0".join(["", *relatives])
+        if joined.count("\0") > len(relatives):
             return False
-        folders = {relative[: relative.rfind("/") + 1] for relative in relatives}
+        first = relatives[0][: relatives[0].rfind("/") + 1]
+        # all in one folder is the usual case, which three counts tell quicker than a look at each path
+        is_one = joined.count("\0" + first) == len(relatives) and joined.count("/") == first.count("/") * len(relatives)
+        folders = {first} if is_one else {relative[: relative.rfind("/") + 1] for relative in relatives}
         doubtful = {folder: self._doubtful_in(folder) for folder in folders}
         return all(
             isinstance(names, set) and {folder + name for name in names}.isdisjoint(relatives) for folder, names in doubtful.items()
@@ -116,6 +123,29 @@ def inside(root: Path, relative: str, allowed: Sequence[Path] = (), option: str 
     if not Path(relative).is_absolute() and os.path.normpath(root / relative).startswith(os.path.normpath(root) + os.sep):
         outside += f": a link leads to {real}. To follow it, set {option}=[{real.parent}]"
     raise DataError(outside)
+
+
+def plain_texts(texts: Sequence[str]) -> Sequence[str]:
+    """Texts in the form in which two of them are the same to a reader: no white space around them, single spaces within.
+
+    >>> plain_texts(["a  b ", "c"])
+    ['a b', 'c']
+    """
+    joined = "\0".join(["", *texts, ""])
+    is_plain = joined.isascii() and not any(mark in joined for mark in ("  ", " \0", "\0 ", "\t", "\n", "\r"))
+    return texts if is_plain else [unicodedata.normalize("NFC", " ".join(text.split())) for text in texts]
+
+
+def plain_paths(paths: Sequence[str]) -> Sequence[str]:
+    r"""Paths in the form in which two of them are the same.
+
+    >>> plain_paths(["./a.png", "img/../b.png", "img\\c.png"])
+    ['a.png', 'b.png', 'img/c.png']
+    """
+    joined = "\0".join(paths)
+    if not any(mark in joined for mark in ("./", "//", "\\")):
+        return paths
+    return [os.path.normpath(path.replace("\\", "/")) for path in paths]
 
 
 def files_below(root: Path, allowed: Sequence[Path] = (), option: str = "allow_roots") -> Iterator[str]:

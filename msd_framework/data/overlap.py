@@ -16,6 +16,7 @@ from torch import Tensor
 from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.reader import read_example
+from msd_framework.data.files import plain_paths, plain_texts
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.structures import DatasetInfo
 
@@ -118,7 +119,11 @@ def _content(value: Any, name: str) -> Any:
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype.str, value.tobytes()
-    if isinstance(value, (str, int, float, PurePath, np.generic, type(None))):
+    if isinstance(value, str):
+        return plain_texts([value])[0]
+    if isinstance(value, PurePath):
+        return plain_paths([str(value)])[0]
+    if isinstance(value, (int, float, np.generic, type(None))):
         return str(value)
     try:
         return pickle.dumps(value)

@@ -126,6 +126,26 @@ def test_a_problem_names_the_rows_and_the_option_that_allows_them(tmp_path, made
     assert not shared_problems(DataConfig("csv", {}, shared_rows=True), uses, INFO)
 
 
+@pytest.mark.parametrize("made", [in_csv, in_lines, in_code])
+@pytest.mark.parametrize("text", ["so  what ", " so what", "so\twhat\n", "so what"])
+@pytest.mark.parametrize("image", ["./x.png", "img/../x.png", "x.png"])
+def test_rows_of_another_spelling_are_the_same(tmp_path, made, text, image):
+    first, second = ([(name, *row, "0")] for name, row in [("a7", ("so what", "x.png")), ("b8", (text, image))])
+    image_is_array = made is in_code and image != "x.png"  # whose numbers are compared
+    found = shared_rows(keyed(made(tmp_path, "train", first)), keyed(made(tmp_path, "test", second)))
+    assert found is None if image_is_array else found is not None
+
+
+def test_a_path_in_code_is_the_same_however_it_is_spelled():
+    class OfFiles(Made):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            return replace(example, inputs={**example.inputs, "image": Path(self.rows[index][2])})
+
+    one, other = OfFiles([("a7", "so", "img/x.png", "0")]), OfFiles([("b8", "so ", "img/../img/./x.png", "0")])
+    assert shared_rows(keyed(one), keyed(other)) is not None
+
+
 def test_the_same_ids_of_other_rows_are_told_unless_each_split_counts_its_rows(tmp_path):
     changed = [(name, text + "!", *rest) for name, text, *rest in rows("abc")]
     uses = {"train": in_lines(tmp_path, "train", rows("abc")), "test": in_lines(tmp_path, "test", changed)}

@@ -183,7 +183,7 @@ class Rows(ABC):
         on_error: OnError = "raise",
         limit: int | None = None,
         sure: Callable[[Sequence[Record]], bool] | None = None,
-        content: Callable[[Record], Hashable] | None = None,
+        contents: Callable[[Sequence[Record]], Iterable[Hashable]] | None = None,
     ) -> Self:
         """Reads the file once, a block at a time, and returns itself.
 
@@ -198,19 +198,19 @@ class Rows(ABC):
             limit: how many records to take at most; None for all.
             sure: whether it is beyond doubt that ``check`` would refuse none of many records, and need see none of them. It may
                 raise `KeyError`, `TypeError` or `AttributeError` in place of an answer.
-            content: what a record that was checked holds beside its id and its label, for `keys`, which take 16 bytes a record;
-                if left out, nothing is kept.
+            contents: what records that were checked hold beside their ids and labels, for `keys`, which take 16 bytes a record; if
+                left out, nothing is kept.
 
         Raises:
             DataError: with the file, the line, what was got and what was wanted; or if there is no example at all.
         """
-        opening = _Opening(self, key, check, on_error, limit, sure or (lambda records: False), content)
+        opening = _Opening(self, key, check, on_error, limit, sure or (lambda records: False), contents)
         for block in self._blocks():
             if opening.is_full:
                 break
             opening.take(block)
         nothing = np.empty(0, np.int64)
-        self.keys = RowKeys(opening.names.hashes if content else nothing, np.array(opening.contents, np.int64))
+        self.keys = RowKeys(opening.names.hashes if contents else nothing, np.array(opening.kept, np.int64))
         if not self._starts:
             raise DataError(f"{self.name}: holds no example that can be read" + (f": {self.skipped[0]}" if self.skipped else ""))
         return self
@@ -311,9 +311,9 @@ class _Opening:
     on_error: OnError
     limit: int | None
     sure: Callable[[Sequence[Record]], bool]
-    content: Callable[[Record], Hashable] | None
+    contents: Callable[[Sequence[Record]], Iterable[Hashable]] | None
     names: _Names = field(default_factory=lambda: _Names())
-    contents: array[int] = field(default_factory=lambda: array("q"))
+    kept: array[int] = field(default_factory=lambda: array("q"))
 
     @property
     def is_full(self) -> bool:
@@ -339,8 +339,8 @@ class _Opening:
         return True
 
     def _take_contents(self, records: Sequence[Record]) -> None:
-        if self.content is not None:
-            self.contents.extend(map(hash, map(self.content, records)))
+        if self.contents is not None:
+            self.kept.extend(map(hash, self.contents(records)))
 
     def _hashes(self, records: Sequence[Record]) -> np.ndarray[Any, Any] | None:
         """What stands for the records' ids, None if one of them may be no id."""

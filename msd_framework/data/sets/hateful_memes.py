@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from operator import itemgetter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
 from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile, check_opening
-from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
+from msd_framework.data.files import DataFolder, find_layout, missing, plain_paths, plain_texts, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.rows import Record, Row, all_labels, all_texts
 from msd_framework.files import csv_line
@@ -88,7 +87,7 @@ class HatefulMemes(MultimodalDataset):
         check_opening(type(self), {"root": root}, split, max_examples)
         file, images = find_layout(Path(root), f"{split}.jsonl")
         self.split, self.folder, self.blind = split, DataFolder(images, allow_roots), unlabelled or split.startswith("test")
-        self.lines = JsonLines(file).open("id", self._row, on_error, max_examples, self._is_sure_of, itemgetter("img", "text"))
+        self.lines = JsonLines(file).open("id", self._row, on_error, max_examples, self._is_sure_of, _contents)
         self.skipped, self.may_share_rows = self.lines.skipped, allow_overlap
 
     @classmethod
@@ -160,3 +159,7 @@ class HatefulMemes(MultimodalDataset):
             and self.folder.is_sure_of(images)
             and all_labels(labels, (0, 1))
         )
+
+
+def _contents(records: Sequence[Record]) -> Iterable[tuple[str, ...]]:
+    return zip(plain_paths([r["img"] for r in records]), plain_texts([r["text"] for r in records]))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, check_opening
-from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
+from msd_framework.data.files import DataFolder, find_layout, missing, plain_texts, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.rows import NotAnExample, Record, Row
 from msd_framework.structures import DatasetInfo
@@ -71,7 +71,7 @@ class SNLIVE(MultimodalDataset):
         check_opening(type(self), {"root": root}, split, max_examples)
         file, folder = find_layout(Path(root), f"snli_ve_{split}.jsonl")
         self.folder = DataFolder(folder / images, allow_roots)
-        self.lines = JsonLines(file).open("pairID", self._row, on_error, max_examples, content=_content)
+        self.lines = JsonLines(file).open("pairID", self._row, on_error, max_examples, contents=_contents)
         self.skipped = self.lines.skipped
 
     @classmethod
@@ -116,9 +116,9 @@ class SNLIVE(MultimodalDataset):
         )
 
 
-def _content(record: Record) -> tuple[object, ...]:
-    key = next((spelling for spelling in SPELLINGS if spelling in record), "pairID")
-    return record["sentence2"], str(record[key])
+def _contents(records: Sequence[Record]) -> Iterable[tuple[str, ...]]:
+    photos = [str(r[next((spelling for spelling in SPELLINGS if spelling in r), "pairID")]) for r in records]
+    return zip(plain_texts([r["sentence2"] for r in records]), photos)
 
 
 def _photo(line: Row) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, check_opening
-from msd_framework.data.files import DataFolder
+from msd_framework.data.files import DataFolder, plain_paths, plain_texts
 from msd_framework.data.rows.csv_rows import CsvRows
 from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.rows import Record, Row, Rows, all_texts
@@ -137,7 +137,7 @@ class Table(MultimodalDataset):
         self.are_texts = not any("{" in column.pattern for column in self.modalities.values())
         limit = None if self.one_file else max_examples
         path = _file(options, split)
-        self.rows = _rows(path, delimiter, encoding).open(id_column, self._check, on_error, limit, self._is_sure_of, self._content)
+        self.rows = _rows(path, delimiter, encoding).open(id_column, self._check, on_error, limit, self._is_sure_of, self._contents)
         self.order = np.arange(len(self.rows))
         if self.one_file is not None:
             self.order = self.one_file.rows_of(split, str(path), self.rows.keys.contents)[:max_examples]
@@ -181,15 +181,25 @@ class Table(MultimodalDataset):
         chosen = "" if self.one_file is None else f" {hashlib.sha256(self.order.tobytes()).hexdigest()}"
         return f"{self.rows.fingerprint} {[(name, column.pattern) for name, column in self.modalities.items()]}{chosen}"
 
-    def _content(self, record: Record) -> tuple[Any, ...]:
-        """What a row shows a model. A pattern's columns may be numbers here and texts there.
+    def _contents(self, records: Sequence[Record]) -> Iterable[tuple[Any, ...]]:
+        """What rows show a model. A pattern's columns may be numbers here and texts there.
 
         Of a row that lacks a modality it is all that it holds: two posts without a photo may well say the same.
         """
-        if any(column.is_lacking(record) for column in self.modalities.values()):
-            return tuple(sorted((key, str(value)) for key, value in record.items()))
-        values = tuple(map(record.get, self.columns))
-        return values if self.are_texts else tuple(map(str, values))
+        columns = [[record.get(key) for record in records] for key in self.columns]
+        lack_none = not any(None in values or "" in values for values in columns)
+        texts: list[list[Any]] = columns if self.are_texts and lack_none else [list(map(str, values)) for values in columns]
+        of_files = {key for column in self.modalities.values() if column.kind != "tokens" for key in column.keys}
+        plain = [plain_paths(v) if key in of_files else plain_texts(v) for key, v in zip(self.columns, texts)]
+        if lack_none:
+            return zip(*plain)
+        return [
+            tuple(sorted(zip(record, plain_texts(list(map(str, record.values())))))) if self._lacks_some(record) else content
+            for record, content in zip(records, zip(*plain))
+        ]
+
+    def _lacks_some(self, record: Record) -> bool:
+        return any(column.is_lacking(record) for column in self.modalities.values())
 
     def _check(self, row: Row) -> None:
         self._example(row)

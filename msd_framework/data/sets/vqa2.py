@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import lru_cache
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile, check_opening
-from msd_framework.data.files import DataFolder, missing, unknown_split
+from msd_framework.data.files import DataFolder, missing, plain_texts, unknown_split
 from msd_framework.data.rows.json_array import JsonArray
 from msd_framework.data.rows.rows import OnError, Record, Row, all_counts, all_texts
 from msd_framework.data.sets.vqa_answers import agree, answer_scores, normalise_answer, on_one_line
@@ -104,7 +103,7 @@ class VQA2(MultimodalDataset):
         annotated, asked = annotations_file(self.folder, split), questions_file(self.folder, split)
         self.given = _Given(annotated, on_error) if annotated.is_file() else None
         self.questions = JsonArray(asked, "questions").open(
-            "question_id", self._check, on_error, max_examples, self._are_sure, _content
+            "question_id", self._check, on_error, max_examples, self._are_sure, _contents
         )
         self.skipped = [*(self.given.rows.skipped if self.given else ()), *self.questions.skipped]
 
@@ -324,7 +323,8 @@ def _read_answers(file: Path, size: int, changed: int) -> tuple[str, ...]:
     return tuple(answers[first:])
 
 
-_content = itemgetter("image_id", "question")
+def _contents(records: Sequence[Record]) -> Iterable[tuple[int, str]]:
+    return zip([r["image_id"] for r in records], plain_texts([r["question"] for r in records]))
 
 
 def _answers(row: Row) -> list[str]:
