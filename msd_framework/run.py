@@ -101,7 +101,7 @@ def fit(run: Run, training: Training, source: Source) -> None:
         write_text(run.folder / "config.yaml", dump(values))
     world.wait()
     trial = dry_run(run.data)
-    try_models(trial, config, run.model, run.maskers, run.teachers, training.objective, run.metrics)
+    try_models(trial, run.model, run.maskers, run.teachers, training.objective, run.metrics)
     if waits_before_training(config, run.maskers, training.objective):
         trial.training_mode(run.model)
     if not resumed:

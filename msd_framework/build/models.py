@@ -54,11 +54,11 @@ class Maskers:
             masker.eval()
 
 
-def build_maskers(config: RunConfig, data: Data) -> Maskers:
+def build_maskers(data: Data) -> Maskers:
     """How views hide a modality from student and teacher; `fit` has still to show them the training split, if they ask for it."""
-    device, teacher = data.world.device, config.teacher
+    device, teacher = data.world.device, data.config.teacher
     with random_numbers_apart():
-        student = MASKERS.build(config.masker, "masker", data.facts).to(device)
+        student = MASKERS.build(data.config.masker, "masker", data.facts).to(device)
         if teacher is None or teacher.masker is None:
             return Maskers(student, None)
         return Maskers(student, MASKERS.build(teacher.masker, "teacher.masker", data.facts).to(device))
@@ -71,19 +71,18 @@ def fit(batches: Iterable[Batch], *parts: Masker | Objective) -> None:
             part.fit(batches)
 
 
-def build_recipe(config: RunConfig, data: Data) -> OptimizerRecipe:
+def build_recipe(data: Data) -> OptimizerRecipe:
     """How weights are changed, and which are not."""
     facts = {**data.facts, "fine_tunes": data.before.may_be_pretrained}
-    return OPTIMIZERS.build(config.optimizer, "optimizer", facts)
+    return OPTIMIZERS.build(data.config.optimizer, "optimizer", facts)
 
 
-def build_model(config: RunConfig, data: Data, recipe: OptimizerRecipe) -> MultimodalModel:
+def build_model(data: Data, recipe: OptimizerRecipe) -> MultimodalModel:
     """The student with its first weights: random ones, published ones, or those that `init` names.
 
     They are the first that the run draws after its seed; what is made beside it draws apart from the run.
 
     Args:
-        config: what the run is.
         data: what it reads.
         recipe: says which weights are frozen.
 
@@ -91,6 +90,7 @@ def build_model(config: RunConfig, data: Data, recipe: OptimizerRecipe) -> Multi
         CheckpointError: if the model that it starts from cannot be read, or takes other tensors than this run makes.
         ConfigError: if it does not fit, or cannot be built.
     """
+    config = data.config
     model = MODELS.build(config.model, "model", data.facts)
     if config.init is not None and not config.is_evaluated and not config.goes_on:
         path = config.init_folder
@@ -128,9 +128,9 @@ def start_from(model: MultimodalModel, path: str, init: InitConfig, config: RunC
     model.load_state_dict(taken, strict=False)
 
 
-def card_of_student(config: RunConfig, data: Data, model: MultimodalModel) -> dict[str, Any]:
+def card_of_student(data: Data, model: MultimodalModel) -> dict[str, Any]:
     """How the student is rebuilt, kept with its weights."""
-    return make_card(model, config.model, dict(data.facts), data.processors, config.data.processors)
+    return make_card(model, data.config.model, dict(data.facts), data.processors, data.config.data.processors)
 
 
 def other_tensors_of(card: Mapping[str, Any], data: Data) -> list[str]:
@@ -140,17 +140,16 @@ def other_tensors_of(card: Mapping[str, Any], data: Data) -> list[str]:
     return [m for m in known if saved[m]["fingerprint"] != fingerprint(data.processors[m])]
 
 
-def build_metrics(config: RunConfig, data: Data) -> dict[str, Metric]:
+def build_metrics(data: Data) -> dict[str, Metric]:
     """What predictions are measured with, by name."""
-    specs = config.evaluation.metrics
+    specs = data.config.evaluation.metrics
     return {plain(s)["type"]: METRICS.build(s, f"evaluation.metrics[{i}]", data.facts) for i, s in enumerate(specs)}
 
 
-def load_trained(config: RunConfig, data: Data, model: MultimodalModel, maskers: Maskers, average: MultimodalModel | None) -> int:
+def load_trained(data: Data, model: MultimodalModel, maskers: Maskers, average: MultimodalModel | None) -> int:
     """Gives a run the weights of a trained model, and what its maskers learned.
 
     Args:
-        config: what the run is, and which checkpoint is evaluated.
         data: what it reads.
         model: takes the weights.
         maskers: take what they learned.
@@ -162,7 +161,7 @@ def load_trained(config: RunConfig, data: Data, model: MultimodalModel, maskers:
     Raises:
         CheckpointError: if its weights are of another model, or it was trained on other tensors than this run makes.
     """
-    folder, checkpoint = weights_of(config.evaluated, config)
+    folder, checkpoint = weights_of(data.config.evaluated, data.config)
     for modality in other_tensors_of(checkpoint.card, data):
         raise CheckpointError(
             f"{folder}: was trained on other {modality} tensors than this run makes. Give data.processors.{modality} the "

@@ -53,9 +53,7 @@ class Run:
     """A run, ready to be fitted or to evaluate a trained model.
 
     Args:
-        config: what it is.
-        world: this process among all.
-        data: what it reads.
+        data: what it is, and what it reads.
         maskers: how views hide a modality.
         model: the student.
         teachers: who teaches.
@@ -63,14 +61,20 @@ class Run:
         training: what trains; None where a trained model is evaluated.
     """
 
-    config: RunConfig
-    world: World
     data: Data
     maskers: Maskers
     model: MultimodalModel
     teachers: Teachers
     metrics: Mapping[str, Metric]
     training: Training | None
+
+    @property
+    def config(self) -> RunConfig:
+        return self.data.config
+
+    @property
+    def world(self) -> World:
+        return self.data.world
 
     @property
     def folder(self) -> Path:
@@ -84,7 +88,7 @@ class Run:
     def load_trained(self) -> int:
         """Takes the weights of the best checkpoint, or of the one that is evaluated; returns its update."""
         average = None if self.teachers.average is None else self.teachers.average.average
-        return load_trained(self.config, self.data, self.model, self.maskers, average)
+        return load_trained(self.data, self.model, self.maskers, average)
 
     def predict(self, batches: Iterable[Batch]) -> PredictedBatches:
         """The student's predictions of batches, on every view that the configuration asks for."""
@@ -123,21 +127,21 @@ def build(config: RunConfig, world: World, splits: Splits | None = None) -> Run:
         splits = open_splits(config, world)
         check_splits(config, splits)
     data = build_data(config, world, splits)
-    recipe, maskers = build_recipe(config, data), build_maskers(config, data)
-    model = build_model(config, data, recipe)
-    teachers = build_teachers(config, data, maskers, model)
-    metrics = build_metrics(config, data)
+    recipe, maskers = build_recipe(data), build_maskers(data)
+    model = build_model(data, recipe)
+    teachers = build_teachers(data, maskers, model)
+    metrics = build_metrics(data)
     if config.is_evaluated:
-        return Run(config, world, data, maskers, model, teachers, metrics, None)
-    objective = build_objective(config, data, model, teachers, maskers)
-    batches = build_batches(config, data, objective.held_out)
+        return Run(data, maskers, model, teachers, metrics, None)
+    objective = build_objective(data, model, teachers, maskers)
+    batches = build_batches(data, objective.held_out)
 
     def validate(runner: Runner) -> dict[str, float]:
         precision = runner.choose_precision()
         return measure(student_predictions(data, model, maskers, data.evaluation["validation"], precision), metrics)
 
-    runner = build_runner(config, data, recipe, objective, batches, metrics, validate)
-    return Run(config, world, data, maskers, model, teachers, metrics, Training(objective, batches, runner))
+    runner = build_runner(data, recipe, objective, batches, metrics, validate)
+    return Run(data, maskers, model, teachers, metrics, Training(objective, batches, runner))
 
 
 def student_predictions(
@@ -161,7 +165,6 @@ def waits_before_training(config: RunConfig, maskers: Maskers, objective: Object
 
 def try_models(
     dry_run: DryRun,
-    config: RunConfig,
     model: MultimodalModel,
     maskers: Maskers,
     teachers: Teachers,
@@ -176,6 +179,7 @@ def try_models(
     """
     dry_run.rows.check_files()
     dry_run.rows.check_texts()
+    config = dry_run.config
     views = [*config.evaluation.views, *getattr(objective, "student_views", ())]
     dry_run.student(model, maskers.student, views, metrics)
     if config.teacher is not None and not config.teacher.cache:

@@ -14,7 +14,6 @@ from msd_framework.build.extreme_rows import ExtremeRows
 from msd_framework.build.models import Maskers, other_tensors_of
 from msd_framework.build.teacher_cache import CachedSplit, opened
 from msd_framework.config.cards import card_of, read_as, rebuilt, weights_of
-from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
 from msd_framework.data.batches.reader import ExampleReader
@@ -114,11 +113,10 @@ class Teachers:
                 only_head(live.model)
 
 
-def build_teachers(config: RunConfig, data: Data, maskers: Maskers, model: MultimodalModel | None = None) -> Teachers:
+def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None = None) -> Teachers:
     """Who teaches. Weights are read here, unless the answers are cached.
 
     Args:
-        config: what the run is.
         data: what it reads.
         maskers: how views hide a modality.
         model: the student, of which an average may teach.
@@ -126,6 +124,7 @@ def build_teachers(config: RunConfig, data: Data, maskers: Maskers, model: Multi
     Raises:
         CheckpointError: if weights are of another model, or processors learned something else than those of a teacher.
     """
+    config = data.config
     teacher = config.teacher
     if teacher is None or not config.has_teacher:
         return Teachers()
@@ -133,7 +132,7 @@ def build_teachers(config: RunConfig, data: Data, maskers: Maskers, model: Multi
         assert model is not None
         average = EmaTeacher(model, maskers.teacher, teacher.ema)
         return Teachers(average=average, by_use=dict.fromkeys(data.splits, average))
-    trained = trained_teachers(config, data, maskers)
+    trained = trained_teachers(data, maskers)
     whole = cache(partial(content, config, data.splits))  # a split that is used in part is opened once more for it
     kept = [_cached(one, data, maskers, whole) if teacher.cache else {} for one in trained]
     by_use: dict[str, Teacher] = {}
@@ -145,32 +144,33 @@ def build_teachers(config: RunConfig, data: Data, maskers: Maskers, model: Multi
     return Teachers(trained, kept, None, by_use)
 
 
-def trained_teachers(config: RunConfig, data: Data, maskers: Maskers) -> list[TrainedTeacher]:
+def trained_teachers(data: Data, maskers: Maskers) -> list[TrainedTeacher]:
     """The trained models that teach, of which nothing but their cards is read yet."""
+    config = data.config
     teacher = config.teacher
     if teacher is None or teacher.ema is not None or not config.has_teacher:
         return []
     folders = config.teacher_folders
     uses = [*data.splits] if config.is_evaluated else list(dict.fromkeys(["train", *data.splits]))
-    views = {use: asked_views(config, data, use) for use in uses}
+    views = {use: asked_views(data, use) for use in uses}
     trained = []
     for k, folder in enumerate(folders):
         card = card_of(folder, config)
-        live = Weights(partial(_read, folder, config, data, maskers))
+        live = Weights(partial(_read, folder, data, maskers))
         own = {use: views[use][k] for use in uses}
         trained.append(TrainedTeacher(folder, tuple(card["modalities"]), read_as(card), own, live))
     return trained
 
 
-def asked_views(config: RunConfig, data: Data, use: str) -> list[tuple[str, ...]]:
+def asked_views(data: Data, use: str) -> list[tuple[str, ...]]:
     """The views that each trained teacher is asked about: in training, those of the objective; else those of the evaluation."""
-    assert config.teacher is not None
+    assert data.config.teacher is not None
     of_each = [one.modalities for one in data.before.teachers]
     modalities = union(of_each)
     if use == "train":
         views = data.before.stand_in_objective.teacher_views
     else:
-        views = tuple(v for v in config.evaluation.views if v == FULL or shows(v, modalities))
+        views = tuple(v for v in data.config.evaluation.views if v == FULL or shows(v, modalities))
     return [views] if len(of_each) == 1 else asked_of(views, of_each, data.before.combination)
 
 
@@ -227,10 +227,11 @@ def _cached(one: TrainedTeacher, data: Data, maskers: Maskers, whole: Callable[[
     return {use: CachedTeacher(one.modalities, data.info.num_classes, partial(opening, use)) for use in data.splits}
 
 
-def _read(folder: str, config: RunConfig, data: Data, maskers: Maskers) -> LiveTeacher:
+def _read(folder: str, data: Data, maskers: Maskers) -> LiveTeacher:
     """A trained teacher with its weights, in eval mode on this process's device."""
-    assert config.teacher is not None
-    path, checkpoint = weights_of(folder, config)
+    teacher = data.config.teacher
+    assert teacher is not None
+    path, checkpoint = weights_of(folder, data.config)
     for modality in other_tensors_of(checkpoint.card, data):
         raise CheckpointError(
             f"{path}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or "
@@ -239,8 +240,8 @@ def _read(folder: str, config: RunConfig, data: Data, maskers: Maskers) -> LiveT
     with random_numbers_apart():
         model = rebuilt(checkpoint.card, path)
     load_weights(model, checkpoint.model, str(path))
-    if config.teacher.channels is not None:
-        keep_channels(model, **vars(config.teacher.channels))
+    if teacher.channels is not None:
+        keep_channels(model, **vars(teacher.channels))
     return LiveTeacher(model.to(data.world.device), maskers.teacher)
 
 

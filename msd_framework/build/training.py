@@ -60,25 +60,25 @@ class Batches:
     num_updates: int
 
 
-def build_objective(config: RunConfig, data: Data, model: MultimodalModel, teachers: Teachers, maskers: Maskers) -> Objective:
+def build_objective(data: Data, model: MultimodalModel, teachers: Teachers, maskers: Maskers) -> Objective:
     """What is minimised; it holds the maskers, so that what they learned is saved with it.
 
     Its own weights, such as those of adaptors between features, are drawn right after the model's.
     """
     context = {"model": model, "teacher": teachers.of("train"), "masker": maskers.student}
-    objective = OBJECTIVES.build(config.objective, "objective", data.facts, **context)
+    objective = OBJECTIVES.build(data.config.objective, "objective", data.facts, **context)
     objective.masker, objective.teacher_masker = maskers.student, maskers.own_of_teacher
     objective = objective.to(data.world.device)
     if objective.needs_dry_run:
-        _show_examples(objective, config, data, teachers)
+        _show_examples(objective, data, teachers)
     return objective
 
 
-def _show_examples(objective: Objective, config: RunConfig, data: Data, teachers: Teachers) -> None:
+def _show_examples(objective: Objective, data: Data, teachers: Teachers) -> None:
     """Shows an objective the first training examples; a teacher whose answers are cached is asked itself."""
     reader = data.training_reader
     batch = next(iter(EvaluationBatches(reader, Collator(data.processors, data.info), DRY_RUN_EXAMPLES)))
-    live = teachers.trained[0].live() if config.teacher is not None and config.teacher.cache else None
+    live = teachers.trained[0].live() if any(teachers.kept) else None
     with problems_of("objective.features"):
         objective.dry_run(batch.to(data.world.device), live, len(reader.dataset))
 
@@ -93,37 +93,37 @@ def fit_statistics(data: Data, maskers: Maskers, objective: Objective) -> None:
             loss.balance(*counts)
 
 
-def build_batches(config: RunConfig, data: Data, held_out: HeldOut | None) -> Batches:
+def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
     """The batches of a run, in the order of its updates.
 
     Args:
-        config: what the run is.
         data: what it reads.
         held_out: the training examples that the objective learns from beside its batches.
 
     Raises:
         DataError: if holding some out leaves nothing on one side.
     """
-    trained_on, held = _chosen(config, data, held_out)
+    config = data.config
+    trained_on, held = _chosen(data, held_out)
     num_examples = len(data.training_reader.dataset) if trained_on is None else len(trained_on)
     num_updates = _num_updates(config, num_examples)
     place = (data.world.rank, data.world.size)
-    training, pools = config.training, _length_pools(config, data, trained_on)
+    training, pools = config.training, _length_pools(data, trained_on)
     plan = TrainingPlan(num_examples, training.batch_size, num_updates, training.accumulate, *place, config.seed, pools)
-    batches = _training_batches(config, data, plan, trained_on)
+    batches = _training_batches(data, plan, trained_on)
     if held_out is None or held is None:
         return Batches(batches, None, num_examples, num_updates)
     looks, seed = -(-num_updates // held_out.every), stream_seed(config.seed, HELD_OUT)
     plan = TrainingPlan(len(held), held_out.batch_size, looks, 1, *place, seed)
-    return Batches(batches, _training_batches(config, data, plan, held), num_examples, num_updates)
+    return Batches(batches, _training_batches(data, plan, held), num_examples, num_updates)
 
 
-def _chosen(config: RunConfig, data: Data, held_out: HeldOut | None) -> tuple[Indices | None, Indices | None]:
+def _chosen(data: Data, held_out: HeldOut | None) -> tuple[Indices | None, Indices | None]:
     """The examples of the training split that are trained on, and those that are held out; all and none where both are None."""
     if held_out is None:
         return None, None
     length = len(data.training_reader.dataset)
-    rest, held = hold_out(length, held_out.share, config.seed)
+    rest, held = hold_out(length, held_out.share, data.config.seed)
     if not len(rest) or not len(held):
         text = f"holding {held_out.share} of {length} training examples out leaves {len(rest)} and {len(held)} of them."
         raise DataError(text)
@@ -138,28 +138,29 @@ def _num_updates(config: RunConfig, num_examples: int) -> int:
     return math.ceil(training.max_epochs * num_examples / training.batch_size)
 
 
-def _training_batches(config: RunConfig, data: Data, plan: TrainingPlan, among: Indices | None) -> TrainingBatches:
+def _training_batches(data: Data, plan: TrainingPlan, among: Indices | None) -> TrainingBatches:
+    config = data.config
     may_lack_labels = config.data.unlabelled or config.data.labelled_share < 1
     collator, pin = Collator(data.processors, data.info, may_lack_labels), data.world.device.type == "cuda"
     return TrainingBatches(data.training_reader, collator, plan, config.data.workers, pin, among)
 
 
-def _length_pools(config: RunConfig, data: Data, among: Indices | None) -> LengthPools | None:
+def _length_pools(data: Data, among: Indices | None) -> LengthPools | None:
     """The lengths of the training examples, measured by all processes together, where batches are to be pooled by them."""
-    if config.data.length_pool == 0:
+    if data.config.data.length_pool == 0:
         return None
     shares = data.world.gather(measure_lengths(data.training_reader, data.world.rank, data.world.size))
     lengths = np.empty(sum(map(len, shares)), np.int32)
     for rank, share in enumerate(shares):
         lengths[rank :: len(shares)] = share
-    return LengthPools(lengths if among is None else lengths[among], config.data.length_pool)
+    return LengthPools(lengths if among is None else lengths[among], data.config.data.length_pool)
 
 
 def build_optimization(
-    config: RunConfig, data: Data, recipe: OptimizerRecipe, objective: Objective, num_updates: int
+    data: Data, recipe: OptimizerRecipe, objective: Objective, num_updates: int
 ) -> tuple[Optimizer, LRScheduler]:
     """What changes the weights, and its learning rate."""
-    schedule = SCHEDULERS.build(config.scheduler, "scheduler", data.facts)
+    schedule = SCHEDULERS.build(data.config.scheduler, "scheduler", data.facts)
     with problems_of("optimizer"):
         optimizer: object = recipe.build(objective)
         if not isinstance(optimizer, Optimizer):
@@ -168,12 +169,13 @@ def build_optimization(
         return optimizer, schedule.build(optimizer, num_updates)
 
 
-def build_plan(config: RunConfig, data: Data, batches: Batches, metrics: Mapping[str, Metric]) -> Plan:
+def build_plan(data: Data, batches: Batches, metrics: Mapping[str, Metric]) -> Plan:
     """How long a run is and what happens when.
 
     Raises:
         ConfigError: if it has more validations than can be planned.
     """
+    config = data.config
     training, evaluation, checkpoint = config.training, config.evaluation, config.checkpoint
     last = batches.num_updates
     every = evaluation.every_updates or batches.num_examples / training.batch_size
@@ -194,21 +196,22 @@ def build_plan(config: RunConfig, data: Data, batches: Batches, metrics: Mapping
         save_at=frozenset({*(validations if regular is None else regular), last}),
         monitor=monitor,
         larger_is_better=metrics[monitor.rpartition("/")[2]].larger_is_better,
-        measured=_measured(config, data, monitor),
+        measured=_measured(data, monitor),
         examples=data.training_reader.dataset.fingerprint,
     )
 
 
-def _measured(config: RunConfig, data: Data, monitor: str) -> dict[str, Any]:
+def _measured(data: Data, monitor: str) -> dict[str, Any]:
     """What the monitored metric's value depends on beside the model."""
-    specs = {plain(spec)["type"]: plain(spec) for spec in config.evaluation.metrics}
+    specs = {plain(spec)["type"]: plain(spec) for spec in data.config.evaluation.metrics}
     examples = data.splits["validation"].fingerprint if "validation" in data.splits else None
-    found = {"metric": specs[monitor.rpartition("/")[2]], "examples": examples, "at_most": limit(config, "validation")}
+    found = {"metric": specs[monitor.rpartition("/")[2]], "examples": examples, "at_most": limit(data.config, "validation")}
     return dict(json.loads(json.dumps(found)))
 
 
-def build_callbacks(config: RunConfig, data: Data) -> list[Callback]:
+def build_callbacks(data: Data) -> list[Callback]:
     """What always watches, and what the configuration adds."""
+    config = data.config
     folder = Path(config.env.save_dir)
     always: list[Callback] = [ProgressBar(config.name), JsonLines(str(folder / "metrics.jsonl"))]
     if tensorboard_is_installed():
@@ -217,7 +220,6 @@ def build_callbacks(config: RunConfig, data: Data) -> list[Callback]:
 
 
 def build_runner(
-    config: RunConfig,
     data: Data,
     recipe: OptimizerRecipe,
     objective: Objective,
@@ -228,7 +230,6 @@ def build_runner(
     """The runner, before its first update.
 
     Args:
-        config: what the run is.
         data: what it reads.
         recipe: makes the optimizer.
         objective: what is minimised.
@@ -236,18 +237,18 @@ def build_runner(
         metrics: those of a validation.
         validate: makes a validation for a runner, of a run that has a split for it.
     """
-    optimizer, schedule = build_optimization(config, data, recipe, objective, batches.num_updates)
+    optimizer, schedule = build_optimization(data, recipe, objective, batches.num_updates)
     runner = Runner(
         objective,
         batches.training,
         optimizer,
         schedule,
-        build_plan(config, data, batches, metrics),
+        build_plan(data, batches, metrics),
         data.world,
         (lambda: validate(runner)) if "validation" in data.splits else None,
-        CheckpointFolder(Path(config.env.save_dir) / "checkpoints", config.checkpoint.keep),
-        card_of_student(config, data, objective.model),
-        build_callbacks(config, data),
+        CheckpointFolder(Path(data.config.env.save_dir) / "checkpoints", data.config.checkpoint.keep),
+        card_of_student(data, objective.model),
+        build_callbacks(data),
         batches.held_out,
     )
     return runner

@@ -33,7 +33,7 @@ def try_out(config: RunConfig) -> None:
         run = build(config, world, splits)
         assert run.training is not None
         objective, trial = run.training.objective, dry_run(run.data)
-        try_models(trial, config, run.model, run.maskers, run.teachers, objective, run.metrics)
+        try_models(trial, run.model, run.maskers, run.teachers, objective, run.metrics)
         if waits_before_training(config, run.maskers, objective):
             trial.training_mode(run.model)
         else:

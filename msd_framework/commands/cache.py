@@ -165,9 +165,9 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[CachedSplit]]:
     config = checked(source)
     with apart(config, source) as (config, world):
         data = build_data(config, world)
-        maskers = build_maskers(config, data)
+        maskers = build_maskers(data)
         fit(data.all_training_examples(), *maskers.each)
-        teachers = trained_teachers(config, data, maskers)
+        teachers = trained_teachers(data, maskers)
         splits: list[CachedSplit] = []
         for use in data.splits:
             whole = content(config, data.splits, use)

@@ -77,10 +77,10 @@ def run_layers(path: str | Path, words: Sequence[str] = ()) -> Alike:
             raise ConfigError(Problem("split", f"data.{options.split} names no split of the data set."))
         with apart(config, source) as (config, world):
             data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", options.split]))))
-            student = build_model(config, data, build_recipe(config, data))
+            student = build_model(data, build_recipe(data))
             if options.weights is not None:
                 folder = find_checkpoint(options.weights)
                 load_weights(student, read(folder, WEIGHTS).model, str(folder))
-            teacher = trained_teachers(config, data, build_maskers(config, data))[0].live().model
+            teacher = trained_teachers(data, build_maskers(data))[0].live().model
             theirs = options.teacher_layers or options.student_layers
             return alike_layers(data, student, teacher, options.student_layers, theirs, options.split, options.examples)

@@ -204,8 +204,8 @@ class Bench:
         """A checkpoint, as a run of it would leave behind."""
         config = self.config(model=models(16)[teacher], env={"save_dir": str(self.folder / teacher)})
         data = build_data(config, World())
-        model = opinionated(build_model(config, data, build_recipe(config, data)))
-        checkpoint = Checkpoint(model.state_dict(), {}, {}, {}, {"update": 0}, card_of_student(config, data, model))
+        model = opinionated(build_model(data, build_recipe(data)))
+        checkpoint = Checkpoint(model.state_dict(), {}, {}, {}, {"update": 0}, card_of_student(data, model))
         write(checkpoint, self.folder / teacher / "checkpoints" / "best")
 
     def objective(self, teacher: str, student: str, taught: str, shown: str) -> Objective:
@@ -215,24 +215,24 @@ class Bench:
         data, maskers = replace(self.data, before=RunFacts(config)), Maskers(self.masker(shown), self.masker(taught))
         if student not in self.students:
             torch.manual_seed(1)
-            built = build_model(config, data, build_recipe(config, data))
+            built = build_model(data, build_recipe(data))
             self.students[student] = built, copy.deepcopy(built.state_dict())
         if (teacher, taught) not in self.teachers:
-            (one,) = trained_teachers(config, data, maskers)
+            (one,) = trained_teachers(data, maskers)
             self.teachers[teacher, taught] = Remembered(one.live())
         model, first = self.students[student]
         model.load_state_dict(first)
-        return build_objective(config, data, model, Teachers(by_use={"train": self.teachers[teacher, taught]}), maskers)
+        return build_objective(data, model, Teachers(by_use={"train": self.teachers[teacher, taught]}), maskers)
 
     def opinionated(self, kind: str) -> MultimodalModel:
         if kind not in self.models:
-            config = replace(self.data.config, model=models(16)[kind])
-            self.models[kind] = opinionated(build_model(config, self.data, build_recipe(config, self.data)))
+            data = replace(self.data, before=RunFacts(replace(self.data.config, model=models(16)[kind])))
+            self.models[kind] = opinionated(build_model(data, build_recipe(data)))
         return self.models[kind]
 
     def masker(self, way: str) -> Masker:
         if way not in self.maskers:
-            maskers = build_maskers(replace(self.data.config, masker=WAYS[way]), self.data)
+            maskers = build_maskers(replace(self.data, before=RunFacts(replace(self.data.config, masker=WAYS[way]))))
             fit(self.data.all_training_examples(), *maskers.each)
             self.maskers[way] = maskers.student
         return self.maskers[way]

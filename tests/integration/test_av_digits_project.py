@@ -165,8 +165,8 @@ def asked(runs: Path, *more: str) -> CachedSplit:
     words = [*there, f"teacher.channels.saliency={runs / 'channels' / 'seed_0'}", *QUICK, *more]
     config = checked(load(CONFIGS / "general.yaml", words))
     data = build_data(config, World())
-    maskers = build_maskers(config, data)
-    (teacher,) = trained_teachers(config, data, maskers)
+    maskers = build_maskers(data)
+    (teacher,) = trained_teachers(data, maskers)
     return cached_split(teacher, "train", data, maskers, content(config, data.splits, "train"))
 
 

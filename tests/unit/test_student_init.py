@@ -227,7 +227,7 @@ def first_model(config: Path, *words: str) -> MultimodalModel:
     run_config = checked(load(config, words))
     data = build_data(run_config, World())
     torch.manual_seed(0)
-    return build_model(run_config, data, build_recipe(run_config, data))
+    return build_model(data, build_recipe(data))
 
 
 def weights(model: MultimodalModel) -> dict[str, Tensor]:

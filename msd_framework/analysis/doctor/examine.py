@@ -118,17 +118,17 @@ def _examined(
     with _telling(told, source, "teacher.checkpoint"):
         data = build_data(config, world, splits)
         found = replace(found, task=data.info.task, classes=_classes(data))
-        recipe, maskers = build_recipe(config, data), build_maskers(config, data)
-        model = build_model(config, data, recipe)
-        teachers = build_teachers(config, data, maskers, model)
+        recipe, maskers = build_recipe(data), build_maskers(data)
+        model = build_model(data, recipe)
+        teachers = build_teachers(data, maskers, model)
         parts = Examined(data, maskers, model, teachers, _by_name(teachers))
         objective, batches = None, None
         with _telling(told, source, "objective"):
             objective = _objective(parts, training_rows)
-            batches = build_batches(config, data, objective.held_out)
+            batches = build_batches(data, objective.held_out)
         if objective is not None:
             trial = dry_run(data, finite=False)
-            try_models(trial, config, model, maskers, teachers, objective, build_metrics(config, data))
+            try_models(trial, model, maskers, teachers, objective, build_metrics(data))
             trial.step(objective)
         batch = _batch(parts, batches)
         found = replace(found, rows=len(batch), targets=tuple(batch.targets.shape), shapes=tuple(inputs.measure(batch)))
@@ -138,7 +138,7 @@ def _examined(
         for one, who in zip(teachers.trained, parts.by_name):
             if not any(m.not_finite or not m.answers for m in found.models if m.who == who):
                 with _telling(told, source, who):
-                    scored = score.measure(who, data, one, build_metrics(config, data), validation_rows)
+                    scored = score.measure(who, data, one, build_metrics(data), validation_rows)
                     found = replace(found, scores=(*found.scores, scored))
         if objective is not None and batches is not None:
             found = _of_training(found, parts, objective, recipe, batches, batch)
@@ -190,7 +190,7 @@ def _classes(data: Data) -> str:
 def _objective(parts: Examined, training_rows: int) -> Objective:
     """The objective, with the statistics of some rows."""
     data = parts.data
-    objective = build_objective(data.config, data, parts.model, parts.teachers, parts.maskers)
+    objective = build_objective(data, parts.model, parts.teachers, parts.maskers)
     rows = data.splits["train"]
     some = Rows(rows, evenly(len(rows), training_rows))
     fit(OnDevice(batches_of(data, some), data.world.device), *parts.maskers.each, objective)
@@ -239,7 +239,7 @@ def _pairs(teacher: Teacher | None, objective: Objective, batch: Batch) -> list[
 
 def _cached(data: Data, maskers: Maskers, told: list[Finding]) -> Iterator[str]:
     """What is kept of the teachers' answers, compared with what they say now; nothing is filled."""
-    teachers = trained_teachers(data.config, data, maskers)
+    teachers = trained_teachers(data, maskers)
     for use in data.splits:
         whole = content(data.config, data.splits, use)
         for one in teachers:

@@ -56,9 +56,9 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
     with apart(asked.run, asked.source) as (config, world):
         uses = asked.options.uses
         data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", *uses]))))
-        maskers = build_maskers(config, data)
+        maskers = build_maskers(data)
         fit(data.all_training_examples(), *maskers.each)
-        teaching = Teaching(data, maskers, build_teachers(config, data, maskers))
+        teaching = Teaching(data, maskers, build_teachers(data, maskers))
         saliencies = {name: s.to(world.device) for name, s in asked.saliencies(training_prior(data)).items()}
         for use in uses:
             scored = score(teaching, use, saliencies)
