@@ -5,28 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from msd_framework.build.cache_key import Question, nearest, stores
-from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
+from msd_framework.data.batches.subset import Subset
 from msd_framework.engine.distributed import World
 from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precision, median_seconds
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CacheError, MSDError
 from msd_framework.files import naming
 from msd_framework.screen import bar, say, shown_bytes
-from msd_framework.structures import Batch, DatasetInfo, ModelOutput, Outcomes, probabilities
+from msd_framework.structures import Batch, ModelOutput, Outcomes, probabilities
 from msd_framework.teachers.cached import Opened
 from msd_framework.teachers.filling import Compared, ask, compare, fill
 from msd_framework.teachers.live import LiveTeacher
@@ -228,7 +229,7 @@ class CachedSplit:
 
     def batches_of(self, places: Rows) -> EvaluationBatches:
         """Some examples in batches; a batch's places are those in the list of them."""
-        return self.batches(_Chosen(self.dataset, places))
+        return self.batches(Subset(self.dataset, places))
 
     def precision(self, missing: Rows) -> str:
         """What the answers are computed in; where `auto` is asked for, what pays on this machine."""
@@ -314,27 +315,6 @@ class CachedSplit:
     def say(self, text: str) -> None:
         if self.world.is_first and text:
             say(text.strip())
-
-
-class _Chosen(MultimodalDataset):
-    """Some of the examples of another data set."""
-
-    def __init__(self, whole: MultimodalDataset, places: Rows):
-        self.whole, self.places = whole, places
-
-    @classmethod
-    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
-        raise NotImplementedError
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.whole[int(self.places[index])]
 
 
 def rows_of(store: TeacherStore, dataset: MultimodalDataset) -> Rows:

@@ -15,8 +15,9 @@ from msd_framework.analysis.doctor.features import PairCheck
 from msd_framework.analysis.doctor.finding import Finding
 from msd_framework.analysis.doctor.models import Ask, ModelCheck
 from msd_framework.analysis.doctor.report import Diagnosis, findings
-from msd_framework.analysis.doctor.score import Rows, batches_of, evenly
+from msd_framework.analysis.doctor.score import batches_of
 from msd_framework.build.data import Data, OnDevice, Splits, build_data, check_splits, content, open_splits
+from msd_framework.build.extreme_rows import evenly
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe, fit
 from msd_framework.build.run import try_models
@@ -27,6 +28,7 @@ from msd_framework.checks.run import checked
 from msd_framework.config.cards import card_of
 from msd_framework.config.load import Source, located
 from msd_framework.config.schema import RunConfig
+from msd_framework.data.batches.subset import Subset
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.optim import OptimizerRecipe
@@ -192,7 +194,7 @@ def _objective(parts: Examined, training_rows: int) -> Objective:
     data = parts.data
     objective = build_objective(data, parts.model, parts.teachers, parts.maskers)
     rows = data.splits["train"]
-    some = Rows(rows, evenly(len(rows), training_rows))
+    some = Subset(rows, evenly(len(rows), training_rows))
     fit(OnDevice(batches_of(data, some), data.world.device), *parts.maskers.each, objective)
     return objective
 
@@ -203,7 +205,7 @@ def _batch(parts: Examined, batches: Batches | None) -> Batch:
     if batches is not None:
         return next(parts_of_update(batches.training.starting_at(0), 1, data.world))
     rows = data.splits["train"]
-    some = Rows(rows, range(min(len(rows), data.config.training.batch_size)))
+    some = Subset(rows, range(min(len(rows), data.config.training.batch_size)))
     return next(iter(batches_of(data, some))).to(data.world.device)
 
 

@@ -10,21 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from msd_framework.analysis.doctor.finding import Finding, listed
 from msd_framework.build.data import Data
+from msd_framework.build.extreme_rows import evenly
 from msd_framework.build.teachers import TrainedTeacher
 from msd_framework.checks.resume import begun_with
 from msd_framework.components.options import mismatch
 from msd_framework.components.registry import plain, split
 from msd_framework.config.cards import processors_folder
 from msd_framework.config.schema import RunConfig
-from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
+from msd_framework.data.batches.subset import Subset
 from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, read_json
 from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.engine.precision import FP32
@@ -140,7 +141,7 @@ def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metri
     whole = data.splits["validation"]
     places = evenly(len(whole), num_rows)
     views = list(dict.fromkeys([FULL, *one.views["train"]]))
-    found = answers(data, one.live(), Rows(whole, places), views)
+    found = answers(data, one.live(), Subset(whole, places), views)
     made = ScoreCheck(who, folder, name, len(found.places), len(whole))
     known, why_not = found.labelled, recorded.why_not or _other_rows(recorded, data, len(whole))
     if not why_not and recorded.predictions is not None:
@@ -243,42 +244,6 @@ def allowance(rows: int, of: int) -> float:
     (0.0045000000000000005, 0.142)
     """
     return 1 / rows + ROUNDING + 1.5 / math.sqrt(rows) * math.sqrt(max(0.0, 1 - rows / of))
-
-
-def evenly(length: int, most: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Places of at most so many examples, evenly spaced.
-
-    >>> evenly(10, 4).tolist(), evenly(3, 9).tolist()
-    ([0, 3, 6, 9], [0, 1, 2])
-    """
-    places: np.ndarray[Any, np.dtype[np.int64]] = np.linspace(0, length - 1, min(length, most)).round().astype(np.int64)
-    return places
-
-
-class Rows(MultimodalDataset):
-    """Some of the examples of another data set.
-
-    Args:
-        whole: the examples.
-        places: which of them.
-    """
-
-    def __init__(self, whole: MultimodalDataset, places: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]):
-        self.whole, self.places = whole, places
-
-    @classmethod
-    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
-        raise NotImplementedError("some rows of a data set that describes itself")
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
-        raise NotImplementedError("some rows of a data set that checks itself")
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.whole[int(self.places[index])]
 
 
 def answers(data: Data, teacher: Teacher, rows: MultimodalDataset, views: Sequence[str] = (FULL,)) -> Predictions:
