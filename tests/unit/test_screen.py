@@ -12,6 +12,7 @@ from rich.table import Table
 
 from msd_framework import screen
 from msd_framework.screen import Screen, progress_bar, say
+from msd_framework.table import Table as OurTable
 
 NAMES = ["kd [/data/set2] T=4", "kd [lr=3e-3]", "[bold]x[/bold]", "[/]", ":smile:", "a\\[b]", "100%"]
 SHOW = """
@@ -35,6 +36,8 @@ def test_a_name_is_shown_as_it_is(name, capsys):
     table.add_column(name)
     table.add_row(name)
     Screen().print(table)
+    assert capsys.readouterr().out.count(name) == 4
+    Screen().show(OurTable([name], [[name]], name, name, bold=[(0, 0)]))
     assert capsys.readouterr().out.count(name) == 4
     say(name)
     assert capsys.readouterr().err == f"{name}\n"
@@ -86,3 +89,11 @@ def test_nothing_else_opens_a_screen():
     users = {p.name for p in library.rglob("*.py") if "rich.console" in p.read_text(encoding="utf-8")}
     assert users == {"screen.py"}
     assert not [p for p in library.rglob("*.py") if "Progress(*" in p.read_text(encoding="utf-8") and p.name != "screen.py"]
+
+
+def test_columns_of_numbers_are_aligned_on_the_right_and_control_characters_are_shown(capsys):
+    Screen().show(OurTable(["name", "value", "note"], [["1\x1b[31m", "-0.5", "1"], ["b", "undefined", "x"]], bold=[(0, 1)]))
+    *_, first, second, _ = capsys.readouterr().out.splitlines()
+    assert "1\\x1b[31m" in first
+    assert first.index("-0.5") + len("-0.5") == second.index("undefined") + len("undefined")
+    assert first.index("1", first.index("-0.5") + 4) == second.index("x")
