@@ -17,6 +17,7 @@ from msd_framework.config.load import load, located, resolve
 from msd_framework.config.schema import USES
 from msd_framework.engine.checkpoint import WEIGHTS, find_checkpoint, load_weights, read
 from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.launch import is_first
 from msd_framework.screen import Screen
 from msd_framework.table import Table
 
@@ -49,7 +50,8 @@ def main(words: Sequence[str]) -> int:
     bold = [(i - 1, j) for i, j in suggested.items()]
     title = "CKA of the student's layers (rows) with the teacher's"
     pairs = ", ".join(f"{i}: {j}" for i, j in suggested.items())
-    Screen().show(Table(["", *found.teacher], rows, title, bold=bold), f"layers: {{{pairs}}}")
+    if is_first():
+        Screen().show(Table(["", *found.teacher], rows, title, bold=bold), f"layers: {{{pairs}}}")
     return 0
 
 
