@@ -33,11 +33,6 @@ class Finding:
         return " ".join(part for part in (f"{self.where}: {said}" if self.where else said, self.do) if part)
 
 
-def is_finite(value: float) -> bool:
-    """Whether a number is one, and not infinite."""
-    return abs(value) < float("inf")
-
-
 def listed(names: Sequence[Any]) -> str:
     """The first of some names, and how many more there are.
 

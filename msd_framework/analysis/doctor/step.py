@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from msd_framework.analysis.doctor.finding import Finding, is_finite, listed
+from msd_framework.analysis.doctor.finding import Finding, listed
 from msd_framework.analysis.doctor.models import not_finite
 from msd_framework.engine.precision import Precision
 from msd_framework.objectives.base import Objective
@@ -133,8 +134,8 @@ def losses_of_updates(objective: Objective, batch: Batch, optimizer: Optimizer, 
 
 def judge(step: StepCheck) -> Iterator[Finding]:
     """What is wrong with a step."""
-    if not is_finite(step.loss):
-        bad = [name for name, value in step.terms.items() if not is_finite(value)]
+    if not math.isfinite(step.loss):
+        bad = [name for name, value in step.terms.items() if not math.isfinite(value)]
         text = f"the loss is {step.loss}" + (f", by {listed(bad)}" if bad else "")
         yield Finding("objective", text, "a finite number", "Look at the terms that are not finite, and at both models' answers.")
     elif step.not_finite:
@@ -149,7 +150,7 @@ def judge(step: StepCheck) -> Iterator[Finding]:
 def _of_moves(step: StepCheck) -> Iterator[Finding]:
     """Whether the learning rate moves anything."""
     first, last = step.losses[:1], step.losses[-1:]
-    if not first or not all(is_finite(x) for x in step.losses):
+    if not first or not all(math.isfinite(x) for x in step.losses):
         return
     went = f"{len(step.losses) - 1} updates on one batch take its loss from {first[0]:.4f} to {last[0]:.4f}"
     if last[0] > first[0] - STILL * abs(first[0]):
