@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from msd_framework.data.files import plain_paths, plain_texts
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.structures import DatasetInfo
 
+Hashes: TypeAlias = NDArray[np.int64]
 MOST_TOLD = 3
 """How many shared rows are named."""
 
@@ -76,24 +77,15 @@ def shared_rows(first: tuple[MultimodalDataset, RowKeys], second: tuple[Multimod
     its rows.
     """
     (one, known), (other, asked) = first, second
-    both = np.isin(asked.contents, known.contents)
-    if both.any():
-        return _told("content", one, known.contents, other, asked.contents, both)
-    both = np.isin(asked.ids, known.ids)
-    if both.any() and not (_are_counted(one) and _are_counted(other)):
-        return _told("ids", one, known.ids, other, asked.ids, both)
+    if np.isin(asked.contents, known.contents).any():
+        return _told("content", one, known.contents, other, asked.contents)
+    if np.isin(asked.ids, known.ids).any() and not (_are_counted(one) and _are_counted(other)):
+        return _told("ids", one, known.ids, other, asked.ids)
     return None
 
 
-def _told(
-    by: str,
-    one: MultimodalDataset,
-    known: NDArray[np.int64],
-    other: MultimodalDataset,
-    asked: NDArray[np.int64],
-    both: NDArray[np.bool_],
-) -> Shared:
-    told = []
+def _told(by: str, one: MultimodalDataset, known: Hashes, other: MultimodalDataset, asked: Hashes) -> Shared:
+    told, both = [], np.isin(asked, known)
     for place in np.flatnonzero(both)[:MOST_TOLD].tolist():
         here, there = other[place], one[int(np.argmax(known == asked[place]))]
         told.append(f"{here.id!r} at {here.source} and {there.id!r} at {there.source}")

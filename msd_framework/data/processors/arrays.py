@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.data.base import PROCESSORS, Processor
+from msd_framework.data.processors.images import image_facts
 from msd_framework.errors import DataError
 from msd_framework.ranges import positive
 from msd_framework.structures import ModalityInputs
@@ -71,9 +72,7 @@ class PixelArray(Processor):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """``image_size``, one number for a square, else [height, width]; and ``image_channels``."""
-        height, width = self.size
-        return {"image_size": height if height == width else self.size, "image_channels": self.channels}
+        return image_facts(self.size, self.channels)
 
     @property
     def fingerprint(self) -> str:

@@ -112,9 +112,7 @@ class Pixels(Processor):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """``image_size``, one number for a square, else [height, width]; and ``image_channels``."""
-        height, width = self.size
-        return {"image_size": height if height == width else self.size, "image_channels": self.channels}
+        return image_facts(self.size, self.channels)
 
     @property
     def fingerprint(self) -> str:
@@ -123,6 +121,11 @@ class Pixels(Processor):
 
     def deterministic(self) -> Pixels:
         return Pixels(self.size, self.channels, self.mean, self.std, self.interpolation, exif=self.exif)
+
+
+def image_facts(size: list[int], channels: int) -> dict[str, Any]:
+    """``image_size``, one number for a square, else [height, width]; and ``image_channels``."""
+    return {"image_size": size[0] if size[0] == size[1] else size, "image_channels": channels}
 
 
 def read_image(file: Path, exif: Exif = "apply") -> Any:

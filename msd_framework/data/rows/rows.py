@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from msd_framework.data.base import RowKeys
+from msd_framework.data.base import MultimodalDataset, RowKeys
 from msd_framework.data.files import DataFolder
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import START, copy_as_utf8, is_utf8, other_format
@@ -299,6 +299,23 @@ class Rows(ABC):
         self._starts.frombytes((block.start + starts[chosen]).astype(np.int64).tobytes())
         self._lengths.frombytes((block.ends - starts)[chosen].astype(np.uint32).tobytes())
         self._numbers.frombytes(np.asarray(block.numbers)[chosen].astype(np.uint32).tobytes())
+
+
+class RowDataset(MultimodalDataset):
+    """A data set whose examples are the rows of one file, ``rows``, in its order; it says what a row holds."""
+
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def row_keys(self) -> RowKeys:
+        return self.rows.keys
+
+    @property
+    def fingerprint(self) -> str:
+        return self.rows.fingerprint
 
 
 @dataclass

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile, check_opening
+from msd_framework.data.base import DATASETS, Example, SubmissionFile, check_opening
 from msd_framework.data.files import DataFolder, find_layout, missing, plain_paths, plain_texts, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import Record, Row, all_labels, all_texts
+from msd_framework.data.rows.rows import Record, Row, RowDataset, all_labels, all_texts
 from msd_framework.files import csv_line
 from msd_framework.structures import DatasetInfo
 
@@ -27,7 +27,7 @@ class _Row(NamedTuple):
 
 
 @DATASETS.register("hateful_memes")
-class HatefulMemes(MultimodalDataset):
+class HatefulMemes(RowDataset):
     """Hateful Memes as published: a text and an image, 0 for benign and 1 for hateful.
 
     A line of ``<split>.jsonl`` is ``{"id": 42953, "img": "img/42953.png", "label": 0, "text": "..."}``. A split whose name
@@ -87,8 +87,8 @@ class HatefulMemes(MultimodalDataset):
         check_opening(type(self), {"root": root}, split, max_examples)
         file, images = find_layout(Path(root), f"{split}.jsonl")
         self.split, self.folder, self.blind = split, DataFolder(images, allow_roots), unlabelled or split.startswith("test")
-        self.lines = JsonLines(file).open("id", self._row, on_error, max_examples, self._is_sure_of, _contents)
-        self.skipped, self.may_share_rows = self.lines.skipped, allow_overlap
+        self.rows = JsonLines(file).open("id", self._row, on_error, max_examples, self._is_sure_of, _contents)
+        self.skipped, self.may_share_rows = self.rows.skipped, allow_overlap
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -121,25 +121,14 @@ class HatefulMemes(MultimodalDataset):
         return SubmissionFile(f"submission_{self.split}.csv", "id,proba,label\r\n", "\r\n", "\r\n")
 
     def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
-        ids = (self.lines[place].identifier("id") for place in places)
+        ids = (self.rows[place].identifier("id") for place in places)
         hateful = logits.double().softmax(-1)[:, 1].tolist()
         return [f"{csv_line([i])},{p:.6f},{int(p > 0.5)}" for i, p in zip(ids, hateful)]
 
-    def __len__(self) -> int:
-        return len(self.lines)
-
     def __getitem__(self, index: int) -> Example:
-        line = self.lines[index]
+        line = self.rows[index]
         text, image, target, facts = self._row(line)
         return Example(line.identifier("id"), {"image": self.folder.root / image, "text": text}, target, line.place, facts)
-
-    @property
-    def row_keys(self) -> RowKeys:
-        return self.lines.keys
-
-    @property
-    def fingerprint(self) -> str:
-        return self.lines.fingerprint
 
     def _row(self, line: Row) -> _Row:
         return _Row(

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, check_opening
+from msd_framework.data.base import DATASETS, Example, check_opening
 from msd_framework.data.files import DataFolder, find_layout, missing, plain_texts, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import NotAnExample, Record, Row
+from msd_framework.data.rows.rows import NotAnExample, Record, Row, RowDataset
 from msd_framework.structures import DatasetInfo
 
 ROOT = "data/snli_ve"
@@ -30,7 +30,7 @@ class _Row(NamedTuple):
 
 
 @DATASETS.register("snli_ve")
-class SNLIVE(MultimodalDataset):
+class SNLIVE(RowDataset):
     """SNLI-VE as published: a photo of Flickr30k and a sentence, 0 for entailment, 1 for neutral, 2 for contradiction.
 
     A line of ``snli_ve_<split>.jsonl`` has ``sentence2``, ``gold_label``, ``pairID`` and the photo's id as ``Flickr30K_ID``,
@@ -71,8 +71,8 @@ class SNLIVE(MultimodalDataset):
         check_opening(type(self), {"root": root}, split, max_examples)
         file, folder = find_layout(Path(root), f"snli_ve_{split}.jsonl")
         self.folder = DataFolder(folder / images, allow_roots)
-        self.lines = JsonLines(file).open("pairID", self._row, on_error, max_examples, contents=_contents)
-        self.skipped = self.lines.skipped
+        self.rows = JsonLines(file).open("pairID", self._row, on_error, max_examples, contents=_contents)
+        self.skipped = self.rows.skipped
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -88,22 +88,11 @@ class SNLIVE(MultimodalDataset):
         ]
         return unknown_split("snli_ve", split, cls.splits) or missing(file, PAGE, tree)
 
-    def __len__(self) -> int:
-        return len(self.lines)
-
     def __getitem__(self, index: int) -> Example:
-        line = self.lines[index]
+        line = self.rows[index]
         row = self._row(line)
         inputs = {"image": self.folder.root / row.photo, "text": row.hypothesis}
         return Example(line.identifier("pairID"), inputs, row.target, line.place, row.facts)
-
-    @property
-    def row_keys(self) -> RowKeys:
-        return self.lines.keys
-
-    @property
-    def fingerprint(self) -> str:
-        return self.lines.fingerprint
 
     def _row(self, line: Row) -> _Row:
         if line.record.get("gold_label") == NO_LABEL:

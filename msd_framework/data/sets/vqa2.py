@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, SubmissionFile, check_opening
+from msd_framework.data.base import DATASETS, Example, SubmissionFile, check_opening
 from msd_framework.data.files import DataFolder, missing, plain_texts, unknown_split
 from msd_framework.data.rows.json_array import JsonArray
-from msd_framework.data.rows.rows import OnError, Record, Row, all_counts, all_texts
+from msd_framework.data.rows.rows import OnError, Record, Row, RowDataset, all_counts, all_texts
 from msd_framework.data.sets.vqa_answers import agree, answer_scores, normalise_answer, on_one_line
 from msd_framework.errors import DataError
 from msd_framework.files import write_text
@@ -42,7 +42,7 @@ TO_CONVERT = "docs/datasets.md has the lines that convert it once, if you trust 
 
 
 @DATASETS.register("vqa2")
-class VQA2(MultimodalDataset):
+class VQA2(RowDataset):
     """VQA v2 as published: a question, a photo, and how right each of the commonest answers is.
 
     Questions are those of ``v2_OpenEnded_mscoco_<split>_questions.json``, what ten people answered that of
@@ -102,10 +102,10 @@ class VQA2(MultimodalDataset):
             self.normalised[normalise_answer(on_one_line(answer))].append(c)
         annotated, asked = annotations_file(self.folder, split), questions_file(self.folder, split)
         self.given = _Given(annotated, on_error) if annotated.is_file() else None
-        self.questions = JsonArray(asked, "questions").open(
+        self.rows = JsonArray(asked, "questions").open(
             "question_id", self._check, on_error, max_examples, self._are_sure, _contents
         )
-        self.skipped = [*(self.given.rows.skipped if self.given else ()), *self.questions.skipped]
+        self.skipped = [*(self.given.rows.skipped if self.given else ()), *self.rows.skipped]
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -124,11 +124,8 @@ class VQA2(MultimodalDataset):
             return [f"{pickled[0]} is MMF's, a pickle, which runs code when it is read: {TO_CONVERT} {sentences[0]}"]
         return sentences
 
-    def __len__(self) -> int:
-        return len(self.questions)
-
     def __getitem__(self, index: int) -> Example:
-        row = self.questions[index]
+        row = self.rows[index]
         photo = self.folder / self._photo(row.integer("image_id"))
         inputs = {"image": photo, "text": row.text("question")}
         number = row.integer("question_id")
@@ -144,17 +141,9 @@ class VQA2(MultimodalDataset):
         return SubmissionFile(f"submission_{self.split}.json", "[", ", ", "]")
 
     def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
-        ids = (self.questions[place].integer("question_id") for place in places)
+        ids = (self.rows[place].integer("question_id") for place in places)
         chosen = logits.argmax(1).tolist()
         return [json.dumps({"question_id": number, "answer": self.answers[c]}) for number, c in zip(ids, chosen)]
-
-    @property
-    def row_keys(self) -> RowKeys:
-        return self.questions.keys
-
-    @property
-    def fingerprint(self) -> str:
-        return self.questions.fingerprint
 
     def _check(self, row: Row) -> None:
         number, image = row.integer("question_id"), row.integer("image_id")
@@ -214,9 +203,9 @@ class _Given:
             answers = [r["answers"] for r in records]
             kept = [r[name] for name in KEPT for r in records if name in r]
             are_lists = set(map(type, answers)) <= {list} and all(answers)
-            if not (are_lists and all_texts([one["answer"] for given in answers for one in given]) and all_texts(kept)):
+            if not (are_lists and all_counts(numbers) and all_counts(about) and all_texts(kept)):
                 return False
-            if not (all_counts(numbers) and all_counts(about)):
+            if not all_texts([one["answer"] for given in answers for one in given]):
                 return False
             known.extend(numbers)
             images.extend(about)
