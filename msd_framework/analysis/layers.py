@@ -64,14 +64,15 @@ def alike_layers(
     """
     mine = _layers(student, "student_layers", student_layers)
     theirs = _layers(teacher, "teacher_layers", teacher_layers)
-    reader = data.training_reader if use == "train" else data.evaluation[use].reader
+    reader = (data.training_reader if use == "train" else data.evaluation[use].reader).with_teacher(data.taught)
     size = min(num_examples, data.config.evaluation.batch_size)
-    batches = EvaluationBatches(reader, Collator(data.processors, data.info), size)
+    batches = EvaluationBatches(reader, Collator(data.processors, data.info, taught=reader.taught), size)
     seen: dict[tuple[str, str], list[Tensor]] = {}
     for batch in _first(batches, num_examples):
         here = batch.to(data.world.device)
+        seen_by = {"student": here, "teacher": here.teacher_side}
         for who, model, names in (("student", student.eval(), mine), ("teacher", teacher, theirs)):
-            (features,) = model.forward_features([here.inputs], [names])[1]
+            (features,) = model.forward_features([seen_by[who].inputs], [names])[1]
             for name in names:
                 if not (mean := summary(features[name]).double().cpu()).isfinite().all():
                     raise TrainingError(f"{name} of the {who} is not finite on data.{use}. Take another checkpoint.")

@@ -102,6 +102,7 @@ def question(
     content: str,
     folder: str,
     processors: Mapping[str, Processor],
+    processor_specs: Mapping[str, Any],
     masker: Masker,
     layout: Layout,
 ) -> Question:
@@ -112,7 +113,8 @@ def question(
         use: what it uses the split for: `train`, `validation` or `test`.
         content: what stands for the content of the whole split.
         folder: where the teacher comes from.
-        processors: how each modality becomes tensors.
+        processors: how each modality becomes tensors for the teacher.
+        processor_specs: what the YAML, or the teacher's checkpoint, says of them.
         masker: how views hide a modality from the teacher; it has learned what it asks for.
         layout: what is stored of an example, in the views that are asked about.
     """
@@ -121,7 +123,7 @@ def question(
     checkpoint = find_checkpoint(folder)
     card = card_of(checkpoint, config)
     read = {m: processors[m] for m in card["modalities"]}
-    specs = {m: complete(PROCESSORS, config.data.processors[m]) for m in read}
+    specs = {m: complete(PROCESSORS, processor_specs[m]) for m in read}
     dataset = {k: v for k, v in complete(DATASETS, config.data.dataset).items() if k not in PLACES}
     hides = any(view != FULL for view in layout.views)
     hidden = {"spec": complete(MASKERS, teacher.masker or config.masker), "state": _state(masker), "meaning": HIDDEN}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from msd_framework.build.facts import RunFacts
 from msd_framework.components.registry import plain
-from msd_framework.config.cards import learned_processors
+from msd_framework.config.cards import card_of, fingerprint, learned_processors, other_tensors
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.splits import shared_problems
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.labels import HiddenLabels
 from msd_framework.data.batches.loader import EvaluationBatches
-from msd_framework.data.batches.reader import DecodedInputs, ExampleReader
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, TaughtProcessors
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.engine.distributed import World
-from msd_framework.errors import ConfigError, DataError
+from msd_framework.errors import CheckpointError, ConfigError, DataError
 from msd_framework.hashing import digest
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.registry import DATASETS, PROCESSORS
@@ -44,11 +44,12 @@ class Data:
         before: what was known of the run before anything was read.
         world: this process among all.
         splits: those that are open.
-        processors: how each modality becomes tensors.
+        processors: how each modality becomes tensors, for the student and for teachers that see the same.
         facts: what components may ask for by name, the processors' part of it by modality.
         decoded: keeps inputs that were decoded once.
         training: reads the training split; None where that is not open.
         evaluation: the batches of the other splits, by use.
+        taught: how modalities become other tensors for the teachers; nothing where both sides see the same.
     """
 
     before: RunFacts
@@ -59,6 +60,7 @@ class Data:
     decoded: DecodedInputs
     training: ExampleReader | None
     evaluation: Mapping[str, EvaluationBatches]
+    taught: Mapping[str, Processor] = field(default_factory=dict)
 
     @property
     def config(self) -> RunConfig:
@@ -68,15 +70,31 @@ class Data:
     def info(self) -> DatasetInfo:
         return self.before.info
 
+    @property
+    def teacher_processors(self) -> dict[str, Processor]:
+        """How each modality becomes tensors for the teachers."""
+        return {**self.processors, **self.taught}
+
+    @property
+    def teacher_facts(self) -> dict[str, Any]:
+        """What components of the teachers' side may ask for by name."""
+        return {**self.facts, "modalities": {m: p.facts for m, p in self.teacher_processors.items()}}
+
+    @property
+    def taught_in_batches(self) -> TaughtProcessors:
+        """What a batch holds for the teachers alone: no tensors where their answers are cached."""
+        teacher = self.config.teacher
+        return dict.fromkeys(self.taught) if teacher is not None and teacher.cache else self.taught
+
     def reader(self, examples: MultimodalDataset) -> ExampleReader:
         """Reads examples as an evaluation does, without random transforms."""
-        processors = {m: p.deterministic() for m, p in self.processors.items()}
-        return ExampleReader(examples, processors, self.decoded, self.config.data.on_error == "skip")
+        processors, skips = {m: p.deterministic() for m, p in self.processors.items()}, self.config.data.on_error == "skip"
+        return ExampleReader(examples, processors, self.decoded, skips, self.taught_in_batches)
 
     def in_order(self, reader: ExampleReader, shared: bool = True) -> EvaluationBatches:
         """Examples in their own order: shared out among the processes, or all of them on each."""
         place = (self.world.rank, self.world.size) if shared else (0, 1)
-        collator, pin = Collator(reader.processors, self.info), self.world.device.type == "cuda"
+        collator, pin = Collator(reader.processors, self.info, taught=reader.taught), self.world.device.type == "cuda"
         return EvaluationBatches(reader, collator, self.config.evaluation.batch_size, *place, self.config.data.workers, pin)
 
     @property
@@ -87,18 +105,52 @@ class Data:
 
     def all_training_examples(self) -> OnDevice:
         """The training split in its own order, whole on each process, to be gone through as often as a statistic needs."""
-        return OnDevice(self.in_order(self.training_reader, shared=False), self.world.device)
+        return self.on_device(self.training_reader)
+
+    def on_device(self, reader: ExampleReader) -> OnDevice:
+        """Examples in their own order, whole on each process, to be gone through as often as a statistic needs."""
+        return OnDevice(self, reader)
+
+    @property
+    def validation(self) -> EvaluationBatches:
+        """The validation split for the student alone."""
+        batches = self.evaluation["validation"]
+        return self.in_order(batches.reader.with_teacher({})) if self.taught else batches
 
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Batches on a device, to be gone through as often as needed."""
+    """Batches on a device, to be gone through as often as needed.
 
-    batches: EvaluationBatches
-    device: torch.device
+    Args:
+        data: the run's.
+        reader: reads the examples.
+    """
+
+    data: Data
+    reader: ExampleReader
 
     def __iter__(self) -> Iterator[Batch]:
-        return (batch.to(self.device) for batch in self.batches)
+        device = self.data.world.device
+        return (batch.to(device) for batch in self.data.in_order(self.reader, shared=False))
+
+    def of_teacher(self) -> Iterable[Batch]:
+        """The same batches as the teachers see them, of whom some may not be asked as their answers are cached."""
+        return TeacherSide(replace(self, reader=self.reader.with_teacher(self.data.taught)))
+
+
+@dataclass(frozen=True)
+class TeacherSide:
+    """Batches as the teachers see them.
+
+    Args:
+        batches: those of both sides.
+    """
+
+    batches: Iterable[Batch]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch.teacher_side for batch in self.batches)
 
 
 def build_data(config: RunConfig, world: World, splits: Splits | None = None) -> Data:
@@ -119,8 +171,11 @@ def build_data(config: RunConfig, world: World, splits: Splits | None = None) ->
     facts = {**before.known, "modalities": {m: p.facts for m, p in processors.items()}}
     decoded = room_for_decoded(config)
     skips = config.data.on_error == "skip"
-    training = ExampleReader(splits["train"], processors, decoded, skips) if "train" in splits else None
-    data = Data(before, world, splits, processors, facts, decoded, training, {})
+    taught = build_taught(before, processors)
+    data = Data(before, world, splits, processors, facts, decoded, None, {}, taught)
+    if "train" in splits:
+        training = ExampleReader(splits["train"], processors, decoded, skips, data.taught_in_batches)
+        data = replace(data, training=training)
     return replace(data, evaluation={use: data.in_order(data.reader(splits[use])) for use in splits if use != "train"})
 
 
@@ -222,7 +277,8 @@ def class_counts(data: Data) -> tuple[Tensor, int]:
 
 
 def build_processors(before: RunFacts, world: World, splits: Splits) -> dict[str, Processor]:
-    """How each modality of the student or its teachers becomes tensors. What is not yet learned is learned from the training split.
+    """How each modality becomes tensors, of the student and of teachers that see the same; what is not yet learned is learned from
+    the training split.
 
     Args:
         before: what is known of the run.
@@ -231,7 +287,8 @@ def build_processors(before: RunFacts, world: World, splits: Splits) -> dict[str
     """
     config = before.config
     specs, learned = config.data.processors, learned_already(config)
-    modalities = union([one.modalities for one in (before.student, *before.teachers)])
+    shared = [m for m, part in before.teacher_processors.items() if part == before.processors.get(m)]
+    modalities = union([before.student.modalities, shared])
     built = {m: PROCESSORS.build(specs[m], f"data.processors.{m}", before.known) for m in modalities}
     if not config.is_evaluated:
         own = {m: Path(config.env.save_dir) / "processors" / m for m in built}
@@ -252,14 +309,63 @@ def build_processors(before: RunFacts, world: World, splits: Splits) -> dict[str
 def learned_already(config: RunConfig) -> dict[str, Path]:
     """Where what a modality's processor learned is, if it is: with what is evaluated or resumed, else where the user says."""
     sources = list(reversed(config.teacher_folders)) if config.has_teacher else []
-    if config.is_evaluated:
-        sources.append(config.evaluated)
-    else:
-        start = config.init_folder if config.init is not None and not config.goes_on else None
-        sources = [start, *sources] if start else sources
-        sources += [config.data.processors_from] if config.data.processors_from else []
-        sources += [config.env.save_dir] if config.goes_on else []
-    return {m: path for source in sources for m, path in learned_processors(source, config).items()}
+    start = config.init_folder if config.init is not None and not config.is_evaluated and not config.goes_on else None
+    learned = learned_processors(start, config) if start else {}
+    if config.data.processors_from and not config.is_evaluated:
+        sources.append(config.data.processors_from)
+    for source in sources:
+        learned |= _of_same_tensors(source, config)
+    if config.is_evaluated or config.goes_on:
+        learned |= learned_processors(config.evaluated if config.is_evaluated else config.env.save_dir, config)
+    return learned
+
+
+def _of_same_tensors(source: str, config: RunConfig) -> dict[str, Path]:
+    """Where a run keeps what its processors learned, of those that make the same tensors; a student of others learns its own."""
+    mine, saved = config.data.processors, card_of(source, config)["processors"]
+    kept = learned_processors(source, config)
+    return {m: path for m, path in kept.items() if m in mine and not other_tensors(mine[m], saved[m]["spec"])}
+
+
+def build_taught(before: RunFacts, processors: Mapping[str, Processor]) -> dict[str, Processor]:
+    """How modalities become other tensors for the teachers than for the student, as their evaluation makes them.
+
+    Args:
+        before: what is known of the run.
+        processors: the student's, which a teacher shares where they make what it was trained on.
+
+    Raises:
+        CheckpointError: if a teacher was trained on other tensors than are made for it.
+    """
+    config, seen = before.config, dict[str, Processor]()
+    for folder in config.teacher_folders if config.has_teacher else ():
+        card = card_of(folder, config)
+        for m in card["modalities"]:
+            wanted = card["processors"][m]["fingerprint"]
+            if m not in seen:
+                part, mine = before.teacher_processors[m], processors.get(m)
+                if mine is not None and part == before.processors[m] and fingerprint(mine) == wanted:
+                    seen[m] = mine
+                    continue
+                own = PROCESSORS.build(part.spec, part.path, before.known)
+                own.restore(learned_processors(folder, config)[m])
+                # the same tensors of the same files are made once, however that is written; what was named for the teacher does not
+                # follow the student's random transforms
+                same = mine is not None and not mine.random and (fingerprint(own), own.files) == (fingerprint(mine), mine.files)
+                seen[m] = mine if mine is not None and same else own.deterministic()
+            if fingerprint(seen[m]) != wanted:
+                raise CheckpointError(_other_teacher(folder, m, config))
+    return {m: processor for m, processor in seen.items() if processor is not processors.get(m)}
+
+
+def _other_teacher(folder: str, modality: str, config: RunConfig) -> str:
+    """What is wrong with a teacher that was trained on other tensors than are made for it."""
+    text = f"teacher.checkpoint: {folder} was trained on other {modality} tensors than "
+    if folder == config.teacher_folders[0]:
+        return f"{text}its own processor makes: teacher.processors.{modality}, or files that it reads, are others."
+    return (
+        f"{text}the teachers before it, and several teachers must see the same. Train them with data.processors_from of the first."
+    )
 
 
 def _learn(config: RunConfig, processors: Mapping[str, Processor], splits: Splits) -> None:

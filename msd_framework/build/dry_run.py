@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msd_framework.build.extreme_rows import ExtremeRows
+from msd_framework.build.extreme_rows import ExtremeRows, SideOfRows
 from msd_framework.components.contract import OURS
 from msd_framework.components.registry import raised_at
 from msd_framework.config.schema import RunConfig
+from msd_framework.data.base import Processor
 from msd_framework.engine.precision import FP32, PRECISIONS, left_as_it_was
 from msd_framework.errors import ConfigError, MSDError, Problem, is_memory, is_of_this_library, is_ours
 from msd_framework.maskers.base import Masker
@@ -68,7 +69,7 @@ class DryRun:
 
         with self._left_as_they_were(model, masker):
             model.eval()
-            self._ask("model", "the student", ask, masker, [FULL, *views])
+            self._ask("model", "the student", ask, masker, [FULL, *views], self.rows.of_student)
             self._try_metrics(model, metrics)
 
     def _view(self, masker: Masker, batch: Batch, name: str) -> Inputs:
@@ -141,7 +142,7 @@ class DryRun:
                     raise ConfigError(Problem("teacher.checkpoint", text))
 
         with self._left_as_they_were(teacher.model, teacher.masker):
-            self._ask("teacher.checkpoint", "the teacher", ask, teacher.masker, [FULL, *views])
+            self._ask("teacher.checkpoint", "the teacher", ask, teacher.masker, [FULL, *views], self.rows.of_teacher)
 
     def training_mode(self, model: nn.Module) -> None:
         """Shows the student as many rows as a step has, in training mode, where the step itself can be tried only much later.
@@ -177,21 +178,20 @@ class DryRun:
             finally:
                 objective.zero_grad(set_to_none=True)
 
-    def _ask(self, key: str, who: str, ask: Ask, masker: Masker, views: Sequence[str]) -> None:
+    def _ask(self, key: str, who: str, ask: Ask, masker: Masker, views: Sequence[str], rows: SideOfRows) -> None:
         """Asks a model about each row by itself, about all of them on every view, and about the last word that there is."""
         masker.eval()
         views = [FULL] if masker.needs_fit else list(dict.fromkeys(views))
-        asked = [(batch, [FULL]) for batch in self.rows.alone] + [(self.rows.together, views)]
+        asked = [(batch, [FULL]) for batch in rows.alone] + [(rows.together, views)]
         for batch, names in asked:
             with self._explaining(key, who, batch), torch.no_grad(), self.precision.active(self.device):
                 ask(batch, names)
-        for modality in self.rows.tokens:
-            self._ask_last_word(modality, who, ask)
+        for path, modality, processor in rows.processors:
+            if processor.kind == "tokens":
+                self._ask_last_word(path, rows.alone[0], modality, processor, who, ask)
 
-    def _ask_last_word(self, modality: str, who: str, ask: Ask) -> None:
-        size = self.rows.collator.processors[modality].facts.get("vocab_size")
-        batch = self.rows.alone[0]
-        inputs = batch.inputs[modality]
+    def _ask_last_word(self, path: str, batch: Batch, modality: str, processor: Processor, who: str, ask: Ask) -> None:
+        size, inputs = processor.facts.get("vocab_size"), batch.inputs[modality]
         if size is None:
             return
         words = inputs.values.masked_fill(inputs.mask & ~inputs.special, size - 1)
@@ -201,7 +201,7 @@ class DryRun:
         except IndexError as error:
             text = f"makes tokens from 0 to {size - 1}, and {who} has no embedding for the last one ({error})."
             hint = "Take the tokenizer that it was made for, or a model with as many embeddings."
-            raise ConfigError(Problem(f"data.processors.{modality}", f"{text} {hint}")) from error
+            raise ConfigError(Problem(path, f"{text} {hint}")) from error
 
     @contextmanager
     def _left_as_they_were(self, *modules: nn.Module) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import TypeAlias
@@ -16,7 +16,7 @@ import torch
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
-from msd_framework.data.batches.reader import ExampleReader, Loaded
+from msd_framework.data.batches.reader import ExampleReader, Loaded, TaughtProcessors
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.structures import Batch, DatasetInfo
@@ -40,6 +40,21 @@ Row: TypeAlias = tuple[int, Loaded]
 """The place of an example in its split, and the example with its tensors."""
 
 
+@dataclass(frozen=True)
+class SideOfRows:
+    """Rows as the student or the teacher sees them.
+
+    Args:
+        alone: each as a batch of its own.
+        together: all of them as one batch.
+        processors: how they become tensors: a key path, a modality and its processor.
+    """
+
+    alone: Sequence[Batch]
+    together: Batch
+    processors: Sequence[tuple[str, str, Processor]]
+
+
 class ExtremeRows:
     """The first, the longest and the shortest rows of a run's splits, read as an evaluation reads them.
 
@@ -49,6 +64,7 @@ class ExtremeRows:
         processors: how each modality becomes tensors.
         info: what the data set is.
         splits: those that are looked at, by what the run uses them for.
+        taught: how modalities become other tensors for a teacher.
     """
 
     def __init__(
@@ -58,15 +74,21 @@ class ExtremeRows:
         processors: Mapping[str, Processor],
         info: DatasetInfo,
         splits: Mapping[str, MultimodalDataset],
+        taught: TaughtProcessors | None = None,
     ):
         self.config, self.device, self.info = config, device, info
         self.sources: dict[str, str] = {}  # the file and line of an example, by its id
         processors = {m: p.deterministic() for m, p in processors.items()}
-        self.collator = Collator(processors, info)
-        self.tokens = [m for m, p in processors.items() if p.kind == "tokens"]
+        self.collator = Collator(processors, info, taught=taught)
+        own = {m: p for m, p in (taught or {}).items() if p is not None}
+        # each processor with its key path and its modality
+        self.processors = [(f"data.processors.{m}", m, p) for m, p in processors.items()]
+        self.own_of_teacher = [(f"teacher.processors.{m}", m, p) for m, p in own.items()]
+        self.both_sides = [*self.processors, *self.own_of_teacher]
+        self.tokens = list(dict.fromkeys(m for _, m, p in self.both_sides if p.kind == "tokens"))
         # readers of their own: what is left out here is not counted as left out of the run
         skips = config.data.on_error == "skip"
-        self.readers = {use: ExampleReader(split, processors, skip_errors=skips) for use, split in splits.items()}
+        self.readers = {use: ExampleReader(split, processors, skip_errors=skips, taught=taught) for use, split in splits.items()}
 
     @cached_property
     def alone(self) -> list[Batch]:
@@ -81,6 +103,18 @@ class ExtremeRows:
     def together(self) -> Batch:
         """All of them as one batch."""
         return self._batch(self._extreme)
+
+    @property
+    def of_student(self) -> SideOfRows:
+        """They as the student sees them."""
+        return SideOfRows(self.alone, self.together, self.processors)
+
+    @property
+    def of_teacher(self) -> SideOfRows:
+        """They as the teacher sees them."""
+        own = {m for _, m, _ in self.own_of_teacher}
+        processors = [one for one in self.processors if one[1] not in own] + self.own_of_teacher
+        return SideOfRows([batch.teacher_side for batch in self.alone], self.together.teacher_side, processors)
 
     @cached_property
     def part(self) -> Batch:
@@ -113,8 +147,8 @@ class ExtremeRows:
             ConfigError: if it tells nothing of any of some training texts.
             DataError: if it cannot read one, as it has no token for unknown words.
         """
-        for modality in self.tokens:
-            processor, examples = self.collator.processors[modality], self.readers["train"].dataset
+        examples = self.readers["train"].dataset
+        for path, modality, processor in self.both_sides:
             if not isinstance(processor, Tokenizer):
                 continue
             if processor.needs_known_words:
@@ -122,7 +156,7 @@ class ExtremeRows:
             values = (examples[i].inputs.get(modality) for i in evenly(len(examples), MOST_FILES))
             problem = processor.problem_with(value for value in values if isinstance(value, str))
             if problem:
-                raise ConfigError(Problem(f"data.processors.{modality}", problem))
+                raise ConfigError(Problem(path, problem))
 
     def _read_all(self, modality: str, processor: Tokenizer) -> None:
         for reader in self.readers.values():
@@ -143,20 +177,20 @@ class ExtremeRows:
     @cached_property
     def _extreme(self) -> list[Row]:
         found = [(use, 0) for use in self.readers]
-        for modality in self.collator.processors:
+        for _, modality, processor in self.both_sides:
             lengths: dict[tuple[str, int], int] = {}
             for use, reader in self.readers.items():
                 examples = reader.dataset
-                lengths |= {(use, i): n for i, n in self._lengths(use, modality).items()}
+                lengths |= {(use, i): n for i, n in self._lengths(use, modality, processor).items()}
                 lacking = (i for i in evenly(len(examples), MOST_FILES) if examples[i].inputs.get(modality) is None)
                 found += [(use, i) for i in islice(lacking, 1)]
             if lengths:
                 found += [max(lengths, key=lengths.__getitem__), min(lengths, key=lengths.__getitem__)]
         return self._readable(list(dict.fromkeys(found)))
 
-    def _lengths(self, use: str, modality: str) -> dict[int, int]:
+    def _lengths(self, use: str, modality: str, processor: Processor) -> dict[int, int]:
         """The positions of those rows of a split that may be its longest or its shortest; nothing where all are of one size."""
-        examples, processor = self.readers[use].dataset, self.collator.processors[modality]
+        examples = self.readers[use].dataset
         if processor.kind == "pixels":
             return {}
         most = MOST_TEXTS if processor.kind == "tokens" else MOST_FILES
@@ -178,7 +212,7 @@ class ExtremeRows:
         for use, index in places:
             loaded = self.readers[use](index)
             if loaded is not None:
-                self.sources[loaded[0].id] = loaded[0].source
+                self.sources[loaded.example.id] = loaded.example.source
                 rows.append((index, loaded))
         if not rows:
             raise DataError(next((text for r in self.readers.values() for text in r.skipped.values()), "data: has no example."))
@@ -190,7 +224,8 @@ class ExtremeRows:
         data = self.config.data
         if data.unlabelled or data.labelled_share < 1:
             batch = replace(batch, num_labelled=batch.labelled.sum().double().clamp(min=1))
-        return batch.with_inputs({m: replace(x, distinct=None) for m, x in batch.inputs.items()})
+        taught = {m: x and replace(x, distinct=None) for m, x in batch.taught.items()}
+        return replace(batch, inputs={m: replace(x, distinct=None) for m, x in batch.inputs.items()}, taught=taught)
 
 
 def evenly(length: int, most: int) -> list[int]:

@@ -13,7 +13,7 @@ from torch import nn
 from msd_framework.build.empty import LARGE_VOCABULARY, Unfilled, names_unloaded_code, reads_files, without_files
 from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import Registry, raised_at, split
-from msd_framework.config.cards import card_of, rebuilt
+from msd_framework.config.cards import card_of, other_tensors, rebuilt
 from msd_framework.config.parts import Part, code_options, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
@@ -80,6 +80,29 @@ class RunFacts:
     def processors(self) -> dict[str, Part]:
         """How each modality becomes tensors."""
         return {m: Part(f"data.processors.{m}", PROCESSORS, spec) for m, spec in self.config.data.processors.items()}
+
+    @cached_property
+    def teacher_processors(self) -> dict[str, Part]:
+        """How each modality becomes tensors for the trained teachers: as `teacher.processors` says, as for the student where that
+        makes tensors of the kind that they were trained on, and else as the first of them that takes it was trained.
+
+        Nothing where no trained teacher is there, or one cannot be read.
+        """
+        found: dict[str, Part] = {}
+        given = self.config.teacher.processors if self.config.teacher is not None else {}
+        for folder in self.config.teacher_folders if self.teachers else ():
+            card = self.card(folder)
+            for m in card["modalities"]:
+                saved, mine = card["processors"][m]["spec"], self.processors.get(m)
+                if m in found:
+                    continue
+                if m in given:
+                    found[m] = Part(f"teacher.processors.{m}", PROCESSORS, given[m])
+                elif mine is not None and not other_tensors(mine.spec, saved):
+                    found[m] = mine
+                else:
+                    found[m] = Part(f"teacher.processors.{m}", PROCESSORS, saved)
+        return found
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -215,6 +238,12 @@ class RunFacts:
         """What a component is told of the run when it is asked what it has against it."""
         kinds = {m: part.cls.kind for m, part in self.processors.items()}
         return Setting(self.info, self.student.modalities, self.teacher.modalities if self.teacher else None, kinds)
+
+    @cached_property
+    def teacher_setting(self) -> Setting:
+        """The same of the teacher's side, whose values may be of another kind."""
+        kinds = {m: part.cls.kind for m, part in self.teacher_processors.items()}
+        return replace(self.setting, kinds={**self.setting.kinds, **kinds})
 
     @cached_property
     def stand_in_objective(self) -> Objective:

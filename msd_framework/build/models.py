@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from msd_framework.build.data import Data
+from msd_framework.build.data import Data, OnDevice
 from msd_framework.components.registry import plain
 from msd_framework.config.cards import card_of, fingerprint, make_card, rebuilt, weights_of
 from msd_framework.config.schema import InitConfig, RunConfig
@@ -22,10 +22,8 @@ from msd_framework.maskers.base import Masker
 from msd_framework.metrics.base import Metric
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.pretrained.inherit import Inheritance
-from msd_framework.objectives.base import Objective
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.registry import MASKERS, METRICS, MODELS, OPTIMIZERS
-from msd_framework.structures import Batch
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Maskers:
 
     Args:
         student: from the student and, where it has none of its own, from the teacher.
-        own_of_teacher: from the teacher, where it is another way; else None.
+        own_of_teacher: from the teacher, where it is another way or the teacher sees other tensors; else None.
     """
 
     student: Masker
@@ -49,6 +47,13 @@ class Maskers:
         """One or two."""
         return [self.student] if self.own_of_teacher is None else [self.student, self.own_of_teacher]
 
+    def fit(self, batches: OnDevice) -> None:
+        """Lets each learn the statistics that it asks for, from the same examples as its side sees them."""
+        if self.student.needs_fit:
+            self.student.fit(batches)
+        if self.own_of_teacher is not None and self.own_of_teacher.needs_fit:
+            self.own_of_teacher.fit(batches.of_teacher())
+
     def eval(self) -> None:
         for masker in self.each:
             masker.eval()
@@ -59,16 +64,10 @@ def build_maskers(data: Data) -> Maskers:
     device, teacher = data.world.device, data.config.teacher
     with random_numbers_apart():
         student = MASKERS.build(data.config.masker, "masker", data.facts).to(device)
-        if teacher is None or teacher.masker is None:
+        if teacher is None or (teacher.masker is None and not data.taught):
             return Maskers(student, None)
-        return Maskers(student, MASKERS.build(teacher.masker, "teacher.masker", data.facts).to(device))
-
-
-def fit(batches: Iterable[Batch], *parts: Masker | Objective) -> None:
-    """Lets parts of a run learn the statistics that they ask for, each from the same batches."""
-    for part in parts:
-        if part.needs_fit:
-            part.fit(batches)
+        spec, at = (data.config.masker, "masker") if teacher.masker is None else (teacher.masker, "teacher.masker")
+        return Maskers(student, MASKERS.build(spec, at, data.teacher_facts).to(device))
 
 
 def build_recipe(data: Data) -> OptimizerRecipe:

@@ -105,6 +105,7 @@ class Run:
             return teacher.predict(batch, names).logits
 
         views = [v for v in self.config.evaluation.views if v == FULL or shows(v, teacher.modalities)]
+        batches = (batch.teacher_side for batch in batches)
         return predict(ask, batches, views, self.world, self.precision.precision, teacher.modalities)
 
 
@@ -138,7 +139,7 @@ def build(config: RunConfig, world: World, splits: Splits | None = None) -> Run:
 
     def validate(runner: Runner) -> dict[str, float]:
         precision = runner.choose_precision()
-        return measure(student_predictions(data, model, maskers, data.evaluation["validation"], precision), metrics)
+        return measure(student_predictions(data, model, maskers, data.validation, precision), metrics)
 
     runner = build_runner(data, recipe, objective, batches, metrics, validate)
     return Run(data, maskers, model, teachers, metrics, Training(objective, batches, runner))

@@ -11,14 +11,13 @@ from msd_framework.build.cache_key import layout_of, question
 from msd_framework.build.data import Data, content
 from msd_framework.build.dry_run import DryRun
 from msd_framework.build.extreme_rows import ExtremeRows
-from msd_framework.build.models import Maskers, other_tensors_of
+from msd_framework.build.models import Maskers
 from msd_framework.build.teacher_cache import CachedSplit, opened
 from msd_framework.config.cards import card_of, read_as, rebuilt, weights_of
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
-from msd_framework.data.batches.reader import ExampleReader
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader
 from msd_framework.engine.checkpoint import load_weights
-from msd_framework.errors import CheckpointError
 from msd_framework.models.base import MultimodalModel
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.structures import Outcomes
@@ -190,19 +189,23 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     config, teacher = data.config, data.config.teacher
     assert teacher is not None
     layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)
-    asked = question(config, use, whole, one.folder, data.processors, maskers.teacher, layout)
+    specs = {m: part.spec for m, part in data.before.teacher_processors.items()}
+    processors = data.teacher_processors
+    asked = question(config, use, whole, one.folder, processors, specs, maskers.teacher, layout)
+    # what the student decoded is not what the teacher's own processors make of it
+    decoded = DecodedInputs() if data.taught else data.decoded
 
     def batches(examples: MultimodalDataset) -> EvaluationBatches:
         # the teacher's modalities alone: others may be dear to read
-        own = {m: data.processors[m].deterministic() for m in one.modalities}
-        return data.in_order(ExampleReader(examples, own, data.decoded, config.data.on_error == "skip"), shared=False)
+        own = {m: processors[m].deterministic() for m in one.modalities}
+        return data.in_order(ExampleReader(examples, own, decoded, config.data.on_error == "skip"), shared=False)
 
     return CachedSplit(
         asked=asked,
         dataset=data.splits[use],
         batches=batches,
         teacher=one.live,
-        try_out=lambda: dry_run(data).teacher(one.live(), one.views[use]),
+        try_out=lambda: dry_run(data, teacher_asked=True).teacher(one.live(), one.views[use]),
         world=data.world,
         folder=Path(teacher.cache_dir),
         may_fill=teacher.cache != "read",
@@ -212,9 +215,16 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     )
 
 
-def dry_run(data: Data, finite: bool = True) -> DryRun:
-    """What tries a run on its longest and shortest rows."""
-    rows = ExtremeRows(data.config, data.world.device, data.processors, data.info, data.splits)
+def dry_run(data: Data, finite: bool = True, teacher_asked: bool = False) -> DryRun:
+    """What tries a run on its longest and shortest rows, of each side.
+
+    Args:
+        data: what the run reads.
+        finite: whether predictions must be finite.
+        teacher_asked: whether teachers are asked although their answers are cached, so that their inputs are made.
+    """
+    taught = data.taught if teacher_asked else data.taught_in_batches
+    rows = ExtremeRows(data.config, data.world.device, data.processors, data.info, data.splits, taught)
     return DryRun(data.config, rows, finite)
 
 
@@ -232,11 +242,6 @@ def _read(folder: str, data: Data, maskers: Maskers) -> LiveTeacher:
     teacher = data.config.teacher
     assert teacher is not None
     path, checkpoint = weights_of(folder, data.config)
-    for modality in other_tensors_of(checkpoint.card, data):
-        raise CheckpointError(
-            f"{path}: the teacher was trained on other {modality} tensors than this run makes (another vocabulary or "
-            f"length). Set data.processors_from={folder}."
-        )
     with random_numbers_apart():
         model = rebuilt(checkpoint.card, path)
     load_weights(model, checkpoint.model, str(path))

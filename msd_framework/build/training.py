@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from msd_framework.build.data import Data, class_counts, limit
-from msd_framework.build.models import Maskers, card_of_student, fit, problems_of
+from msd_framework.build.models import Maskers, card_of_student, problems_of
 from msd_framework.build.teachers import Teachers
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
@@ -76,8 +76,9 @@ def build_objective(data: Data, model: MultimodalModel, teachers: Teachers, mask
 
 def _show_examples(objective: Objective, data: Data, teachers: Teachers) -> None:
     """Shows an objective the first training examples; a teacher whose answers are cached is asked itself."""
-    reader = data.training_reader
-    batch = next(iter(EvaluationBatches(reader, Collator(data.processors, data.info), DRY_RUN_EXAMPLES)))
+    reader = data.training_reader.with_teacher(data.taught)
+    collator = Collator(data.processors, data.info, taught=reader.taught)
+    batch = next(iter(EvaluationBatches(reader, collator, DRY_RUN_EXAMPLES)))
     live = teachers.trained[0].live() if any(teachers.kept) else None
     with problems_of("objective.features"):
         objective.dry_run(batch.to(data.world.device), live, len(reader.dataset))
@@ -85,7 +86,10 @@ def _show_examples(objective: Objective, data: Data, teachers: Teachers) -> None
 
 def fit_statistics(data: Data, maskers: Maskers, objective: Objective) -> None:
     """Lets the maskers, and then the objective, look at the training split once, if they have to."""
-    fit(data.all_training_examples(), *maskers.each, objective)
+    examples = data.all_training_examples()
+    maskers.fit(examples)
+    if objective.needs_fit:
+        objective.fit(examples)
     losses = [m for m in objective.modules() if isinstance(m, WeighedTaskLoss) and m.needs_counts]
     if losses:
         counts = class_counts(data)
@@ -141,8 +145,9 @@ def _num_updates(config: RunConfig, num_examples: int) -> int:
 def _training_batches(data: Data, plan: TrainingPlan, among: Indices | None) -> TrainingBatches:
     config = data.config
     may_lack_labels = config.data.unlabelled or config.data.labelled_share < 1
-    collator, pin = Collator(data.processors, data.info, may_lack_labels), data.world.device.type == "cuda"
-    return TrainingBatches(data.training_reader, collator, plan, config.data.workers, pin, among)
+    reader, pin = data.training_reader, data.world.device.type == "cuda"
+    collator = Collator(data.processors, data.info, may_lack_labels, reader.taught)
+    return TrainingBatches(reader, collator, plan, config.data.workers, pin, among)
 
 
 def _length_pools(data: Data, among: Indices | None) -> LengthPools | None:

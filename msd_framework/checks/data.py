@@ -62,9 +62,14 @@ def modalities(run: RunFacts) -> Iterator[Problem]:
 def processors(run: RunFacts) -> Iterator[Problem]:
     """What processors need on disk, of the modalities that somebody takes."""
     taken = {*run.student.modalities, *(run.teacher.modalities if run.teacher else ())}
-    for modality, part in run.processors.items():
-        if modality in taken:
-            yield from (Problem(part.path, text) for text in part.cls.check(part.options))
+    asked = [part for modality, part in run.processors.items() if modality in taken]
+    given = run.config.teacher.processors if run.config.teacher is not None else {}
+    for m, part in run.teacher_processors.items():
+        # a tokenizer lies beside its teacher's weights, wherever it once came from
+        if part not in asked and (m in given or part.cls.kind != "tokens"):
+            asked.append(part)
+    for part in asked:
+        yield from (Problem(part.path, text) for text in part.cls.check(part.options))
 
 
 def views(run: RunFacts) -> Iterator[Problem]:

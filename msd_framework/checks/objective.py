@@ -17,7 +17,7 @@ from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.objectives.look_ahead import MIXED
 from msd_framework.registry import FEATURE_TERMS, MASKERS, MODELS, MODULATIONS, OPTIMIZERS, WEIGHTINGS
-from msd_framework.structures import FeatureKind
+from msd_framework.structures import FeatureKind, Setting
 from msd_framework.teachers.store import SUMMARY
 from msd_framework.views import FULL, visible_modalities
 
@@ -121,19 +121,28 @@ def maskers(run: RunFacts) -> Iterator[Problem]:
     """Maskers that cannot hide what a view hides, or leave out what a model needs."""
     # a masker that holds others is asked for all of them
     whole = [part for part in run.of(MASKERS) if part.path in ("masker", "teacher.masker")]
-    problems = [under(part.path, text) for part in whole for text in part.cls.check(part.options, run.setting)]
+    of_teacher = "masker" if run.teacher_masker is None else "teacher.masker"
+    asked = [(part, setting) for part in whole for setting in _settings(run, part.path, of_teacher)]
+    problems = list(
+        dict.fromkeys(under(part.path, text) for part, setting in asked for text in part.cls.check(part.options, setting))
+    )
     yield from problems
     views = [*run.config.evaluation.views, *run.objective.options.get("views", [])]
     hides = any(view not in (FULL, {"teacher": FULL, "student": FULL}) for view in views)
     if problems or not (hides or run.of(WEIGHTINGS)):
         return
     theirs = ("masker", run.masker) if run.teacher_masker is None else ("teacher.masker", run.teacher_masker)
-    shown = [("masker", run.masker, "model", run.student), (*theirs, "teacher", run.teacher)]
-    for path, masker, who, model in shown:
-        leaves_out = any(masker.leaves_out(m, kind) for m, kind in run.setting.kinds.items())
+    shown = [("masker", run.masker, "model", run.student, run.setting), (*theirs, "teacher", run.teacher, run.teacher_setting)]
+    for path, masker, who, model, setting in shown:
+        leaves_out = any(masker.leaves_out(m, kind) for m, kind in setting.kinds.items())
         if model is not None and not model.subsets and leaves_out:
             text = f"leaves modalities out, and the {who} needs all of them. Take {path}=attention, or constant."
             yield Problem(path, text)
+
+
+def _settings(run: RunFacts, path: str, of_teacher: str) -> list[Setting]:
+    """What a masker hides from: the student, the teacher or both."""
+    return [run.setting] * (path == "masker") + [run.teacher_setting] * (path == of_teacher)
 
 
 def held_out(run: RunFacts) -> Iterator[Problem]:

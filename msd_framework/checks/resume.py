@@ -32,6 +32,7 @@ FREE = {
     "imports": NOTHING,
     "user_dir": NOTHING,
     "teacher.checkpoint": "the teachers must be as many and say the same; theirs is no part of what is saved",
+    "teacher.processors": "the teachers must see what they were trained on",
     "teacher.channels.saliency": "what the teacher says from here on",
     "init.checkpoint": "no more read: the weights are those of the last checkpoint",
     "teacher.cache_dir": NOTHING,

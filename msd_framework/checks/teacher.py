@@ -10,12 +10,13 @@ from typing import Any
 
 from msd_framework.build.facts import RunFacts
 from msd_framework.checks.folders import other_processors, unwritable
+from msd_framework.config.cards import other_tensors
 from msd_framework.config.parts import Part
 from msd_framework.config.schema import TeacherConfig
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.pretrained.inherit import Inheritance
-from msd_framework.registry import MASKERS, MODELS, WEIGHTINGS
+from msd_framework.registry import MASKERS, MODELS, PROCESSORS, WEIGHTINGS
 from msd_framework.structures import DatasetInfo
 from msd_framework.teachers.ema import decay_of
 from msd_framework.teachers.ensemble import asked_of, shared_out
@@ -61,6 +62,7 @@ def _of_average(run: RunFacts, teacher: TeacherConfig, ema: float | dict[str, fl
         return
     against = {
         "checkpoint": "is another teacher than the average of the student. Give either it or teacher.ema.",
+        "processors": "are those of a trained teacher, and the average sees what the student does. Leave them out.",
         "combine": "is for several teachers, and the average of the student is one. Leave it out.",
         "channels": "are those of a trained teacher, and the student is not trained yet. Leave them out.",
         "cache": f"keeps what a teacher says for good, and {CHANGES}. Set teacher.cache=false.",
@@ -104,6 +106,7 @@ def agreement(run: RunFacts) -> Iterator[Problem]:
             problems += _trained_otherwise(run, folder)
         except (CheckpointError, ConfigError) as error:
             problems.append(Problem("teacher.checkpoint", str(error)))
+    problems += _own_processors(run) if not problems else []
     yield from dict.fromkeys(problems)
     if len(run.teachers) > 1 and not problems:
         yield from _combination(run)
@@ -114,13 +117,40 @@ def _trained_otherwise(run: RunFacts, folder: str) -> Iterator[Problem]:
     at, card = "teacher.checkpoint", run.card(folder)
     Part(at, MODELS, card["model"]).cls  # noqa: B018 -- refused if nobody knows it
     for m in card["modalities"]:
-        if m not in run.processors:
-            text = f"the teacher takes {m!r}, and data.processors does not say how it becomes tensors. Add data.processors.{m}."
-            yield Problem(at, text)
+        if m not in run.info.modalities:
+            known = ", ".join(run.info.modalities)
+            yield Problem(at, f"the teacher takes {m!r}, which {run.dataset.name} does not have; it has {known}.")
     if text := _other_classes("the teacher", card["facts"], run.info):
         yield Problem(at, f"{text} Take a teacher of this data set.")
-    text = "the teacher was trained on other tensors: {}. Both must see the same: write the teacher's options here."
-    yield from other_processors(run, folder, card["modalities"], text)
+
+
+def _own_processors(run: RunFacts) -> Iterator[Problem]:
+    """How modalities become tensors for teachers, where that is another way than for the student, or than they were trained."""
+    assert run.config.teacher is not None
+    given, taken = run.config.teacher.processors, run.teacher_processors
+    for m in given:
+        if m not in taken:
+            text = f"no teacher takes {m!r}.{did_you_mean(m, taken)} They take {', '.join(taken)}."
+            yield Problem(f"teacher.processors.{m}", text)
+        elif PROCESSORS.build(given[m], f"teacher.processors.{m}").random:
+            text = "has random transforms, and what a teacher sees by itself is made without. Take them out."
+            yield Problem(f"teacher.processors.{m}", text)
+    first: dict[str, str] = {}
+    for folder in run.config.teacher_folders:
+        saved = run.card(folder)["processors"]
+        for m in run.card(folder)["modalities"]:
+            part, other = taken[m], other_tensors(taken[m].spec, saved[m]["spec"])
+            if other and m in first:
+                text = f"{folder} was trained on other {m} tensors than {first[m]}: {other}. Several teachers must see the same."
+                yield Problem("teacher.checkpoint", text)
+            elif other:
+                yield Problem(part.path, f"the teacher was trained on other tensors: {other}. Write its own options, or none.")
+            first.setdefault(m, folder)
+    for m, part in run.processors.items():
+        if m in taken and m not in run.student.modalities and taken[m] != part and m not in given:
+            text = f"the student does not take {m!r}, and the teacher was trained on other tensors"
+            other = other_tensors(part.spec, taken[m].spec)
+            yield Problem(part.path, f"{text}: {other}. Leave it out, for the teacher's checkpoint says how {m} becomes tensors.")
 
 
 def _other_classes(who: str, facts: Mapping[str, Any], info: DatasetInfo) -> str:
@@ -202,8 +232,9 @@ def _changing(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
     if not views:
         text = f"the objective {run.objective.name} does not say which views it asks about (its teacher_views)."
         yield Problem("teacher.cache", f"{text} Tell it, {OFF}.")
-    for m in run.setting.teacher_modalities or ():
-        if run.made_processors[m].random:
+    for m, part in run.teacher_processors.items():
+        # tensors of its own are made without random transforms
+        if part == run.processors.get(m) and run.made_processors[m].random:
             text = f"has random transforms, so the teacher sees another {m} in each epoch and its answers cannot be kept."
             yield Problem(f"data.processors.{m}", f"{text} Take them out, {OFF}.")
     at, spec = ("masker", run.config.masker) if teacher.masker is None else ("teacher.masker", teacher.masker)

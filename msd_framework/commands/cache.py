@@ -12,7 +12,7 @@ from pathlib import Path
 from msd_framework.analysis.apart import apart
 from msd_framework.build.cache_key import lock_name, stores
 from msd_framework.build.data import build_data, content
-from msd_framework.build.models import build_maskers, fit
+from msd_framework.build.models import build_maskers
 from msd_framework.build.teacher_cache import CachedSplit, try_lock
 from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.checks.run import checked
@@ -166,7 +166,7 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[CachedSplit]]:
     with apart(config, source) as (config, world):
         data = build_data(config, world)
         maskers = build_maskers(data)
-        fit(data.all_training_examples(), *maskers.each)
+        maskers.fit(data.all_training_examples())
         teachers = trained_teachers(data, maskers)
         splits: list[CachedSplit] = []
         for use in data.splits:

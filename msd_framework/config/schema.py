@@ -56,7 +56,8 @@ class DataConfig:
     """How each modality becomes tensors, by its name, such as `{text: tokenizer, image: {type: pixels, size: 224}}`."""
 
     processors_from: str | None = None
-    """The folder of a run whose processors' learned part (a tokenizer's vocabulary) is taken; the teacher's if null."""
+    """The folder of a run whose processors' learned part (a tokenizer's vocabulary) is taken; if null, the teacher's where both
+    make the same tensors."""
 
     train: str | None = None
     """The split that is trained on."""
@@ -133,6 +134,10 @@ class TeacherConfig:
     ema: float | dict[str, float | str] | None = None
     """In place of a checkpoint: the teacher is a moving average of the student, of which this share stays in each update, such as
     0.999, or `{start: 0.9, end: 0.999, over: 0.1}`."""
+
+    processors: dict[str, Component] = component("processors", default_factory=dict)
+    """How modalities become tensors for the teacher, by their names, where files that its checkpoint names have moved; as it was
+    trained if left out."""
 
     masker: Component | None = component("maskers", default=None)
     """How the teacher's views hide a modality; the student's way if null."""

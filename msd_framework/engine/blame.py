@@ -25,7 +25,7 @@ def find_cause(objective: Objective, batches: Iterable[Batch]) -> str:
     views = () if teacher is None or isinstance(teacher, nn.Module) else objective.teacher_views
     try:
         for batch in batches:
-            for modality, inputs in batch.inputs.items():
+            for modality, inputs in (*batch.inputs.items(), *batch.teacher_side.inputs.items()):
                 for row in _bad_rows(inputs.values):
                     return f"The {modality} of example {batch.ids[row]} is not finite: mend its file, or leave it out."
             for view in views:

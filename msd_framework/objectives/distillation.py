@@ -123,13 +123,13 @@ class DistillationObjective(Objective):
 
     def shown_in(self, batch: Batch, view: View) -> Tensor | None:
         """Which examples have something for the teacher and for the student to see in a view, bool [B]; None where all do."""
-        sides = (batch.shown(view.teacher, self.teacher.modalities), batch.shown(view.student, self.model.modalities))
+        sides = (batch.teacher_side.shown(view.teacher, self.teacher.modalities), batch.shown(view.student, self.model.modalities))
         found = [side for side in sides if side is not None]
         return torch.stack(found).all(0) if found else None
 
     def shown(self, batch: Batch) -> Tensor | None:
         """The same of all views, bool [V, B]."""
-        if not batch.having:
+        if not batch.having and not batch.taught_having:
             return None
         found = [self.shown_in(batch, view) for view in self.views]
         everyone = torch.ones_like(batch.targets if batch.targets.ndim == 1 else batch.targets[:, 0], dtype=torch.bool)
@@ -245,7 +245,9 @@ class DistillationObjective(Objective):
 
     def scores(self, batch: Batch, teacher: Mapping[str, ModelOutput]) -> Tensor | None:
         """The saliency of each of the teacher's modalities, [B, M], if the weighting wants it."""
-        return scores_of(self.saliency, teacher, batch, self.teacher.modalities, lacking=0.0) if self.saliency else None
+        return (
+            scores_of(self.saliency, teacher, batch.teacher_side, self.teacher.modalities, lacking=0.0) if self.saliency else None
+        )
 
     @property
     def needs_dry_run(self) -> bool:
@@ -266,7 +268,7 @@ class DistillationObjective(Objective):
         for batch in batches:
             names = self.saliency_views()
             outputs = dict(zip(names, map(ModelOutput, self.teacher.predict(batch, names).logits)))
-            yield scores_of(self.saliency, outputs, batch, self.teacher.modalities)
+            yield scores_of(self.saliency, outputs, batch.teacher_side, self.teacher.modalities)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

@@ -156,14 +156,27 @@ class Pair(nn.Module):
         names = student if student == teacher else f"{teacher}>{student}"
         self.name = f"{FEATURE_LOSSES.name_of(term.loss)}/{on}{names}"
 
-    def prepare(self, kind: FeatureKind, student: Tensor, teacher: Tensor, num_examples: int | None) -> None:
+    def prepare(
+        self, kind: FeatureKind, student: Tensor, teacher: Tensor, num_examples: int | None, apart: Sequence[str] = ()
+    ) -> None:
         """Makes what depends on shapes, of what both said in a dry run.
+
+        Args:
+            kind: what both are.
+            student: the student's.
+            teacher: the teacher's.
+            num_examples: how many examples the training split has.
+            apart: modalities of which both see other positions.
 
         Raises:
             ValueError: if they cannot be compared.
         """
         mine, theirs = (_shape(kind, values, num_examples) for values in (student, teacher))
         parts = {parsed(name)[0] for name in (self.student, self.teacher)}
+        others = apart if FUSED in parts else [m for m in apart if m in parts]
+        if others and self.loss.same_positions and (FUSED in parts or kind in ("attention", "scores")):
+            text = f"student and teacher see other tensors of {', '.join(others)}, and it compares position by position"
+            raise ValueError(f"{self.name}: {text}. Take hidden states of one modality, or summaries.")
         if FUSED in parts and self.loss.same_positions and mine.num_positions != theirs.num_positions:
             raise ValueError(
                 f"{self.name}: the student has {mine.num_positions} positions and the teacher {theirs.num_positions}, of several "
@@ -233,8 +246,11 @@ class FeatureTerms(nn.Module):
             (mine,) = model.eval().forward_features([batch.inputs], [{pair.student for pair in pairs}])[1]
             (theirs,) = teacher.predict_features(batch, [FULL], [{pair.teacher for pair in pairs}])[1]
         model.train(was_training)
+        # images of two sizes are two grids of the same picture; two tokenizers cut a text in other places
+        apart = [m for m, x in batch.taught.items() if x is not None and x.values.ndim != 4]
         for pair in pairs:
-            pair.prepare(model.offered[pair.student], mine[pair.student].values, theirs[pair.teacher].values, num_examples)
+            values = mine[pair.student].values, theirs[pair.teacher].values
+            pair.prepare(model.offered[pair.student], *values, num_examples, apart)
         self.pairs = nn.ModuleList(pairs)
 
     def forward(self, student: Told, teacher: Told, batch: Batch, shown: Shown | None = None) -> dict[str, Tensor]:
@@ -251,7 +267,8 @@ class FeatureTerms(nn.Module):
             value = pair(student, teacher, batch)
             having = [
                 shown and shown(batch, pair.view),
-                *(batch.having.get(parsed(name)[0]) for name in (pair.student, pair.teacher)),
+                batch.having.get(parsed(pair.student)[0]),
+                batch.teacher_side.having.get(parsed(pair.teacher)[0]),
             ]
             for rows in having:
                 value = value if rows is None else value.where(rows, 0.0)

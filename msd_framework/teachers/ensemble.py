@@ -189,7 +189,7 @@ class EnsembleTeacher(Teacher):
             said[k] = dict(zip(names, teacher.predict(batch, names, shown).logits)) if names else {}
         together = []
         for part in parts.values():
-            seen = {k: batch.shown(name, self.teachers[k].modalities) for k, name in part.items()}
+            seen = {k: batch.teacher_side.shown(name, self.teachers[k].modalities) for k, name in part.items()}
             together.append(self._together({k: said[k][name] for k, name in part.items()}, seen))
         return ModelOutput(torch.stack(together))
 

@@ -45,5 +45,6 @@ class LiveTeacher(Teacher):
         return self.model.summarise_views(self._seen(batch, views, None))
 
     def _seen(self, batch: Batch, views: Sequence[str], shown: Views | None) -> list[Inputs]:
-        seen = shown if shown is not None and shown.masker is self.masker else Views(self.masker, batch)
+        shares = shown is not None and shown.masker is self.masker and not batch.taught
+        seen = shown if shown is not None and shares else Views(self.masker, batch.teacher_side)
         return [seen[name].inputs for name in views]

@@ -328,7 +328,7 @@ MISTAKES = [
     ),
     Mistake(
         "a teacher that takes shorter texts",
-        student("data.processors.text.max_length=12"),
-        r"data\.processors\.text: the teacher was trained on other tensors: max_length is 12 here and 8 there",
+        student("teacher.processors.text={type: tokenizer, max_length: 12}"),
+        r"teacher\.processors\.text: the teacher was trained on other tensors: max_length is 12 here and 8 there",
     ),
 ]

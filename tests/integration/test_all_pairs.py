@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from msd_framework.build.data import build_data
 from msd_framework.build.facts import RunFacts
-from msd_framework.build.models import Maskers, build_maskers, build_model, build_recipe, card_of_student, fit
+from msd_framework.build.models import Maskers, build_maskers, build_model, build_recipe, card_of_student
 from msd_framework.build.teachers import Teachers, trained_teachers
 from msd_framework.build.training import build_objective
 from msd_framework.checks.run import checked
@@ -233,7 +233,7 @@ class Bench:
     def masker(self, way: str) -> Masker:
         if way not in self.maskers:
             maskers = build_maskers(replace(self.data, before=RunFacts(replace(self.data.config, masker=WAYS[way]))))
-            fit(self.data.all_training_examples(), *maskers.each)
+            maskers.fit(self.data.all_training_examples())
             self.maskers[way] = maskers.student
         return self.maskers[way]
 
@@ -417,8 +417,8 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "module",
         "unimodal_text",
         {"data.processors.image.size": 16},
-        "data.processors.image: the teacher was trained on other tensors: size is 16 here and 8 there. "
-        "Both must see the same: write the teacher's options here.",
+        "data.processors.image: the student does not take 'image', and the teacher was trained on other tensors: size is 16 here "
+        "and 8 there. Leave it out, for the teacher's checkpoint says how image becomes tensors.",
     ),
 }
 

@@ -271,7 +271,7 @@ CHECKPOINTS = [
     Mistake(
         "teacher of other modalities",
         student("teacher.checkpoint=<here>/copy"),
-        r"teacher\.checkpoint: the teacher takes 'audio', and data\.processors",
+        r"teacher\.checkpoint: the teacher takes 'audio', which hateful_memes does not have; it has image, text",
         lambda h, w, t: edit_card(
             t,
             h,
@@ -300,8 +300,23 @@ CHECKPOINTS = [
     ),
     Mistake(
         "teacher of other tensors",
-        student("data.processors.text.max_length=7"),
-        r"data\.processors\.text: the teacher was trained on other tensors: max_length is 7 here and 8 there",
+        student("teacher.processors.text={type: tokenizer, max_length: 7}"),
+        r"teacher\.processors\.text: the teacher was trained on other tensors: max_length is 7 here and 8 there",
+    ),
+    Mistake(
+        "processor of a teacher that takes no such thing",
+        student("teacher.processors.imag={type: pixels, size: 8}"),
+        r"teacher\.processors\.imag: no teacher takes 'imag'\. Did you mean 'image'\? They take image, text\.",
+    ),
+    Mistake(
+        "random transforms of a teacher's own",
+        student("teacher.processors.image={type: pixels, size: 8, augment: crop_flip}"),
+        r"teacher\.processors\.image: has random transforms, and what a teacher sees by itself is made without",
+    ),
+    Mistake(
+        "processors of an average",
+        student("teacher={checkpoint: null, ema: 0.9, processors: {image: {type: pixels, size: 8}}}"),
+        r"teacher\.processors: are those of a trained teacher, and the average sees what the student does",
     ),
     Mistake(
         "teacher's weights",

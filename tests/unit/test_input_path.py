@@ -22,7 +22,7 @@ from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.lengths import LengthPools, measure_lengths
 from msd_framework.data.batches.loader import EvaluationBatches, TrainingBatches
 from msd_framework.data.batches.plan import TrainingPlan, stream_seed
-from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, num_bytes
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, Loaded, num_bytes
 from msd_framework.data.processors.features import RegionFeatures
 from msd_framework.data.processors.images import Pixels
 from msd_framework.data.processors.text import Tokenizer
@@ -343,7 +343,7 @@ def test_inputs_with_random_transforms_are_never_the_same():
 
 
 def test_values_that_have_no_name_are_never_the_same():
-    examples = [(Example(str(i), {"image": [1, 2]}, 0, ""), {"image": torch.ones(1, 2)}) for i in range(2)]
+    examples = [Loaded(Example(str(i), {"image": [1, 2]}, 0, ""), {"image": torch.ones(1, 2)}, {}) for i in range(2)]
     assert Collator({"image": Counting()}, INFO)(examples).inputs["image"].distinct is None
 
 

@@ -16,10 +16,10 @@ from msd_framework.analysis.doctor.finding import Finding
 from msd_framework.analysis.doctor.models import Ask, ModelCheck
 from msd_framework.analysis.doctor.report import Diagnosis, findings
 from msd_framework.analysis.doctor.score import batches_of
-from msd_framework.build.data import Data, OnDevice, Splits, build_data, check_splits, content, open_splits
+from msd_framework.build.data import Data, Splits, build_data, check_splits, content, open_splits
 from msd_framework.build.extreme_rows import evenly
 from msd_framework.build.facts import RunFacts
-from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe, fit
+from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe
 from msd_framework.build.run import try_models
 from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import Teachers, build_teachers, cached_split, dry_run, trained_teachers
@@ -194,8 +194,10 @@ def _objective(parts: Examined, training_rows: int) -> Objective:
     data = parts.data
     objective = build_objective(data, parts.model, parts.teachers, parts.maskers)
     rows = data.splits["train"]
-    some = Subset(rows, evenly(len(rows), training_rows))
-    fit(OnDevice(batches_of(data, some), data.world.device), *parts.maskers.each, objective)
+    examples = data.on_device(data.reader(Subset(rows, evenly(len(rows), training_rows))))
+    parts.maskers.fit(examples)
+    if objective.needs_fit:
+        objective.fit(examples)
     return objective
 
 
@@ -217,7 +219,7 @@ def _models(parts: Examined, batch: Batch) -> Iterator[ModelCheck]:
     for k, (who, teacher) in enumerate(parts.by_name.items()):
         is_apart = bool(parts.teachers.trained)  # an average is the student still
         own = parts.teachers.trained[k].outcomes if is_apart else outcomes
-        yield models.measure(who, teacher.model, _ask(teacher), parts.maskers.teacher, batch, own, is_apart)
+        yield models.measure(who, teacher.model, _ask(teacher), parts.maskers.teacher, batch.teacher_side, own, is_apart)
 
 
 def _ask(teacher: LiveTeacher) -> Ask:

@@ -17,14 +17,14 @@ from msd_framework.analysis.saliency.report import write_report
 from msd_framework.analysis.saliency.scored import Scored
 from msd_framework.analysis.saliency.statistics import Floats, Interval, auroc, spearman, with_interval
 from msd_framework.build.data import Data, build_data, open_splits
-from msd_framework.build.models import Maskers, build_maskers, fit
+from msd_framework.build.facts import RunFacts
+from msd_framework.build.models import Maskers, build_maskers
 from msd_framework.build.teachers import Teachers, build_teachers
-from msd_framework.components.registry import plain, split
+from msd_framework.components.registry import plain
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.collate import Collator
 from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.errors import DataError
-from msd_framework.registry import PROCESSORS
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.reading import together
 from msd_framework.screen import bar
@@ -57,7 +57,7 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
         uses = asked.options.uses
         data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", *uses]))))
         maskers = build_maskers(data)
-        fit(data.all_training_examples(), *maskers.each)
+        maskers.fit(data.all_training_examples())
         teaching = Teaching(data, maskers, build_teachers(data, maskers))
         saliencies = {name: s.to(world.device) for name, s in asked.saliencies(training_prior(data)).items()}
         for use in uses:
@@ -116,12 +116,15 @@ def score(teaching: Teaching, use: str, saliencies: Mapping[str, Saliency]) -> S
         scores = []
         for label in labels:
             looks = saliencies[label].asks_model
-            looked = saliencies[label].look(teaching.teachers.trained[0].live().model, batch.inputs) if looks else {}
+            looked = saliencies[label].look(teaching.teachers.trained[0].live().model, batch.teacher_side.inputs) if looks else {}
             seen = outputs | {FULL: ModelOutput(outputs[FULL].logits, looked)}
             scores.append(saliencies[label](seen, targets, modalities))
         return torch.stack(scores)  # [K, B, M]
 
-    batches = data.in_order(data.reader(data.splits[use]))
+    reader = data.reader(data.splits[use])
+    if any(saliency.asks_model for saliency in saliencies.values()):
+        reader = reader.with_teacher(data.taught)  # which is looked at itself, though its answers may be cached
+    batches = data.in_order(reader)
     with bar(f"asking the teacher ({use})", len(batches), data.world.is_first) as advance:
         found = predict(ask, _told(batches, advance), list(saliencies), data.world).together()
     lacking = {place for places in batches.reader.lacking.values() for place in places}
@@ -169,12 +172,14 @@ def summarise(asked: SaliencyRun, scored: Scored) -> dict[str, Any]:
             }
         scores[label] = told
     first = next(iter(scored.scores))
+    # the run itself reads what stands for pixels as an image file; a text may hold any path
+    processors = RunFacts(asked.run).teacher_processors
     return {
         "teacher": teacher.checkpoint,
         "split": getattr(asked.run.data, scored.use),
         "examples": len(scored.places),
         "modalities": list(scored.modalities),
-        "pictures": [m for m in scored.modalities if _is_picture(asked.run.data.processors[m])],
+        "pictures": [m for m in scored.modalities if processors[m].cls.kind == "pixels"],
         "scores": scores,
         "picked_by": first,
         "picked": {name: pick(scored, values, asked.options.examples) for name, values in scored.decided(first).items()},
@@ -199,11 +204,6 @@ def table(scores: Floats, modalities: Sequence[str]) -> dict[str, Any]:
         }
         for i, m in enumerate(modalities)
     }
-
-
-def _is_picture(processor: Any) -> bool:
-    """Whether the run itself reads what stands for a modality as an image file; a text may hold any path."""
-    return PROCESSORS.get(split(processor, "data.processors", PROCESSORS)[0]).kind == "pixels"
 
 
 def pick(scored: Scored, values: Floats, count: int) -> list[dict[str, Any]]:

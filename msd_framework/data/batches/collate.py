@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.data.base import Example, Processor, input_name
-from msd_framework.data.batches.reader import Loaded
+from msd_framework.data.batches.reader import Loaded, TaughtProcessors
 from msd_framework.errors import DataError
 from msd_framework.structures import Batch, DatasetInfo, Distinct, ModalityInputs, tree_map
 
@@ -23,20 +23,41 @@ class Collator:
         processors: how each modality becomes tensors.
         info: the data set's description, which says how targets are read.
         unlabelled: whether examples may lack a label and those that have one are counted; if None, they may, and nobody counts.
+        taught: how modalities become other tensors for a teacher.
     """
 
-    def __init__(self, processors: Mapping[str, Processor], info: DatasetInfo, unlabelled: bool | None = None):
+    def __init__(
+        self,
+        processors: Mapping[str, Processor],
+        info: DatasetInfo,
+        unlabelled: bool | None = None,
+        taught: TaughtProcessors | None = None,
+    ):
         self.processors, self.info, self.unlabelled = processors, info, unlabelled
+        self.taught = {} if taught is None else taught
 
     def __call__(self, loaded: list[Loaded], places: tuple[int, ...] = ()) -> Batch:
-        examples = [example for example, _ in loaded]
+        examples = [one.example for one in loaded]
         inputs = {
-            m: collate(self.processors[m], [e.inputs[m] for e in examples], [x[m] for _, x in loaded])
+            m: collate(self.processors[m], [e.inputs[m] for e in examples], [one.inputs[m] for one in loaded])
             for m in sorted(self.processors)
         }
-        names, having = tuple(e.id for e in examples), {m: x.present for m, x in inputs.items()}
-        having = {m: present for m, present in having.items() if not present.all()}
-        return Batch(inputs, self.targets(examples), names, places, self.num_labelled(examples), having)
+        names, having = tuple(e.id for e in examples), _some_lack({m: x.present for m, x in inputs.items()})
+        batch = Batch(inputs, self.targets(examples), names, places, self.num_labelled(examples), having)
+        return self._with_teacher(batch, loaded) if self.taught else batch
+
+    def _with_teacher(self, batch: Batch, loaded: Sequence[Loaded]) -> Batch:
+        """The batch with what a teacher sees otherwise."""
+        taught: dict[str, ModalityInputs | None] = {}
+        present: dict[str, Tensor] = {}
+        for m, processor in sorted(self.taught.items()):
+            values = [one.example.inputs[m] for one in loaded]
+            if processor is None:
+                taught[m], present[m] = None, torch.tensor([_is_there(value) for value in values])
+                continue
+            made = collate(processor, values, [one.taught.get(m) for one in loaded])
+            taught[m], present[m] = made, made.present
+        return replace(batch, taught=taught, taught_having=_some_lack(present))
 
     def num_labelled(self, examples: Sequence[Example]) -> Tensor | None:
         """How many of the examples have a label, where they are counted.
@@ -58,6 +79,16 @@ class Collator:
             return torch.tensor([-100 if e.target is None else e.target for e in examples])
         unknown = [float("nan")] * self.info.num_classes
         return torch.from_numpy(np.array([unknown if e.target is None else e.target for e in examples], np.float32))
+
+
+def _is_there(value: Any) -> bool:
+    """Whether a raw input that nobody makes tensors of is one: a text without a word is none to any tokenizer."""
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
+def _some_lack(present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which examples have each modality that some lack."""
+    return {m: rows for m, rows in present.items() if not rows.all()}
 
 
 def collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -13,8 +13,24 @@ from msd_framework.data.base import Example, MultimodalDataset, Processor, input
 from msd_framework.data.files import FilesThatAreThere
 from msd_framework.errors import DataError, MSDError, did_you_mean
 
-Loaded: TypeAlias = tuple[Example, dict[str, Any]]
-"""An example and the tensors of each of its modalities."""
+
+class Loaded(NamedTuple):
+    """An example and the tensors of each of its modalities.
+
+    Args:
+        example: the raw one.
+        inputs: what the student sees, by modality.
+        taught: what a teacher sees otherwise.
+    """
+
+    example: Example
+    inputs: dict[str, Any]
+    taught: dict[str, Any]
+
+
+TaughtProcessors: TypeAlias = Mapping[str, Processor | None]
+"""How modalities become tensors that a teacher sees and the student does not; None where the teacher need not see them, as its
+answers are cached."""
 
 Kept: TypeAlias = dict[tuple[Any, ...], Any]
 """Loaded inputs by modality and name."""
@@ -76,6 +92,7 @@ class ExampleReader:
         processors: how each modality becomes tensors.
         decoded: keeps what was decoded once; nothing is kept if left out.
         skip_errors: leaves out an example that cannot be read, in place of raising.
+        taught: how modalities become other tensors for a teacher.
 
     Attributes:
         skipped: what was wrong with each example that was left out.
@@ -88,11 +105,27 @@ class ExampleReader:
         processors: Mapping[str, Processor],
         decoded: DecodedInputs | None = None,
         skip_errors: bool = False,
+        taught: TaughtProcessors | None = None,
     ):
         self.dataset, self.processors, self.skip_errors = dataset, processors, skip_errors
+        self.taught = {} if taught is None else taught
+        self.modalities = tuple({**processors, **self.taught})
         self.decoded = DecodedInputs() if decoded is None else decoded
         self.skipped: dict[int, str] = {}
         self.lacking: dict[str, set[int]] = {}
+
+    @property
+    def _read_by(self) -> list[tuple[str, Processor]]:
+        """Each modality with who reads it; one that both sides read their own way is there twice."""
+        return [*self.processors.items(), *((m, p) for m, p in self.taught.items() if p is not None)]
+
+    def with_teacher(self, taught: TaughtProcessors) -> ExampleReader:
+        """A reader of the same examples for another teacher side, which knows and tells what this one does of broken rows."""
+        if taught == self.taught:
+            return self
+        reader = ExampleReader(self.dataset, self.processors, self.decoded, self.skip_errors, taught)
+        reader.skipped, reader.lacking = self.skipped, self.lacking
+        return reader
 
     def __call__(self, index: int, batch: Kept | None = None) -> Loaded | None:
         """An example and its loaded inputs, or None if it cannot be read and errors are skipped.
@@ -106,14 +139,19 @@ class ExampleReader:
         """
         if index in self.skipped:
             return None
-        example, beside = read_example(self.dataset, index, self.processors), {} if batch is None else batch
-        loaded: dict[str, Any] = {}
+        example, beside = read_example(self.dataset, index, self.modalities), {} if batch is None else batch
+        loaded = Loaded(example, {}, {})
         try:
             self._check(example)
             for modality, processor in self.processors.items():
                 value = example.inputs[modality]
-                loaded[modality] = None if value is None else self.decoded.load(modality, processor, value, beside)
-            return example, loaded
+                loaded.inputs[modality] = None if value is None else self.decoded.load(modality, processor, value, beside)
+            for modality, own in self.taught.items():
+                value = example.inputs[modality]
+                if value is not None and own is not None:
+                    # under a name of its own, for it is not what the student's processor makes of the same input
+                    loaded.taught[modality] = self.decoded.load(f"{modality} of the teacher", own, value, beside)
+            return loaded
         except DataError as error:
             text = f"{example.source}: {error}"
             if not self.skip_errors:
@@ -127,8 +165,8 @@ class ExampleReader:
         Raises:
             DataError: if it lacks all that is read.
         """
-        if self.processors and all(example.inputs[m] is None for m in self.processors):
-            read = " and ".join(self.processors)
+        if self.modalities and all(example.inputs[m] is None for m in self.modalities):
+            read = " and ".join(self.modalities)
             raise DataError(f"the example {example.id!r} has no {read}, and nothing else is read of it")
 
     def check_files(self) -> None:
@@ -138,14 +176,14 @@ class ExampleReader:
             DataError: of the first example of which something is not there, unless errors are skipped.
         """
         files, asked = FilesThatAreThere(), set[int]()
-        processors = {m: p for m, p in self.processors.items() if p.kind != "tokens"}
-        for index in range(len(self.dataset) if processors and not self.skip_errors else 0):
-            inputs = read_example(self.dataset, index, processors).inputs
+        read_by = [(m, p) for m, p in self._read_by if p.kind != "tokens"]
+        for index in range(len(self.dataset) if read_by and not self.skip_errors else 0):
+            inputs = read_example(self.dataset, index, [m for m, _ in read_by]).inputs
             if not isinstance(inputs, dict):
                 return  # arrays, which are read only when they are asked for
-            for modality, processor in processors.items():
+            for modality, processor in read_by:
                 value = inputs[modality]
-                known = hash((modality, input_name(value))) if value is not None and input_name(value) else None
+                known = hash((modality, id(processor), input_name(value))) if value is not None and input_name(value) else None
                 if value is None or known in asked:
                     continue
                 if known is not None:
@@ -154,15 +192,15 @@ class ExampleReader:
                     self(index)  # which says it in the words of whoever reads it
 
     def length(self, index: int) -> int:
-        """How many positions an example has over all modalities; 0 if it cannot be read and errors are skipped.
+        """How many positions an example has over all modalities of both sides; 0 if it cannot be read and errors are skipped.
 
         Raises:
             DataError: if it cannot be read, with the line that names it.
         """
-        example = read_example(self.dataset, index, self.processors)
+        example = read_example(self.dataset, index, self.modalities)
         try:
             self._check(example)
-            return sum(p.length(example.inputs[m]) for m, p in self.processors.items() if example.inputs[m] is not None)
+            return sum(p.length(example.inputs[m]) for m, p in self._read_by if example.inputs[m] is not None)
         except DataError as error:
             if not self.skip_errors:
                 raise DataError(f"{example.source}: {error}") from error

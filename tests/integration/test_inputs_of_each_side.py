@@ -1,0 +1,198 @@
+"""A teacher and a student of two tokenizers and two sizes of images: each sees its own tensors of the same examples."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from msd_framework.analysis.saliency.scores import run_saliency
+from msd_framework.build.data import build_data
+from msd_framework.build.models import build_maskers
+from msd_framework.checks.run import checked
+from msd_framework.commands import doctor
+from msd_framework.config.load import load
+from msd_framework.config.schema import RunConfig
+from msd_framework.data.processors.images import Pixels
+from msd_framework.engine.distributed import World
+from msd_framework.errors import ConfigError
+from msd_framework.maskers.resample import NoiseMasker
+from msd_framework.run import run
+from msd_framework.testing import run_processes
+
+OTHER = ["data.processors.image.size=4", "data.processors.text={type: tokenizer, max_length: 6, algorithm: wordpiece}"]
+
+
+def words(teacher: Path, folder: Path, *more: str) -> list[str]:
+    """A student of a teacher that sees other tensors, with views of both modalities."""
+    views = "objective={type: distillation, views: [full, image, text], weighting: instance}"
+    log, caches = "training.log_every=1", f"teacher.cache_dir={folder.parent / 'caches'}"
+    return [views, f"teacher.checkpoint={teacher}", f"env.save_dir={folder}", log, caches, *OTHER, *more]
+
+
+def losses(folder: Path) -> list[float]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def saved_weights(folder: Path) -> bytes:
+    return (folder / "checkpoints" / "last" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How many images were made of each size."""
+    made: Counter[int] = Counter()
+    load = Pixels.load
+
+    def counting(self: Pixels, value: object) -> object:
+        made[self.size[0]] += 1
+        return load(self, value)
+
+    monkeypatch.setattr(Pixels, "load", counting)
+    return made
+
+
+def test_the_teacher_says_of_its_own_tensors_what_it_said_when_it_was_trained(tiny_config, tiny_teacher, tmp_path):
+    report = run(tiny_config, words(tiny_teacher, tmp_path / "student"))
+
+    def decided(folder: Path) -> list[str]:
+        with (folder / "predictions_test_seen.csv").open() as file:
+            return [row["prediction"] for row in csv.DictReader(file)]
+
+    mine, theirs = decided(tmp_path / "student"), decided(tiny_teacher)
+    assert report["metrics"]["test/agreement"] == pytest.approx(sum(a == b for a, b in zip(mine, theirs)) / len(mine))
+
+
+def test_a_cached_teacher_says_what_a_live_one_says_and_then_makes_no_inputs(tiny_config, tiny_teacher, tmp_path, images):
+    live = run(tiny_config, words(tiny_teacher, tmp_path / "live"))
+    filled = run(tiny_config, words(tiny_teacher, tmp_path / "filled", "teacher.cache=true"))
+    # logits are kept in float16
+    assert losses(tmp_path / "filled") == pytest.approx(losses(tmp_path / "live"), abs=2e-3)
+    assert filled["metrics"]["test/agreement"] == live["metrics"]["test/agreement"]
+    images.clear()
+    run(tiny_config, words(tiny_teacher, tmp_path / "read", "teacher.cache=read"))
+    assert losses(tmp_path / "read") == losses(tmp_path / "filled")
+    assert images[8] <= 2 * 3  # two rows of each split are compared with the teacher when its store is opened
+    assert images[4] > 30
+
+
+def test_what_both_sides_see_is_made_once(tiny_config, tiny_teacher, tmp_path, images):
+    same = [word for word in words(tiny_teacher, tmp_path / "same") if word not in OTHER]
+    run(tiny_config, [*same, "data.cache_mb=0"])
+    once = images.copy()
+    images.clear()
+    named = "teacher.processors.image={type: pixels, size: 8}"
+    run(tiny_config, [*same, f"env.save_dir={tmp_path / 'named'}", "data.cache_mb=0", named])
+    assert images == once
+    assert saved_weights(tmp_path / "named") == saved_weights(tmp_path / "same")
+
+
+def test_a_student_may_be_augmented_whose_teacher_sees_whole_images_and_is_cached(tiny_config, tiny_teacher, tmp_path, images):
+    same = [word for word in words(tiny_teacher, tmp_path / "run", "data.cache_mb=0") if word not in OTHER]
+    given = ["data.processors.image.augment=crop_flip", "teacher.processors.image={type: pixels, size: 8}"]
+    run(tiny_config, [*same, *given, "teacher.cache=true"])
+    live = run(tiny_config, [*same, *given, f"env.save_dir={tmp_path / 'live'}"])
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "live"), abs=2e-3)
+    assert live["metrics"]
+
+
+@pytest.mark.parametrize("cache", ["false", "true"])
+def test_a_run_that_goes_on_is_the_run_that_was_not_interrupted(tiny_config, tiny_teacher, tmp_path, cache):
+    more = [f"teacher.cache={cache}", "masker=constant", "checkpoint.resume=true"]
+    run(tiny_config, words(tiny_teacher, tmp_path / "whole", *more, "training.max_updates=4"))
+    run(tiny_config, words(tiny_teacher, tmp_path / "cut", *more, "training.max_updates=2"))
+    run(tiny_config, words(tiny_teacher, tmp_path / "cut", *more, "training.max_updates=4"))
+    assert saved_weights(tmp_path / "cut") == saved_weights(tmp_path / "whole")
+
+
+def _train(config: str, given: list[str]) -> None:
+    run(config, given)
+
+
+def test_two_processes_make_the_updates_of_one(tiny_config, tiny_teacher, tmp_path):
+    dropouts = ["dropout", "encoders.text.dropout", "encoders.text.attention_dropout", "encoders.image.dropout"]
+    exact = [f"model.{name}=0" for name in dropouts]
+    run(tiny_config, words(tiny_teacher, tmp_path / "one", *exact))
+    run_processes(_train, 2, str(tiny_config), words(tiny_teacher, tmp_path / "two", *exact))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)  # float32 sums in another order
+
+
+def test_each_side_has_a_masker_of_its_own_vocabulary(tiny_config, tiny_teacher, tmp_path):
+    given = words(tiny_teacher, tmp_path / "run", "masker=noise")
+    config: RunConfig = checked(load(tiny_config, given))
+    world = World.alone("cpu")
+    data = build_data(config, world)
+    maskers = build_maskers(data)
+    assert isinstance(maskers.student, NoiseMasker)
+    assert isinstance(maskers.own_of_teacher, NoiseMasker)
+    sizes = data.processors["text"].facts["vocab_size"], data.taught["text"].facts["vocab_size"]
+    assert (maskers.student.vocab_size, maskers.own_of_teacher.vocab_size) == sizes
+    assert sizes[0] != sizes[1]
+
+
+def test_another_row_stands_in_for_a_modality_on_both_sides_alike(tiny_config, tiny_teacher, tmp_path):
+    config = checked(load(tiny_config, words(tiny_teacher, tmp_path / "run", "masker=other")))
+    data = build_data(config, World.alone("cpu"))
+    maskers = build_maskers(data)
+    batch = next(iter(data.evaluation["validation"]))
+    mine, theirs = maskers.student.view(batch, "text"), maskers.teacher.view(batch.teacher_side, "text")
+    assert mine.inputs["image"].values.shape[2:] == (4, 4)
+    assert theirs.inputs["image"].values.shape[2:] == (8, 8)
+    for seen, whole in ((mine, batch), (theirs, batch.teacher_side)):
+        torch.testing.assert_close(seen.inputs["image"].values, whole.inputs["image"].values.roll(1, 0))
+
+
+def test_means_that_stand_in_are_those_of_each_sides_own_images(tiny_config, tiny_teacher, tmp_path):
+    means = "masker={type: by_modality, maskers: {image: mean, text: drop}}"
+    config = checked(load(tiny_config, words(tiny_teacher, tmp_path / "run", means, "teacher.cache=true")))
+    data = build_data(config, World.alone("cpu"))
+    maskers = build_maskers(data)
+    maskers.fit(data.all_training_examples())
+    shapes = [tuple(m.state_dict()["maskers.image.mean_image"].shape) for m in maskers.each]
+    assert shapes == [(3, 4, 4), (3, 8, 8)]
+
+
+def test_the_doctor_and_a_check_find_nothing_wrong(tiny_config, tiny_teacher, tmp_path):
+    run(tiny_config, words(tiny_teacher, tmp_path / "run", "run_type=check"))
+    doctor.main([f"config={tiny_config}", *words(tiny_teacher, tmp_path / "run"), f"out={tmp_path / 'found.json'}"])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [f["sentence"] for f in found["findings"] if f["is_fault"]] == []
+    shapes = {one["modality"]: one["values"][1:] for one in found["shapes"]}
+    assert shapes["image"] == [3, 4, 4]
+    assert shapes["image of the teacher"] == [3, 8, 8]
+
+
+def test_the_saliency_of_a_teacher_is_that_of_its_own_tensors(tiny_config, tiny_teacher, tmp_path):
+    same = [word for word in words(tiny_teacher, tmp_path / "run") if word not in OTHER]
+    options = ["split=test", "examples=1", "resamples=5", "teacher.cache=true"]
+    wanted = run_saliency(tiny_config, [*same, *options, f"folder={tmp_path / 'same'}"])["test"]
+    found = run_saliency(tiny_config, [*words(tiny_teacher, tmp_path / "run"), *options, f"folder={tmp_path / 'other'}"])["test"]
+    assert found["scores"]["drop"]["classes"] == wanted["scores"]["drop"]["classes"]
+
+
+def test_maps_of_the_attention_over_words_are_not_compared_across_tokenizers(tiny_config, tiny_teacher, tmp_path):
+    features = "objective.features=[{loss: attention_transfer, student: text.1.attention}]"
+    with pytest.raises(ConfigError, match="student and teacher see other tensors of text, and it compares position by position"):
+        run(tiny_config, words(tiny_teacher, tmp_path / "run", features))
+
+
+def test_hidden_states_of_images_of_two_sizes_are_compared_as_grids(tiny_config, tiny_teacher, tmp_path):
+    features = "objective.features=[{loss: hint, student: image.last.hidden}]"
+    run(tiny_config, words(tiny_teacher, tmp_path / "run", features, "training.max_updates=1"))
+    assert losses(tmp_path / "run")
+
+
+def test_a_student_of_one_modality_needs_no_processor_of_the_teachers_other_one(tiny_config, tiny_teacher, tmp_path):
+    encoder = "{type: transformer, hidden_size: 8, num_layers: 1, num_heads: 2}"
+    model = f"model={{type: unimodal_text, encoder: {encoder}}}"
+    crossmodal = "objective={type: distillation, views: [{teacher: full, student: full}]}"
+    given = [model, crossmodal, "data.processors={text: {type: tokenizer, max_length: 6}}"]
+    for cache in ("false", "true"):
+        folder = tmp_path / cache
+        run(tiny_config, [*(w for w in words(tiny_teacher, folder) if w not in OTHER), *given, f"teacher.cache={cache}"])
+    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), abs=2e-3)
