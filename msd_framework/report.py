@@ -53,7 +53,7 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Predicts and measures with the best checkpoint, and writes predictions, `report.json` and `report.md`."""
     config = run.config
     best = run.load_trained()
-    run.teachers.open_caches(SPLITS[config.run_type])
+    run.teachers.open_caches(run.data, SPLITS[config.run_type])
     keep_freed_memory()
     metrics: dict[str, float] = {}
     examples: dict[str, int] = {}

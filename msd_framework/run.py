@@ -107,7 +107,8 @@ def fit(run: Run, training: Training, source: Source) -> None:
     if not resumed:
         fit_statistics(run.data, run.maskers, training.objective)
         seed_everything(config.seed, world.rank)  # and then draws noise of its own
-    run.teachers.open_caches(("train", *SPLITS["train"]))
+    if run.teachers.open_caches(run.data, ("train", *SPLITS["train"])):
+        trial = dry_run(run.data)  # without the rows that have no answer
     trial.step(training.objective)
     keep_freed_memory()  # from here on: what opening files has taken is not asked for again
     choice = runner.choose_precision()

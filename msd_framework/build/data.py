@@ -111,6 +111,32 @@ class Data:
         """Examples in their own order, whole on each process, to be gone through as often as a statistic needs."""
         return OnDevice(self, reader)
 
+    def reader_of(self, use: str) -> ExampleReader:
+        """Reads the split of a use."""
+        return self.training_reader if use == "train" else self.evaluation[use].reader
+
+    def leave_out(self, use: str, places: Iterable[int], why: str) -> None:
+        """Leaves examples of a split out that a reader of other tensors could not read, where such examples are skipped.
+
+        Args:
+            use: what the run uses the split for.
+            places: where they stand in the split.
+            why: what is wrong with them, for the report.
+
+        Raises:
+            DataError: of the first one, where such examples are not skipped.
+        """
+        reader = self.reader_of(use)
+        for place in places:
+            # one that cannot be read for the student either is told with what is wrong with it
+            loaded = reader(place)
+            if loaded is None:
+                continue
+            text = f"{loaded.example.source}: {why}"
+            if not reader.skip_errors:
+                raise DataError(f"{text}. Mend it, or set data.on_error=skip, as when the teacher was asked.")
+            reader.skipped[place] = text
+
     @property
     def validation(self) -> EvaluationBatches:
         """The validation split for the student alone."""

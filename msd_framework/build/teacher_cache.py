@@ -100,7 +100,9 @@ class CachedSplit:
         path = self.first_says(self.complete)
         store = self.checked(path) if path else self.filled()
         store.touch()
-        return Opened(store, None if store.layout.num_classes else self.teacher().model.classify)
+        unanswered = np.flatnonzero(marks_of(store, rows_of(store, self.dataset)) != DONE)
+        classify = None if store.layout.num_classes else self.teacher().model.classify
+        return Opened(store, classify, tuple(unanswered.tolist()))
 
     def filled(self) -> TeacherStore:
         """The store once every example has been asked about, by this run or by another one that was at it."""

@@ -93,23 +93,32 @@ class Teachers:
         """Who is asked about the split of a use; None where there is nobody."""
         return self.by_use.get(use)
 
-    def open_caches(self, uses: Sequence[str]) -> None:
+    def open_caches(self, data: Data, uses: Sequence[str]) -> bool:
         """Has cached answers to splits ready, asked for if need be; the weights of the teachers are then let go.
 
         Args:
+            data: what the run reads, which leaves out examples that a teacher could not be asked about.
             uses: of the splits; those that the run does not have are left out.
+
+        Returns:
+            Whether examples are left out.
 
         Raises:
             CacheError: if a store is damaged, out of date, or not there and not to be filled.
         """
+        some_left_out = False
         for teacher, kept in zip(self.trained, self.kept):
             if not kept:
                 continue
-            stores = [kept[use].opened for use in uses if use in kept and teacher.views[use]]
+            found = {use: kept[use].opened for use in uses if use in kept and teacher.views[use]}
+            for use, answers in found.items():
+                data.leave_out(use, answers.unanswered, f"the teacher {teacher.folder} could not read it")
+                some_left_out = some_left_out or bool(answers.unanswered)
             live = teacher.live.let_go()
             # a store of summaries makes logits of them with the teacher's last layer
-            if live is not None and any(store.classify is not None for store in stores):
+            if live is not None and any(answers.classify is not None for answers in found.values()):
                 only_head(live.model)
+        return some_left_out
 
 
 def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None = None) -> Teachers:
@@ -225,6 +234,8 @@ def dry_run(data: Data, finite: bool = True, teacher_asked: bool = False) -> Dry
     """
     taught = data.taught if teacher_asked else data.taught_in_batches
     rows = ExtremeRows(data.config, data.world.device, data.processors, data.info, data.splits, taught)
+    for use, reader in rows.readers.items():
+        reader.skipped |= data.reader_of(use).skipped
     return DryRun(data.config, rows, finite)
 
 

@@ -27,10 +27,12 @@ class Opened:
     Args:
         store: what is read.
         classify: makes logits of the summaries, where the store keeps no logits.
+        unanswered: the places in the split of examples that could not be read when the teacher was asked.
     """
 
     store: TeacherStore
     classify: Classify | None = None
+    unanswered: tuple[int, ...] = ()
 
 
 class CachedTeacher(Teacher):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from msd_framework.analysis.saliency.scores import run_saliency
 from msd_framework.build.data import build_data
@@ -19,7 +21,7 @@ from msd_framework.config.load import load
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.processors.images import Pixels
 from msd_framework.engine.distributed import World
-from msd_framework.errors import ConfigError
+from msd_framework.errors import ConfigError, DataError
 from msd_framework.maskers.resample import NoiseMasker
 from msd_framework.run import run
 from msd_framework.testing import run_processes
@@ -187,12 +189,49 @@ def test_hidden_states_of_images_of_two_sizes_are_compared_as_grids(tiny_config,
     assert losses(tmp_path / "run")
 
 
-def test_a_student_of_one_modality_needs_no_processor_of_the_teachers_other_one(tiny_config, tiny_teacher, tmp_path):
-    encoder = "{type: transformer, hidden_size: 8, num_layers: 1, num_heads: 2}"
-    model = f"model={{type: unimodal_text, encoder: {encoder}}}"
-    crossmodal = "objective={type: distillation, views: [{teacher: full, student: full}]}"
-    given = [model, crossmodal, "data.processors={text: {type: tokenizer, max_length: 6}}"]
+CROSSMODAL = [
+    "model={type: unimodal_text, encoder: {type: transformer, hidden_size: 8, num_layers: 1, num_heads: 2}}",
+    "objective={type: distillation, views: [{teacher: full, student: full}]}",
+]
+
+
+@pytest.fixture
+def config_of_text(tiny_config, tmp_path) -> Path:
+    """The configuration of runs whose data has a processor of the text alone."""
+    given = yaml.safe_load(tiny_config.read_text())
+    del given["data"]["processors"]["image"]
+    del given["model"]
+    (tmp_path / "text.yaml").write_text(yaml.safe_dump(given))
+    return tmp_path / "text.yaml"
+
+
+def of_text(teacher: Path, folder: Path, *more: str) -> list[str]:
+    """A student of the text alone, whose teacher sees the image as well."""
+    return [*(word for word in words(teacher, folder) if word not in OTHER), *CROSSMODAL, *more]
+
+
+def test_a_student_of_one_modality_needs_no_processor_of_the_teachers_other_one(config_of_text, tiny_teacher, tmp_path):
     for cache in ("false", "true"):
-        folder = tmp_path / cache
-        run(tiny_config, [*(w for w in words(tiny_teacher, folder) if w not in OTHER), *given, f"teacher.cache={cache}"])
+        run(config_of_text, of_text(tiny_teacher, tmp_path / cache, f"teacher.cache={cache}"))
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), abs=2e-3)
+
+
+def test_a_row_that_only_the_teacher_cannot_read_is_left_out_live_and_cached_alike(
+    config_of_text, tiny_world, tiny_teacher, tmp_path
+):
+    shutil.copytree(tiny_world, tmp_path / "world")
+    broken = [f"000{row}.png" for row in (2, 3, 5, 6, 8, 9)]
+    for name in broken:
+        (tmp_path / "world" / "img" / name).write_bytes(b"no image")
+    elsewhere = f"data.dataset.root={tmp_path / 'world'}"
+    skipped = {}
+    for cache in ("false", "true", "read"):
+        given = of_text(tiny_teacher, tmp_path / cache, elsewhere, f"teacher.cache={cache}", "data.on_error=skip")
+        skipped[cache] = run(config_of_text, given)["skipped"]
+    assert [len(texts) for texts in skipped.values()] == [6, 6, 6]
+    assert all("the teacher" in text for text in skipped["read"])
+    assert losses(tmp_path / "true") == losses(tmp_path / "read")
+    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), abs=2e-3)
+    with pytest.raises(DataError, match=r"could not read it\. Mend it, or set data\.on_error=skip"):
+        run(config_of_text, of_text(tiny_teacher, tmp_path / "raises", elsewhere, "teacher.cache=read"))
+    assert not (tmp_path / "raises" / "metrics.jsonl").exists()
