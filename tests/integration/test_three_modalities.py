@@ -155,7 +155,7 @@ def test_a_study_has_a_table_of_all_seven_views(cards: Path, tmp_path: Path) -> 
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     run_study(tmp_path / "study.yaml")
     page = (tmp_path / "study" / "summary.md").read_text()
-    assert f"| | full | {' | '.join(VIEWS)} |" in page
+    assert f"|  | full | {' | '.join(VIEWS)} |" in page
     assert "audio first | image first | text first" in page
     assert (tmp_path / "study" / "densities.png").stat().st_size > 5000
 

@@ -8,7 +8,7 @@ import io
 import pytest
 import torch
 
-from msd_framework import run
+from msd_framework import report
 from msd_framework.data.base import Example, SubmissionFile
 from msd_framework.engine import prediction_table
 from msd_framework.engine.evaluation import Predictions
@@ -28,7 +28,7 @@ SUBMISSION = SubmissionFile("submission.json", "[", ", ", "]")
 
 def written(folder, predictions: Predictions, info: DatasetInfo, at_once: int = 1024) -> str:
     table = PredictionTable(DATASET, info, list(predictions.logits))  # type: ignore[arg-type]
-    with run.prediction_files(folder / "predictions_test.csv", table.header, None) as write:
+    with report.prediction_files(folder / "predictions_test.csv", table.header, None) as write:
         for rows in torch.arange(len(predictions.places)).split(at_once):
             for row in table.rows(predictions.at(rows)):
                 write(row, "")
@@ -73,7 +73,7 @@ def test_of_very_many_classes_the_best_is_written(tmp_path, monkeypatch, at_once
 
 @pytest.mark.parametrize(("entries", "text"), [(["1"], "[1]"), (["1", "2", "3"], "[1, 2, 3]")])
 def test_what_a_server_takes_is_written_beside_it(tmp_path, entries, text):
-    with run.prediction_files(tmp_path / "predictions_test.csv", ["id"], SUBMISSION) as write:
+    with report.prediction_files(tmp_path / "predictions_test.csv", ["id"], SUBMISSION) as write:
         for entry in entries:
             write([entry], entry)
             assert not (tmp_path / "submission.json").exists()
@@ -83,7 +83,7 @@ def test_what_a_server_takes_is_written_beside_it(tmp_path, entries, text):
 
 def test_what_goes_wrong_on_the_way_leaves_no_half_a_file(tmp_path):
     def fails() -> None:
-        with run.prediction_files(tmp_path / "predictions_test.csv", ["id"], SUBMISSION) as write:
+        with report.prediction_files(tmp_path / "predictions_test.csv", ["id"], SUBMISSION) as write:
             write(["1"], "1")
             raise ValueError("gone")
 
