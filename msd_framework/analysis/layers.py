@@ -82,6 +82,13 @@ def alike_layers(
     return Alike(tuple(mine), tuple(theirs), table)
 
 
+def usual_layers(model: MultimodalModel) -> str:
+    """The name of a model's layers that all modalities share; where it has none, of those of its first modality that has layers."""
+    states = [part for part, layer, what in map(parsed, model.offered) if layer is not None and what == "hidden"]
+    part = "fused" if "fused" in states or not states else states[0]
+    return f"{part}.*.hidden"
+
+
 def _layers(model: MultimodalModel, at: str, pattern: str) -> list[str]:
     """The names of the layers of a pattern, that are states or summaries."""
     kinds: Mapping[str, str] = model.offered

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msd_framework.analysis.apart import apart, begun_anew
-from msd_framework.analysis.layers import Alike, alike_layers
+from msd_framework.analysis.layers import Alike, alike_layers, usual_layers
 from msd_framework.build.data import build_data, open_splits
 from msd_framework.build.models import build_maskers, build_model, build_recipe
 from msd_framework.build.teachers import trained_teachers
@@ -26,8 +26,9 @@ from msd_framework.table import Table
 class LayersConfig:
     """What ``msd layers`` takes beside the options of the run."""
 
-    student_layers: str = "fused.*.hidden"
-    """The student's layers, such as `text.*.hidden`; each is read as its mean over the positions of an example."""
+    student_layers: str | None = None
+    """The student's layers, such as `text.*.hidden`; each is read as its mean over the positions of an example. Where null, those
+    that all modalities share, `fused.*.hidden`, or else those of the first modality that has layers."""
 
     teacher_layers: str | None = None
     """The teacher's; of the same names as the student's if null."""
@@ -84,5 +85,6 @@ def run_layers(path: str | Path, words: Sequence[str] = ()) -> Alike:
                 folder = find_checkpoint(options.weights)
                 load_weights(student, read(folder, WEIGHTS).model, str(folder))
             teacher = trained_teachers(data, build_maskers(data))[0].live().model
-            theirs = options.teacher_layers or options.student_layers
-            return alike_layers(data, student, teacher, options.student_layers, theirs, options.split, options.examples)
+            mine = options.student_layers or usual_layers(student)
+            theirs = options.teacher_layers or mine
+            return alike_layers(data, student, teacher, mine, theirs, options.split, options.examples)

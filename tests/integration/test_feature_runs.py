@@ -123,6 +123,11 @@ def test_layers_are_compared_without_a_trace(tiny_config, tiny_teacher, tmp_path
     assert not (tmp_path / "no").exists()
 
 
+def test_layers_of_a_model_without_shared_ones_are_those_of_its_first_modality(tiny_config, tiny_teacher, tmp_path):
+    found = run_layers(tiny_config, words(tiny_teacher, tmp_path, "examples=6"))
+    assert found.student == found.teacher == ("text.1.hidden",)
+
+
 def test_a_run_is_its_own_twin(tiny_config, tiny_teacher, tmp_path):
     taught = [f"teacher.checkpoint={tiny_teacher}", "objective.type=distillation", "objective.views=[full]"]
     more = [f"weights={tiny_teacher}", "student_layers=text.*.hidden", "split=test", f"env.save_dir={tmp_path}"]
