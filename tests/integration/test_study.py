@@ -345,6 +345,17 @@ def test_runs_keep_their_own_data_and_teachers_where_the_study_has_none(tmp_path
     assert not any("data." in w or "teacher.checkpoint" in w for w in words.values())
 
 
+def test_a_student_without_a_teacher_that_sees_other_inputs_takes_none_of_the_teachers_processors(tmp_path):
+    file = write(tmp_path, densities=[])
+    for name in ("ce", "kd"):
+        options = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
+        options["data"]["processors"] = {"text": {"max_length": 14}}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(options))
+    words = {r.name: " ".join(r.words) for r in planned(load_study(file))}
+    assert "data.processors_from" not in words["ce"]
+    assert all("data.processors_from" in words[name] for name in ("kd", "msd"))
+
+
 def test_a_study_writes_under_its_name_if_nothing_else_is_said(tmp_path):
     assert load_study(write(tmp_path, env={})).folder == Path("runs/tiny")
 

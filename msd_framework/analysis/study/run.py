@@ -16,9 +16,11 @@ from msd_framework.analysis.study.config import TEACHER, StudyConfig, WorldConfi
 from msd_framework.analysis.study.report import write_report
 from msd_framework.analysis.study.workers import Event, Task, work
 from msd_framework.config.load import load, resolve
+from msd_framework.config.parts import complete
 from msd_framework.config.values import as_word
 from msd_framework.errors import ConfigError, TrainingError
 from msd_framework.reading import read_json
+from msd_framework.registry import PROCESSORS
 from msd_framework.run import run
 from msd_framework.screen import progress_bar, say
 from msd_framework.worlds import make_world
@@ -105,6 +107,7 @@ def planned(config: StudyConfig) -> Iterator[Run]:
     values = {n: load(file, config.words(n)).values for n, file in config.run_files.items()}
     own = {n for n, v in values.items() if (v.get("teacher") or {}).get("ema") is not None}  # taught by an average of the student
     taught = {n: needs_teacher(v["objective"]) and n not in own for n, v in values.items()}
+    made = {n: {m: complete(PROCESSORS, spec) for m, spec in v["data"]["processors"].items()} for n, v in values.items()}
     for seed in config.seed_list:
         teacher = config.folder / TEACHER / f"seed_{seed}"
         for name, file in config.run_files.items():
@@ -113,7 +116,9 @@ def planned(config: StudyConfig) -> Iterator[Run]:
             if config.world is not None:
                 settings["data.dataset.root"] = str(_world_folder(config, seed))
             if config.teacher is not None and name != TEACHER:
-                settings["data.processors_from"] = str(teacher)
+                # a student of other inputs than the teacher's that is not taught by it shares nothing with it
+                if taught[name] or made[name] == made[TEACHER]:
+                    settings["data.processors_from"] = str(teacher)
                 if taught[name]:
                     settings["teacher.checkpoint"] = str(teacher)
             words = tuple(as_word(key, value) for key, value in settings.items())
