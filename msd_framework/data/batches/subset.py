@@ -12,7 +12,26 @@ from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.structures import DatasetInfo
 
 
-class Subset(MultimodalDataset):
+class OfAnother(MultimodalDataset):
+    """A data set that is made of another one, and that no YAML names: the other one describes and checks itself.
+
+    Args:
+        whole: the other one.
+    """
+
+    def __init__(self, whole: MultimodalDataset):
+        self.whole = whole
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
+        raise NotImplementedError("the data set that it is made of describes itself")
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
+        raise NotImplementedError("the data set that it is made of checks itself")
+
+
+class Subset(OfAnother):
     """Some of the examples of another data set.
 
     Args:
@@ -21,15 +40,8 @@ class Subset(MultimodalDataset):
     """
 
     def __init__(self, whole: MultimodalDataset, places: Sequence[int] | npt.NDArray[np.integer[Any]]):
-        self.whole, self.places = whole, places
-
-    @classmethod
-    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
-        raise NotImplementedError("some examples of a data set that describes itself")
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
-        raise NotImplementedError("some examples of a data set that checks itself")
+        super().__init__(whole)
+        self.places = places
 
     def __len__(self) -> int:
         return len(self.places)
