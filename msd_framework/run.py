@@ -13,7 +13,7 @@ import torch
 
 from msd_framework.build.run import Run, Training, build, try_models, waits_before_training
 from msd_framework.build.teachers import dry_run
-from msd_framework.build.training import fit_statistics
+from msd_framework.build.training import fit_objective
 from msd_framework.build.try_out import try_out
 from msd_framework.callbacks.logging import NO_TENSORBOARD, tensorboard_is_installed
 from msd_framework.checks.resume import at_its_place, leaves, resume_changes
@@ -104,11 +104,14 @@ def fit(run: Run, training: Training, source: Source) -> None:
     try_models(trial, run.model, run.maskers, run.teachers, training.objective, run.metrics)
     if waits_before_training(config, run.maskers, training.objective):
         trial.training_mode(run.model)
+    # maskers first, for answers hang on what they learned; then the objective, which may ask for answers
     if not resumed:
-        fit_statistics(run.data, run.maskers, training.objective)
-        seed_everything(config.seed, world.rank)  # and then draws noise of its own
+        run.maskers.fit(run.data.all_training_examples())
     if run.teachers.open_caches(run.data, ("train", *SPLITS["train"])):
         trial = dry_run(run.data)  # without the rows that have no answer
+    if not resumed:
+        fit_objective(run.data, training.objective)
+        seed_everything(config.seed, world.rank)  # and then draws noise of its own
     trial.step(training.objective)
     keep_freed_memory()  # from here on: what opening files has taken is not asked for again
     choice = runner.choose_precision()

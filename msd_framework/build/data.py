@@ -137,12 +137,6 @@ class Data:
                 raise DataError(f"{text}. Mend it, or set data.on_error=skip, as when the teacher was asked.")
             reader.skipped[place] = text
 
-    @property
-    def validation(self) -> EvaluationBatches:
-        """The validation split for the student alone."""
-        batches = self.evaluation["validation"]
-        return self.in_order(batches.reader.with_teacher({})) if self.taught else batches
-
 
 @dataclass(frozen=True)
 class OnDevice:

@@ -139,7 +139,7 @@ def build(config: RunConfig, world: World, splits: Splits | None = None) -> Run:
 
     def validate(runner: Runner) -> dict[str, float]:
         precision = runner.choose_precision()
-        return measure(student_predictions(data, model, maskers, data.validation, precision), metrics)
+        return measure(student_predictions(data, model, maskers, data.evaluation["validation"], precision), metrics)
 
     runner = build_runner(data, recipe, objective, batches, metrics, validate)
     return Run(data, maskers, model, teachers, metrics, Training(objective, batches, runner))

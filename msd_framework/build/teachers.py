@@ -205,16 +205,24 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     decoded = DecodedInputs() if data.taught else data.decoded
 
     def batches(examples: MultimodalDataset) -> EvaluationBatches:
-        # the teacher's modalities alone: others may be dear to read
         own = {m: processors[m].deterministic() for m in one.modalities}
-        return data.in_order(ExampleReader(examples, own, decoded, config.data.on_error == "skip"), shared=False)
+        # other modalities may be dear to read; a row that has one of them alone is a row all the same
+        others = dict.fromkeys(m for m in processors if m not in own)
+        return data.in_order(ExampleReader(examples, own, decoded, config.data.on_error == "skip", others), shared=False)
+
+    def try_out() -> None:
+        trial = dry_run(data, teacher_asked=True)
+        if data.taught:  # of which nothing was looked at yet
+            trial.rows.check_files()
+            trial.rows.check_texts()
+        trial.teacher(one.live(), one.views[use])
 
     return CachedSplit(
         asked=asked,
         dataset=data.splits[use],
         batches=batches,
         teacher=one.live,
-        try_out=lambda: dry_run(data, teacher_asked=True).teacher(one.live(), one.views[use]),
+        try_out=try_out,
         world=data.world,
         folder=Path(teacher.cache_dir),
         may_fill=teacher.cache != "read",

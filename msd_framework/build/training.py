@@ -84,12 +84,10 @@ def _show_examples(objective: Objective, data: Data, teachers: Teachers) -> None
         objective.dry_run(batch.to(data.world.device), live, len(reader.dataset))
 
 
-def fit_statistics(data: Data, maskers: Maskers, objective: Objective) -> None:
-    """Lets the maskers, and then the objective, look at the training split once, if they have to."""
-    examples = data.all_training_examples()
-    maskers.fit(examples)
+def fit_objective(data: Data, objective: Objective) -> None:
+    """Lets an objective look at the training split once, if it has to; it may ask the teachers about each example."""
     if objective.needs_fit:
-        objective.fit(examples)
+        objective.fit(data.all_training_examples())
     losses = [m for m in objective.modules() if isinstance(m, WeighedTaskLoss) and m.needs_counts]
     if losses:
         counts = class_counts(data)

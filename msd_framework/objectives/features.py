@@ -174,9 +174,10 @@ class Pair(nn.Module):
         mine, theirs = (_shape(kind, values, num_examples) for values in (student, teacher))
         parts = {parsed(name)[0] for name in (self.student, self.teacher)}
         others = apart if FUSED in parts else [m for m in apart if m in parts]
-        if others and self.loss.same_positions and (FUSED in parts or kind in ("attention", "scores")):
+        # no position of one tokenizer's text is one of another's, and where padding ends is another place in every batch
+        if others and self.loss.same_positions:
             text = f"student and teacher see other tensors of {', '.join(others)}, and it compares position by position"
-            raise ValueError(f"{self.name}: {text}. Take hidden states of one modality, or summaries.")
+            raise ValueError(f"{self.name}: {text}. Take a loss of summaries, such as pkd or sp.")
         if FUSED in parts and self.loss.same_positions and mine.num_positions != theirs.num_positions:
             raise ValueError(
                 f"{self.name}: the student has {mine.num_positions} positions and the teacher {theirs.num_positions}, of several "

@@ -8,9 +8,11 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from msd_framework.analysis.saliency.scores import run_saliency
 from msd_framework.build.data import build_data
@@ -36,9 +38,12 @@ def words(teacher: Path, folder: Path, *more: str) -> list[str]:
     return [views, f"teacher.checkpoint={teacher}", f"env.save_dir={folder}", log, caches, *OTHER, *more]
 
 
+def lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(folder: Path) -> list[float]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["train/loss"] for line in lines if "train/loss" in line]
+    return [line["train/loss"] for line in lines(folder) if "train/loss" in line]
 
 
 def saved_weights(folder: Path) -> bytes:
@@ -94,13 +99,19 @@ def test_what_both_sides_see_is_made_once(tiny_config, tiny_teacher, tmp_path, i
     assert saved_weights(tmp_path / "named") == saved_weights(tmp_path / "same")
 
 
-def test_a_student_may_be_augmented_whose_teacher_sees_whole_images_and_is_cached(tiny_config, tiny_teacher, tmp_path, images):
-    same = [word for word in words(tiny_teacher, tmp_path / "run", "data.cache_mb=0") if word not in OTHER]
+def test_a_student_may_be_augmented_whose_teacher_sees_whole_images_and_is_cached(tiny_config, tiny_world, tiny_teacher, tmp_path):
+    shutil.copytree(tiny_world, tmp_path / "world")
+    chance = np.random.default_rng(0)
+    for path in sorted((tmp_path / "world" / "img").iterdir()):  # a crop of one colour would be the image itself
+        Image.fromarray(chance.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    elsewhere = f"data.dataset.root={tmp_path / 'world'}"
+    same = [word for word in words(tiny_teacher, tmp_path / "run", "data.cache_mb=0", elsewhere) if word not in OTHER]
     given = ["data.processors.image.augment=crop_flip", "teacher.processors.image={type: pixels, size: 8}"]
     run(tiny_config, [*same, *given, "teacher.cache=true"])
-    live = run(tiny_config, [*same, *given, f"env.save_dir={tmp_path / 'live'}"])
+    run(tiny_config, [*same, *given, f"env.save_dir={tmp_path / 'live'}"])
+    run(tiny_config, [*same, *given[:1], f"env.save_dir={tmp_path / 'both'}"])
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "live"), abs=2e-3)
-    assert live["metrics"]
+    assert losses(tmp_path / "both") != pytest.approx(losses(tmp_path / "live"), abs=1e-5)  # there the teacher sees the crops
 
 
 @pytest.mark.parametrize("cache", ["false", "true"])
@@ -183,6 +194,13 @@ def test_maps_of_the_attention_over_words_are_not_compared_across_tokenizers(tin
         run(tiny_config, words(tiny_teacher, tmp_path / "run", features))
 
 
+def test_hidden_states_of_texts_are_not_compared_across_tokenizers(tiny_config, tiny_teacher, tmp_path):
+    features = "objective.features=[{loss: hint, student: text.last.hidden}]"
+    with pytest.raises(ConfigError, match="student and teacher see other tensors of text, and it compares position by position"):
+        run(tiny_config, words(tiny_teacher, tmp_path / "run", features))
+    run(tiny_config, words(tiny_teacher, tmp_path / "run", "objective.features=[{loss: sp, student: text.last.hidden}]"))
+
+
 def test_hidden_states_of_images_of_two_sizes_are_compared_as_grids(tiny_config, tiny_teacher, tmp_path):
     features = "objective.features=[{loss: hint, student: image.last.hidden}]"
     run(tiny_config, words(tiny_teacher, tmp_path / "run", features, "training.max_updates=1"))
@@ -216,22 +234,91 @@ def test_a_student_of_one_modality_needs_no_processor_of_the_teachers_other_one(
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), abs=2e-3)
 
 
+WEIGHTINGS = {
+    "uniform": CROSSMODAL[1],
+    "population": "objective={type: distillation, views: [{teacher: full, student: full}, text], weighting: population}",
+}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_a_row_that_only_the_teacher_cannot_read_is_left_out_live_and_cached_alike(
-    config_of_text, tiny_world, tiny_teacher, tmp_path
+    config_of_text, tiny_world, tiny_teacher, tmp_path, weighting
 ):
     shutil.copytree(tiny_world, tmp_path / "world")
-    broken = [f"000{row}.png" for row in (2, 3, 5, 6, 8, 9)]
-    for name in broken:
-        (tmp_path / "world" / "img" / name).write_bytes(b"no image")
-    elsewhere = f"data.dataset.root={tmp_path / 'world'}"
-    skipped = {}
+    for name in ("0002", "0003", "0005", "0006", "0008", "0009", "1001", "1004", "1007"):
+        (tmp_path / "world" / "img" / f"{name}.png").write_bytes(b"no image")
+    given = [f"data.dataset.root={tmp_path / 'world'}", WEIGHTINGS[weighting]]
+    reports = {}
     for cache in ("false", "true", "read"):
-        given = of_text(tiny_teacher, tmp_path / cache, elsewhere, f"teacher.cache={cache}", "data.on_error=skip")
-        skipped[cache] = run(config_of_text, given)["skipped"]
-    assert [len(texts) for texts in skipped.values()] == [6, 6, 6]
-    assert all("the teacher" in text for text in skipped["read"])
+        more = [*given, f"teacher.cache={cache}", "data.on_error=skip"]
+        reports[cache] = run(config_of_text, of_text(tiny_teacher, tmp_path / cache, *more))
+    assert [len(report["skipped"]) for report in reports.values()] == [9, 9, 9]
+    assert all("the teacher" in text for text in reports["read"]["skipped"])
     assert losses(tmp_path / "true") == losses(tmp_path / "read")
     assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), abs=2e-3)
+    for cache, report in reports.items():  # what a run watches is what it reports, of 9 rows of the 12
+        logged = [row["validation/accuracy"] for row in lines(tmp_path / cache) if "validation/accuracy" in row]
+        assert report["metrics"]["validation/accuracy"] in logged
+        assert report["metrics"]["validation/accuracy"] * 9 == pytest.approx(round(report["metrics"]["validation/accuracy"] * 9))
     with pytest.raises(DataError, match=r"could not read it\. Mend it, or set data\.on_error=skip"):
-        run(config_of_text, of_text(tiny_teacher, tmp_path / "raises", elsewhere, "teacher.cache=read"))
+        run(config_of_text, of_text(tiny_teacher, tmp_path / "raises", *given, "teacher.cache=read"))
     assert not (tmp_path / "raises" / "metrics.jsonl").exists()
+
+
+def lacking(config: Path, world: Path, folder: Path, key: str) -> tuple[Path, Path]:
+    """The configurations of runs on rows of JSON that are whole, and on the same rows of which two a split lack a modality."""
+    files = {"train": "train", "dev_seen": "validation", "test_seen": "test"}
+    found = []
+    for name, without in (("whole", ()), ("lacking", (2, 5))):
+        shutil.copytree(world, folder / name)
+        for old, new in files.items():
+            rows = [json.loads(line) for line in (world / f"{old}.jsonl").read_text().splitlines()]
+            for i in without:
+                rows[i][key] = None
+            (folder / name / f"{new}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given = yaml.safe_load(config.read_text())
+        columns = {"texts": {"text": "text"}, "images": {"image": "img"}, "label": "label", "id_column": "id", "classes": [0, 1]}
+        given["data"] |= {
+            "dataset": {"type": "jsonl", "root": str(folder / name), **columns},
+            **{use: use for use in files.values()},
+        }
+        found.append(folder / f"{name}.yaml")
+        found[-1].write_text(yaml.safe_dump(given))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("cache", ["false", "true"])
+def test_rows_without_the_students_modality_are_validated_as_they_are_tested(
+    tiny_config, config_of_text, tiny_world, tmp_path, cache
+):
+    run(lacking(tiny_config, tiny_world, tmp_path / "both", "text")[0], [f"env.save_dir={tmp_path / 'teacher'}"])
+    _, student = lacking(config_of_text, tiny_world, tmp_path / "text", "text")
+    report = run(student, of_text(tmp_path / "teacher", tmp_path / "run", f"teacher.cache={cache}"))
+    assert report["skipped"] == []
+    assert report["lacking"]["validation"]["text"] == report["lacking"]["test"]["text"] == 2
+
+
+def test_rows_without_all_that_the_teacher_takes_are_kept_live_and_cached(tiny_config, tiny_world, tmp_path):
+    whole, student = lacking(tiny_config, tiny_world, tmp_path, "img")
+    encoder = "{type: patches, patch_size: 4, hidden_size: 8, num_heads: 2}"
+    of_image = yaml.safe_load(whole.read_text())
+    del of_image["model"]
+    whole.write_text(yaml.safe_dump(of_image))
+    run(whole, [f"model={{type: unimodal_image, encoder: {encoder}}}", f"env.save_dir={tmp_path / 'teacher'}"])
+    objective = "objective={type: distillation, views: [full], weighting: uniform}"
+    skipped = []
+    for cache in ("false", "true"):
+        given = [f"teacher.checkpoint={tmp_path / 'teacher'}", f"teacher.cache_dir={tmp_path / 'caches'}", f"teacher.cache={cache}"]
+        report = run(student, [objective, *given, "training.log_every=1", f"env.save_dir={tmp_path / cache}"])
+        skipped.append(report["skipped"])
+    assert skipped == [[], []]
+    assert losses(tmp_path / "true") == pytest.approx(losses(tmp_path / "false"), abs=2e-3)
+
+
+def test_a_file_that_only_the_teacher_reads_is_missed_before_anything_is_asked(config_of_text, tiny_world, tiny_teacher, tmp_path):
+    shutil.copytree(tiny_world, tmp_path / "world")
+    (tmp_path / "world" / "img" / "2003.png").unlink()
+    given = [f"data.dataset.root={tmp_path / 'world'}", "teacher.cache=true"]
+    with pytest.raises(DataError, match=r"2003\.png"):
+        run(config_of_text, of_text(tiny_teacher, tmp_path / "run", *given))
+    assert not any((tmp_path / "caches").glob("*/card.json"))
