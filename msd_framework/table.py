@@ -16,7 +16,7 @@ from msd_framework.escaping import CsvWriter, markdown, visible
 from msd_framework.files import draft
 
 NUMBER = re.compile(r"[-+]?(\d|inf|nan)|-$|undefined$|$")
-"""How a cell begins that stands under others of its kind."""
+"""Matches a cell of a column of numbers; an empty one, `-` and `undefined` are such as well."""
 
 
 @dataclass(frozen=True)

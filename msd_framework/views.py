@@ -81,7 +81,7 @@ def shows(view: str, modalities: Sequence[str]) -> bool:
 
 
 def view_name(shown: Sequence[str], modalities: Sequence[str]) -> str:
-    """The name of the view that shows some of the modalities; each view has one name only, whoever asks for it.
+    """The name of the view that shows some of the modalities, one or more in the order of `modalities`: each view has one name.
 
     >>> modalities = ["audio", "image", "text"]
     >>> [view_name(shown, modalities) for shown in (["image"], ["audio", "text"], modalities)]

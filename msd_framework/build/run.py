@@ -53,7 +53,7 @@ class Run:
     """A run, ready to be fitted or to evaluate a trained model.
 
     Args:
-        data: what it is, and what it reads.
+        data: its configuration and process, and what it reads.
         maskers: how views hide a modality.
         model: the student.
         teachers: who teaches.
@@ -95,7 +95,15 @@ class Run:
         return student_predictions(self.data, self.model, self.maskers, batches, self.precision)
 
     def ask_teacher(self, use: str, batches: Iterable[Batch]) -> PredictedBatches | None:
-        """The teacher's predictions of batches of a split on the same views, of those that it can be shown."""
+        """The teacher's predictions of batches of a split on the same views, of those that it can be shown.
+
+        Args:
+            use: what the run uses the split for: `train`, `validation` or `test`.
+            batches: of the split.
+
+        Returns:
+            None where nobody teaches.
+        """
         teacher = self.teachers.of(use)
         if teacher is None:
             return None

@@ -91,7 +91,8 @@ def own_options(words: Sequence[str], schema: type[T]) -> tuple[T, Source, list[
     keys = {word: re.split(r"[=.]", word)[0] for word in words}
     unknown = [key for word, key in keys.items() if "=" in word and key not in own | of_run]
     if unknown:
-        raise ConfigError(*(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, own | of_run)}" for key in unknown))
+        known = f"It takes: {', '.join(sorted(own))}, and the options of a run."
+        raise ConfigError(*(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, own | of_run)} {known}" for key in unknown))
     source = read([word for word in words if keys[word] in own])
     problems = structure_problems(source.values, schema)
     if not problems:

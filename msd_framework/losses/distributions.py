@@ -17,7 +17,7 @@ BERNOULLI: frozenset[Task] = frozenset({"multi_label", "soft_target"})
 
 
 def logits_of(output: ModelOutput) -> Tensor:
-    """The logits, in float32 at least."""
+    """The logits [.., C], in float32 at least."""
     return at_least_float32(output.logits)
 
 
@@ -45,7 +45,7 @@ def probabilities(log_p: Tensor, outcomes: Outcomes) -> Tensor:
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Divergence of q from p over the last dimension."""
+    """Divergence of q from p, sum p (log p - log q), of log-probabilities [.., K]: float [..]."""
     return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
 
 

@@ -171,18 +171,9 @@ class Pair(nn.Module):
         Raises:
             ValueError: if they cannot be compared.
         """
-        mine, theirs = (_shape(kind, values, num_examples) for values in (student, teacher))
-        parts = {parsed(name)[0] for name in (self.student, self.teacher)}
-        others = apart if FUSED in parts else [m for m in apart if m in parts]
-        # no position of one tokenizer's text is one of another's, and where padding ends is another place in every batch
-        if others and self.loss.same_positions:
-            text = f"student and teacher see other tensors of {', '.join(others)}, and it compares position by position"
-            raise ValueError(f"{self.name}: {text}. Take a loss of summaries, such as pkd or sp.")
-        if FUSED in parts and self.loss.same_positions and mine.num_positions != theirs.num_positions:
-            raise ValueError(
-                f"{self.name}: the student has {mine.num_positions} positions and the teacher {theirs.num_positions}, of several "
-                f"modalities. Name the modalities one by one."
-            )
+        mine, theirs = (shape_of(kind, values, num_examples) for values in (student, teacher))
+        if self.loss.same_positions and (wrong := other_positions((self.student, self.teacher), mine, theirs, apart)):
+            raise ValueError(f"{self.name}: {wrong}")
         try:
             self.adaptor = Adaptor(self.loss, mine, theirs, self.choice)
             self.loss.prepare(self.adaptor.shape, theirs)
@@ -247,8 +238,7 @@ class FeatureTerms(nn.Module):
             (mine,) = model.eval().forward_features([batch.inputs], [{pair.student for pair in pairs}])[1]
             (theirs,) = teacher.predict_features(batch, [FULL], [{pair.teacher for pair in pairs}])[1]
         model.train(was_training)
-        # images of two sizes are two grids of the same picture; two tokenizers cut a text in other places
-        apart = [m for m, x in batch.taught.items() if x is not None and x.values.ndim != 4]
+        apart = otherwise_cut(batch)
         for pair in pairs:
             values = mine[pair.student].values, theirs[pair.teacher].values
             pair.prepare(model.offered[pair.student], *values, num_examples, apart)
@@ -287,7 +277,34 @@ class FeatureTerms(nn.Module):
         return [pair for pair in self.pairs if isinstance(pair, Pair)]
 
 
-def _shape(kind: FeatureKind, values: Tensor, num_examples: int | None) -> FeatureShape:
+def otherwise_cut(batch: Batch) -> list[str]:
+    """Modalities of which a teacher sees other positions; images of two sizes are two grids of the same picture."""
+    return [m for m, x in batch.taught.items() if x is not None and x.values.ndim != 4]
+
+
+def other_positions(names: Sequence[str], student: FeatureShape, teacher: FeatureShape, apart: Sequence[str]) -> str:
+    """Why intermediates cannot be compared position by position, a sentence; empty if they can, or have none.
+
+    Args:
+        names: the student's and the teacher's.
+        student: the shape of the student's.
+        teacher: the shape of the teacher's.
+        apart: modalities of which both see other positions. No position of one tokenizer's text is one of another's, and where
+            padding ends is another place in every batch.
+    """
+    if student.kind == "pooled":
+        return ""
+    parts = {parsed(name)[0] for name in names}
+    if others := apart if FUSED in parts else [m for m in apart if m in parts]:
+        text = f"student and teacher see other tensors of {', '.join(others)}, and it compares position by position"
+        return f"{text}. Take a loss of summaries, such as pkd or sp."
+    if FUSED in parts and student.num_positions != teacher.num_positions:
+        text = f"the student has {student.num_positions} positions and the teacher {teacher.num_positions}, of several modalities"
+        return f"{text}. Name the modalities one by one."
+    return ""
+
+
+def shape_of(kind: FeatureKind, values: Tensor, num_examples: int | None) -> FeatureShape:
     if kind in ("attention", "scores"):
         return FeatureShape(kind, values.shape[1], values.shape[2], num_examples)
     return FeatureShape(kind, values.shape[-1], values.shape[1] if kind == "hidden" else 1, num_examples)

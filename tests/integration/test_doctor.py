@@ -433,7 +433,10 @@ def test_the_page_names_every_option():
 
 def test_a_word_that_is_no_option_is_told_with_the_nearest_one(config, capsys):
     assert main(["doctor", f"config={config}", "validaton_rows=4"]) == 2
-    assert capsys.readouterr().err == "command line: validaton_rows: no such option. Did you mean 'validation_rows'?\n"
+    assert capsys.readouterr().err == (
+        "command line: validaton_rows: no such option. Did you mean 'validation_rows'? "
+        "It takes: out, training_rows, validation_rows, and the options of a run.\n"
+    )
 
 
 def test_a_teacher_no_better_than_the_commonest_answer_is_a_fault(config, teacher, tmp_path, capsys):

@@ -178,6 +178,9 @@ def test_the_doctor_and_a_check_find_nothing_wrong(tiny_config, tiny_teacher, tm
     shapes = {one["modality"]: one["values"][1:] for one in found["shapes"]}
     assert shapes["image"] == [3, 4, 4]
     assert shapes["image of the teacher"] == [3, 8, 8]
+    adaptors = {one["student"]: one["adaptor"] for one in found["pairs"]}
+    assert adaptors["text.1.hidden"] == "summaries alone"  # as a run refuses hint on them
+    assert adaptors["fused.pooled"] == "none"
 
 
 def test_the_saliency_of_a_teacher_is_that_of_its_own_tensors(tiny_config, tiny_teacher, tmp_path):
@@ -198,7 +201,8 @@ def test_hidden_states_of_texts_are_not_compared_across_tokenizers(tiny_config, 
     features = "objective.features=[{loss: hint, student: text.last.hidden}]"
     with pytest.raises(ConfigError, match="student and teacher see other tensors of text, and it compares position by position"):
         run(tiny_config, words(tiny_teacher, tmp_path / "run", features))
-    run(tiny_config, words(tiny_teacher, tmp_path / "run", "objective.features=[{loss: sp, student: text.last.hidden}]"))
+    summaries = "objective.features=[{loss: sp, student: text.last.hidden}, {loss: hint, student: fused.pooled}]"
+    run(tiny_config, words(tiny_teacher, tmp_path / "run", summaries))
 
 
 def test_hidden_states_of_images_of_two_sizes_are_compared_as_grids(tiny_config, tiny_teacher, tmp_path):

@@ -38,7 +38,7 @@ from msd_framework.losses.adaptors import Adaptor
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
-from msd_framework.objectives.features import Pair
+from msd_framework.objectives.features import Pair, otherwise_cut
 from msd_framework.schedules import Progress
 from msd_framework.screen import shown_bytes
 from msd_framework.structures import Batch
@@ -238,7 +238,7 @@ def _pairs(teacher: Teacher | None, objective: Objective, batch: Batch) -> list[
     with torch.no_grad():
         (mine,) = model.eval().forward_features([batch.inputs], [{s for s, _, _ in pairs}])[1]
         (theirs,) = teacher.predict_features(batch, [FULL], [{t for _, t, _ in pairs}])[1]
-    return features.measure(pairs, model.offered, mine, theirs)
+    return features.measure(pairs, model.offered, mine, theirs, otherwise_cut(batch))
 
 
 def _cached(data: Data, maskers: Maskers, told: list[Finding]) -> Iterator[str]:

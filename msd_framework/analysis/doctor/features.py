@@ -9,7 +9,7 @@ from msd_framework.analysis.doctor.finding import sizes
 from msd_framework.losses.adaptors import Adaptor
 from msd_framework.losses.features import Hint
 from msd_framework.models.features import numbered
-from msd_framework.objectives.features import even_layers
+from msd_framework.objectives.features import even_layers, other_positions, shape_of
 from msd_framework.structures import Feature, FeatureKind, FeatureShape
 
 COLUMNS = ("student", "shape", "teacher", "shape", "adaptor")
@@ -61,6 +61,7 @@ def measure(
     kinds: Mapping[str, FeatureKind],
     mine: Mapping[str, Feature],
     theirs: Mapping[str, Feature],
+    apart: Sequence[str] = (),
 ) -> list[PairCheck]:
     """What each pair of intermediates is like.
 
@@ -69,11 +70,15 @@ def measure(
         kinds: what each of the student's is.
         mine: the student's on the batch.
         theirs: the teacher's on the same batch.
+        apart: modalities of which both see other positions.
     """
     found = []
     for student, teacher, adaptor in pairs:
         kind, a, b = kinds[student], tuple(mine[student].values.shape), tuple(theirs[teacher].values.shape)
         told = told_adaptor(kind, a, b, adaptor) if adaptor else needed_adaptor(kind, a, b)
+        of_student, of_teacher = shape_of(kind, mine[student].values, None), shape_of(kind, theirs[teacher].values, None)
+        if adaptor is None and other_positions((student, teacher), of_student, of_teacher, apart):
+            told = "summaries alone"
         found.append(PairCheck(student, teacher, kind, a, b, told, adaptor is not None))
     return found
 

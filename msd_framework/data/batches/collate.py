@@ -37,6 +37,11 @@ class Collator:
         self.taught = {} if taught is None else taught
 
     def __call__(self, loaded: list[Loaded], places: tuple[int, ...] = ()) -> Batch:
+        """A batch of B examples, in their order.
+
+        Raises:
+            DataError: of one without a label, where none may lack it.
+        """
         examples = [one.example for one in loaded]
         inputs = {
             m: collate(self.processors[m], [e.inputs[m] for e in examples], [one.inputs[m] for one in loaded])

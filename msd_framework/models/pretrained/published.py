@@ -69,11 +69,11 @@ class WeightMap:
         parts: the parts of the model that the weights are of.
         shapes: which of our tensors tells a size, and in which of its dimensions.
         counts: under which of our prefixes parts are numbered, whose number is a size.
-        mark: how one of our names begins that all weights of this kind have.
-        kind: what they are not if they have no such name, and why.
-        not_in_bert: how our names begin of what a BERT has not, and of what they are copies at first where a model begins with one;
-            with "" they stay as they are initially.
-        image_encoder: how our names of an image encoder's weights begin, with which a model may do without.
+        mark: how at least one of our names begins if the weights are of this kind.
+        kind: ends the sentence "the weights are not of ..." for a file of which no name does.
+        not_in_bert: for a model that starts from a BERT: how names of ours begin that a BERT lacks, and how those begin of which
+            they start as copies; "" leaves them as they are initially.
+        image_encoder: how our names of an image encoder's weights begin; a file may lack them, and they then stay as they are.
     """
 
     names: tuple[Mapping[str, str], ...] = ()
