@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from msd_framework.errors import did_you_mean
 
 Number: TypeAlias = float | dict[str, float | str]
-"""A number, or one that changes over the run: ``{start: 4, end: 1}``, with the other options of `Ramp`."""
+"""A number, or one that changes over the run: ``{start: 4, end: 1}``, with the other options of `Schedule`."""
 
 Shape: TypeAlias = Literal["linear", "cosine"]
 """How a number gets from its start to its end."""
@@ -59,7 +59,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Ramp:
+class Schedule:
     r"""A number that stays, changes, and stays again.
 
     .. math:: a(t) = a_0 + (a_1 - a_0) \, s\left(\min\left(1, \max\left(0, \frac{t - t_0}{d}\right)\right)\right)
@@ -77,7 +77,7 @@ class Ramp:
     Raises:
         ValueError: if an option is out of range.
 
-    >>> fall = Ramp(4.0, 1.0, begin=0.25, over=0.5)
+    >>> fall = Schedule(4.0, 1.0, begin=0.25, over=0.5)
     >>> [fall.at(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     [4.0, 4.0, 2.5, 1.0, 1.0]
     """
@@ -97,13 +97,13 @@ class Ramp:
             raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}.{did_you_mean(self.shape, SHAPES)}")
 
     @classmethod
-    def parse(cls, name: str, number: Number) -> Ramp:
-        """A ramp from its place in a YAML; a plain number is one that never changes.
+    def parse(cls, name: str, number: Number) -> Schedule:
+        """A schedule from its place in a YAML; a plain number is one that never changes.
 
         Raises:
             ValueError: if a key is missing, unknown or of another type, with the name in front.
 
-        >>> Ramp.parse("temperature", 2.0).at(0.3), Ramp.parse("temperature", {"start": 4, "end": 2}).at(0.5)
+        >>> Schedule.parse("temperature", 2.0).at(0.3), Schedule.parse("temperature", {"start": 4, "end": 2}).at(0.5)
         (2.0, 3.0)
         """
         if not isinstance(number, dict):
@@ -129,7 +129,7 @@ class Ramp:
         return self.start + (self.end - self.start) * SHAPES[self.shape](x)
 
 
-class Paced(nn.Module):
+class UpdateHook(nn.Module):
     """A part of an objective, however deep in it, that follows the run.
 
     The run tells every such part before and after each update, which may have several forward passes in between (one for
@@ -139,14 +139,14 @@ class Paced(nn.Module):
     def begin_update(self, progress: Progress) -> None:
         """Before the forward passes of an update."""
 
-    def change_gradients(self, mean: Mean) -> None:
+    def after_backward(self, mean: Mean) -> None:
         """Once the gradients of an update are whole, before they are clipped; on every process, all of which must do the same."""
 
     def end_update(self, mean: Mean) -> None:
         """After an update, on every process; what is kept from here on must be the same on all of them."""
 
 
-class Dial(Paced):
+class Scheduled(UpdateHook):
     """A number that an objective's part reads in each forward pass, and that a run may change as it goes.
 
     Args:
@@ -155,12 +155,12 @@ class Dial(Paced):
 
     Attributes:
         value: the number as it is now.
-        ramp: how it goes.
+        schedule: how it goes.
 
     Raises:
-        ValueError: if the number is no number and no ramp.
+        ValueError: if the number is neither a number nor a schedule.
 
-    >>> temperature = Dial("temperature", {"start": 4.0, "end": 1.0})
+    >>> temperature = Scheduled("temperature", {"start": 4.0, "end": 1.0})
     >>> temperature.begin_update(Progress(update=50, num_updates=100))
     >>> temperature.value
     2.5
@@ -168,29 +168,29 @@ class Dial(Paced):
 
     def __init__(self, name: str, number: Number):
         super().__init__()
-        self.ramp = Ramp.parse(name, number)
-        self.value = self.ramp.at(0.0)
+        self.schedule = Schedule.parse(name, number)
+        self.value = self.schedule.at(0.0)
 
     def begin_update(self, progress: Progress) -> None:
-        self.value = self.ramp.at(progress.share)
+        self.value = self.schedule.at(progress.share)
 
     @property
     def ends(self) -> tuple[float, float]:
         """Where it starts and where it ends, between which it stays."""
-        return self.ramp.start, self.ramp.end
+        return self.schedule.start, self.schedule.end
 
     def extra_repr(self) -> str:
-        return str(self.value) if self.ramp.start == self.ramp.end else str(self.ramp)
+        return str(self.value) if self.schedule.start == self.schedule.end else str(self.schedule)
 
 
-def positive_dial(name: str, number: Number) -> Dial:
+def positive_scheduled(name: str, number: Number) -> Scheduled:
     """A number that is above 0 throughout.
 
     Raises:
-        ValueError: if it is not, or is no number and no ramp.
+        ValueError: if it is not, or is neither a number nor a schedule.
     """
-    dial = Dial(name, number)
-    for value in dial.ends:
+    scheduled = Scheduled(name, number)
+    for value in scheduled.ends:
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0, got {value}.")
-    return dial
+    return scheduled

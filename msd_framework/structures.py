@@ -114,9 +114,9 @@ class Batch:
             float64 scalar.
         having: of each modality that some example lacks, which examples have it, bool [B]; nothing where none lacks any. An example
             has a modality if it has a position of it that is neither masked nor special.
-        taught: what a teacher sees as other tensors than the student, by modality; nothing where both see the same. None stands for
+        teacher_inputs: what a teacher sees as other tensors than the student, by modality; nothing where both see the same. None stands for
             tensors that nobody made, as the teacher's answers are cached.
-        taught_having: `having` of those modalities, as the teacher sees them.
+        teacher_having: `having` of those modalities, as the teacher sees them.
     """
 
     inputs: Inputs
@@ -125,8 +125,8 @@ class Batch:
     places: tuple[int, ...] = ()
     num_labelled: Tensor | None = None
     having: Mapping[str, Tensor] = field(default_factory=dict)
-    taught: Mapping[str, ModalityInputs | None] = field(default_factory=dict)
-    taught_having: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher_inputs: Mapping[str, ModalityInputs | None] = field(default_factory=dict)
+    teacher_having: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -153,12 +153,12 @@ class Batch:
     @property
     def teacher_side(self) -> Batch:
         """The same examples as a teacher sees them; the batch itself where it sees what the student does."""
-        if not self.taught:
+        if not self.teacher_inputs:
             return self
-        seen = {**self.inputs, **self.taught}
+        seen = {**self.inputs, **self.teacher_inputs}
         inputs = {m: x for m in sorted(seen) if (x := seen[m]) is not None}
-        having = {m: rows for m, rows in self.having.items() if m not in self.taught}
-        return replace(self, inputs=inputs, having={**having, **self.taught_having}, taught={}, taught_having={})
+        having = {m: rows for m, rows in self.having.items() if m not in self.teacher_inputs}
+        return replace(self, inputs=inputs, having={**having, **self.teacher_having}, teacher_inputs={}, teacher_having={})
 
     def with_inputs(self, inputs: Inputs) -> Batch:
         """The same examples seen through other inputs."""

@@ -64,9 +64,9 @@ def alike_layers(
     """
     mine = _layers(student, "student_layers", student_layers)
     theirs = _layers(teacher, "teacher_layers", teacher_layers)
-    reader = (data.training_reader if use == "train" else data.evaluation[use].reader).with_teacher(data.taught)
+    reader = (data.training_reader if use == "train" else data.evaluation[use].reader).with_teacher(data.teacher_processors)
     size = min(num_examples, data.config.evaluation.batch_size)
-    batches = EvaluationBatches(reader, Collator(data.processors, data.info, taught=reader.taught), size)
+    batches = EvaluationBatches(reader, Collator(data.processors, data.info, teacher_processors=reader.teacher_processors), size)
     seen: dict[tuple[str, str], list[Tensor]] = {}
     for batch in _first(batches, num_examples):
         here = batch.to(data.world.device)
@@ -84,14 +84,14 @@ def alike_layers(
 
 def usual_layers(model: MultimodalModel) -> str:
     """The name of a model's layers that all modalities share; where it has none, of those of its first modality that has layers."""
-    states = [part for part, layer, what in map(parsed, model.offered) if layer is not None and what == "hidden"]
+    states = [part for part, layer, what in map(parsed, model.feature_kinds) if layer is not None and what == "hidden"]
     part = "fused" if "fused" in states or not states else states[0]
     return f"{part}.*.hidden"
 
 
 def _layers(model: MultimodalModel, at: str, pattern: str) -> list[str]:
     """The names of the layers of a pattern, that are states or summaries."""
-    kinds: Mapping[str, str] = model.offered
+    kinds: Mapping[str, str] = model.feature_kinds
     found = [name for name in numbered(pattern, kinds).values() if kinds[name] in ("hidden", "pooled")]
     if not found:
         known = dict.fromkeys(f"{part}.*.{what}" for part, layer, what in map(parsed, kinds) if layer is not None)

@@ -16,7 +16,7 @@ import torch
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
-from msd_framework.data.batches.reader import ExampleReader, Loaded, TaughtProcessors
+from msd_framework.data.batches.reader import ExampleReader, Loaded, TeacherProcessors
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.structures import Batch, DatasetInfo
@@ -64,7 +64,7 @@ class ExtremeRows:
         processors: how each modality becomes tensors.
         info: what the data set is.
         splits: those that are looked at, by what the run uses them for.
-        taught: how modalities become other tensors for a teacher.
+        teacher_processors: how modalities become other tensors for a teacher.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class ExtremeRows:
         processors: Mapping[str, Processor],
         info: DatasetInfo,
         splits: Mapping[str, MultimodalDataset],
-        taught: TaughtProcessors | None = None,
+        teacher_processors: TeacherProcessors | None = None,
     ):
         self.config, self.device, self.info = config, device, info
         self.sources: dict[str, str] = {}  # the file and line of an example, by its id
         processors = {m: p.deterministic() for m, p in processors.items()}
-        self.collator = Collator(processors, info, taught=taught)
-        own = {m: p for m, p in (taught or {}).items() if p is not None}
+        self.collator = Collator(processors, info, teacher_processors=teacher_processors)
+        own = {m: p for m, p in (teacher_processors or {}).items() if p is not None}
         # each processor with its key path and its modality
         self.processors = [(f"data.processors.{m}", m, p) for m, p in processors.items()]
         self.own_of_teacher = [(f"teacher.processors.{m}", m, p) for m, p in own.items()]
@@ -88,7 +88,7 @@ class ExtremeRows:
         self.tokens = list(dict.fromkeys(m for _, m, p in self.both_sides if p.kind == "tokens"))
         # readers of their own: what is left out here is not counted as left out of the run
         skips = config.data.on_error == "skip"
-        self.readers = {use: ExampleReader(split, processors, skip_errors=skips, taught=taught) for use, split in splits.items()}
+        self.readers = {use: ExampleReader(split, processors, skip_errors=skips, teacher_processors=teacher_processors) for use, split in splits.items()}
 
     @cached_property
     def alone(self) -> list[Batch]:
@@ -224,8 +224,8 @@ class ExtremeRows:
         data = self.config.data
         if data.unlabelled or data.labelled_share < 1:
             batch = replace(batch, num_labelled=batch.labelled.sum().double().clamp(min=1))
-        taught = {m: x and replace(x, distinct=None) for m, x in batch.taught.items()}
-        return replace(batch, inputs={m: replace(x, distinct=None) for m, x in batch.inputs.items()}, taught=taught)
+        teacher_inputs = {m: x and replace(x, distinct=None) for m, x in batch.teacher_inputs.items()}
+        return replace(batch, inputs={m: replace(x, distinct=None) for m, x in batch.inputs.items()}, teacher_inputs=teacher_inputs)
 
 
 def evenly(length: int, most: int) -> list[int]:

@@ -84,10 +84,10 @@ def features(run: RunFacts) -> Iterator[Problem]:
         return
     if run.empty_model is None:
         return
-    offered = run.empty_model.offered
-    theirs = offered if teacher.ema is not None else run.saved_model(run.config.teacher_folders[0]).offered
+    feature_kinds = run.empty_model.feature_kinds
+    theirs = feature_kinds if teacher.ema is not None else run.saved_model(run.config.teacher_folders[0]).feature_kinds
     for term in terms:
-        yield from _compared(run, term, offered, theirs)
+        yield from _compared(run, term, feature_kinds, theirs)
 
 
 def _compared(

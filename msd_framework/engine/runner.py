@@ -189,7 +189,7 @@ class Runner:
                 self.scaler.scale(output.loss / self.plan.accumulate).backward()  # type: ignore[no-untyped-call]
             yield output
         self.scaler.unscale_(self.optimizer)
-        self.objective.change_gradients(self.world.mean)
+        self.objective.after_backward(self.world.mean)
         norm = self.clip()
         self.window.watch(self.update + 1, norm, self.scaler.is_enabled())
         self.scaler.step(self.optimizer)

@@ -11,7 +11,7 @@ from msd_framework.losses.base import DISTILLATION_LOSSES, LabelledDistillationL
 from msd_framework.losses.distributions import by_example, kl, log_softmax
 from msd_framework.losses.task import IGNORED
 from msd_framework.ranges import not_negative
-from msd_framework.schedules import Number, positive_dial
+from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import ModelOutput, Task
 
 
@@ -34,7 +34,7 @@ class DecoupledKL(LabelledDistillationLoss):
     Args:
         alpha: weight of the right class against the others, at least 0.
         beta: weight of the wrong classes among each other, at least 0.
-        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
+        temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
 
     Raises:
         ValueError: if an option is out of range.
@@ -49,7 +49,7 @@ class DecoupledKL(LabelledDistillationLoss):
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: Number = 4.0):
         super().__init__()
         not_negative(alpha=alpha, beta=beta)
-        self.alpha, self.beta, self.temperature = alpha, beta, positive_dial("temperature", temperature)
+        self.alpha, self.beta, self.temperature = alpha, beta, positive_scheduled("temperature", temperature)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
         temperature = self.temperature.value

@@ -10,7 +10,7 @@ from torch import Tensor
 from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss
 from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, log_distributions, probabilities
 from msd_framework.ranges import not_negative
-from msd_framework.schedules import Number, positive_dial
+from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
 SMALLEST = 1e-8
@@ -36,7 +36,7 @@ class ClassRelations(DistillationLoss):
     Args:
         beta: weight of the relations between the classes of an example, at least 0.
         gamma: weight of the relations between the examples of a class, at least 0.
-        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
+        temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
 
     Raises:
         ValueError: if an option is out of range.
@@ -54,7 +54,7 @@ class ClassRelations(DistillationLoss):
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: Number = 1.0):
         super().__init__()
         not_negative(beta=beta, gamma=gamma)
-        self.beta, self.gamma, self.temperature = beta, gamma, positive_dial("temperature", temperature)
+        self.beta, self.gamma, self.temperature = beta, gamma, positive_scheduled("temperature", temperature)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         temperature = self.temperature.value

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from msd_framework.losses.base import ALL_TASKS, DISTILLATION_LOSSES, DistillationLoss
 from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, kl, log_distributions, logits_of, probabilities
-from msd_framework.schedules import Number, positive_dial
+from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
 
@@ -45,7 +45,7 @@ class SoftenedKL(DistillationLoss):
 
     def __init__(self, temperature: Number = 1.0):
         super().__init__()
-        self.temperature = positive_dial("temperature", temperature)
+        self.temperature = positive_scheduled("temperature", temperature)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         temperature = self.temperature.value
@@ -80,7 +80,7 @@ class ReverseKL(DistillationLoss):
     small for all of the teacher's answer keeps to its peaks (Gu et al., 2024, arXiv:2306.08543, section 2.1).
 
     Args:
-        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
+        temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -95,7 +95,7 @@ class ReverseKL(DistillationLoss):
 
     def __init__(self, temperature: Number = 1.0):
         super().__init__()
-        self.temperature = positive_dial("temperature", temperature)
+        self.temperature = positive_scheduled("temperature", temperature)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         temperature = self.temperature.value

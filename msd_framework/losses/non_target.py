@@ -10,7 +10,7 @@ from torch import Tensor
 from msd_framework.losses.base import DISTILLATION_LOSSES, LabelledDistillationLoss
 from msd_framework.losses.decoupled import DecoupledKL
 from msd_framework.losses.distributions import by_example, kl, log_bernoulli
-from msd_framework.schedules import Number, positive_dial
+from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import DatasetInfo, ModelOutput, Task
 
 
@@ -28,7 +28,7 @@ class NonTargetKL(LabelledDistillationLoss):
     is. The released code sets the right class's logit to 0 where this takes the class out.
 
     Args:
-        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
+        temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -65,7 +65,7 @@ class BernoulliNonTargetKL(LabelledDistillationLoss):
     paper of `non_target_kl` has single labels only.
 
     Args:
-        temperature: T, above 0, or a ramp such as `{start: 4, end: 1}`.
+        temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -79,7 +79,7 @@ class BernoulliNonTargetKL(LabelledDistillationLoss):
 
     def __init__(self, temperature: Number = 1.0):
         super().__init__()
-        self.temperature = positive_dial("temperature", temperature)
+        self.temperature = positive_scheduled("temperature", temperature)
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
         temperature = self.temperature.value

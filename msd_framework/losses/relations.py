@@ -12,7 +12,7 @@ from torch import Tensor
 from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss, at_least_float32
 from msd_framework.losses.distributions import kl
 from msd_framework.ranges import not_negative
-from msd_framework.schedules import Number, positive_dial
+from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape
 
 SHORTEST = 1e-6
@@ -146,7 +146,7 @@ class Affinity(_Relations):
     relations, and two examples leave nothing to choose.
 
     Args:
-        temperature: T, above 0, or a ramp such as `{start: 0.2, end: 0.07}`; smaller listens to the nearest examples alone.
+        temperature: T, above 0, or a schedule such as `{start: 0.2, end: 0.07}`; smaller listens to the nearest examples alone.
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -154,7 +154,7 @@ class Affinity(_Relations):
 
     def __init__(self, temperature: Number = 0.07):
         super().__init__()
-        self.temperature = positive_dial("temperature", temperature)
+        self.temperature = positive_scheduled("temperature", temperature)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         log_q, log_p = (_others(_cosines(x, x) / self.temperature.value).log_softmax(1) for x in (student, teacher))  # [B, B - 1]
@@ -178,7 +178,7 @@ class ModalityAffinity(FeatureLoss):
     **It mixes the examples of a batch**, of one process and one part of `training.accumulate`.
 
     Args:
-        temperature: T, above 0, or a ramp such as `{start: 0.2, end: 0.07}`.
+        temperature: T, above 0, or a schedule such as `{start: 0.2, end: 0.07}`.
 
     Raises:
         ValueError: if the temperature is not positive, or two features have not the same positions.
@@ -189,7 +189,7 @@ class ModalityAffinity(FeatureLoss):
 
     def __init__(self, temperature: Number = 0.07):
         super().__init__()
-        self.temperature = positive_dial("temperature", temperature)
+        self.temperature = positive_scheduled("temperature", temperature)
 
     def prepare(self, student: FeatureShape, teacher: FeatureShape) -> None:
         if student.num_positions != teacher.num_positions:

@@ -93,7 +93,7 @@ class MultimodalModel(nn.Module, ABC):
         return found
 
     @property
-    def offered(self) -> Mapping[str, FeatureKind]:
+    def feature_kinds(self) -> Mapping[str, FeatureKind]:
         """The intermediates that `forward_features` can tell, and what each is; `models/features.py` says how they are named."""
         return {}
 
@@ -104,7 +104,7 @@ class MultimodalModel(nn.Module, ABC):
 
         Args:
             views: V views of the same examples.
-            wanted: names of `offered` for each view; it shows the modality that they belong to.
+            wanted: names of `feature_kinds` for each view; it shows the modality that they belong to.
         """
         assert not any(wanted), f"{type(self).__name__} offers no intermediates"
         return self.forward_views(views), [{} for _ in views]
@@ -220,7 +220,7 @@ class Encoder(nn.Module, ABC):
     def forward(self, inputs: ModalityInputs) -> Encoded: ...
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """The intermediates that `forward_features` can tell, without the modality in front; one with layers adds theirs."""
         return {"last.hidden": "hidden", "last.mean": "pooled", "pooled": "pooled"}
 

@@ -69,7 +69,7 @@ class ConcatModel(ImageTextModel):
         self.classifier = nn.Sequential(*hidden, nn.Linear(hidden_size if num_layers else self.summary_size, num_classes))
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """The text's and the image's vector, and both side by side."""
         return {"image.pooled": "pooled", "text.pooled": "pooled", SUMMARY: "pooled"}
 

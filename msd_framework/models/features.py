@@ -199,7 +199,7 @@ CUT: Mapping[FeatureKind, Callable[[Tensor, Span], Feature]] = {
 # ---- names that a user writes ----
 
 
-def numbered(pattern: str, offered: Iterable[str]) -> dict[int, str]:
+def numbered(pattern: str, feature_kinds: Iterable[str]) -> dict[int, str]:
     """The intermediates of a name whose layer is `*`, by layer, those of the embeddings left out.
 
     >>> numbered("text.*.hidden", ["text.0.hidden", "text.1.hidden", "text.2.hidden", "text.2.cls"])
@@ -207,18 +207,18 @@ def numbered(pattern: str, offered: Iterable[str]) -> dict[int, str]:
     """
     part, _, what = pattern.partition(".*.")
     layer = re.compile(rf"{re.escape(part)}\.([1-9]\d*)\.{re.escape(what)}")
-    found = {int(match[1]): name for name in offered if (match := layer.fullmatch(name))}
+    found = {int(match[1]): name for name in feature_kinds if (match := layer.fullmatch(name))}
     return dict(sorted(found.items()))
 
 
-def told(offered: Iterable[str]) -> str:
+def told(feature_kinds: Iterable[str]) -> str:
     """A list of intermediates in which layers of one part stand together.
 
     >>> told(["text.0.hidden", "text.1.hidden", "text.1.cls", "fused.pooled"])
     'text.{0..1}.hidden, text.1.cls, fused.pooled'
     """
     layers: dict[tuple[str, str], list[str]] = {}
-    for name in offered:
+    for name in feature_kinds:
         part, *layer, what = name.split(".")
         layers.setdefault((part, what), []).extend(layer)
     return ", ".join(f"{part}.{_range(found)}{what}" for (part, what), found in layers.items()) or "none"

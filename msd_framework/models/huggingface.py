@@ -132,7 +132,7 @@ class HuggingFace(MultimodalModel):
         return ModelOutput(self.classify(self.see(inputs).summary))  # [B, C]
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """The states of the layers that the architecture tells, of each modality and of both together."""
         layers = self.adapter.layers(self.model.config, list(self.carriers.values()))
         names = {f"{part}.{i}": i for carrier, told in layers.items() if (part := self._part(carrier)) for i in told}

@@ -82,9 +82,9 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         )
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """What each encoder tells, each modality's vector as `projected`, all of these beside each other, and all of them fused."""
-        return {SUMMARY: "pooled", VECTORS: "hidden", **self.offered_by_encoders()}
+        return {SUMMARY: "pooled", VECTORS: "hidden", **self.encoder_feature_kinds()}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         every = frozenset(name for names in wanted for name in names)  # views that show the same share what is made of it

@@ -76,9 +76,9 @@ class LogitFusion(ModelOfEncoders):
         return self._fused(own, hidden)
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """What each encoder tells, and what each classifier reads as `projected`."""
-        return self.offered_by_encoders()
+        return self.encoder_feature_kinds()
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         seen = [self._forward_features(inputs, names) for inputs, names in zip(views, wanted)]

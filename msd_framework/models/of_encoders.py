@@ -43,10 +43,10 @@ class ModelOfEncoders(MultimodalModel):
         specs = options["encoders"]
         return {**options, "encoders": {m: e.rebuild_spec(specs[m]) for m, e in self.encoders.items() if isinstance(e, Encoder)}}
 
-    def offered_by_encoders(self) -> dict[str, FeatureKind]:
+    def encoder_feature_kinds(self) -> dict[str, FeatureKind]:
         """The intermediates of each encoder, and the vector that the model makes of its summary as `projected`."""
         found: dict[str, FeatureKind] = {}
         for modality, encoder in self.encoders.items():
             assert isinstance(encoder, Encoder)
-            found |= prefixed(modality, {**encoder.offered, "projected": "pooled"})
+            found |= prefixed(modality, {**encoder.feature_kinds, "projected": "pooled"})
         return found

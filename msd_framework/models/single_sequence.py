@@ -66,7 +66,7 @@ class SingleSequence(SummaryModel):
         return self._read(self.parts(views), ())[0]  # [V, B, D]
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """Layers of the whole sequence and of each modality's part of it, to which [CLS] and [SEP] do not belong."""
         num_layers, of_modality = len(self.encoder.layers), [what for what in KINDS if what != "cls"]
         found: dict[str, FeatureKind] = layer_features(FUSED, num_layers) | {SUMMARY: "pooled"}

@@ -50,9 +50,9 @@ class UnimodalModel(MultimodalModel):
         return ModelOutput(self.classifier(self.dropout(pooled)))  # [B, C]
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """What the encoder tells, whose summary is the model's as well."""
-        return prefixed(self.modality, self.encoder.offered) | {SUMMARY: "pooled"}
+        return prefixed(self.modality, self.encoder.feature_kinds) | {SUMMARY: "pooled"}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         seen = [self._forward_features(inputs, names) for inputs, names in zip(views, wanted)]

@@ -239,7 +239,7 @@ class Vilbert(ImageTextModel):
         return logits
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """The states of either stream after each of its layers; `cls` is the position that is pooled, [CLS] or the first region."""
         text = layer_features("text", self.sizes.num_layers, WHATS)
         image = layer_features("image", self.sizes.image_num_layers, WHATS)

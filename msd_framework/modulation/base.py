@@ -10,14 +10,14 @@ from torch import Tensor
 
 from msd_framework.components.registry import Registry
 from msd_framework.models.base import MODELS, MultimodalModel
-from msd_framework.schedules import Paced
+from msd_framework.schedules import UpdateHook
 from msd_framework.structures import Batch, Setting
 
 
-class GradientModulation(Paced, ABC):
+class GradientModulation(UpdateHook, ABC):
     """Changes how much the encoder of each modality learns from an update.
 
-    It looks at the examples in each forward pass of an update and overrides `change_gradients`, where it must do the same on every
+    It looks at the examples in each forward pass of an update and overrides `after_backward`, where it must do the same on every
     process: it takes means over all of them of what it saw, and draws random numbers from a seed of the run's. What it
     keeps from one update to the next is in buffers.
     """

@@ -107,7 +107,7 @@ class OnTheFlyModulation(GradientModulation):
             self.scores.append(right.sum(1))
         return {f"modulation/{m}": k for m, k in zip(self.modalities, self.coefficients.clone())}
 
-    def change_gradients(self, mean: Mean) -> None:
+    def after_backward(self, mean: Mean) -> None:
         if not self.scores:
             return
         s = mean(torch.stack(self.scores).sum(0))  # [M]

@@ -12,7 +12,7 @@ from msd_framework.components.registry import Registry
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
 from msd_framework.modulation.base import GradientModulation
-from msd_framework.schedules import HeldOut, Mean, Paced, Progress
+from msd_framework.schedules import HeldOut, Mean, UpdateHook, Progress
 from msd_framework.structures import Batch, Setting, StepOutput
 from msd_framework.teachers.base import Teacher
 
@@ -83,7 +83,7 @@ class Objective(nn.Module, ABC):
 
     def begin_update(self, progress: Progress) -> None:
         """Tells every part that follows the run how far it is, before the forward passes of an update."""
-        for part in self._paced():
+        for part in self._hooks():
             part.begin_update(progress)
 
     def take(self, modulation: GradientModulation | None) -> None:
@@ -96,14 +96,14 @@ class Objective(nn.Module, ABC):
         """Lets it look at a batch, after the model's own forward pass; what it has to log."""
         return {} if self.modulation is None else self.modulation(self.model, batch)
 
-    def change_gradients(self, mean: Mean) -> None:
+    def after_backward(self, mean: Mean) -> None:
         """Lets every part that follows the run change the gradients of an update, before they are clipped and applied."""
-        for part in self._paced():
-            part.change_gradients(mean)
+        for part in self._hooks():
+            part.after_backward(mean)
 
     def end_update(self, mean: Mean) -> None:
         """Lets every part that follows the run learn from an update, once it is made."""
-        for part in self._paced():
+        for part in self._hooks():
             part.end_update(mean)
 
     @property
@@ -133,8 +133,8 @@ class Objective(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} learns from no held-out examples")
 
-    def _paced(self) -> Iterable[Paced]:
-        return (module for module in self.modules() if isinstance(module, Paced))
+    def _hooks(self) -> Iterable[UpdateHook]:
+        return (module for module in self.modules() if isinstance(module, UpdateHook))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

@@ -19,9 +19,9 @@ from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.modulation.base import GradientModulation
 from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.objectives.features import FEATURE_TERMS, FeatureTerm, FeatureTerms, Told
-from msd_framework.objectives.look_ahead import MIXED, Followed, follow
+from msd_framework.objectives.look_ahead import MIXED, TracedPass, trace
 from msd_framework.saliency.base import Saliency, scores_of
-from msd_framework.schedules import Dial, HeldOut, Mean, Number
+from msd_framework.schedules import Scheduled, HeldOut, Mean, Number
 from msd_framework.structures import Batch, Inputs, ModelOutput, Setting, StepOutput, Task
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, View, visible_modalities
@@ -77,7 +77,7 @@ class DistillationObjective(Objective):
         task: Task = "single_label",
     ):
         super().__init__()
-        self.distill_weight = Dial("distill_weight", distill_weight)
+        self.distill_weight = Scheduled("distill_weight", distill_weight)
         for value in self.distill_weight.ends:
             if not 0 <= value <= 1:
                 raise ValueError(f"distill_weight must lie between 0 and 1, got {value}.")
@@ -89,7 +89,7 @@ class DistillationObjective(Objective):
         self.weighting.prepare(self.views)
         self.features = FeatureTerms(features or ())
         self.take(modulation)
-        self.followed: list[Followed] = []  # the passes of an update that weights are learned from
+        self.traced: list[TracedPass] = []  # the passes of an update that weights are learned from
         if self.weighting.held_out is not None and mixes_examples(model):
             raise ValueError(MIXED)
         if self.weighting.held_out is not None and modulation is not None:
@@ -98,8 +98,8 @@ class DistillationObjective(Objective):
     def forward(self, batch: Batch) -> StepOutput:
         shown = Views(self.masker, batch)
         inputs = [shown[name].inputs for name in self.student_views]
-        followed = follow(self, self.model, inputs, self.own_rows()) if self.weighting.looks_ahead else None
-        output, told = self.student_outputs(inputs, followed)
+        traced = trace(self, self.model, inputs, self.own_rows()) if self.weighting.looks_ahead else None
+        output, told = self.student_outputs(inputs, traced)
         student = self.by_view(output.logits)  # [1 + V, B, C], the full view first
         teacher, taught = self.teacher_outputs(shown)
         full = ModelOutput(student[0])
@@ -114,9 +114,9 @@ class DistillationObjective(Objective):
 
         lam = self.distill_weight.value
         loss = ((1 - lam) * task + lam * (w * distill).sum(0)).mean()
-        if followed is not None:
+        if traced is not None:
             again = partial(self.distill_losses, teacher=teacher, targets=batch.targets, shown=seen)
-            self.followed.append(followed.weighed(lambda z: again(self.by_view(z)), lam * w / len(batch)))
+            self.traced.append(traced.weighed(lambda z: again(self.by_view(z)), lam * w / len(batch)))
         for more in (self.features.total(inner), self.weighting.penalty()):
             loss = loss if more is None else loss + lam * more
         return StepOutput(loss, {**self.terms(task, distill, w, inner, seen), **self.modulate(batch)}, full)
@@ -129,7 +129,7 @@ class DistillationObjective(Objective):
 
     def shown(self, batch: Batch) -> Tensor | None:
         """The same of all views, bool [V, B]."""
-        if not batch.having and not batch.taught_having:
+        if not batch.having and not batch.teacher_having:
             return None
         found = [self.shown_in(batch, view) for view in self.views]
         everyone = torch.ones_like(batch.targets if batch.targets.ndim == 1 else batch.targets[:, 0], dtype=torch.bool)
@@ -140,16 +140,16 @@ class DistillationObjective(Objective):
         """The views that the student is asked about, V' of them, each once; the full view first."""
         return tuple(dict.fromkeys([FULL, *(v.student for v in self.views), *self.features.student_views]))
 
-    def student_outputs(self, inputs: Sequence[Inputs], followed: Followed | None) -> tuple[ModelOutput, Told]:
+    def student_outputs(self, inputs: Sequence[Inputs], traced: TracedPass | None) -> tuple[ModelOutput, Told]:
         """What the student says of its views, logits [V', B, C], and what goes on inside it, by view.
 
-        A pass that is followed tells its logits alone; what goes on inside the student is then seen in another one.
+        A pass that is traced tells its logits alone; what goes on inside the student is then seen in another one.
         """
         wanted = self.features.of_student(self.student_views)
         if not any(wanted):
-            return self.model.forward_views(inputs) if followed is None else ModelOutput(followed.logits), {}
+            return self.model.forward_views(inputs) if traced is None else ModelOutput(traced.logits), {}
         output, told = self.model.forward_features(inputs, wanted)
-        return output if followed is None else ModelOutput(followed.logits), dict(zip(self.student_views, told))
+        return output if traced is None else ModelOutput(traced.logits), dict(zip(self.student_views, told))
 
     def by_view(self, logits: Tensor) -> Tensor:
         """The student's logits on the full view and on its side of each view, [1 + V, B, C], of those on its views [V', B, C]."""
@@ -228,8 +228,8 @@ class DistillationObjective(Objective):
         return labelled_losses(self.task_loss, self.model(batch.inputs), batch).mean()
 
     def learn(self, direction: Mapping[str, Tensor], mean: Mean) -> None:
-        slopes = [passed.slopes(direction, 1 / len(self.followed)) for passed in self.followed]
-        self.followed.clear()
+        slopes = [passed.slopes(direction, 1 / len(self.traced)) for passed in self.traced]
+        self.traced.clear()
         self.weighting.learn(slopes, mean)
 
     @property

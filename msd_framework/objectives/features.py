@@ -15,7 +15,7 @@ from msd_framework.losses.adaptors import Adaptor, Choice
 from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import FUSED, numbered, parsed, told
-from msd_framework.schedules import Dial, Number
+from msd_framework.schedules import Scheduled, Number
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape, Setting
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, View, visible_modalities
@@ -60,7 +60,7 @@ class FeatureTerm:
     ):
         self.loss, self.student, self.teacher, self.view = loss, student, teacher or student, View.parse(view)
         self.weight, self.layers, self.adaptor = weight, layers, adaptor
-        if min(Dial("weight", weight).ends) < 0:
+        if min(Scheduled("weight", weight).ends) < 0:
             raise ValueError(f"weight must be 0 or more, got {weight}.")
         if ("*" in self.student) != ("*" in self.teacher):
             raise ValueError(f"both names or none must have a * for the layer, got {self.student!r} and {self.teacher!r}.")
@@ -151,7 +151,7 @@ class Pair(nn.Module):
     def __init__(self, term: FeatureTerm, student: str, teacher: str):
         super().__init__()
         self.view, self.student, self.teacher, self.choice = term.view, student, teacher, term.adaptor
-        self.loss, self.weight = deepcopy(term.loss), Dial("weight", term.weight)
+        self.loss, self.weight = deepcopy(term.loss), Scheduled("weight", term.weight)
         on = "" if self.view.name == FULL else f"{self.view.name}/"
         names = student if student == teacher else f"{teacher}>{student}"
         self.name = f"{FEATURE_LOSSES.name_of(term.loss)}/{on}{names}"
@@ -228,7 +228,7 @@ class FeatureTerms(nn.Module):
         Raises:
             ValueError: if something is not offered, or cannot be compared.
         """
-        pairs = [Pair(term, s, t) for term in self.terms for s, t in term.pairs(model.offered, teacher.offered)]
+        pairs = [Pair(term, s, t) for term in self.terms for s, t in term.pairs(model.feature_kinds, teacher.feature_kinds)]
         names = [pair.name for pair in pairs]
         for name in names:
             if names.count(name) > 1:
@@ -241,7 +241,7 @@ class FeatureTerms(nn.Module):
         apart = otherwise_cut(batch)
         for pair in pairs:
             values = mine[pair.student].values, theirs[pair.teacher].values
-            pair.prepare(model.offered[pair.student], *values, num_examples, apart)
+            pair.prepare(model.feature_kinds[pair.student], *values, num_examples, apart)
         self.pairs = nn.ModuleList(pairs)
 
     def forward(self, student: Told, teacher: Told, batch: Batch, shown: Shown | None = None) -> dict[str, Tensor]:
@@ -279,7 +279,7 @@ class FeatureTerms(nn.Module):
 
 def otherwise_cut(batch: Batch) -> list[str]:
     """Modalities of which a teacher sees other positions; images of two sizes are two grids of the same picture."""
-    return [m for m, x in batch.taught.items() if x is not None and x.values.ndim != 4]
+    return [m for m, x in batch.teacher_inputs.items() if x is not None and x.values.ndim != 4]
 
 
 def other_positions(names: Sequence[str], student: FeatureShape, teacher: FeatureShape, apart: Sequence[str]) -> str:
@@ -310,32 +310,32 @@ def shape_of(kind: FeatureKind, values: Tensor, num_examples: int | None) -> Fea
     return FeatureShape(kind, values.shape[-1], values.shape[1] if kind == "hidden" else 1, num_examples)
 
 
-def _numbered(who: str, name: str, offered: Mapping[str, FeatureKind]) -> dict[int, str]:
+def _numbered(who: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> dict[int, str]:
     """The intermediates of a name with a `*`, counted from 1.
 
     Raises:
         ValueError: if there are none.
     """
-    found = numbered(name, offered)
+    found = numbered(name, feature_kinds)
     if not found:
-        known = dict.fromkeys(f"{part}.*.{what}" for part, layer, what in map(parsed, offered) if layer is not None)
+        known = dict.fromkeys(f"{part}.*.{what}" for part, layer, what in map(parsed, feature_kinds) if layer is not None)
         raise ValueError(f"{who}: it has no layers of the name {name!r}.{did_you_mean(name, known)} {_offers(offered)}")
     return found
 
 
-def _resolved(who: str, name: str, offered: Mapping[str, FeatureKind]) -> str:
+def _resolved(who: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> str:
     """The name that is offered; `last` is the last numbered layer.
 
     Raises:
         ValueError: if there is none.
     """
-    if name in offered:
+    if name in feature_kinds:
         return name
-    layers = numbered(name.replace(".last.", ".*."), offered) if ".last." in name else {}
+    layers = numbered(name.replace(".last.", ".*."), feature_kinds) if ".last." in name else {}
     if not layers:
         raise ValueError(f"{who}: it offers no {name!r}.{did_you_mean(name, offered)} {_offers(offered)}")
     return layers[max(layers)]
 
 
-def _offers(offered: Mapping[str, FeatureKind]) -> str:
+def _offers(feature_kinds: Mapping[str, FeatureKind]) -> str:
     return f"It offers {told(offered)}."

@@ -1,4 +1,4 @@
-"""A student's pass over its views that can be followed along a direction of its parameters, after it was gone back through."""
+"""A student's pass over its views that can be traced along a direction of its parameters, after it was gone back through."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Losses: TypeAlias = Callable[[Tensor], Tensor]
 """The losses of V views, [V, B], of a student's logits on its V' distinct views, [V', B, C]."""
 
 
-class Followed(ABC):
-    """A pass of a student that can be followed along a direction.
+class TracedPass(ABC):
+    """A pass of a student that can be traced along a direction.
 
     Attributes:
         logits: the student's on its V' distinct views, [V', B, C].
@@ -31,7 +31,7 @@ class Followed(ABC):
 
     logits: Tensor
 
-    def weighed(self, losses: Losses, factors: Tensor) -> Followed:
+    def weighed(self, losses: Losses, factors: Tensor) -> TracedPass:
         """Says what was made of the logits: losses, each of which counts by a factor, [V, B], in what was gone back through."""
         self.losses, self.factors = losses, factors
         return self
@@ -46,7 +46,7 @@ class Followed(ABC):
         """
 
 
-class Recorded(Followed):
+class Recorded(TracedPass):
     """One whose inner products are known from what was kept of it: no second pass.
 
     Args:
@@ -64,7 +64,7 @@ class Recorded(Followed):
         return torch.stack([torch.zeros_like(products[0]) if i is None else products[i] for i in self.own])
 
 
-class Replayed(Followed):
+class Replayed(TracedPass):
     """One that is made again with the same parameters and random numbers, by forward-mode derivatives.
 
     Args:
@@ -90,7 +90,7 @@ class Replayed(Followed):
             return share * self.factors * slopes  # [V, B]
 
 
-def follow(objective: nn.Module, model: MultimodalModel, inputs: Sequence[Inputs], own: Sequence[int | None] | None) -> Followed:
+def trace(objective: nn.Module, model: MultimodalModel, inputs: Sequence[Inputs], own: Sequence[int | None] | None) -> TracedPass:
     """Makes a student's pass over its V' distinct views in the cheapest of the ways that are exact.
 
     Args:
@@ -111,7 +111,7 @@ MIXED = (
     "learned weights ask what each example does to an update, and a batch norm that learns mixes those of a batch. Freeze it "
     "(freeze_batch_norm), or take another weighting."
 )
-"""Why some models cannot be followed."""
+"""Why some models cannot be traced."""
 
 MODEL = "model."
 """What the names of a model's parameters begin with in its objective."""

@@ -34,7 +34,7 @@ class Teacher(ABC):
         """
 
     @property
-    def offered(self) -> Mapping[str, FeatureKind]:
+    def feature_kinds(self) -> Mapping[str, FeatureKind]:
         """The intermediates that `predict_features` can tell, and what each is."""
         return {}
 
@@ -46,7 +46,7 @@ class Teacher(ABC):
         Args:
             batch: the examples.
             views: names of V views.
-            wanted: names of `offered` for each view.
+            wanted: names of `feature_kinds` for each view.
             shown: the views as the student sees them.
         """
         assert not any(wanted), f"{type(self).__name__} offers no intermediates"

@@ -73,7 +73,7 @@ class CachedTeacher(Teacher):
             return ModelOutput(self.opened.classify(read["summary"]), features)
 
     @property
-    def offered(self) -> Mapping[str, FeatureKind]:
+    def feature_kinds(self) -> Mapping[str, FeatureKind]:
         """The summary, if it is stored."""
         return {SUMMARY: "pooled"} if self.opened.store.layout.summary_size else {}
 

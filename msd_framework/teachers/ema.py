@@ -9,13 +9,13 @@ import torch
 
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
-from msd_framework.schedules import Dial, Mean, Number, Paced
+from msd_framework.schedules import Scheduled, Mean, Number, UpdateHook
 from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.live import LiveTeacher
 
 
-class EmaTeacher(Paced, Teacher):
+class EmaTeacher(UpdateHook, Teacher):
     r"""The exponential moving average of the student's weights, which changes after each update.
 
     .. math:: \theta_T \leftarrow a \, \theta_T + (1 - a) \, \theta
@@ -31,7 +31,7 @@ class EmaTeacher(Paced, Teacher):
     Args:
         student: the model that is trained.
         masker: how a view hides a modality from the average.
-        decay: a, at least 0 and below 1, or a ramp such as `{start: 0.9, end: 0.999, over: 0.1}`.
+        decay: a, at least 0 and below 1, or a schedule such as `{start: 0.9, end: 0.999, over: 0.1}`.
 
     Raises:
         ValueError: if the decay is out of range.
@@ -51,8 +51,8 @@ class EmaTeacher(Paced, Teacher):
         return self.live.predict(batch, views, shown)
 
     @property
-    def offered(self) -> Mapping[str, FeatureKind]:
-        return self.live.offered
+    def feature_kinds(self) -> Mapping[str, FeatureKind]:
+        return self.live.feature_kinds
 
     def predict_features(
         self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None
@@ -77,14 +77,14 @@ class EmaTeacher(Paced, Teacher):
         return self
 
 
-def decay_of(number: Number) -> Dial:
+def decay_of(number: Number) -> Scheduled:
     """The share of itself that an average keeps in an update.
 
     Raises:
-        ValueError: if it is out of range, or is no number and no ramp.
+        ValueError: if it is out of range, or is neither a number nor a schedule.
     """
-    dial = Dial("ema", number)
-    for value in dial.ends:
+    scheduled = Scheduled("ema", number)
+    for value in scheduled.ends:
         if not 0 <= value < 1:
             raise ValueError(f"ema must be at least 0 and below 1, got {value}.")
-    return dial
+    return scheduled

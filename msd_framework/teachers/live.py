@@ -30,8 +30,8 @@ class LiveTeacher(Teacher):
         return self.model.forward_views(self._seen(batch, views, shown))
 
     @property
-    def offered(self) -> Mapping[str, FeatureKind]:
-        return self.model.offered
+    def feature_kinds(self) -> Mapping[str, FeatureKind]:
+        return self.model.feature_kinds
 
     @torch.no_grad()
     def predict_features(
@@ -45,6 +45,6 @@ class LiveTeacher(Teacher):
         return self.model.summarise_views(self._seen(batch, views, None))
 
     def _seen(self, batch: Batch, views: Sequence[str], shown: Views | None) -> list[Inputs]:
-        shares = shown is not None and shown.masker is self.masker and not batch.taught
+        shares = shown is not None and shown.masker is self.masker and not batch.teacher_inputs
         seen = shown if shown is not None and shares else Views(self.masker, batch.teacher_side)
         return [seen[name].inputs for name in views]

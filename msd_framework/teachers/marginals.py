@@ -34,8 +34,8 @@ class MarginalsTeacher(Teacher):
         return replace(output, logits=marginals(output.logits))
 
     @property
-    def offered(self) -> Mapping[str, FeatureKind]:
-        return self.teacher.offered
+    def feature_kinds(self) -> Mapping[str, FeatureKind]:
+        return self.teacher.feature_kinds
 
     def predict_features(
         self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None

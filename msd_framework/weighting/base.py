@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from msd_framework.components.registry import Registry
 from msd_framework.models.base import MultimodalModel
 from msd_framework.saliency.base import Saliency
-from msd_framework.schedules import HeldOut, Mean, Paced
+from msd_framework.schedules import HeldOut, Mean, UpdateHook
 from msd_framework.structures import Setting
 from msd_framework.views import View
 
@@ -66,7 +66,7 @@ def mean_of_shown(values: Tensor, shown: Tensor | None) -> Tensor:
     return values.sum(1) / counts.view(-1, *[1] * (values.ndim - 2))
 
 
-class WeightingStrategy(Paced, ABC):
+class WeightingStrategy(UpdateHook, ABC):
     """Non-negative weights for the views of a batch.
 
     A strategy whose weights follow the run overrides `begin_update` and `end_update`, keeps what it knows in buffers, and

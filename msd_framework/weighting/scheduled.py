@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from msd_framework.schedules import Progress, Ramp, Shape
+from msd_framework.schedules import Progress, Schedule, Shape
 from msd_framework.structures import Setting
 from msd_framework.views import View
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
@@ -43,8 +43,8 @@ class ScheduledWeights(WeightingStrategy):
         for option, weights in {"start": first, "end": last}.items():
             for name, weight in weights.items():
                 non_negative(f"{option}: the weight of {name!r}", weight)
-        self.ramps = {n: Ramp(first.get(n, 1.0), last.get(n, 1.0), begin, over, shape) for n in {**first, **last}}
-        self.constant = Ramp(1.0, 1.0, begin, over, shape)
+        self.ramps = {n: Schedule(first.get(n, 1.0), last.get(n, 1.0), begin, over, shape) for n in {**first, **last}}
+        self.constant = Schedule(1.0, 1.0, begin, over, shape)
         self.share = 0.0
 
     def begin_update(self, progress: Progress) -> None:

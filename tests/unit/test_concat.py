@@ -200,7 +200,7 @@ def test_a_view_shares_what_another_one_encoded(batch_norm: bool) -> None:
 def test_the_summary_is_what_is_offered() -> None:
     model, inputs = build("concat_bow").double(), make_inputs()
     views = [inputs, {"text": inputs["text"]}]
-    output, (full, alone) = model.forward_features(views, [list(model.offered), []])
+    output, (full, alone) = model.forward_features(views, [list(model.feature_kinds), []])
     assert sorted(full) == ["fused.pooled", "image.pooled", "text.pooled"]
     same(model.classify(full["fused.pooled"].values), output.logits[0])
     same(torch.cat([full["text.pooled"].values, full["image.pooled"].values], 1), full["fused.pooled"].values)

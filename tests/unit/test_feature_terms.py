@@ -295,7 +295,7 @@ def test_the_same_term_twice_is_refused() -> None:
 
 def test_a_teacher_that_offers_nothing_is_told() -> None:
     class Silent(LiveTeacher):
-        offered: ClassVar[Any] = {}
+        feature_kinds: ClassVar[Any] = {}
 
     with pytest.raises(ValueError, match=r"teacher: it offers no 'fused\.pooled'\. It offers none"):
         objective([{"loss": "sp", "student": "fused.pooled"}], teacher=Silent(tiny_model(1, 16), DropMasker()))

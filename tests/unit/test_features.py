@@ -41,7 +41,7 @@ CLOSE = {"atol": 1e-9, "rtol": 1e-9}  # float64: other sums, and in another orde
 
 def look(model: MultimodalModel, inputs: Inputs, names: Any = None) -> Mapping[str, Feature]:
     """The intermediates of one view, all of them if none are named."""
-    ((features),) = model.forward_features([inputs], [model.offered if names is None else names])[1]
+    ((features),) = model.forward_features([inputs], [model.feature_kinds if names is None else names])[1]
     return features
 
 
@@ -56,8 +56,8 @@ def as_tensors(features: Mapping[str, Feature]) -> dict[str, Tensor]:
 def test_a_model_tells_all_that_it_offers_in_the_shape_of_its_kind(case: Case) -> None:
     model, inputs = build_model(case), make_inputs(case)
     features = look(model, inputs)
-    assert set(features) == set(model.offered)
-    for name, kind in model.offered.items():
+    assert set(features) == set(model.feature_kinds)
+    for name, kind in model.feature_kinds.items():
         values, mask = features[name].values, features[name].mask
         assert (len(values), values.ndim) == (4, SHAPES[kind]), name
         assert (mask is None) == (kind == "pooled"), name
@@ -71,7 +71,7 @@ def test_a_model_tells_all_that_it_offers_in_the_shape_of_its_kind(case: Case) -
 def test_looking_inside_changes_no_logit_and_leaves_the_same_gradients(case: Case) -> None:
     model, inputs = build_model(case), make_inputs(case)
     plain = model.forward_views([inputs]).logits
-    looked = model.forward_features([inputs], [model.offered])[0].logits
+    looked = model.forward_features([inputs], [model.feature_kinds])[0].logits
     torch.testing.assert_close(looked, plain, **CLOSE)
     parameters = [p for p in model.parameters() if p.requires_grad]
     found, wanted = (torch.autograd.grad(z.square().sum(), parameters, allow_unused=True) for z in (looked, plain))
@@ -88,9 +88,9 @@ def test_what_stands_under_a_mask_changes_nothing_inside(case: Case) -> None:
 @every_model
 def test_only_what_is_wanted_is_told_and_nothing_if_nothing_is(case: Case) -> None:
     model, inputs = build_model(case), make_inputs(case)
-    if not model.offered:  # a module of a user's, which is not looked into
+    if not model.feature_kinds:  # a module of a user's, which is not looked into
         return
-    first, last = next(iter(model.offered)), list(model.offered)[-1]
+    first, last = next(iter(model.feature_kinds)), list(model.feature_kinds)[-1]
     assert set(look(model, inputs, [first, last])) == {first, last}
     output, features = model.forward_features([inputs, inputs], [(), [first]])
     assert output.logits.shape[:2] == (2, 4)
@@ -100,16 +100,16 @@ def test_only_what_is_wanted_is_told_and_nothing_if_nothing_is(case: Case) -> No
 @every_encoder
 def test_an_encoder_looked_into_says_what_it_says_otherwise(case: Case) -> None:
     encoder, inputs = build_encoder(case), make_inputs(case)["x"]
-    encoded, features = encoder.forward_features(inputs, encoder.offered)
+    encoded, features = encoder.forward_features(inputs, encoder.feature_kinds)
     plain = encoder(inputs)
     torch.testing.assert_close((encoded.tokens, encoded.pooled), (plain.tokens, plain.pooled), **CLOSE)
-    assert set(features) == set(encoder.offered)
+    assert set(features) == set(encoder.feature_kinds)
     torch.testing.assert_close(features["last.hidden"].values[plain.mask], plain.tokens[plain.mask], **CLOSE)
 
 
 def test_the_summary_is_called_as_teacher_caches_call_it() -> None:
     assert store.SUMMARY == SUMMARY
-    assert SUMMARY in build_model(MODEL_CASES["visual_bert"][0]).offered
+    assert SUMMARY in build_model(MODEL_CASES["visual_bert"][0]).feature_kinds
 
 
 # ---- the numbers ----
@@ -157,7 +157,7 @@ def test_attention_and_values_of_a_layer_are_what_it_reads_with(norm_first: bool
     read: list[Tensor] = []
     for layer in encoder.transformer.layers:  # type: ignore[union-attr]
         layer.attention.register_forward_hook(lambda module, given, output: read.append(output))
-    _, features = encoder.forward_features(inputs, encoder.offered)
+    _, features = encoder.forward_features(inputs, encoder.feature_kinds)
     for number, layer in enumerate(encoder.transformer.layers, 1):  # type: ignore[union-attr,arg-type]
         value = features[f"{number}.value"].values.unflatten(-1, (2, 4)).transpose(1, 2)
         made = layer.attention.output((features[f"{number}.attention"].values @ value).transpose(1, 2).flatten(2))
@@ -171,11 +171,11 @@ def test_a_published_text_encoder_tells_its_layers(model_type: str, masker: Any)
 
     encoder, x = large_bert(model_type), sentences()
     hidden = masker.hide("text", x)
-    features = encoder.forward_features(hidden, encoder.offered)[1]
-    assert set(features) == set(encoder.offered)
+    features = encoder.forward_features(hidden, encoder.feature_kinds)[1]
+    assert set(features) == set(encoder.feature_kinds)
     torch.testing.assert_close(features["2.hidden"].values, features["last.hidden"].values, **CLOSE)
     if masker.removes:  # what is left is seen as if the rest were masked behind it
-        other = encoder.forward_features(hidden_at_full_width(x), encoder.offered)[1]
+        other = encoder.forward_features(hidden_at_full_width(x), encoder.feature_kinds)[1]
         kept = [f["1.hidden"].values[f["1.hidden"].mask] for f in (features, other)]
         torch.testing.assert_close(*kept, atol=1e-5, rtol=1e-5)  # float32
         kept = [f["1.attention"].values for f in (features, other)]
@@ -204,7 +204,7 @@ def test_inside_packed_equals_padded(form: str, tolerance: int | None, lengths: 
     packed, padded = (m.train(train) for m in two_forms(dropout=0.0, attention_dropout=0.0))
     views = views_of(make_batch(lengths), masker, ["full", "image", "text"])
     shown = [("fused", "image", "text"), ("fused", "image"), ("fused", "text")]
-    wanted = [[name for name in packed.offered if name.startswith(parts)] for parts in shown]
+    wanted = [[name for name in packed.feature_kinds if name.startswith(parts)] for parts in shown]
     with rows(form, tolerance):
         found, expected = (m.forward_features(views, wanted) for m in (packed, padded))
         torch.testing.assert_close(found[0].logits, expected[0].logits, **CLOSE)
@@ -275,48 +275,48 @@ def test_a_model_that_overrides_forward_alone_works_and_offers_nothing() -> None
     inputs = {"image": batch.inputs["image"].__class__(torch.ones(2, 3, 6), torch.ones(2, 3, dtype=torch.bool))}
     output, features = model.forward_features([inputs, inputs], [(), ()])
     assert output.logits.shape == (2, 2, 3)
-    assert (model.offered, features) == ({}, [{}, {}])
+    assert (model.feature_kinds, features) == ({}, [{}, {}])
 
 
 def test_an_encoder_that_overrides_forward_alone_tells_its_tokens_and_summary() -> None:
     encoder = ENCODERS.build({"type": "features", "hidden_size": 8}, facts=FACTS)
     assert type(encoder).forward_features is Encoder.forward_features
     model = MODELS.build({"type": "unimodal_image", "encoder": {"type": "features", "hidden_size": 8}}, facts=FACTS)
-    assert list(model.offered) == ["image.last.hidden", "image.last.mean", "image.pooled", "fused.pooled"]
+    assert list(model.feature_kinds) == ["image.last.hidden", "image.last.mean", "image.pooled", "fused.pooled"]
 
 
 # ---- names ----
 
 
 def test_layers_of_a_pattern_leave_the_embeddings_out_and_take_no_other_part() -> None:
-    offered = ["text.0.hidden", "text.10.hidden", "text.9.hidden", "xtext.1.hidden", "text.1.hiddenx", "text.last.hidden"]
-    assert numbered("text.*.hidden", offered) == {9: "text.9.hidden", 10: "text.10.hidden"}
+    feature_kinds = ["text.0.hidden", "text.10.hidden", "text.9.hidden", "xtext.1.hidden", "text.1.hiddenx", "text.last.hidden"]
+    assert numbered("text.*.hidden", feature_kinds) == {9: "text.9.hidden", 10: "text.10.hidden"}
 
 
 def test_a_model_of_many_layers_is_told_in_a_line() -> None:
     model = build_model(MODEL_CASES["visual_bert"][0])
-    line = told(model.offered)
+    line = told(model.feature_kinds)
     assert "image.{0..2}.hidden" in line
     assert "fused.{1..2}.attention" in line
     assert len(line) < 1000
 
 
 def test_what_a_layer_makes_of_what_it_reads_has_no_layer_0() -> None:
-    offered = build_model(MODEL_CASES["visual_bert"][0]).offered
-    assert {name.split(".")[2] for name in offered if ".0." in name} == set(KINDS) - FROM_BELOW
+    feature_kinds = build_model(MODEL_CASES["visual_bert"][0]).feature_kinds
+    assert {name.split(".")[2] for name in feature_kinds if ".0." in name} == set(KINDS) - FROM_BELOW
 
 
 @pytest.mark.parametrize("layers", [0, 1])
 def test_patches_offer_layers_if_they_have_some(layers: int) -> None:
     encoder = ENCODERS.build(PATCHES | {"num_layers": layers, "num_heads": 2}, facts=FACTS)
-    assert ("1.hidden" in encoder.offered) == bool(layers)
-    assert not any(name.endswith(".cls") for name in encoder.offered)
+    assert ("1.hidden" in encoder.feature_kinds) == bool(layers)
+    assert not any(name.endswith(".cls") for name in encoder.feature_kinds)
 
 
 def test_training_with_features_leaves_every_gradient_finite() -> None:
     case = MODEL_CASES["visual_bert"][0]
     assert all(t.isfinite().all() for t in train_once(build_model(case), make_inputs(case)).values())
     (model, _), batch = two_forms(), make_batch([(3, 0), (2, 2)])  # one example has no image at all
-    (features,) = model.train().forward_features([batch.inputs], [model.offered])[1]
+    (features,) = model.train().forward_features([batch.inputs], [model.feature_kinds])[1]
     sum(f.values.square().sum() for f in features.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

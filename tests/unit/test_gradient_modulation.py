@@ -70,7 +70,7 @@ def gradients(built: SupervisedObjective, parts: list[Batch], update: int = 0) -
     built.zero_grad()
     for part in parts:
         (built(part).loss / len(parts)).backward()
-    built.change_gradients(alone)
+    built.after_backward(alone)
     return {name: p.grad.clone() for name, p in built.model.named_parameters() if p.grad is not None}
 
 
@@ -208,7 +208,7 @@ def discrepancy(modulation: OnTheFlyModulation | None, seed: int) -> float:
         built.begin_update(Progress(update, 60))
         optimizer.zero_grad()
         built(batch).loss.backward()
-        built.change_gradients(alone)
+        built.after_backward(alone)
         optimizer.step()
     s = scores(model, batch)
     return s["image"] / s["sound"]

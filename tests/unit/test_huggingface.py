@@ -219,8 +219,8 @@ def test_all_that_learns_gets_a_gradient(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["vilt", "visual_bert", "lxmert", "clip", "siglip", "flava", "bert", "vit"])
 def test_the_states_of_layers_are_told_by_name(kind: str) -> None:
     model, inputs = build(kind), both(kind)
-    output, (features,) = model.forward_features([inputs], [tuple(model.offered)])
-    assert features.keys() == model.offered.keys()
+    output, (features,) = model.forward_features([inputs], [tuple(model.feature_kinds)])
+    assert features.keys() == model.feature_kinds.keys()
     close(output.logits[0], model(inputs).logits)
     for modality, x in inputs.items():
         last = features[f"{modality}.2.hidden"]
@@ -240,7 +240,7 @@ def test_vilts_states_are_those_of_transformers() -> None:
 
 
 def test_what_cannot_be_told_apart_is_not_offered() -> None:
-    assert set(build("bridgetower").offered) == {"fused.pooled"}
+    assert set(build("bridgetower").feature_kinds) == {"fused.pooled"}
 
 
 # ---- files ----

@@ -148,7 +148,7 @@ def test_an_encoder_is_rebuilt_without_the_folder_that_it_came_from(name: str, f
 def test_its_layers_are_told(name: str, folders: Path) -> None:
     encoder = HuggingFaceAudio(RATE, name=str(folders / name)).eval()
     wanted = ["0.hidden", "2.mean", "last.hidden", "pooled"]
-    assert set(wanted) <= set(encoder.offered)
+    assert set(wanted) <= set(encoder.feature_kinds)
     encoded, features = encoder.forward_features(sounds(), wanted)
     assert features["0.hidden"].values.shape == encoded.tokens.shape
     assert features["2.mean"].values.shape == (3, 16)

@@ -136,7 +136,7 @@ def slopes_of(
         built.begin_update(Progress(update, updates))
         state = torch.get_rng_state()
         output = built(batch)
-        assert type(built.followed[0]) is kind
+        assert type(built.traced[0]) is kind
         w = weights[-1].detach() if weights[-1].ndim == 2 else weights[-1].detach()[:, None].expand(-1, 6)
         before, theta = torch.get_rng_state(), [p.detach().clone() for p in built.model.parameters()]
         torch.set_rng_state(state)

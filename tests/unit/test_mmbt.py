@@ -265,8 +265,8 @@ def test_a_saliency_that_looks_inside_finds_either_modality() -> None:
 
 def test_all_that_is_offered_can_be_had() -> None:
     model, inputs = build(), make_inputs(torch.float32)
-    _, (found, nothing) = model.forward_features([inputs, inputs], [list(model.offered), []])
-    assert sorted(found) == sorted(model.offered)
+    _, (found, nothing) = model.forward_features([inputs, inputs], [list(model.feature_kinds), []])
+    assert sorted(found) == sorted(model.feature_kinds)
     assert nothing == {}
     _, empty = model.forward_features([inputs], [[]])
     assert empty == [{}]

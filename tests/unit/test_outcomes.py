@@ -165,7 +165,7 @@ def test_a_teacher_of_marginals_passes_on_what_goes_on_inside_the_other():
     taught = MarginalsTeacher(Says(FULL))
     found, inner = taught.predict_features(made_batch(2), ["full", "text"], [[], []])
     np.testing.assert_allclose(torch.sigmoid(found.logits[1, 1]), softmax(FULL))
-    assert (inner, taught.offered, taught.modalities) == ([{}, {}], {}, ("image", "text"))
+    assert (inner, taught.feature_kinds, taught.modalities) == ([{}, {}], {}, ("image", "text"))
 
 
 def test_a_card_that_is_older_than_the_fact_is_read_as_is_usual_for_its_task():

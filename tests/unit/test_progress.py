@@ -14,7 +14,7 @@ from msd_framework.losses.logits import BernoulliKL, SoftenedKL
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.registry import DISTILLATION_LOSSES
-from msd_framework.schedules import Dial, Paced, Progress, Ramp
+from msd_framework.schedules import Scheduled, UpdateHook, Progress, Schedule
 from msd_framework.structures import ModelOutput
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch
@@ -22,7 +22,7 @@ from tests.runs import tiny_model, tiny_runner
 
 shares = st.floats(0, 1)
 ramps = st.builds(
-    Ramp,
+    Schedule,
     start=st.floats(-5, 5),
     end=st.floats(-5, 5),
     begin=st.floats(0, 0.9),
@@ -32,27 +32,27 @@ ramps = st.builds(
 
 
 @given(ramps, shares)
-def test_a_ramp_stays_between_its_ends(ramp: Ramp, share: float) -> None:
-    low, high = sorted((ramp.start, ramp.end))
-    assert low - 1e-9 <= ramp.at(share) <= high + 1e-9
+def test_a_schedule_stays_between_its_ends(schedule: Schedule, share: float) -> None:
+    low, high = sorted((schedule.start, schedule.end))
+    assert low - 1e-9 <= schedule.at(share) <= high + 1e-9
 
 
 @given(ramps)
-def test_a_ramp_is_at_its_start_until_it_begins_and_at_its_end_once_it_is_over(ramp: Ramp) -> None:
-    assert ramp.at(0.0) == ramp.at(ramp.begin) == ramp.start
-    assert ramp.at(ramp.begin + ramp.over + 1e-9) == pytest.approx(ramp.end, abs=1e-7)
+def test_a_schedule_is_at_its_start_until_it_begins_and_at_its_end_once_it_is_over(schedule: Schedule) -> None:
+    assert schedule.at(0.0) == schedule.at(schedule.begin) == schedule.start
+    assert schedule.at(schedule.begin + schedule.over + 1e-9) == pytest.approx(schedule.end, abs=1e-7)
 
 
 @given(ramps, shares, shares)
-def test_a_ramp_goes_one_way(ramp: Ramp, one: float, other: float) -> None:
-    before, after = ramp.at(min(one, other)), ramp.at(max(one, other))
-    assert (after - before) * (ramp.end - ramp.start) >= -1e-12
+def test_a_schedule_goes_one_way(schedule: Schedule, one: float, other: float) -> None:
+    before, after = schedule.at(min(one, other)), schedule.at(max(one, other))
+    assert (after - before) * (schedule.end - schedule.start) >= -1e-12
 
 
 @pytest.mark.parametrize(("shape", "quarter"), [("linear", 0.25), ("cosine", (1 - math.sqrt(0.5)) / 2)])
 def test_a_quarter_of_the_way(shape, quarter: float) -> None:
-    assert Ramp(0, 1, shape=shape).at(0.25) == pytest.approx(quarter, abs=1e-12)
-    assert Ramp(0, 1, begin=0.5, over=0.4, shape=shape).at(0.6) == pytest.approx(quarter, abs=1e-12)
+    assert Schedule(0, 1, shape=shape).at(0.25) == pytest.approx(quarter, abs=1e-12)
+    assert Schedule(0, 1, begin=0.5, over=0.4, shape=shape).at(0.6) == pytest.approx(quarter, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_a_schedule_that_is_wrong_is_told(spec, said: str) -> None:
 
 
 def test_a_dial_says_what_it_is() -> None:
-    assert repr(SoftenedKL(2)) == "SoftenedKL(\n  (temperature): Dial(2.0)\n)"
-    assert "Ramp(start=4.0, end=1.0" in repr(Dial("temperature", {"start": 4.0, "end": 1.0}))
+    assert repr(SoftenedKL(2)) == "SoftenedKL(\n  (temperature): Scheduled(2.0)\n)"
+    assert "Schedule(start=4.0, end=1.0" in repr(Scheduled("temperature", {"start": 4.0, "end": 1.0}))
 
 
 @pytest.mark.parametrize("loss", [SoftenedKL, BernoulliKL])
@@ -92,7 +92,7 @@ def test_a_dial_says_what_it_is() -> None:
 def test_a_temperature_follows_the_run(loss, update: int) -> None:
     scheduled = loss({"start": 6.0, "end": 1.0, "over": 0.5})
     for module in scheduled.modules():
-        if isinstance(module, Paced):
+        if isinstance(module, UpdateHook):
             module.begin_update(Progress(update, 100))
     student, teacher = ModelOutput(torch.randn(3, 4).double()), ModelOutput(torch.randn(3, 4).double())
     now = 6.0 - 5.0 * min(1.0, update / 50)
@@ -105,8 +105,8 @@ def objective(**options) -> DistillationObjective:
 
 
 def test_lambda_and_temperature_follow_the_run_by_one_call() -> None:
-    ramp = {"start": 1.0, "end": 0.2, "shape": "cosine"}
-    scheduled = objective(distill_weight=ramp, distill_loss=SoftenedKL({"start": 4.0, "end": 2.0}))
+    schedule = {"start": 1.0, "end": 0.2, "shape": "cosine"}
+    scheduled = objective(distill_weight=schedule, distill_loss=SoftenedKL({"start": 4.0, "end": 2.0}))
     batch = made_batch(5)
     for update, lam, temperature in [(0, 1.0, 4.0), (6, 0.6, 3.0), (12, 0.2, 2.0)]:
         scheduled.begin_update(Progress(update, 12))
@@ -114,16 +114,16 @@ def test_lambda_and_temperature_follow_the_run_by_one_call() -> None:
         assert abs(scheduled(batch).loss.item() - fixed(batch).loss.item()) <= 1e-12  # float64; cos rounds
 
 
-@pytest.mark.parametrize("ramp", [{"start": 0.5, "end": 1.5}, {"start": -0.5, "end": 1.0}])
-def test_a_lambda_that_leaves_its_range_is_refused(ramp) -> None:
+@pytest.mark.parametrize("schedule", [{"start": 0.5, "end": 1.5}, {"start": -0.5, "end": 1.0}])
+def test_a_lambda_that_leaves_its_range_is_refused(schedule) -> None:
     with pytest.raises(ValueError, match="distill_weight must lie between 0 and 1, got"):
-        objective(distill_weight=ramp)
+        objective(distill_weight=schedule)
 
 
 def test_the_runner_tells_the_objective_how_far_it_is_before_each_update() -> None:
     told: list[tuple[str, int]] = []
 
-    class Listener(Paced):
+    class Listener(UpdateHook):
         def begin_update(self, progress) -> None:
             told.append(("begin", progress.update))
             assert progress.num_updates == 3

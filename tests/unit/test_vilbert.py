@@ -369,9 +369,9 @@ def test_features_are_the_published_states(tmp_path: Path) -> None:
 
 def test_all_that_is_offered_can_be_had() -> None:
     model, inputs = build(), make_inputs(torch.float32)
-    _, (found,) = model.forward_features([inputs], [list(model.offered)])
-    assert sorted(found) == sorted(model.offered)
-    assert all(f.values.ndim == (3 if model.offered[n] == "hidden" else 2) for n, f in found.items())
+    _, (found,) = model.forward_features([inputs], [list(model.feature_kinds)])
+    assert sorted(found) == sorted(model.feature_kinds)
+    assert all(f.values.ndim == (3 if model.feature_kinds[n] == "hidden" else 2) for n, f in found.items())
 
 
 # ---- checkpoints ----

@@ -49,7 +49,7 @@ def possible_pairs(
     """
     found = []
     for part in (*modalities, "fused"):
-        mine, theirs = (numbered(f"{part}.*.hidden", offered) for offered in (student, teacher))
+        mine, theirs = (numbered(f"{part}.*.hidden", feature_kinds) for feature_kinds in (student, teacher))
         if mine and theirs:
             found += [(mine[i], theirs[j]) for i, j in even_layers(len(mine), len(theirs)).items()]
     names = [f"{part}.{what}" for part in (*modalities, "fused") for what in ("pooled", "projected")]

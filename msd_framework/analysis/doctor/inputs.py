@@ -44,7 +44,7 @@ class Shape:
 def measure(batch: Batch) -> list[Shape]:
     """What each modality of a batch is like, and what a teacher sees otherwise."""
     found = []
-    own = {f"{m} of the teacher": inputs for m, inputs in batch.taught.items() if inputs is not None}
+    own = {f"{m} of the teacher": inputs for m, inputs in batch.teacher_inputs.items() if inputs is not None}
     for modality, inputs in {**batch.inputs, **own}.items():
         content, special = inputs.mask & ~inputs.special, inputs.mask & inputs.special
         tokens = content.sum(1)  # [B]

@@ -170,7 +170,7 @@ def row(step: StepCheck) -> list[str]:
 def forget(objective: Objective) -> None:
     """Lets go of passes that weights would have been learned from at the end of an update."""
     if isinstance(objective, DistillationObjective):
-        objective.followed.clear()
+        objective.traced.clear()
 
 
 @contextmanager

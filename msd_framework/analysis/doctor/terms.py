@@ -90,7 +90,7 @@ def terms_of(objective: Objective, batch: Batch) -> list[Term]:
     inner = objective.features(told, taught, batch)
     names, pairs = iter(inner), {p.name: p for p in objective.features.pairs if isinstance(p, Pair)}
     for i, term in enumerate(objective.features.terms):
-        mine = [next(names) for _ in term.pairs(objective.model.offered, objective.teacher.offered)]
+        mine = [next(names) for _ in term.pairs(objective.model.feature_kinds, objective.teacher.feature_kinds)]
         beta = float(pairs[mine[0]].weight.value)
         value = lam * beta * torch.stack([inner[name].mean() for name in mine]).sum()
         label = mine[0] if len(mine) == 1 else f"{mine[0]} and {len(mine) - 1} more"

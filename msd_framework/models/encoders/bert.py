@@ -77,9 +77,9 @@ class Bert(Encoder):
         return self.forward_features(inputs, ())[0]
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """The states of each layer and its attention, which in training has had its dropout."""
-        return super().offered | layer_features("", getattr(self.model.config, "num_hidden_layers", 0), BERT_FEATURES)
+        return super().feature_kinds | layer_features("", getattr(self.model.config, "num_hidden_layers", 0), BERT_FEATURES)
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         refuse_positions(inputs)

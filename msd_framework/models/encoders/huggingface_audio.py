@@ -103,9 +103,9 @@ class HuggingFaceAudio(Encoder):
         return self.forward_features(inputs, ())[0]
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """The states of each layer, as transformers tells them."""
-        return super().offered | layer_features("", self.published.num_hidden_layers, ("hidden", "mean"))
+        return super().feature_kinds | layer_features("", self.published.num_hidden_layers, ("hidden", "mean"))
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         samples, heard = self._cut(inputs)

@@ -82,10 +82,10 @@ class Patches(Encoder):
         return self.forward_features(inputs, ())[0]
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """The layers after the embedding, which have no [CLS]."""
         whats = [what for what in KINDS if what != "cls"]
-        return super().offered | (layer_features("", len(self.layers.layers), whats) if self.layers is not None else {})
+        return super().feature_kinds | (layer_features("", len(self.layers.layers), whats) if self.layers is not None else {})
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         if inputs.values.shape[1:] != self.shape:

@@ -79,10 +79,10 @@ class ResNet(Encoder):
         return self.forward_features(inputs, ())[0]
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
+    def feature_kinds(self) -> dict[str, FeatureKind]:
         """The cells of the grid after each of the four stages, and their mean."""
         stages: dict[str, FeatureKind] = {f"{i}.{what}": KINDS[what] for i in range(1, 5) for what in ("hidden", "mean")}
-        return super().offered | stages
+        return super().feature_kinds | stages
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         grid, stages = visible(inputs.values, inputs.mask), {}

@@ -78,8 +78,8 @@ class TextTransformer(Encoder):
         return self.forward_features(inputs, ())[0]
 
     @property
-    def offered(self) -> dict[str, FeatureKind]:
-        return super().offered | layer_features("", len(self.transformer.layers))
+    def feature_kinds(self) -> dict[str, FeatureKind]:
+        return super().feature_kinds | layer_features("", len(self.transformer.layers))
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         length, longest = inputs.values.shape[1], self.max_positions
