@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from msd_framework.components.specs import complete
 from msd_framework.config.cards import card_of
-from msd_framework.config.parts import complete
 from msd_framework.config.schema import ChannelsConfig, RunConfig, TeacherConfig
 from msd_framework.data.base import Processor
 from msd_framework.engine.checkpoint import find_checkpoint, read_json

@@ -94,7 +94,10 @@ class Data:
     def in_order(self, reader: ExampleReader, shared: bool = True) -> EvaluationBatches:
         """Examples in their own order: shared out among the processes, or all of them on each."""
         place = (self.world.rank, self.world.size) if shared else (0, 1)
-        collator, pin = Collator(reader.processors, self.info, teacher_processors=reader.teacher_processors), self.world.device.type == "cuda"
+        collator, pin = (
+            Collator(reader.processors, self.info, teacher_processors=reader.teacher_processors),
+            self.world.device.type == "cuda",
+        )
         return EvaluationBatches(reader, collator, self.config.evaluation.batch_size, *place, self.config.data.workers, pin)
 
     @property

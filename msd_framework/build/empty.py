@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from msd_framework.components.options import options_of
 from msd_framework.components.registry import Registry, nested, split
-from msd_framework.config.parts import Part, code_options
+from msd_framework.components.specs import Spec, code_options
 from msd_framework.registry import ENCODERS
 
 RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"}
@@ -50,12 +50,12 @@ class Unfilled(TorchFunctionMode):
         return function(*arguments, **(options or {}))
 
 
-def reads_files(part: Part) -> bool:
+def reads_files(part: Spec) -> bool:
     """Whether a constructor reads files or published weights, or imports modules of Python that are not loaded."""
     return any(part.options.get(key) is not None for key in part.cls.reads) or names_unloaded_code(part)
 
 
-def names_unloaded_code(part: Part) -> bool:
+def names_unloaded_code(part: Spec) -> bool:
     """Whether a component's options name code that nobody has imported yet."""
     return any(str(part.options[key]).rpartition(".")[0] not in sys.modules for key in code_options(part.cls))
 
@@ -69,7 +69,7 @@ def without_files(registry: Registry[Any], spec: Any, facts: Mapping[str, Any], 
         facts: what components may ask for by name, as far as it is known.
         stand_ins: what stands in for the rest.
     """
-    part = Part("", registry, spec)
+    part = Spec("", registry, spec)
     if registry is ENCODERS and reads_files(part):
         return ANY_ENCODER
     known = {*facts, *(name for of_modality in facts["modalities"].values() for name in of_modality)}

@@ -88,7 +88,10 @@ class ExtremeRows:
         self.tokens = list(dict.fromkeys(m for _, m, p in self.both_sides if p.kind == "tokens"))
         # readers of their own: what is left out here is not counted as left out of the run
         skips = config.data.on_error == "skip"
-        self.readers = {use: ExampleReader(split, processors, skip_errors=skips, teacher_processors=teacher_processors) for use, split in splits.items()}
+        self.readers = {
+            use: ExampleReader(split, processors, skip_errors=skips, teacher_processors=teacher_processors)
+            for use, split in splits.items()
+        }
 
     @cached_property
     def alone(self) -> list[Batch]:

@@ -13,8 +13,8 @@ from torch import nn
 from msd_framework.build.empty import LARGE_VOCABULARY, Unfilled, names_unloaded_code, reads_files, without_files
 from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import Registry, raised_at, split
+from msd_framework.components.specs import Spec, code_options, parts
 from msd_framework.config.cards import card_of, other_tensors, rebuilt
-from msd_framework.config.parts import Part, code_options, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
 from msd_framework.data.base import Processor
@@ -65,30 +65,30 @@ class RunFacts:
     config: RunConfig
 
     @cached_property
-    def dataset(self) -> Part:
-        return Part("data.dataset", DATASETS, self.config.data.dataset)
+    def dataset(self) -> Spec:
+        return Spec("data.dataset", DATASETS, self.config.data.dataset)
 
     @cached_property
-    def model(self) -> Part:
-        return Part("model", MODELS, self.config.model)
+    def model(self) -> Spec:
+        return Spec("model", MODELS, self.config.model)
 
     @cached_property
-    def objective(self) -> Part:
-        return Part("objective", OBJECTIVES, self.config.objective)
+    def objective(self) -> Spec:
+        return Spec("objective", OBJECTIVES, self.config.objective)
 
     @cached_property
-    def processors(self) -> dict[str, Part]:
+    def processors(self) -> dict[str, Spec]:
         """How each modality becomes tensors."""
-        return {m: Part(f"data.processors.{m}", PROCESSORS, spec) for m, spec in self.config.data.processors.items()}
+        return {m: Spec(f"data.processors.{m}", PROCESSORS, spec) for m, spec in self.config.data.processors.items()}
 
     @cached_property
-    def teacher_processors(self) -> dict[str, Part]:
+    def teacher_processors(self) -> dict[str, Spec]:
         """How each modality becomes tensors for the trained teachers: as `teacher.processors` says, as for the student where that
         makes tensors of the kind that they were trained on, and else as the first of them that takes it was trained.
 
         Nothing where no trained teacher is there, or one cannot be read.
         """
-        found: dict[str, Part] = {}
+        found: dict[str, Spec] = {}
         given = self.config.teacher.processors if self.config.teacher is not None else {}
         for folder in self.config.teacher_folders if self.teachers else ():
             card = self.card(folder)
@@ -97,25 +97,25 @@ class RunFacts:
                 if m in found:
                     continue
                 if m in given:
-                    found[m] = Part(f"teacher.processors.{m}", PROCESSORS, given[m])
+                    found[m] = Spec(f"teacher.processors.{m}", PROCESSORS, given[m])
                 elif mine is not None and not other_tensors(mine.spec, saved):
                     found[m] = mine
                 else:
-                    found[m] = Part(f"teacher.processors.{m}", PROCESSORS, saved)
+                    found[m] = Spec(f"teacher.processors.{m}", PROCESSORS, saved)
         return found
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[Spec, ...]:
         """Every component of the configuration, those that are nested in another before it."""
         slots = component_slots(asdict(self.config))
         return tuple(part for slot in slots for part in parts(REGISTRIES[slot.kind], slot.spec, slot.path))
 
-    def of(self, *registries: Registry[Any]) -> list[Part]:
+    def of(self, *registries: Registry[Any]) -> list[Spec]:
         """The components of some kinds."""
         return [part for part in self.parts if part.registry in registries]
 
     @cached_property
-    def model_parts(self) -> tuple[Part, ...]:
+    def model_parts(self) -> tuple[Spec, ...]:
         """The model and what is nested in it, the innermost first."""
         return tuple(parts(MODELS, self.config.model, "model"))
 
@@ -145,7 +145,7 @@ class RunFacts:
         """The same with stand-ins for what only data can say."""
         return STAND_INS | self.known
 
-    def build(self, part: Part) -> Any:
+    def build(self, part: Spec) -> Any:
         """A component, built with what is known and assumed.
 
         Raises:
@@ -217,7 +217,7 @@ class RunFacts:
             return ()
         try:
             cards = [self.card(folder) for folder in self.config.teacher_folders]
-            models = [Part("teacher.checkpoint", MODELS, card["model"]).cls for card in cards]
+            models = [Spec("teacher.checkpoint", MODELS, card["model"]).cls for card in cards]
         except (CheckpointError, ConfigError):  # checks/teacher.py says what is wrong with it
             return ()
         return tuple(Takes(tuple(card["modalities"]), model.takes_subsets) for card, model in zip(cards, models))
@@ -257,7 +257,7 @@ class RunFacts:
         return OBJECTIVES.build(self.config.objective, "objective", self.assumed, masker=self.masker, **models)
 
     @cached_property
-    def empty_part(self) -> tuple[Part, nn.Module] | None:
+    def empty_part(self) -> tuple[Spec, nn.Module] | None:
         """The outermost part of the model whose constructor reads no files, with empty weights.
 
         None if there is no such part, or if it cannot be built so: a module of a user's own may look at its weights.

@@ -12,7 +12,7 @@ from torch import nn
 from msd_framework.build.facts import RunFacts, described, known_facts
 from msd_framework.components.facts import CONTEXT, STAND_INS
 from msd_framework.components.options import options_of
-from msd_framework.config.parts import Part, parts
+from msd_framework.components.specs import Spec, parts
 from msd_framework.config.structure import ComponentSlot
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.ranges import most_of, too_large
@@ -54,7 +54,7 @@ def _too_large(slot: ComponentSlot) -> Iterator[Problem]:
         yield Problem(path, f"must be at most {most_of(path):,}, got {value:,}.")
 
 
-def _refusals(part: Part, facts: Mapping[str, Any]) -> tuple[Problem, ...]:
+def _refusals(part: Spec, facts: Mapping[str, Any]) -> tuple[Problem, ...]:
     if part.registry.plural in HEAVY:
         return ()
     try:

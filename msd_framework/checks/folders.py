@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from msd_framework.build.facts import RunFacts
+from msd_framework.components.specs import differences
 from msd_framework.config.cards import learned_processors, other_tensors
-from msd_framework.config.parts import differences
 from msd_framework.engine.checkpoint import find_checkpoint, holds_run
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.registry import MODELS

@@ -8,7 +8,7 @@ from torch import nn
 
 from msd_framework.build.facts import RunFacts
 from msd_framework.checks.components import sentence, under
-from msd_framework.config.parts import Part
+from msd_framework.components.specs import Spec
 from msd_framework.engine.parts_of_model import ModelParts
 from msd_framework.engine.update_map import factor_of
 from msd_framework.errors import CheckpointError, ConfigError, Problem
@@ -48,7 +48,7 @@ def saliencies(run: RunFacts) -> Iterator[Problem]:
             yield Problem(part.path, sentence(error))
 
 
-def looks_inside(run: RunFacts, saliency: Part) -> Iterator[Problem]:
+def looks_inside(run: RunFacts, saliency: Spec) -> Iterator[Problem]:
     """Why a saliency that looks at the teacher itself cannot look at a run's teacher."""
     at, name, teacher = saliency.path, saliency.name, run.config.teacher
     if not saliency.cls.asks_model or teacher is None or not run.config.has_teacher:
@@ -62,7 +62,7 @@ def looks_inside(run: RunFacts, saliency: Part) -> Iterator[Problem]:
         yield Problem(at, f"{text} {OTHERS}, or set teacher.cache=false.")
         return
     try:
-        model = Part(at, MODELS, run.card(folders[0])["model"])
+        model = Spec(at, MODELS, run.card(folders[0])["model"])
     except CheckpointError:  # checks/teacher.py says what is wrong with it
         return
     if not issubclass(model.cls, SingleSequence):
@@ -91,7 +91,7 @@ def features(run: RunFacts) -> Iterator[Problem]:
 
 
 def _compared(
-    run: RunFacts, term: Part, student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind]
+    run: RunFacts, term: Spec, student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind]
 ) -> Iterator[Problem]:
     """Features that a term of the objective compares and that are not there, or are not kept."""
     try:
@@ -161,7 +161,7 @@ def held_out(run: RunFacts) -> Iterator[Problem]:
         text = "learned weights do not know what it does to the gradients. Leave one of the two out."
         yield Problem("objective.modulation", text)
     try:
-        recipe = run.build(Part("optimizer", OPTIMIZERS, run.config.optimizer))
+        recipe = run.build(Spec("optimizer", OPTIMIZERS, run.config.optimizer))
         recipe.parts = ModelParts()  # the stand-in has none
         factor_of(recipe.build(nn.Linear(1, 1)))
     except ValueError as error:

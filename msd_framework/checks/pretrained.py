@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.build.facts import RunFacts
-from msd_framework.config.parts import Part, complete
+from msd_framework.components.specs import Spec, complete
 from msd_framework.data.processors.text import Tokenizer, read_tokenizer
 from msd_framework.errors import DataError, Problem
 from msd_framework.models.pretrained.weights import find_file
@@ -94,7 +94,7 @@ def images_and_lengths(run: RunFacts) -> Iterator[Problem]:
             yield from _shown_otherwise(shown[modality], run.made_processors[modality], name, wanted)
 
 
-def _too_long(tokenizer: Part, name: str) -> Iterator[Problem]:
+def _too_long(tokenizer: Spec, name: str) -> Iterator[Problem]:
     """Texts longer than any that a model was trained on; of models on this disk alone, since a hub takes its time."""
     try:
         file = find_file(name, TEXTS, download=False)
@@ -114,7 +114,7 @@ def _is_for(path: str, modality: str) -> bool:
     return name == modality or name.startswith(f"{modality}_")
 
 
-def _shown_otherwise(part: Part, made: Any, name: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
+def _shown_otherwise(part: Spec, made: Any, name: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
     used = complete(PROCESSORS, part.spec) | {key: getattr(made, key) for key in ("mean", "std", "size")}
     left = {key: value for key, value in wanted.items() if part.options.get(key) is None and used[key] != value}
     if used["channels"] != 3:

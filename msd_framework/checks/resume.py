@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.build.facts import RunFacts
+from msd_framework.components.specs import differences
 from msd_framework.config.cards import foreign_names, own_names
 from msd_framework.config.load import COMMAND_LINE, Source, load, resolve
-from msd_framework.config.parts import differences
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import ComponentSlot, component_slots, structure_problems, structured
 from msd_framework.engine.checkpoint import CheckpointFolder, holds_run

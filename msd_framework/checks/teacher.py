@@ -10,8 +10,8 @@ from typing import Any
 
 from msd_framework.build.facts import RunFacts
 from msd_framework.checks.folders import other_processors, unwritable
+from msd_framework.components.specs import Spec
 from msd_framework.config.cards import other_tensors
-from msd_framework.config.parts import Part
 from msd_framework.config.schema import TeacherConfig
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MultimodalModel
@@ -115,7 +115,7 @@ def agreement(run: RunFacts) -> Iterator[Problem]:
 def _trained_otherwise(run: RunFacts, folder: str) -> Iterator[Problem]:
     """What a teacher was trained on that this run's data is not."""
     at, card = "teacher.checkpoint", run.card(folder)
-    Part(at, MODELS, card["model"]).cls  # noqa: B018 -- refused if nobody knows it
+    Spec(at, MODELS, card["model"]).cls  # noqa: B018 -- refused if nobody knows it
     for m in card["modalities"]:
         if m not in run.info.modalities:
             known = ", ".join(run.info.modalities)
@@ -221,7 +221,7 @@ def _cache_features(run: RunFacts, names: list[str]) -> Iterator[Problem]:
     if unknown or not names:
         return
     for folder in run.config.teacher_folders:
-        model = Part(at, MODELS, run.card(folder)["model"])
+        model = Spec(at, MODELS, run.card(folder)["model"])
         if model.cls.summarise_views is MultimodalModel.summarise_views:
             yield Problem(at, f"the teacher is a {model.name}, which does not tell its {SUMMARY}. Leave cache_features out.")
 
@@ -241,7 +241,7 @@ def _changing(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
     if (run.teacher_masker or run.masker).random and any(view != FULL for view in views):
         text = "draws what it shows, or takes it from the rest of the batch, so what the teacher says of a view cannot be kept."
         hint = f"Take another one for the teacher, such as teacher.masker=drop, {OFF}."
-        yield Problem(at, f"{Part(at, MASKERS, spec).name} {text} {hint}")
+        yield Problem(at, f"{Spec(at, MASKERS, spec).name} {text} {hint}")
 
 
 def saved_classes(run: RunFacts) -> Iterator[Problem]:

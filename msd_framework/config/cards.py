@@ -9,7 +9,7 @@ from typing import Any
 
 from msd_framework.components.options import mismatch, options_of
 from msd_framework.components.registry import Registry, items, nested, plain, split
-from msd_framework.config.parts import code_options, differences, parts
+from msd_framework.components.specs import code_options, differences, parts
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots
 from msd_framework.data.base import Processor

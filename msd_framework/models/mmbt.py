@@ -14,7 +14,7 @@ from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, 
 from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
-from msd_framework.models.layers.packed import Part
+from msd_framework.models.layers.packed import Segment
 from msd_framework.models.layers.pooling import visible
 from msd_framework.models.layers.transformer import bert_initialization
 from msd_framework.models.layers.word_embeddings import WordEmbeddings
@@ -165,7 +165,7 @@ class Mmbt(ImageTextModel, SingleSequence):
         logits: Tensor = self.head(self.dropout(summary))
         return logits
 
-    def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
+    def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         image_parts = OncePerInput(self._image_parts)
         found = []
         for view in map(self.own, views):
@@ -176,13 +176,13 @@ class Mmbt(ImageTextModel, SingleSequence):
             found.append([first, *image, self._words(text)])
         return found
 
-    def _image_parts(self, image: ModalityInputs) -> list[Part]:
+    def _image_parts(self, image: ModalityInputs) -> list[Segment]:
         features, mask = regions_of(image, self.image_encoder, self.sizes.feature_size)
         if mask.shape[1] + 2 > self.sizes.max_positions:
             raise ValueError(f"an image has {mask.shape[1]} regions and this model takes {self.sizes.max_positions - 2}")
         features = visible(features, mask)
         counted = mask.cumsum(1)  # [B, L]; the first region that is not masked has position 1
-        regions = Part((features,), mask, (features, counted), self._regions, "image")
+        regions = Segment((features,), mask, (features, counted), self._regions, "image")
         return [regions, self._mark(1, mask.sum(1, keepdim=True) + 1, mask.any(1, keepdim=True))]
 
     def _regions(self, features: Tensor, positions: Tensor) -> Tensor:
@@ -191,15 +191,15 @@ class Mmbt(ImageTextModel, SingleSequence):
         embedded: Tensor = self.image_projection(features) + self.embeddings.position(positions) + segment
         return embedded
 
-    def _mark(self, which: int, positions: Tensor, mask: Tensor) -> Part:
+    def _mark(self, which: int, positions: Tensor, mask: Tensor) -> Segment:
         """[CLS] or [SEP] of the image's part, [B, 1]."""
         ids = self.embeddings.marks[which].expand_as(positions)
-        return Part((ids,), mask, (ids, positions, torch.full_like(positions, self.image_segment)), self.embeddings.words)
+        return Segment((ids,), mask, (ids, positions, torch.full_like(positions, self.image_segment)), self.embeddings.words)
 
-    def _words(self, text: ModalityInputs) -> Part:
+    def _words(self, text: ModalityInputs) -> Segment:
         """The words after the text's own [CLS], which is the one before the image."""
         e, ids = self.embeddings, text.values
         made_of = (ids, text.extras.get("positions"), text.extras.get("segments"))
         positions, segments = e.positions(text).expand(ids.shape) - 1, e.segments(text) + self.text_segment
         contents = (ids[:, 1:], positions[:, 1:].clamp(min=0), segments[:, 1:])
-        return Part(made_of, text.mask[:, 1:], contents, e.words, "text", text.special[:, 1:])
+        return Segment(made_of, text.mask[:, 1:], contents, e.words, "text", text.special[:, 1:])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from msd_framework.models.base import Encoded, SummaryModel
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
 from msd_framework.models.layers.dropout import Dropout
-from msd_framework.models.layers.packed import Move, PackedRows, Part, pack, read_layers
+from msd_framework.models.layers.packed import Move, PackedRows, Segment, pack, read_layers
 from msd_framework.models.layers.pooling import visible
 from msd_framework.models.layers.transformer import Transformer, whole
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModelOutput
@@ -39,7 +39,7 @@ class SingleSequence(SummaryModel):
     share_embedding_dropout: bool = True
 
     @abstractmethod
-    def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
+    def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         """What stands in the sequence of each view, in order; the first position of the first part is the one that is pooled."""
 
     @property
@@ -47,7 +47,7 @@ class SingleSequence(SummaryModel):
     def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
         """What embeddings go through to be read by the transformer."""
 
-    def spans(self, view: Sequence[Part]) -> dict[str, Span]:
+    def spans(self, view: Sequence[Segment]) -> dict[str, Span]:
         """Where each modality has its positions in the sequence of a view, and all of them as `fused`."""
         spans: dict[str, Span] = {}
         start = 0
@@ -90,7 +90,7 @@ class SingleSequence(SummaryModel):
         hidden = self.encoder(sequence, mask)  # [B, L, D]
         return Encoded(hidden, mask, self.pool(hidden[:, 0]))
 
-    def embed(self, view: Sequence[Part]) -> tuple[Tensor, Tensor]:
+    def embed(self, view: Sequence[Segment]) -> tuple[Tensor, Tensor]:
         """The sequence that the transformer reads, padded, float [B, L, D], and its mask, bool [B, L]."""
         norm, dropout = self.before_first_layer
         embedded = []
@@ -104,7 +104,7 @@ class SingleSequence(SummaryModel):
         """The summary [.., D] of the first position's last state [.., D]."""
         return torch.tanh(self.pooler(first))
 
-    def _read(self, views: Sequence[Sequence[Part]], layers: Collection[int]) -> tuple[Tensor, list[Mapping[int, Tensor]]]:
+    def _read(self, views: Sequence[Sequence[Segment]], layers: Collection[int]) -> tuple[Tensor, list[Mapping[int, Tensor]]]:
         """The summaries [V, B, D] of several views, and the states [B, L, D] of some layers in each of them."""
         states: list[Mapping[int, Tensor]]
         if self.packed:
@@ -118,7 +118,7 @@ class SingleSequence(SummaryModel):
             states = [of_view for _, of_view in padded]
         return self.pool(first).view(len(views), -1, self.summary_size), states
 
-    def _packed(self, views: Sequence[Sequence[Part]]) -> tuple[Tensor, PackedRows, Move]:
+    def _packed(self, views: Sequence[Sequence[Segment]]) -> tuple[Tensor, PackedRows, Move]:
         """What the first layer reads of all views, [U, D] or [N, D], its rows, and what puts it into them."""
         norm, dropout = self.before_first_layer
         embeddings, rows = pack(views, self.encoder.token_cost)

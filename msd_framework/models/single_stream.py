@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from msd_framework.models.base import MODELS, Encoded, Encoder
 from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
 from msd_framework.models.layers.dropout import Dropout
-from msd_framework.models.layers.packed import Part
+from msd_framework.models.layers.packed import Segment
 from msd_framework.models.layers.transformer import Transformer, bert_initialization
 from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.models.single_sequence import SingleSequence
@@ -117,19 +117,19 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         logits: Tensor = self.classifier(self.dropout(summary))
         return logits
 
-    def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
+    def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         own = [self.own(inputs) for inputs in views]
         like = next(iter(own[0].values())).mask
         size, place = len(like), torch.zeros(len(like), 1, dtype=torch.long, device=like.device)
-        cls = Part((place,), torch.ones(size, 1, dtype=torch.bool, device=like.device), (place,), self._cls)
+        cls = Segment((place,), torch.ones(size, 1, dtype=torch.bool, device=like.device), (place,), self._cls)
         part = {m: OncePerInput(partial(self._part, m), mixes_examples(self.encoders[m])) for m in self.modalities}
         return [[cls, *(part[m](inputs) for m, inputs in view.items())] for view in own]
 
-    def _part(self, modality: str, inputs: ModalityInputs) -> Part:
+    def _part(self, modality: str, inputs: ModalityInputs) -> Segment:
         encoder = self.encoders[modality]
         encoded: Encoded = encode_once(encoder, inputs, encoder)
         mask = encoded.mask & inputs.present[:, None]  # [B, L]
-        return Part((encoded.tokens,), mask, (encoded.tokens,), self.readers[modality], modality)
+        return Segment((encoded.tokens,), mask, (encoded.tokens,), self.readers[modality], modality)
 
     def _cls(self, place: Tensor) -> Tensor:
         return self.first.expand(*place.shape, -1)

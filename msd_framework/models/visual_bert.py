@@ -15,7 +15,7 @@ from msd_framework.models.image_text import NO_WEIGHTS, ImageTextModel, regions_
 from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
-from msd_framework.models.layers.packed import Part, can_look, pack, read_first
+from msd_framework.models.layers.packed import Segment, can_look, pack, read_first
 from msd_framework.models.layers.recorded import Direction, RecordedViews, Tape, Wheres
 from msd_framework.models.layers.transformer import TransformerLayer, bert_initialization
 from msd_framework.models.layers.word_embeddings import WordTables
@@ -184,7 +184,7 @@ class VisualBert(ImageTextModel, SingleSequence):
         logits: Tensor = self.head(self.dropout(summary))
         return logits
 
-    def parts(self, views: Sequence[Inputs]) -> list[list[Part]]:
+    def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         regions = OncePerInput(self._regions)
         found = []
         for view in map(self.own, views):
@@ -193,18 +193,18 @@ class VisualBert(ImageTextModel, SingleSequence):
             found.append([self._words(text), *image])
         return found
 
-    def _words(self, text: ModalityInputs) -> Part:
+    def _words(self, text: ModalityInputs) -> Segment:
         e, ids = self.embeddings, text.values
         made_of: tuple[object, ...] = (ids, text.extras.get("positions"), text.extras.get("segments"))
         if not (can_look(ids) and text.mask[:, 0].all()):  # a row that may begin with a hidden word, which is read as [PAD]
             ids = ids.masked_fill(~text.mask, e.pad_id)
             made_of = (ids,)
         positions, segments = e.positions(text).expand(ids.shape), e.segments(text)
-        return Part(made_of, text.mask, (ids, positions, segments), e.words, "text", text.extras.get("special"))
+        return Segment(made_of, text.mask, (ids, positions, segments), e.words, "text", text.extras.get("special"))
 
-    def _regions(self, image: ModalityInputs) -> Part:
+    def _regions(self, image: ModalityInputs) -> Segment:
         features, mask = regions_of(image, self.image_encoder, self.sizes.feature_size)
-        return Part((features,), mask, (features,), self.embeddings.regions, "image")
+        return Segment((features,), mask, (features,), self.embeddings.regions, "image")
 
     def record_views(self, views: Sequence[Inputs], watched: Collection[int]) -> RecordedViews | None:
         if not self.packed or self.image_encoder is not None:

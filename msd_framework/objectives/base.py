@@ -12,7 +12,7 @@ from msd_framework.components.registry import Registry
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
 from msd_framework.modulation.base import GradientModulation
-from msd_framework.schedules import HeldOut, Mean, UpdateHook, Progress
+from msd_framework.schedules import HeldOut, Mean, Progress, UpdateHook
 from msd_framework.structures import Batch, Setting, StepOutput
 from msd_framework.teachers.base import Teacher
 

@@ -21,7 +21,7 @@ from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.objectives.features import FEATURE_TERMS, FeatureTerm, FeatureTerms, Told
 from msd_framework.objectives.look_ahead import MIXED, TracedPass, trace
 from msd_framework.saliency.base import Saliency, scores_of
-from msd_framework.schedules import Scheduled, HeldOut, Mean, Number
+from msd_framework.schedules import HeldOut, Mean, Number, Scheduled
 from msd_framework.structures import Batch, Inputs, ModelOutput, Setting, StepOutput, Task
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, View, visible_modalities

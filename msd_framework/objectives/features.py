@@ -15,7 +15,7 @@ from msd_framework.losses.adaptors import Adaptor, Choice
 from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import FUSED, numbered, parsed, told
-from msd_framework.schedules import Scheduled, Number
+from msd_framework.schedules import Number, Scheduled
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape, Setting
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, View, visible_modalities

@@ -9,7 +9,7 @@ import torch
 
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
-from msd_framework.schedules import Scheduled, Mean, Number, UpdateHook
+from msd_framework.schedules import Mean, Number, Scheduled, UpdateHook
 from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.live import LiveTeacher

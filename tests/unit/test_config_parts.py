@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from msd_framework.config.parts import differences, parts
+from msd_framework.components.specs import differences, parts
 from msd_framework.registry import MASKERS, OBJECTIVES, OPTIMIZERS, WEIGHTINGS
 
 

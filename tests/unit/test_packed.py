@@ -187,7 +187,7 @@ def test_first_positions_of_any_stack_are_those_of_the_padded_one(norm_first: bo
     stack = Transformer(3, 8, 2, 16, norm_first=norm_first).double().eval()
     mask = torch.arange(6) < torch.tensor([6, 2, 4, 1])[:, None]
     x = torch.randn(4, 6, 8, dtype=torch.float64)
-    part = packed.Part((x,), mask, (x,), lambda content: content)
+    part = packed.Segment((x,), mask, (x,), lambda content: content)
     embeddings, found = packed.pack([[part]], token_cost=10**9)
     torch.testing.assert_close(read_first(stack, found.place(embeddings), found), stack(x, mask)[:, 0], atol=1e-12, rtol=1e-12)
 

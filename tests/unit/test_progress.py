@@ -14,7 +14,7 @@ from msd_framework.losses.logits import BernoulliKL, SoftenedKL
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.registry import DISTILLATION_LOSSES
-from msd_framework.schedules import Scheduled, UpdateHook, Progress, Schedule
+from msd_framework.schedules import Progress, Schedule, Scheduled, UpdateHook
 from msd_framework.structures import ModelOutput
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch

@@ -234,7 +234,9 @@ def _pairs(teacher: Teacher | None, objective: Objective, batch: Batch) -> list[
         return []
     model, pairs = objective.model, list[tuple[str, str, Adaptor | None]]()
     pairs += [(p.student, p.teacher, p.adaptor) for p in objective.features.pairs if isinstance(p, Pair)]
-    pairs = pairs or [(s, t, None) for s, t in features.possible_pairs(model.feature_kinds, teacher.feature_kinds, model.modalities)]
+    pairs = pairs or [
+        (s, t, None) for s, t in features.possible_pairs(model.feature_kinds, teacher.feature_kinds, model.modalities)
+    ]
     with torch.no_grad():
         (mine,) = model.eval().forward_features([batch.inputs], [{s for s, _, _ in pairs}])[1]
         (theirs,) = teacher.predict_features(batch, [FULL], [{t for _, t, _ in pairs}])[1]

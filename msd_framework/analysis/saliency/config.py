@@ -14,9 +14,9 @@ from msd_framework.checks.objective import looks_inside
 from msd_framework.checks.run import checked, understood
 from msd_framework.checks.words import own_options
 from msd_framework.components.registry import plain
+from msd_framework.components.specs import Spec
 from msd_framework.config.cards import read_as
 from msd_framework.config.load import Source, load, located, resolve
-from msd_framework.config.parts import Part
 from msd_framework.config.schema import USES, Component, RunConfig, TeacherConfig, component
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.registry import SALIENCIES
@@ -118,7 +118,7 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     objective = {"type": "distillation", "task_loss": loss}
     asking = RunFacts(replace(config, run_type="train", objective=objective))
     scores = options.scores or _fitting(asking, modalities)
-    specs = [Part(f"scores[{i}]", SALIENCIES, spec) for i, spec in enumerate(scores)]
+    specs = [Spec(f"scores[{i}]", SALIENCIES, spec) for i, spec in enumerate(scores)]
     problems = _problems(options, asking, modalities, specs)
     if problems:
         raise ConfigError(*(located(p, asked) for p in dict.fromkeys(problems)))
@@ -161,7 +161,7 @@ def _problems(
     options: SaliencyConfig,
     run: RunFacts,
     modalities: Sequence[str],
-    specs: Sequence[Part],
+    specs: Sequence[Spec],
 ) -> list[Problem]:
     """What is wrong with the options, given the run."""
     problems = []
@@ -202,5 +202,5 @@ def _fitting(run: RunFacts, modalities: Sequence[str]) -> list[Component]:
     ]
     shapley: list[Component] = [] if len(modalities) > MOST else ["shapley", {"type": "shapley", "value": "loss"}]
     looking = ("gradient_x_input", "attention_rollout")
-    fitting = [name for name in looking if not list(looks_inside(run, Part("scores", SALIENCIES, name)))]
+    fitting = [name for name in looking if not list(looks_inside(run, Spec("scores", SALIENCIES, name)))]
     return [*apart, "loss", "gap", *shapley, *fitting]

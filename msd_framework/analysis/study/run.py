@@ -15,8 +15,8 @@ from msd_framework.analysis.saliency.scores import run_saliency
 from msd_framework.analysis.study.config import TEACHER, StudyConfig, WorldConfig, load_study, needs_teacher
 from msd_framework.analysis.study.report import write_report
 from msd_framework.analysis.study.workers import Event, Task, work
+from msd_framework.components.specs import complete
 from msd_framework.config.load import load, resolve
-from msd_framework.config.parts import complete
 from msd_framework.config.values import as_word
 from msd_framework.errors import ConfigError, TrainingError
 from msd_framework.reading import read_json

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from msd_framework.data.batches.collate import Collator
-from msd_framework.data.batches.plan import EvaluationPlan, Indices, Part, TrainingPlan, stream_seed
+from msd_framework.data.batches.plan import EvaluationPlan, Indices, MicroBatch, TrainingPlan, stream_seed
 from msd_framework.data.batches.reader import ExampleReader, Kept, Loaded
 from msd_framework.errors import DataError
 from msd_framework.randomness import random_numbers_apart
@@ -58,7 +58,7 @@ class _Parts(Dataset[_Read]):
     def __init__(self, reader: ExampleReader, collator: Collator, seed: int, full: bool, among: Indices | None = None):
         self.reader, self.collator, self.seed, self.full, self.among = reader, collator, seed, full, among
 
-    def __getitem__(self, part: Part) -> _Read:
+    def __getitem__(self, part: MicroBatch) -> _Read:
         with random_numbers_apart(stream_seed(self.seed, part.number)):  # transforms depend on the part, not on who reads it when
             decoded: Kept = {}
             try:
@@ -150,7 +150,7 @@ class EvaluationBatches:
         return len(self.loader)
 
 
-def _loader(parts: _Parts, sampler: Sampler[Part], workers: int, pin: bool) -> DataLoader[_Read]:
+def _loader(parts: _Parts, sampler: Sampler[MicroBatch], workers: int, pin: bool) -> DataLoader[_Read]:
     # a generator of its own, so that making a loader draws nothing from the run's random numbers
     return DataLoader(
         parts,

@@ -16,7 +16,7 @@ Indices = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """The examples that one process computes at once.
 
     Args:
@@ -28,7 +28,7 @@ class Part:
     indices: tuple[int, ...]
 
 
-class TrainingPlan(Sampler[Part]):
+class TrainingPlan(Sampler[MicroBatch]):
     """Which examples each update sees: one order of the split after another, cut into batches of equal size.
 
     A batch may begin in one epoch and end in the next, so every example is seen once an epoch and every batch is full.
@@ -62,13 +62,13 @@ class TrainingPlan(Sampler[Part]):
         self.start = 0
         self._epoch, self._order = -1, np.empty(0, np.int32)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         num_parts = self.size * self.accumulate
         for update in range(self.start, self.num_updates):
             batch = self.batch(update)
             for i in range(self.accumulate):
                 part = i * self.size + self.rank
-                yield Part(update * num_parts + part, batch[part::num_parts])
+                yield MicroBatch(update * num_parts + part, batch[part::num_parts])
 
     def __len__(self) -> int:
         return (self.num_updates - self.start) * self.accumulate
@@ -114,7 +114,7 @@ class TrainingPlan(Sampler[Part]):
         return stream_seed(self.seed, -1 - epoch) / 2**63
 
 
-class EvaluationPlan(Sampler[Part]):
+class EvaluationPlan(Sampler[MicroBatch]):
     """A split in its own order, each example once, shared out among the processes.
 
     Args:
@@ -127,9 +127,9 @@ class EvaluationPlan(Sampler[Part]):
     def __init__(self, num_examples: int, batch_size: int, rank: int = 0, size: int = 1):
         self.mine, self.batch_size = range(rank, num_examples, size), batch_size
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         for i, first in enumerate(range(0, len(self.mine), self.batch_size)):
-            yield Part(i, tuple(self.mine[first : first + self.batch_size]))
+            yield MicroBatch(i, tuple(self.mine[first : first + self.batch_size]))
 
     def __len__(self) -> int:
         return -(-len(self.mine) // self.batch_size)

@@ -1,1 +1,1 @@
-"""Rows of a text file that is not read whole: CSV, JSON lines, a JSON array."""
+"""RowFile of a text file that is not read whole: CSV, JSON lines, a JSON array."""

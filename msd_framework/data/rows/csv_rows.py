@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msd_framework.data.rows.rows import Block, Record, Row, Rows, is_whole
+from msd_framework.data.rows.rows import Block, Record, Row, RowFile, is_whole
 from msd_framework.errors import DataError
 from msd_framework.reading import not_utf8
 
@@ -21,7 +21,7 @@ ROWS = 1024
 """How many rows are looked at together."""
 
 
-class CsvRows(Rows):
+class CsvFile(RowFile):
     r"""The rows of a CSV file that hold an example, in the file's order.
 
     The first row names the columns; one that has no name, as where lines end with a delimiter, cannot be asked for. A record is
@@ -38,7 +38,7 @@ class CsvRows(Rows):
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "dev.csv"
     >>> _ = file.write_text('id,text\n7,"a, b"\n8,"two\nlines"\n')
-    >>> rows = CsvRows(file).open("id", lambda row: row.text("text"))
+    >>> rows = CsvFile(file).open("id", lambda row: row.text("text"))
     >>> [row.record["text"] for row in rows], rows[1].number
     (['a, b', 'two\nlines'], 3)
     """

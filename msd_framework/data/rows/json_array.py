@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from msd_framework.data.rows.rows import Block, Row, Rows
+from msd_framework.data.rows.rows import Block, Row, RowFile
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import json_object, keys_are_once
 
@@ -19,7 +19,7 @@ OBJECTS = 1024
 """How many objects are looked at together."""
 
 
-class JsonArray(Rows):
+class JsonArray(RowFile):
     r"""The objects of a list in a JSON file, in its order.
 
     The file holds one object, and the list is one of its values. An object that is no JSON ends the reading whatever

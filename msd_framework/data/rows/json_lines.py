@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from msd_framework.data.rows.rows import Block, Record, Row, Rows
+from msd_framework.data.rows.rows import Block, Record, Row, RowFile
 from msd_framework.reading import json_object, keys_are_once
 
 
-class JsonLines(Rows):
+class JsonLines(RowFile):
     r"""The lines of a JSON-lines file that hold an example, in the file's order.
 
     A line is one JSON object, UTF-8; empty lines do not count.

@@ -154,7 +154,7 @@ class Block(NamedTuple):
     records: Sequence[Record] | None
 
 
-class Rows(ABC):
+class RowFile(ABC):
     """The records of a file that are examples, in the file's order, once it has been opened.
 
     Args:
@@ -304,7 +304,7 @@ class Rows(ABC):
 class RowDataset(MultimodalDataset):
     """A data set whose examples are the rows of one file, ``rows``, in its order; it says what a row holds."""
 
-    rows: Rows
+    rows: RowFile
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -320,9 +320,9 @@ class RowDataset(MultimodalDataset):
 
 @dataclass
 class _Opening:
-    """Takes the records of a file, many at once where none of them is in doubt; see `Rows.open`."""
+    """Takes the records of a file, many at once where none of them is in doubt; see `RowFile.open`."""
 
-    rows: Rows
+    rows: RowFile
     key: str | None
     check: Callable[[Row], object]
     on_error: OnError

@@ -15,9 +15,9 @@ import numpy as np
 
 from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, check_opening
 from msd_framework.data.files import DataFolder, plain_paths, plain_texts
-from msd_framework.data.rows.csv_rows import CsvRows
+from msd_framework.data.rows.csv_rows import CsvFile
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import Record, Row, Rows, all_texts
+from msd_framework.data.rows.rows import Record, Row, RowFile, all_texts
 from msd_framework.data.sets.one_file import OneFile
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import encoding_problem
@@ -50,7 +50,7 @@ class Table(MultimodalDataset):
         split_values: the value of that column for each split, or a list of values, such as `{train: [0, 1, 2], test: 3}`; the
             names of the splits if left out.
         split_shares: the share of the rows of `file` that each split gets at random, such as `{train: 0.8, validation: 0.1,
-            test: 0.1}`. Rows of the same content stay together.
+            test: 0.1}`. RowFile of the same content stay together.
         split_seed: deals the rows out; the same file and seed give the same splits.
         stratify: whether each of those splits gets its share of each label, where rows have one label.
         group: a column whose equal values stay in one split, such as that of an image which several rows show.
@@ -457,10 +457,10 @@ def _read_classes(
     return tuple(sorted(found, key=(lambda x: (int(x), x)) if all(map(_WHOLE.fullmatch, found)) else (lambda x: (0, x))))
 
 
-def _rows(file: Path, delimiter: str | None, encoding: str) -> Rows:
+def _rows(file: Path, delimiter: str | None, encoding: str) -> RowFile:
     if file.suffix == ".jsonl":
         return JsonLines(file, encoding)
-    return CsvRows(file, encoding, delimiter or ("\t" if file.suffix == ".tsv" else None))
+    return CsvFile(file, encoding, delimiter or ("\t" if file.suffix == ".tsv" else None))
 
 
 def _one_file(options: Mapping[str, Any]) -> OneFile | None:

@@ -34,7 +34,7 @@ BLOCK_COST = 3_000_000
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """Positions of a view that stand together: its words, or its regions.
 
     Args:
@@ -169,7 +169,7 @@ def read_layers(
     return read, states
 
 
-def pack(views: Sequence[Sequence[Part]], token_cost: int, last: Collection[int] = ()) -> tuple[Tensor, PackedRows]:
+def pack(views: Sequence[Sequence[Segment]], token_cost: int, last: Collection[int] = ()) -> tuple[Tensor, PackedRows]:
     """Embeds the tokens of all views, each once, and puts them in rows.
 
     Where a row begins is what is read of it in the end, so that position is there even if it is hidden, and then no other
@@ -204,10 +204,10 @@ def can_look(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _embed(views: Sequence[Sequence[Part]], kept: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+def _embed(views: Sequence[Sequence[Segment]], kept: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
     """Embeddings [U, D], and for each view which of them stands at each position, int64 [B, L]."""
     # Parts by what embeds them, and those by what they are made of: parts of several views that show the same are alike.
-    shared: dict[Callable[..., Tensor], dict[tuple[int, ...], list[tuple[Part, Tensor]]]] = {}
+    shared: dict[Callable[..., Tensor], dict[tuple[int, ...], list[tuple[Segment, Tensor]]]] = {}
     for part, keep in zip(chain(*views), chain(*kept)):
         shared.setdefault(part.embed, {}).setdefault(_identity(part), []).append((part, keep))
     embedded: list[Tensor] = []
@@ -226,7 +226,7 @@ def _embed(views: Sequence[Sequence[Part]], kept: Sequence[Sequence[Tensor]]) ->
     return torch.cat(embedded), [torch.cat([tokens[_identity(part)] for part in view], 1) for view in views]
 
 
-def _identity(part: Part) -> tuple[int, ...]:
+def _identity(part: Segment) -> tuple[int, ...]:
     return tuple(map(id, part.made_of))
 
 

@@ -11,7 +11,7 @@ from msd_framework.components.registry import Registry, items, nested, split
 
 
 @dataclass(frozen=True)
-class Part:
+class Spec:
     """A component in a YAML, whose name and options are right.
 
     Args:
@@ -38,9 +38,9 @@ class Part:
         return self.registry.get(self.name, self.path)
 
 
-def parts(registry: Registry[Any], spec: Any, at: str) -> Iterator[Part]:
+def parts(registry: Registry[Any], spec: Any, at: str) -> Iterator[Spec]:
     """A component and all that are nested in it, the innermost first."""
-    whole = Part(at, registry, spec)
+    whole = Spec(at, registry, spec)
     for key, value in whole.options.items():
         inner, container = nested(options_of(whole.cls)[key].annotation)
         if inner is not None and value is not None:
