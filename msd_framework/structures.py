@@ -114,8 +114,8 @@ class Batch:
             float64 scalar.
         having: of each modality that some example lacks, which examples have it, bool [B]; nothing where none lacks any. An example
             has a modality if it has a position of it that is neither masked nor special.
-        teacher_inputs: what a teacher sees as other tensors than the student, by modality; nothing where both see the same. None stands for
-            tensors that nobody made, as the teacher's answers are cached.
+        teacher_inputs: the modalities that a teacher sees as other tensors than the student; empty where both see the same. None
+            stands for tensors that nobody made, as the teacher's answers are cached.
         teacher_having: `having` of those modalities, as the teacher sees them.
     """
 

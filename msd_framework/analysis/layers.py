@@ -64,9 +64,9 @@ def alike_layers(
     """
     mine = _layers(student, "student_layers", student_layers)
     theirs = _layers(teacher, "teacher_layers", teacher_layers)
-    reader = (data.training_reader if use == "train" else data.evaluation[use].reader).with_teacher(data.teacher_processors)
+    reader = (data.training_reader if use == "train" else data.evaluation[use].reader).with_teacher(data.teacher_overrides)
     size = min(num_examples, data.config.evaluation.batch_size)
-    batches = EvaluationBatches(reader, Collator(data.processors, data.info, teacher_processors=reader.teacher_processors), size)
+    batches = EvaluationBatches(reader, Collator(data.processors, data.info, teacher_overrides=reader.teacher_overrides), size)
     seen: dict[tuple[str, str], list[Tensor]] = {}
     for batch in _first(batches, num_examples):
         here = batch.to(data.world.device)

@@ -19,7 +19,7 @@ from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.labels import HiddenLabels
 from msd_framework.data.batches.loader import EvaluationBatches
-from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, TeacherProcessors
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, TeacherOverrides
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.errors import CheckpointError, ConfigError, DataError
@@ -49,7 +49,7 @@ class Data:
         decoded: keeps inputs that were decoded once.
         training: reads the training split; None where that is not open.
         evaluation: the batches of the other splits, by use.
-        teacher_processors: how modalities become other tensors for the teachers; nothing where both sides see the same.
+        teacher_overrides: how modalities become other tensors for the teachers; nothing where both sides see the same.
     """
 
     before: RunFacts
@@ -60,7 +60,7 @@ class Data:
     decoded: DecodedInputs
     training: ExampleReader | None
     evaluation: Mapping[str, EvaluationBatches]
-    teacher_processors: Mapping[str, Processor] = field(default_factory=dict)
+    teacher_overrides: Mapping[str, Processor] = field(default_factory=dict)
 
     @property
     def config(self) -> RunConfig:
@@ -73,7 +73,7 @@ class Data:
     @property
     def teacher_processors(self) -> dict[str, Processor]:
         """How each modality becomes tensors for the teachers."""
-        return {**self.processors, **self.teacher_processors}
+        return {**self.processors, **self.teacher_overrides}
 
     @property
     def teacher_facts(self) -> dict[str, Any]:
@@ -81,21 +81,21 @@ class Data:
         return {**self.facts, "modalities": {m: p.facts for m, p in self.teacher_processors.items()}}
 
     @property
-    def teacher_processors_in_batches(self) -> TeacherProcessors:
+    def teacher_overrides_in_batches(self) -> TeacherOverrides:
         """What a batch holds for the teachers alone: no tensors where their answers are cached."""
         teacher = self.config.teacher
-        return dict.fromkeys(self.teacher_processors) if teacher is not None and teacher.cache else self.teacher_processors
+        return dict.fromkeys(self.teacher_overrides) if teacher is not None and teacher.cache else self.teacher_overrides
 
     def reader(self, examples: MultimodalDataset) -> ExampleReader:
         """Reads examples as an evaluation does, without random transforms."""
         processors, skips = {m: p.deterministic() for m, p in self.processors.items()}, self.config.data.on_error == "skip"
-        return ExampleReader(examples, processors, self.decoded, skips, self.teacher_processors_in_batches)
+        return ExampleReader(examples, processors, self.decoded, skips, self.teacher_overrides_in_batches)
 
     def in_order(self, reader: ExampleReader, shared: bool = True) -> EvaluationBatches:
         """Examples in their own order: shared out among the processes, or all of them on each."""
         place = (self.world.rank, self.world.size) if shared else (0, 1)
         collator, pin = (
-            Collator(reader.processors, self.info, teacher_processors=reader.teacher_processors),
+            Collator(reader.processors, self.info, teacher_overrides=reader.teacher_overrides),
             self.world.device.type == "cuda",
         )
         return EvaluationBatches(reader, collator, self.config.evaluation.batch_size, *place, self.config.data.workers, pin)
@@ -159,7 +159,7 @@ class OnDevice:
 
     def of_teacher(self) -> Iterable[Batch]:
         """The same batches as the teachers see them, of whom some may not be asked as their answers are cached."""
-        return TeacherSide(replace(self, reader=self.reader.with_teacher(self.data.teacher_processors)))
+        return TeacherSide(replace(self, reader=self.reader.with_teacher(self.data.teacher_overrides)))
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,10 @@ def build_data(config: RunConfig, world: World, splits: Splits | None = None) ->
     facts = {**before.known, "modalities": {m: p.facts for m, p in processors.items()}}
     decoded = room_for_decoded(config)
     skips = config.data.on_error == "skip"
-    teacher_processors = build_teacher_processors(before, processors)
-    data = Data(before, world, splits, processors, facts, decoded, None, {}, teacher_processors)
+    teacher_overrides = build_teacher_overrides(before, processors)
+    data = Data(before, world, splits, processors, facts, decoded, None, {}, teacher_overrides)
     if "train" in splits:
-        training = ExampleReader(splits["train"], processors, decoded, skips, data.teacher_processors_in_batches)
+        training = ExampleReader(splits["train"], processors, decoded, skips, data.teacher_overrides_in_batches)
         data = replace(data, training=training)
     return replace(data, evaluation={use: data.in_order(data.reader(splits[use])) for use in splits if use != "train"})
 
@@ -350,7 +350,7 @@ def _of_same_tensors(source: str, config: RunConfig) -> dict[str, Path]:
     return {m: path for m, path in kept.items() if m in mine and not other_tensors(mine[m], saved[m]["spec"])}
 
 
-def build_teacher_processors(before: RunFacts, processors: Mapping[str, Processor]) -> dict[str, Processor]:
+def build_teacher_overrides(before: RunFacts, processors: Mapping[str, Processor]) -> dict[str, Processor]:
     """How modalities become other tensors for the teachers than for the student, as their evaluation makes them.
 
     Args:

@@ -16,7 +16,7 @@ import torch
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
-from msd_framework.data.batches.reader import ExampleReader, Loaded, TeacherProcessors
+from msd_framework.data.batches.reader import ExampleReader, Loaded, TeacherOverrides
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.structures import Batch, DatasetInfo
@@ -64,7 +64,7 @@ class ExtremeRows:
         processors: how each modality becomes tensors.
         info: what the data set is.
         splits: those that are looked at, by what the run uses them for.
-        teacher_processors: how modalities become other tensors for a teacher.
+        teacher_overrides: how modalities become other tensors for a teacher.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class ExtremeRows:
         processors: Mapping[str, Processor],
         info: DatasetInfo,
         splits: Mapping[str, MultimodalDataset],
-        teacher_processors: TeacherProcessors | None = None,
+        teacher_overrides: TeacherOverrides | None = None,
     ):
         self.config, self.device, self.info = config, device, info
         self.sources: dict[str, str] = {}  # the file and line of an example, by its id
         processors = {m: p.deterministic() for m, p in processors.items()}
-        self.collator = Collator(processors, info, teacher_processors=teacher_processors)
-        own = {m: p for m, p in (teacher_processors or {}).items() if p is not None}
+        self.collator = Collator(processors, info, teacher_overrides=teacher_overrides)
+        own = {m: p for m, p in (teacher_overrides or {}).items() if p is not None}
         # each processor with its key path and its modality
         self.processors = [(f"data.processors.{m}", m, p) for m, p in processors.items()]
         self.own_of_teacher = [(f"teacher.processors.{m}", m, p) for m, p in own.items()]
@@ -89,7 +89,7 @@ class ExtremeRows:
         # readers of their own: what is left out here is not counted as left out of the run
         skips = config.data.on_error == "skip"
         self.readers = {
-            use: ExampleReader(split, processors, skip_errors=skips, teacher_processors=teacher_processors)
+            use: ExampleReader(split, processors, skip_errors=skips, teacher_overrides=teacher_overrides)
             for use, split in splits.items()
         }
 

@@ -64,7 +64,7 @@ def build_maskers(data: Data) -> Maskers:
     device, teacher = data.world.device, data.config.teacher
     with random_numbers_apart():
         student = MASKERS.build(data.config.masker, "masker", data.facts).to(device)
-        if teacher is None or (teacher.masker is None and not data.teacher_processors):
+        if teacher is None or (teacher.masker is None and not data.teacher_overrides):
             return Maskers(student, None)
         spec, at = (data.config.masker, "masker") if teacher.masker is None else (teacher.masker, "teacher.masker")
         return Maskers(student, MASKERS.build(spec, at, data.teacher_facts).to(device))

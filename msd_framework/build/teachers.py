@@ -202,7 +202,7 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     processors = data.teacher_processors
     asked = question(config, use, whole, one.folder, processors, specs, maskers.teacher, layout)
     # what the student decoded is not what the teacher's own processors make of it
-    decoded = DecodedInputs() if data.teacher_processors else data.decoded
+    decoded = DecodedInputs() if data.teacher_overrides else data.decoded
 
     def batches(examples: MultimodalDataset) -> EvaluationBatches:
         own = {m: processors[m].deterministic() for m in one.modalities}
@@ -212,7 +212,7 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
 
     def try_out() -> None:
         trial = dry_run(data, teacher_asked=True)
-        if data.teacher_processors:  # of which nothing was looked at yet
+        if data.teacher_overrides:  # of which nothing was looked at yet
             trial.rows.check_files()
             trial.rows.check_texts()
         trial.teacher(one.live(), one.views[use])
@@ -240,8 +240,8 @@ def dry_run(data: Data, finite: bool = True, teacher_asked: bool = False) -> Dry
         finite: whether predictions must be finite.
         teacher_asked: whether teachers are asked although their answers are cached, so that their inputs are made.
     """
-    teacher_processors = data.teacher_processors if teacher_asked else data.teacher_processors_in_batches
-    rows = ExtremeRows(data.config, data.world.device, data.processors, data.info, data.splits, teacher_processors)
+    teacher_overrides = data.teacher_overrides if teacher_asked else data.teacher_overrides_in_batches
+    rows = ExtremeRows(data.config, data.world.device, data.processors, data.info, data.splits, teacher_overrides)
     for use, reader in rows.readers.items():
         reader.skipped |= data.reader_of(use).skipped
     return DryRun(data.config, rows, finite)

@@ -76,8 +76,8 @@ def build_objective(data: Data, model: MultimodalModel, teachers: Teachers, mask
 
 def _show_examples(objective: Objective, data: Data, teachers: Teachers) -> None:
     """Shows an objective the first training examples; a teacher whose answers are cached is asked itself."""
-    reader = data.training_reader.with_teacher(data.teacher_processors)
-    collator = Collator(data.processors, data.info, teacher_processors=reader.teacher_processors)
+    reader = data.training_reader.with_teacher(data.teacher_overrides)
+    collator = Collator(data.processors, data.info, teacher_overrides=reader.teacher_overrides)
     batch = next(iter(EvaluationBatches(reader, collator, DRY_RUN_EXAMPLES)))
     live = teachers.trained[0].live() if any(teachers.kept) else None
     with problems_of("objective.features"):
@@ -144,7 +144,7 @@ def _training_batches(data: Data, plan: TrainingPlan, among: Indices | None) -> 
     config = data.config
     may_lack_labels = config.data.unlabelled or config.data.labelled_share < 1
     reader, pin = data.training_reader, data.world.device.type == "cuda"
-    collator = Collator(data.processors, data.info, may_lack_labels, reader.teacher_processors)
+    collator = Collator(data.processors, data.info, may_lack_labels, reader.teacher_overrides)
     return TrainingBatches(reader, collator, plan, config.data.workers, pin, among)
 
 

@@ -319,12 +319,12 @@ def _numbered(who: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> 
     found = numbered(name, feature_kinds)
     if not found:
         known = dict.fromkeys(f"{part}.*.{what}" for part, layer, what in map(parsed, feature_kinds) if layer is not None)
-        raise ValueError(f"{who}: it has no layers of the name {name!r}.{did_you_mean(name, known)} {_offers(offered)}")
+        raise ValueError(f"{who}: it has no layers of the name {name!r}.{did_you_mean(name, known)} {_offers(feature_kinds)}")
     return found
 
 
 def _resolved(who: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> str:
-    """The name that is offered; `last` is the last numbered layer.
+    """The name that a model offers; `last` is the last numbered layer.
 
     Raises:
         ValueError: if there is none.
@@ -333,9 +333,9 @@ def _resolved(who: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> 
         return name
     layers = numbered(name.replace(".last.", ".*."), feature_kinds) if ".last." in name else {}
     if not layers:
-        raise ValueError(f"{who}: it offers no {name!r}.{did_you_mean(name, offered)} {_offers(offered)}")
+        raise ValueError(f"{who}: it offers no {name!r}.{did_you_mean(name, feature_kinds)} {_offers(feature_kinds)}")
     return layers[max(layers)]
 
 
 def _offers(feature_kinds: Mapping[str, FeatureKind]) -> str:
-    return f"It offers {told(offered)}."
+    return f"It offers {told(feature_kinds)}."

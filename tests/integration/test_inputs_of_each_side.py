@@ -143,7 +143,7 @@ def test_each_side_has_a_masker_of_its_own_vocabulary(tiny_config, tiny_teacher,
     maskers = build_maskers(data)
     assert isinstance(maskers.student, NoiseMasker)
     assert isinstance(maskers.own_of_teacher, NoiseMasker)
-    sizes = data.processors["text"].facts["vocab_size"], data.teacher_processors["text"].facts["vocab_size"]
+    sizes = data.processors["text"].facts["vocab_size"], data.teacher_overrides["text"].facts["vocab_size"]
     assert (maskers.student.vocab_size, maskers.own_of_teacher.vocab_size) == sizes
     assert sizes[0] != sizes[1]
 

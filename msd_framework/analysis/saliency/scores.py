@@ -123,7 +123,7 @@ def score(teaching: Teaching, use: str, saliencies: Mapping[str, Saliency]) -> S
 
     reader = data.reader(data.splits[use])
     if any(saliency.asks_model for saliency in saliencies.values()):
-        reader = reader.with_teacher(data.teacher_processors)  # which is looked at itself, though its answers may be cached
+        reader = reader.with_teacher(data.teacher_overrides)  # which is looked at itself, though its answers may be cached
     batches = data.in_order(reader)
     with bar(f"asking the teacher ({use})", len(batches), data.world.is_first) as advance:
         found = predict(ask, _told(batches, advance), list(saliencies), data.world).together()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.data.base import Example, Processor, input_name
-from msd_framework.data.batches.reader import Loaded, TeacherProcessors
+from msd_framework.data.batches.reader import Loaded, TeacherOverrides
 from msd_framework.errors import DataError
 from msd_framework.structures import Batch, DatasetInfo, Distinct, ModalityInputs, tree_map
 
@@ -23,7 +23,7 @@ class Collator:
         processors: how each modality becomes tensors.
         info: the data set's description, which says how targets are read.
         unlabelled: whether examples may lack a label and those that have one are counted; if None, they may, and nobody counts.
-        teacher_processors: how modalities become other tensors for a teacher.
+        teacher_overrides: how modalities become other tensors for a teacher.
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class Collator:
         processors: Mapping[str, Processor],
         info: DatasetInfo,
         unlabelled: bool | None = None,
-        teacher_processors: TeacherProcessors | None = None,
+        teacher_overrides: TeacherOverrides | None = None,
     ):
         self.processors, self.info, self.unlabelled = processors, info, unlabelled
-        self.teacher_processors = {} if teacher_processors is None else teacher_processors
+        self.teacher_overrides = {} if teacher_overrides is None else teacher_overrides
 
     def __call__(self, loaded: list[Loaded], places: tuple[int, ...] = ()) -> Batch:
         """A batch of B examples, in their order.
@@ -49,13 +49,13 @@ class Collator:
         }
         names, having = tuple(e.id for e in examples), _some_lack({m: x.present for m, x in inputs.items()})
         batch = Batch(inputs, self.targets(examples), names, places, self.num_labelled(examples), having)
-        return self._with_teacher(batch, loaded) if self.teacher_processors else batch
+        return self._with_teacher(batch, loaded) if self.teacher_overrides else batch
 
     def _with_teacher(self, batch: Batch, loaded: Sequence[Loaded]) -> Batch:
         """The batch with what a teacher sees otherwise."""
         teacher_inputs: dict[str, ModalityInputs | None] = {}
         present: dict[str, Tensor] = {}
-        for m, processor in sorted(self.teacher_processors.items()):
+        for m, processor in sorted(self.teacher_overrides.items()):
             values = [one.example.inputs[m] for one in loaded]
             if processor is None:
                 teacher_inputs[m], present[m] = None, torch.tensor([_is_there(value) for value in values])

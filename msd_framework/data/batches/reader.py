@@ -28,7 +28,7 @@ class Loaded(NamedTuple):
     teacher_values: dict[str, Any]
 
 
-TeacherProcessors: TypeAlias = Mapping[str, Processor | None]
+TeacherOverrides: TypeAlias = Mapping[str, Processor | None]
 """How modalities become tensors that a teacher sees and the student does not; None where the teacher need not see them, as its
 answers are cached."""
 
@@ -92,7 +92,7 @@ class ExampleReader:
         processors: how each modality becomes tensors.
         decoded: keeps what was decoded once; nothing is kept if left out.
         skip_errors: leaves out an example that cannot be read, in place of raising.
-        teacher_processors: how modalities become other tensors for a teacher.
+        teacher_overrides: how modalities become other tensors for a teacher.
 
     Attributes:
         skipped: what was wrong with each example that was left out.
@@ -105,11 +105,11 @@ class ExampleReader:
         processors: Mapping[str, Processor],
         decoded: DecodedInputs | None = None,
         skip_errors: bool = False,
-        teacher_processors: TeacherProcessors | None = None,
+        teacher_overrides: TeacherOverrides | None = None,
     ):
         self.dataset, self.processors, self.skip_errors = dataset, processors, skip_errors
-        self.teacher_processors = {} if teacher_processors is None else teacher_processors
-        self.modalities = tuple({**processors, **self.teacher_processors})
+        self.teacher_overrides = {} if teacher_overrides is None else teacher_overrides
+        self.modalities = tuple({**processors, **self.teacher_overrides})
         self.decoded = DecodedInputs() if decoded is None else decoded
         self.skipped: dict[int, str] = {}
         self.lacking: dict[str, set[int]] = {}
@@ -117,13 +117,13 @@ class ExampleReader:
     @property
     def _read_by(self) -> list[tuple[str, Processor]]:
         """Each modality with who reads it; one that both sides read their own way is there twice."""
-        return [*self.processors.items(), *((m, p) for m, p in self.teacher_processors.items() if p is not None)]
+        return [*self.processors.items(), *((m, p) for m, p in self.teacher_overrides.items() if p is not None)]
 
-    def with_teacher(self, teacher_processors: TeacherProcessors) -> ExampleReader:
+    def with_teacher(self, teacher_overrides: TeacherOverrides) -> ExampleReader:
         """A reader of the same examples for another teacher side, which knows and tells what this one does of broken rows."""
-        if teacher_processors == self.teacher_processors:
+        if teacher_overrides == self.teacher_overrides:
             return self
-        reader = ExampleReader(self.dataset, self.processors, self.decoded, self.skip_errors, teacher_processors)
+        reader = ExampleReader(self.dataset, self.processors, self.decoded, self.skip_errors, teacher_overrides)
         reader.skipped, reader.lacking = self.skipped, self.lacking
         return reader
 
@@ -146,7 +146,7 @@ class ExampleReader:
             for modality, processor in self.processors.items():
                 value = example.inputs[modality]
                 loaded.inputs[modality] = None if value is None else self.decoded.load(modality, processor, value, beside)
-            for modality, own in self.teacher_processors.items():
+            for modality, own in self.teacher_overrides.items():
                 value = example.inputs[modality]
                 if value is not None and own is not None:
                     # under a name of its own, for it is not what the student's processor makes of the same input
