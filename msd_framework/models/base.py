@@ -29,6 +29,9 @@ class MultimodalModel(nn.Module, ABC):
         num_classes: C.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"offered": "feature_kinds"}
+    """Methods that earlier versions asked for, and those that took their place."""
+
     takes_subsets: ClassVar[bool] = True
     """Whether a modality may be absent from the inputs; a model that needs all of them cannot take the `drop` masker."""
 
@@ -198,6 +201,9 @@ class Encoder(nn.Module, ABC):
     Attributes:
         width: D.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"offered": "feature_kinds"}
+    """Methods that earlier versions asked for, and those that took their place."""
 
     kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"tokens", "features", "pixels", "waveform"})
     """The kinds of values that it takes."""

@@ -171,6 +171,11 @@ def __getitem__(self, index): ...
             "has write_submission, which nothing asks for any more: write submission",
         ),
         (
+            "models",
+            "@classmethod\ndef modalities_of(cls, options): ...\ndef forward(self, inputs): ...\n@property\ndef offered(self): ...",
+            "has offered, which nothing asks for any more: write feature_kinds",
+        ),
+        (
             "datasets",
             "def submission_entry(self, places, logits): ...",
             "has submission_entry, which nothing asks for. Did you mean",
