@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from msd_framework.engine.distributed import World
 from msd_framework.structures import Feature
 from msd_framework.testing import run_processes
-from tests.unit.test_gradient_modulation import run_of, weights
-from tests.unit.test_relation_losses import contrast, examples, points
+from tests.unit.losses.test_relation_losses import contrast, examples, points
+from tests.unit.modulation.test_gradient_modulation import run_of, weights
 
 
 class Student(nn.Module):

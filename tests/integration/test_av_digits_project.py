@@ -27,7 +27,7 @@ from msd_framework.models.layers.layer import Layer
 from msd_framework.run import run
 from tests.integration.test_docs import ROOT, blocks
 from tests.sounds import write_fsdd
-from tests.unit.test_mfh import algorithm_1
+from tests.unit.analysis.test_mfh import algorithm_1
 
 CONFIGS = ROOT / "projects" / "av_digits" / "configs"
 SMALL = {"small_kd", "small_msd", "small_msd_population", "small_msd_instance"}

@@ -42,7 +42,7 @@ from msd_framework.views import View
 from msd_framework.weighting.base import Evidence, mean_of_shown
 from msd_framework.weighting.normalise import ratio, softmax
 from tests.runs import tiny_model
-from tests.unit.test_models_contract import (
+from tests.unit.models.test_models_contract import (
     EXACT,
     Case,
     build_model,

@@ -44,7 +44,7 @@ from msd_framework.teachers.store import (
 )
 from msd_framework.testing import made_batch, take
 from tests.runs import tiny_model
-from tests.unit.test_models_contract import EXACT, MODEL_CASES, Case, build_model, make_inputs
+from tests.unit.models.test_models_contract import EXACT, MODEL_CASES, Case, build_model, make_inputs
 
 VIEWS = ("full", "image", "text")
 

@@ -410,7 +410,7 @@ def test_a_view_that_the_student_cannot_see_is_refused(taught: Taught, view: str
 
 # --- what the page says ---------------------------------------------------------------------------------------------------------
 
-PAGE = (Path(__file__).parents[2] / "docs" / "teachers.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "teachers.md").read_text()
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 

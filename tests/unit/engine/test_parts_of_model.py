@@ -23,7 +23,7 @@ from msd_framework.run import run
 from msd_framework.structures import ModalityInputs
 from msd_framework.testing import run_processes
 from tests.runs import tiny_objective, tiny_runner
-from tests.unit.test_models_contract import ENCODER_CASES, FACTS
+from tests.unit.models.test_models_contract import ENCODER_CASES, FACTS
 
 BERT = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
 

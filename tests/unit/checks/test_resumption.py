@@ -201,7 +201,7 @@ def test_another_number_of_processes_is_told(tmp_path):
 
 
 def test_the_page_lists_what_may_change_and_what_happens_to_its_state():
-    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for key, what in FREE.items():
         assert any(f"`{key}`" in row and row.endswith(f"| {what} |") for row in rows), key

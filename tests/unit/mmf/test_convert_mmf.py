@@ -34,7 +34,7 @@ from msd_framework.run import run
 from msd_framework.structures import ModalityInputs
 from tests.bert_equations import Weights, random_weights, transform_head
 from tests.mmf_stand_in import mmf_stand_in
-from tests.unit import test_concat, test_mmbt, test_vilbert
+from tests.unit.models import test_concat, test_mmbt, test_vilbert
 
 WORDS = 20
 CLOSE = 1e-5  # float32
@@ -551,7 +551,7 @@ def test_a_perceptron_has_no_fewer_than_no_layers() -> None:
     assert bare.classifiers["image"].in_features == 8
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "mmf.md"
+PAGE = Path(__file__).parents[3] / "docs" / "mmf.md"
 
 
 def test_the_page_on_mmf_shows_words_and_options_that_there_are() -> None:

@@ -33,7 +33,7 @@ from msd_framework.testing import made_batch, run_processes
 from msd_framework.views import View
 from msd_framework.weighting.base import Evidence, WeightingStrategy
 from tests.runs import SIZES, tiny_model, tiny_runner
-from tests.unit.test_models_contract import Case, build_model, every_model, hide, make_inputs
+from tests.unit.models.test_models_contract import Case, build_model, every_model, hide, make_inputs
 
 NAMES = ("full", "image", "text")
 VIEWS = tuple(View.parse(v) for v in NAMES)

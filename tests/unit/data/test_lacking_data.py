@@ -24,7 +24,7 @@ from msd_framework.data.sets.tables import Table
 from msd_framework.errors import DataError
 from msd_framework.registry import PROCESSORS
 from msd_framework.structures import DatasetInfo
-from tests.unit.test_feature_readers import image, write_hdf5, write_lmdb, write_npy
+from tests.unit.data.regions.test_feature_readers import image, write_hdf5, write_lmdb, write_npy
 
 COLUMNS: dict[str, Any] = {"texts": {"text": "caption"}, "images": {"image": "photo"}, "label": "mood", "classes": ["bad", "good"]}
 ROWS = [{"caption": "what a day", "photo": "a.png", "mood": "good"}, {"caption": "oh no", "photo": "b.png", "mood": "bad"}]

@@ -218,7 +218,7 @@ def test_numbers_of_a_run_that_are_not_utf8_or_json_are_told_with_their_line(her
 def test_an_edited_card_of_a_store_of_features_is_told(here, key, value):
     from msd_framework.data.regions.store import CARD, FeatureStore
     from msd_framework.hashing import digest
-    from tests.unit.test_feature_readers import IMAGES, write_store
+    from tests.unit.data.regions.test_feature_readers import IMAGES, write_store
 
     store = Path(write_store(here, IMAGES))
     card = json.loads((store / CARD).read_text())

@@ -19,8 +19,9 @@ from msd_framework.registry import ENCODERS, MODELS
 from msd_framework.structures import Feature, Inputs, ModelOutput
 from msd_framework.teachers import store
 from tests.hidden import hidden_at_full_width
-from tests.unit import test_visual_bert as published
-from tests.unit.test_models_contract import (
+from tests.unit.models import test_visual_bert as published
+from tests.unit.models.layers.test_packed import any_lengths, layouts, make_batch, rows, two_forms, views_of
+from tests.unit.models.test_models_contract import (
     FACTS,
     MODEL_CASES,
     PATCHES,
@@ -33,7 +34,6 @@ from tests.unit.test_models_contract import (
     make_inputs,
     train_once,
 )
-from tests.unit.test_packed import any_lengths, layouts, make_batch, rows, two_forms, views_of
 
 SHAPES = {"pooled": 2, "hidden": 3, "attention": 4, "scores": 4}
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}  # float64: other sums, and in another order
@@ -167,7 +167,7 @@ def test_attention_and_values_of_a_layer_are_what_it_reads_with(norm_first: bool
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "deberta-v2"])
 @pytest.mark.parametrize("masker", [AttentionMasker(), DropMasker()], ids=["masked", "dropped"])
 def test_a_published_text_encoder_tells_its_layers(model_type: str, masker: Any) -> None:
-    from tests.unit.test_encoders import large_bert, sentences
+    from tests.unit.models.encoders.test_encoders import large_bert, sentences
 
     encoder, x = large_bert(model_type), sentences()
     hidden = masker.hide("text", x)
