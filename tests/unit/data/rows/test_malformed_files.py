@@ -22,7 +22,7 @@ from PIL import Image
 from msd_framework.data.processors.images import MAX_PIXELS, read_image
 from msd_framework.data.regions.hdf5 import Hdf5
 from msd_framework.data.regions.lmdb import Lmdb
-from msd_framework.data.rows.csv_rows import CsvRows
+from msd_framework.data.rows.csv_rows import CsvFile
 from msd_framework.data.rows.json_array import JsonArray
 from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.rows import Row
@@ -146,7 +146,7 @@ def write_array(rows: list[dict[str, Any]]) -> str:
 
 FORMATS: dict[str, tuple[Callable[[list[dict[str, Any]]], str], Callable[[Path], Any]]] = {
     "lines.jsonl": (write_jsonl, lambda file: JsonLines(file).open("id", text_of)),
-    "table.csv": (write_csv, lambda file: CsvRows(file).open("id", text_of)),
+    "table.csv": (write_csv, lambda file: CsvFile(file).open("id", text_of)),
     "list.json": (write_array, lambda file: JsonArray(file, "list").open("id", text_of)),
 }
 words = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from msd_framework.data.rows import csv_rows
 from msd_framework.data.rows import rows as rows_module
-from msd_framework.data.rows.csv_rows import CsvRows
+from msd_framework.data.rows.csv_rows import CsvFile
 from msd_framework.data.rows.rows import Row, all_texts
 from msd_framework.data.sets.tables import Table
 from msd_framework.errors import ConfigError, DataError
@@ -278,9 +278,9 @@ def test_csv_is_read_as_the_csv_module_reads_it(tmp_path_factory, rows, block, g
         patch.setattr(csv_rows, "ROWS", group)
         if not rows:
             with pytest.raises(DataError, match=r"any.csv: holds no example that can be read"):
-                CsvRows(file).open(None, check)
+                CsvFile(file).open(None, check)
             return
-        found = CsvRows(file).open(None, check, sure=sure)
+        found = CsvFile(file).open(None, check, sure=sure)
     assert [row.record for row in found] == wanted
     assert [row.number for row in found] == [2 + sum(1 + "".join(r).count("\n") for r in rows[:i]) for i in range(len(rows))]
 
@@ -290,10 +290,10 @@ def test_any_bytes_of_a_csv_file_are_read_or_named(tmp_path_factory, garbage):
     file = tmp_path_factory.getbasetemp() / "garbage.csv"
     file.write_bytes(b"text,other\na,b\n" + garbage)
     try:
-        CsvRows(file).open(None, check)
+        CsvFile(file).open(None, check)
     except DataError as error:
         assert str(error).startswith(f"{file}:")  # noqa: PT017
-    assert next(iter(CsvRows(file).open(None, check, "skip"))).record == {"text": "a", "other": "b"}
+    assert next(iter(CsvFile(file).open(None, check, "skip"))).record == {"text": "a", "other": "b"}
 
 
 @pytest.mark.parametrize(
@@ -317,12 +317,12 @@ def test_any_bytes_of_a_csv_file_are_read_or_named(tmp_path_factory, garbage):
 def test_a_damaged_csv_file_is_named(tmp_path, content, sentence):
     (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(DataError, match=f"x.csv{sentence}"):
-        CsvRows(tmp_path / "x.csv").open(None, check)
+        CsvFile(tmp_path / "x.csv").open(None, check)
 
 
 def test_empty_lines_of_a_csv_file_do_not_count(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"text\n\na\n\r\n\nb\n\n")
-    assert [(row.record["text"], row.number) for row in CsvRows(tmp_path / "x.csv").open(None, check)] == [("a", 3), ("b", 6)]
+    assert [(row.record["text"], row.number) for row in CsvFile(tmp_path / "x.csv").open(None, check)] == [("a", 3), ("b", 6)]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -332,7 +332,7 @@ def test_empty_lines_of_a_csv_file_do_not_count(tmp_path):
 def test_a_csv_file_is_read_as_programs_save_it(tmp_path, delimiter, mark, end, shape):
     lines = [shape.format(delimiter.join(cells), delimiter) for cells in (["text", " other "], ["a b", "c"], ["d", "e"])]
     (tmp_path / "x.csv").write_bytes(mark + end.join([*lines, ""]).encode())
-    assert [(row.record["text"], row.record["other"]) for row in CsvRows(tmp_path / "x.csv").open(None, check)] == [
+    assert [(row.record["text"], row.record["other"]) for row in CsvFile(tmp_path / "x.csv").open(None, check)] == [
         ("a b", "c"),
         ("d", "e"),
     ]
