@@ -18,7 +18,7 @@ from msd_framework.build.try_out import try_out
 from msd_framework.callbacks.logging import NO_TENSORBOARD, tensorboard_is_installed
 from msd_framework.checks.resume import at_its_place, leaves, resume_changes
 from msd_framework.checks.run import checked
-from msd_framework.config.load import Source, load, located, resolve
+from msd_framework.config.load import Source, load, locating, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.values import dump
 from msd_framework.engine.distributed import World
@@ -26,7 +26,6 @@ from msd_framework.engine.memory import keep_freed_memory
 from msd_framework.engine.precision import AUTO
 from msd_framework.engine.random_state import seed_everything
 from msd_framework.engine.runner import Runner
-from msd_framework.errors import ConfigError
 from msd_framework.files import write_json, write_text
 from msd_framework.launch import launched
 from msd_framework.report import SPLITS, environment, report
@@ -61,7 +60,7 @@ def run_checked(config: RunConfig, join: Callable[[str], AbstractContextManager[
         torch.set_num_threads(config.env.threads)
     seed_everything(config.seed)  # every process makes the same weights
     started = time.monotonic()
-    try:
+    with locating(source):  # a constructor may refuse its options only once data was read
         if config.run_type == "check":
             try_out(config)
             return {}
@@ -73,8 +72,6 @@ def run_checked(config: RunConfig, join: Callable[[str], AbstractContextManager[
                 return report(built, {})
             fit(built, built.training, resolve(source))
             return report(built, facts_of(built.training.runner, started))
-    except ConfigError as error:  # what a constructor refused once data was read
-        raise ConfigError(*(located(p, source) for p in error.problems)) from error
 
 
 def fit(run: Run, training: Training, source: Source) -> None:

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import torch
 
-from msd_framework.config.load import Source, located
+from msd_framework.config.load import Source, locating
 from msd_framework.config.schema import RunConfig
 from msd_framework.engine.distributed import World
 from msd_framework.engine.random_state import seed_everything
-from msd_framework.errors import ConfigError
 
 
 @contextmanager
@@ -45,14 +44,11 @@ def apart(config: RunConfig, source: Source) -> Iterator[tuple[RunConfig, World]
     if config.env.threads:
         torch.set_num_threads(config.env.threads)
     seed_everything(config.seed)
-    try:
-        with World.join(config.env.device) as world:
-            folder = world.gather(f"{config.env.save_dir}-{platform.node()}-{os.getpid()}")[0]
-            try:
-                yield replace(config, env=replace(config.env, save_dir=folder)), world
-                world.wait()
-            finally:
-                if world.is_first:
-                    shutil.rmtree(folder, ignore_errors=True)
-    except ConfigError as error:
-        raise ConfigError(*(located(p, source) for p in error.problems)) from error
+    with locating(source), World.join(config.env.device) as world:
+        folder = world.gather(f"{config.env.save_dir}-{platform.node()}-{os.getpid()}")[0]
+        try:
+            yield replace(config, env=replace(config.env, save_dir=folder)), world
+            world.wait()
+        finally:
+            if world.is_first:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -15,10 +15,10 @@ import torch
 from msd_framework.checks.components import component_problems
 from msd_framework.checks.numbers import LARGEST_SEED
 from msd_framework.config.imports import import_problems
-from msd_framework.config.load import Source, load, located, resolve
+from msd_framework.config.load import Source, load, locating, refuse, resolve
 from msd_framework.config.schema import Component, component
 from msd_framework.config.structure import component_slots, structure_problems, structured
-from msd_framework.errors import ConfigError, Problem, did_you_mean
+from msd_framework.errors import Problem, did_you_mean
 from msd_framework.escaping import markdown as escaped
 from msd_framework.experiment import EXPERIMENTS, Experiment, Row
 from msd_framework.files import write_json, write_text
@@ -132,12 +132,9 @@ def checked_experiment(source: Source) -> tuple[ExperimentConfig, Experiment]:
         problems = [*_value_problems(config), *import_problems(config.imports, config.user_dir)]
     if not problems:
         problems = component_problems(component_slots(source.values, ExperimentConfig))
-    try:
-        if problems:
-            raise ConfigError(*problems)
+    refuse(problems, source)
+    with locating(source):
         return config, EXPERIMENTS.build(config.experiment, "experiment")
-    except ConfigError as error:
-        raise ConfigError(*(located(p, source) for p in error.problems)) from error
 
 
 def markdown(config: ExperimentConfig, rows: Sequence[Row], seconds: float, drawn: bool) -> str:
@@ -179,4 +176,4 @@ def _refuse_expectations(config: ExperimentConfig, rows: Sequence[Row], source: 
             text = f"wanted a value for each of the {len(rows)} rows, got {len(values)}. Set expected=null for rows of your own."
         else:
             continue
-        raise ConfigError(located(Problem(f"expected.{name}", text), source))
+        refuse([Problem(f"expected.{name}", text)], source)

@@ -11,7 +11,7 @@ from msd_framework.build.facts import RunFacts
 from msd_framework.checks import components, data, folders, numbers, objective, pretrained, resume, teacher
 from msd_framework.checks.components import component_problems
 from msd_framework.config.imports import import_problems
-from msd_framework.config.load import Source, located, resolve
+from msd_framework.config.load import Source, refuse, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots, hints_of, structure_problems, structured, without
 from msd_framework.errors import ConfigError, Problem, nearest
@@ -27,8 +27,8 @@ def checked(source: Source) -> RunConfig:
     config, problems = understood(source.values)
     if config is not None:
         problems += _problems_of_run(config, tuple(problems))
-    if problems or config is None:
-        raise ConfigError(*(located(p, source) for p in dict.fromkeys(problems)))
+    refuse(problems, source)
+    assert config is not None
     return config
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from msd_framework.components.facts import STAND_INS
 from msd_framework.components.options import mismatch, options_of
 from msd_framework.config.imports import import_problems
-from msd_framework.config.load import COMMAND_LINE, Source, located, parse_overrides
+from msd_framework.config.load import COMMAND_LINE, Source, parse_overrides, refuse
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_slots, structure_problems, structured
 from msd_framework.errors import ConfigError, Problem, did_you_mean
@@ -69,8 +69,7 @@ def import_from_words(words: Sequence[str]) -> list[str]:
     if not problems:
         own = structured(source.values, OwnModules)
         problems = import_problems(own.imports, own.user_dir)
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
+    refuse(problems, source)
     return [word for word in words if word not in mine]
 
 
@@ -98,8 +97,7 @@ def own_options(words: Sequence[str], schema: type[T]) -> tuple[T, Source, list[
     if not problems:
         for slot in component_slots(source.values, schema):
             problems += REGISTRIES[slot.kind].check(slot.spec, slot.path, STAND_INS)
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
+    refuse(problems, source)
     return structured(source.values, schema), source, [word for word in words if keys[word] not in own]
 
 
@@ -126,6 +124,5 @@ def read_words(words: Sequence[str], function: Callable[..., Any], hidden: Colle
         elif text := mismatch(value, options[key].annotation):
             problems.append(Problem(key, text))
     problems += [Problem(n, f"must be given: {o.doc}") for n, o in options.items() if o.required and n not in source.values]
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
+    refuse(problems, source)
     return source

@@ -13,7 +13,7 @@ from msd_framework.build.facts import asked, described
 from msd_framework.checks.words import import_from_words, read
 from msd_framework.components.facts import CONTEXT
 from msd_framework.components.options import options_of
-from msd_framework.config.load import located
+from msd_framework.config.load import refuse
 from msd_framework.config.splits import shared_splits
 from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.batches.reader import read_example
@@ -81,8 +81,7 @@ def main(words: Sequence[str]) -> int:
     problems = _word_problems(names[0], wanted)
     if names[0] in DATASETS.names() or "." in names[0]:
         problems += DATASETS.check({"type": names[0], **options}, "dataset", context=CONTEXT["datasets"])
-    if problems:
-        raise ConfigError(*(located(Problem(p.path.removeprefix("dataset").lstrip("."), p.message), source) for p in problems))
+    refuse([Problem(p.path.removeprefix("dataset").lstrip("."), p.message) for p in problems], source)
     found = check_folder(names[0], options, **wanted)
     Screen().show(_table(names[0], options, found), *_lines(found))
     return 0 if all(not split.wrong for split in found) and any(split.is_there for split in found) else 1

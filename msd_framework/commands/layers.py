@@ -13,7 +13,7 @@ from msd_framework.build.models import build_maskers, build_model, build_recipe
 from msd_framework.build.teachers import trained_teachers
 from msd_framework.checks.run import checked
 from msd_framework.checks.words import own_options, take
-from msd_framework.config.load import load, located, resolve
+from msd_framework.config.load import load, refuse, resolve
 from msd_framework.config.schema import USES
 from msd_framework.engine.checkpoint import WEIGHTS, find_checkpoint, load_weights, read
 from msd_framework.errors import ConfigError, Problem, did_you_mean
@@ -75,7 +75,7 @@ def run_layers(path: str | Path, words: Sequence[str] = ()) -> Alike:
     with begun_anew(source) as source:
         config = checked(source)
         if config.teacher is None or config.teacher.ema is not None:
-            raise ConfigError(located(Problem("teacher.checkpoint", "must be given: whose layers are compared."), source))
+            refuse([Problem("teacher.checkpoint", "must be given: whose layers are compared.")], source)
         if getattr(config.data, options.split) is None:
             raise ConfigError(Problem("split", f"data.{options.split} names no split of the data set."))
         with apart(config, source) as (config, world):

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from msd_framework.checks.words import read_words
-from msd_framework.config.load import located
+from msd_framework.config.load import locating
 from msd_framework.config.values import flow, to_copy
-from msd_framework.errors import ConfigError
 from msd_framework.screen import progress_bar, put
 from msd_framework.worlds import LAYOUTS, WorldSummary, make_world
 
@@ -17,12 +16,9 @@ def main(words: Sequence[str]) -> int:
     """Makes a world of digit cards, with a bar on the screen, and says what it holds."""
     source = read_words(words, make_world, ["progress"])
     bar = progress_bar()
-    try:
-        with nullcontext() if bar.disable else bar:
-            task = bar.add_task("making cards")
-            made = make_world(**source.values, progress=lambda done, total: bar.update(task, completed=done, total=total))
-    except ConfigError as error:
-        raise ConfigError(*(located(p, source) for p in error.problems)) from error
+    with locating(source), nullcontext() if bar.disable else bar:
+        task = bar.add_task("making cards")
+        made = make_world(**source.values, progress=lambda done, total: bar.update(task, completed=done, total=total))
     put(_told(made))
     return 0
 

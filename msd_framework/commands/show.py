@@ -13,11 +13,10 @@ from msd_framework.commands.components import settable
 from msd_framework.components.facts import STAND_INS
 from msd_framework.components.options import Option
 from msd_framework.components.registry import Registry, nested, split
-from msd_framework.config.load import DEFAULT, Source, load, located, resolve
+from msd_framework.config.load import DEFAULT, Source, load, refuse, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import default_of, hints_of, section_of
 from msd_framework.config.values import flow
-from msd_framework.errors import ConfigError
 from msd_framework.registry import REGISTRIES
 from msd_framework.screen import put
 
@@ -57,9 +56,8 @@ def show_config(path: str | Path, overrides: Iterable[str] = ()) -> str:
         ConfigError: if the file names options or components that do not exist, or gives them values of a wrong type.
     """
     source = resolve(load(path, overrides))
-    problems = understood(source.values)[1]
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
+    _, problems = understood(source.values)
+    refuse(problems, source)
     lines = list(_section(source.values, RunConfig, "", source))
     keys, values = max(len(x.key) for x in lines) + 1, min(max(len(x.value) for x in lines), 48)
     return "\n".join(f"{x.key + ':':<{keys}} {x.value:<{values}}  # {x.origin}" for x in lines)

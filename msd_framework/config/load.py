@@ -7,6 +7,7 @@ import re
 import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -118,6 +119,21 @@ def located(problem: Problem, source: Source) -> Problem:
     """The problem with the place that its key was written at in front of it."""
     origin = source.origin(problem.path)
     return problem if origin in ("", DEFAULT) else Problem(f"{origin}: {problem.path}", problem.message)
+
+
+def refuse(problems: Iterable[Problem], source: Source) -> None:
+    """Raises all problems, if there are any, each with the place that its key was written at."""
+    if problems := dict.fromkeys(problems):
+        raise ConfigError(*(located(problem, source) for problem in problems))
+
+
+@contextmanager
+def locating(source: Source) -> Iterator[None]:
+    """Adds to every problem that is raised inside the place that its key was written at."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(*(located(problem, source) for problem in error.problems)) from error
 
 
 def find_file(path: str) -> Path:
@@ -243,10 +259,8 @@ def _defaults(schema: type) -> Source:
 
 def _expanded(source: Source) -> Source:
     """The source with paths below a user's own folder filled in."""
-    try:
+    with locating(source):
         return Source(expand(source.values), source.origins)
-    except ConfigError as error:
-        raise ConfigError(*(located(problem, source) for problem in error.problems)) from error
 
 
 def _names(bases: Any) -> list[Any]:
