@@ -42,6 +42,7 @@ setup(
         "pillow>=10",
         "numpy>=1.26",
         "rich>=13.7",
+        "filelock>=3.12",
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from msd_framework.build.cache_key import Question, nearest, stores
@@ -351,28 +351,26 @@ def share(places: Rows, batch_size: int, rank: int, size: int) -> Rows:
 
 @contextmanager
 def locked(world: World, file: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds a lock that one run at a time can have; it goes when the process does, however that ends."""
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666) if world.is_first else None
+    """Holds the lock of a file, which one run at a time can have; the system frees it when the process ends, however that ends."""
+    lock = FileLock(file, mode=0o666)  # several users may share the folder
+    is_waiting = False
     try:
-        told = False
-        while not world.gather(handle is None or try_lock(handle))[0]:
-            if not told:
+        # the others poll with the first process: one collective that waits for hours would run into its timeout
+        while not world.gather(not world.is_first or try_lock(lock))[0]:
+            if not is_waiting:
                 waiting()
-            told = True
+            is_waiting = True
             time.sleep(POLL_SECONDS)
         yield
     finally:
-        if handle is not None:
-            os.close(handle)
+        lock.release()
 
 
-def try_lock(handle: int) -> bool:
-    """Takes the lock of an open file, unless another process has it."""
-    import fcntl
-
+def try_lock(lock: FileLock) -> bool:
+    """Takes a lock, unless another process has it."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         return False
     return True
 

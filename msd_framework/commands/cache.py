@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from msd_framework.analysis.apart import apart
 from msd_framework.build.cache_key import lock_name, stores
 from msd_framework.build.data import build_data, content
@@ -190,17 +192,17 @@ def _is_damaged(path: Path, card: Card | CacheError) -> bool:
 
 def _removed(path: Path, card: Card | CacheError | None) -> bool:
     """Removes a store at once, unless it is being filled."""
-    lock = path.with_name(f".lock-{lock_name(card.parts)}" if isinstance(card, Card) else ".lock-prune")
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    name = f".lock-{lock_name(card.parts)}" if isinstance(card, Card) else ".lock-prune"
+    lock = FileLock(path.with_name(name), mode=0o666)
+    if not try_lock(lock):
+        return False
     try:
-        if not try_lock(handle):
-            return False
         gone = path.with_name(f".removed-{path.name}-{os.getpid()}")
         path.rename(gone)
         shutil.rmtree(gone)
         return True
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def _size(path: Path) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from msd_framework.build import cache_key as cache
@@ -534,7 +535,7 @@ def test_of_two_runs_that_start_together_one_asks_and_the_other_waits(runs: Runs
 
 def test_a_run_waits_for_a_lock_and_takes_it_when_it_is_free(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = iter([False, False, True, True])
-    monkeypatch.setattr(teacher_cache, "try_lock", lambda handle: next(tries))
+    monkeypatch.setattr(teacher_cache, "try_lock", lambda lock: next(tries))
     monkeypatch.setattr(teacher_cache, "POLL_SECONDS", 0)
     runs.run(CACHED, *ALONE)
     assert list(tries) == [True]
@@ -708,12 +709,12 @@ def test_only_what_is_old_goes_and_only_with_a_yes(runs: Runs, capfd: pytest.Cap
 def test_a_store_that_is_being_filled_is_left_alone(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
     runs.run(CACHED, *ALONE)
     (store,) = runs.stores()
-    handle = os.open(runs.caches / f".lock-{cache.lock_name(store.card.parts)}", os.O_RDWR)
-    assert teacher_cache.try_lock(handle)
+    lock = FileLock(runs.caches / f".lock-{cache.lock_name(store.card.parts)}")
+    lock.acquire()
     words = ["prune", f"dir={runs.caches}", f"only={store.folder.name[:6]}", "yes=true"]
     assert "is being filled and was left alone" in told(capfd, *words)
     assert store.folder.exists()
-    os.close(handle)
+    lock.release()
     told(capfd, *words)
     assert not store.folder.exists()
 
