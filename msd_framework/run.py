@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ from msd_framework.build.try_out import try_out
 from msd_framework.callbacks.logging import NO_TENSORBOARD, tensorboard_is_installed
 from msd_framework.checks.resume import at_its_place, leaves, resume_changes
 from msd_framework.checks.run import checked
-from msd_framework.config.load import Source, load, locating, resolve
+from msd_framework.config.load import Config, Overrides, Source, load, locating, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.values import dump
 from msd_framework.engine.distributed import World
@@ -32,12 +32,12 @@ from msd_framework.report import SPLITS, environment, report
 from msd_framework.screen import say
 
 
-def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def run(config: Config, overrides: Overrides = ()) -> dict[str, Any]:
     """Does what a configuration says: load, check, build, fit, report.
 
     Args:
-        path: a YAML file.
-        overrides: words ``a.b=value`` over it.
+        config: a YAML file, or the values of one: a dict, or a `DictConfig` of OmegaConf.
+        overrides: words ``a.b=value`` over it, or a dict such as ``{"a.b": value}``.
 
     Returns:
         The report, which is also written to `report.json`; empty for ``run_type=check``.
@@ -45,13 +45,34 @@ def run(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     Raises:
         MSDError: if the user can mend what is wrong.
     """
-    source = at_its_place(load(path, overrides), Path(path))
+    source = _read(config, overrides)
     if launched().size == 1 or source.values.get("run_type") == "check":
         return run_checked(checked(source), World.join, source)
     with World.join(_device(source)) as world:  # first of all: a mistake of one machine's must end all processes
         values = {key: str(value) for key, value in leaves(resolve(source).values, "")}
         world.agree(values, "Start all with the same configuration.")
         return run_checked(world.together(lambda: checked(source)), lambda _: nullcontext(world), source)
+
+
+def check(config: Config, overrides: Overrides = ()) -> None:
+    """Looks for what is wrong with a run, and tries its first update out where its files are at hand; trains nothing.
+
+    Args:
+        config: as `run` takes it.
+        overrides: as `run` takes them.
+
+    Raises:
+        ConfigError: with every problem that was found.
+        MSDError: of any other kind, if the run would stop before its end.
+    """
+    source = _read(config, overrides)
+    source.overlay(Source({"run_type": "check"}))
+    run_checked(checked(source), World.join, source)
+
+
+def _read(config: Config, overrides: Overrides) -> Source:
+    source = load(config, overrides)
+    return source if isinstance(config, Mapping) else at_its_place(source, Path(config))
 
 
 def run_checked(config: RunConfig, join: Callable[[str], AbstractContextManager[World]], source: Source) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any, cast
+from pathlib import Path, PurePath
+from typing import Any, TypeAlias, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -26,6 +26,9 @@ MOST_VALUES = 100_000
 
 LONGEST_SHOWN = 200
 """The longest value that a sentence repeats as a whole."""
+
+KEY = re.compile(r"[^\s.\[\]{}:-][^\s.\[\]{}:]*(\.[^\s.\[\]{}:]+)*")
+"""A dotted key."""
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
@@ -82,12 +85,19 @@ class Source:
         self.origins = {path: o for path, o in self.origins.items() if not path.startswith((f"{at}.", f"{at}["))}
 
 
-def load(path: str | Path, overrides: Iterable[str] = (), schema: type = RunConfig) -> Source:
-    """A configuration file over its bases, and the command line over both.
+Config: TypeAlias = str | Path | Mapping[str, Any]
+"""A YAML file, or what one would hold: nested mappings, such as a `DictConfig` of OmegaConf."""
+
+Overrides: TypeAlias = Iterable[str] | Mapping[str, Any]
+"""Words ``a.b=value`` whose values are YAML, or values by key: ``{"a.b": value}``."""
+
+
+def load(config: Config, overrides: Overrides = (), schema: type = RunConfig) -> Source:
+    """A configuration over its bases, and the command line over both.
 
     Args:
-        path: a YAML file; looked for here, then among the project's own files.
-        overrides: words ``a.b=value`` whose values are YAML.
+        config: a YAML file, looked for here, then among the project's own files; or the values of one.
+        overrides: what is written over it.
         schema: what the file configures. The components that it names by default lie below the file, so that options
             alone (``optimizer.lr=1e-4``) are theirs, and so do defaults that are filled in from other keys.
 
@@ -95,7 +105,11 @@ def load(path: str | Path, overrides: Iterable[str] = (), schema: type = RunConf
         ConfigError: if a file is missing or cannot be parsed, or with each word that is no ``key=value``.
     """
     source = _defaults(schema)
-    for layer in (*read(find_file(str(path)), ()), *parse_overrides(overrides)):
+    if isinstance(config, Mapping):
+        layers = _with_bases(_expanded(_from_values(config, "config")), Path("config"), ())
+    else:
+        layers = read(find_file(str(config)), ())
+    for layer in (*layers, *parse_overrides(overrides)):
         source.overlay(layer)
     return source
 
@@ -161,10 +175,16 @@ def read(path: Path, stack: tuple[Path, ...]) -> list[Source]:
     if path.resolve() in stack:
         chain = " -> ".join(p.name for p in (*stack, path))
         raise ConfigError(f"{path}: includes itself, through {chain}. Take one of these bases out.")
-    own = parse(path)
-    bases = [(key, name) for key in ("base", "includes") for name in _names(own.values.pop(key, None))]
-    layers = [read(_base(path, name, own.origin(key)), (*stack, path.resolve())) for key, name in bases]
-    below = [layer for layers_of_one in layers for layer in layers_of_one]
+    return _with_bases(parse(path), path, (*stack, path.resolve()))
+
+
+def _with_bases(own: Source, path: Path, stack: tuple[Path, ...]) -> list[Source]:
+    """The bases that a configuration names, read from beside its path, and itself last."""
+    below: list[Source] = []
+    for key in ("base", "includes"):
+        origin = own.origin(key)
+        for name in _names(own.values.pop(key, None)):
+            below += read(_base(path, name, origin), stack)
     for layer in below:
         layer.values.pop("expected", None)
     return [*below, own]
@@ -201,12 +221,40 @@ def parse(path: Path) -> Source:
     return _expanded(Source({str(k): v for k, v in values.items()}, origins))
 
 
-def parse_overrides(words: Iterable[str]) -> list[Source]:
-    """The words of a command line, in order.
+def _from_values(values: Mapping[str, Any], origin: str) -> Source:
+    """Values that a program holds, as a YAML file would hold them.
 
     Raises:
-        ConfigError: with each of them that is no ``key=value``.
+        ConfigError: if one of them is nothing that a YAML file can hold.
     """
+    try:
+        config = values if OmegaConf.is_config(values) else OmegaConf.create(dict(values))
+        plain = _plain(OmegaConf.to_container(config, resolve=False, enum_to_str=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(Problem(f"{origin}: {error.full_key}", f"{_first_line(error)}.")) from error
+    return Source(plain, dict.fromkeys(_keys(plain, ""), origin))
+
+
+def _plain(value: Any) -> Any:
+    """A nest of values with paths as texts, and tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def parse_overrides(words: Overrides) -> list[Source]:
+    """The words of a command line, or values by key, in order.
+
+    Raises:
+        ConfigError: with each word that is no ``key=value``.
+    """
+    if isinstance(words, Mapping):
+        values = _from_values(words, COMMAND_LINE).values
+        return [_override(key, value, repr(key)) for key, value in values.items()]
+    if isinstance(words, str):
+        raise ConfigError(f"overrides: wanted a list of words such as [{words!r}], or a dict, got a text.")
     layers: list[Source] = []
     problems: list[Problem] = []
     for word in words:
@@ -226,11 +274,10 @@ def parse_override(word: str) -> Source:
         ConfigError: if it is no ``key=value``, or its value no YAML.
     """
     key, equals, value = word.partition("=")
-    if not equals or not re.fullmatch(r"[^\s.\[\]{}:-][^\s.\[\]{}:]*(\.[^\s.\[\]{}:]+)*", key):
-        hint = " A list is given as a whole, such as objective.views=[full, image]." if "[" in key else ""
-        raise ConfigError(f"{COMMAND_LINE}: {word!r} is not of the form key=value, such as training.max_updates=100.{hint}")
+    if not equals or not KEY.fullmatch(key):
+        raise _no_key(key, repr(word))
     try:
-        values = parsed = parse_value(value)
+        parsed = parse_value(value)
     except ValueError as error:
         quoted = f" A text is given in quotes: {to_copy(as_word(key, value))}"
         items = re.fullmatch(r"\[([^\[\]{}'\"]+)\]", value.strip())
@@ -240,9 +287,26 @@ def parse_override(word: str) -> Source:
         if "${" in value or "UTF-8" in str(error) or len(value) > LONGEST_SHOWN:
             quoted = ""  # would be no better so
         raise ConfigError(f"{COMMAND_LINE}: {key}: the value {reprlib.repr(value)} {error}.{quoted}") from error
+    return _override(key, parsed, repr(word))
+
+
+def _override(key: str, value: Any, written: str) -> Source:
+    """A value at a dotted key.
+
+    Raises:
+        ConfigError: if the key is none.
+    """
+    if not KEY.fullmatch(key):
+        raise _no_key(key, written)
+    values = value
     for part in reversed(key.split(".")):
         values = {part: values}
-    return _expanded(Source(values, dict.fromkeys([key, *_keys(parsed, key)], COMMAND_LINE)))
+    return _expanded(Source(values, dict.fromkeys([key, *_keys(value, key)], COMMAND_LINE)))
+
+
+def _no_key(key: str, written: str) -> ConfigError:
+    hint = " A list is given as a whole, such as objective.views=[full, image]." if "[" in key else ""
+    return ConfigError(f"{COMMAND_LINE}: {written} is not of the form key=value, such as training.max_updates=100.{hint}")
 
 
 def _defaults(schema: type) -> Source:
@@ -284,8 +348,9 @@ def _keys(value: Any, at: str) -> Iterator[str]:
     """The key paths of a nest of mappings."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield f"{at}.{key}"
-            yield from _keys(inner, f"{at}.{key}")
+            path = f"{at}.{key}" if at else str(key)
+            yield path
+            yield from _keys(inner, path)
 
 
 def _lines(node: Any, at: str = "") -> Iterator[tuple[str, int]]:

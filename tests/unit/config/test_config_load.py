@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from msd_framework.config.load import Source, find_file, load, located, parse_override, resolve
 from msd_framework.config.schema import RunConfig
@@ -226,3 +227,47 @@ def test_a_file_that_cannot_be_opened_is_told(file, monkeypatch):
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(ConfigError, match=r"run\.yaml: cannot be read: Permission denied\."):
         load(path)
+
+
+def test_a_dict_and_a_config_of_omegaconf_are_read_as_the_file_that_holds_the_same(file):
+    text = "name: mine\ndata: {train: a, dataset: {type: csv, root: data}}\nmodel: {type: late_fusion, hidden_size: 8}\nseed: 3\n"
+    wanted = load(file(text), ["model.hidden_size=16", "env.device=cpu", "masker=noise"]).values
+    values = yaml.safe_load(text)
+    overrides = {"model.hidden_size": 16, "env": {"device": "cpu"}, "masker": "noise"}
+    assert load(values, overrides).values == wanted
+    assert load(OmegaConf.create(values), OmegaConf.create(overrides)).values == wanted
+
+
+def test_paths_and_tuples_of_a_dict_are_what_a_file_holds(tmp_path):
+    found = load({"data": {"dataset": {"type": "csv", "root": tmp_path}}, "evaluation": {"views": ("full", "text")}}).values
+    assert found["data"]["dataset"]["root"] == str(tmp_path)
+    assert found["evaluation"]["views"] == ["full", "text"]
+
+
+def test_an_interpolation_of_a_dict_is_filled_in_with_what_is_written_over_it():
+    source = resolve(load({"name": "a", "env": {"save_dir": "runs/${name}"}}, {"name": "b"}))
+    assert source.values["env"]["save_dir"] == "runs/b"
+
+
+def test_a_dict_has_bases_as_a_file_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("seed: 4\nname: base\n")
+    config = {"base": "base.yaml", "name": "mine"}
+    found = load(config).values
+    assert (found["seed"], found["name"]) == (4, "mine")
+    assert config == {"base": "base.yaml", "name": "mine"}
+    with pytest.raises(ConfigError, match=r"config: base: there is no file bas.yaml\. Did you mean 'base.yaml'"):
+        load({"base": "bas.yaml"})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ("seed=1", r"wanted a list of words such as \['seed=1'\], or a dict, got a text"),
+        ({"model": {"hidden_size": object()}}, r"command line: model.hidden_size: .*not a supported"),
+        ({"views[0]": "full"}, r"'views\[0\]' is not of the form key=value"),
+    ],
+)
+def test_what_cannot_be_written_over_a_configuration_is_a_sentence(overrides, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load({"name": "a"}, overrides)
