@@ -64,38 +64,36 @@ def convert_mmf(
         values, lost = read_project(config, mmf)
         made = convert(values, dataset, model, root, usual_values(dataset_of(values, dataset), mmf, config))
         made.left = lost | made.left
-        _refuse(made.values)
+        _, problems = understood(made.values)
+        if problems:
+            raise ConfigError(*problems)
         write_text(Path(out), _page(made, config))
         return "\n".join([f"{out} is written.", *_list("not carried over", made.left)])
-    found = read_checkpoint(str(checkpoint))
-    given = _run_of(found, run, dataset, model, root, mmf)
-    teacher = make_teacher(found, given.values, model, classes, options, keep)
+    theirs = read_checkpoint(str(checkpoint))
+    given = _run_of(theirs, run, dataset, model, root, mmf)
+    teacher = make_teacher(theirs, given.values, model, classes, options, keep)
     folder = Path(out)
-    save_teacher(teacher, found, folder)
+    save_teacher(teacher, theirs, folder)
     write_text(folder / "config.yaml", dump(dict(teacher.values)))
-    return "\n".join([*_told(found, teacher, folder), *_list("not carried over", given.left)])
+    return "\n".join([*_summary(theirs, teacher, folder), *_list("not carried over", given.left)])
 
 
-def _run_of(found: MmfCheckpoint, run: str | None, dataset: str | None, model: str | None, root: str, mmf: str | None) -> Converted:
-    """What a checkpoint was trained on, as a user says or as its own configuration does; how it was trained is not told."""
+def _run_of(
+    theirs: MmfCheckpoint, run: str | None, dataset: str | None, model: str | None, root: str, mmf: str | None
+) -> Converted:
+    """What a checkpoint was trained on, as a user says or as its own configuration does; without how it was trained."""
     if run is not None:
         return Converted(resolve(load(run)).values)
-    if not found.config:
-        text = (
-            f"must be given: a YAML of ours with the data that {found.source} was trained on, for it has no configuration with it."
-        )
-        raise ConfigError(Problem("run", text))
-    made = convert(found.config, dataset, model, root, usual_values(dataset_of(found.config, dataset), mmf))
-    family = family_of({}, found.config, model)
-    told = left_sizes(family, options_of_model(family, found.config))  # by the tensors themselves
-    made.left = {k: why for k, why in made.left.items() if k.startswith(("dataset_config.", "model_config.")) and k not in told}
+    if not theirs.config:
+        text = f"a YAML of ours with the data that {theirs.source} was trained on, for it has no configuration with it."
+        raise ConfigError(Problem("run", f"must be given: {text}"))
+    made = convert(theirs.config, dataset, model, root, usual_values(dataset_of(theirs.config, dataset), mmf))
+    family = family_of({}, theirs.config, model)
+    by_tensors = left_sizes(family, options_of_model(family, theirs.config))  # the sizes are the tensors' own
+    for key in list(made.left):
+        if key in by_tensors or not key.startswith(("dataset_config.", "model_config.")):
+            del made.left[key]
     return made
-
-
-def _refuse(values: Mapping[str, Any]) -> None:
-    _, problems = understood(values)
-    if problems:
-        raise ConfigError(*problems)
 
 
 def _page(made: Converted, source: str) -> str:
@@ -107,15 +105,16 @@ def _page(made: Converted, source: str) -> str:
     return "\n".join([*lines, written])
 
 
-def _told(found: MmfCheckpoint, teacher: Teacher, folder: Path) -> list[str]:
-    info, model = teacher.info, teacher.model
-    names = f": {', '.join(info.class_names[:10])}{', ...' if len(info.class_names) > 10 else ''}" if info.class_names else ""
-    score = "says no score" if found.score is None else f"reached {found.monitored} {found.score:.6g}"
-    after = "" if found.updates is None else f" after {found.updates} updates"
-    numbers = sum(p.numel() for p in model.parameters())
+def _summary(theirs: MmfCheckpoint, teacher: Teacher, folder: Path) -> list[str]:
+    classes = teacher.info.class_names
+    names = f": {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}" if classes else ""
+    score = "says no score" if theirs.score is None else f"reached {theirs.monitored} {theirs.score:.6g}"
+    after = "" if theirs.updates is None else f" after {theirs.updates} updates"
+    numbers = sum(p.numel() for p in teacher.model.parameters())
+    model = teacher.card["model"]["type"]
     return [
-        f"{folder}: {teacher.card['model']['type']} with {numbers:,} parameters, {info.num_classes} classes{names}.",
-        f"{found.source} {score}{after}; nothing that the model needs was missing.",
+        f"{folder}: {model} with {numbers:,} parameters, {teacher.info.num_classes} classes{names}.",
+        f"{theirs.source} {score}{after}; nothing that the model needs was missing.",
         *_list("unused tensors", dict.fromkeys(teacher.unused, "")),
         f"To teach: `teacher: {flow({'checkpoint': str(folder)})}`.",
     ]

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from msd_framework.config.load import parse
-from msd_framework.config.values import resolved
 from msd_framework.data.regions.restricted_pickle import ALLOWED, BUILT
 from msd_framework.errors import DataError
+from msd_framework.mmf.configs import filled_in
 from msd_framework.models.pretrained.weights import unwrapped
 
 ENDINGS = (".pth", ".ckpt", ".pt")
@@ -69,28 +68,23 @@ def read_checkpoint(path: str | Path) -> MmfCheckpoint:
     tensors = unwrapped({name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)})
     others = sorted(str(name) for name, value in weights.items() if not isinstance(value, Tensor))
     if not tensors or (others and weights is not held):
-        told = f"{', '.join(others[:5])}" if others else "nothing"
-        raise DataError(f"{file}: holds no model: {told} where its tensors should be; {WANTED}.")
-    config = _resolved(_plain(held["config"])) if isinstance(held.get("config"), Mapping) else _beside(file)
+        there = ", ".join(others[:5]) or "nothing"
+        raise DataError(f"{file}: holds no model: {there} where its tensors should be; {WANTED}.")
+    config = filled_in(_plain(held["config"])) if isinstance(held.get("config"), Mapping) else _beside(file)
     score, updates = held.get("best_metric_value"), held.get("num_updates")
-    return MmfCheckpoint(
-        str(file),
-        tensors,
-        config,
-        None if score is None else float(score),
-        None if updates is None else int(updates),
-    )
+    score, updates = None if score is None else float(score), None if updates is None else int(updates)
+    return MmfCheckpoint(str(file), tensors, config, score, updates)
 
 
 def _file(path: Path) -> Path:
     if path.name.endswith(ARCHIVES):
         raise DataError(f"{path}: is an archive; unpack it and give the folder that comes of it.")
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix in ENDINGS)
-        if len(found) != 1:
-            names = ", ".join(p.name for p in found) or "none"
-            raise DataError(f"{path}: has {len(found)} files of weights ({names}), wanted one; name the file.")
-        return found[0]
+        files = sorted(p for p in path.iterdir() if p.suffix in ENDINGS)
+        if len(files) != 1:
+            names = ", ".join(p.name for p in files) or "none"
+            raise DataError(f"{path}: has {len(files)} files of weights ({names}), wanted one; name the file.")
+        return files[0]
     if not path.is_file():
         raise DataError(f"there is no file {path}; {WANTED}.")
     return path
@@ -104,8 +98,8 @@ def _read(file: Path) -> dict[str, Any]:
         refused = re.search(r"GLOBAL (\S+)|call reduce for unrecognized function (.+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
             raise DataError(f"{file}: wants to load {refused.group(1) or refused.group(2)}, {REASON}.") from error
-        told = str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__
-        raise DataError(f"{file}: is damaged or no checkpoint ({told}); {WANTED}.") from error
+        cause = str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__
+        raise DataError(f"{file}: is damaged or no checkpoint ({cause}); {WANTED}.") from error
     if not isinstance(held, Mapping):
         raise DataError(f"{file}: holds a {type(held).__name__}; {WANTED}.")
     return dict(held)
@@ -113,18 +107,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _beside(file: Path) -> dict[str, Any]:
     """The configuration of MMF's that lies beside a file of weights, if there is one alone."""
-    lying = [parse(path).values for path in sorted([*file.parent.glob("*.yaml"), *file.parent.glob("*.yml")])]
-    found = [values for values in lying if "model_config" in values]
-    return _resolved(found[0]) if len(found) == 1 else {}
-
-
-def _resolved(config: Any) -> dict[str, Any]:
-    """A configuration with its interpolations filled in, where all of them can be."""
-    try:
-        found = resolved(config)
-    except OmegaConfBaseException:
-        return dict(config)
-    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+    beside = [parse(path).values for path in sorted([*file.parent.glob("*.yaml"), *file.parent.glob("*.yml")])]
+    of_mmf = [values for values in beside if "model_config" in values]
+    return filled_in(of_mmf[0]) if len(of_mmf) == 1 else {}
 
 
 class _Kept(dict[Any, Any]):

@@ -19,27 +19,34 @@ from msd_framework.mmf.models import FAMILIES, family_of, left_sizes, options_of
 
 @dataclass(frozen=True)
 class Place:
-    """Where a data set of MMF's is among ours.
+    """A data set of MMF's among ours.
 
     Args:
         type: our name of it.
         root: its folder below MMF's data folder, or the folder of the original release if MMF's files are pickles.
         task: how its targets are read.
-        splits: our names of its splits, by the files that MMF reads them from.
-        usual: the splits that MMF takes for train, val and test if nobody says.
-        features: whether MMF takes a detector's features if nobody says.
-        store: where those lie, below MMF's data folder.
-        metrics: what is measured if nothing of it can be.
+        store: where a detector's features lie, below MMF's data folder.
+        metrics: what is measured where none of MMF's metrics is ours.
+        annotations: the name of MMF's file of a split, with `{}` in place of our name of the split.
+        splits: our names of its splits.
+        usual: the splits that MMF takes for train, val and test by default.
+        features: whether MMF takes a detector's features by default.
     """
 
     type: str
     root: str
     task: str
-    splits: Mapping[str, str]
-    usual: tuple[str, str, str]
-    features: bool
     store: str
     metrics: tuple[str, ...]
+    annotations: str = "{}.jsonl"
+    splits: tuple[str, ...] = ("train", "dev", "test")
+    usual: tuple[str, str, str] = ("train", "dev", "test")
+    features: bool = False
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Our names of the splits, by MMF's files."""
+        return {self.annotations.format(split): split for split in self.splits}
 
 
 PLACES: Mapping[str, Place] = {
@@ -47,19 +54,15 @@ PLACES: Mapping[str, Place] = {
         "hateful_memes",
         "datasets/hateful_memes",
         "single_label",
-        {f"{s}.jsonl": s for s in ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen", "dev", "test")},
-        ("train.jsonl", "dev_unseen.jsonl", "test_unseen.jsonl"),
-        False,
         "datasets/hateful_memes/defaults/features/detectron.lmdb",
         ("auroc", "accuracy"),
+        splits=("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen", "dev", "test"),
+        usual=("train", "dev_unseen", "test_unseen"),
     ),
     "mmimdb": Place(
         "mm_imdb",
         "datasets/mmimdb",
         "multi_label",
-        {f"{s}.jsonl": s for s in ("train", "dev", "test")},
-        ("train.jsonl", "dev.jsonl", "test.jsonl"),
-        False,
         "datasets/mmimdb/defaults/features/features.lmdb",
         ("f1_macro", "f1_micro"),
     ),
@@ -67,21 +70,21 @@ PLACES: Mapping[str, Place] = {
         "snli_ve",
         "datasets/visual_entailment",
         "single_label",
-        {f"snli_ve_{s}.jsonl": s for s in ("train", "dev", "test")},
-        ("snli_ve_train.jsonl", "snli_ve_dev.jsonl", "snli_ve_test.jsonl"),
-        True,
         "datasets/flickr30k/defaults/features/detectron.lmdb",
         ("accuracy",),
+        annotations="snli_ve_{}.jsonl",
+        features=True,
     ),
     "vqa2": Place(
         "vqa2",
         "vqa2",
         "soft_target",
-        {f"imdb_{s}.npy": s for s in ("train2014", "val2014", "test2015")},
-        ("imdb_train2014.npy", "imdb_val2014.npy", "imdb_test2015.npy"),
-        True,
         "datasets/coco/defaults/features/trainval2014.lmdb",
         ("vqa_accuracy",),
+        annotations="imdb_{}.npy",
+        splits=("train2014", "val2014", "test2015"),
+        usual=("train2014", "val2014", "test2015"),
+        features=True,
     ),
 }
 """The data sets of MMF that are ours as well, by MMF's names."""
@@ -124,44 +127,54 @@ IDLE = {
 """Why some keys have no place here."""
 
 
-class Read(Mapping[str, Any]):
-    """A nest of options that knows which of them were looked at."""
+class Options(Mapping[str, Any]):
+    """A nest of options that notes which of them were read.
 
-    def __init__(self, values: Mapping[str, Any], at: str = "", used: set[str] | None = None):
-        self.values_, self.at, self.used = values, at, set() if used is None else used
+    Args:
+        nest: the options.
+        at: how their dotted paths begin.
+        read: the paths that were read; nests below share it.
+    """
+
+    def __init__(self, nest: Mapping[str, Any], at: str = "", read: set[str] | None = None):
+        self.nest, self.at, self.read = nest, at, set() if read is None else read
 
     def __getitem__(self, key: str) -> Any:
-        value, path = self.values_[key], f"{self.at}{key}"
+        value, path = self.nest[key], f"{self.at}{key}"
         if isinstance(value, Mapping) and value:
-            return Read(value, f"{path}.", self.used)
-        self.used.add(path)
+            return Options(value, f"{path}.", self.read)
+        self.read.add(path)
         return value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values_)
+        return iter(self.nest)
 
     def __len__(self) -> int:
-        return len(self.values_)
+        return len(self.nest)
 
     def find(self, path: str, default: Any = None) -> Any:
         """The value at a dotted path."""
-        found: Any = self
+        value: Any = self
         for key in path.split("."):
-            if not isinstance(found, Mapping) or key not in found:
+            if not isinstance(value, Mapping) or key not in value:
                 return default
-            found = found[key]
-        return default if found is None else found
+            value = value[key]
+        return default if value is None else value
+
+    def ignore(self, *paths: str) -> None:
+        """Counts options as read which say what ours do anyway."""
+        self.read.update(f"{self.at}{path}" for path in paths)
 
     def unread(self) -> dict[str, Any]:
-        """What nobody looked at, by its dotted path."""
-        found: dict[str, Any] = {}
-        for key, value in self.values_.items():
+        """The values that were not read, by their dotted paths."""
+        rest: dict[str, Any] = {}
+        for key, value in self.nest.items():
             path = f"{self.at}{key}"
             if isinstance(value, Mapping) and value:
-                found |= Read(value, f"{path}.", self.used).unread()
-            elif path not in self.used:
-                found[path] = value
-        return found
+                rest |= Options(value, f"{path}.", self.read).unread()
+            elif path not in self.read:
+                rest[path] = value
+        return rest
 
 
 @dataclass
@@ -190,7 +203,7 @@ def read_project(path: str, mmf: str | None = None) -> tuple[dict[str, Any], dic
         ConfigError: if a file cannot be read, or includes itself.
     """
     file, lost = Path(path).expanduser(), dict[str, str]()
-    return _filled_in(_merged(file, _places(mmf, file), lost, ())), lost
+    return filled_in(_with_includes(file, _places(mmf, file), lost)), lost
 
 
 def usual_values(dataset: str | None, mmf: str | None = None, near: str = "") -> dict[str, Any]:
@@ -198,57 +211,66 @@ def usual_values(dataset: str | None, mmf: str | None = None, near: str = "") ->
 
     Args:
         dataset: MMF's name of the data set.
-        mmf: MMF's folder, if it is told.
+        mmf: MMF's folder, if it is given.
         near: a file that may lie in it.
     """
-    names = ["configs/defaults.yaml", *([f"configs/datasets/{dataset}/defaults.yaml"] if dataset else [])]
-    found = [place / name for place in _places(mmf, Path(near))[:1] for name in names]
-    merged = OmegaConf.merge(OmegaConf.create(), *(parse(file).values for file in found if file.is_file()))
-    values = OmegaConf.to_container(merged, resolve=False)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    names = ["configs/defaults.yaml", f"configs/datasets/{dataset}/defaults.yaml"]
+    values: dict[str, Any] = {}
+    for place in _places(mmf, Path(near))[:1]:
+        for file in (place / name for name in names):
+            if file.is_file():
+                values = _merged_values(values, parse(file).values)
+    return values
+
+
+def filled_in(config: Any) -> dict[str, Any]:
+    """A configuration with its interpolations filled in, or as it is where one of them leads nowhere."""
+    try:
+        values = resolved(config)
+    except OmegaConfBaseException:
+        return dict(config)
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _merged_values(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two configurations, one over the other, as OmegaConf merges them; interpolations stay."""
+    merged = OmegaConf.to_container(OmegaConf.merge(under, over), resolve=False)
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
 
 
 def _places(mmf: str | None, file: Path) -> list[Path]:
     """Folders in which MMF looks for what is included."""
-    spec = None if mmf else importlib.util.find_spec("mmf")
+    if mmf:
+        folder = Path(mmf).expanduser()
+        if not (folder / "configs").is_dir():
+            raise ConfigError(Problem("mmf", f"{mmf} holds no `configs/`; wanted the folder `mmf` of MMF's source."))
+        return [folder]
+    spec = importlib.util.find_spec("mmf")
     installed = [Path(p) for p in spec.submodule_search_locations or ()] if spec else []
-    places = [Path(mmf).expanduser()] if mmf else [*installed, *(p / "mmf" for p in file.resolve().parents)]
-    found = [p for p in places if (p / "configs").is_dir()]
-    if mmf and not found:
-        raise ConfigError(Problem("mmf", f"{mmf} holds no `configs/`; wanted the folder `mmf` of MMF's source."))
-    return found
+    around = [folder / "mmf" for folder in file.resolve().parents]
+    return [folder for folder in [*installed, *around] if (folder / "configs").is_dir()]
 
 
-def _filled_in(merged: dict[str, Any]) -> dict[str, Any]:
-    """Options with their interpolations filled in, where all of them can be."""
-    try:
-        values = resolved(merged)
-    except OmegaConfBaseException:
-        return merged
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def _merged(file: Path, places: Sequence[Path], lost: dict[str, str], stack: tuple[Path, ...]) -> dict[str, Any]:
+def _with_includes(file: Path, places: Sequence[Path], lost: dict[str, str], stack: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a file over those that it includes; what is nowhere is added to `lost`."""
     if file in stack:
         raise ConfigError(f"{file}: includes itself, through {', '.join(p.name for p in stack)}.")
-    if len(stack) == 0 and not file.is_file():
+    if not stack and not file.is_file():
         raise ConfigError(Problem("config", f"there is no file {file}; wanted a YAML of MMF's."))
     values = dict(parse(file).values)
     includes = values.pop("includes", None) or []
     if not isinstance(includes, list):
         raise ConfigError(f"{file}: includes must be a list of files, got {includes!r}.")
-    under: Any = OmegaConf.create()
+    under: dict[str, Any] = {}
     for name in includes:
-        found = next((p for p in [*(place / str(name) for place in places), file.parent / str(name)] if p.is_file()), None)
-        if found is None:
+        candidates = [folder / str(name) for folder in (*places, file.parent)]
+        included = next((path for path in candidates if path.is_file()), None)
+        if included is None:
             lost[f"includes: {name}"] = "is not here; give mmf=FOLDER, the folder `mmf` of MMF's source"
         else:
-            under = OmegaConf.merge(under, _merged(found.resolve(), places, lost, (*stack, file)))
-    merged = OmegaConf.to_container(OmegaConf.merge(under, values), resolve=False)
-    assert isinstance(merged, dict)
-    return {str(key): value for key, value in merged.items()}
+            under = _merged_values(under, _with_includes(included.resolve(), places, lost, (*stack, file)))
+    return _merged_values(under, values)
 
 
 def convert(
@@ -270,22 +292,22 @@ def convert(
     Raises:
         ConfigError: if its data set or its model is none of ours.
     """
-    read, out = Read(values), Converted()
-    name = dataset_of(read, dataset)
-    family = family_of({}, read, model)
-    place, own = PLACES[name], options_of_model(family, read)
+    options, out = Options(values), Converted()
+    name = dataset_of(options, dataset)
+    family = family_of({}, options, model)
+    place, own = PLACES[name], options_of_model(family, options)
     out.left |= other_options(family, own) | left_sizes(family, own)
-    settings = Read((values.get("dataset_config") or {}).get(name) or {}, f"dataset_config.{name}.", read.used)
+    settings = Options((values.get("dataset_config") or {}).get(name) or {}, f"dataset_config.{name}.", options.read)
     _model(out, family, own, place)
     _data(out, family, settings, place, root)
-    _evaluation(out, read, place, name)
-    _training(out, read)
-    said = Read(usual or {}).unread()
-    for key, value in read.unread().items():
-        if key in said and said[key] == value:
+    _evaluation(out, options, place, name)
+    _training(out, options)
+    defaults = Options(usual or {}).unread()
+    for key, value in options.unread().items():
+        if key in defaults and defaults[key] == value:
             continue
-        reason = next((why for idle, why in IDLE.items() if key == idle or key.startswith(f"{idle}.")), None)
-        out.left.setdefault(key, f"{value!r}: {reason or 'has no counterpart here'}")
+        reasons = [why for idle, why in IDLE.items() if f"{key}.".startswith(f"{idle}.")]
+        out.left.setdefault(key, f"{value!r}: {reasons[0] if reasons else 'has no counterpart here'}")
     return out
 
 
@@ -295,67 +317,66 @@ def dataset_of(values: Mapping[str, Any], given: str | None = None) -> str:
     Raises:
         ConfigError: if there is none of ours, or more than one.
     """
-    written = values.get("datasets")
-    names = (
-        [given] if given else [str(written)] if isinstance(written, str) else list(written or values.get("dataset_config") or ())
-    )
+    written = values.get("datasets") or values.get("dataset_config") or ()
+    names = [given] if given else [written] if isinstance(written, str) else list(written)
     known = [name for name in names if name in PLACES]
     if len(known) != 1:
-        told = ", ".join(names) or "none"
+        has = ", ".join(names) or "none"
         hint = did_you_mean(names[0], PLACES) if names else ""
-        raise ConfigError(Problem("dataset", f"wanted one of {', '.join(PLACES)}, and the YAML has {told}; say which.{hint}"))
+        raise ConfigError(Problem("dataset", f"wanted one of {', '.join(PLACES)}, and the YAML has {has}; say which.{hint}"))
     return known[0]
 
 
 def _model(out: Converted, family: str, own: Mapping[str, Any], place: Place) -> None:
     out.values["model"] = FAMILIES[family].begun(own)
-    classes = own.get("num_labels")
+    at, classes = f"model_config.{family}", own.get("num_labels")
     if classes == 24 and place.type == "mm_imdb":
-        out.left[f"model_config.{family}.num_labels"] = "24: ours has the 23 genres, and no output for <unk>"
+        out.left[f"{at}.num_labels"] = "24: ours has the 23 genres, and no output for <unk>"
     elif classes not in (None, NUM_LABELS[place.type]):
-        out.left[f"model_config.{family}.num_labels"] = f"{classes!r}: ours has as many outputs as the data set has classes"
+        out.left[f"{at}.num_labels"] = f"{classes!r}: ours has as many outputs as the data set has classes"
     wanted = LOSSES[place.task]
-    names = [loss.get("type") if isinstance(loss, Mapping) else loss for loss in own.get("losses") or [wanted]]
-    if names != [wanted]:
-        out.left[f"model_config.{family}.losses"] = (
-            f"{names}: this data set is learned with {wanted}; see `msd components task_losses`"
-        )
+    losses = [_type_of(loss) for loss in own.get("losses") or [wanted]]
+    if losses != [wanted]:
+        out.left[f"{at}.losses"] = f"{losses}: this data set is learned with {wanted}; see `msd components task_losses`"
 
 
-def _data(out: Converted, family: str, settings: Read, place: Place, root: str) -> None:
+def _type_of(component: Any) -> Any:
+    """The name of a component that MMF takes by its name alone or as a mapping."""
+    return component.get("type") if isinstance(component, Mapping) else component
+
+
+def _data(out: Converted, family: str, settings: Options, place: Place, root: str) -> None:
     at = settings.at.removesuffix(".")
     data: dict[str, Any] = {"dataset": {"type": place.type, "root": f"{root}/{place.root}"}}
     if place.type == "snli_ve":
         data["dataset"]["images"] = "../../../flickr30k/defaults/images/flickr30k_images"
-    if place.type == "vqa2":
-        out.left[f"{at}.annotations"] = "imdb_*.npy: pickles of MMF's; data.dataset.root is the folder of the original release"
+    uses_features = settings.find("use_features", place.features)
+    if uses_features and family in ("late_fusion", "concat_bert", "mmbt"):
+        out.left[f"{at}.use_features"] = "this model reads pixels unless direct_features_input is set"
+        uses_features = False
     data["processors"] = {
         "text": _tokenizer(out, settings),
-        "image": _regions(out, family, settings, place, root)
-        if settings.find("use_features", place.features)
-        else _pixels(out, settings),
+        "image": _regions(out, family, settings, place, root) if uses_features else _pixels(out, settings),
     }
-    if family in ("late_fusion", "concat_bert", "mmbt") and data["processors"]["image"]["type"] == "region_features":
-        data["processors"]["image"] = _pixels(out, settings)
-        out.left[f"{at}.use_features"] = "this model reads pixels unless direct_features_input is set"
-    settings.find("use_images"), settings.find("return_features_info")
+    settings.ignore("use_images", "return_features_info")
     for use, theirs, usual in zip(("train", "validation", "test"), ("train", "val", "test"), place.usual):
-        files = settings.find(f"annotations.{theirs}", [usual])
+        files = settings.find(f"annotations.{theirs}", place.annotations.format(usual))
         files = [files] if isinstance(files, str) else list(files)
-        split = place.splits.get(PurePosixPath(files[0]).name)
-        if split is None:
-            out.left[f"{at}.annotations.{theirs}"] = f"{files[0]!r}: is none of {', '.join(place.splits)}"
+        name = PurePosixPath(files[0]).name
+        if name in place.files:
+            data[use] = place.files[name]
         else:
-            data[use] = split
+            out.left[f"{at}.annotations.{theirs}"] = f"{files[0]!r}: is none of {', '.join(place.files)}"
         if len(files) > 1:
             out.left[f"{at}.annotations.{theirs}"] = f"{files}: a run takes one split for each use; the first is taken"
     if place.type == "vqa2":
+        out.left[f"{at}.annotations"] = "imdb_*.npy: pickles of MMF's; data.dataset.root is the folder of the original release"
         data.pop("test", None)  # it has no answers to be reported on
         out.left[f"{at}.annotations.test"] = "its answers are not public; run_type=predict data.test=test2015 writes the submission"
     out.values["data"] = data
 
 
-def _tokenizer(out: Converted, settings: Read) -> dict[str, Any]:
+def _tokenizer(out: Converted, settings: Options) -> dict[str, Any]:
     at = f"{settings.at}processors.text_processor"
     kind = settings.find("processors.text_processor.type", "vocab")
     params = settings.find("processors.text_processor.params", {})
@@ -370,47 +391,38 @@ def _tokenizer(out: Converted, settings: Read) -> dict[str, Any]:
     if lower is not None and bool(lower) != ("uncased" in name):
         key = f"{at}.params.tokenizer_config.params.do_lower_case"
         out.left[key] = f"{lower!r}: {name} says itself whether letters are made small"
-    return {
-        "type": "tokenizer",
-        "name": name,
-        "max_length": params.get("max_seq_length", 128),
-    }
+    return {"type": "tokenizer", "name": name, "max_length": params.get("max_seq_length", 128)}
 
 
-def _regions(out: Converted, family: str, settings: Read, place: Place, root: str) -> dict[str, Any]:
-    found = {use: settings.find(f"features.{use}") for use in ("train", "val", "test")}
-    stores = {str(f if isinstance(f, str) else f[0]) for f in found.values() if f}
-    chosen = place.store
-    if stores:
-        first = found["train"] or next(f for f in found.values() if f)
-        first = str(first if isinstance(first, str) else first[0])
-        chosen = next((f"{top}{first}" for top in ("datasets/",) if not first.startswith(top)), first)
-    if len(stores) > 1:
-        out.left[f"{settings.at}features"] = f"{sorted(stores)}: a run reads one; `msd convert-features` makes one store of them"
-    settings.find("processors.bbox_processor.type"), settings.find("processors.bbox_processor.params.max_length")
-    boxes = settings.find("processors.transformer_bbox_processor")
-    for key in () if boxes is None else ("bbox_key", "image_width_key", "image_height_key"):
-        settings.find(f"processors.transformer_bbox_processor.params.{key}")
-    settings.find("processors.transformer_bbox_processor.type")
-    with_boxes = {"boxes": True} if family == "vilbert" else {}
-    return {
-        "type": "region_features",
-        "folder": f"lmdb:{root}/{chosen}",
-        "max_regions": settings.find("max_features", 100),
-        **with_boxes,
-    }
+def _regions(out: Converted, family: str, settings: Options, place: Place, root: str) -> dict[str, Any]:
+    stores = []
+    for use in ("train", "val", "test"):
+        files = settings.find(f"features.{use}")
+        if files:
+            stores.append(str(files if isinstance(files, str) else files[0]))
+    if len(set(stores)) > 1:
+        one = "a run reads one; `msd convert-features` makes one store of them"
+        out.left[f"{settings.at}features"] = f"{sorted(set(stores))}: {one}"
+    folder = stores[0] if stores else place.store
+    folder = folder if folder.startswith("datasets/") else f"datasets/{folder}"
+    at = "processors.transformer_bbox_processor"
+    settings.ignore(at, *(f"{at}.params.{key}" for key in ("bbox_key", "image_width_key", "image_height_key")), f"{at}.type")
+    settings.ignore("processors.bbox_processor.type", "processors.bbox_processor.params.max_length")
+    regions = {"type": "region_features", "folder": f"lmdb:{root}/{folder}", "max_regions": settings.find("max_features", 100)}
+    return regions | ({"boxes": True} if family == "vilbert" else {})
 
 
-def _pixels(out: Converted, settings: Read) -> dict[str, Any]:
+def _pixels(out: Converted, settings: Options) -> dict[str, Any]:
     at = "processors.image_processor"
-    kind, steps = settings.find(f"{at}.type", "torchvision_transforms"), settings.find(f"{at}.params.transforms") or []
-    found = {s if isinstance(s, str) else s["type"]: {} if isinstance(s, str) else s.get("params") or {} for s in steps}
+    kind, steps = settings.find(f"{at}.type", "torchvision_transforms"), {}
+    for step in settings.find(f"{at}.params.transforms") or []:
+        steps[_type_of(step)] = {} if isinstance(step, str) else step.get("params") or {}
     if kind != "torchvision_transforms":
         out.left[f"{settings.at}{at}"] = f"{kind}: ours is `pixels`"
-    norm, side = found.get("Normalize", MMF_PIXELS), (found.get("CenterCrop") or found.get("Resize") or {}).get("size", 224)
-    if "CenterCrop" in found or not found:
+    norm, side = steps.get("Normalize", MMF_PIXELS), (steps.get("CenterCrop") or steps.get("Resize") or {}).get("size", 224)
+    if "CenterCrop" in steps or not steps:
         out.left[f"{settings.at}{at}.params.transforms"] = "Resize, CenterCrop: ours resizes the whole image and cuts nothing off"
-    other = sorted(found.keys() - {"Resize", "CenterCrop", "ToTensor", "GrayScaleTo3Channels", "Normalize"})
+    other = sorted(steps.keys() - {"Resize", "CenterCrop", "ToTensor", "GrayScaleTo3Channels", "Normalize"})
     if other:
         out.left[f"{settings.at}{at}.params.transforms"] = f"{', '.join(other)}: ours has augment: crop_flip only"
     size = side if isinstance(side, int) else list(side)
@@ -421,76 +433,74 @@ MMF_PIXELS = {"mean": [0.46777044, 0.44531429, 0.40661017], "std": [0.12221994, 
 """What MMF takes off an image's pixels and divides them by, for every data set of these."""
 
 
-def _evaluation(out: Converted, read: Read, place: Place, dataset: str) -> None:
+def _evaluation(out: Converted, options: Options, place: Place, dataset: str) -> None:
     metrics: list[str] = []
-    for metric in read.find("evaluation.metrics", []):
-        theirs = str(metric["type"] if isinstance(metric, Mapping) else metric)
+    for theirs in map(str, map(_type_of, options.find("evaluation.metrics", []))):
         ours, tasks = METRICS.get(theirs, ("", ()))
-        if place.task in tasks:
-            metrics += [ours] if ours not in metrics else []
-        else:
-            out.left[f"evaluation.metrics: {theirs}"] = (
-                f"is no metric of ours for {place.task}; `msd components metrics` lists them"
-            )
+        if place.task not in tasks:
+            other = f"is no metric of ours for {place.task}; `msd components metrics` lists them"
+            out.left[f"evaluation.metrics: {theirs}"] = other
+        elif ours not in metrics:
+            metrics.append(ours)
     metrics = metrics or list(place.metrics)
-    criteria = str(read.find("training.early_stop.criteria", ""))
-    monitored = METRICS.get(criteria.removeprefix(f"{dataset}/"), ("", ()))[0]
-    if read.find("training.early_stop.minimize", False):
+    criteria = str(options.find("training.early_stop.criteria", ""))
+    monitored, _ = METRICS.get(criteria.removeprefix(f"{dataset}/"), ("", ()))
+    if options.find("training.early_stop.minimize", False):
         out.left["training.early_stop.minimize"] = "True: every metric knows itself whether less is better"
-    if monitored in metrics:
-        metrics = [monitored, *(m for m in metrics if m != monitored)]  # the first one chooses the best checkpoint
+    if monitored in metrics:  # the first one chooses the best checkpoint
+        metrics.remove(monitored)
+        metrics.insert(0, monitored)
     elif criteria:
         out.left["training.early_stop.criteria"] = f"{criteria!r}: is none of {', '.join(metrics)}; {metrics[0]} chooses the best"
-    every = read.find("training.evaluation_interval", 1000)
+    every = options.find("training.evaluation_interval", 1000)
     out.values["evaluation"] = {"metrics": metrics, "every_updates": every}
-    patience = read.find("training.early_stop.patience", 4000)
-    if read.find("training.early_stop.enabled", False):
+    patience = options.find("training.early_stop.patience", 4000)
+    if options.find("training.early_stop.enabled", False):
         out.values["callbacks"] = [{"type": "early_stopping", "patience": max(1, patience // every)}]
 
 
-def _training(out: Converted, read: Read) -> None:
-    training: dict[str, Any] = {"batch_size": read.find("training.batch_size", 512)}
-    epochs, updates = read.find("training.max_epochs"), read.find("training.max_updates", 22000)
+def _training(out: Converted, options: Options) -> None:
+    training: dict[str, Any] = {"batch_size": options.find("training.batch_size", 512)}
+    epochs, updates = options.find("training.max_epochs"), options.find("training.max_updates", 22000)
     training |= {"max_epochs": epochs} if epochs else {"max_updates": updates}
-    accumulate = read.find("training.update_frequency", 1)
-    training |= {"accumulate": accumulate, "batch_size": training["batch_size"] * accumulate} if accumulate != 1 else {}
-    clips, norm = read.find("training.clip_gradients", False), read.find("training.max_grad_l2_norm", 0.25)
+    accumulate = options.find("training.update_frequency", 1)
+    if accumulate != 1:
+        # MMF's batch is that of a backward pass, ours that of an update
+        training |= {"accumulate": accumulate, "batch_size": training["batch_size"] * accumulate}
+    clips, norm = options.find("training.clip_gradients", False), options.find("training.max_grad_l2_norm", 0.25)
     training["clip_norm"] = norm if clips else None
-    if read.find("training.fp16", False):
+    if options.find("training.fp16", False):
         training["precision"] = "fp16"
-    if (log := read.find("training.log_interval", 50)) != 50:
+    if (log := options.find("training.log_interval", 50)) != 50:
         training["log_every"] = log
     out.values["training"] = training
-    if (seed := read.find("training.seed", -1)) >= 0:
+    if (seed := options.find("training.seed", -1)) >= 0:
         out.values["seed"] = seed
-    workers = read.find("training.num_workers")
-    out.values["data"] |= {"workers": workers} if workers else {}
-    _optimizer(out, read)
-    _scheduler(out, read, None if epochs else updates)
+    if workers := options.find("training.num_workers"):
+        out.values["data"]["workers"] = workers
+    _optimizer(out, options)
+    _scheduler(out, options, None if epochs else updates)
 
 
-def _optimizer(out: Converted, read: Read) -> None:
-    kind, params = read.find("optimizer.type", "adam_w"), read.find("optimizer.params", {})
+def _optimizer(out: Converted, options: Options) -> None:
+    kind, params = options.find("optimizer.type", "adam_w"), options.find("optimizer.params", {})
     if kind not in ("adam_w", "adamw", "AdamW"):
         out.left["optimizer.type"] = f"{kind!r}: adamw is taken; `msd components optimizers` lists ours"
-    found = {
-        ours: params[theirs]
-        for ours, theirs in (("lr", "lr"), ("eps", "eps"), ("weight_decay", "weight_decay"))
-        if theirs in params
-    }
+    values = {key: float(params[key]) for key in ("lr", "eps", "weight_decay") if key in params}
     if betas := params.get("betas"):
-        found |= {"beta1": betas[0], "beta2": betas[1]}
-    out.values["optimizer"] = {"type": "adamw", **{key: float(value) for key, value in found.items()}}
+        values |= {"beta1": float(betas[0]), "beta2": float(betas[1])}
+    out.values["optimizer"] = {"type": "adamw", **values}
 
 
-def _scheduler(out: Converted, read: Read, updates: int | None) -> None:
-    kind, params = read.find("scheduler.type"), read.find("scheduler.params", {})
-    ours = {"warmup_linear": "warmup_linear", "warmup_cosine": "warmup_cosine"}.get(str(kind))
-    if not read.find("training.lr_scheduler", False) or kind is None:
-        ours, params = None, {}
-    elif ours is None:
-        out.left["scheduler.type"] = f"{kind!r}: the learning rate stays as it is; `msd components schedulers` lists ours"
-    warmup, steps = params.get("num_warmup_steps", 0), params.get("num_training_steps", updates)
-    out.values["scheduler"] = {"type": ours, "warmup": warmup} if ours else "constant"
-    if ours and isinstance(steps, int) and updates and steps != updates:
+def _scheduler(out: Converted, options: Options, updates: int | None) -> None:
+    kind, params = options.find("scheduler.type"), options.find("scheduler.params", {})
+    is_used = options.find("training.lr_scheduler", False) and kind is not None
+    if not is_used or kind not in ("warmup_linear", "warmup_cosine"):
+        if is_used:
+            out.left["scheduler.type"] = f"{kind!r}: the learning rate stays as it is; `msd components schedulers` lists ours"
+        out.values["scheduler"] = "constant"
+        return
+    steps = params.get("num_training_steps", updates)
+    out.values["scheduler"] = {"type": kind, "warmup": params.get("num_warmup_steps", 0)}
+    if isinstance(steps, int) and updates and steps != updates:
         out.left["scheduler.params.num_training_steps"] = f"{steps}: ours falls to 0 at the last update, {updates}"

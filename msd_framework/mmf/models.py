@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -93,18 +92,19 @@ def family_of(tensors: Tensors, config: Mapping[str, Any], name: str | None = No
     Raises:
         ConfigError: if it is none of those that can be converted.
     """
-    written = config.get("model") or (next(iter(config["model_config"])) if len(config.get("model_config") or ()) == 1 else "")
-    found = str(name or written or next((known for known, f in FAMILIES.items() if any(f.mark in n for n in tensors)), ""))
-    if found not in FAMILIES:
-        told = f"is MMF's {found!r}" if found else "cannot be told by the tensors' names"
-        hint = did_you_mean(found, FAMILIES)
-        raise ConfigError(Problem("model", f"{told}, which none of ours is; wanted {', '.join(FAMILIES)}, or keep=true.{hint}"))
-    if tensors and not any(FAMILIES[found].mark in n for n in tensors):
-        others = [known for known, f in FAMILIES.items() if any(f.mark in n for n in tensors)]
-        hint = f" They look like {others[0]}." if others else ""
-        text = f"the tensors are not of a {found}: none has {FAMILIES[found].mark!r} in its name.{hint}"
+    configured = list(config.get("model_config") or ())
+    written = config.get("model") or (configured[0] if len(configured) == 1 else "")
+    by_tensors = [known for known, family in FAMILIES.items() if any(family.mark in tensor for tensor in tensors)]
+    chosen = str(name or written or next(iter(by_tensors), ""))
+    if chosen not in FAMILIES:
+        model = f"is MMF's {chosen!r}" if chosen else "cannot be told by the tensors' names"
+        hint = did_you_mean(chosen, FAMILIES)
+        raise ConfigError(Problem("model", f"{model}, which none of ours is; wanted {', '.join(FAMILIES)}, or keep=true.{hint}"))
+    if tensors and chosen not in by_tensors:
+        hint = f" They look like {by_tensors[0]}." if by_tensors else ""
+        text = f"the tensors are not of a {chosen}: none has {FAMILIES[chosen].mark!r} in its name.{hint}"
         raise ConfigError(Problem("model", text))
-    return found
+    return chosen
 
 
 def options_of_model(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -114,11 +114,11 @@ def options_of_model(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def other_options(name: str, own: Mapping[str, Any]) -> dict[str, str]:
     """Options with which MMF's model computes something else than ours, by their keys, and what ours computes."""
-    only = FAMILIES[name].only
-    wrong = {key: (own[key], wanted) for key, wanted in only.items() if own.get(key, wanted) != wanted}
-    return {
-        f"model_config.{name}.{key}": f"{has!r}, and ours computes with {wanted!r} only" for key, (has, wanted) in wrong.items()
-    }
+    other = {}
+    for key, wanted in FAMILIES[name].only.items():
+        if own.get(key, wanted) != wanted:
+            other[f"model_config.{name}.{key}"] = f"{own[key]!r}, and ours computes with {wanted!r} only"
+    return other
 
 
 def left_sizes(name: str, own: Mapping[str, Any]) -> dict[str, str]:
@@ -127,25 +127,29 @@ def left_sizes(name: str, own: Mapping[str, Any]) -> dict[str, str]:
     if name != "visual_bert" or bert is None:
         return {}
     usual = visual_bert_weights.VisualBertSizes().config() if "bert-base" in bert else {}
-    keys = [key for key in visual_bert_weights.THEIR_SIZES.values() if key != "visual_embedding_dim" and key in own]
     why = f"model.pretrained is {bert}, which has sizes of its own; without bert_model_name, this one is taken"
-    return {f"model_config.{name}.{key}": f"{own[key]!r}: {why}" for key in keys if own[key] != usual.get(key)}
+    left = {}
+    for key in visual_bert_weights.THEIR_SIZES.values():
+        if key in own and key != "visual_embedding_dim" and own[key] != usual.get(key):
+            left[f"model_config.{name}.{key}"] = f"{own[key]!r}: {why}"
+    return left
 
 
 def _perceptron(tensors: Tensors, config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The options of one of MMF's perceptrons, by its tensors; they do not tell its dropout and what bends its layers."""
-    prefix, dropout = f"{name}.", _begun_perceptron(config.get(name))["dropout"]
-    layers = sorted({int(m.group(1)) for n in tensors if (m := re.match(re.escape(prefix) + r"layers\.(\d+)\.", n))})
-    if not layers:
-        raise DataError(f"there is no {prefix}layers among the tensors, so the classifier is missing.")
-    normed = any(n.startswith(prefix) and n.endswith("running_mean") for n in tensors)
-    linear = sum(tensors[f"{prefix}layers.{i}.weight"].ndim == 2 for i in layers if f"{prefix}layers.{i}.weight" in tensors)
-    sizes = {"hidden_size": tensors[f"{prefix}layers.0.weight"].shape[0]} if linear > 1 else {}
-    return {"num_layers": linear - 1, "batch_norm": normed, "dropout": dropout, **sizes}
+    """The options of one of MMF's perceptrons, by its tensors, which do not tell its dropout."""
+    own = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.layers.")}
+    if not own:
+        raise DataError(f"there is no {name}.layers among the tensors, so the classifier is missing.")
+    normed = any(n.endswith("running_mean") for n in own)
+    linear = sum(n.endswith(".weight") and t.ndim == 2 for n, t in own.items())
+    sizes = {"hidden_size": own["layers.0.weight"].shape[0]} if linear > 1 else {}
+    return {"num_layers": linear - 1, "batch_norm": normed, "dropout": _begun_perceptron(config.get(name))["dropout"], **sizes}
 
 
 def _last(tensors: Tensors, prefix: str) -> str:
-    return f"{prefix}layers.{max(int(n.removeprefix(prefix).split('.')[1]) for n in tensors if n.startswith(prefix))}."
+    """How the names of a perceptron's last layer begin."""
+    numbers = [int(name.removeprefix(prefix).split(".")[1]) for name in tensors if name.startswith(prefix)]
+    return f"{prefix}layers.{max(numbers)}."
 
 
 def _heads(config: Mapping[str, Any], key: str, width: int, usual: int) -> int:
@@ -153,9 +157,8 @@ def _heads(config: Mapping[str, Any], key: str, width: int, usual: int) -> int:
     if key in config:
         return int(config[key])
     if width % usual:
-        raise ConfigError(
-            Problem(f"options.{key}", f"must be given: {width} features are no multiple of {usual}, and no file tells.")
-        )
+        text = f"must be given: {width} features are no multiple of {usual}, and no file tells."
+        raise ConfigError(Problem(f"options.{key}", text))
     return width // usual
 
 
@@ -197,10 +200,10 @@ def _bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
 def _resnet(tensors: Tensors, prefix: str) -> dict[str, Any]:
     """The ResNet that stands under a prefix; its sixth part is the third stage."""
     own = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
-    if any(name.startswith(f"{prefix.removesuffix('model.')}lc.") for name in tensors) or not own:
-        raise DataError(
-            "its images are a detector's features with a layer of MMF's own before them, which ours has not; keep=true keeps it."
-        )
+    before = f"{prefix.removesuffix('model.')}lc."
+    if not own or any(name.startswith(before) for name in tensors):
+        text = "its images are a detector's features with a layer of MMF's own before them, which ours has not"
+        raise DataError(f"{text}; keep=true keeps it.")
     depth = DEPTHS.get((any(".conv3." in n for n in own), count(own, "6.")))
     if depth is None:
         raise DataError(f"its image encoder is none of {', '.join(DEPTHS.values())}; keep=true keeps MMF's own model.")
@@ -226,9 +229,10 @@ def _trained_visual_bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[st
 
 def _begun_visual_bert(config: Mapping[str, Any]) -> dict[str, Any]:
     sizes = {ours: config[theirs] for ours, theirs in visual_bert_weights.THEIR_SIZES.items() if theirs in config}
-    kept = {"feature_size": sizes["feature_size"]} if "feature_size" in sizes and sizes["feature_size"] != 2048 else {}
-    first = {"pretrained": _bert_name(config), **kept} if _bert_name(config) else sizes
-    return {"type": "visual_bert", **first, **_dropouts(config), "visual_token_type": 0, "head": "transform"}
+    if bert := _bert_name(config):  # which has sizes of its own, but for that of the regions
+        regions = {"feature_size": sizes["feature_size"]} if sizes.get("feature_size", 2048) != 2048 else {}
+        sizes = {"pretrained": bert, **regions}
+    return {"type": "visual_bert", **sizes, **_dropouts(config), "visual_token_type": 0, "head": "transform"}
 
 
 def _head(tensors: Tensors) -> dict[str, Tensor]:
@@ -305,11 +309,13 @@ def _trained_concat_bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[st
 
 def _begun_concat_bert(config: Mapping[str, Any]) -> dict[str, Any]:
     regions = _num_features(config)
-    encoders = {
+    return {
+        "type": "concat_bert",
         "text_encoder": {"type": "bert", "name": _bert_name(config)},
         "image_encoder": _begun_resnet(config) | {"grid_size": GRIDS[regions]},
+        "num_regions": regions,
+        **_begun_perceptron(config.get("classifier")),
     }
-    return {"type": "concat_bert", **encoders, "num_regions": regions, **_begun_perceptron(config.get("classifier"))}
 
 
 def _ours(weights: WeightMap) -> Callable[[Tensors, Tensors], dict[str, Tensor]]:
@@ -323,24 +329,26 @@ def _ours_concat_bert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
 
 
 def _begun_perceptron(classifier: Any) -> dict[str, Any]:
-    params = (classifier or {}).get("params") or {}
-    for key, wanted, has in (
-        ("type", "mlp", (classifier or {}).get("type", "mlp")),
-        ("params.hidden_act", "relu", params.get("hidden_act", "relu")),
-    ):
-        if has != wanted:
-            raise ConfigError(Problem(f"classifier.{key}", f"is {has!r}, and ours computes with {wanted!r} only."))
-    usual = {"num_layers": 0, "hidden_dim": 768, "dropout": 0.5, "batch_norm": True}
-    found = {key: params.get(key, value) for key, value in usual.items()}
-    return {"hidden_size" if key == "hidden_dim" else key: value for key, value in found.items()}
+    classifier = classifier or {}
+    params = classifier.get("params") or {}
+    kind, activation = classifier.get("type", "mlp"), params.get("hidden_act", "relu")
+    if kind != "mlp":
+        raise ConfigError(Problem("classifier.type", f"is {kind!r}, and ours computes with 'mlp' only."))
+    if activation != "relu":
+        raise ConfigError(Problem("classifier.params.hidden_act", f"is {activation!r}, and ours computes with 'relu' only."))
+    return {
+        "num_layers": params.get("num_layers", 0),
+        "hidden_size": params.get("hidden_dim", 768),
+        "dropout": params.get("dropout", 0.5),
+        "batch_norm": params.get("batch_norm", True),
+    }
 
 
 def _trained_late_fusion(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
     text, image = (_perceptron(tensors, config, f"{m}_classifier") for m in ("text", "modal"))
     if text != image:
-        raise DataError(
-            f"its perceptrons differ, {text} for the text and {image} for the image, and ours have one shape; keep=true keeps it."
-        )
+        both = f"{text} for the text and {image} for the image"
+        raise DataError(f"its perceptrons differ, {both}, and ours have one shape; keep=true keeps it.")
     if _num_features(config) != 1:
         raise DataError("its image is several features side by side, and ours takes their mean; keep=true keeps MMF's own model.")
     encoders = {"image": _resnet(tensors, "base.modal.model."), "text": _bert(tensors, config)}
@@ -356,11 +364,11 @@ def _begun_late_fusion(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ours_late_fusion(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
-    found = LATE_FUSION.complete(Pretrained("its file", {}, tensors), initial)
+    ours = LATE_FUSION.complete(Pretrained("its file", {}, tensors), initial)
     for modality, theirs in (("image", "modal_classifier."), ("text", "text_classifier.")):
         names = {_last(tensors, theirs): f"classifiers.{modality}.", f"{theirs}layers.": f"projections.{modality}."}
-        found |= WeightMap(names=(names,), only=tuple(names.values())).ours(tensors)
-    return known(found, initial)
+        ours |= WeightMap(names=(names,), only=tuple(names.values())).ours(tensors)
+    return known(ours, initial)
 
 
 _NO_HEAD = {"training_head_type": "classification"}

@@ -59,7 +59,7 @@ class Teacher:
 
 
 def make_teacher(
-    found: MmfCheckpoint,
+    checkpoint: MmfCheckpoint,
     values: Mapping[str, Any],
     name: str | None = None,
     classes: str | None = None,
@@ -69,7 +69,7 @@ def make_teacher(
     """Our model with the weights of a checkpoint of MMF's.
 
     Args:
-        found: the checkpoint.
+        checkpoint: the checkpoint.
         values: a configuration of ours; its `data` says the classes, and how each modality becomes tensors.
         name: MMF's name of the model, if the checkpoint does not tell.
         classes: a file with a class a line, as MMF numbers them; or `data` for the data set's order.
@@ -80,11 +80,11 @@ def make_teacher(
         ConfigError: if the configuration does not go with the checkpoint.
         DataError: if tensors are missing, or of another model.
     """
-    family = (name or str(found.config.get("model") or "")) if keep else family_of(found.tensors, found.config, name)
-    own = _merged(options_of_model(family, found.config), options or {})
+    family = (name or str(checkpoint.config.get("model") or "")) if keep else family_of(checkpoint.tensors, checkpoint.config, name)
+    own = _merged(options_of_model(family, checkpoint.config), options or {})
     if not keep and (other := other_options(family, own)):
         raise ConfigError(*(Problem(key, f"is {text}; keep=true keeps MMF's own model.") for key, text in other.items()))
-    spec = _kept(family, own) if keep else _placed(lambda: FAMILIES[family].trained(found.tensors, own), found.source)
+    spec = _kept(family, own) if keep else _trained_spec(family, checkpoint.tensors, own, checkpoint.source)
     config = _understood({**values, "model": spec})
     before = RunFacts(replace(config, run_type="train"))
     specs = {m: s for m, s in config.data.processors.items() if m in before.student.modalities}
@@ -94,22 +94,26 @@ def make_teacher(
     _refuse_sizes(spec, facts["modalities"])
     with random_numbers_apart():
         model = MODELS.build(config.model, "model", facts)
-    unused = _load_mmf(model, found) if keep else _load(model, family, found, before.info, classes)
+    unused: tuple[str, ...] = ()
+    if keep:
+        _load_mmf(model, checkpoint)
+    else:
+        unused = _load(model, family, checkpoint, before.info, classes)
     card = make_card(model, config.model, facts, processors, specs)
     return Teacher({**values, "model": plain(config.model)}, card, model, processors, unused, before.info)
 
 
-def save_teacher(teacher: Teacher, found: MmfCheckpoint, folder: Path) -> Path:
+def save_teacher(teacher: Teacher, checkpoint: MmfCheckpoint, folder: Path) -> Path:
     """Writes the folder of a run: what its processors learned, and the one checkpoint."""
     for modality, processor in teacher.processors.items():
         place = folder / "processors" / modality
         place.mkdir(parents=True, exist_ok=True)
         processor.save(place)
-    recorded = {"source": found.source, "metric": found.monitored, "score": found.score}
-    updates = found.updates or 0
-    state = {"update": updates, "best": found.score, "converted_from_mmf": recorded}
-    checkpoint = Checkpoint(dict(teacher.model.state_dict()), state=state, card=dict(teacher.card))
-    return CheckpointFolder(folder / "checkpoints").save(checkpoint, updates, best=True)
+    recorded = {"source": checkpoint.source, "metric": checkpoint.monitored, "score": checkpoint.score}
+    updates = checkpoint.updates or 0
+    state = {"update": updates, "best": checkpoint.score, "converted_from_mmf": recorded}
+    converted = Checkpoint(dict(teacher.model.state_dict()), state=state, card=dict(teacher.card))
+    return CheckpointFolder(folder / "checkpoints").save(converted, updates, best=True)
 
 
 def _understood(values: Mapping[str, Any]) -> RunConfig:
@@ -121,18 +125,17 @@ def _understood(values: Mapping[str, Any]) -> RunConfig:
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Options over others, key by key."""
-    both = {
-        key: _merged(under[key], value)
-        for key, value in over.items()
-        if isinstance(value, dict) and isinstance(under.get(key), dict)
-    }
-    return {**under, **over, **both}
+    merged = {**under, **over}
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(under.get(key), dict):
+            merged[key] = _merged(under[key], value)
+    return merged
 
 
-def _placed(make: Any, source: str) -> dict[str, Any]:
-    """What is made of a checkpoint; what is wrong with it is said of its file."""
+def _trained_spec(family: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Our model's part of a YAML; errors name the file of the checkpoint."""
     try:
-        return dict(make())
+        return FAMILIES[family].trained(tensors, own)
     except (ConfigError, DataError) as error:
         raise type(error)(f"{source}: {error}") from error
     except (KeyError, ValueError) as error:
@@ -170,39 +173,45 @@ def _refuse_sizes(spec: Mapping[str, Any], modalities: Mapping[str, Mapping[str,
     """Processors that make other tensors than the weights are for."""
     encoder = spec.get("text_encoder") or (spec.get("encoders") or {}).get("text") or {}
     words = spec.get("vocab_size") or (encoder.get("config") or {}).get("vocab_size")
-    has = {"text": ("vocab_size", words, "words"), "image": ("feature_size", spec.get("feature_size"), "features a region")}
-    for modality, (fact, size, of) in has.items():
-        made = modalities.get(modality, {}).get(fact)
-        fits = made is None or size is None or (made <= size if fact == "vocab_size" else made == size)
-        if not fits:
-            text = f"makes {made} {of}, and the checkpoint has weights for {size}. Give the one that it was trained with."
-            raise ConfigError(Problem(f"data.processors.{modality}", text))
+    width = spec.get("feature_size")
+    made_words = modalities.get("text", {}).get("vocab_size")
+    made_width = modalities.get("image", {}).get("feature_size")
+    if words is not None and made_words is not None and made_words > words:
+        _refuse_processor("text", f"{made_words} words", words)
+    if width is not None and made_width is not None and made_width != width:
+        _refuse_processor("image", f"{made_width} features a region", width)
 
 
-def _load(model: MultimodalModel, family: str, found: MmfCheckpoint, info: DatasetInfo, classes: str | None) -> tuple[str, ...]:
+def _refuse_processor(modality: str, made: str, size: int) -> None:
+    text = f"makes {made}, and the checkpoint has weights for {size}. Give the one that it was trained with."
+    raise ConfigError(Problem(f"data.processors.{modality}", text))
+
+
+def _load(
+    model: MultimodalModel, family: str, checkpoint: MmfCheckpoint, info: DatasetInfo, classes: str | None
+) -> tuple[str, ...]:
     """Gives a model of ours its weights; the names of what is left over."""
     try:
-        ours = FAMILIES[family].ours(found.tensors, model.state_dict())
+        ours = FAMILIES[family].ours(checkpoint.tensors, model.state_dict())
         used = {id(t) for t in ours.values()}
-        heads = FAMILIES[family].classifiers(found.tensors)
+        heads = FAMILIES[family].classifiers(checkpoint.tensors)
         if not any(n.startswith(heads) for n in ours):
-            raise DataError(f"{found.source}: there is no classifier in it, so it cannot teach; it was made for pretraining.")
-        ours = _with_classes(ours, heads, info, classes, found.source)
-        load_exactly(model, ours, found.source)
+            raise DataError(f"{checkpoint.source}: there is no classifier in it, so it cannot teach; it was made for pretraining.")
+        ours = _with_classes(ours, heads, info, classes, checkpoint.source)
+        load_exactly(model, ours, checkpoint.source)
     except (ConfigError, DataError):
         raise
     except ValueError as error:
-        raise DataError(f"{found.source}: {error}.") from error
-    return tuple(sorted(n for n, t in found.tensors.items() if id(t) not in used))
+        raise DataError(f"{checkpoint.source}: {error}.") from error
+    return tuple(sorted(n for n, t in checkpoint.tensors.items() if id(t) not in used))
 
 
-def _load_mmf(model: MultimodalModel, found: MmfCheckpoint) -> tuple[str, ...]:
+def _load_mmf(model: MultimodalModel, checkpoint: MmfCheckpoint) -> None:
     assert isinstance(model, MmfModel)
     try:
-        load_tensors(model.model, found.tensors, found.source)
+        load_tensors(model.model, checkpoint.tensors, checkpoint.source)
     except ValueError as error:
         raise DataError(f"{error}.") from error
-    return ()
 
 
 def _with_classes(
@@ -240,6 +249,6 @@ def _rows(file: Path, num: int, wanted: Sequence[str]) -> list[int]:
         raise ConfigError(Problem("classes", f"{file} names {len(names)} classes and the checkpoint has {num}."))
     lacking = [name for name in wanted if name.casefold() not in names]
     if lacking or not wanted:
-        told = f"lacks {', '.join(lacking[:5])}" if wanted else "cannot be compared: the data set does not name its classes here"
-        raise ConfigError(Problem("classes", f"{file} {told}; the data set has {len(wanted)} classes."))
+        wrong = f"lacks {', '.join(lacking[:5])}" if wanted else "cannot be compared: the data set does not name its classes here"
+        raise ConfigError(Problem("classes", f"{file} {wrong}; the data set has {len(wanted)} classes."))
     return [names.index(name.casefold()) for name in wanted]
