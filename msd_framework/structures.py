@@ -1,6 +1,9 @@
 """What flows through the framework: a batch in, a model's output out, a loss at the end.
 
-One legend of shapes for the whole library: B examples, V views, M modalities, L positions, D features, C classes.
+One legend of shapes for the whole library: B examples, N targets, V views, M modalities, L positions, D features, C classes.
+
+A **target** is one thing that is predicted: the label of an example, or one token of its answer. A classifier has one target an
+example, N = B. Where examples have several, `Batch.example_of` says whose each is, and logits are [N, C] or [V, N, C].
 """
 
 from __future__ import annotations
@@ -12,12 +15,16 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor
 
+from msd_framework.errors import ConfigError
 from msd_framework.views import visible_modalities
 
 T = TypeVar("T")
 
 Task: TypeAlias = Literal["single_label", "multi_label", "soft_target"]
-"""How targets are read: a class [B], a set of labels [B, C] of 0 and 1, or a score a class [B, C] in [0, 1]."""
+"""How targets are read: a class [N], a set of labels [N, C] of 0 and 1, or a score a class [N, C] in [0, 1]."""
+
+IGNORED = -100
+"""The class of a target that nobody knows; where examples have several targets, of padding, which is no target."""
 
 Outcomes: TypeAlias = Literal["softmax", "bernoulli"]
 """How logits become probabilities: of C classes that exclude each other, or of yes or no for each class by itself."""
@@ -103,11 +110,11 @@ Inputs: TypeAlias = Mapping[str, ModalityInputs]
 
 @dataclass(frozen=True)
 class Batch:
-    """B examples.
+    """B examples, and the N targets that are predicted of them.
 
     Args:
         inputs: each modality by name.
-        targets: int64 [B], or float [B, C] for several labels or soft targets.
+        targets: int64 [N], or float [N, C] for several labels or soft targets.
         ids: B strings, stable over epochs and runs.
         places: where they stand in their split, where that matters.
         num_labelled: where examples may lack a label, how many have one; in training, their mean over the parts of an update. A
@@ -117,6 +124,7 @@ class Batch:
         teacher_inputs: the modalities that a teacher sees as other tensors than the student; empty where both see the same. None
             stands for tensors that nobody made, as the teacher's answers are cached.
         teacher_having: `having` of those modalities, as the teacher sees them.
+        example_of: int64 [N], the example that each target belongs to, where examples have several; None where N = B.
     """
 
     inputs: Inputs
@@ -127,14 +135,45 @@ class Batch:
     having: Mapping[str, Tensor] = field(default_factory=dict)
     teacher_inputs: Mapping[str, ModalityInputs | None] = field(default_factory=dict)
     teacher_having: Mapping[str, Tensor] = field(default_factory=dict)
+    example_of: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def labelled(self) -> Tensor:
-        """Which examples have a label, bool [B]."""
+        """Which targets are known, bool [N]."""
         return has_label(self.targets)
+
+    @property
+    def is_target(self) -> Tensor | None:
+        """Which of N targets are no padding, bool [N]; None of a classifier, whose unlabelled examples are distilled too."""
+        return None if self.example_of is None else self.labelled
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of examples, [.., B], as those of their targets, [.., N]."""
+        return values if self.example_of is None else values.index_select(-1, self.example_of)
+
+    def mean_of_targets(self, values: Tensor) -> Tensor:
+        """Values of targets, [.., N], averaged over those of each example, [.., B]; padding does not count.
+
+        >>> answers = Batch({}, torch.tensor([5, 7, -100, 2]), ("a", "b"), example_of=torch.tensor([0, 0, 0, 1]))
+        >>> answers.mean_of_targets(torch.tensor([1.0, 3.0, 9.0, 4.0]))
+        tensor([2., 4.])
+        """
+        share = self.target_share(values.dtype)
+        if self.example_of is None or share is None:
+            return values
+        weighted = torch.where(share > 0, values, 0.0) * share
+        return values.new_zeros(*values.shape[:-1], len(self)).index_add(-1, self.example_of, weighted)
+
+    def target_share(self, dtype: torch.dtype) -> Tensor | None:
+        """How much each target counts in the mean of its example, float [N], 0 of padding; None of a classifier."""
+        if self.example_of is None:
+            return None
+        counted = self.labelled.to(dtype)
+        num_targets = counted.new_zeros(len(self)).index_add(0, self.example_of, counted)  # [B]
+        return counted / self.spread(num_targets).clamp(min=1)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -213,7 +252,7 @@ class ModelOutput:
     """What a model says of a batch.
 
     Args:
-        logits: float [B, C], or [V, B, C] for several views.
+        logits: float [N, C], or [V, N, C] for several views.
         features: named intermediates ``<modality or fused>.<layer>.<kind>``, only those that were asked for.
     """
 
@@ -236,14 +275,37 @@ class StepOutput:
     output: ModelOutput
 
 
+def check_logits(logits: Tensor, batch: Batch, name: str) -> Tensor:
+    """The logits of several views of a batch, once they have a row for each target.
+
+    Args:
+        logits: [V, N, C].
+        batch: the examples, and their N targets.
+        name: the model's, for the sentence.
+
+    Raises:
+        ConfigError: if they are of another shape, such as [V, B, T, C] with a row for each position of a text: what comes after
+            would take a mean over positions that are no target, or broadcast where T = B.
+    """
+    num_targets = len(batch.targets)
+    if logits.ndim == 3 and logits.shape[1] == num_targets:
+        return logits
+    got, wanted = list(logits.shape[1:]), f"[{num_targets}, C]"
+    raise ConfigError(
+        f"{name} gives logits {got} for {len(batch)} examples with {num_targets} targets, wanted {wanted}: [B, C] of a classifier, "
+        f"or [N, C], a row for each target, with Batch.example_of for whose it is. A model that writes text gives the rows before "
+        f"the tokens of its answers alone."
+    )
+
+
 def has_label(targets: Tensor) -> Tensor:
-    """Which of B examples have a label, bool [B]: not those whose targets are all -100, nor those with a score that is NaN.
+    """Which of N targets are known, bool [N]: not those that are all -100, nor those with a score that is NaN.
 
     >>> has_label(torch.tensor([3, -100])), has_label(torch.tensor([[0.0, 1.0], [torch.nan, torch.nan]]))
     (tensor([ True, False]), tensor([ True, False]))
     """
     rows = targets.flatten(1) if targets.ndim > 1 else targets[:, None]
-    return ~rows.isnan().any(1) if rows.is_floating_point() else (rows != -100).any(1)
+    return ~rows.isnan().any(1) if rows.is_floating_point() else (rows != IGNORED).any(1)
 
 
 def outcomes_of(task: Task, trained: Outcomes | None = None) -> Outcomes:

@@ -114,7 +114,7 @@ class Run:
 
         views = [v for v in self.config.evaluation.views if v == FULL or shows(v, teacher.modalities)]
         batches = (batch.teacher_side for batch in batches)
-        return predict(ask, batches, views, self.world, self.precision.precision, teacher.modalities)
+        return predict(ask, batches, views, self.world, self.precision.precision, teacher.modalities, teacher.name)
 
 
 def build(config: RunConfig, world: World, splits: Splits | None = None) -> Run:
@@ -163,7 +163,8 @@ def student_predictions(
 
     model.eval()
     maskers.student.eval()
-    return predict(ask, batches, data.config.evaluation.views, data.world, precision.precision, model.modalities)
+    views, name = data.config.evaluation.views, type(model).__name__
+    return predict(ask, batches, views, data.world, precision.precision, model.modalities, name)
 
 
 def waits_before_training(config: RunConfig, maskers: Maskers, objective: Objective) -> bool:

@@ -17,24 +17,24 @@ from msd_framework.engine.precision import FP32, Precision
 from msd_framework.engine.random_state import random_state, restore_random_state, seed_everything
 from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.base import CountedMetric, Metric
-from msd_framework.structures import Batch, has_label
+from msd_framework.structures import Batch, check_logits, has_label
 from msd_framework.views import FULL
 
 Ask = Callable[[Batch, Sequence[str]], Tensor]
-"""Logits [V, B, C] of some views of a batch: a student's, or a teacher's."""
+"""Logits [V, N, C] of some views of a batch: a student's, or a teacher's."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted for N examples, of a batch or of a split, each example once.
+    """What was predicted for N targets, of a batch or of a split, each target once.
 
     Args:
-        places: where they stand in the split, int64 [N].
+        places: where the example of each target stands in the split, int64 [N].
         targets: int64 [N] or float [N, C]; -100 or NaN where a blind test has none.
         logits: float32 [N, C] by view.
-        shown: of each view that shows nothing of some example, those of which it shows something, bool [N].
+        shown: of each view that shows nothing of some example, the targets of the others, bool [N].
     """
 
     places: Tensor
@@ -44,33 +44,35 @@ class Predictions:
 
     @property
     def labelled(self) -> Tensor:
-        """Which examples have a target, bool [N]."""
+        """Which targets are known, bool [N]."""
         return has_label(self.targets)
 
     def at(self, rows: Tensor) -> Predictions:
         """Those of some rows, bool [N] or int64."""
-        logits, shown = ({view: x[rows] for view, x in by_view.items()} for by_view in (self.logits, self.shown))
+        logits = {view: x[rows] for view, x in self.logits.items()}
+        shown = {view: x[rows] for view, x in self.shown.items()}
         return Predictions(self.places[rows], self.targets[rows], logits, shown)
 
     def of(self, view: str) -> tuple[Tensor, Tensor]:
-        """Logits [n, C] and targets [n] or [n, C] on a view, of the examples of which it shows something."""
+        """Logits [n, C] and targets [n] or [n, C] on a view, those of examples of which it shows something."""
         rows = self.shown.get(view)
         return (self.logits[view], self.targets) if rows is None else (self.logits[view][rows], self.targets[rows])
 
 
 @dataclass(frozen=True)
 class PredictedBatches:
-    """Predictions of this process's share of a split: made a batch at a time, as they are gone through, and kept nowhere.
+    """Predictions of this process's share of a split: computed a batch at a time, as a loop goes through them, and kept nowhere.
 
-    Random maskers draw from a stream of their own, so that what is measured does not depend on when it is.
+    Random maskers draw from a stream of their own, so that what is measured does not depend on when it is. Padding is left out.
 
     Args:
-        ask: who predicts.
+        ask: the model.
         batches: this process's share of the split.
         views: names of V views.
         world: this process among all.
         precision: what they are computed in; the logits are float32 in any.
-        modalities: what whoever predicts takes; without it, each view counts as showing something of each example.
+        modalities: what the model takes; without it, each view counts as showing something of each example.
+        name: the model's, for sentences.
     """
 
     ask: Ask
@@ -79,28 +81,35 @@ class PredictedBatches:
     world: World
     precision: Precision = FP32
     modalities: Sequence[str] = ()
+    name: str = "the model"
 
     def __iter__(self) -> Iterator[Predictions]:
-        """The predictions of each batch, which have left the device.
+        """The predictions of each batch, on the CPU.
 
         Raises:
+            ConfigError: if the logits have not a row for each target.
             TrainingError: if one is not finite.
         """
         stream, device = _RandomStream(self.world.device), self.world.device
         seen = 0
         for batch in self.batches:
             with torch.no_grad(), stream.drawn_from(), self.precision.active(device):
-                logits = self.ask(batch.to(device), self.views).float().cpu()  # [V, B, C]
+                logits = check_logits(self.ask(batch.to(device), self.views), batch, self.name).float().cpu()  # [V, N, C]
             if not logits.isfinite().all():
                 raise TrainingError(
                     "the model predicts values that are not finite: training went wrong. Lower optimizer.lr, or set "
                     "training.clip_norm."
                 )
-            places = torch.tensor(batch.places or range(seen, seen + len(batch)))
+            places = batch.spread(torch.tensor(batch.places or range(seen, seen + len(batch))))
             seen += len(batch)
-            seen_of = {v: batch.shown(v, self.modalities) for v in self.views if v != FULL} if self.modalities else {}
-            shown = {view: rows.cpu() for view, rows in seen_of.items() if rows is not None}
-            yield Predictions(places, batch.targets.cpu(), dict(zip(self.views, logits)), shown)
+            found = Predictions(places, batch.targets.cpu(), dict(zip(self.views, logits)), self._shown(batch))
+            yield found if batch.is_target is None else found.at(batch.is_target)
+
+    def _shown(self, batch: Batch) -> dict[str, Tensor]:
+        if not self.modalities:
+            return {}
+        rows = {view: batch.shown(view, self.modalities) for view in self.views if view != FULL}
+        return {view: batch.spread(examples).cpu() for view, examples in rows.items() if examples is not None}
 
     def together(self) -> Predictions:
         """Predictions of all examples on each process, in the split's order: for splits that fit into memory.
@@ -118,18 +127,10 @@ def predict(
     world: World,
     precision: Precision = FP32,
     modalities: Sequence[str] = (),
+    name: str = "the model",
 ) -> PredictedBatches:
-    """Predictions of a split, to be gone through by `measure` or a loop; nothing is asked before.
-
-    Args:
-        ask: who predicts.
-        batches: this process's share of the split.
-        views: names of V views.
-        world: this process among all.
-        precision: what they are computed in.
-        modalities: what whoever predicts takes, where examples may lack some.
-    """
-    return PredictedBatches(ask, batches, views, world, precision, modalities)
+    """Predictions of a split for `measure` or a loop, as `PredictedBatches` says; nothing is computed before."""
+    return PredictedBatches(ask, batches, views, world, precision, modalities, name)
 
 
 def measure(found: PredictedBatches | Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:
@@ -148,9 +149,9 @@ def measure(found: PredictedBatches | Predictions, metrics: Mapping[str, Metric]
 
 
 class Measures:
-    """The metrics of a split, of which each process sees a share, a batch at a time.
+    """The metrics of a split, of which each process sees a share, a batch at a time; over its known targets.
 
-    Counts are added up; the logits of labelled examples are kept only where a metric needs all of them at once, as a ranking does.
+    Counts are added up; logits are kept only where a metric needs all of them at once, as a ranking does.
     A view other than the full one is measured on the examples of which it shows something; of none, a metric is NaN.
 
     Args:
@@ -158,19 +159,20 @@ class Measures:
 
     Attributes:
         num_examples: examples that this process has seen.
-        num_labelled: those of them with a label.
+        num_labelled: targets that are known, those of all examples together.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):
         self.metrics = metrics
         self.num_examples = self.num_labelled = 0
-        self._counts: dict[tuple[str, str], Tensor | None] = {}  # None of a view that has shown nothing yet
+        # by view and metric; None of a view that has shown nothing yet
+        self._counts: dict[tuple[str, str], Tensor | None] = {}
         self._kept: list[Predictions] = []
 
     def add(self, found: Predictions) -> None:
         """Counts a batch in."""
         known = found.labelled
-        self.num_examples += len(known)
+        self.num_examples += len(found.places.unique())
         self.num_labelled += int(known.sum())
         if not known.any():
             return
@@ -179,13 +181,13 @@ class Measures:
             logits, targets = found.of(view)
             for name, metric in self.metrics.items():
                 if isinstance(metric, CountedMetric):
-                    counts, key = metric.count(logits, targets) if len(targets) else None, (view, name)
-                    self._counts[key] = _added(self._counts.get(key), counts)
+                    counts = metric.count(logits, targets) if len(targets) else None
+                    self._counts[view, name] = _added(self._counts.get((view, name)), counts)
         if not all(isinstance(metric, CountedMetric) for metric in self.metrics.values()):
             self._kept.append(found)
 
     def seen(self, world: World) -> tuple[int, int]:
-        """How many examples all processes have seen, and how many of them have a label.
+        """How many examples all processes have seen, and how many of their targets are known.
 
         Raises:
             DataError: if there was none.
@@ -196,7 +198,7 @@ class Measures:
         return examples, labelled
 
     def values(self, world: World) -> dict[str, float]:
-        """The metrics of the labelled examples that all processes have seen, the same ones on each of them."""
+        """The metrics over what all processes have seen, the same ones on each of them."""
         totals: dict[tuple[str, str], Tensor | None] = {}
         for counts in world.gather(self._counts):
             for key, count in counts.items():
@@ -219,16 +221,15 @@ class Measures:
 
 def _added(total: Tensor | None, count: Tensor | None) -> Tensor | None:
     """A sum of what may not be there."""
-    return count if total is None else total if count is None else total + count
+    if total is None or count is None:
+        return count if total is None else total
+    return total + count
 
 
 def in_step(batches: Iterable[Batch]) -> tuple[Iterator[Batch], Iterator[Batch]]:
     """The same batches twice: the second iterator is always at the batch that the first one was last at.
 
     `itertools.tee` would hold on to 57 of them.
-
-    Args:
-        batches: gone through once.
     """
     last: list[Batch] = []
 
@@ -245,10 +246,10 @@ def in_step(batches: Iterable[Batch]) -> tuple[Iterator[Batch], Iterator[Batch]]
 
 
 def in_order(batches: Iterable[Sequence[tuple[int, T]]], world: World) -> Iterator[T]:
-    """What all processes make of their shares of a split, in its order, on each of them; none holds more than a few batches.
+    """The results of all processes for their shares of a split, in its order, on each process; none holds more than a few batches.
 
     Args:
-        batches: of each batch of this process's share, the place of each example and what was made of it. Places only rise.
+        batches: of each batch of this process's share, the place of each target's example and its result. Places only rise.
         world: this process among all; every one must go through to the end.
     """
     mine = iter(batches)
@@ -257,9 +258,10 @@ def in_order(batches: Iterable[Sequence[tuple[int, T]]], world: World) -> Iterat
     while True:
         shares = world.gather(next(mine, None))
         for share in shares:
-            for place, made in share or ():
-                arrived += 1  # two of one place are not compared by what was made of them
-                heappush(waiting, (place, arrived, made))
+            for place, result in share or ():
+                # the heap compares results of one place by when they arrived, never themselves
+                arrived += 1
+                heappush(waiting, (place, arrived, result))
         # every process that is not done goes on behind the last place that it has sent
         reached = min((share[-1][0] for share in shares if share), default=math.inf)
         while waiting and waiting[0][0] <= reached:
@@ -296,14 +298,15 @@ def _gathered(mine: Sequence[Predictions], world: World) -> Predictions:
     if not shares:
         raise DataError("the split has no example to evaluate.")
     whole = _joined(shares)
-    return whole.at(whole.places.argsort())
+    return whole.at(whole.places.argsort(stable=True))
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:
     shown = {}
-    for view in dict.fromkeys(view for part in parts for view in part.shown):
-        everyone = [torch.ones_like(part.places, dtype=torch.bool) for part in parts]
-        shown[view] = torch.cat([part.shown.get(view, rows) for part, rows in zip(parts, everyone)])
+    for view in parts[0].logits:
+        if any(view in part.shown for part in parts):
+            everyone = [torch.ones_like(part.places, dtype=torch.bool) for part in parts]
+            shown[view] = torch.cat([part.shown.get(view, rows) for part, rows in zip(parts, everyone)])
     return Predictions(
         torch.cat([part.places for part in parts]),
         torch.cat([part.targets for part in parts]),

@@ -26,7 +26,7 @@ class PredictionTable:
 
     A row has the id, what the data set keeps with the example, the label, and for each view the predicted class and a column of
     probabilities a class. Of more than `MOST_COLUMNS` classes, the most probable one and its probability; of scores, those that are
-    not 0. Cells of a view that shows nothing of an example are empty.
+    not 0. Cells of a view that shows nothing of an example are empty. Where an example has several targets, each has a row.
 
     Args:
         dataset: the split.
@@ -43,22 +43,33 @@ class PredictionTable:
     @property
     def header(self) -> list[str]:
         """The columns' names; those of views other than the full one have the view's name in front."""
-        shown = (PREDICTION, "probability") if self.is_wide else (PREDICTION, *self.names)
-        return ["id", *self.facts, "label", *(name if v == FULL else f"{v}/{name}" for v in self.views for name in shown)]
+        columns = ["id", *self.facts, "label"]
+        of_view = (PREDICTION, "probability") if self.is_wide else (PREDICTION, *self.names)
+        for view in self.views:
+            columns += [name if view == FULL else f"{view}/{name}" for name in of_view]
+        return columns
 
     def rows(self, found: Predictions) -> list[list[Any]]:
-        """A row for each of some examples."""
-        of_views = [self._of_view(found.logits[view], found.shown.get(view)) for view in self.views]
+        """A row for each of some predictions.
+
+        Raises:
+            ValueError: if their logits are not a row for each target, with C classes.
+        """
+        cells = [self._cells_of_view(found, view) for view in self.views]
         rows = []
         for i, (place, target, known) in enumerate(zip(found.places.tolist(), found.targets.tolist(), found.labelled.tolist())):
             example = self.dataset[place]
-            predicted = [cell for cells in of_views for cell in cells[i]]
-            label = self._label(target) if known else ""
-            rows.append([example.id, *(example.facts.get(name, "") for name in self.facts), label, *predicted])
+            row = [example.id, *(example.facts.get(name, "") for name in self.facts), self._label(target) if known else ""]
+            for of_view in cells:
+                row += of_view[i]
+            rows.append(row)
         return rows
 
-    def _of_view(self, logits: Tensor, shown: Tensor | None) -> list[list[str]]:
-        """The cells of each example on a view; empty ones of those that are not shown, bool [N]."""
+    def _cells_of_view(self, found: Predictions, view: str) -> list[list[str]]:
+        logits, shown = found.logits[view], found.shown.get(view)
+        wanted = [len(found.places), self.info.num_classes]
+        if list(logits.shape) != wanted:
+            raise ValueError(f"a table of predictions takes logits {wanted}, a row for each target, got {list(logits.shape)}.")
         cells = self._cells(logits)
         if shown is None:
             return cells

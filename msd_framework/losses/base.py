@@ -1,4 +1,4 @@
-"""What is compared: a prediction with its target, or a student with its teacher. One value an example."""
+"""What is compared: a prediction with its target, or a student with its teacher. One value a target, or of features an example."""
 
 from __future__ import annotations
 
@@ -34,14 +34,11 @@ class TaskLoss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
-        """One value an example.
+        """One value a target, float [N].
 
         Args:
-            output: logits float [B, C], or [B, L, C] for a score a position.
-            targets: int64 [B] or [B, L] (-100 where nothing is scored), or float [B, C].
-
-        Returns:
-            float [B].
+            output: logits float [N, C].
+            targets: int64 [N], or float [N, C].
         """
 
 
@@ -55,18 +52,15 @@ class DistillationLoss(nn.Module, ABC):
     """The tasks that it is for."""
 
     mixes_examples: ClassVar[bool] = False
-    """Whether the value of an example depends on the others of the batch."""
+    """Whether the value of a target depends on the batch's other targets, those of the same example included."""
 
     @abstractmethod
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        """One value an example.
+        """One value a target, float [N], never of a lower precision than float32.
 
         Args:
-            student: logits float [B, C], or [B, L, C] for a score a position (averaged over L).
-            teacher: the same shapes; no gradient flows into it.
-
-        Returns:
-            float [B], never of a lower precision than float32.
+            student: logits float [N, C].
+            teacher: the same shape; no gradient flows into it.
         """
 
     @classmethod
@@ -83,15 +77,12 @@ class LabelledDistillationLoss(DistillationLoss):
 
     @abstractmethod
     def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
-        """One value an example.
+        """As of any distance.
 
         Args:
-            student: logits float [B, C], or [B, L, C] for a score a position (averaged over L).
-            teacher: the same shapes; no gradient flows into it.
-            targets: int64 [B] or [B, L]; None, and -100 in them, where nobody knows.
-
-        Returns:
-            float [B], never of a lower precision than float32.
+            student: logits float [N, C].
+            teacher: the same shape; no gradient flows into it.
+            targets: int64 [N] or float [N, C]; -100 or NaN in them, or None, where they are unknown.
         """
 
 
@@ -107,20 +98,20 @@ class FeatureLoss(nn.Module, ABC):
     same_positions: ClassVar[bool] = False
     """Whether it compares position by position; hidden states of another number of them are then averaged or repeated."""
 
+    mixes_examples: ClassVar[bool] = False
+    """Whether the value of an example depends on the batch's other examples. Targets are never compared."""
+
     def prepare(self, student: FeatureShape, teacher: FeatureShape) -> None:
         """Makes the parameters and buffers that depend on what is compared, when an objective takes the loss."""
 
     @abstractmethod
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
-        """One value an example.
+        """One value an example, float [B], never of a lower precision than float32.
 
         Args:
             student: of the trained model.
             teacher: of the same kind; no gradient flows into it.
             batch: the examples.
-
-        Returns:
-            float [B], never of a lower precision than float32.
         """
 
 
@@ -128,39 +119,40 @@ FEATURE_LOSSES: Registry[FeatureLoss] = Registry("feature loss", "feature_losses
 
 
 def compare_shown(loss: DistillationLoss, student: Tensor, teacher: Tensor, targets: Tensor, shown: Tensor | None) -> Tensor:
-    """The value of a distillation loss, float [B]; 0, and no part of the others', where an example has nothing to be compared.
+    """The value of a distillation loss, float [N]; 0, and no part of the others', of a target that is not to be compared.
 
     Args:
         loss: compares.
-        student: logits float [B, C] or [B, L, C].
-        teacher: the same shapes.
-        targets: those that `compare` takes.
-        shown: bool [B], which examples have something; all if None.
+        student: logits float [N, C].
+        teacher: the same shape.
+        targets: int64 [N], or float [N, C].
+        shown: bool [N], which targets are compared; all if None.
     """
     if shown is None:
         return compare(loss, ModelOutput(student), ModelOutput(teacher), targets)
     if loss.mixes_examples:
-        rows = shown.nonzero().squeeze(1)  # which waits for the device: no other way leaves the rest of a batch alone
+        # this waits for the device: no other way leaves the rest of a batch alone
+        rows = shown.nonzero().squeeze(1)
         found = compare(loss, ModelOutput(student[rows]), ModelOutput(teacher[rows]), targets[rows])
         return found.new_zeros(len(student)).index_copy(0, rows, found)
-    there = shown.view(-1, *[1] * (student.ndim - 1))
+    there = shown[:, None]
     found = compare(loss, ModelOutput(student.where(there, 0.0)), ModelOutput(teacher.where(there, 0.0)), targets)
     return found.where(shown, 0.0)
 
 
 def compare(loss: DistillationLoss, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None) -> Tensor:
-    """The value of a distillation loss, float [B]; the targets go to those that look at them."""
+    """The value of a distillation loss, float [N]; the targets go to those that look at them."""
     given = (targets,) if isinstance(loss, LabelledDistillationLoss) else ()
     return one_each(loss, loss(student, teacher, *given), len(student.logits))
 
 
-def one_each(loss: nn.Module, values: Tensor, num_examples: int) -> Tensor:
-    """The values of a loss, once they are one an example: a mean of them would be weighted and averaged as if it were.
+def one_each(loss: nn.Module, values: Tensor, num_targets: int) -> Tensor:
+    """The values of a loss, once they are one a target: a mean of them would be weighted and averaged as if it were.
 
     Raises:
         ValueError: if they are not, as where a class of a user's reduces them.
     """
-    if not isinstance(values, Tensor) or values.shape != (num_examples,) or not values.is_floating_point():
+    if not isinstance(values, Tensor) or values.shape != (num_targets,) or not values.is_floating_point():
         got = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"{type(loss).__name__} gives {got} for {num_examples} examples, wanted a float of each, [{num_examples}]")
+        raise ValueError(f"{type(loss).__name__} gives {got} for {num_targets} examples, wanted a float of each, [{num_targets}]")
     return values

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from msd_framework.losses.base import DISTILLATION_LOSSES, LabelledDistillationLoss
-from msd_framework.losses.distributions import by_example, kl, log_softmax
-from msd_framework.losses.task import IGNORED
+from msd_framework.losses.distributions import kl, log_softmax, logits_of
 from msd_framework.ranges import not_negative
 from msd_framework.schedules import Number, positive_scheduled
-from msd_framework.structures import ModelOutput, Task
+from msd_framework.structures import IGNORED, ModelOutput, Task
 
 
 @DISTILLATION_LOSSES.register("dkd")
@@ -53,14 +52,14 @@ class DecoupledKL(LabelledDistillationLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
         temperature = self.temperature.value
-        log_q = log_softmax(student, temperature)
-        log_p = log_softmax(teacher, temperature).detach()
+        log_q = log_softmax(logits_of(student), temperature)
+        log_p = log_softmax(logits_of(teacher).detach(), temperature)
         likeliest = log_p.argmax(-1)
         y = likeliest if targets is None else torch.where(targets == IGNORED, likeliest, targets)
 
         right_q, wrong_q = _decoupled(log_q, y)
         right_p, wrong_p = _decoupled(log_p, y)
-        return temperature**2 * by_example(self.alpha * kl(right_p, right_q) + self.beta * kl(wrong_p, wrong_q))
+        return temperature**2 * (self.alpha * kl(right_p, right_q) + self.beta * kl(wrong_p, wrong_q))
 
 
 def _decoupled(log_p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

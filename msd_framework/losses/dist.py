@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss
-from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, log_distributions, probabilities
+from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, log_distributions, probabilities
 from msd_framework.ranges import not_negative
 from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import ModelOutput, Outcomes, Task
@@ -58,14 +58,11 @@ class ClassRelations(DistillationLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         temperature = self.temperature.value
-        log_q = log_distributions(student, self.outcomes, temperature)
-        log_p = log_distributions(teacher, self.outcomes, temperature).detach()
-        q, p = probabilities(log_q, self.outcomes), probabilities(log_p, self.outcomes)  # [B, C] or [B, L, C]
-
-        inter = (_unit(p, -1) - _unit(q, -1)).square().sum(-1) / 2
-        rows_p, rows_q = p.flatten(0, -2), q.flatten(0, -2)  # [N, C]
-        intra = (_unit(rows_p, 0) - _unit(rows_q, 0)).square().mean(-1).view(inter.shape) * len(rows_p) / 2
-        return temperature**2 * by_example(self.beta * inter + self.gamma * intra)
+        log_q, log_p = log_distributions(student, teacher, self.outcomes, temperature)
+        q, p = probabilities(log_q, self.outcomes), probabilities(log_p, self.outcomes)  # [N, C]
+        inter = (_unit(p, 1) - _unit(q, 1)).square().sum(1) / 2
+        intra = (_unit(p, 0) - _unit(q, 0)).square().mean(1) * len(p) / 2
+        return temperature**2 * (self.beta * inter + self.gamma * intra)
 
 
 @DISTILLATION_LOSSES.register("bernoulli_dist")

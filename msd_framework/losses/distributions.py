@@ -17,38 +17,45 @@ BERNOULLI: frozenset[Task] = frozenset({"multi_label", "soft_target"})
 
 
 def logits_of(output: ModelOutput) -> Tensor:
-    """The logits [.., C], in float32 at least."""
+    """The logits [N, C], in float32 at least.
+
+    Raises:
+        ValueError: if they have not a row for each target, such as [B, T, C] with one for each position of a text.
+    """
+    if output.logits.ndim != 2:
+        raise ValueError(
+            f"a loss takes logits [N, C], a row for each target, got {list(output.logits.shape)}. Of a model that writes text, "
+            f"take the rows of its answers' tokens: logits[targets != -100]."
+        )
     return at_least_float32(output.logits)
 
 
-def log_softmax(output: ModelOutput, temperature: float = 1.0) -> Tensor:
+def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probabilities of the classes, [.., C]."""
-    return (logits_of(output) / temperature).log_softmax(-1)
+    return (logits / temperature).log_softmax(-1)
 
 
-def log_bernoulli(output: ModelOutput, temperature: float = 1.0) -> Tensor:
+def log_bernoulli(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probabilities of yes and of no for each label, [.., C, 2]."""
-    z = logits_of(output) / temperature
+    z = logits / temperature
     return torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], -1)
 
 
-def log_distributions(output: ModelOutput, outcomes: Outcomes, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities of all that logits tell of: of one choice, [.., 1, C], or of C answers, [.., C, 2]."""
+def log_distributions(
+    student: ModelOutput, teacher: ModelOutput, outcomes: Outcomes, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the student and, without a graph, of the teacher: [N, 1, C] of a softmax, [N, C, 2] of C answers."""
+    z, z_teacher = logits_of(student), logits_of(teacher).detach()
     if outcomes == "softmax":
-        return log_softmax(output, temperature).unsqueeze(-2)
-    return log_bernoulli(output, temperature)
+        return log_softmax(z, temperature)[:, None], log_softmax(z_teacher, temperature)[:, None]
+    return log_bernoulli(z, temperature), log_bernoulli(z_teacher, temperature)
 
 
 def probabilities(log_p: Tensor, outcomes: Outcomes) -> Tensor:
-    """The probability of each class, or of yes to each label, [.., C]; of what `log_distributions` gives."""
-    return (log_p[..., 0, :] if outcomes == "softmax" else log_p[..., 0]).exp()
+    """The probability of each class, or of yes to each label, [N, C]; of what `log_distributions` gives."""
+    return (log_p[:, 0] if outcomes == "softmax" else log_p[..., 0]).exp()
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Divergence of q from p, sum p (log p - log q), of log-probabilities [.., K]: float [..]."""
     return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
-
-
-def by_example(values: Tensor) -> Tensor:
-    """Values [B] as they are, [B, L] averaged over positions."""
-    return values if values.ndim == 1 else values.mean(1)

@@ -8,19 +8,40 @@ logits. That form adds the published one up over the labels, which is its value 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from msd_framework.losses.base import ALL_TASKS, DISTILLATION_LOSSES, DistillationLoss
-from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, kl, log_distributions, logits_of, probabilities
+from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, kl, log_distributions, logits_of, probabilities
 from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
 
+class _SoftenedDivergence(DistillationLoss):
+    """A divergence of probabilities that a temperature softens, times its square."""
+
+    tasks: ClassVar[frozenset[Task]] = SOFTMAX
+    outcomes: ClassVar[Outcomes] = "softmax"
+
+    def __init__(self, temperature: Number = 1.0):
+        super().__init__()
+        self.temperature = positive_scheduled("temperature", temperature)
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
+        temperature = self.temperature.value
+        log_q, log_p = log_distributions(student, teacher, self.outcomes, temperature)
+        return temperature**2 * self.divergence(log_p, log_q).sum(-1)
+
+    @abstractmethod
+    def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """Float [N, 1] of a softmax or [N, C] of labels, from the teacher's and the student's `log_distributions`."""
+
+
 @DISTILLATION_LOSSES.register("kl")
-class SoftenedKL(DistillationLoss):
+class SoftenedKL(_SoftenedDivergence):
     r"""Divergence of the student's class probabilities from the teacher's, both softened by a temperature.
 
     .. math:: D = T^2 \sum_c p_c (\log p_c - \log q_c)
@@ -40,18 +61,8 @@ class SoftenedKL(DistillationLoss):
     tensor([0.6931])
     """
 
-    tasks: ClassVar[frozenset[Task]] = SOFTMAX
-    outcomes: ClassVar[Outcomes] = "softmax"
-
-    def __init__(self, temperature: Number = 1.0):
-        super().__init__()
-        self.temperature = positive_scheduled("temperature", temperature)
-
-    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        temperature = self.temperature.value
-        log_q = log_distributions(student, self.outcomes, temperature)
-        log_p = log_distributions(teacher, self.outcomes, temperature).detach()
-        return temperature**2 * by_example(kl(log_p, log_q).sum(-1))
+    def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return kl(log_p, log_q)
 
 
 @DISTILLATION_LOSSES.register("bernoulli_kl")
@@ -70,7 +81,7 @@ class BernoulliKL(SoftenedKL):
 
 
 @DISTILLATION_LOSSES.register("reverse_kl")
-class ReverseKL(DistillationLoss):
+class ReverseKL(_SoftenedDivergence):
     r"""Divergence of the teacher's class probabilities from the student's, both softened by a temperature.
 
     .. math:: D = T^2 \sum_c q_c (\log q_c - \log p_c)
@@ -90,18 +101,8 @@ class ReverseKL(DistillationLoss):
     tensor([0.6931])
     """
 
-    tasks: ClassVar[frozenset[Task]] = SOFTMAX
-    outcomes: ClassVar[Outcomes] = "softmax"
-
-    def __init__(self, temperature: Number = 1.0):
-        super().__init__()
-        self.temperature = positive_scheduled("temperature", temperature)
-
-    def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        temperature = self.temperature.value
-        log_q = log_distributions(student, self.outcomes, temperature)
-        log_p = log_distributions(teacher, self.outcomes, temperature).detach()
-        return temperature**2 * by_example(kl(log_q, log_p).sum(-1))
+    def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return kl(log_q, log_p)
 
 
 @DISTILLATION_LOSSES.register("bernoulli_reverse_kl")
@@ -136,10 +137,9 @@ class JensenShannon(DistillationLoss):
     outcomes: ClassVar[Outcomes] = "softmax"
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        log_q = log_distributions(student, self.outcomes)
-        log_p = log_distributions(teacher, self.outcomes).detach()
+        log_q, log_p = log_distributions(student, teacher, self.outcomes)
         log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-        return by_example((kl(log_p, log_m) + kl(log_q, log_m)).sum(-1)) / (2 * math.log(2))
+        return (kl(log_p, log_m) + kl(log_q, log_m)).sum(-1) / (2 * math.log(2))
 
 
 @DISTILLATION_LOSSES.register("bernoulli_js")
@@ -175,10 +175,9 @@ class TotalVariation(DistillationLoss):
     outcomes: ClassVar[Outcomes] = "softmax"
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        log_q = log_distributions(student, self.outcomes)
-        log_p = log_distributions(teacher, self.outcomes).detach()
+        log_q, log_p = log_distributions(student, teacher, self.outcomes)
         q, p = probabilities(log_q, self.outcomes), probabilities(log_p, self.outcomes)
-        distance = by_example((p - q).abs().sum(-1))
+        distance = (p - q).abs().sum(-1)
         # of a yes or no, the no is as far off as the yes: half of both is the yes alone
         return distance / 2 if self.outcomes == "softmax" else distance
 
@@ -215,4 +214,4 @@ class LogitMSE(DistillationLoss):
     tasks: ClassVar[frozenset[Task]] = ALL_TASKS
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        return by_example((logits_of(student) - logits_of(teacher).detach()).square().mean(-1))
+        return (logits_of(student) - logits_of(teacher).detach()).square().mean(-1)

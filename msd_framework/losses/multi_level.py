@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss
-from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, by_example, kl, log_distributions, probabilities
+from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, kl, log_distributions, probabilities
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
@@ -72,18 +72,16 @@ class MultiLevel(DistillationLoss):
         return total
 
     def levels(self, student: ModelOutput, teacher: ModelOutput, temperature: float) -> Tensor:
-        """The three levels at one temperature, [B]."""
+        """The three levels at one temperature, [N]."""
         of_instances, of_batch, of_classes = self.weights
-        log_q = log_distributions(student, self.outcomes, temperature)
-        log_p = log_distributions(teacher, self.outcomes, temperature).detach()
-        divergence = kl(log_p, log_q).sum(-1)  # [B] or [B, L]
-        q, p = probabilities(log_q, self.outcomes), probabilities(log_p, self.outcomes)
-        rows_p, rows_q = p.flatten(0, -2), q.flatten(0, -2)  # [N, C]
+        log_q, log_p = log_distributions(student, teacher, self.outcomes, temperature)
+        divergence = kl(log_p, log_q).sum(-1)
+        q, p = probabilities(log_q, self.outcomes), probabilities(log_p, self.outcomes)  # [N, C]
         # autocast would compute these products in half precision
         with torch.autocast(p.device.type, enabled=False):
-            examples = (rows_p @ rows_p.T - rows_q @ rows_q.T).square().sum(-1).view(divergence.shape)
-            classes = (rows_p.T @ rows_p - rows_q.T @ rows_q).square().sum() / p.shape[-1]  # one value for all examples
-        return by_example(of_instances * temperature**2 * divergence + of_batch * examples + of_classes * classes)
+            examples = (p @ p.T - q @ q.T).square().sum(1)
+            classes = (p.T @ p - q.T @ q).square().sum() / p.shape[1]  # one value for all examples
+        return of_instances * temperature**2 * divergence + of_batch * examples + of_classes * classes
 
 
 @DISTILLATION_LOSSES.register("bernoulli_multi_level")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from msd_framework.losses.base import DISTILLATION_LOSSES, LabelledDistillationLoss
 from msd_framework.losses.decoupled import DecoupledKL
-from msd_framework.losses.distributions import by_example, kl, log_bernoulli
+from msd_framework.losses.distributions import kl, log_bernoulli, logits_of
 from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import DatasetInfo, ModelOutput, Task
 
@@ -83,8 +83,8 @@ class BernoulliNonTargetKL(LabelledDistillationLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
         temperature = self.temperature.value
-        log_q = log_bernoulli(student, temperature)  # [B, C, 2]
-        log_p = log_bernoulli(teacher, temperature).detach()
+        log_q = log_bernoulli(logits_of(student), temperature)  # [N, C, 2]
+        log_p = log_bernoulli(logits_of(teacher).detach(), temperature)
         likely = log_p[..., 0] > log_p[..., 1]
         right = likely if targets is None else torch.where(targets.isnan(), likely, targets > 0.5)
-        return temperature**2 * by_example(kl(log_p, log_q).masked_fill(right, 0.0).sum(-1))
+        return temperature**2 * kl(log_p, log_q).masked_fill(right, 0.0).sum(-1)

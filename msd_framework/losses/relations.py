@@ -40,6 +40,7 @@ class _Relations(FeatureLoss):
     """What losses on the relations within a batch share."""
 
     takes: ClassVar[frozenset[FeatureKind]] = frozenset({"pooled", "hidden"})
+    mixes_examples: ClassVar[bool] = True
 
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
         s, t = summary(student), summary(teacher).detach()  # [B, D] and [B, D']
@@ -186,6 +187,7 @@ class ModalityAffinity(FeatureLoss):
 
     takes: ClassVar[frozenset[FeatureKind]] = frozenset({"hidden"})
     same_positions: ClassVar[bool] = True
+    mixes_examples: ClassVar[bool] = True
 
     def __init__(self, temperature: Number = 0.07):
         super().__init__()

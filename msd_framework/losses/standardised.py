@@ -64,4 +64,4 @@ class Standardised(LabelledDistillationLoss):
 
 def _standardised(output: ModelOutput) -> ModelOutput:
     z = logits_of(output)
-    return replace(output, logits=(z - z.mean(-1, keepdim=True)) / (z.std(-1, correction=0, keepdim=True) + SMALLEST))
+    return replace(output, logits=(z - z.mean(1, keepdim=True)) / (z.std(1, correction=0, keepdim=True) + SMALLEST))

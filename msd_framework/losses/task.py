@@ -8,13 +8,11 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.losses.base import TASK_LOSSES, at_least_float32
+from msd_framework.losses.base import TASK_LOSSES
 from msd_framework.losses.class_weights import ClassWeights, WeighedTaskLoss, as_weights, balanced_answers, balanced_labels
+from msd_framework.losses.distributions import logits_of
 from msd_framework.ranges import below_one
-from msd_framework.structures import ModelOutput, Outcomes, Task
-
-IGNORED = -100
-"""The target of a position that is not scored."""
+from msd_framework.structures import IGNORED, ModelOutput, Outcomes, Task
 
 
 class _OfCompetingClasses(WeighedTaskLoss):
@@ -57,8 +55,7 @@ class CrossEntropy(_OfCompetingClasses):
     with :math:`p` the softmax of the logits, :math:`y` the target, :math:`\varepsilon` the label smoothing (Szegedy
     et al., 2016, section 7) and :math:`w` the weights of the classes, as in torch's `cross_entropy` without reduction. The mean
     over a batch divides by its examples, not by their weights, so that an update does not depend on how it is cut up: weights
-    that are 1 in the mean over examples leave the size of the loss as it is. Logits [B, L, C] with targets [B, L] give the mean
-    over the scored positions; an example in which nothing is scored (every target -100) has loss 0.
+    that are 1 in the mean over examples leave the size of the loss as it is. A target of -100 has loss 0.
 
     >>> import torch
     >>> CrossEntropy()(ModelOutput(torch.zeros(2, 4)), torch.tensor([3, -100]))  # log 4, and nothing to score
@@ -68,17 +65,11 @@ class CrossEntropy(_OfCompetingClasses):
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
 
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
-        logits = at_least_float32(output.logits).flatten(0, -2)
-        losses = F.cross_entropy(
-            logits,
-            targets.flatten(),
-            None if self.weights is None else self.weights.to(logits.dtype),
-            ignore_index=IGNORED,
-            label_smoothing=self.label_smoothing,
-            reduction="none",
-        ).view(len(targets), -1)  # [B, L], 0 where not scored
-        num_scored = (targets != IGNORED).view(len(targets), -1).sum(1)
-        return losses.sum(1) / num_scored.clamp(min=1)  # [B]
+        logits = logits_of(output)
+        weights = None if self.weights is None else self.weights.to(logits.dtype)
+        return F.cross_entropy(
+            logits, targets, weights, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="none"
+        )  # [N]
 
 
 @TASK_LOSSES.register("binary_cross_entropy")
@@ -91,7 +82,7 @@ class BinaryCrossEntropy(WeighedTaskLoss):
     with :math:`z` the logits, :math:`y` the targets in [0, 1], :math:`\varepsilon` the label smoothing, each label being a
     choice between two, and :math:`w` the weights of a yes. The sum over classes is what VQA models are trained
     with (Anderson et al., 2018; MMF's `logit_bce` is the mean times C): with the mean, a few right answers among
-    thousands of classes would hardly be felt. Logits [B, L, C] are averaged over L.
+    thousands of classes would hardly be felt.
 
     Args:
         class_reduction: whether the classes' losses are added up or averaged.
@@ -128,12 +119,11 @@ class BinaryCrossEntropy(WeighedTaskLoss):
         self.weights = balanced_answers(counts, num_examples).to(self.weights)
 
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
-        logits = at_least_float32(output.logits)
+        logits = logits_of(output)
         y = smoothed(targets.to(logits.dtype), self.label_smoothing, 2)
         weights = None if self.weights is None else self.weights.to(logits.dtype)
-        losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none", pos_weight=weights)  # [B, C] or [B, L, C]
-        by_position = losses.sum(-1) if self.class_reduction == "sum" else losses.mean(-1)
-        return by_position.view(len(targets), -1).mean(1)  # [B]
+        losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none", pos_weight=weights)  # [N, C]
+        return losses.sum(1) if self.class_reduction == "sum" else losses.mean(1)
 
 
 @TASK_LOSSES.register("soft_cross_entropy")
@@ -143,7 +133,7 @@ class SoftCrossEntropy(_OfCompetingClasses):
     .. math:: \ell = -\sum_c w_c \left[(1 - \varepsilon) y_c + \varepsilon / C\right] \log p_c
 
     with :math:`p` the softmax of the logits, :math:`y` the scores, which need not add up to 1, :math:`\varepsilon` the label
-    smoothing, and :math:`w` the weights of the classes. Logits [B, L, C] are averaged over L.
+    smoothing, and :math:`w` the weights of the classes.
 
     >>> import torch
     >>> SoftCrossEntropy()(ModelOutput(torch.zeros(1, 4)), torch.tensor([[0.5, 0.5, 0.0, 0.0]]))  # log 4
@@ -155,8 +145,7 @@ class SoftCrossEntropy(_OfCompetingClasses):
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
         y = smoothed(targets, self.label_smoothing, targets.shape[-1])
         y = y if self.weights is None else y * self.weights.to(y.dtype)
-        losses = -(y * at_least_float32(output.logits).log_softmax(-1)).sum(-1)  # [B] or [B, L]
-        return losses.view(len(targets), -1).mean(1)  # [B]
+        return -(y * logits_of(output).log_softmax(1)).sum(1)  # [N]
 
 
 def smoothed(targets: Tensor, label_smoothing: float, num_outcomes: int) -> Tensor:

@@ -98,7 +98,7 @@ def compare(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | N
     Raises:
         ValueError: if the two differ in shape or hold no example.
     """
-    if student.shape != teacher.shape or len(student) == 0:
+    if student.ndim != 2 or student.shape != teacher.shape or len(student) == 0:
         raise ValueError(
             f"fidelity compares logits [N, C] of the same examples, got {list(student.shape)} of the student and "
             f"{list(teacher.shape)} of the teacher."

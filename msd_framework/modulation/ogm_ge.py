@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from msd_framework.data.batches.plan import stream_seed
 from msd_framework.losses.base import at_least_float32
-from msd_framework.losses.task import IGNORED
 from msd_framework.models.base import MultimodalModel
 from msd_framework.modulation.base import MODULATIONS, GradientModulation
 from msd_framework.ranges import not_negative
 from msd_framework.schedules import Mean, Progress
-from msd_framework.structures import Batch, Outcomes, Task, outcomes_of, probabilities
+from msd_framework.structures import IGNORED, Batch, Outcomes, Task, outcomes_of, probabilities
 
 SMALLEST = 1e-12
 """The least score that another is compared with."""

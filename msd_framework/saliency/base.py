@@ -1,4 +1,4 @@
-"""How much a modality matters to the teacher, an example at a time."""
+"""How much a modality matters to the teacher, for each target by itself."""
 
 from __future__ import annotations
 
@@ -18,26 +18,30 @@ from msd_framework.structures import Batch, Inputs, ModelOutput
 def scores_of(
     saliency: Saliency, predictions: Mapping[str, ModelOutput], batch: Batch, modalities: Sequence[str], lacking: float = torch.nan
 ) -> Tensor:
-    """The scores of a batch, float [B, M].
+    """The scores of a batch, float [N, M]: a label's, or those of each token of an answer.
 
     Args:
-        saliency: makes them.
+        saliency: computes them.
         predictions: the teacher's, by view.
         batch: the examples.
         modalities: M names of the teacher's modalities.
-        lacking: the score of a modality that an example lacks.
+        lacking: the score of a modality that an example lacks, and of padding.
     """
-    if not batch.having:
-        scores: Tensor = saliency(predictions, batch.targets, modalities)
-        return scores
-    seen = {view: saliency.completed(said, batch.shown(view, modalities)) for view, said in predictions.items()}
-    scores = saliency(seen, batch.targets, modalities)
-    having = [batch.having.get(m, torch.ones_like(scores[:, 0], dtype=torch.bool)) for m in modalities]
-    return scores.where(torch.stack(having, 1), lacking)
+    completed = dict(predictions)
+    if batch.having:
+        for view, prediction in predictions.items():
+            shown = batch.shown(view, modalities)
+            completed[view] = saliency.completed(prediction, None if shown is None else batch.spread(shown))
+    scores: Tensor = saliency(completed, batch.targets, modalities)
+    if batch.having:
+        everyone = torch.ones(len(batch), dtype=torch.bool, device=scores.device)
+        having = torch.stack([batch.having.get(m, everyone) for m in modalities])  # [M, B]
+        scores = scores.where(batch.spread(having).T, lacking)
+    return scores if batch.is_target is None else scores.where(batch.is_target[:, None], lacking)
 
 
 class Saliency(nn.Module, ABC):
-    """A score S_m(x) for each modality m of each example x; larger means more salient."""
+    """A score S_m for each modality m of each target of an example x; larger means more salient."""
 
     non_negative: ClassVar[bool]
     """Whether a score can never be below 0, so that scores can be used as weights as they are."""
@@ -64,11 +68,11 @@ class Saliency(nn.Module, ABC):
         return {}
 
     def completed(self, prediction: ModelOutput, shown: Tensor | None) -> ModelOutput:
-        """A teacher's output on a view, once examples of which the view shows nothing are taken care of.
+        """A teacher's output on a view, with what stands in for its prediction of examples of which the view shows nothing.
 
         Args:
-            prediction: the output, logits [B, C].
-            shown: bool [B], the others; None if the view shows something of each.
+            prediction: the output, logits [N, C].
+            shown: bool [N], the targets of the other examples; None if the view shows something of each.
         """
         return prediction
 
@@ -78,15 +82,12 @@ class Saliency(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
-        """The scores.
+        """The scores, float [N, M].
 
         Args:
-            predictions: the teacher's output, logits [B, C], on each of `views(modalities)` by name.
-            targets: int64 [B] or float [B, C].
+            predictions: the teacher's output, logits [N, C], on each of `views(modalities)` by name.
+            targets: int64 [N] or float [N, C].
             modalities: M names, the order of the scores.
-
-        Returns:
-            float [B, M].
         """
 
 

@@ -23,9 +23,14 @@ class Teacher(ABC):
     modalities: tuple[str, ...]
     num_classes: int
 
+    @property
+    def name(self) -> str:
+        """What sentences call it: its model, where it runs one."""
+        return type(getattr(self, "model", self)).__name__
+
     @abstractmethod
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
-        """Logits float [V, B, C] for the views of the batch, which arrives in full.
+        """Logits float [V, N, C] for the views of the batch, which arrives in full.
 
         Args:
             batch: the examples.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.models.base import MultimodalModel
-from msd_framework.structures import Batch, ModelOutput
+from msd_framework.structures import Batch, ModelOutput, check_logits
 from msd_framework.teachers.cached import Classify
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.store import MISSING, SUMMARY, UNREADABLE, Layout, Rows, TeacherStore, Writer
@@ -27,9 +27,15 @@ NOISE = {"fp32": 1e-4, "bf16": 3e-2}
 
 @torch.no_grad()
 def ask(teacher: LiveTeacher, batch: Batch, layout: Layout) -> ModelOutput:
-    """What a store of this layout keeps of a batch: logits float [V, B, C], and the summary [V, B, D] if it is stored."""
+    """What a store of this layout keeps of a batch: logits float [V, B, C], and the summary [V, B, D] if it is stored.
+
+    Raises:
+        ConfigError: if the logits have not a row for each target.
+    """
     if not layout.summary_size:
-        return teacher.predict(batch, layout.views)
+        output = teacher.predict(batch, layout.views)
+        check_logits(output.logits, batch, teacher.name)
+        return output
     summary = teacher.summarise(batch, layout.views)
     return ModelOutput(teacher.model.classify(summary).float(), {SUMMARY: summary.float()})
 

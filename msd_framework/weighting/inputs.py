@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msd_framework.errors import did_you_mean
+from msd_framework.losses.base import at_least_float32
 from msd_framework.losses.distributions import log_bernoulli, log_softmax
-from msd_framework.structures import ModelOutput, Outcomes, Task, outcomes_of
+from msd_framework.structures import Outcomes, Task, outcomes_of
 from msd_framework.weighting.base import Evidence
 from msd_framework.weighting.saliency import view_saliency
 
@@ -60,15 +61,15 @@ def _view(evidence: Evidence, outcomes: Outcomes) -> Tensor:
 
 
 def _log_probabilities(evidence: Evidence, outcomes: Outcomes) -> Tensor:
-    """Of the outcomes that exclude each other: C classes, or yes and no of each label; [V, B, .., C] or [V, B, .., C, 2]."""
-    output = ModelOutput(evidence.teacher)
-    return log_softmax(output) if outcomes == "softmax" else log_bernoulli(output)
+    """Of the outcomes that exclude each other: C classes, or yes and no of each label; [V, N, C] or [V, N, C, 2]."""
+    logits = at_least_float32(evidence.teacher)
+    return log_softmax(logits) if outcomes == "softmax" else log_bernoulli(logits)
 
 
 def _entropy(evidence: Evidence, outcomes: Outcomes) -> Tensor:
     log_p = _log_probabilities(evidence, outcomes)
-    terms = -(log_p.exp() * log_p).sum(-1)  # [V, B, ..]
-    return terms.flatten(2).mean(-1, keepdim=True) if terms.ndim > 2 else terms[..., None]
+    terms = -(log_p.exp() * log_p).sum(-1)  # [V, N] or [V, N, C]
+    return terms.mean(-1, keepdim=True) if outcomes == "bernoulli" else terms[..., None]
 
 
 def _probabilities(evidence: Evidence, outcomes: Outcomes) -> Tensor:

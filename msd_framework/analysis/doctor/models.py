@@ -12,7 +12,7 @@ from msd_framework.analysis.doctor.finding import Finding, listed, percent, size
 from msd_framework.analysis.doctor.inputs import swapped, with_other_content
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
-from msd_framework.structures import Batch, ModalityInputs, Outcomes, probabilities
+from msd_framework.structures import Batch, ModalityInputs, Outcomes, check_logits, probabilities
 from msd_framework.views import FULL, visible_modalities
 
 Ask = Callable[[Batch, str], Tensor]
@@ -97,11 +97,15 @@ def measure(
         batch: the batch in full.
         outcomes: how its logits are read.
         with_effects: whether modalities are exchanged and hidden.
+
+    Raises:
+        ConfigError: if its logits have not a row for each target.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     training = tuple(name or "the model" for name, module in model.named_modules() if module.training)
     with torch.no_grad():
         first, second = ask(batch, FULL).float(), ask(batch, FULL).float()
+        check_logits(first[None], batch, type(model).__name__)
         finite = bool(first.isfinite().all())
         looked_at = model.modalities if finite and with_effects else ()
         effects = [check_effect(m, model, ask, masker, batch, outcomes) for m in looked_at]

@@ -44,13 +44,6 @@ def test_the_mean_of_torch_divides_by_the_weights_of_the_examples_and_ours_by_th
     torch.testing.assert_close(ours.sum() / weight[y].sum(), F.cross_entropy(z, y, weight), atol=1e-12, rtol=0)
 
 
-def test_a_weighted_sequence_is_the_mean_over_its_scored_positions() -> None:
-    z, y = logits(2, 3, 4), torch.tensor([[0, 2, -100], [3, -100, -100]])
-    each = F.cross_entropy(z.flatten(0, 1), y.flatten(), torch.tensor(W, dtype=torch.float64), reduction="none").view(2, 3)
-    wanted = each.sum(1) / torch.tensor([2, 1])
-    torch.testing.assert_close(CrossEntropy(class_weights=W)(ModelOutput(z), y), wanted, atol=1e-12, rtol=0)
-
-
 def test_pos_weight_is_that_of_torch() -> None:
     z, y, weight = logits(5, 4), torch.rand(5, 4).double(), torch.tensor(W, dtype=torch.float64)
     each = F.binary_cross_entropy_with_logits(z, y, reduction="none", pos_weight=weight)
