@@ -43,6 +43,7 @@ setup(
         "numpy>=1.26",
         "rich>=13.7",
         "filelock>=3.12",
+        "scipy>=1.15",
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],

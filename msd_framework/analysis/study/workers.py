@@ -28,10 +28,10 @@ class Task:
     """A call that a worker makes.
 
     Args:
-        name: what it is called.
+        name: its title.
         function: what is called; it and its arguments must be picklable.
         arguments: what it is called with.
-        log: the file that takes what it prints.
+        log: the file that takes its output.
         needs: names of tasks that must be done before.
     """
 
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Event:
-    """What has happened to a task.
+    """A change of a task's state.
 
     Args:
         task: the task.
@@ -60,7 +60,7 @@ class Event:
 
 
 def work(tasks: Sequence[Task], num_workers: int) -> Generator[Event, None, None]:
-    """Does tasks in their order, as far as their needs allow, and tells what happens.
+    """Does tasks in their order, as far as their needs allow, and yields what happens.
 
     A task that fails takes down those that need it, and no others. Whatever ends the iteration (its end, an error, Ctrl-C)
     ends the workers.
@@ -68,9 +68,6 @@ def work(tasks: Sequence[Task], num_workers: int) -> Generator[Event, None, None
     Args:
         tasks: what is done.
         num_workers: processes at once.
-
-    Yields:
-        what happens, as it happens.
     """
     waiting, done, failed = list(tasks), set[str](), set[str]()
     workers = [_Worker() for _ in range(min(num_workers, len(tasks)))]
@@ -81,14 +78,17 @@ def work(tasks: Sequence[Task], num_workers: int) -> Generator[Event, None, None
                     waiting.remove(task)
                     failed.add(task.name)
                     yield Event(task, "skipped", f"needs {', '.join(sorted(missing))}")
-            for worker in [w for w in workers if w.task is None]:
+            for worker in workers:
+                if worker.task is not None:
+                    continue
                 ready = next((t for t in waiting if done.issuperset(t.needs)), None)
                 if ready is not None:
                     waiting.remove(ready)
                     worker.start(ready)
                     yield Event(ready, "started")
-            for worker in _answering([w for w in workers if w.task]):
-                event = worker.finish()
+            busy = {worker.pipe: worker for worker in workers if worker.task}
+            for pipe in wait(busy) if busy else ():
+                event = busy[pipe].finish()  # type: ignore[index]
                 (failed if event.error else done).add(event.task.name)
                 yield event
     finally:
@@ -97,7 +97,11 @@ def work(tasks: Sequence[Task], num_workers: int) -> Generator[Event, None, None
 
 
 class _Worker:
-    """A process, and the task that it does."""
+    """A process, and the task that it does.
+
+    `concurrent.futures.ProcessPoolExecutor` cannot stand in for it: a process that is killed there breaks the pool for all
+    tasks, without saying which task it did and which signal ended it, and before Python 3.14 a running task cannot be ended.
+    """
 
     def __init__(self) -> None:
         self.task: Task | None = None
@@ -113,7 +117,7 @@ class _Worker:
 
     def start(self, task: Task) -> None:
         self.task, self.started = task, time.monotonic()
-        with suppress(OSError):  # a process that is gone already, as `finish` tells
+        with suppress(OSError):  # the process is gone already, as `finish` finds out
             self.pipe.send((task.function, task.arguments, task.log))
 
     def finish(self) -> Event:
@@ -121,7 +125,7 @@ class _Worker:
         assert self.task is not None
         try:
             error = self.pipe.recv()
-        except (EOFError, OSError):  # it ended in its task, or before it read what that is
+        except (EOFError, OSError):
             self.process.join()
             error = f"its process ended with {_ending(self.process.exitcode)}"
             self.pipe.close()
@@ -135,44 +139,36 @@ class _Worker:
         self.pipe.close()
 
 
-def _answering(workers: list[_Worker]) -> list[_Worker]:
-    ready = wait([w.pipe for w in workers]) if workers else []
-    return [w for w in workers if w.pipe in ready]
-
-
 def _serve(pipe: Connection) -> None:
-    """What a worker does: a call, its error or nothing as the answer, and the next call."""
+    """The loop of a worker's process: a call, its error or an empty text as the answer, and the next call."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
     accept_any_text()
-    while True:
-        try:
-            function, arguments, log = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(_call(function, arguments, log))
+    with suppress(EOFError):
+        while True:
+            pipe.send(_call(*pipe.recv()))
 
 
 def _call(function: Callable[..., object], arguments: tuple[Any, ...], log: Path) -> str:
     """Makes a call with all output in a file; returns why it failed, or nothing."""
-    said = ""
+    error = ""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with naming(log), log.open("a") as file:
-            for stream in (1, 2):
-                os.dup2(file.fileno(), stream)
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
             try:
                 function(*arguments)
-            except Exception as error:  # whatever it is, the other tasks go on
-                sentence = mendable(error) if isinstance(error, (MSDError, OSError)) else ""
-                said = sentence or f"{type(error).__name__}: {error}"
+            except Exception as raised:  # whatever it is, the other tasks go on
+                sentence = mendable(raised) if isinstance(raised, (MSDError, OSError)) else ""
+                error = sentence or f"{type(raised).__name__}: {raised}"
                 print(visible(sentence or traceback.format_exc()), file=sys.stderr)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
-    except OSError as error:  # the log itself, of which the task may have filled the disk
-        return said or mendable(error) or f"{log}: {error}"
-    return said
+    except OSError as raised:  # the log itself: the task may have filled the disk
+        return error or mendable(raised) or f"{log}: {raised}"
+    return error
 
 
 def _end_with_parent() -> None:
