@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ LARGEST = 2**15
 class Waveform(Processor):
     """A PCM `.wav` file of 16 bits a sample as numbers from -1 to 1, the mean of its channels; silence before and after it cut off.
 
+    In place of a file there may be its samples [T], int16 or floats from -1 to 1, or `{"array": samples, "sampling_rate": 16000}`.
     Nothing is resampled: a file of another rate is an error, since the same frequencies would be another sound to a model.
 
     Args:
@@ -57,12 +58,13 @@ class Waveform(Processor):
         return max(1, round(self.max_seconds * self.sample_rate))
 
     def load(self, value: Any) -> Tensor:
-        """A file's samples as int16 [T], with at least one of them.
+        """A sound's samples as int16 [T], with at least one of them.
 
         Raises:
             DataError: if it is missing, damaged, of another rate, or has other than 16 bits a sample.
         """
-        samples = read_wav(Path(value), self.sample_rate)  # [T]
+        is_file = isinstance(value, (str, PurePath))
+        samples = read_wav(Path(value), self.sample_rate) if is_file else _in_memory(value, self.sample_rate)  # [T]
         loudness = np.abs(samples.astype(np.int32))
         (heard,) = np.nonzero(loudness > self.silence * loudness.max())
         first, last = (heard[0], heard[-1] + 1) if len(heard) else (0, 1)
@@ -114,6 +116,26 @@ def read_wav(path: Path, sample_rate: int | None = None) -> np.ndarray[Any, np.d
     samples: np.ndarray[Any, np.dtype[np.int16]] = (
         np.frombuffer(content, "<i2").reshape(-1, channels).mean(1).astype(np.int16)
     )  # [T]
+    return samples
+
+
+def _in_memory(value: Any, sample_rate: int) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """Samples that were read already as int16 [T].
+
+    Raises:
+        DataError: if they are none, or of another rate.
+    """
+    if isinstance(value, Mapping):
+        if value.get("sampling_rate") != sample_rate:
+            raise DataError(f"a sound has {value.get('sampling_rate')} samples a second, wanted {sample_rate}")
+        value = value.get("array")
+    samples = np.asarray(value)
+    is_whole, is_real = samples.dtype == np.int16, samples.dtype.kind == "f" and bool(np.isfinite(samples).all())
+    if samples.ndim != 1 or not samples.size or not (is_whole or is_real):
+        text = f"a sound is an array of {samples.dtype} {list(samples.shape)}, wanted samples [T], int16 or floats from -1 to 1"
+        raise DataError(text)
+    if is_real:
+        samples = np.clip(np.round(samples * LARGEST), -LARGEST, LARGEST - 1).astype(np.int16)
     return samples
 
 

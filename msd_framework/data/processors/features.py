@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class LoadedRegions(NamedTuple):
 class RegionFeatures(Processor):
     """Region features in place of an image, found by the last parts of its path without suffix: ``img/42953`` or ``42953``.
 
+    In place of its path there may be the features themselves, an array [N, D], where no boxes are wanted.
     Rows beyond ``max_regions`` are left out; detectors write the surest regions first. With ``boxes``, batches have extras
     ``boxes``, float32 [B, L, 5], see `locations`. What is pickled (boxes beside `.npy` files, all of an LMDB) is read without
     running it: numbers, texts and arrays alone.
@@ -104,6 +106,8 @@ class RegionFeatures(Processor):
         Raises:
             DataError: if they are missing, damaged, or anything but finite floats [N, D] (and boxes [N, 4]).
         """
+        if isinstance(value, (np.ndarray, Tensor)):
+            return self._in_memory(value)
         reader = self.reader
         for name in self._names(value):
             found = reader.find(name, self.max_regions, self.boxes)
@@ -120,8 +124,25 @@ class RegionFeatures(Processor):
             raise DataError(f"{reader.place(name)}: holds an array of shape {shape}, {wanted(self.feature_size)}")
         return LoadedRegions(torch.from_numpy(stored), None if boxes is None else torch.from_numpy(boxes), size)
 
+    def _in_memory(self, value: Any) -> LoadedRegions:
+        """Features that were read already.
+
+        Raises:
+            DataError: if they are anything but finite floats [N, D], or boxes are wanted.
+        """
+        features = np.asarray(value)
+        if features.dtype.kind != "f" or features.ndim != 2 or self.feature_size not in (None, features.shape[1]):
+            raise DataError(f"features are an array of {features.dtype} {list(features.shape)}, {wanted(self.feature_size)}")
+        if not np.isfinite(features).all():
+            raise DataError(f"features hold numbers that are not finite, {wanted(self.feature_size)}")
+        if self.boxes:
+            raise DataError("features without boxes, wanted the name of an image: its boxes are read with its features")
+        return LoadedRegions(torch.from_numpy(features[: self.max_regions]))
+
     def is_there(self, value: Any, files: FilesThatAreThere) -> bool:
         """Whether an image has regions, and none is known to be of another size without reading it."""
+        if isinstance(value, (np.ndarray, Tensor)):
+            return True
         name = next((name for name in self._names(value) if name in self.reader), None)
         try:
             return name is not None and self.reader.size_of(name) in (None, self.feature_size)
@@ -130,6 +151,8 @@ class RegionFeatures(Processor):
 
     def length(self, value: Any) -> int:
         """How many regions are kept of an image, from the head of its file where it has one."""
+        if isinstance(value, (np.ndarray, Tensor)):
+            return len(self._in_memory(value).features)
         reader = self.reader
         name = next((name for name in self._names(value) if name in reader), Path(value).stem)
         return min(reader.count(name), self.max_regions)

@@ -8,7 +8,7 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote
 
@@ -31,7 +31,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @PROCESSORS.register("pixels")
 class Pixels(Processor):
-    r"""An image file as pixels of one size.
+    r"""An image as pixels of one size: a file, or what was read of one, a PIL image or an array uint8 [H, W] or [H, W, 3 or 4].
 
     .. math:: x = (u / 255 - \mu) / \sigma
 
@@ -85,7 +85,7 @@ class Pixels(Processor):
         return _transform(self.size, self.interpolation, self.augment)
 
     def load(self, value: Any) -> Tensor:
-        """An image file as uint8 [C, H, W].
+        """An image as uint8 [C, H, W].
 
         Raises:
             DataError: if it is missing, damaged, not an image, or has more than 100 million pixels.
@@ -93,8 +93,8 @@ class Pixels(Processor):
         return self.load_sized(value)[0]
 
     def load_sized(self, value: Any) -> tuple[Tensor, tuple[int, int]]:
-        """An image file as `load` gives it, and its width and height as it was seen."""
-        image = read_image(Path(value), self.exif)
+        """An image as `load` gives it, and its width and height as it was seen."""
+        image = read_image(Path(value), self.exif) if isinstance(value, (str, PurePath)) else _in_memory(value, self.exif)
         pixels: Tensor = self._transform(image if self.channels == 3 else image.convert("L"))
         return pixels, image.size  # [C, H, W]
 
@@ -146,11 +146,7 @@ def read_image(file: Path, exif: Exif = "apply") -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not read, and sizes that are checked below
             with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError(f"{image.width} x {image.height}")
-                turn = _TURNS.get(_orientation(image)) if exif == "apply" else None
-                rgb = to_rgb(image)
-                return rgb if turn is None else rgb.transpose(Image.Transpose[turn])
+                return _upright(image, exif)
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such image file{_nearest(file)}") from error
     except DataError:
@@ -161,6 +157,38 @@ def read_image(file: Path, exif: Exif = "apply") -> Any:
         raise DataError(f"{file}: is not an image ({file.stat().st_size} bytes), wanted one of {', '.join(FORMATS)}") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise DataError(f"{file}: cannot be read as an image ({error})") from error
+
+
+def _in_memory(value: Any, exif: Exif) -> Any:
+    """A PIL image or an array as a PIL image in RGB.
+
+    Raises:
+        DataError: if it is none.
+    """
+    from PIL import Image
+
+    if isinstance(value, np.ndarray):
+        is_grey, is_colour = value.ndim == 2, value.ndim == 3 and value.shape[2] in (3, 4)
+        if value.dtype != np.uint8 or not value.size or not (is_grey or is_colour):
+            raise DataError(f"an image is an array of {value.dtype} {list(value.shape)}, wanted uint8 [H, W] or [H, W, 3 or 4]")
+        value = Image.fromarray(value)
+    if not isinstance(value, Image.Image):
+        raise DataError(f"an image is a {type(value).__name__}, wanted the path of a file, a PIL image or an array")
+    try:
+        return _upright(value, exif)
+    except Exception as error:  # PIL reads the file of an image only now, which may be damaged
+        raise DataError(f"an image of {value.width} x {value.height} pixels cannot be read ({error})") from error
+
+
+def _upright(image: Any, exif: Exif) -> Any:
+    """A PIL image in RGB, turned as its camera says."""
+    from PIL import Image
+
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height}")
+    turn = _TURNS.get(_orientation(image)) if exif == "apply" else None
+    rgb = to_rgb(image)
+    return rgb if turn is None else rgb.transpose(Image.Transpose[turn])
 
 
 def to_rgb(image: Any) -> Any:

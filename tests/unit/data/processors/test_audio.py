@@ -178,3 +178,27 @@ def test_a_model_is_told_the_rate_and_a_cache_what_makes_other_tensors() -> None
     made = [Waveform(), Waveform(8000), Waveform(max_seconds=2), Waveform(silence=0.1)]
     assert len({sound.fingerprint for sound in made}) == 4
     assert Waveform().fingerprint == made[0].fingerprint
+
+
+@pytest.mark.parametrize("samples", [TONE, TONE / 2**15, torch.from_numpy(TONE)], ids=["int16", "float", "tensor"])
+@pytest.mark.parametrize("named", [False, True], ids=["alone", "with its rate"])
+def test_samples_are_heard_as_their_file(tone, samples, named):
+    sound = Waveform(sample_rate=8000)
+    value = {"array": samples, "sampling_rate": 8000} if named else samples
+    assert torch.equal(sound.load(value), sound.load(tone))
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"array": TONE, "sampling_rate": 16000}, "has 16000 samples a second, wanted 8000"),
+        (TONE.astype(np.int32), r"an array of int32 \[600\], wanted samples \[T\], int16 or floats"),
+        (TONE.reshape(2, 300), r"an array of int16 \[2, 300\], wanted samples"),
+        (np.array([0.0, np.nan]), r"an array of float64 \[2\], wanted samples"),
+        (np.zeros(0), r"an array of float64 \[0\], wanted samples"),
+        (None, r"an array of object \[\], wanted samples"),
+    ],
+)
+def test_what_are_no_samples_is_a_sentence(value, sentence):
+    with pytest.raises(DataError, match=sentence):
+        Waveform(sample_rate=8000).load(value)

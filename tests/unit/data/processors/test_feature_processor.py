@@ -292,3 +292,26 @@ def test_a_first_file_that_is_broken_is_left_out_where_a_run_leaves_files_out(tm
         return
     features.fit(inputs)
     assert features.facts == {"feature_size": 8}
+
+
+def test_features_in_memory_are_seen_as_their_file_and_need_no_folder(tmp_path, features):
+    write(tmp_path, "a", GRID)
+    elsewhere = RegionFeatures(str(tmp_path / "gone"), max_regions=4)
+    assert torch.equal(elsewhere.load(GRID).features, features.load("a").features)
+    assert elsewhere.length(GRID) == features.length("a") == 4
+    assert elsewhere.is_there(GRID, FilesThatAreThere())
+
+
+@pytest.mark.parametrize(
+    ("value", "boxes", "sentence"),
+    [
+        (GRID.astype(int), False, r"an array of int64 \[5, 8\], wanted floats \[N, 8\]"),
+        (GRID[:, :3], False, r"an array of float64 \[5, 3\], wanted floats \[N, 8\]"),
+        (GRID[0], False, r"an array of float64 \[8\], wanted floats \[N, 8\]"),
+        (np.full((5, 8), np.nan), False, "numbers that are not finite"),
+        (GRID, True, "its boxes are read with its features"),
+    ],
+)
+def test_what_are_no_features_in_memory_is_a_sentence(value, boxes, sentence):
+    with pytest.raises(DataError, match=sentence):
+        RegionFeatures("nowhere", feature_size=8, boxes=boxes).load(value)

@@ -356,3 +356,38 @@ def test_an_image_that_is_not_there_is_told_with_the_nearest_name(tmp_path, ther
 def test_a_folder_of_images_that_is_not_there_is_told(tmp_path):
     with pytest.raises(DataError, match=r"a\.png: no such image file; there is no folder .+photos$"):
         read_image(tmp_path / "photos" / "a.png")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_a_pil_image_is_seen_as_its_file(tmp_path, orientation, exif):
+    camera = Image.Exif()
+    camera[0x0112] = orientation
+    Image.fromarray(GRADIENT).save(tmp_path / "photo.png", exif=camera)
+    pixels = Pixels(size=[20, 30], exif=exif)
+    with Image.open(tmp_path / "photo.png") as opened:
+        assert torch.equal(pixels.load(opened), pixels.load(tmp_path / "photo.png"))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_an_array_is_seen_as_the_file_that_it_was_read_from(tmp_path, mode):
+    image = Image.fromarray(GRADIENT).convert(mode)
+    image.save(tmp_path / "photo.png")
+    pixels = Pixels(size=8)
+    assert torch.equal(pixels.load(np.asarray(image)), pixels.load(tmp_path / "photo.png"))
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (GRADIENT.astype(float), r"an array of float64 \[20, 30, 3\], wanted uint8 \[H, W\] or \[H, W, 3 or 4\]"),
+        (GRADIENT.transpose(2, 0, 1), r"an array of uint8 \[3, 20, 30\], wanted"),
+        (np.zeros((0, 3), np.uint8), r"an array of uint8 \[0, 3\], wanted"),
+        (3, "an image is a int, wanted the path of a file, a PIL image or an array"),
+        (Image.new("F", (2, 2)), "an image of 2 x 2 pixels cannot be read .*floating-point"),
+        (Image.new("1", (10_001, 10_000)), "cannot be read .10001 x 10000"),
+    ],
+)
+def test_what_is_no_image_in_memory_is_a_sentence(value, sentence):
+    with pytest.raises(DataError, match=sentence):
+        Pixels(size=4).load(value)
