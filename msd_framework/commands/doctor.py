@@ -32,7 +32,7 @@ class DoctorConfig:
 
 
 def main(words: Sequence[str]) -> int:
-    """Looks at the teachers and the student of a run, shows what it finds, and writes it down; 1 if something has to be mended."""
+    """Shows and writes what is right and wrong with a run's teachers and student; 1 if something has to be mended."""
     path, words = take(words, "config")
     options, _, of_run = own_options(words, DoctorConfig)
     for name in ("validation_rows", "training_rows"):
@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("msd doctor looks at one process: start it without torchrun.")
     source = resolve(load(path, of_run))
     out = Path(options.out or Path(source.values.get("env", {}).get("save_dir", ".")) / FILE)
-    found, told = examine(source, options.training_rows, options.validation_rows)
-    show(found, told)
-    write_json(out, as_json(found, told))
-    return 0 if is_ok(told) else 1
+    diagnosis, findings = examine(source, options.training_rows, options.validation_rows)
+    show(diagnosis, findings)
+    write_json(out, as_json(diagnosis, findings))
+    return 0 if is_ok(findings) else 1

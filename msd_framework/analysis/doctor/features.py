@@ -41,19 +41,22 @@ class PairCheck:
 def possible_pairs(
     student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind], modalities: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """Intermediates that both offer: the hidden states of each part's layers, evenly paired, and what the classifiers read.
+    """Intermediates that both have: the hidden states of each part's layers, evenly paired, and what the classifiers read.
 
     >>> mine = {"fused.1.hidden": "hidden", "fused.pooled": "pooled"}
     >>> possible_pairs(mine, {**mine, "fused.2.hidden": "hidden"}, [])
     [('fused.1.hidden', 'fused.2.hidden'), ('fused.pooled', 'fused.pooled')]
     """
-    found = []
+    pairs = []
     for part in (*modalities, "fused"):
         mine, theirs = (numbered(f"{part}.*.hidden", feature_kinds) for feature_kinds in (student, teacher))
         if mine and theirs:
-            found += [(mine[i], theirs[j]) for i, j in even_layers(len(mine), len(theirs)).items()]
-    names = [f"{part}.{what}" for part in (*modalities, "fused") for what in ("pooled", "projected")]
-    return found + [(name, name) for name in names if name in student and student[name] == teacher.get(name)]
+            pairs += [(mine[i], theirs[j]) for i, j in even_layers(len(mine), len(theirs)).items()]
+    for part in (*modalities, "fused"):
+        for name in (f"{part}.pooled", f"{part}.projected"):
+            if name in student and student[name] == teacher.get(name):
+                pairs.append((name, name))
+    return pairs
 
 
 def measure(
@@ -72,15 +75,17 @@ def measure(
         theirs: the teacher's on the same batch.
         apart: modalities of which both see other positions.
     """
-    found = []
+    checks = []
     for student, teacher, adaptor in pairs:
-        kind, a, b = kinds[student], tuple(mine[student].values.shape), tuple(theirs[teacher].values.shape)
-        told = told_adaptor(kind, a, b, adaptor) if adaptor else needed_adaptor(kind, a, b)
-        of_student, of_teacher = shape_of(kind, mine[student].values, None), shape_of(kind, theirs[teacher].values, None)
-        if adaptor is None and other_positions((student, teacher), of_student, of_teacher, apart):
-            told = "summaries alone"
-        found.append(PairCheck(student, teacher, kind, a, b, told, adaptor is not None))
-    return found
+        kind, a, b = kinds[student], mine[student].values, theirs[teacher].values
+        if adaptor is not None:
+            needed = adaptor_text(kind, a.shape, b.shape, adaptor)
+        elif other_positions((student, teacher), shape_of(kind, a, None), shape_of(kind, b, None), apart):
+            needed = "summaries alone"
+        else:
+            needed = needed_adaptor(kind, a.shape, b.shape)
+        checks.append(PairCheck(student, teacher, kind, tuple(a.shape), tuple(b.shape), needed, adaptor is not None))
+    return checks
 
 
 def row(pair: PairCheck) -> list[str]:
@@ -95,18 +100,11 @@ def needed_adaptor(kind: FeatureKind, student: Sequence[int], teacher: Sequence[
     'linear 8 -> 16, positions 10 -> 12'
     """
     mine, theirs = (FeatureShape(kind, *_sizes(kind, shape)) for shape in (student, teacher))
-    return told_adaptor(kind, student, teacher, Adaptor(Hint(), mine, theirs))
+    return adaptor_text(kind, student, teacher, Adaptor(Hint(), mine, theirs))
 
 
-def told_adaptor(kind: FeatureKind, student: Sequence[int], teacher: Sequence[int], adaptor: Adaptor) -> str:
-    """An adaptor in words.
-
-    Args:
-        kind: what it adapts.
-        student: the shape of the student's.
-        teacher: the shape of the teacher's.
-        adaptor: the adaptor.
-    """
+def adaptor_text(kind: FeatureKind, student: Sequence[int], teacher: Sequence[int], adaptor: Adaptor) -> str:
+    """An adaptor in words, for features of a kind and of these shapes."""
     (width, length), (other, positions) = _sizes(kind, student), _sizes(kind, teacher)
     name = "heads" if kind in ("attention", "scores") else "linear"
     parts = [f"{name} {width} -> {other}"] if adaptor.inner is not None else []

@@ -1,4 +1,4 @@
-"""One thing that the doctor has found, as a sentence, and how its tables show sizes and shares."""
+"""A finding of the doctor's, as a sentence, and how its tables show sizes and shares."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_NAMES = 3
-"""Names that are told of a long list."""
+"""Names of a long list that a sentence repeats."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """Something that is wrong with a run, or good to know of it.
 
     Args:
-        where: a key of the configuration, or a part of the pair.
-        got: what was found.
-        wanted: what it should be.
+        where: a key of the configuration, or a part of the run.
+        got: what is there.
+        wanted: what should be.
         do: what to do about it.
         is_fault: whether it has to be mended before a run; if not, it is good to know.
     """
@@ -29,8 +29,10 @@ class Finding:
     is_fault: bool = True
 
     def __str__(self) -> str:
-        said = f"{self.got}; wanted {self.wanted}." if self.wanted else self.got.rstrip(".") + "." * (not self.got.endswith("?"))
-        return " ".join(part for part in (f"{self.where}: {said}" if self.where else said, self.do) if part)
+        text = f"{self.got}; wanted {self.wanted}" if self.wanted else self.got.rstrip(".")
+        text += "" if text.endswith("?") else "."
+        text = f"{self.where}: {text}" if self.where else text
+        return f"{text} {self.do}" if self.do else text
 
 
 def listed(names: Sequence[Any]) -> str:

@@ -42,10 +42,12 @@ class Shape:
 
 
 def measure(batch: Batch) -> list[Shape]:
-    """What each modality of a batch is like, and what a teacher sees otherwise."""
-    found = []
-    own = {f"{m} of the teacher": inputs for m, inputs in batch.teacher_inputs.items() if inputs is not None}
-    for modality, inputs in {**batch.inputs, **own}.items():
+    """What each modality of a batch is like, and each that the teacher sees in tensors of its own."""
+    shapes, tensors = [], dict(batch.inputs)
+    for modality, inputs in batch.teacher_inputs.items():
+        if inputs is not None:
+            tensors[f"{modality} of the teacher"] = inputs
+    for modality, inputs in tensors.items():
         content, special = inputs.mask & ~inputs.special, inputs.mask & inputs.special
         tokens = content.sum(1)  # [B]
         shape = Shape(
@@ -59,8 +61,8 @@ def measure(batch: Batch) -> list[Shape]:
             absent=int((tokens == 0).sum()),
             distinct=swapped(inputs)[1],
         )
-        found.append(shape)
-    return found
+        shapes.append(shape)
+    return shapes
 
 
 def judge(shape: Shape, rows: int) -> Iterator[Finding]:
@@ -88,11 +90,13 @@ def swapped(inputs: ModalityInputs) -> tuple[ModalityInputs, int]:
     >>> other.values.flatten(), differ
     (tensor([2., 2., 1., 1.]), 4)
     """
-    alone = replace(inputs, distinct=None)
-    size = len(inputs.values)
-    found = [(_differ(alone, shift), -shift) for shift in range(1, min(size, 8))] or [(0, 0)]
-    differ, shift = max(found)
-    return tree_map(lambda x: x.roll(-shift, 0), alone), differ
+    each = replace(inputs, distinct=None)
+    best, most = 0, 0
+    for shift in range(1, min(len(inputs.values), 8)):
+        differ = _differ(each, shift)
+        if differ > most:
+            best, most = shift, differ
+    return tree_map(lambda x: x.roll(best, 0), each), most
 
 
 def with_other_content(inputs: ModalityInputs, rows: Sequence[int]) -> ModalityInputs:
@@ -109,13 +113,16 @@ def with_other_content(inputs: ModalityInputs, rows: Sequence[int]) -> ModalityI
     chosen[list(rows)] = True
     content = inputs.mask & ~inputs.special & other.mask & ~other.special & chosen  # [B, L]
     values = torch.where(over(content, inputs.values), other.values, inputs.values)
-    extras = {
-        k: torch.where(over(content, x), other.extras[k], x) if x.is_floating_point() else x for k, x in inputs.extras.items()
-    }
+    extras = dict(inputs.extras)
+    for name, x in extras.items():
+        if x.is_floating_point():  # whole numbers are marks of positions, which stay
+            extras[name] = torch.where(over(content, x), other.extras[name], x)
     return replace(inputs, values=values, extras=extras, distinct=None)
 
 
 def _differ(inputs: ModalityInputs, shift: int) -> int:
     """How many rows differ from the one that takes their place."""
     values, mask = inputs.values.flatten(1), inputs.mask
-    return int(((values != values.roll(shift, 0)).any(1) | (mask != mask.roll(shift, 0)).any(1)).sum())
+    other_values = (values != values.roll(shift, 0)).any(1)
+    other_mask = (mask != mask.roll(shift, 0)).any(1)
+    return int((other_values | other_mask).sum())

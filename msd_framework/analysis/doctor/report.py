@@ -1,9 +1,10 @@
-"""What the doctor has found: all that was measured, the sentences that follow from it, and tables of it."""
+"""The doctor's report: all that was measured, the sentences that follow from it, and tables of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from msd_framework.analysis.doctor import features, inputs, models, score, step, terms
@@ -21,9 +22,9 @@ OK = "OK"
 """The last line where nothing has to be mended."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Diagnosis:
-    """All that was measured of a run's teachers and student.
+    """All that was measured of a run's teachers and student, filled as it is looked at.
 
     Args:
         name: the run's.
@@ -38,7 +39,7 @@ class Diagnosis:
         terms: the parts of the loss.
         pairs: the intermediates that are compared, or could be.
         scores: of each teacher.
-        cache: what was found of the teachers' cached answers, a sentence each.
+        cache: a sentence for each store of a teacher's outputs.
         seconds: how long it took.
     """
 
@@ -58,62 +59,63 @@ class Diagnosis:
     seconds: float = 0.0
 
 
-def findings(found: Diagnosis) -> list[Finding]:
+def findings(diagnosis: Diagnosis) -> list[Finding]:
     """What follows from what was measured, faults first."""
-    told: list[Finding] = []
-    for shape in found.shapes:
-        told += inputs.judge(shape, found.rows)
-    for model in found.models:
-        told += models.judge(model)
-    for one in found.scores:
-        told += score.judge(one)
-    if found.step is not None:
-        told += step.judge(found.step)
-    told += terms.judge(found.terms)
-    return sorted(dict.fromkeys(told), key=lambda finding: not finding.is_fault)
+    found: list[Finding] = []
+    for shape in diagnosis.shapes:
+        found += inputs.judge(shape, diagnosis.rows)
+    for model in diagnosis.models:
+        found += models.judge(model)
+    for check in diagnosis.scores:
+        found += score.judge(check)
+    if diagnosis.step is not None:
+        found += step.judge(diagnosis.step)
+    found += terms.judge(diagnosis.terms)
+    return sorted(dict.fromkeys(found), key=lambda finding: not finding.is_fault)
 
 
-def as_json(found: Diagnosis, told: Sequence[Finding]) -> dict[str, Any]:
+def as_json(diagnosis: Diagnosis, found: Sequence[Finding]) -> dict[str, Any]:
     """All of it as plain values."""
-    sentences = [{**asdict(finding), "sentence": str(finding)} for finding in told]
-    return {"ok": is_ok(told), "findings": sentences, **asdict(found)}
+    sentences = [{**asdict(finding), "sentence": str(finding)} for finding in found]
+    return {"ok": is_ok(found), "findings": sentences, **asdict(diagnosis)}
 
 
-def is_ok(told: Sequence[Finding]) -> bool:
+def is_ok(found: Sequence[Finding]) -> bool:
     """Whether nothing has to be mended."""
-    return not any(finding.is_fault for finding in told)
+    return not any(finding.is_fault for finding in found)
 
 
-def show(found: Diagnosis, told: Sequence[Finding]) -> None:
+def show(diagnosis: Diagnosis, found: Sequence[Finding]) -> None:
     """Prints tables, what is good to know, and at the end `OK` or what has to be mended."""
-    Screen().show(*tables(found), *lines(found, told))
+    Screen().show(*tables(diagnosis), *lines(diagnosis, found))
 
 
-def lines(found: Diagnosis, told: Sequence[Finding]) -> Iterator[str]:
-    """What is said below the tables."""
-    if found.classes:
-        yield f"classes: {found.classes}"
-    yield from found.cache
-    faults, notes = ([f for f in told if f.is_fault is wanted] for wanted in (True, False))
-    yield from (f"note: {finding}" for finding in notes)
-    yield from (f"fix: {finding}" for finding in faults)
-    yield f"{len(faults)} to fix, in {found.seconds:.1f} s." if faults else OK
+def lines(diagnosis: Diagnosis, found: Sequence[Finding]) -> Iterator[str]:
+    """The lines below the tables."""
+    if diagnosis.classes:
+        yield f"classes: {diagnosis.classes}"
+    yield from diagnosis.cache
+    yield from (f"note: {finding}" for finding in found if not finding.is_fault)
+    faults = [f"fix: {finding}" for finding in found if finding.is_fault]
+    yield from faults
+    yield f"{len(faults)} to fix, in {diagnosis.seconds:.1f} s." if faults else OK
 
 
-def tables(found: Diagnosis) -> Iterator[Table]:
+def tables(diagnosis: Diagnosis) -> Iterator[Table]:
     """The tables that have rows."""
-    batch = f"{found.name}: a batch of {found.rows} rows, targets {sizes(found.targets)} {found.task}, on {found.device}"
-    pairs = "features that are compared" if any(p.used for p in found.pairs) else "features that could be compared"
+    d = diagnosis
+    batch = f"{d.name}: a batch of {d.rows} rows, targets {sizes(d.targets)} {d.task}, on {d.device}"
+    pairs = "features that are compared" if any(p.used for p in d.pairs) else "features that could be compared"
     pull = "loss terms, and how hard each pulls at the student"
-    effects = [row for model in found.models for row in models.effect_rows(model)]
-    scores = [row for one in found.scores for row in score.rows(one)]
+    effects = list(chain.from_iterable(map(models.effect_rows, d.models)))
+    scores = list(chain.from_iterable(map(score.rows, d.scores)))
     for table in (
-        Table(inputs.COLUMNS, [*map(inputs.row, found.shapes)], batch),
-        Table(models.COLUMNS, [*map(models.row, found.models)], "models"),
+        Table(inputs.COLUMNS, [*map(inputs.row, d.shapes)], batch),
+        Table(models.COLUMNS, [*map(models.row, d.models)], "models"),
         Table(models.EFFECT_COLUMNS, effects, "what modalities do to the answers"),
-        Table(step.COLUMNS, [step.row(found.step)] if found.step else [], "a step"),
-        Table(terms.COLUMNS, [*map(terms.row, found.terms)], pull),
-        Table(features.COLUMNS, [*map(features.row, found.pairs)], pairs),
+        Table(step.COLUMNS, [step.row(d.step)] if d.step else [], "a step"),
+        Table(terms.COLUMNS, [*map(terms.row, d.terms)], pull),
+        Table(features.COLUMNS, [*map(features.row, d.pairs)], pairs),
         Table(score.COLUMNS, scores, "the teacher on the validation split"),
     ):
         if table.rows:
