@@ -1,4 +1,4 @@
-"""What a model does with a batch: which modalities its answers depend on, and whether anything of a hidden one gets through."""
+"""Whether a model is sound: its weights, which modalities its predictions depend on, and whether a hidden one leaks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msd_framework.analysis.doctor.inputs import swapped, with_other_content
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
 from msd_framework.structures import Batch, ModalityInputs, Outcomes, check_logits, probabilities
-from msd_framework.views import FULL, visible_modalities
+from msd_framework.views import FULL
 
 Ask = Callable[[Batch, str], Tensor]
 """Logits [B, C] of a view of a batch: a student's, or a teacher's."""
@@ -57,7 +57,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """What was found of a model.
+    """A model in eval mode.
 
     Args:
         who: `student`, `teacher`, or which of several teachers.
@@ -91,7 +91,7 @@ def measure(
 
     Args:
         who: what it is called.
-        model: the model; what of it is in training mode is told, not changed.
+        model: the model, whose mode is left as it is.
         ask: how it is asked.
         masker: hides modalities from it.
         batch: the batch in full.
@@ -178,25 +178,22 @@ def effect_rows(model: ModelCheck) -> Iterator[list[str]]:
 
 def check_effect(modality: str, model: MultimodalModel, ask: Ask, masker: Masker, batch: Batch, outcomes: Outcomes) -> Effect:
     """Exchanges a modality between rows, hides it, and changes what is hidden."""
-    found = Effect(modality)
     if len(batch) < 2:
-        return replace(found, untried="the batch has one row")
+        return Effect(modality, untried="the batch has one row")
     full = ask(batch, FULL).float()
     other, differ = swapped(batch.inputs[modality])
     if differ:
-        seen = ask(_with(batch, modality, other), FULL).float()
-        found = replace(found, swap=distance(full, seen, outcomes), moved=moved(full, seen))
+        exchanged = ask(_with(batch, modality, other), FULL).float()
+        effect = Effect(modality, swap=distance(full, exchanged, outcomes), moved=moved(full, exchanged))
     else:
-        found = replace(found, untried=f"all {len(batch)} rows have the same {modality}")
+        effect = Effect(modality, untried=f"all {len(batch)} rows have the same {modality}")
     if len(model.modalities) < 2:
-        return found
+        return effect
     if not model.takes_subsets and masker.hidden(batch, modality) is None:
-        return replace(found, untried=found.untried or "the masker leaves it out, and the model needs all modalities")
-    view = f"~{modality}"
-    visible_modalities(view, batch.modalities)
-    hidden = ask(batch, view).float()
-    found = replace(found, hide=distance(full, hidden, outcomes))
-    return replace(found, leak=check_leak(modality, ask, masker, batch)) if differ else found
+        return replace(effect, untried=effect.untried or "the masker leaves it out, and the model needs all modalities")
+    hidden = ask(batch, f"~{modality}").float()
+    effect = replace(effect, hide=distance(full, hidden, outcomes))
+    return replace(effect, leak=check_leak(modality, ask, masker, batch)) if differ else effect
 
 
 @torch.no_grad()

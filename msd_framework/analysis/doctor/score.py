@@ -1,13 +1,10 @@
-"""Whether a teacher still is who its checkpoint says: its validation score and its answers beside those that its run wrote down."""
+"""Whether a teacher is that of its checkpoint: its validation score and predictions beside those that its run wrote down."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,26 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from msd_framework.analysis.doctor.finding import Finding, listed
+from msd_framework.analysis.doctor.recorded import Recorded, read_predictions, read_recorded
 from msd_framework.build.data import Data
 from msd_framework.build.extreme_rows import evenly
 from msd_framework.build.teachers import TrainedTeacher
-from msd_framework.checks.resume import begun_with
-from msd_framework.components.options import mismatch
-from msd_framework.components.registry import plain, split
-from msd_framework.config.cards import processors_folder
-from msd_framework.config.schema import RunConfig
+from msd_framework.components.registry import plain
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
 from msd_framework.data.batches.subset import Subset
-from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, read_json
 from msd_framework.engine.evaluation import Predictions, predict
 from msd_framework.engine.precision import FP32
 from msd_framework.engine.prediction_table import MOST_COLUMNS
-from msd_framework.errors import CheckpointError, ConfigError
-from msd_framework.escaping import cell
+from msd_framework.errors import ConfigError
 from msd_framework.metrics.base import Metric
-from msd_framework.registry import DATASETS, METRICS
-from msd_framework.structures import Batch, DatasetInfo, Outcomes, probabilities
+from msd_framework.registry import METRICS
+from msd_framework.structures import Batch, Outcomes, probabilities
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL
 
@@ -47,38 +39,10 @@ OFF = {"fp32": 0.002, "medium": 0.005}
 COARSE = 0.05
 """The same for all other precisions."""
 
-REPORT: dict[str, Any] = {"metrics": dict[str, float | None], "examples": dict[str, int], "precision": dict[str, Any]}
-"""What is read of a report, which may have been edited."""
-
 FEWEST = 20
 """Rows below which classes are not looked for in another order."""
 
 COLUMNS = ("model", "rows", "metric", "now", "recorded", "allowed", "answers compared", "that differ")
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What the run of a checkpoint wrote down of its validation split.
-
-    Args:
-        scores: of the full view, by the metric's name.
-        metrics: the metrics' parts of its YAML, by name.
-        dataset: the data set's name.
-        split: the data set's name of the split.
-        rows: how many examples it had; None if nobody wrote that down.
-        precision: what they were predicted in.
-        predictions: the file with every prediction; None if there is none.
-        why_not: why nothing can be compared; empty if it can.
-    """
-
-    scores: Mapping[str, float] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    dataset: str = ""
-    split: str = ""
-    rows: int | None = None
-    precision: str = FP32.name
-    predictions: Path | None = None
-    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,43 +98,56 @@ def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metri
         usual: the run's own metrics, for a teacher whose run's are not known.
         num_rows: how many rows are looked at at most.
     """
-    folder, name = one.folder, data.config.data.validation
+    name = data.config.data.validation
     if name is None:
-        return ScoreCheck(who, folder, note="data.validation names no split, so the teacher was not scored")
-    recorded = read_recorded(folder, data.config)
+        return ScoreCheck(who, one.folder, note="data.validation names no split, so the teacher was not scored")
+    recorded = read_recorded(one.folder, data.config)
     whole = data.splits["validation"]
     places = evenly(len(whole), num_rows)
     views = list(dict.fromkeys([FULL, *one.views["train"]]))
-    found = answers(data, one.live(), Subset(whole, places), views)
-    made = ScoreCheck(who, folder, name, len(found.places), len(whole))
-    known, why_not = found.labelled, recorded.why_not or _other_rows(recorded, data, len(whole))
+    predictions = answers(data, one.live(), Subset(whole, places), views)
+    check = ScoreCheck(who, one.folder, name, len(predictions.places), len(whole))
+    why_not = recorded.why_not or _other_rows(recorded, data, len(whole))
     if not why_not and recorded.predictions is not None:
-        rows = read_predictions(recorded.predictions, [whole[int(places[i])].id for i in found.places.tolist()], data.info)
-        made = _beside(made, probabilities(found.logits[FULL].double(), one.outcomes), rows, recorded.precision)
-    if not known.any():
-        return replace(made, note="no row of the validation split has a label, so the teacher was not scored")
-    logits, targets = found.logits[FULL][known], found.targets[known]
-    metrics = _metrics(data, {} if why_not else recorded.metrics, usual)
-    scores = {n: float(metric(logits, targets)) for n, metric in metrics.items()}
-    scores = {n: value for n, value in scores.items() if math.isfinite(value)}
-    shared = {} if why_not else {n: recorded.scores[n] for n in scores if n in recorded.scores}
-    why_not = why_not or ("" if shared else "its checkpoint has recorded no score of these metrics")
-    allowed = allowance(int(known.sum()), len(whole))
-    order = tuple(other_order(logits, targets, one.outcomes))
-    beside = {view: beside_chance(x[known], targets, one.outcomes) for view, x in found.logits.items()}
-    right, blind = {v: one[0] for v, one in beside.items()}, tuple(v for v, one in beside.items() if one[2])
-    made = replace(made, right=right, constant=beside[FULL][1], blind=blind)
-    return replace(made, scores=scores, recorded=shared, allowed=allowed, order=order, note=why_not)
+        ids = [whole[int(places[i])].id for i in predictions.places.tolist()]
+        p = probabilities(predictions.logits[FULL].double(), one.outcomes)
+        check = _compare_answers(check, p, read_predictions(recorded.predictions, ids, data.info), recorded.precision)
+    labelled = predictions.labelled
+    if not labelled.any():
+        return replace(check, note="no row of the validation split has a label, so the teacher was not scored")
+    logits, targets = predictions.logits[FULL][labelled], predictions.targets[labelled]
+    scores, shared, right, blind = dict[str, float](), dict[str, float](), dict[str, float](), []
+    for metric, function in _metrics(data, {} if why_not else recorded.metrics, usual).items():
+        score = float(function(logits, targets))
+        if math.isfinite(score):
+            scores[metric] = score
+            if not why_not and metric in recorded.scores:
+                shared[metric] = recorded.scores[metric]
+    if not shared and not why_not:
+        why_not = "its checkpoint has recorded no score of these metrics"
+    for view, of_view in predictions.logits.items():
+        right[view], constant, is_chance = beside_chance(of_view[labelled], targets, one.outcomes)
+        if is_chance:
+            blind.append(view)
+    return replace(
+        check,
+        scores=scores,
+        recorded=shared,
+        allowed=allowance(int(labelled.sum()), len(whole)),
+        order=tuple(other_order(logits, targets, one.outcomes)),
+        right=right,
+        constant=constant,
+        blind=tuple(blind),
+        note=why_not,
+    )
 
 
 def judge(score: ScoreCheck) -> Iterator[Finding]:
     """What is wrong with what a teacher answers on the validation split."""
     where = f"{score.who} ({score.checkpoint})"
     if score.off:
-        text = (
-            f"{score.off} of {score.compared} answers on {score.split} are not those that its run wrote down, by up to "
-            f"{score.furthest:.3f} of a probability"
-        )
+        text = f"{score.off} of {score.compared} answers on {score.split} are not those that its run wrote down"
+        text += f", by up to {score.furthest:.3f} of a probability"
         do = "Its weights, or the files behind the rows, are not those of its run: take the checkpoint and the data as they were."
         yield Finding(where, text, f"at most {score.bound:g}", do)
     for name, recorded in score.recorded.items():
@@ -182,9 +159,8 @@ def judge(score: ScoreCheck) -> Iterator[Finding]:
     if score.order:
         pairs = [f"{c} means {m}" for c, m in enumerate(score.order) if c != m]
         text = f"its outputs fit the labels far better in another order: {listed(pairs)}"
-        yield Finding(
-            where, text, "each output to mean its own class", "Put the data set's classes in the order it was trained with."
-        )
+        do = "Put the data set's classes in the order it was trained with."
+        yield Finding(where, text, "each output to mean its own class", do)
     for view, right in score.right.items():
         if right > score.constant or score.order:
             continue
@@ -247,7 +223,7 @@ def allowance(rows: int, of: int) -> float:
 
 
 def answers(data: Data, teacher: Teacher, rows: MultimodalDataset, views: Sequence[str] = (FULL,)) -> Predictions:
-    """What a teacher says of examples, in float32."""
+    """A teacher's predictions of examples, in float32."""
 
     def ask(batch: Batch, views: Sequence[str]) -> Tensor:
         return teacher.predict(batch, views).logits
@@ -303,74 +279,6 @@ def matched(scores: Tensor) -> list[int]:
     return columns
 
 
-# ---- what was written down ----
-
-
-def read_recorded(path: str, config: RunConfig) -> Recorded:
-    """What the run of a checkpoint wrote down of its validation split; why not, where it did not.
-
-    Args:
-        path: the run's folder, or the checkpoint.
-        config: the user's own run, which says what that run may name.
-    """
-    try:
-        folder, checkpoint = processors_folder(path).parent, find_checkpoint(path)
-        best = CheckpointFolder(folder / "checkpoints").path("best")
-    except CheckpointError:
-        return Recorded(why_not="its run's folder is not there, only a checkpoint")
-    if best is None or best.resolve() != checkpoint:
-        return Recorded(why_not="it is not the best checkpoint of its run, of which the run has written down its scores")
-    try:
-        begun = begun_with(folder, config)
-        metrics = {split(spec, "evaluation.metrics", METRICS)[0]: spec for spec in begun.evaluation.metrics}
-        dataset = split(begun.data.dataset, "data.dataset", DATASETS)[0]
-    except ConfigError:
-        return Recorded(why_not="its run's folder has no config.yaml that can be read")
-    report, name = _report(folder / "report.json"), begun.data.validation
-    scores = {k.removeprefix("validation/"): v for k, v in report.get("metrics", {}).items() if k.startswith("validation/")}
-    if not scores:
-        scores = {begun.evaluation.monitor or next(iter(metrics), ""): read_json(checkpoint / "state.json").get("best")}
-    predictions = folder / f"predictions_{str(name).replace('/', '_')}.csv"
-    return Recorded(
-        {k: float(v) for k, v in scores.items() if isinstance(v, (int, float))},
-        metrics,
-        dataset,
-        str(name),
-        report.get("examples", {}).get("validation"),
-        report.get("precision", {}).get("name", FP32.name),
-        predictions if predictions.is_file() else None,
-        "" if name else "its run had no validation split",
-    )
-
-
-def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[dict[int, float] | None]:
-    """The recorded probabilities of examples, by class; None for one that is not there.
-
-    Of many classes, the file holds the most probable one alone.
-    """
-    names = [cell(name) for name in info.class_names] or [str(c) for c in range(info.num_classes)]
-    written = [cell(i) for i in ids]
-    wanted = set(written)
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file) if row["id"] in wanted}
-    return [_probabilities(rows[i], names) if i in rows else None for i in written]
-
-
-def _probabilities(row: Mapping[str, str], names: Sequence[str]) -> dict[int, float] | None:
-    if len(names) > MOST_COLUMNS:
-        known = row.get("prediction") in names
-        return {names.index(row["prediction"]): float(row["probability"])} if known else None
-    return {c: float(row[name]) for c, name in enumerate(names)} if all(name in row for name in names) else None
-
-
-def _report(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {k: found[k] for k, form in REPORT.items() if isinstance(found, dict) and not mismatch(found.get(k), form)}
-
-
 def _other_rows(recorded: Recorded, data: Data, length: int) -> str:
     """Why what was recorded is not of the rows that are looked at here; empty if it is."""
     config = data.config.data
@@ -382,19 +290,22 @@ def _other_rows(recorded: Recorded, data: Data, length: int) -> str:
     return ""
 
 
-def _beside(made: ScoreCheck, said: Tensor, recorded: Sequence[dict[int, float] | None], precision: str) -> ScoreCheck:
+def _compare_answers(check: ScoreCheck, p: Tensor, recorded: Sequence[dict[int, float] | None], precision: str) -> ScoreCheck:
     """Each answer beside the recorded one.
 
     Args:
-        made: what was found so far.
-        said: probabilities [N, C].
+        check: what is known so far.
+        p: probabilities [N, C].
         recorded: N recorded ones by class, where they are known.
         precision: what those were computed in.
     """
-    apart = [max(abs(float(said[i, c]) - p) for c, p in row.items()) for i, row in enumerate(recorded) if row]
+    apart = []
+    for i, row in enumerate(recorded):
+        if row:
+            apart.append(max(abs(float(p[i, c]) - value) for c, value in row.items()))
     bound = OFF.get(precision, COARSE)
     off = sum(x > bound for x in apart)
-    return replace(made, compared=len(apart), off=off, furthest=max(apart, default=0.0), bound=bound)
+    return replace(check, compared=len(apart), off=off, furthest=max(apart, default=0.0), bound=bound)
 
 
 def _metrics(data: Data, specs: Mapping[str, Any], usual: Mapping[str, Metric]) -> Mapping[str, Metric]:

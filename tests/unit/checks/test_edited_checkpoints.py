@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from msd_framework.analysis.doctor.score import read_recorded
+from msd_framework.analysis.doctor.recorded import read_recorded
 from msd_framework.build.facts import RunFacts
 from msd_framework.checks.resume import resumption
 from msd_framework.checks.run import checked

@@ -1,0 +1,124 @@
+"""What the run of a checkpoint wrote down of its validation split: scores, and every prediction."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from msd_framework.checks.resume import begun_with
+from msd_framework.components.options import mismatch
+from msd_framework.components.registry import split
+from msd_framework.config.cards import processors_folder
+from msd_framework.config.schema import RunConfig
+from msd_framework.engine.checkpoint import CheckpointFolder, find_checkpoint, read_json
+from msd_framework.engine.precision import FP32
+from msd_framework.engine.prediction_table import MOST_COLUMNS
+from msd_framework.errors import CheckpointError, ConfigError
+from msd_framework.escaping import cell
+from msd_framework.registry import DATASETS, METRICS
+from msd_framework.structures import DatasetInfo
+
+REPORT: dict[str, Any] = {"metrics": dict[str, float | None], "examples": dict[str, int], "precision": dict[str, Any]}
+"""What is read of a report, which may have been edited."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the run of a checkpoint wrote down of its validation split.
+
+    Args:
+        scores: of the full view, by the metric's name.
+        metrics: the metrics' parts of its YAML, by name.
+        dataset: the data set's name.
+        split: the data set's name of the split.
+        rows: how many examples it had; None if nobody wrote that down.
+        precision: what they were predicted in.
+        predictions: the file with every prediction; None if there is none.
+        why_not: why nothing can be compared; empty if it can.
+    """
+
+    scores: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str = ""
+    split: str = ""
+    rows: int | None = None
+    precision: str = FP32.name
+    predictions: Path | None = None
+    why_not: str = ""
+
+
+def read_recorded(path: str, config: RunConfig) -> Recorded:
+    """What the run of a checkpoint wrote down of its validation split; why not, where it did not.
+
+    Args:
+        path: the run's folder, or the checkpoint.
+        config: the user's own run, which says what that run may name.
+    """
+    try:
+        folder, checkpoint = processors_folder(path).parent, find_checkpoint(path)
+        best = CheckpointFolder(folder / "checkpoints").path("best")
+    except CheckpointError:
+        return Recorded(why_not="its run's folder is not there, only a checkpoint")
+    if best is None or best.resolve() != checkpoint:
+        return Recorded(why_not="it is not the best checkpoint of its run, of which the run has written down its scores")
+    try:
+        begun = begun_with(folder, config)
+        metrics = {split(spec, "evaluation.metrics", METRICS)[0]: spec for spec in begun.evaluation.metrics}
+        dataset = split(begun.data.dataset, "data.dataset", DATASETS)[0]
+    except ConfigError:
+        return Recorded(why_not="its run's folder has no config.yaml that can be read")
+    report, name = _report(folder / "report.json"), str(begun.data.validation)
+    scores = {}
+    for key, value in report.get("metrics", {}).items():
+        if key.startswith("validation/"):
+            scores[key.removeprefix("validation/")] = value
+    if not scores:  # a run that was stopped early has no report, but its checkpoint has a score
+        monitored = begun.evaluation.monitor or next(iter(metrics), "")
+        scores[monitored] = read_json(checkpoint / "state.json").get("best")
+    predictions = folder / f"predictions_{name.replace('/', '_')}.csv"
+    return Recorded(
+        scores={k: float(v) for k, v in scores.items() if isinstance(v, (int, float))},
+        metrics=metrics,
+        dataset=dataset,
+        split=name,
+        rows=report.get("examples", {}).get("validation"),
+        precision=report.get("precision", {}).get("name", FP32.name),
+        predictions=predictions if predictions.is_file() else None,
+        why_not="" if begun.data.validation else "its run had no validation split",
+    )
+
+
+def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[dict[int, float] | None]:
+    """The recorded probabilities of examples, by class; None for one that is not there.
+
+    Of many classes, the file holds the most probable one alone.
+    """
+    names = [cell(name) for name in info.class_names] or [str(c) for c in range(info.num_classes)]
+    written = [cell(i) for i in ids]
+    wanted = set(written)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file) if row["id"] in wanted}
+    return [_probabilities(rows[i], names) if i in rows else None for i in written]
+
+
+def _probabilities(row: Mapping[str, str], names: Sequence[str]) -> dict[int, float] | None:
+    if len(names) <= MOST_COLUMNS:
+        is_whole = all(name in row for name in names)
+        return {c: float(row[name]) for c, name in enumerate(names)} if is_whole else None
+    chosen = row.get("prediction")
+    return {names.index(chosen): float(row["probability"])} if chosen in names else None
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """The parts of a report that have the form that a run writes."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(report, dict):
+        return {}
+    return {key: report[key] for key, form in REPORT.items() if not mismatch(report.get(key), form)}
