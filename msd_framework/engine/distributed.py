@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import secrets
 import socket
 import threading
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,6 +34,11 @@ PATIENCE = 20.0
 
 LONGEST = 60
 """Characters of a value that two processes do not agree on."""
+
+# The tensors of the last calls between processes. A thread of gloo drops those of a call a moment after the call has returned. If
+# its reference were the last one, it would wait for Python's lock while it holds the group's, and the destructor of the group
+# holds Python's lock and waits for the group's: a process that leaves right after a call, as after an error, would wait for ever.
+_in_use: deque[list[Tensor]] = deque(maxlen=4)
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ class World:
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
+            _in_use.append([value])
         return value
 
     def mean(self, value: Tensor) -> Tensor:
@@ -126,9 +135,18 @@ class World:
         """A picklable value of every process, in the order of their ranks, on each of them."""
         if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
-        return values
+        # as dist.all_gather_object does, whose tensors cannot be kept (see `_in_use`)
+        content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(self.device)
+        size = torch.tensor(len(content), device=self.device)
+        sizes = [torch.zeros_like(size) for _ in range(self.size)]
+        dist.all_gather(sizes, size)
+        longest = max(int(n) for n in sizes)
+        padded = F.pad(content, (0, longest - len(content)))
+        contents = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(contents, padded)
+        _in_use.extend([[size, *sizes], [padded, *contents]])
+        # the bytes come from the processes of this run alone
+        return [pickle.loads(c[:n].cpu().numpy().tobytes()) for c, n in zip(contents, sizes)]  # noqa: S301
 
     def wait(self) -> None:
         """Waits for every process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from msd_framework.callbacks.base import Callback
@@ -25,6 +27,21 @@ from msd_framework.structures import Inputs, ModelOutput
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch, run_processes, take
 from tests.runs import SIZES, tiny_model, tiny_runner
+
+
+def _gather_and_leave(folder: str, times: int) -> None:
+    rank, values = int(os.environ["RANK"]), [None, {"long": "é" * 70_000}]
+    for i in range(times):
+        dist.init_process_group("gloo", init_method=f"file://{folder}/{i}", rank=rank, world_size=2)
+        found = World(rank, 2).gather(values[rank])
+        assert World(rank, 2).sum(torch.ones(3)).tolist() == [2.0, 2.0, 2.0]
+        dist.destroy_process_group()
+        assert found == values
+
+
+def test_processes_that_leave_right_after_a_call_end(tmp_path):
+    """A group's destructor and a thread of gloo that dropped the call's last tensors waited for each other."""
+    run_processes(_gather_and_leave, 2, str(tmp_path), 20)
 
 
 def _train(folder: str, accumulate: int) -> None:
