@@ -21,7 +21,15 @@ from msd_framework.structures import ModelOutput, Outcomes, Task
 
 
 class _SoftenedDivergence(DistillationLoss):
-    """A divergence of probabilities that a temperature softens, times its square."""
+    """A divergence of probabilities that a temperature softens, times its square.
+
+    Args:
+        temperature: T, above 0; larger shows more of what the teacher thinks of the wrong classes. `{start: 4, end: 1}` changes it
+            as the run goes (options `begin`, `over`, `shape`).
+
+    Raises:
+        ValueError: if the temperature is not positive.
+    """
 
     tasks: ClassVar[frozenset[Task]] = SOFTMAX
     outcomes: ClassVar[Outcomes] = "softmax"
@@ -48,13 +56,6 @@ class SoftenedKL(_SoftenedDivergence):
 
     with :math:`p` and :math:`q` the softmax of the teacher's and the student's logits divided by :math:`T`. The square
     keeps the size of the gradient when T changes (Hinton et al., 2015, arXiv:1503.02531, section 2).
-
-    Args:
-        temperature: T, above 0; larger shows more of what the teacher thinks of the wrong classes. `{start: 4, end: 1}` changes it
-            as the run goes (options `begin`, `over`, `shape`).
-
-    Raises:
-        ValueError: if the temperature is not positive.
 
     >>> student, teacher = ModelOutput(torch.zeros(1, 2)), ModelOutput(torch.tensor([[0.0, 100.0]]))
     >>> SoftenedKL()(student, teacher)  # log 2: the teacher is sure, the student tosses a coin
@@ -89,12 +90,6 @@ class ReverseKL(_SoftenedDivergence):
     with :math:`p` and :math:`q` the softmax of the teacher's and the student's logits divided by :math:`T`. It punishes
     what the student believes and the teacher does not, where `kl` punishes what the student misses: a student that is too
     small for all of the teacher's answer keeps to its peaks (Gu et al., 2024, arXiv:2306.08543, section 2.1).
-
-    Args:
-        temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
-
-    Raises:
-        ValueError: if the temperature is not positive.
 
     >>> student, teacher = ModelOutput(torch.tensor([[0.0, 100.0]])), ModelOutput(torch.zeros(1, 2))
     >>> ReverseKL()(student, teacher)  # log 2: the student is sure, the teacher tosses a coin

@@ -67,9 +67,11 @@ class CrossEntropy(_OfCompetingClasses):
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
         logits = logits_of(output)
         weights = None if self.weights is None else self.weights.to(logits.dtype)
-        return F.cross_entropy(
+        losses = F.cross_entropy(
             logits, targets, weights, ignore_index=IGNORED, label_smoothing=self.label_smoothing, reduction="none"
         )  # [N]
+        # torch gives -0.0 where the right class has probability 1, and reports would print its sign
+        return losses + 0.0
 
 
 @TASK_LOSSES.register("binary_cross_entropy")

@@ -18,11 +18,11 @@ ALL_KINDS: frozenset[ModalityKind] = frozenset({"tokens", "features", "pixels", 
 
 
 class Masker(nn.Module, ABC):
-    """A subclass says how one modality is hidden; which ones a view hides is said here.
+    """Hides modalities. A subclass implements `hide` for one modality; this class decides which ones a view hides.
 
-    What is hidden keeps its special tokens ([CLS], [SEP]): they belong to the model, not to the content. They move to positions
-    0, 1, ..., and what stands in for the content is as long for every example: a hidden modality of another length changes no
-    logit. Only `attention` leaves them where they are.
+    A hidden modality keeps its special tokens ([CLS], [SEP]): they belong to the model, not to the content. They move to positions
+    0, 1, ..., and what replaces the content is as long for every example, so that the length of hidden content changes no logit.
+    Only `attention` leaves them where they are.
     """
 
     kinds: ClassVar[frozenset[ModalityKind]] = ALL_KINDS
@@ -32,10 +32,10 @@ class Masker(nn.Module, ABC):
     """Whether it may leave a modality out of the inputs, which not every model can take."""
 
     random: bool = False
-    """Whether what is hidden shows something that chance or the rest of the batch decides, so that two looks may differ."""
+    """Whether chance or the rest of the batch decides what replaces the content, so that two passes may differ."""
 
     keeps_repeats: ClassVar[bool] = False
-    """Whether inputs of a batch that are the same are hidden the same way, so that they need not be encoded one by one."""
+    """Whether equal inputs of a batch stay equal once they are hidden, so that each is encoded once."""
 
     needs_fit: bool = False
     """Whether `fit` must see the training examples before the first view."""
@@ -45,18 +45,18 @@ class Masker(nn.Module, ABC):
         """The modality with its content hidden, or None where nothing is left of it."""
 
     def hide_in(self, batch: Batch, modality: str) -> ModalityInputs | None:
-        """One modality of a batch as `hide` shows it; for maskers that look at more of the batch than the modality."""
+        """As `hide`, for maskers that need more of the batch than the modality."""
         return self.hide(modality, batch.inputs[modality])
 
     def hidden(self, batch: Batch, modality: str) -> ModalityInputs | None:
-        """One modality of a batch as `hide_in` shows it, with what is known of repeated inputs only where it remains true.
-
-        Nothing takes the place of what an example lacks: a view that hides it is the example in full.
-        """
+        """One modality of a batch with its content hidden, or None where nothing is left of it; views are made of this."""
         hidden = self.hide_in(batch, modality)
-        if hidden is not None and modality in batch.having:
+        if hidden is None:
+            return None
+        if modality in batch.having:
+            # nothing replaces what an example lacks: a view that hides it is the example in full
             hidden = special_first(hidden, ~batch.having[modality])
-        return hidden if hidden is None or self.keeps_repeats else replace(hidden, distinct=None)
+        return hidden if self.keeps_repeats else replace(hidden, distinct=None)
 
     def leaves_out(self, modality: str, kind: ModalityKind) -> bool:
         """Whether it may leave a modality with values of this kind out of the inputs."""
@@ -73,9 +73,13 @@ class Masker(nn.Module, ABC):
         """
         if name == FULL:
             return batch
-        shown = visible_modalities(name, batch.modalities)
-        seen = {m: x if m in shown else self.hidden(batch, m) for m, x in batch.inputs.items()}
-        return batch.with_inputs({m: x for m, x in seen.items() if x is not None})
+        visible = visible_modalities(name, batch.modalities)
+        inputs = {}
+        for modality, whole in batch.inputs.items():
+            value = whole if modality in visible else self.hidden(batch, modality)
+            if value is not None:
+                inputs[modality] = value
+        return batch.with_inputs(inputs)
 
     def only(self, batch: Batch, modality: str) -> Batch:
         """The batch with every other modality hidden."""
@@ -88,19 +92,21 @@ class Masker(nn.Module, ABC):
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         """What this masker could not hide in a run, as sentences."""
-        return [
-            f"{cls.__name__} cannot hide {modality!r}, whose values are {kind}; it hides {', '.join(sorted(cls.kinds))}. "
-            f"Take another masker for it: {{type: by_modality, maskers: {{{modality}: drop, ...}}}}."
-            for modality, kind in sorted(setting.kinds.items())
-            if kind not in cls.kinds
-        ]
+        problems = []
+        for modality, kind in sorted(setting.kinds.items()):
+            if kind not in cls.kinds:
+                problems.append(
+                    f"{cls.__name__} cannot hide {modality!r}, whose values are {kind}; it hides {', '.join(sorted(cls.kinds))}. "
+                    f"Take another masker for it: {{type: by_modality, maskers: {{{modality}: drop, ...}}}}."
+                )
+        return problems
 
 
 MASKERS: Registry[Masker] = Registry("masker", "maskers", Masker)
 
 
 class Views:
-    """The views of one batch, each made once, so that all who look at one see the same, noise included.
+    """The views of one batch by name, each made once, so that student and teacher see the same noise.
 
     Args:
         masker: how a view hides a modality.
@@ -109,9 +115,9 @@ class Views:
 
     def __init__(self, masker: Masker, batch: Batch):
         self.masker, self.batch = masker, batch
-        self.made: dict[str, Batch] = {}
+        self._views: dict[str, Batch] = {}
 
     def __getitem__(self, name: str) -> Batch:
-        if name not in self.made:
-            self.made[name] = self.masker.view(self.batch, name)
-        return self.made[name]
+        if name not in self._views:
+            self._views[name] = self.masker.view(self.batch, name)
+        return self._views[name]

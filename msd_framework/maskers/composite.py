@@ -31,66 +31,61 @@ class ModalityMasker(Masker):
     (None, tensor([[False]]), True)
     """
 
-    keeps_repeats = True  # each masker answers for its own
+    # each masker forgets what it cannot keep itself
+    keeps_repeats = True
 
     def __init__(self, maskers: dict[str, Masker], otherwise: Masker | None = None):
         super().__init__()
         self.maskers = nn.ModuleDict(maskers)
         self.otherwise = otherwise
-        children = [*maskers.values(), *([otherwise] if otherwise else [])]
+        children = self._children()
         self.removes = any(child.removes for child in children)
         self.random = any(child.random for child in children)
         self.needs_fit = any(child.needs_fit for child in children)
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
-        """The modality as its masker hides it.
-
-        Raises:
-            ValueError: if it has none.
-        """
-        return self._listed(modality).hide(modality, inputs)
+        return self._masker_of(modality).hide(modality, inputs)
 
     def hide_in(self, batch: Batch, modality: str) -> ModalityInputs | None:
-        """The modality as its masker hides it in a batch.
-
-        Raises:
-            ValueError: if it has none.
-        """
-        return self._listed(modality).hidden(batch, modality)
+        return self._masker_of(modality).hidden(batch, modality)
 
     def leaves_out(self, modality: str, kind: ModalityKind) -> bool:
-        masker = self.masker_of(modality)
+        masker = self._find(modality)
         return masker is not None and masker.leaves_out(modality, kind)
 
-    def masker_of(self, modality: str) -> Masker | None:
-        """The masker that hides a modality, if there is one."""
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Fits each masker that needs it on the modalities that it hides; the batches are read once for each of them."""
+        for masker in self._children():
+            if masker.needs_fit:
+                masker.fit(self._hidden_by(masker, batches))
+
+    def _children(self) -> list[Masker]:
+        """The maskers, each once, though several modalities may share one."""
+        children: list[Any] = [*self.maskers.values(), self.otherwise]
+        return [child for child in dict.fromkeys(children) if child is not None]
+
+    def _find(self, modality: str) -> Masker | None:
         masker: Any = self.maskers[modality] if modality in self.maskers else self.otherwise  # noqa: SIM401 (it has no get)
         return cast("Masker | None", masker)
 
-    def fit(self, batches: Iterable[Batch]) -> None:
-        """Shows each masker that needs it the modalities that it hides; the batches are read once for each of them."""
-        children: list[Any] = [*self.maskers.values(), self.otherwise]
-        for masker in dict.fromkeys(child for child in children if child is not None and child.needs_fit):
-            masker.fit(self._hidden_by(masker, batches))
-
-    def _listed(self, modality: str) -> Masker:
-        masker = self.masker_of(modality)
+    def _masker_of(self, modality: str) -> Masker:
+        masker = self._find(modality)
         if masker is None:
             raise ValueError(f"by_modality has no masker for {modality!r}. List it under `maskers`, or give `otherwise`.")
         return masker
 
     def _hidden_by(self, masker: Masker, batches: Iterable[Batch]) -> Iterable[Batch]:
         for batch in batches:
-            yield batch.with_inputs({m: x for m, x in batch.inputs.items() if self.masker_of(m) is masker})
+            yield batch.with_inputs({m: x for m, x in batch.inputs.items() if self._find(m) is masker})
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         given, otherwise = options.get("maskers", {}), options.get("otherwise")
-        problems = [
-            f"maskers: {name!r} is not one of the modalities {', '.join(sorted(setting.kinds))}.{did_you_mean(name, setting.kinds)}"
-            for name in given
-            if name not in setting.kinds
-        ]
+        problems = []
+        for name in given:
+            if name not in setting.kinds:
+                known = ", ".join(sorted(setting.kinds))
+                problems.append(f"maskers: {name!r} is not one of the modalities {known}.{did_you_mean(name, setting.kinds)}")
         for modality, kind in sorted(setting.kinds.items()):
             spec = given.get(modality, otherwise)
             if spec is None:
@@ -104,6 +99,7 @@ def _check(spec: Any, setting: Setting) -> list[str]:
     try:
         name, options = split(spec, "masker", MASKERS)
         masker = MASKERS.get(name)
-    except ConfigError:  # told by the check of the options themselves
+    except ConfigError:
+        # the check of the options themselves reports it
         return []
     return masker.check(options, setting)

@@ -10,9 +10,7 @@ from msd_framework.structures import ModalityInputs
 
 @MASKERS.register("constant")
 class ConstantMasker(Masker):
-    """Replaces the content by a number or a token, and lets the model look at it.
-
-    Another view than `drop`: the model sees the replacement. It is as long for every example, whatever was there.
+    """Replaces the content by a number or a token, which the model sees; it is as long for every example.
 
     Args:
         feature: what every hidden number of features, pixels or a waveform becomes.

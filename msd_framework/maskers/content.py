@@ -1,6 +1,6 @@
-"""Takes the content of a modality away or puts something else in its place, so that nothing tells how much there was.
+"""Removes or replaces the content of a modality without a trace of how much there was.
 
-Special tokens stay, and move to positions 0, 1, ...: where [SEP] stood tells how long the text was.
+Special tokens stay and move to positions 0, 1, ..., since the position of [SEP] would give the length of a text away.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from msd_framework.structures import ModalityInputs
 
 SOUND_LENGTH = 16_000
-"""Samples that stand in for a sound, if nobody says: a second of 16 kHz."""
+"""Samples that replace a sound where no length is given: a second of 16 kHz."""
 
 
 def special_first(inputs: ModalityInputs, hidden: Tensor | None = None) -> ModalityInputs:
@@ -32,7 +32,8 @@ def special_first(inputs: ModalityInputs, hidden: Tensor | None = None) -> Modal
     kept = inputs.mask & (inputs.special | shown)  # [B, L]
     if "special" not in inputs.extras:
         return replace(inputs, mask=kept)
-    order = (kept | shown).byte().argsort(dim=1, descending=True, stable=True)  # [B, L]; of a row that is shown, 0, 1, 2, ...
+    # [B, L]; a row that is shown stays in its order, 0, 1, 2, ...
+    order = (kept | shown).byte().argsort(dim=1, descending=True, stable=True)
     moved = {name: values.take_along_dim(over(order, values), 1) for name, values in inputs.extras.items()}
     if "positions" in moved:
         moved["positions"] = torch.where(shown, moved["positions"], torch.arange(kept.shape[1], device=kept.device))
@@ -48,7 +49,8 @@ def special_only(inputs: ModalityInputs) -> ModalityInputs | None:
     if "special" not in inputs.extras:
         return None
     num_kept = inputs.num_special
-    if num_kept is None:  # counting them waits for the device, so processors do it while they are not there yet
+    if num_kept is None:
+        # this waits for the device, so processors count them before
         num_kept = int((inputs.mask & inputs.special).sum(1).max())
     if num_kept == 0:
         return None
@@ -58,28 +60,28 @@ def special_only(inputs: ModalityInputs) -> ModalityInputs | None:
 
 
 def stand_in_shape(inputs: ModalityInputs, length: int | None) -> tuple[int, ...]:
-    """The shape of what stands in for the content of a modality; it never depends on how much of it there was.
+    """The shape of what replaces the content of a modality; it never depends on how much of it there was.
 
     Args:
         inputs: the modality.
         length: its positions; 1 if None, `SOUND_LENGTH` of a waveform. Pixels keep their size.
     """
     batch, *sizes = inputs.values.shape
-    if len(sizes) == 3:  # an image of pixels is one position, whatever its size
+    if len(sizes) == 3:
+        # an image of pixels is one position, whatever its size
         return (batch, *sizes)
     is_sound = len(sizes) == 1 and inputs.values.is_floating_point()
     return (batch, length or (SOUND_LENGTH if is_sound else 1), *sizes[1:])
 
 
 def replace_content(inputs: ModalityInputs, stand_in: Tensor) -> ModalityInputs:
-    """The modality with something else in the place of its content, after the first of its special positions.
+    """The modality with other values in place of its content, after the first of its special positions.
 
-    Neither the values nor the number of positions depend on the content. Extras of the stand-in, such as boxes and segments,
-    are 0. An example that has no position at all, and so lacks the modality, still has none.
+    Extras of the new values, such as boxes and segments, are 0. An example that lacks the modality still does.
 
     Args:
         inputs: the modality.
-        stand_in: values that say nothing of the content, in a shape that `stand_in_shape` gives.
+        stand_in: the values, in the shape that `stand_in_shape` gives.
 
     >>> text = ModalityInputs(torch.tensor([[101, 7, 8, 102, 0]]), torch.tensor([[True, True, True, True, False]]),
     ...                       {"special": torch.tensor([[True, False, False, True, False]])})

@@ -1,4 +1,4 @@
-"""Hides a modality by taking its positions away, so that a model spends no time on them."""
+"""Hides a modality by removing its positions, so that a model spends no time on them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from msd_framework.structures import ModalityInputs, ModalityKind
 
 @MASKERS.register("drop")
 class DropMasker(Masker):
-    """Keeps the special tokens of a modality, and leaves it out where it has none.
+    """Removes the content and keeps special tokens: a hidden text is [CLS] [SEP]. A modality that has none is left out.
 
-    Special tokens move to positions 0, 1, ..., so that nothing tells how long the content was: a hidden text is [CLS] [SEP].
-    Where examples have different numbers of them, the rest is padded and masked.
+    Where examples have different numbers of special tokens, the rest is padded and masked.
 
     >>> import torch
     >>> text = ModalityInputs(torch.tensor([[101, 7, 8, 102, 0]]), torch.tensor([[True, True, True, True, False]]),

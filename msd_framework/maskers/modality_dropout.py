@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
-from operator import or_
 
 import torch
-from torch import Tensor
 
 from msd_framework.maskers.content import special_first
 from msd_framework.structures import Batch
@@ -25,16 +22,19 @@ def modality_dropout(batch: Batch, probability: float) -> Batch:
     """
     if probability == 0:
         return batch
-    draw = torch.rand(len(batch), device=batch.targets.device)  # [B]
-    chosen = {m: (i * probability <= draw) & (draw < (i + 1) * probability) for i, m in enumerate(batch.inputs)}  # [B]
-    last = len(chosen) if len(chosen) > 2 else 0
-    alone = {m: chosen[m] & ((i + 0.5) * probability <= draw) for i, m in enumerate([*chosen][:last])}  # [B]
-    hidden: dict[str, Tensor] = {}
-    for modality in batch.inputs:
-        by_any = reduce(or_, (by for m, by in alone.items() if m != modality), chosen[modality])  # [B]
-        hidden[modality] = by_any & ~alone[modality] if alone else by_any
-    if batch.having:  # of an example that would be left with nothing, nothing is hidden
-        left = reduce(or_, (~h & batch.having[m] if m in batch.having else ~h for m, h in hidden.items()))  # [B]
-        hidden = {m: h & left for m, h in hidden.items()}
-    seen = {m: replace(special_first(x, hidden[m]), distinct=None) for m, x in batch.inputs.items()}
-    return batch.with_inputs(seen)
+    draw = torch.rand(len(batch), device=batch.targets.device)  # [B], in [0, 1)
+    hidden = {m: torch.zeros_like(draw, dtype=torch.bool) for m in batch.inputs}  # [B] each
+    for i, modality in enumerate(batch.inputs):
+        # draws from i p to (i + 1) p choose this modality
+        chosen = (i * probability <= draw) & (draw < (i + 1) * probability)
+        alone = chosen & ((i + 0.5) * probability <= draw) if len(hidden) > 2 else torch.zeros_like(chosen)
+        for other in hidden:
+            hidden[other] = hidden[other] | (chosen & ~alone if other == modality else alone)
+    if batch.having:
+        # an example that would be left with nothing keeps all it has
+        left = torch.zeros_like(draw, dtype=torch.bool)
+        for modality, rows in hidden.items():
+            left = left | (~rows & batch.having[modality] if modality in batch.having else ~rows)
+        hidden = {m: rows & left for m, rows in hidden.items()}
+    inputs = {m: replace(special_first(x, hidden[m]), distinct=None) for m, x in batch.inputs.items()}
+    return batch.with_inputs(inputs)

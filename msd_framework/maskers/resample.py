@@ -46,7 +46,8 @@ class MeanMasker(Masker):
         super().__init__()
         positive(length=length)
         self.length = length
-        self.register_buffer("_device", torch.empty(0), persistent=False)  # where means that are loaded go
+        # tells `_expect_means` which device to load onto
+        self.register_buffer("_device", torch.empty(0), persistent=False)
         self.register_load_state_dict_pre_hook(_expect_means)  # type: ignore[no-untyped-call]
 
     def fit(self, batches: Iterable[Batch]) -> None:
@@ -58,8 +59,9 @@ class MeanMasker(Masker):
                     x = _content(inputs)  # [N, ..]
                     sums[modality] = sums.get(modality, 0) + x.double().sum(0)
                     counts[modality] = counts.get(modality, 0) + len(x)
-        for modality in (m for m, count in counts.items() if count > 0):
-            self.register_buffer(_name(modality), (sums[modality] / counts[modality]).float())
+        for modality, count in counts.items():
+            if count > 0:
+                self.register_buffer(_name(modality), (sums[modality] / count).float())
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         """The modality with its mean in the place of its content.
@@ -74,10 +76,10 @@ class MeanMasker(Masker):
 
 @MASKERS.register("noise")
 class NoiseMasker(Masker):
-    """Replaces the content by Gaussian noise, or by tokens drawn uniformly from the vocabulary.
+    """Replaces the content by Gaussian noise, or by tokens drawn uniformly from the vocabulary, special ones included.
 
-    In training, it draws from torch's global generator on the device, so no two views of an example are the same. In eval mode
-    an example's id says what is drawn: the same for whoever asks, in any batch. Tokens drawn may be special ones.
+    In training mode each call draws anew, from torch's global generator on the device. In eval mode the noise of an example depends
+    on its id alone, so that it is the same in every batch.
 
     Args:
         standard_deviation: that of the noise, whose mean is 0; above 0.
@@ -118,21 +120,15 @@ class NoiseMasker(Masker):
         return replace_content(inputs, torch.randint_like(like, self._num_tokens(modality)))
 
     def hide_in(self, batch: Batch, modality: str) -> ModalityInputs | None:
-        """The modality with noise in the place of its content; in eval mode each example's own.
-
-        Raises:
-            ValueError: if it holds tokens and the size of the vocabulary is not known.
-        """
         inputs = batch.inputs[modality]
         if self.training:
             return self.hide(modality, inputs)
         shape, is_tokens = stand_in_shape(inputs, self.length)[1:], not inputs.values.is_floating_point()
-        rows = np.stack([self._row(modality, name, shape, is_tokens) for name in batch.ids])  # [B, N, ..]
+        rows = np.stack([self._noise_of(modality, name, shape, is_tokens) for name in batch.ids])  # [B, N, ..]
         return replace_content(inputs, torch.from_numpy(rows).to(inputs.values.device))
 
-    def _row(self, modality: str, name: str, shape: tuple[int, ...], is_tokens: bool) -> Any:
-        """The noise of one example."""
-        generator = np.random.default_rng([crc32(modality.encode()), crc32(name.encode())])
+    def _noise_of(self, modality: str, example: str, shape: tuple[int, ...], is_tokens: bool) -> Any:
+        generator = np.random.default_rng([crc32(modality.encode()), crc32(example.encode())])
         if is_tokens:
             return generator.integers(self._num_tokens(modality), size=shape)
         return self.standard_deviation * generator.standard_normal(shape, np.float32)
@@ -145,10 +141,10 @@ class NoiseMasker(Masker):
 
 @MASKERS.register("other")
 class OtherMasker(Masker):
-    """Replaces the whole modality by that of another example of the batch, a number of rows above.
+    """Replaces the whole modality, its length included, by that of another example of the batch, a number of rows above.
 
-    Hidden content is thus seen by another example, and its length is hidden too. Which example that is depends on the batch.
-    An example that is alone in its batch, such as the last of a split, is shown the last one of the latest batch of several.
+    Which example that is depends on the batch. An example that is alone in its batch, such as the last of a split, gets the last
+    one of the latest batch of several.
 
     Args:
         shift: how many rows above the other example is, at least 1, counted in circles; 1 where it would lead back to itself.
@@ -194,7 +190,8 @@ def _name(modality: str) -> str:
 
 def _content(inputs: ModalityInputs) -> Tensor:
     """Values at unmasked positions that are not special, [N, D] of features, [N] of a waveform, [N, C, H, W] of pixels."""
-    values = inputs.values[:, None] if inputs.values.ndim == 4 else inputs.values  # an image is one position: [B, 1, C, H, W]
+    # an image is one position: [B, 1, C, H, W]
+    values = inputs.values[:, None] if inputs.values.ndim == 4 else inputs.values
     return values[inputs.mask & ~inputs.special]
 
 

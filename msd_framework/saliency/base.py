@@ -47,7 +47,7 @@ class Saliency(nn.Module, ABC):
     """Whether a score can never be below 0, so that scores can be used as weights as they are."""
 
     reading: ClassVar[Reading] = "share"
-    """What a large score says: that the modality is needed, that it is enough, or that its share is large."""
+    """What a large score means: the modality is needed, is enough, or has a large share."""
 
     asks_labels: bool = False
     """Whether it looks at the targets, which unlabelled examples do not have."""
@@ -56,15 +56,7 @@ class Saliency(nn.Module, ABC):
     """Whether it looks at the teacher's model itself, which a teacher whose answers are cached does not have."""
 
     def look(self, model: MultimodalModel, inputs: Inputs) -> dict[str, Tensor]:
-        """What it wants to know of the teacher itself, beside its predictions.
-
-        Args:
-            model: the teacher's.
-            inputs: the full view.
-
-        Returns:
-            what `forward` then finds among the features of the view `full`.
-        """
+        """What it reads off the teacher's model on the full view; `forward` finds it among the features of the view `full`."""
         return {}
 
     def completed(self, prediction: ModelOutput, shown: Tensor | None) -> ModelOutput:

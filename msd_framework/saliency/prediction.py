@@ -16,8 +16,26 @@ from msd_framework.structures import ModelOutput, Outcomes, Task
 from msd_framework.views import FULL, without
 
 
+class _PredictionSaliency(Saliency):
+    """A score from distances between the teacher's predictions.
+
+    Args:
+        distance: D, such as `kl`, `tvd` (half the L1 distance of the probabilities) or `mse` (of the logits); the task's usual
+            divergence if null, at temperature 1.
+        task: how targets are read.
+        outcomes: how logits are read; as is usual for the task if null.
+
+    Raises:
+        ValueError: if the distance is not for the task.
+    """
+
+    def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
+        super().__init__()
+        self.distance = fitting_distance(distance, task, outcomes)
+
+
 @SALIENCIES.register("drop")
-class DropSaliency(Saliency):
+class DropSaliency(_PredictionSaliency):
     r"""How far the teacher's prediction moves when the modality is hidden: is it *necessary*?
 
     .. math:: S_m(x) = D\left(f_T(x), f_T(x_{\setminus m})\right)
@@ -29,15 +47,6 @@ class DropSaliency(Saliency):
     `drop(text)` off the image-only view, so that `drop(image) = -keep(text)`. `drop` and `keep` thus rank two modalities of an
     example alike; they differ in how far apart the scores are, and in how one modality's scores order the examples.
 
-    Args:
-        distance: D, such as `kl`, `tvd` (half the L1 distance of the probabilities) or `mse` (of the logits); the task's usual
-            divergence if null, at temperature 1.
-        task: how targets are read.
-        outcomes: how logits are read; as is usual for the task if null.
-
-    Raises:
-        ValueError: if the distance is not for the task.
-
     >>> predictions = {"full": ModelOutput(torch.tensor([[2.0, 0.0]])), "image": ModelOutput(torch.tensor([[2.0, 0.0]])),
     ...                "text": ModelOutput(torch.tensor([[0.0, 2.0]]))}
     >>> DropSaliency()(predictions, torch.tensor([0]), ["image", "text"])  # text alone gets it wrong: the image is needed
@@ -47,20 +56,16 @@ class DropSaliency(Saliency):
     non_negative: ClassVar[bool] = True
     reading: ClassVar[Reading] = "needed"
 
-    def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
-        super().__init__()
-        self.distance = fitting_distance(distance, task, outcomes)
-
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return (FULL, *(without(m, modalities) for m in modalities))
 
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
         hidden = [predictions[without(m, modalities)] for m in modalities]
-        return torch.stack([self.distance(f, predictions[FULL]) for f in hidden], -1)  # [B, M]
+        return torch.stack([self.distance(f, predictions[FULL]) for f in hidden], -1)  # [N, M]
 
 
 @SALIENCIES.register("keep")
-class KeepSaliency(Saliency):
+class KeepSaliency(_PredictionSaliency):
     r"""How near the teacher's prediction stays when it sees the modality alone: is it *sufficient*?
 
     .. math:: S_m(x) = -D\left(f_T(x), f_T(x_m)\right)
@@ -71,15 +76,6 @@ class KeepSaliency(Saliency):
     **With two modalities this looks at the opposite view of `drop`**: `keep(image)` is read off the image-only view,
     `drop(image)` off the text-only view, so that `keep(image) = -drop(text)`. Both rank the modalities of an example alike.
 
-    Args:
-        distance: D, such as `kl`, `tvd` (half the L1 distance of the probabilities) or `mse` (of the logits); the task's usual
-            divergence if null, at temperature 1.
-        task: how targets are read.
-        outcomes: how logits are read; as is usual for the task if null.
-
-    Raises:
-        ValueError: if the distance is not for the task.
-
     >>> predictions = {"full": ModelOutput(torch.tensor([[2.0, 0.0]])), "image": ModelOutput(torch.tensor([[2.0, 0.0]])),
     ...                "text": ModelOutput(torch.tensor([[0.0, 2.0]]))}
     >>> KeepSaliency()(predictions, torch.tensor([0]), ["image", "text"])  # the image alone is enough
@@ -89,15 +85,11 @@ class KeepSaliency(Saliency):
     non_negative: ClassVar[bool] = False
     reading: ClassVar[Reading] = "enough"
 
-    def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
-        super().__init__()
-        self.distance = fitting_distance(distance, task, outcomes)
-
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return (FULL, *modalities)
 
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
-        return torch.stack([-self.distance(predictions[m], predictions[FULL]) for m in modalities], -1)  # [B, M]
+        return torch.stack([-self.distance(predictions[m], predictions[FULL]) for m in modalities], -1)  # [N, M]
 
 
 def fitting_distance(distance: DistillationLoss | None, task: Task, outcomes: Outcomes | None = None) -> DistillationLoss:

@@ -1,18 +1,18 @@
-"""What scores say of an example: that one modality decides it, or that all do together."""
+"""Reads scores of an example: one modality decides it, or all do together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 Reading: TypeAlias = Literal["needed", "enough", "share"]
-"""What a large score says: the answer needs the modality, the modality is enough for it, or its share in it is large."""
+"""What a large score means: the answer needs the modality, the modality is enough for it, or its share in it is large."""
 
 
 def together(modalities: Sequence[str]) -> str:
-    """The name of what no modality decides alone, which made worlds use too.
+    """The name for examples that no modality decides alone; synthetic data sets use it too.
 
     >>> together(["image", "text"]), together(["audio", "image", "text"])
     ('both', 'all')
@@ -35,7 +35,7 @@ def decided(scores: Tensor, modalities: Sequence[str], reading: Reading) -> dict
     Args:
         scores: float [B, M].
         modalities: M names, at least two.
-        reading: what a large score says.
+        reading: what a large score means.
 
     Returns:
         float [B] by modality, and by what all `together` are called.
@@ -44,12 +44,13 @@ def decided(scores: Tensor, modalities: Sequence[str], reading: Reading) -> dict
     >>> {name: x.tolist() for name, x in decided(torch.tensor([[3.0, 0.0]]), ["image", "text"], "needed").items()}
     {'image': [-0.0], 'text': [-3.0], 'both': [0.0]}
     """
-    of = dict(zip(modalities, scores.unbind(-1)))
-    rival = {m: scores[..., [i for i, o in enumerate(modalities) if o != m]].amax(-1) for m in modalities}  # [B]
-    alone: dict[Reading, Callable[[str], Tensor]] = {
-        "needed": lambda m: -rival[m],
-        "enough": lambda m: of[m],
-        "share": lambda m: of[m] - rival[m],
-    }
-    jointly = -scores.amax(-1) if reading == "enough" else scores.amin(-1)
-    return {m: alone[reading](m) for m in modalities} | {together(modalities): jointly}
+    decides = {}
+    for i, modality in enumerate(modalities):
+        rivals = [o for o in range(len(modalities)) if o != i]
+        own, rival = scores[..., i], scores[..., rivals].amax(-1)  # [B]
+        if reading == "needed":
+            decides[modality] = -rival
+        else:
+            decides[modality] = own if reading == "enough" else own - rival
+    decides[together(modalities)] = -scores.amax(-1) if reading == "enough" else scores.amin(-1)
+    return decides

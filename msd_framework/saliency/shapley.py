@@ -94,27 +94,29 @@ class ShapleySaliency(Saliency):
                 f"Shapley values look at every subset of the modalities, which is for {MOST} at most, got {len(modalities)}. "
                 f"Take the saliency drop or keep."
             )
-        return tuple(view_name(s, modalities) for s in subsets(modalities) if s)[::-1]
+        names = [view_name(s, modalities) for s in subsets(modalities) if s]
+        return tuple(reversed(names))
 
     def completed(self, prediction: ModelOutput, shown: Tensor | None) -> ModelOutput:
-        """A view that shows nothing is the empty set, whatever a teacher says of it."""
+        """A view that shows nothing of an example is the empty set, whatever the teacher predicts."""
         if shown is None:
             return prediction
         return ModelOutput(torch.where(shown[:, None], prediction.logits, self.nothing(prediction.logits)))
 
     def nothing(self, like: Tensor) -> Tensor:
-        """What is predicted where nothing is shown, logits [B, C]."""
+        """What is predicted where nothing is shown, logits [N, C]."""
         return torch.zeros_like(like) if self.prior is None else self.prior.to(like.dtype).expand_as(like)
 
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
         full = predictions[FULL]
-        none = self.nothing(full.logits)
-        seen = {s: predictions[view_name(s, modalities)] if s else ModelOutput(none) for s in subsets(modalities)}
-        v = {s: self.worth(f, full, targets) for s, f in seen.items()}  # [B] each
-        return torch.stack([_share(m, modalities, v) for m in modalities], -1)  # [B, M]
+        v = {(): self.worth(ModelOutput(self.nothing(full.logits)), full, targets)}
+        for s in subsets(modalities):
+            if s:
+                v[s] = self.worth(predictions[view_name(s, modalities)], full, targets)  # [N] each
+        return torch.stack([_share(m, modalities, v) for m in modalities], -1)  # [N, M]
 
     def worth(self, prediction: ModelOutput, full: ModelOutput, targets: Tensor) -> Tensor:
-        """What a prediction is worth, v [B]."""
+        """What a prediction is worth, v [N]."""
         lost: Tensor = self.distance(prediction, full) if self.value == "prediction" else self.task_loss(prediction, targets)
         return -lost
 
