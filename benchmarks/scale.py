@@ -21,8 +21,10 @@ import yaml
 
 from benchmarks.memory import peak, resident
 from benchmarks.quantities import Quantity, quantity
-from msd_framework.build.data import build_data, content, open_splits
+from msd_framework.build.data import build_data
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_maskers
+from msd_framework.build.splits import content, open_splits
 from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.build.training import build_batches
@@ -89,11 +91,12 @@ def facts(data: Path, folder: Path, number: int) -> dict[str, Any]:
         objective={"type": "distillation", "views": ["full", "image", "text"]},
     )
     of_run, world = checked(load(config)), World()
-    indexed, splits = timed(lambda: open_splits(of_run, world))
-    built = build_data(of_run, world, splits)
+    known = RunFacts(of_run)
+    indexed, splits = timed(lambda: open_splits(known, world))
+    built = build_data(known, world, splits)
     maskers = build_maskers(built)
     (teacher,) = trained_teachers(built, maskers)
-    store = fill(cached_split(teacher, "train", built, maskers, content(of_run, splits, "train")), number)
+    store = fill(cached_split(teacher, "train", built, maskers, content(known, splits, "train")), number)
     opened, store = timed(lambda: TeacherStore(store.folder))
     read, _ = timed(lambda: list(islice(build_batches(built, None).training.starting_at(0), 20)))
     places = torch.randint(number, (100, BATCH_SIZE)).tolist()

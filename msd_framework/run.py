@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.run import Run, Training, build, try_models, waits_before_training
 from msd_framework.build.teachers import dry_run
 from msd_framework.build.training import fit_objective
@@ -87,7 +88,7 @@ def run_checked(config: RunConfig, join: Callable[[str], AbstractContextManager[
             return {}
         with join(config.env.device) as world:
             world.share(Path(config.env.save_dir))
-            built = build(config, world)
+            built = build(RunFacts(config), world)
             if built.training is None:
                 check_files(built)
                 return report(built, {})

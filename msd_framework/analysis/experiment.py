@@ -17,7 +17,7 @@ from msd_framework.checks.numbers import LARGEST_SEED
 from msd_framework.config.imports import import_problems
 from msd_framework.config.load import Source, load, locating, refuse, resolve
 from msd_framework.config.schema import Component, component
-from msd_framework.config.structure import component_slots, structure_problems, structured
+from msd_framework.config.structure import component_specs, structure_problems, structured
 from msd_framework.errors import Problem, did_you_mean
 from msd_framework.escaping import markdown as escaped
 from msd_framework.experiment import EXPERIMENTS, Experiment, Row
@@ -131,7 +131,7 @@ def checked_experiment(source: Source) -> tuple[ExperimentConfig, Experiment]:
         config = structured(source.values, ExperimentConfig)
         problems = [*_value_problems(config), *import_problems(config.imports, config.user_dir)]
     if not problems:
-        problems = component_problems(component_slots(source.values, ExperimentConfig))
+        problems = component_problems(component_specs(source.values, ExperimentConfig))
     refuse(problems, source)
     with locating(source):
         return config, EXPERIMENTS.build(config.experiment, "experiment")

@@ -9,8 +9,9 @@ from typing import Any
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
+from msd_framework.components.facts import agreed
 from msd_framework.components.options import options_of
-from msd_framework.components.registry import Registry, nested, split
+from msd_framework.components.registry import Registry, map_nested
 from msd_framework.components.specs import Spec, code_options
 from msd_framework.registry import ENCODERS
 
@@ -50,40 +51,34 @@ class Unfilled(TorchFunctionMode):
         return function(*arguments, **(options or {}))
 
 
-def reads_files(part: Spec) -> bool:
+def reads_files(spec: Spec) -> bool:
     """Whether a constructor reads files or published weights, or imports modules of Python that are not loaded."""
-    return any(part.options.get(key) is not None for key in part.cls.reads) or names_unloaded_code(part)
+    return any(spec.options.get(key) is not None for key in spec.cls.reads) or names_unloaded_code(spec)
 
 
-def names_unloaded_code(part: Spec) -> bool:
+def names_unloaded_code(spec: Spec) -> bool:
     """Whether a component's options name code that nobody has imported yet."""
-    return any(str(part.options[key]).rpartition(".")[0] not in sys.modules for key in code_options(part.cls))
+    return any(str(spec.options[key]).rpartition(".")[0] not in sys.modules for key in code_options(spec.cls))
 
 
-def without_files(registry: Registry[Any], spec: Any, facts: Mapping[str, Any], stand_ins: Mapping[str, Any]) -> dict[str, Any]:
+def without_files(registry: Registry[Any], value: Any, facts: Mapping[str, Any], stand_ins: Mapping[str, Any]) -> dict[str, Any]:
     """A component's part of a YAML, with stand-ins for what it must be given, is unknown yet or would be read.
 
     Args:
         registry: where its name is known.
-        spec: what the YAML says.
+        value: what the YAML says.
         facts: what components may ask for by name, as far as it is known.
         stand_ins: what stands in for the rest.
     """
-    part = Spec("", registry, spec)
-    if registry is ENCODERS and reads_files(part):
+    spec = Spec("", registry, value)
+    if registry is ENCODERS and reads_files(spec):
         return ANY_ENCODER
-    known = {*facts, *(name for of_modality in facts["modalities"].values() for name in of_modality)}
-    options = options_of(part.cls)
-    lacking = [name for name, option in options.items() if option.required and name in stand_ins and name not in known]
-    filled: dict[str, Any] = {name: stand_ins[name] for name in lacking}
-    for key, value in part.options.items():
-        inner, container = nested(options[key].annotation)
-        if inner is None or value is None:
-            filled[key] = value
-        elif container is dict:
-            filled[key] = {k: without_files(inner, one, facts, stand_ins) for k, one in value.items()}
-        elif container is not None:
-            filled[key] = [without_files(inner, one, facts, stand_ins) for one in value]
-        else:
-            filled[key] = without_files(inner, value, facts, stand_ins)
-    return {"type": split(spec, "", registry)[0], **filled}
+    known, disputed = agreed(facts)
+    filled: dict[str, Any] = {"type": spec.name}
+    options = options_of(spec.cls)
+    for name, option in options.items():
+        if option.required and name in stand_ins and name not in {*known, *disputed}:
+            filled[name] = stand_ins[name]
+    for key, given in spec.options.items():
+        filled[key] = map_nested(options[key], given, lambda inner, one, _: without_files(inner, one, facts, stand_ins))
+    return filled

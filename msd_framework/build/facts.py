@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +13,10 @@ from torch import nn
 from msd_framework.build.empty import LARGE_VOCABULARY, Unfilled, names_unloaded_code, reads_files, without_files
 from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import Registry, raised_at, split
-from msd_framework.components.specs import Spec, code_options, parts
+from msd_framework.components.specs import Spec, code_options
 from msd_framework.config.cards import card_of, other_tensors, rebuilt
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.structure import component_slots
+from msd_framework.config.structure import component_specs
 from msd_framework.data.base import Processor
 from msd_framework.engine.optim import OptimizerRecipe
 from msd_framework.errors import CheckpointError, ConfigError, DataError, Problem
@@ -31,7 +31,6 @@ from msd_framework.registry import (
     OBJECTIVES,
     OPTIMIZERS,
     PROCESSORS,
-    REGISTRIES,
     TASK_LOSSES,
 )
 from msd_framework.structures import Batch, DatasetInfo, Inputs, ModelOutput, Setting
@@ -63,6 +62,7 @@ class RunFacts:
     """
 
     config: RunConfig
+    _cards: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def dataset(self) -> Spec:
@@ -88,36 +88,36 @@ class RunFacts:
 
         Nothing where no trained teacher is there, or one cannot be read.
         """
-        found: dict[str, Spec] = {}
+        specs: dict[str, Spec] = {}
         given = self.config.teacher.processors if self.config.teacher is not None else {}
         for folder in self.config.teacher_folders if self.teachers else ():
             card = self.card(folder)
             for m in card["modalities"]:
                 saved, mine = card["processors"][m]["spec"], self.processors.get(m)
-                if m in found:
+                if m in specs:
                     continue
-                if m in given:
-                    found[m] = Spec(f"teacher.processors.{m}", PROCESSORS, given[m])
-                elif mine is not None and not other_tensors(mine.spec, saved):
-                    found[m] = mine
+                if mine is not None and m not in given and not other_tensors(mine.value, saved):
+                    specs[m] = mine
                 else:
-                    found[m] = Spec(f"teacher.processors.{m}", PROCESSORS, saved)
-        return found
+                    specs[m] = Spec(f"teacher.processors.{m}", PROCESSORS, given.get(m, saved))
+        return specs
 
     @cached_property
-    def parts(self) -> tuple[Spec, ...]:
+    def specs(self) -> tuple[Spec, ...]:
         """Every component of the configuration, those that are nested in another before it."""
-        slots = component_slots(asdict(self.config))
-        return tuple(part for slot in slots for part in parts(REGISTRIES[slot.kind], slot.spec, slot.path))
+        found: list[Spec] = []
+        for component in component_specs(asdict(self.config)):
+            found += component.with_nested
+        return tuple(found)
 
     def of(self, *registries: Registry[Any]) -> list[Spec]:
         """The components of some kinds."""
-        return [part for part in self.parts if part.registry in registries]
+        return [spec for spec in self.specs if spec.registry in registries]
 
     @cached_property
-    def model_parts(self) -> tuple[Spec, ...]:
+    def model_specs(self) -> tuple[Spec, ...]:
         """The model and what is nested in it, the innermost first."""
-        return tuple(parts(MODELS, self.config.model, "model"))
+        return tuple(self.model.with_nested)
 
     @cached_property
     def info(self) -> DatasetInfo:
@@ -126,7 +126,7 @@ class RunFacts:
         Raises:
             ConfigError: if the data set's options do not go together.
         """
-        info = described(self.config.data.dataset, self.config.objective)
+        info = dataset_info(self.config.data.dataset, self.config.objective)
         if not self.config.is_evaluated:
             return info
         try:
@@ -145,18 +145,18 @@ class RunFacts:
         """The same with stand-ins for what only data can say."""
         return STAND_INS | self.known
 
-    def build(self, part: Spec) -> Any:
+    def build(self, spec: Spec) -> Any:
         """A component, built with what is known and assumed.
 
         Raises:
             ConfigError: if its constructor refuses its options.
         """
-        return part.registry.build(part.spec, part.path, self.assumed)
+        return spec.registry.build(spec.value, spec.path, self.assumed)
 
     @cached_property
-    def made_processors(self) -> dict[str, Processor]:
+    def unfitted_processors(self) -> dict[str, Processor]:
         """The processors, which have learned nothing yet."""
-        return {m: PROCESSORS.build(part.spec, part.path, self.known) for m, part in self.processors.items()}
+        return {m: PROCESSORS.build(spec.value, spec.path, self.known) for m, spec in self.processors.items()}
 
     @cached_property
     def masker(self) -> Masker:
@@ -178,10 +178,6 @@ class RunFacts:
         """How several teachers answer as one; by their mean where the YAML says nothing."""
         given = self.config.teacher.combine if self.config.teacher is not None else None
         return COMBINATIONS.build(given or "mean", "teacher.combine", self.assumed)
-
-    @cached_property
-    def _cards(self) -> dict[str, dict[str, Any]]:
-        return {}
 
     def card(self, path: str) -> dict[str, Any]:
         """How the model of a checkpoint is rebuilt.
@@ -208,19 +204,32 @@ class RunFacts:
 
     @cached_property
     def student(self) -> Takes:
-        return Takes(modalities_of(self.config.model), self.model.cls.takes_subsets)
+        """What the model takes.
+
+        Raises:
+            ConfigError: if a class of a user's own does not say.
+        """
+        name = self.model.name
+        call = partial(self.model.cls.modalities_of, self.model.options)
+        modalities = call_class_method(call, f"modalities_of of {name}", "model")
+        if not isinstance(modalities, (tuple, list)) or not modalities or not all(isinstance(m, str) for m in modalities):
+            raise ConfigError(Problem("model", f"modalities_of of {name} must return the names of modalities, got {modalities!r}."))
+        return Takes(tuple(modalities), self.model.cls.takes_subsets)
 
     @cached_property
     def teachers(self) -> tuple[Takes, ...]:
         """What each trained teacher takes; nothing where none is there, or one cannot be read."""
         if not self.config.has_teacher:
             return ()
+        teachers = []
         try:
-            cards = [self.card(folder) for folder in self.config.teacher_folders]
-            models = [Spec("teacher.checkpoint", MODELS, card["model"]).cls for card in cards]
+            for folder in self.config.teacher_folders:
+                card = self.card(folder)
+                model = Spec("teacher.checkpoint", MODELS, card["model"]).cls
+                teachers.append(Takes(tuple(card["modalities"]), model.takes_subsets))
         except (CheckpointError, ConfigError):  # checks/teacher.py says what is wrong with it
             return ()
-        return tuple(Takes(tuple(card["modalities"]), model.takes_subsets) for card, model in zip(cards, models))
+        return tuple(teachers)
 
     @cached_property
     def teacher(self) -> Takes | None:
@@ -236,13 +245,13 @@ class RunFacts:
     @cached_property
     def setting(self) -> Setting:
         """What a component is told of the run when it is asked what it has against it."""
-        kinds = {m: part.cls.kind for m, part in self.processors.items()}
+        kinds = {m: spec.cls.kind for m, spec in self.processors.items()}
         return Setting(self.info, self.student.modalities, self.teacher.modalities if self.teacher else None, kinds)
 
     @cached_property
     def teacher_setting(self) -> Setting:
         """The same of the teacher's side, whose values may be of another kind."""
-        kinds = {m: part.cls.kind for m, part in self.teacher_processors.items()}
+        kinds = {m: spec.cls.kind for m, spec in self.teacher_processors.items()}
         return replace(self.setting, kinds={**self.setting.kinds, **kinds})
 
     @cached_property
@@ -257,7 +266,7 @@ class RunFacts:
         return OBJECTIVES.build(self.config.objective, "objective", self.assumed, masker=self.masker, **models)
 
     @cached_property
-    def empty_part(self) -> tuple[Spec, nn.Module] | None:
+    def empty_module(self) -> tuple[Spec, nn.Module] | None:
         """The outermost part of the model whose constructor reads no files, with empty weights.
 
         None if there is no such part, or if it cannot be built so: a module of a user's own may look at its weights.
@@ -265,30 +274,30 @@ class RunFacts:
         Raises:
             ConfigError: if a constructor refuses its options, or there is not enough memory.
         """
-        part = next((part for part in reversed(self.model_parts) if not reads_files(part)), None)
-        if part is None:
+        spec = next((spec for spec in reversed(self.model_specs) if not reads_files(spec)), None)
+        if spec is None:
             return None
-        # a vocabulary has to be learned or read first
-        told = {m: made.facts for m, made in self.made_processors.items() if made.kind != "tokens"}
-        facts = self.known | {"modalities": told}
-        spec = without_files(part.registry, part.spec, facts, STAND_INS | {"vocab_size": LARGE_VOCABULARY})
+        # a vocabulary has to be learned or read first, and a large one stands in for it
+        of_modality = {m: p.facts for m, p in self.unfitted_processors.items() if p.kind != "tokens"}
+        known = self.known | {"modalities": of_modality}
+        value = without_files(spec.registry, spec.value, known, STAND_INS | {"vocab_size": LARGE_VOCABULARY})
         try:
             with Unfilled():
-                return part, part.registry.build(spec, part.path, facts)
+                return spec, spec.registry.build(value, spec.path, known)
         except ConfigError:
             raise
         except Exception as error:
             if isinstance(error, RuntimeError) and ("alloc" in str(error) or "overflow" in str(error)):
                 text = f"needs more memory than there is: {str(error).splitlines()[0]}."
-                raise ConfigError(Problem(part.path, text)) from error
+                raise ConfigError(Problem(spec.path, text)) from error
             return None
 
     @property
     def empty_model(self) -> MultimodalModel | None:
         """The model with empty weights; None where its sizes are in files that it reads, or where it cannot be built so."""
-        if any(map(reads_files, self.model_parts)) or self.empty_part is None:
+        if any(map(reads_files, self.model_specs)) or self.empty_module is None:
             return None
-        model = self.empty_part[1]
+        model = self.empty_module[1]
         assert isinstance(model, MultimodalModel)
         return model
 
@@ -298,7 +307,7 @@ class RunFacts:
         Args:
             facts: those in the card of the other run's checkpoint.
         """
-        if any(map(reads_files, self.model_parts)):
+        if any(map(reads_files, self.model_specs)):
             return None
         with Unfilled():
             return MODELS.build(self.config.model, "model", STAND_INS | dict(facts) | self.known)
@@ -306,63 +315,57 @@ class RunFacts:
     @cached_property
     def may_be_pretrained(self) -> bool:
         """Whether the model, or a part of it, starts from weights of others; nobody can tell of a user's own module, so it may."""
-        read = any(part.options.get(key) is not None for part in self.model_parts for key in part.cls.reads)
-        return self.config.init is not None or read or any(code_options(part.cls) for part in self.model_parts)
+        names_code = any(code_options(spec.cls) for spec in self.model_specs)
+        return self.config.init is not None or bool(self._files_of_model) or names_code
+
+    @cached_property
+    def _files_of_model(self) -> list[Any]:
+        """The names of files, folders and published weights that the model reads."""
+        named = []
+        for spec in self.model_specs:
+            named += [spec.options[key] for key in spec.cls.reads if spec.options.get(key) is not None]
+        return named
 
     @cached_property
     def weights_are_at_hand(self) -> bool:
         """Whether all that the model and its tokenizers read is on disk, and no code is named that is not loaded."""
-        if self.config.allow or any(map(names_unloaded_code, self.model_parts)):
+        if self.config.allow or any(map(names_unloaded_code, self.model_specs)):
             return False
-        read = [part.options.get(key) for part in self.model_parts for key in part.cls.reads]
-        read += [part.options.get("name") for part in self.of(PROCESSORS)]
-        return all(name is None or Path(str(name)).expanduser().exists() for name in read)
+        tokenizers = [spec.options["name"] for spec in self.of(PROCESSORS) if spec.options.get("name") is not None]
+        return all(Path(str(name)).expanduser().exists() for name in [*self._files_of_model, *tokenizers])
 
 
-def described(dataset: Any, objective: Any = None, at: str = "data.dataset") -> DatasetInfo:
-    """What is known of a data set, and how a run's task loss reads what its model says of it, from their parts of a YAML.
+def dataset_info(dataset: Any, objective: Any = None, at: str = "data.dataset") -> DatasetInfo:
+    """What is known of a data set from its part of a YAML.
 
     Args:
         dataset: the data set's part.
-        objective: the objective's, where there is a run.
+        objective: the objective's, where there is a run: its task loss says how logits are read.
         at: the key path of the data set's part.
 
     Raises:
         ConfigError: if the data set's options do not go together.
     """
     name, options = split(dataset, at, DATASETS)
-    info = asked(lambda: DATASETS.get(name, at).describe(options), f"describe of {name}", at)
+    info = call_class_method(lambda: DATASETS.get(name, at).describe(options), f"describe of {name}", at)
     if not isinstance(info, DatasetInfo):
         raise ConfigError(Problem(at, f"describe of {name} must return a DatasetInfo, got {info!r}."))
-    loss = None if objective is None else split(objective, "objective", OBJECTIVES)[1].get("task_loss")
+    loss = None if objective is None else Spec("objective", OBJECTIVES, objective).options.get("task_loss")
     if loss is None:
         return info
-    return replace(info, trained=TASK_LOSSES.get(split(loss, "objective.task_loss", TASK_LOSSES)[0]).outcomes)
+    return replace(info, trained=Spec("objective.task_loss", TASK_LOSSES, loss).cls.outcomes)
 
 
 def known_facts(info: DatasetInfo) -> dict[str, Any]:
-    """What components may ask for by name and a data set's description tells."""
+    """What components may ask for by name and a data set's description says."""
     return {"num_classes": info.num_classes, "task": info.task, "outcomes": info.outcomes, "class_names": info.class_names}
 
 
-def modalities_of(model: Any) -> tuple[str, ...]:
-    """The modalities that a model takes, from its part of a YAML.
-
-    Raises:
-        ConfigError: if a class of a user's own does not tell.
-    """
-    name, options = split(model, "model", MODELS)
-    found = asked(lambda: MODELS.get(name).modalities_of(options), f"modalities_of of {name}", "model")
-    if not isinstance(found, (tuple, list)) or not found or not all(isinstance(m, str) for m in found):
-        raise ConfigError(Problem("model", f"modalities_of of {name} must return the names of modalities, got {found!r}."))
-    return tuple(found)
-
-
-def asked(question: Callable[[], T], what: str, at: str) -> T:
-    """What a class method says; what one of a user's own raises becomes a sentence.
+def call_class_method(call: Callable[[], T], what: str, at: str) -> T:
+    """What a class method returns; what one of a user's own raises becomes a sentence.
 
     Args:
-        question: asks it.
+        call: calls it.
         what: which method of which class.
         at: the key path of the class.
 
@@ -370,7 +373,7 @@ def asked(question: Callable[[], T], what: str, at: str) -> T:
         ConfigError: with what it raised, and where.
     """
     try:
-        return question()
+        return call()
     except ConfigError:
         raise
     except (ValueError, DataError) as error:

@@ -63,16 +63,16 @@ def build_maskers(data: Data) -> Maskers:
     """How views hide a modality from student and teacher; `fit` has still to show them the training split, if they ask for it."""
     device, teacher = data.world.device, data.config.teacher
     with random_numbers_apart():
-        student = MASKERS.build(data.config.masker, "masker", data.facts).to(device)
+        student = MASKERS.build(data.config.masker, "masker", data.known).to(device)
         if teacher is None or (teacher.masker is None and not data.teacher_overrides):
             return Maskers(student, None)
         spec, at = (data.config.masker, "masker") if teacher.masker is None else (teacher.masker, "teacher.masker")
-        return Maskers(student, MASKERS.build(spec, at, data.teacher_facts).to(device))
+        return Maskers(student, MASKERS.build(spec, at, data.known_to_teachers).to(device))
 
 
 def build_recipe(data: Data) -> OptimizerRecipe:
     """How weights are changed, and which are not."""
-    facts = {**data.facts, "fine_tunes": data.before.may_be_pretrained}
+    facts = {**data.known, "fine_tunes": data.facts.may_be_pretrained}
     return OPTIMIZERS.build(data.config.optimizer, "optimizer", facts)
 
 
@@ -90,10 +90,9 @@ def build_model(data: Data, recipe: OptimizerRecipe) -> MultimodalModel:
         ConfigError: if it does not fit, or cannot be built.
     """
     config = data.config
-    model = MODELS.build(config.model, "model", data.facts)
-    if config.init is not None and not config.is_evaluated and not config.goes_on:
-        path = config.init_folder
-        assert path is not None
+    model = MODELS.build(config.model, "model", data.known)
+    path = config.starts_from
+    if path is not None and config.init is not None:
         for modality in other_tensors_of(card_of(path, config), data):
             text = f"init: the model of {path} was trained on other {modality} tensors than this run makes."
             raise CheckpointError(f"{text} Set data.processors_from={path}.")
@@ -129,7 +128,7 @@ def start_from(model: MultimodalModel, path: str, init: InitConfig, config: RunC
 
 def card_of_student(data: Data, model: MultimodalModel) -> dict[str, Any]:
     """How the student is rebuilt, kept with its weights."""
-    return make_card(model, data.config.model, dict(data.facts), data.processors, data.config.data.processors)
+    return make_card(model, data.config.model, dict(data.known), data.processors, data.config.data.processors)
 
 
 def other_tensors_of(card: Mapping[str, Any], data: Data) -> list[str]:
@@ -142,7 +141,7 @@ def other_tensors_of(card: Mapping[str, Any], data: Data) -> list[str]:
 def build_metrics(data: Data) -> dict[str, Metric]:
     """What predictions are measured with, by name."""
     specs = data.config.evaluation.metrics
-    return {plain(s)["type"]: METRICS.build(s, f"evaluation.metrics[{i}]", data.facts) for i, s in enumerate(specs)}
+    return {plain(s)["type"]: METRICS.build(s, f"evaluation.metrics[{i}]", data.known) for i, s in enumerate(specs)}
 
 
 def load_trained(data: Data, model: MultimodalModel, maskers: Maskers, average: MultimodalModel | None) -> int:

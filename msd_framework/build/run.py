@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from msd_framework.build.data import Data, Splits, build_data, check_splits, open_splits
+from msd_framework.build.data import Data, build_data
 from msd_framework.build.dry_run import DryRun
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import (
     Maskers,
     build_maskers,
@@ -19,6 +20,7 @@ from msd_framework.build.models import (
     load_trained,
     trained_precision,
 )
+from msd_framework.build.splits import Splits, check_splits, open_splits
 from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.build.training import Batches, build_batches, build_objective, build_runner
 from msd_framework.config.schema import RunConfig
@@ -117,7 +119,7 @@ class Run:
         return predict(ask, batches, views, self.world, self.precision.precision, teacher.modalities, teacher.name)
 
 
-def build(config: RunConfig, world: World, splits: Splits | None = None) -> Run:
+def build(facts: RunFacts, world: World, splits: Splits | None = None) -> Run:
     """Makes the parts of a run, one from those before it.
 
     Of the run's random numbers only the model's weights and then the objective's are drawn. What else may draw (a processor that
@@ -125,7 +127,7 @@ def build(config: RunConfig, world: World, splits: Splits | None = None) -> Run:
     added, left out or made elsewhere changes no number. After this, `run.fit` seeds each process anew.
 
     Args:
-        config: what the run is, with nothing wrong that can be found without data.
+        facts: what is known of the run, of which nothing is wrong that can be found without data.
         world: this process among all.
         splits: those that it uses, where they are open and checked already.
 
@@ -133,14 +135,14 @@ def build(config: RunConfig, world: World, splits: Splits | None = None) -> Run:
         MSDError: if a part cannot be made.
     """
     if splits is None:
-        splits = open_splits(config, world)
-        check_splits(config, splits)
-    data = build_data(config, world, splits)
+        splits = open_splits(facts, world)
+        check_splits(facts, splits)
+    data = build_data(facts, world, splits)
     recipe, maskers = build_recipe(data), build_maskers(data)
     model = build_model(data, recipe)
     teachers = build_teachers(data, maskers, model)
     metrics = build_metrics(data)
-    if config.is_evaluated:
+    if facts.config.is_evaluated:
         return Run(data, maskers, model, teachers, metrics, None)
     objective = build_objective(data, model, teachers, maskers)
     batches = build_batches(data, objective.held_out)

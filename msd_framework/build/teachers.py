@@ -8,10 +8,11 @@ from functools import cache, partial
 from pathlib import Path
 
 from msd_framework.build.cache_key import layout_of, question
-from msd_framework.build.data import Data, content
+from msd_framework.build.data import Data
 from msd_framework.build.dry_run import DryRun
 from msd_framework.build.extreme_rows import ExtremeRows
 from msd_framework.build.models import Maskers
+from msd_framework.build.splits import content
 from msd_framework.build.teacher_cache import CachedSplit, opened
 from msd_framework.config.cards import card_of, read_as, rebuilt, weights_of
 from msd_framework.data.base import MultimodalDataset
@@ -141,7 +142,7 @@ def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None =
         average = EmaTeacher(model, maskers.teacher, teacher.ema)
         return Teachers(average=average, by_use=dict.fromkeys(data.splits, average))
     trained = trained_teachers(data, maskers)
-    whole = cache(partial(content, config, data.splits))  # a split that is used in part is opened once more for it
+    whole = cache(partial(content, data.facts, data.splits))  # a split that is used in part is opened once more for it
     kept = [_cached(one, data, maskers, whole) if teacher.cache else {} for one in trained]
     by_use: dict[str, Teacher] = {}
     for use in data.splits:
@@ -173,13 +174,13 @@ def trained_teachers(data: Data, maskers: Maskers) -> list[TrainedTeacher]:
 def asked_views(data: Data, use: str) -> list[tuple[str, ...]]:
     """The views that each trained teacher is asked about: in training, those of the objective; else those of the evaluation."""
     assert data.config.teacher is not None
-    of_each = [one.modalities for one in data.before.teachers]
+    of_each = [one.modalities for one in data.facts.teachers]
     modalities = union(of_each)
     if use == "train":
-        views = data.before.stand_in_objective.teacher_views
+        views = data.facts.stand_in_objective.teacher_views
     else:
         views = tuple(v for v in data.config.evaluation.views if v == FULL or shows(v, modalities))
-    return [views] if len(of_each) == 1 else asked_of(views, of_each, data.before.combination)
+    return [views] if len(of_each) == 1 else asked_of(views, of_each, data.facts.combination)
 
 
 def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, whole: str) -> CachedSplit:
@@ -198,7 +199,7 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     config, teacher = data.config, data.config.teacher
     assert teacher is not None
     layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)
-    specs = {m: part.spec for m, part in data.before.teacher_processors.items()}
+    specs = {m: spec.value for m, spec in data.facts.teacher_processors.items()}
     processors = data.teacher_processors
     asked = question(config, use, whole, one.folder, processors, specs, maskers.teacher, layout)
     # what the student decoded is not what the teacher's own processors make of it
@@ -240,7 +241,7 @@ def dry_run(data: Data, finite: bool = True, teacher_asked: bool = False) -> Dry
         finite: whether predictions must be finite.
         teacher_asked: whether teachers are asked although their answers are cached, so that their inputs are made.
     """
-    teacher_overrides = data.teacher_overrides if teacher_asked else data.teacher_overrides_in_batches
+    teacher_overrides = data.teacher_overrides if teacher_asked else data.overrides_in_batches
     rows = ExtremeRows(data.config, data.world.device, data.processors, data.info, data.splits, teacher_overrides)
     for use, reader in rows.readers.items():
         reader.skipped |= data.reader_of(use).skipped
@@ -275,4 +276,4 @@ def _as_the_student(asked: Teacher, one: TrainedTeacher, data: Data) -> Teacher:
 
 
 def _together(data: Data, teachers: Sequence[Teacher]) -> EnsembleTeacher:
-    return EnsembleTeacher(teachers, data.before.combination, data.info.task, data.info.outcomes)
+    return EnsembleTeacher(teachers, data.facts.combination, data.info.task, data.info.outcomes)

@@ -13,8 +13,9 @@ import numpy as np
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from msd_framework.build.data import Data, class_counts, limit
+from msd_framework.build.data import Data, class_counts
 from msd_framework.build.models import Maskers, card_of_student, problems_of
+from msd_framework.build.splits import limit
 from msd_framework.build.teachers import Teachers
 from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
@@ -66,7 +67,7 @@ def build_objective(data: Data, model: MultimodalModel, teachers: Teachers, mask
     Its own weights, such as those of adaptors between features, are drawn right after the model's.
     """
     context = {"model": model, "teacher": teachers.of("train"), "masker": maskers.student}
-    objective = OBJECTIVES.build(data.config.objective, "objective", data.facts, **context)
+    objective = OBJECTIVES.build(data.config.objective, "objective", data.known, **context)
     objective.masker, objective.teacher_masker = maskers.student, maskers.own_of_teacher
     objective = objective.to(data.world.device)
     if objective.needs_dry_run:
@@ -163,7 +164,7 @@ def build_optimization(
     data: Data, recipe: OptimizerRecipe, objective: Objective, num_updates: int
 ) -> tuple[Optimizer, LRScheduler]:
     """What changes the weights, and its learning rate."""
-    schedule = SCHEDULERS.build(data.config.scheduler, "scheduler", data.facts)
+    schedule = SCHEDULERS.build(data.config.scheduler, "scheduler", data.known)
     with problems_of("optimizer"):
         optimizer: object = recipe.build(objective)
         if not isinstance(optimizer, Optimizer):
@@ -219,7 +220,7 @@ def build_callbacks(data: Data) -> list[Callback]:
     always: list[Callback] = [ProgressBar(config.name), JsonLines(str(folder / "metrics.jsonl"))]
     if tensorboard_is_installed():
         always.append(TensorBoard(str(folder / "tensorboard")))
-    return always + [CALLBACKS.build(c, f"callbacks[{i}]", data.facts) for i, c in enumerate(config.callbacks)]
+    return always + [CALLBACKS.build(c, f"callbacks[{i}]", data.known) for i, c in enumerate(config.callbacks)]
 
 
 def build_runner(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 
-from msd_framework.build.data import check_splits, open_splits
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.run import build, try_models, waits_before_training
+from msd_framework.build.splits import check_splits, open_splits
 from msd_framework.build.teachers import dry_run
 from msd_framework.config.schema import CheckpointConfig, RunConfig
 from msd_framework.engine.distributed import World
@@ -26,11 +26,12 @@ def try_out(config: RunConfig) -> None:
         env, data = replace(config.env, save_dir=folder), replace(config.data, workers=0, length_pool=0)
         config = replace(config, run_type="train", env=env, data=data, checkpoint=CheckpointConfig())
         world = World.alone(config.env.device)
-        splits = open_splits(config, world)
-        check_splits(config, splits)
-        if not RunFacts(config).weights_are_at_hand:
+        facts = RunFacts(config)
+        splits = open_splits(facts, world)
+        check_splits(facts, splits)
+        if not facts.weights_are_at_hand:
             return
-        run = build(config, world, splits)
+        run = build(facts, world, splits)
         assert run.training is not None
         objective, trial = run.training.objective, dry_run(run.data)
         try_models(trial, run.model, run.maskers, run.teachers, objective, run.metrics)

@@ -9,58 +9,53 @@ from typing import Any
 
 from torch import nn
 
-from msd_framework.build.facts import RunFacts, described, known_facts
+from msd_framework.build.facts import RunFacts, dataset_info, known_facts
 from msd_framework.components.facts import CONTEXT, STAND_INS
 from msd_framework.components.options import options_of
-from msd_framework.components.specs import Spec, parts
-from msd_framework.config.structure import ComponentSlot
+from msd_framework.components.specs import Spec
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.ranges import most_of, too_large
-from msd_framework.registry import REGISTRIES
 
-HEAVY = {"models", "encoders", "objectives", "datasets", "experiments"}
+HEAVY = ("models", "encoders", "objectives", "datasets", "experiments")
 """Kinds that are not built to be checked: their constructors may read files, or take memory."""
 
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".json")
 
 
-def component_problems(slots: Iterable[ComponentSlot]) -> list[Problem]:
+def component_problems(components: Iterable[Spec]) -> list[Problem]:
     """Names and options that components do not have, values of a wrong type, and values that a constructor refuses."""
-    problems, right = [], []
-    for slot in slots:
-        found = REGISTRIES[slot.kind].check(slot.spec, slot.path, STAND_INS, CONTEXT.get(slot.kind, ()))
-        found = found or list(_too_large(slot))
-        problems += found
-        right += [] if found else [slot]
+    problems, valid = [], {}
+    for spec in components:
+        wrong = spec.registry.check(spec.value, spec.path, STAND_INS, CONTEXT.get(spec.registry.plural, ()))
+        if not wrong:
+            # beyond any model: it would never be built, or fill all memory
+            for path, value in too_large({spec.path: spec.value}):
+                wrong.append(Problem(path, f"must be at most {most_of(path):,}, got {value:,}."))
+        problems += wrong
+        if not wrong:
+            valid[spec.path] = spec
+    # where nobody knows the classes, nobody can say whether there are enough weights for them
     facts, unknown = STAND_INS, {"num_classes", "class_names"}
-    dataset, objective = (next((s.spec for s in right if s.path == path), None) for path in ("data.dataset", "objective"))
-    if dataset is not None:
+    if "data.dataset" in valid:
+        objective = valid["objective"].value if "objective" in valid else None
         try:
-            facts, unknown = STAND_INS | known_facts(described(dataset, objective)), set()
+            facts, unknown = STAND_INS | known_facts(dataset_info(valid["data.dataset"].value, objective)), set()
         except ConfigError as error:
             problems += error.problems
     refused: list[Problem] = []
-    for slot in right:
-        for part in parts(REGISTRIES[slot.kind], slot.spec, slot.path):
-            # where nobody knows the classes, nobody can say whether there are enough weights for them
-            if not unknown & set(options_of(part.cls)):
-                refused += _refusals(part, facts)
+    for whole in valid.values():
+        for spec in whole.with_nested:
+            if not unknown & set(options_of(spec.cls)):
+                refused += _refusals(spec, facts)
     return [*problems, *dict.fromkeys(refused)]  # what is nested is refused once by itself and once in what holds it
 
 
-def _too_large(slot: ComponentSlot) -> Iterator[Problem]:
-    """Numbers that are beyond any model, which would never be built or fill all memory."""
-    for path, value in too_large({slot.path: slot.spec}):
-        yield Problem(path, f"must be at most {most_of(path):,}, got {value:,}.")
-
-
-def _refusals(part: Spec, facts: Mapping[str, Any]) -> tuple[Problem, ...]:
-    if part.registry.plural in HEAVY:
-        return ()
-    try:
-        part.registry.build(part.spec, part.path, facts)
-    except ConfigError as error:
-        return error.problems
+def _refusals(spec: Spec, facts: Mapping[str, Any]) -> tuple[Problem, ...]:
+    if spec.registry.plural not in HEAVY:
+        try:
+            spec.registry.build(spec.value, spec.path, facts)
+        except ConfigError as error:
+            return error.problems
     return ()
 
 
@@ -72,27 +67,32 @@ def model_options(run: RunFacts) -> Iterator[Problem]:
 
 def model_files(run: RunFacts) -> Iterator[Problem]:
     """Files that the model would read and that are not there."""
-    for part in run.model_parts:
-        for key in sorted(part.cls.reads):
-            value = part.options.get(key)
+    for spec in run.model_specs:
+        for key in sorted(spec.cls.reads):
+            value = spec.options.get(key)
             if isinstance(value, str) and _is_a_path(value) and not Path(value).expanduser().exists():
-                yield Problem(f"{part.path}.{key}", f"there is no file or folder {value}.")
+                yield Problem(f"{spec.path}.{key}", f"there is no file or folder {value}.")
+
+
+def _is_a_path(name: str) -> bool:
+    """Whether a name cannot be one on a hub, such as `bert-base-uncased` or `owner/model`."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(FILE_SUFFIXES)
 
 
 def model_sizes(run: RunFacts) -> Iterator[Problem]:
     """A model that does not fit into memory, and texts that a processor leaves longer than it has positions for."""
-    if run.empty_part is None:
+    if run.empty_module is None:
         return
-    part, built = run.empty_part
-    needed, there = sum(p.nbytes for p in built.parameters()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > 2 * there:
-        text = f"its weights take {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}. Make it smaller."
-        yield Problem(part.path, text)
+    spec, module = run.empty_module
+    needed, memory = sum(p.nbytes for p in module.parameters()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > 2 * memory:
+        sizes = f"its weights take {needed / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f}"
+        yield Problem(spec.path, f"{sizes}. Make it smaller.")
         return
-    for modality, processor in run.made_processors.items():
-        positions, longest = _positions(built, modality), getattr(processor, "max_length", None)
+    for modality, processor in run.unfitted_processors.items():
+        positions, longest = _positions(module, modality), getattr(processor, "max_length", None)
         if processor.kind == "tokens" and positions and longest is not None and longest > min(positions):
-            text = f"lets texts of {longest} tokens through, and the positions of {part.path} are {min(positions)}."
+            text = f"lets texts of {longest} tokens through, and the positions of {spec.path} are {min(positions)}."
             hint = f"Lower it to {min(positions)}, or take a model with more positions."
             yield Problem(f"data.processors.{modality}.max_length", f"{text} {hint}")
 
@@ -101,12 +101,8 @@ def _positions(model: nn.Module, modality: str) -> list[int]:
     """How many positions each part of a model, or of its encoder of a modality, has."""
     encoders = getattr(model, "encoders", None)
     own = encoders[modality] if isinstance(encoders, nn.ModuleDict) and modality in encoders else model
-    return [n for module in own.modules() if isinstance(n := getattr(module, "max_positions", None), int)]
-
-
-def _is_a_path(name: str) -> bool:
-    """Whether a name cannot be one on a hub, such as `bert-base-uncased` or `owner/model`."""
-    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(FILE_SUFFIXES)
+    numbers = [getattr(module, "max_positions", None) for module in own.modules()]
+    return [number for number in numbers if isinstance(number, int)]
 
 
 def under(at: str, text: str) -> Problem:
@@ -116,4 +112,5 @@ def under(at: str, text: str) -> Problem:
 
 
 def sentence(text: object) -> str:
+    """A text with a full stop at its end."""
     return str(text) if str(text).endswith((".", "?")) else f"{text}."

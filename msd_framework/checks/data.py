@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from msd_framework.build.facts import RunFacts
 from msd_framework.checks.components import sentence
@@ -14,62 +13,60 @@ from msd_framework.metrics.fidelity import FIDELITY
 from msd_framework.registry import CALLBACKS, DISTILLATION_LOSSES, METRICS, SALIENCIES, TASK_LOSSES, WEIGHTINGS
 from msd_framework.views import FULL, visible_modalities
 
-REPORTED = ("validation", "test")
-"""The splits that metrics are computed for."""
-
 
 def splits(run: RunFacts) -> Iterator[Problem]:
     """Splits that do not exist and files of the data set that are missing."""
-    data, dataset, options = run.config.data, run.dataset.cls, run.dataset.options
-    problems = [Problem(f"data.{use}", text) for use in run.config.uses for text in dataset.check(options, getattr(data, use))]
+    dataset, options = run.dataset.cls, run.dataset.options
+    names = {use: getattr(run.config.data, use) for use in run.config.uses}
+    problems = []
+    for use, name in names.items():
+        problems += [Problem(f"data.{use}", text) for text in dataset.check(options, name)]
     default = options_of(dataset).get("root")
     root = options.get("root", default.default) if default is not None else None
     if problems and isinstance(root, str) and not Path(root).exists():  # one problem, not one a split
         yield Problem("data.dataset.root", problems[0].message)
         return
     yield from problems
-    together = dataset.check_together(options, {use: getattr(data, use) for use in run.config.uses})
-    yield from (Problem(f"data.{use}", text) for use, text in together.items())
+    for use, text in dataset.check_together(options, names).items():
+        yield Problem(f"data.{use}", text)
 
 
 def limits(run: RunFacts) -> Iterator[Problem]:
     """A limit of examples that the data set would not keep to."""
-    name = run.dataset.name
     for key in ("max_train_examples", "max_eval_examples"):
         if getattr(run.config.data, key) is not None and "max_examples" not in options_of(run.dataset.cls):
-            text = f"{name} cannot read a part of a split: its __init__ takes no max_examples. Let it take one, or leave this out."
-            yield Problem(f"data.{key}", text)
+            text = f"{run.dataset.name} cannot read a part of a split: its __init__ takes no max_examples."
+            yield Problem(f"data.{key}", f"{text} Let it take one, or leave this out.")
 
 
 def modalities(run: RunFacts) -> Iterator[Problem]:
     """Modalities that the model takes and nobody gives, or that a processor makes of nothing."""
-    there, given = run.info.modalities, run.config.data.processors
-    known, dataset = ", ".join(there), run.dataset.name
+    there, given, dataset = run.info.modalities, run.config.data.processors, run.dataset.name
     for m in run.student.modalities:
         if m not in there:
-            text = f"{run.model.name} takes {m!r}, which {dataset} does not have; it has {known}.{did_you_mean(m, there)}"
-            yield Problem("model", text)
-    for m in given:
-        if m not in there:
-            text = f"{dataset} has no such modality.{did_you_mean(m, there)} It has {known}."
-            yield Problem(f"data.processors.{m}", text)
-    for m in run.student.modalities:
-        if m in there and m not in given:
+            has = f"it has {', '.join(there)}.{did_you_mean(m, there)}"
+            yield Problem("model", f"{run.model.name} takes {m!r}, which {dataset} does not have; {has}")
+        elif m not in given:
             text = f"nothing says how {m!r} becomes tensors, which the model takes. Add data.processors.{m}."
             yield Problem("data.processors", text)
+    for m in given:
+        if m not in there:
+            text = f"{dataset} has no such modality.{did_you_mean(m, there)} It has {', '.join(there)}."
+            yield Problem(f"data.processors.{m}", text)
 
 
 def processors(run: RunFacts) -> Iterator[Problem]:
-    """What processors need on disk, of the modalities that somebody takes."""
+    """What processors need on disk, of the modalities that a model takes."""
     taken = {*run.student.modalities, *(run.teacher.modalities if run.teacher else ())}
-    asked = [part for modality, part in run.processors.items() if modality in taken]
+    specs = [spec for m, spec in run.processors.items() if m in taken]
     given = run.config.teacher.processors if run.config.teacher is not None else {}
-    for m, part in run.teacher_processors.items():
+    for m, spec in run.teacher_processors.items():
         # a tokenizer lies beside its teacher's weights, wherever it once came from
-        if part not in asked and (m in given or part.cls.kind != "tokens"):
-            asked.append(part)
-    for part in asked:
-        yield from (Problem(part.path, text) for text in part.cls.check(part.options))
+        if spec not in specs and (m in given or spec.cls.kind != "tokens"):
+            specs.append(spec)
+    for spec in specs:
+        for text in spec.cls.check(spec.options):
+            yield Problem(spec.path, text)
 
 
 def views(run: RunFacts) -> Iterator[Problem]:
@@ -85,24 +82,20 @@ def views(run: RunFacts) -> Iterator[Problem]:
 
 def tasks(run: RunFacts) -> Iterator[Problem]:
     """Losses and metrics that are for other targets than the data set's, or for another number of classes."""
-    task = run.info.task
-    for part in run.parts:
-        fitting = getattr(part.cls, "tasks", (task,))
+    task, is_softmax = run.info.task, run.info.outcomes == "softmax"
+    for spec in run.specs:
+        fitting, another = getattr(spec.cls, "tasks", (task,)), f"Take another {spec.registry.kind}."
+        # a loss for labels that are questions of their own, and for nothing else
+        reads_a_sigmoid = "multi_label" in fitting and "single_label" not in fitting
         if task not in fitting:
-            text = f"{part.name} is for {' or '.join(sorted(fitting))} targets, and the data set's are {task}."
-            yield Problem(part.path, f"{text} Take another {part.registry.kind}.")
-    if run.info.outcomes == "softmax":
-        for part in run.of(DISTILLATION_LOSSES, TASK_LOSSES):
-            if task in part.cls.tasks and _reads_a_sigmoid(part.cls):
-                text = f"{part.name} reads each class by a sigmoid, and objective.task_loss trains a softmax."
-                yield Problem(part.path, f"{text} Take another {part.registry.kind}.")
-    for part in run.of(METRICS, DISTILLATION_LOSSES):
-        yield from (Problem(part.path, sentence(text)) for text in part.cls.check(run.info))
-
-
-def _reads_a_sigmoid(loss: type[Any]) -> bool:
-    """Whether a loss is for labels that are questions of their own, and for nothing else."""
-    return "multi_label" in loss.tasks and "single_label" not in loss.tasks
+            wanted = " or ".join(sorted(fitting))
+            yield Problem(spec.path, f"{spec.name} is for {wanted} targets, and the data set's are {task}. {another}")
+        elif is_softmax and reads_a_sigmoid and spec.registry in (DISTILLATION_LOSSES, TASK_LOSSES):
+            text = f"{spec.name} reads each class by a sigmoid, and objective.task_loss trains a softmax."
+            yield Problem(spec.path, f"{text} {another}")
+        if spec.registry in (METRICS, DISTILLATION_LOSSES):
+            for text in spec.cls.check(run.info):
+                yield Problem(spec.path, sentence(text))
 
 
 def labels(run: RunFacts) -> Iterator[Problem]:
@@ -118,16 +111,16 @@ def labels(run: RunFacts) -> Iterator[Problem]:
         text = f"leaves no label, and the objective {objective.name} learns from nothing else. Give a share above 0."
         yield Problem(key, text)
         return
-    looking = [part for part in run.of(SALIENCIES) if run.build(part).asks_labels]
-    looking += [part for part in run.of(WEIGHTINGS) if part.cls.asks_labels]
-    for part in looking:
-        text = f"{part.name} looks at the labels of training examples, of which some have none ({key}). Take drop or keep."
-        yield Problem(part.path, text)
+    for spec in run.of(SALIENCIES, WEIGHTINGS):
+        component = run.build(spec) if spec.registry is SALIENCIES else spec.cls
+        if component.asks_labels:
+            text = f"{spec.name} looks at the labels of training examples, of which some have none ({key}). Take drop or keep."
+            yield Problem(spec.path, text)
 
 
 def metrics(run: RunFacts) -> Iterator[Problem]:
     """A metric to watch, or one that is expected, that nobody computes."""
-    config, names = run.config, [part.name for part in run.of(METRICS)]
+    config, names = run.config, [spec.name for spec in run.of(METRICS)]
     if not names:
         yield Problem("evaluation.metrics", "wanted at least one metric, got none.")
         return
@@ -143,11 +136,12 @@ def metrics(run: RunFacts) -> Iterator[Problem]:
     if monitor is None and FULL not in config.evaluation.views:
         text = f"must be given where evaluation.views lacks {FULL!r}: one of {', '.join(known)}."
         yield Problem("evaluation.monitor", text)
-    for part in run.of(CALLBACKS):
-        if config.data.validation is None and part.cls.needs_validation:
-            yield Problem(part.path, "stops by what a validation finds. Name a split in data.validation, or leave it out.")
+    for spec in run.of(CALLBACKS):
+        if config.data.validation is None and spec.cls.needs_validation:
+            yield Problem(spec.path, "stops by what a validation finds. Name a split in data.validation, or leave it out.")
     compared = FIDELITY if config.teacher else ()  # what compares student and teacher is reported as well
-    reported = [f"{use}/{m}" for use in REPORTED for m in _in_views(run, [*names, *compared])]
+    in_views = _in_views(run, [*names, *compared])
+    reported = [f"{use}/{name}" for use in ("validation", "test") for name in in_views]
     for key in config.expected:
         if key not in reported:
             text = f"no such metric is reported.{did_you_mean(key, reported)} Reported: {', '.join(reported)}."
@@ -156,4 +150,7 @@ def metrics(run: RunFacts) -> Iterator[Problem]:
 
 def _in_views(run: RunFacts, names: list[str]) -> list[str]:
     """What metrics are called in reports, view by view."""
-    return [name if view == FULL else f"{view}/{name}" for view in run.config.evaluation.views for name in names]
+    found = []
+    for view in run.config.evaluation.views:
+        found += names if view == FULL else [f"{view}/{name}" for name in names]
+    return found

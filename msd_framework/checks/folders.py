@@ -36,9 +36,9 @@ def other_processors(run: RunFacts, path: str, among: Collection[str], text: str
         CheckpointError: if there is no such run.
     """
     saved = run.card(path)["processors"]
-    for modality, part in run.processors.items():
-        if modality in among and (other := other_tensors(part.spec, saved[modality]["spec"])):
-            yield Problem(part.path, text.format(other))
+    for modality, spec in run.processors.items():
+        if modality in among and (other := other_tensors(spec.value, saved[modality]["spec"])):
+            yield Problem(spec.path, text.format(other))
 
 
 def save_dir(run: RunFacts) -> Iterator[Problem]:
@@ -78,14 +78,14 @@ def checkpoint(run: RunFacts) -> Iterator[Problem]:
 
 def _evaluated(run: RunFacts) -> Iterator[Problem]:
     try:
-        found, saved = find_checkpoint(run.config.evaluated), run.card(run.config.evaluated)["model"]
+        folder, saved = find_checkpoint(run.config.evaluated), run.card(run.config.evaluated)["model"]
     except CheckpointError as error:
         yield Problem("checkpoint.load" if run.config.checkpoint.load else "env.save_dir", str(error))
         return
     try:
-        other = differences(MODELS, run.model.spec, saved)
+        other = differences(MODELS, run.model.value, saved)
     except ConfigError:  # what was saved has no name here any more
         other = f"type is {run.model.name!r} here and {saved!r} there"
     if other:
-        text = f"the checkpoint {found} holds another model: {other}. Give the options that it was trained with."
+        text = f"the checkpoint {folder} holds another model: {other}. Give the options that it was trained with."
         yield Problem("model", text)

@@ -48,20 +48,17 @@ NEEDED_SPLIT = {"train": "train", "check": "train", "val": "validation", "test":
 """The split that each `run_type` cannot do without."""
 
 
-def least(run: RunFacts) -> Iterator[Problem]:
+def ranges(run: RunFacts) -> Iterator[Problem]:
     for path in (*ABOVE_0, *FROM_0):
-        value = attrgetter(path)(run.config)
-        if value is not None and path in ABOVE_0 and not value > 0:  # NaN is not
+        value, most = attrgetter(path)(run.config), MOST.get(path, LARGEST)
+        if value is None:
+            continue
+        if path in ABOVE_0 and not value > 0:  # NaN is not
             yield Problem(path, f"must be above 0, got {value}.")
-        elif value is not None and value < 0:
+        elif value < 0:
             yield Problem(path, f"must be 0 or more, got {value}.")
-
-
-def most(run: RunFacts) -> Iterator[Problem]:
-    for path in (*ABOVE_0, *FROM_0):
-        value, limit = attrgetter(path)(run.config), MOST.get(path, LARGEST)
-        if path != "seed" and value is not None and value > limit:
-            yield Problem(path, f"must be at most {limit:,}, got {value:,}.")
+        elif path != "seed" and value > most:
+            yield Problem(path, f"must be at most {most:,}, got {value:,}.")
     if run.config.seed > LARGEST_SEED:
         yield Problem("seed", f"must be at most 2**63 - 1, got {run.config.seed}.")
 
@@ -102,9 +99,9 @@ def splits(run: RunFacts) -> Iterator[Problem]:
 
 
 def share(run: RunFacts) -> Iterator[Problem]:
-    found = run.config.data.labelled_share
-    if not 0 <= found <= 1:
-        yield Problem("data.labelled_share", f"must lie between 0 and 1, got {found}.")
+    kept = run.config.data.labelled_share
+    if not 0 <= kept <= 1:
+        yield Problem("data.labelled_share", f"must lie between 0 and 1, got {kept}.")
 
 
 def allow(run: RunFacts) -> Iterator[Problem]:
@@ -114,4 +111,4 @@ def allow(run: RunFacts) -> Iterator[Problem]:
             yield Problem(f"allow[{i}]", f"{text} Registered components need not be allowed.")
 
 
-RULES = (least, most, length, batch, place, splits, share, allow)
+RULES = (ranges, length, batch, place, splits, share, allow)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from copy import copy
 
 from torch import nn
 
@@ -16,8 +17,8 @@ from msd_framework.launch import launched
 from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.objectives.look_ahead import MIXED
-from msd_framework.registry import FEATURE_TERMS, MASKERS, MODELS, MODULATIONS, OPTIMIZERS, WEIGHTINGS
-from msd_framework.structures import FeatureKind, Setting
+from msd_framework.registry import FEATURE_TERMS, MASKERS, MODELS, MODULATIONS, WEIGHTINGS
+from msd_framework.structures import FeatureKind
 from msd_framework.teachers.store import SUMMARY
 from msd_framework.views import FULL, visible_modalities
 
@@ -30,22 +31,22 @@ def options(run: RunFacts) -> Iterator[Problem]:
         yield under("objective", text)
 
 
-def constructor(run: RunFacts) -> Iterable[Problem]:
+def constructor(run: RunFacts) -> Iterator[Problem]:
     """What its constructor refuses."""
     run.stand_in_objective  # noqa: B018 -- built to see whether it can be
-    return ()
+    yield from ()
 
 
 def saliencies(run: RunFacts) -> Iterator[Problem]:
     """Saliency scores that need views which the teacher does not have."""
     modalities = run.setting.teacher_modalities or tuple(run.info.modalities)
-    for part in run.of(WEIGHTINGS):
-        saliency = run.build(part).saliency
+    for spec in run.of(WEIGHTINGS):
+        saliency = run.build(spec).saliency
         try:
             for view in saliency.views(modalities) if saliency else ():
                 visible_modalities(view, modalities)
         except ValueError as error:
-            yield Problem(part.path, sentence(error))
+            yield Problem(spec.path, sentence(error))
 
 
 def looks_inside(run: RunFacts, saliency: Spec) -> Iterator[Problem]:
@@ -113,36 +114,30 @@ def _compared(
 
 def modulation(run: RunFacts) -> Iterator[Problem]:
     """Models whose modalities cannot be balanced."""
-    for part in run.of(MODULATIONS):
-        yield from (Problem(part.path, text) for text in part.cls.check(part.options, run.setting, run.model.cls))
+    for spec in run.of(MODULATIONS):
+        for text in spec.cls.check(spec.options, run.setting, run.model.cls):
+            yield Problem(spec.path, text)
 
 
 def maskers(run: RunFacts) -> Iterator[Problem]:
     """Maskers that cannot hide what a view hides, or leave out what a model needs."""
-    # a masker that holds others is asked for all of them
-    whole = [part for part in run.of(MASKERS) if part.path in ("masker", "teacher.masker")]
-    of_teacher = "masker" if run.teacher_masker is None else "teacher.masker"
-    asked = [(part, setting) for part in whole for setting in _settings(run, part.path, of_teacher)]
-    problems = list(
-        dict.fromkeys(under(part.path, text) for part, setting in asked for text in part.cls.check(part.options, setting))
-    )
+    of_teacher = ("masker", run.masker) if run.teacher_masker is None else ("teacher.masker", run.teacher_masker)
+    sides = [("masker", run.masker, "model", run.student, run.setting), (*of_teacher, "teacher", run.teacher, run.teacher_setting)]
+    specs = {spec.path: spec for spec in run.of(MASKERS)}  # one that holds others answers for all of them
+    problems: dict[Problem, None] = {}  # once, where one masker hides from both sides
+    for path, _, _, _, setting in sides:
+        for text in specs[path].cls.check(specs[path].options, setting):
+            problems[under(path, text)] = None
     yield from problems
     views = [*run.config.evaluation.views, *run.objective.options.get("views", [])]
     hides = any(view not in (FULL, {"teacher": FULL, "student": FULL}) for view in views)
     if problems or not (hides or run.of(WEIGHTINGS)):
         return
-    theirs = ("masker", run.masker) if run.teacher_masker is None else ("teacher.masker", run.teacher_masker)
-    shown = [("masker", run.masker, "model", run.student, run.setting), (*theirs, "teacher", run.teacher, run.teacher_setting)]
-    for path, masker, who, model, setting in shown:
+    for path, masker, side, model, setting in sides:
         leaves_out = any(masker.leaves_out(m, kind) for m, kind in setting.kinds.items())
         if model is not None and not model.subsets and leaves_out:
-            text = f"leaves modalities out, and the {who} needs all of them. Take {path}=attention, or constant."
+            text = f"leaves modalities out, and the {side} needs all of them. Take {path}=attention, or constant."
             yield Problem(path, text)
-
-
-def _settings(run: RunFacts, path: str, of_teacher: str) -> list[Setting]:
-    """What a masker hides from: the student, the teacher or both."""
-    return [run.setting] * (path == "masker") + [run.teacher_setting] * (path == of_teacher)
 
 
 def held_out(run: RunFacts) -> Iterator[Problem]:
@@ -150,7 +145,7 @@ def held_out(run: RunFacts) -> Iterator[Problem]:
     objective, processes = run.stand_in_objective, launched().size
     if objective.held_out is None:
         return
-    at = next((part.path for part in run.of(WEIGHTINGS)), "objective")
+    at = next((spec.path for spec in run.of(WEIGHTINGS)), "objective")
     if objective.held_out.batch_size % processes:
         text = f"must be a multiple of the {processes} processes, got {objective.held_out.batch_size}."
         yield Problem(f"{at}.held_out_batch_size", text)
@@ -161,7 +156,7 @@ def held_out(run: RunFacts) -> Iterator[Problem]:
         text = "learned weights do not know what it does to the gradients. Leave one of the two out."
         yield Problem("objective.modulation", text)
     try:
-        recipe = run.build(Spec("optimizer", OPTIMIZERS, run.config.optimizer))
+        recipe = copy(run.optimizer)
         recipe.parts = ModelParts()  # the stand-in has none
         factor_of(recipe.build(nn.Linear(1, 1)))
     except ValueError as error:

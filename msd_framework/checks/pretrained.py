@@ -29,18 +29,17 @@ def tokenizers(run: RunFacts) -> Iterator[Problem]:
     """Tokenizers whose words have other numbers than those that a pretrained part of the model learned; folders on disk alone."""
     if run.config.init is not None and run.config.init.checkpoint is not None:
         return
-    told = set()  # a problem once, whichever parts of the model it is for
-    for part in run.model_parts:
-        for key in sorted(part.cls.reads):
-            folder = part.options.get(key)
+    problems: dict[Problem, None] = {}  # a problem once, whichever parts of the model it is for
+    for spec in run.model_specs:
+        for key in sorted(spec.cls.reads):
+            folder = spec.options.get(key)
             if not isinstance(folder, str) or not _ships_vocabulary(Path(folder).expanduser()):
                 continue
-            for modality in _read_by(part.path, run.student.modalities):
-                made = run.made_processors.get(modality)
-                text = _other_words(made, folder) if isinstance(made, Tokenizer) else ""
-                if text and (modality, text) not in told:
-                    told.add((modality, text))
-                    yield Problem(f"data.processors.{modality}.name", text)
+            for modality in _read_by(spec.path, run.student.modalities):
+                tokenizer = run.unfitted_processors.get(modality)
+                if isinstance(tokenizer, Tokenizer) and (text := _other_words(tokenizer, folder)):
+                    problems[Problem(f"data.processors.{modality}.name", text)] = None
+    yield from problems
 
 
 def _other_words(tokenizer: Tokenizer, folder: str) -> str:
@@ -77,21 +76,21 @@ def images_and_lengths(run: RunFacts) -> Iterator[Problem]:
     What the YAML says itself of images is taken, whatever the model was trained on. A check downloads nothing: of a model that is
     not on this disk the run compares the images, before it trains.
     """
-    shown = {m: part for m, part in run.processors.items() if part.name in ("pixels", "tokenizer")}
-    if run.config.is_evaluated or not shown:
+    if run.config.is_evaluated:
         return
-    for source in run.model_parts:
+    for source in run.model_specs:
         # torchvision's names, such as resnet18, are no folders and no names on a hub
         name = source.options.get("name") if "name" in source.cls.reads else None
         if not isinstance(name, str):
             continue
-        own = [m for m in shown if (source.path == "model" and m in run.student.modalities) or _is_for(source.path, m)]
-        for modality in (m for m in own if shown[m].name == "tokenizer"):
-            yield from _too_long(shown[modality], name)
-        images = [m for m in own if shown[m].name == "pixels"]
-        wanted = dict(_wanted(name, run.config.run_type != "check")) if images else {}
-        for modality in images:
-            yield from _shown_otherwise(shown[modality], run.made_processors[modality], name, wanted)
+        wanted: dict[str, Any] | None = None
+        for modality, spec in run.processors.items():
+            is_read = modality in run.student.modalities if source.path == "model" else _is_for(source.path, modality)
+            if is_read and spec.name == "tokenizer":
+                yield from _too_long(spec, name)
+            elif is_read and spec.name == "pixels":
+                wanted = dict(_wanted(name, run.config.run_type != "check")) if wanted is None else wanted
+                yield from _shown_otherwise(spec, run.unfitted_processors[modality], name, wanted)
 
 
 def _too_long(tokenizer: Spec, name: str) -> Iterator[Problem]:
@@ -100,7 +99,7 @@ def _too_long(tokenizer: Spec, name: str) -> Iterator[Problem]:
         file = find_file(name, TEXTS, download=False)
     except ValueError:  # a model need not say it
         return
-    longest, used = read_json(file).get("model_max_length"), complete(PROCESSORS, tokenizer.spec)["max_length"]
+    longest, used = read_json(file).get("model_max_length"), complete(PROCESSORS, tokenizer.value)["max_length"]
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, (int, float)) or longest < 3):
         raise DataError(f"{file}: model_max_length is {longest!r}, wanted a number of tokens from 3 on")
     if longest is not None and used > longest:
@@ -114,9 +113,9 @@ def _is_for(path: str, modality: str) -> bool:
     return name == modality or name.startswith(f"{modality}_")
 
 
-def _shown_otherwise(part: Spec, made: Any, name: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
-    used = complete(PROCESSORS, part.spec) | {key: getattr(made, key) for key in ("mean", "std", "size")}
-    left = {key: value for key, value in wanted.items() if part.options.get(key) is None and used[key] != value}
+def _shown_otherwise(spec: Spec, processor: Any, name: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
+    used = complete(PROCESSORS, spec.value) | {key: getattr(processor, key) for key in ("mean", "std", "size")}
+    left = {key: value for key, value in wanted.items() if spec.options.get(key) is None and used[key] != value}
     if used["channels"] != 3:
         left = {key: value for key, value in left.items() if key not in ("mean", "std")}
     if left:
@@ -124,7 +123,7 @@ def _shown_otherwise(part: Spec, made: Any, name: str, wanted: Mapping[str, Any]
         is_now = ", ".join(f"{key} {used[key]}" for key in left)
         fix = ", ".join(f"{key}: {value}" for key, value in left.items())
         text = f"{name} was trained on images with {was} (its {IMAGES}), and would see {is_now}."
-        yield Problem(part.path, f"{text} Write {fix}, or the values that you want.")
+        yield Problem(spec.path, f"{text} Write {fix}, or the values that you want.")
 
 
 def _wanted(name: str, download: bool) -> Iterator[tuple[str, Any]]:
@@ -133,28 +132,28 @@ def _wanted(name: str, download: bool) -> Iterator[tuple[str, Any]]:
         file = find_file(name, IMAGES, download=download)
     except ValueError:  # a model need not say it
         return
-    said = read_json(file)
-    if said.get("do_normalize", True):
-        for key, of_ours in (("image_mean", "mean"), ("image_std", "std")):
-            values = said.get(key)
+    settings = read_json(file)
+    if settings.get("do_normalize", True):
+        for theirs, ours in (("image_mean", "mean"), ("image_std", "std")):
+            values = settings.get(theirs)
             if isinstance(values, list) and all(isinstance(v, (int, float)) for v in values):
-                yield of_ours, [float(v) for v in values]
+                yield ours, [float(v) for v in values]
     else:
         yield from (("mean", [0.0, 0.0, 0.0]), ("std", [1.0, 1.0, 1.0]))
-    if sides := _sides(said.get("crop_size") if said.get("do_center_crop") else said.get("size"), file):
+    if sides := _sides(settings.get("crop_size" if settings.get("do_center_crop") else "size"), file):
         yield "size", sides
-    if said.get("do_resize", True) and said.get("resample") in RESAMPLING:
-        yield "interpolation", RESAMPLING[said["resample"]]
+    if settings.get("do_resize", True) and settings.get("resample") in RESAMPLING:
+        yield "interpolation", RESAMPLING[settings["resample"]]
 
 
 def _sides(size: Any, file: object) -> list[int] | None:
-    """Height and width, both of the shortest edge where that is what is said; None where nothing is."""
+    """Height and width, both of the shortest edge where that is given; None where nothing is."""
     if isinstance(size, Mapping):
-        found = [size.get(key, size.get("shortest_edge")) for key in ("height", "width")]
+        sides = [size.get(key, size.get("shortest_edge")) for key in ("height", "width")]
     else:
-        found = list(size) if isinstance(size, list) else [size, size]
-    if found == [None, None]:
+        sides = list(size) if isinstance(size, list) else [size, size]
+    if sides == [None, None]:
         return None
-    if len(found) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in found):
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise DataError(f"{file}: size is {size!r}, wanted a number of pixels, or height and width")
-    return [int(side) for side in found if side is not None]
+    return sides

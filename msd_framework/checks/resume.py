@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.build.facts import RunFacts
-from msd_framework.components.specs import differences
+from msd_framework.components.specs import Spec, differences
 from msd_framework.config.cards import foreign_names, own_names
 from msd_framework.config.load import COMMAND_LINE, Source, load, resolve
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.structure import ComponentSlot, component_slots, structure_problems, structured
+from msd_framework.config.structure import component_specs, structure_problems, structured
 from msd_framework.engine.checkpoint import CheckpointFolder, holds_run
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.launch import is_first
-from msd_framework.registry import REGISTRIES
 from msd_framework.screen import say
 
 NOTHING = "nothing of what is saved depends on it"
@@ -70,10 +69,8 @@ def at_its_place(source: Source, path: Path) -> Source:
     if not is_own or not isinstance(named, str) or Path(named).resolve() == folder.resolve():
         return source
     if holds_run(Path(named)):
-        text = (
-            f"{path} is of the run beside it and names {named}, where there is another one. Write env.save_dir={folder} or {named}."
-        )
-        raise ConfigError(Problem("env.save_dir", text))
+        text = f"{path} is of the run beside it and names {named}, where there is another one."
+        raise ConfigError(Problem("env.save_dir", f"{text} Write env.save_dir={folder} or {named}."))
     if is_first():
         say(f"env.save_dir: the run was begun in {named}, and is taken to be in {folder} now.")
     return replace(source, values={**source.values, "env": {**env, "save_dir": str(folder)}})
@@ -95,21 +92,28 @@ def resumption(run: RunFacts) -> Iterator[Problem]:
     except (CheckpointError, ConfigError) as error:
         yield Problem(at, str(error))
         return
-    texts = {key: text for key, text in _differences(config, begun).items() if not _entry(key)}
+    for key, text in _differences(config, begun).items():
+        if not _entry(key):
+            yield _refused(key, text)
     teachers, before = len(config.teacher_folders), len(begun.teacher_folders)
-    texts["teacher.checkpoint"] = f"names {teachers} teachers here and {before} there" if teachers != before else ""
-    for key, found in texts.items():
-        if found:
-            yield Problem(key, f"{found}, in the run that is gone on with. Name another env.save_dir to change it.")
+    if teachers != before:
+        yield _refused("teacher.checkpoint", f"names {teachers} teachers here and {before} there")
+
+
+def _refused(key: str, text: str) -> Problem:
+    return Problem(key, f"{text}, in the run that is gone on with. Name another env.save_dir to change it.")
 
 
 def resume_changes(config: RunConfig) -> list[str]:
     """What a run that is gone on with does otherwise than before, and what that does to what is saved; a line each."""
     if not config.goes_on:
         return []
-    found = _differences(config, begun_with(Path(config.env.save_dir), config))
-    told = {key: FREE[_entry(key)] for key in found if _entry(key) and key not in ("checkpoint.resume", "env.save_dir")}
-    return [f"{key} {found[key]}: {what}" for key, what in told.items()]
+    lines = []
+    for key, text in _differences(config, begun_with(Path(config.env.save_dir), config)).items():
+        entry = _entry(key)
+        if entry and key not in ("checkpoint.resume", "env.save_dir"):
+            lines.append(f"{key} {text}: {FREE[entry]}")
+    return lines
 
 
 def begun_with(folder: Path, config: RunConfig) -> RunConfig:
@@ -125,61 +129,57 @@ def begun_with(folder: Path, config: RunConfig) -> RunConfig:
     if structure_problems(values, RunConfig):
         raise ConfigError(f"{folder / 'config.yaml'} is of another version. Name another env.save_dir.")
     own = own_names(config)
-    foreign = [n for s in component_slots(values) for n in foreign_names(REGISTRIES[s.kind], s.spec, s.path, own)]
-    if foreign:
-        text = f"{folder / 'config.yaml'} names {foreign[0]!r}, which is code and not in this YAML. Name another env.save_dir."
-        raise ConfigError(text)
+    for spec in component_specs(values):
+        for name in foreign_names(spec, own):
+            text = f"{folder / 'config.yaml'} names {name!r}, which is code and not in this YAML. Name another env.save_dir."
+            raise ConfigError(text)
     return structured(values, RunConfig)
 
 
 def _differences(config: RunConfig, begun: RunConfig) -> dict[str, str]:
     """In what two configurations differ, by key."""
-    here, there = dict(_leaves(asdict(config))), dict(_leaves(asdict(begun)))
-    here, there = _with_free_apart(here), _with_free_apart(there)
-    texts = {key: _difference(here.get(key), there.get(key)) for key in {**there, **here}}
-    if config.teacher_folders == begun.teacher_folders:  # whose names were written for a pattern
-        texts = {key: text for key, text in texts.items() if not key.startswith("teacher.checkpoint")}
-    return {key: text for key, text in texts.items() if text}
+    here, there = _values_by_key(config), _values_by_key(begun)
+    texts = {}
+    for key in {**there, **here}:
+        # names that were written for a pattern of the same teachers
+        is_spelling = key.startswith("teacher.checkpoint") and config.teacher_folders == begun.teacher_folders
+        text = _difference(here.get(key), there.get(key))
+        if text and not is_spelling:
+            texts[key] = text
+    return texts
 
 
-def _with_free_apart(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values in which options of components that may be changed have keys of their own."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found[key] = value
-        if isinstance(value, ComponentSlot) and isinstance(value.spec, Mapping):
-            free = {option: v for option, v in value.spec.items() if f"{key}.{option}" in FREE}
-            found[key] = replace(value, spec={option: v for option, v in value.spec.items() if option not in free})
-            found |= {f"{key}.{option}": v for option, v in free.items()}
-    return found
+def _values_by_key(config: RunConfig) -> dict[str, Any]:
+    """The components of a configuration and all other values, by key path; a component's free options have keys of their own."""
+    values = asdict(config)
+    specs = {spec.path: spec for spec in component_specs(values)}
+    by_key: dict[str, Any] = {}
+    for key, spec in specs.items():
+        if not isinstance(spec.value, Mapping):
+            by_key[key] = spec
+            continue
+        free = {option: value for option, value in spec.value.items() if f"{key}.{option}" in FREE}
+        by_key[key] = replace(spec, value={option: value for option, value in spec.value.items() if option not in free})
+        by_key |= {f"{key}.{option}": value for option, value in free.items()}
+    return by_key | dict(leaves(values, "", tuple(specs)))
 
 
 def _difference(here: Any, there: Any) -> str:
     """In what two values differ; empty if they do not."""
-    if isinstance(here, ComponentSlot) and isinstance(there, ComponentSlot):
-        return differences(REGISTRIES[here.kind], here.spec, there.spec)
-    return "" if here == there else f"is {_shown(here)} here and {_shown(there)} there"
+    if isinstance(here, Spec) and isinstance(there, Spec):
+        return differences(here.registry, here.value, there.value)
+    shown = [value.value if isinstance(value, Spec) else value for value in (here, there)]
+    return "" if here == there else f"is {shown[0]!r} here and {shown[1]!r} there"
 
 
-def _shown(value: Any) -> str:
-    return repr(value.spec if isinstance(value, ComponentSlot) else value)
-
-
-def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every value by its key path; components as a whole."""
-    slots = {slot.path: slot for slot in component_slots(values)}
-    yield from slots.items()
-    yield from leaves(values, "", tuple(slots))
-
-
-def leaves(value: Any, at: str, slots: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every value of a nest of mappings by its key path, but for those of the slots."""
-    if at in slots:
+def leaves(value: Any, at: str, components: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every value of a nest of mappings by its key path, without the components at some paths."""
+    if at in components:
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from leaves(inner, f"{at}.{key}" if at else str(key), slots)
-    elif not any(s.startswith(f"{at}[") for s in slots):
+            yield from leaves(inner, f"{at}.{key}" if at else str(key), components)
+    elif not any(path.startswith(f"{at}[") for path in components):
         yield at, value
 
 

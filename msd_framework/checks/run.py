@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from msd_framework.build.facts import RunFacts
@@ -13,7 +14,7 @@ from msd_framework.checks.components import component_problems
 from msd_framework.config.imports import import_problems
 from msd_framework.config.load import Source, refuse, resolve
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.structure import component_slots, hints_of, structure_problems, structured, without
+from msd_framework.config.structure import component_specs, hints_of, structure_problems, structured, without
 from msd_framework.errors import ConfigError, Problem, nearest
 
 
@@ -44,18 +45,18 @@ def understood(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Proble
     imports = import_problems(values.get("imports", ()), values.get("user_dir"))
     if imports:  # nobody knows which components have a name
         return None, problems + imports
-    found = component_problems(component_slots(values))
-    for problem in found:
+    wrong = component_problems(component_specs(values))
+    for problem in wrong:
         values = without(values, problem.path)
     config = None if structure_problems(values, RunConfig) else structured(values, RunConfig)
-    return config, problems + found
+    return config, problems + wrong
 
 
 Rule = Callable[[RunFacts], Iterable[Problem]]
-"""One thing that may be wrong with a run: what it yields, or raises as a `ConfigError`, is told."""
+"""One thing that may be wrong with a run; it yields its problems, or raises them as a `ConfigError`."""
 
 
-def said(run: RunFacts, *rules: Rule) -> list[Problem]:
+def apply_rules(run: RunFacts, *rules: Rule) -> list[Problem]:
     """What some rules have against a run."""
     problems: list[Problem] = []
     for rule in rules:
@@ -74,15 +75,16 @@ def _problems_of_run(config: RunConfig, earlier: Sequence[Problem]) -> list[Prob
         return not set(sections) & {root for key in roots for root in (key, nearest(key, hints_of(RunConfig)))}
 
     run = RunFacts(config)
-    problems = said(run, *numbers.RULES, teacher.channels)
+    apply = partial(apply_rules, run)
+    problems = apply(*numbers.RULES, teacher.channels)
     if untouched("env", "checkpoint", "model", "run_type"):
-        problems += said(run, folders.save_dir) or said(run, folders.processors_from, folders.checkpoint, resume.resumption)
+        problems += apply(folders.save_dir) or apply(folders.processors_from, folders.checkpoint, resume.resumption)
     if untouched("data"):
-        problems += said(run, data.splits, data.limits)
-    alone = said(run, teacher.options) if untouched("teacher", "objective") else []
+        problems += apply(data.splits, data.limits)
+    alone = apply(teacher.options) if untouched("teacher", "objective") else []
     problems += alone
     if untouched("data", "evaluation", "teacher", "expected", "callbacks"):
-        problems += said(run, data.metrics)
+        problems += apply(data.metrics)
     if untouched("data", "evaluation", "teacher") and not alone and _is_complete(config, earlier):
         problems += _problems_together(run)
     return [p for p in problems if not any(_inside(e.path, p.path) or _inside(p.path, e.path) for e in earlier)]
@@ -90,17 +92,18 @@ def _problems_of_run(config: RunConfig, earlier: Sequence[Problem]) -> list[Prob
 
 def _problems_together(run: RunFacts) -> list[Problem]:
     """What model, teacher, data, views, losses and metrics do not agree on; a rule that others rest on is asked before them."""
-    problems = said(run, data.modalities)
+    apply = partial(apply_rules, run)
+    problems = apply(data.modalities)
     if problems:
         return problems
-    problems += said(run, teacher.agreement, data.processors)
-    problems += said(run, components.model_options) or said(run, components.model_files) or said(run, components.model_sizes)
-    problems = problems or said(run, pretrained.tokenizers)
-    problems += said(run, data.views, data.tasks)
-    problems += said(run, objective.options) or said(run, objective.constructor) or said(run, objective.saliencies)
-    problems = problems or said(run, pretrained.images_and_lengths) or said(run, objective.features)
-    problems += said(run, objective.modulation, data.labels, teacher.saved_classes, objective.maskers)
-    return problems or said(run, teacher.cache, teacher.initial_weights, objective.held_out, objective.optimizer)
+    problems += apply(teacher.agreement, data.processors)
+    problems += apply(components.model_options) or apply(components.model_files) or apply(components.model_sizes)
+    problems = problems or apply(pretrained.tokenizers)
+    problems += apply(data.views, data.tasks)
+    problems += apply(objective.options) or apply(objective.constructor) or apply(objective.saliencies)
+    problems = problems or apply(pretrained.images_and_lengths) or apply(objective.features)
+    problems += apply(objective.modulation, data.labels, teacher.saved_classes, objective.maskers)
+    return problems or apply(teacher.cache, teacher.initial_weights, objective.held_out, objective.optimizer)
 
 
 def _inside(path: str, section: str) -> bool:
@@ -110,4 +113,4 @@ def _inside(path: str, section: str) -> bool:
 def _is_complete(config: RunConfig, earlier: Sequence[Problem]) -> bool:
     """Whether model, objective and masker are those that were meant, with all that they need."""
     replaced = {"model", "objective", "masker"} & {p.path for p in earlier}
-    return not replaced and not (earlier and component_problems(component_slots(asdict(config))))
+    return not replaced and not (earlier and component_problems(component_specs(asdict(config))))

@@ -70,10 +70,10 @@ def _of_average(run: RunFacts, teacher: TeacherConfig, ema: float | dict[str, fl
     for key, text in against.items():
         if getattr(teacher, key):
             yield Problem(f"teacher.{key}", text)
-    for part in run.of(WEIGHTINGS):
-        if part.cls.needs_fit:
-            text = f"{part.name} asks the teacher before the first update, when the average of the student knows nothing yet."
-            yield Problem(part.path, f"{text} Take instance.")
+    for spec in run.of(WEIGHTINGS):
+        if spec.cls.needs_fit:
+            text = f"{spec.name} asks the teacher before the first update, when the average of the student knows nothing yet."
+            yield Problem(spec.path, f"{text} Take instance.")
 
 
 def channels(run: RunFacts) -> Iterator[Problem]:
@@ -139,18 +139,18 @@ def _own_processors(run: RunFacts) -> Iterator[Problem]:
     for folder in run.config.teacher_folders:
         saved = run.card(folder)["processors"]
         for m in run.card(folder)["modalities"]:
-            part, other = taken[m], other_tensors(taken[m].spec, saved[m]["spec"])
+            other = other_tensors(taken[m].value, saved[m]["spec"])
             if other and m in first:
                 text = f"{folder} was trained on other {m} tensors than {first[m]}: {other}. Several teachers must see the same."
                 yield Problem("teacher.checkpoint", text)
             elif other:
-                yield Problem(part.path, f"the teacher was trained on other tensors: {other}. Write its own options, or none.")
+                yield Problem(taken[m].path, f"the teacher was trained on other tensors: {other}. Write its own options, or none.")
             first.setdefault(m, folder)
-    for m, part in run.processors.items():
-        if m in taken and m not in run.student.modalities and taken[m] != part and m not in given:
+    for m, spec in run.processors.items():
+        if m in taken and m not in run.student.modalities and taken[m] != spec and m not in given:
             text = f"the student does not take {m!r}, and the teacher was trained on other tensors"
-            other = other_tensors(part.spec, taken[m].spec)
-            yield Problem(part.path, f"{text}: {other}. Leave it out, for the teacher's checkpoint says how {m} becomes tensors.")
+            other = other_tensors(spec.value, taken[m].value)
+            yield Problem(spec.path, f"{text}: {other}. Leave it out, for the teacher's checkpoint says how {m} becomes tensors.")
 
 
 def _other_classes(who: str, facts: Mapping[str, Any], info: DatasetInfo) -> str:
@@ -232,16 +232,16 @@ def _changing(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
     if not views:
         text = f"the objective {run.objective.name} does not say which views it asks about (its teacher_views)."
         yield Problem("teacher.cache", f"{text} Tell it, {OFF}.")
-    for m, part in run.teacher_processors.items():
+    for m, spec in run.teacher_processors.items():
         # tensors of its own are made without random transforms
-        if part == run.processors.get(m) and run.made_processors[m].random:
+        if spec == run.processors.get(m) and run.unfitted_processors[m].random:
             text = f"has random transforms, so the teacher sees another {m} in each epoch and its answers cannot be kept."
             yield Problem(f"data.processors.{m}", f"{text} Take them out, {OFF}.")
-    at, spec = ("masker", run.config.masker) if teacher.masker is None else ("teacher.masker", teacher.masker)
+    at, value = ("masker", run.config.masker) if teacher.masker is None else ("teacher.masker", teacher.masker)
     if (run.teacher_masker or run.masker).random and any(view != FULL for view in views):
         text = "draws what it shows, or takes it from the rest of the batch, so what the teacher says of a view cannot be kept."
         hint = f"Take another one for the teacher, such as teacher.masker=drop, {OFF}."
-        yield Problem(at, f"{Spec(at, MASKERS, spec).name} {text} {hint}")
+        yield Problem(at, f"{Spec(at, MASKERS, value).name} {text} {hint}")
 
 
 def saved_classes(run: RunFacts) -> Iterator[Problem]:

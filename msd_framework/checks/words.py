@@ -13,9 +13,8 @@ from msd_framework.components.options import mismatch, options_of
 from msd_framework.config.imports import import_problems
 from msd_framework.config.load import COMMAND_LINE, Source, parse_overrides, refuse
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.structure import component_slots, structure_problems, structured
+from msd_framework.config.structure import component_specs, structure_problems, structured
 from msd_framework.errors import ConfigError, Problem, did_you_mean
-from msd_framework.registry import REGISTRIES
 
 T = TypeVar("T")
 
@@ -37,12 +36,12 @@ def take(words: Sequence[str], key: str) -> tuple[str, list[str]]:
     Raises:
         ConfigError: if it is missing or there twice.
     """
-    found = [w.partition("=")[2] for w in words if w.startswith(f"{key}=")]
-    if len(found) != 1 or not found[0]:
+    values = [w.partition("=")[2] for w in words if w.startswith(f"{key}=")]
+    if len(values) != 1 or not values[0]:
         files = [w for w in words if "=" not in w and w.endswith((".yaml", ".yml"))]
         hint = f" Did you mean {shlex.quote(f'{key}={files[0]}')}?" if files else ""
         raise ConfigError(Problem(key, f"wanted {key}=FILE once, got {' '.join(words) or 'nothing'}.{hint}"))
-    return found[0], [w for w in words if not w.startswith(f"{key}=")]
+    return values[0], [w for w in words if not w.startswith(f"{key}=")]
 
 
 def read(words: Sequence[str]) -> Source:
@@ -86,17 +85,21 @@ def own_options(words: Sequence[str], schema: type[T]) -> tuple[T, Source, list[
     Raises:
         ConfigError: with every word that is wrong, or of neither.
     """
-    own, of_run = ({f.name for f in fields(one)} for one in (schema, RunConfig))  # type: ignore[arg-type]
+    own = {f.name for f in fields(schema)}  # type: ignore[arg-type]
+    known = own | {f.name for f in fields(RunConfig)}
     keys = {word: re.split(r"[=.]", word)[0] for word in words}
-    unknown = [key for word, key in keys.items() if "=" in word and key not in own | of_run]
+    unknown = []
+    for word, key in keys.items():
+        if "=" in word and key not in known:
+            takes = f"It takes: {', '.join(sorted(own))}, and the options of a run."
+            unknown.append(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, known)} {takes}")
     if unknown:
-        known = f"It takes: {', '.join(sorted(own))}, and the options of a run."
-        raise ConfigError(*(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, own | of_run)} {known}" for key in unknown))
+        raise ConfigError(*unknown)
     source = read([word for word in words if keys[word] in own])
     problems = structure_problems(source.values, schema)
     if not problems:
-        for slot in component_slots(source.values, schema):
-            problems += REGISTRIES[slot.kind].check(slot.spec, slot.path, STAND_INS)
+        for spec in component_specs(source.values, schema):
+            problems += spec.registry.check(spec.value, spec.path, STAND_INS)
     refuse(problems, source)
     return structured(source.values, schema), source, [word for word in words if keys[word] not in own]
 

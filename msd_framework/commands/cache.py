@@ -13,8 +13,10 @@ from filelock import FileLock
 
 from msd_framework.analysis.apart import apart
 from msd_framework.build.cache_key import lock_name, stores
-from msd_framework.build.data import build_data, content
+from msd_framework.build.data import build_data
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_maskers
+from msd_framework.build.splits import content
 from msd_framework.build.teacher_cache import CachedSplit, try_lock
 from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.checks.run import checked
@@ -166,13 +168,13 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[CachedSplit]]:
     source = load(file, [*overrides, as_word("env.save_dir", str(place))])
     config = checked(source)
     with apart(config, source) as (config, world):
-        data = build_data(config, world)
+        data = build_data(RunFacts(config), world)
         maskers = build_maskers(data)
         maskers.fit(data.all_training_examples())
         teachers = trained_teachers(data, maskers)
         splits: list[CachedSplit] = []
         for use in data.splits:
-            whole = content(config, data.splits, use)
+            whole = content(data.facts, data.splits, use)
             splits += [cached_split(one, use, data, maskers, whole) for one in teachers if one.views[use]]
         yield splits
 

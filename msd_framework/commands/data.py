@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from msd_framework.build.facts import asked, described
+from msd_framework.build.facts import call_class_method, dataset_info
+from msd_framework.build.splits import shared_splits
 from msd_framework.checks.words import import_from_words, read
 from msd_framework.components.facts import CONTEXT
 from msd_framework.components.options import options_of
 from msd_framework.config.load import refuse
-from msd_framework.config.splits import shared_splits
 from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.batches.reader import read_example
 from msd_framework.data.overlap import survey
@@ -109,7 +109,7 @@ def check_folder(
         ConfigError: if the options do not go together.
     """
     dataset = DATASETS.get(name)
-    info = described({**options, "type": name}, at="")
+    info = dataset_info({**options, "type": name}, at="")
     must_be_there = splits is not None
     found = {split: _check_split(dataset, options, split, info, must_be_there, samples, seed) for split in splits or dataset.splits}
     if not shared_rows:
@@ -129,15 +129,15 @@ def _check_split(
     seed: int,
 ) -> SplitCheck:
     found = SplitCheck(split, dataset.published.get(split))
-    missing = asked(lambda: dataset.check(options, split), f"check of {dataset.__name__}", "")
+    missing = call_class_method(lambda: dataset.check(options, split), f"check of {dataset.__name__}", "")
     if missing:
         found.is_there, found.wrong = False, missing if must_be_there else []
         return found
     given = {**options, "split": split, "on_error": "skip"}
     accepted = {key: value for key, value in given.items() if key in options_of(dataset)}
     try:
-        examples: MultimodalDataset = asked(lambda: dataset(**accepted), f"split {split!r} of {dataset.__name__}", "")
-        asked(lambda: _look_at(examples, found, info, samples, seed), f"split {split!r} of {dataset.__name__}", "")
+        examples: MultimodalDataset = call_class_method(lambda: dataset(**accepted), f"split {split!r} of {dataset.__name__}", "")
+        call_class_method(lambda: _look_at(examples, found, info, samples, seed), f"split {split!r} of {dataset.__name__}", "")
     except MSDError as error:
         found.wrong.append(str(error))
     return found

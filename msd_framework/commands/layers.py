@@ -8,8 +8,10 @@ from pathlib import Path
 
 from msd_framework.analysis.apart import apart, begun_anew
 from msd_framework.analysis.layers import Alike, alike_layers, usual_layers
-from msd_framework.build.data import build_data, open_splits
+from msd_framework.build.data import build_data
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_maskers, build_model, build_recipe
+from msd_framework.build.splits import open_splits
 from msd_framework.build.teachers import trained_teachers
 from msd_framework.checks.run import checked
 from msd_framework.checks.words import own_options, take
@@ -79,7 +81,8 @@ def run_layers(path: str | Path, words: Sequence[str] = ()) -> Alike:
         if getattr(config.data, options.split) is None:
             raise ConfigError(Problem("split", f"data.{options.split} names no split of the data set."))
         with apart(config, source) as (config, world):
-            data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", options.split]))))
+            facts = RunFacts(config)
+            data = build_data(facts, world, open_splits(facts, world, list(dict.fromkeys(["train", options.split]))))
             student = build_model(data, build_recipe(data))
             if options.weights is not None:
                 folder = find_checkpoint(options.weights)

@@ -111,19 +111,17 @@ class Registry(Generic[T]):
         except ConfigError as error:
             return list(error.problems)
         problems = []
+        settable = [n for n in options if n not in context]
         for key, value in given.items():
-            if key in context or key not in options:
-                settable = [n for n in options if n not in context]
-                hint = did_you_mean(key, settable)
-                problems.append(
-                    Problem(f"{at}.{key}", f"{name} has no such option.{hint} It takes: {', '.join(settable) or 'none'}.")
-                )
-            else:
+            if key in settable:
                 problems += check_option(options[key], value, f"{at}.{key}", facts, context, self)
-        missing = [n for n, o in options.items() if o.required and n not in given and n not in facts and n not in context]
-        problems += [
-            Problem(f"{at}.{n}", f"{name} needs this option{': ' + options[n].doc if options[n].doc else '.'}") for n in missing
-        ]
+            else:
+                takes = f"It takes: {', '.join(settable) or 'none'}."
+                problems.append(Problem(f"{at}.{key}", f"{name} has no such option.{did_you_mean(key, settable)} {takes}"))
+        for key in settable:
+            if options[key].required and key not in given and key not in facts:
+                doc = f": {options[key].doc}" if options[key].doc else "."
+                problems.append(Problem(f"{at}.{key}", f"{name} needs this option{doc}"))
         return problems
 
     def build(self, spec: Any, at: str = "", facts: Mapping[str, Any] | None = None, **context: Any) -> T:
@@ -141,21 +139,23 @@ class Registry(Generic[T]):
             ConfigError: with everything that is wrong, or with what the constructor refused.
         """
         at, facts = at or self.kind, facts or {}
-        problems = self.check(spec, at, {name for told in agreed(facts) for name in told}, context)
+        known, disputed = agreed(facts)
+        problems = self.check(spec, at, {*known, *disputed}, context)
         if problems:
             raise ConfigError(*problems)
         name, given = split(spec, at, self)
         cls = self.get(name, at)
         options = options_of(cls)
-        modalities_of = getattr(cls, "modalities_of", None)  # a model, which is for some of the modalities
-        facts = narrowed(facts, modalities_of(given)) if modalities_of else facts
-        known, disputed = agreed(facts)
+        modalities_of = getattr(cls, "modalities_of", None)
+        if modalities_of is not None:  # a model, which is for some of the modalities
+            facts = narrowed(facts, modalities_of(given))
+            known, disputed = agreed(facts)
         problems = [Problem(f"{at}.{n}", disputed[n]) for n in options if n in disputed and n not in given]
         if problems:
             raise ConfigError(*problems)
-        arguments = {n: v for n, v in known.items() if n in options}
-        arguments |= {n: build_option(options[n], v, f"{at}.{n}", named(facts, n), context, self) for n, v in given.items()}
-        arguments |= {n: v for n, v in context.items() if n in options}
+        arguments = {n: v for n, v in {**known, **context}.items() if n in options}
+        for key, value in given.items():
+            arguments[key] = self._build_option(options[key], value, f"{at}.{key}", named(facts, key), context)
         try:
             built = cls(**arguments)
         except MSDError:
@@ -169,6 +169,16 @@ class Registry(Generic[T]):
         if text := unfinished(built, self.contract):
             raise ConfigError(Problem(at, f"{name} ({written_at(cls)}) {text}"))
         return built
+
+    def _build_option(self, option: Option, value: Any, at: str, facts: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
+        """An option's value with the components in it built; only those of this kind share the context."""
+
+        def build(registry: Registry[Any], spec: Any, suffix: str) -> Any:
+            # what is built under a modality's name knows the facts of that modality
+            own = narrowed(facts, [suffix.removeprefix(".")])
+            return registry.build(spec, at + suffix, own, **(context if registry is self else {}))
+
+        return map_nested(option, value, build)
 
     def _import(self, name: str, at: str) -> type[T]:
         module, _, attribute = name.rpartition(".")
@@ -281,22 +291,27 @@ def check_option(
         return registry.check(value, at, facts, context)
     if not isinstance(value, container):
         return [Problem(at, f"wanted a {container.__name__} of {registry.kind}s, got {value!r}.")]
-    return [p for key, v in items(value) for p in registry.check(v, at + key, facts, context)]
+    problems = []
+    for suffix, one in items(value):
+        problems += registry.check(one, at + suffix, facts, context)
+    return problems
 
 
-def build_option(
-    option: Option, value: Any, at: str, facts: Mapping[str, Any], context: Mapping[str, Any], owner: Registry[Any]
-) -> Any:
-    """An option's value with the components nested in it built; only those of the owner's kind share its context."""
+def map_nested(option: Option, value: Any, change: Callable[[Registry[Any], Any, str], Any]) -> Any:
+    """An option's value with each component in it changed; a value that holds none as it is.
+
+    Args:
+        option: says whether it holds one, a list or a mapping of them.
+        value: the value.
+        change: takes the component's registry, its part of the YAML, and what that adds to the option's key path.
+    """
     registry, container = nested(option.annotation)
     if registry is None or value is None:
         return value
-    context = context if registry is owner else {}
     if container is None:
-        return registry.build(value, at, facts, **context)
-    if container is dict:
-        return {k: registry.build(v, f"{at}.{k}", narrowed(facts, [k]), **context) for k, v in value.items()}
-    return [registry.build(v, at + key, facts, **context) for key, v in items(value)]
+        return change(registry, value, "")
+    changed = [change(registry, one, suffix) for suffix, one in items(value)]
+    return dict(zip(value, changed)) if container is dict else changed
 
 
 def nested(annotation: Any) -> tuple[Registry[Any] | None, type[dict[Any, Any]] | type[list[Any]] | None]:

@@ -1,4 +1,4 @@
-"""A component's part of a YAML and the parts nested in it: gone through, and compared with another."""
+"""A component's part of a YAML and the components nested in it: gone through, and compared with another."""
 
 from __future__ import annotations
 
@@ -7,46 +7,54 @@ from dataclasses import dataclass
 from typing import Any
 
 from msd_framework.components.options import options_of
-from msd_framework.components.registry import Registry, items, nested, split
+from msd_framework.components.registry import Registry, items, map_nested, nested, split
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A component in a YAML, whose name and options are right.
+    """A component's part of a YAML.
 
     Args:
         path: its key path.
         registry: where its name is known.
-        spec: what the YAML says.
+        value: what the YAML says: a name, or a mapping with the name under `type`.
     """
 
     path: str
     registry: Registry[Any]
-    spec: Any
+    value: Any
 
     @property
     def name(self) -> str:
-        return split(self.spec, self.path, self.registry)[0]
+        return split(self.value, self.path, self.registry)[0]
 
     @property
     def options(self) -> dict[str, Any]:
         """The options that the YAML gives."""
-        return split(self.spec, self.path, self.registry)[1]
+        return split(self.value, self.path, self.registry)[1]
 
     @property
     def cls(self) -> type[Any]:
         return self.registry.get(self.name, self.path)
 
+    @property
+    def nested(self) -> Iterator[Spec]:
+        """The components that its options hold."""
+        known = options_of(self.cls)
+        for key, value in self.options.items():
+            registry, container = nested(known[key].annotation) if key in known else (None, None)
+            if registry is None or value is None:
+                continue
+            is_several = container is not None and isinstance(value, (dict, list))
+            for suffix, one in items(value) if is_several else [("", value)]:
+                yield Spec(f"{self.path}.{key}{suffix}", registry, one)
 
-def parts(registry: Registry[Any], spec: Any, at: str) -> Iterator[Spec]:
-    """A component and all that are nested in it, the innermost first."""
-    whole = Spec(at, registry, spec)
-    for key, value in whole.options.items():
-        inner, container = nested(options_of(whole.cls)[key].annotation)
-        if inner is not None and value is not None:
-            for suffix, one in [("", value)] if container is None else items(value):
-                yield from parts(inner, one, f"{at}.{key}{suffix}")
-    yield whole
+    @property
+    def with_nested(self) -> Iterator[Spec]:
+        """All components within it, the innermost first, and then itself."""
+        for inner in self.nested:
+            yield from inner.with_nested
+        yield self
 
 
 def code_options(component: type) -> frozenset[str]:
@@ -73,10 +81,5 @@ def complete(registry: Registry[Any], spec: Any) -> dict[str, Any]:
     full: dict[str, Any] = {"type": name}
     for key, option in options_of(registry.get(name)).items():
         value = given.get(key, None if option.required else option.default)
-        inner, container = nested(option.annotation)
-        if inner is None or value is None:
-            full[key] = value
-        else:
-            built = [complete(inner, one) for _, one in ([("", value)] if container is None else items(value))]
-            full[key] = built[0] if container is None else dict(zip(value, built)) if container is dict else built
+        full[key] = map_nested(option, value, lambda inner, one, _: complete(inner, one))
     return full

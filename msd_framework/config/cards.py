@@ -7,18 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from msd_framework.components.options import mismatch, options_of
-from msd_framework.components.registry import Registry, items, nested, plain, split
-from msd_framework.components.specs import code_options, differences, parts
+from msd_framework.components.options import mismatch
+from msd_framework.components.registry import plain, split
+from msd_framework.components.specs import Spec, code_options, differences
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.structure import component_slots
+from msd_framework.config.structure import component_specs
 from msd_framework.data.base import Processor
 from msd_framework.engine import checkpoint
 from msd_framework.engine.checkpoint import WEIGHTS, Checkpoint, find_checkpoint
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.models.base import MultimodalModel
 from msd_framework.ranges import too_large
-from msd_framework.registry import MODELS, PROCESSORS, REGISTRIES
+from msd_framework.registry import MODELS, PROCESSORS
 from msd_framework.structures import Outcomes, Task, outcomes_of
 
 CARD: dict[str, Any] = {
@@ -38,6 +38,10 @@ FACTS: dict[str, Any] = {
     "modalities": dict[str, dict[str, Any]],
 }
 """What the facts of a card hold at least; old ones do not say how logits are read."""
+
+
+PROCESSOR: dict[str, Any] = {"spec": str | dict[str, Any], "fingerprint": str}
+"""What a card holds of a processor."""
 
 
 def card_of(path: str | Path, config: RunConfig) -> dict[str, Any]:
@@ -65,9 +69,9 @@ def weights_of(path: str | Path, config: RunConfig) -> tuple[Path, Checkpoint]:
         CheckpointError: if it is missing, damaged, or names code that the user's own YAML does not.
     """
     folder = find_checkpoint(path)
-    found = checkpoint.read(folder, WEIGHTS)
-    _checked(found.card, folder, config)
-    return folder, found
+    saved = checkpoint.read(folder, WEIGHTS)
+    _checked(saved.card, folder, config)
+    return folder, saved
 
 
 def rebuilt(card: Mapping[str, Any], where: str | Path) -> MultimodalModel:
@@ -119,7 +123,8 @@ def other_tensors(here: Any, there: Any) -> str:
     'size is 32 here and 64 there'
     """
     free = PROCESSORS.get(split(here, "processor", PROCESSORS)[0]).free_options
-    mine, theirs = ({k: v for k, v in plain(spec).items() if k not in free} for spec in (here, there))
+    mine = {k: v for k, v in plain(here).items() if k not in free}
+    theirs = {k: v for k, v in plain(there).items() if k not in free}
     return differences(PROCESSORS, mine, theirs)
 
 
@@ -163,30 +168,27 @@ def fingerprint(processor: Processor) -> str:
 def own_names(config: RunConfig) -> frozenset[str]:
     """The classes of a user's own that the run names itself: under `allow`, or as a component."""
     names = set(config.allow)
-    for slot in component_slots(asdict(config)):
-        for part in parts(REGISTRIES[slot.kind], slot.spec, slot.path):
-            names |= {part.name, *(str(part.options[key]) for key in code_options(part.cls) if key in part.options)}
+    for component in component_specs(asdict(config)):
+        for spec in component.with_nested:
+            names |= {spec.name, *_code_named_by(spec)}
     return frozenset(names)
 
 
-def foreign_names(registry: Registry[Any], spec: Any, at: str, own: frozenset[str]) -> Iterator[str]:
+def _code_named_by(spec: Spec) -> list[str]:
+    return [str(spec.options[key]) for key in code_options(spec.cls) if key in spec.options]
+
+
+def foreign_names(spec: Spec, own: frozenset[str]) -> Iterator[str]:
     """What a component that somebody else has written names, at any depth, and is neither registered nor a user's own.
 
     Nothing is imported but what is the user's own.
     """
-    name, given = split(spec, at, registry)
-    if "." in name and name not in registry.names() and name not in own:
-        yield name
+    if "." in spec.name and spec.name not in spec.registry.names() and spec.name not in own:
+        yield spec.name
         return
-    cls = registry.get(name, at)
-    options = options_of(cls)
-    yield from (str(given[key]) for key in code_options(cls) if key in given and str(given[key]) not in own)
-    for key, value in given.items():
-        inner, container = nested(options[key].annotation) if key in options else (None, None)
-        if inner is not None and value is not None:
-            ones = [("", value)] if container is None or not isinstance(value, (dict, list)) else items(value)
-            for suffix, one in ones:
-                yield from foreign_names(inner, one, f"{at}.{key}{suffix}", own)
+    yield from (name for name in _code_named_by(spec) if name not in own)
+    for inner in spec.nested:
+        yield from foreign_names(inner, own)
 
 
 def _checked(card: dict[str, Any], folder: Path, config: RunConfig) -> dict[str, Any]:
@@ -195,20 +197,20 @@ def _checked(card: dict[str, Any], folder: Path, config: RunConfig) -> dict[str,
     if wrong:
         text = f"{folder}: its card.json does not describe a model ({wrong}). Take another checkpoint."
         raise CheckpointError(text)
-    own = own_names(config)
-    specs: list[tuple[Registry[Any], str, Any]] = [(MODELS, "model", card["model"]), (MODELS, "rebuild", card["rebuild"])]
-    specs += [(PROCESSORS, f"processors.{m}.spec", kept["spec"]) for m, kept in card["processors"].items()]
+    file = folder / "card.json"
     for key, value in too_large({"rebuild": card["rebuild"], "facts": card["facts"]}):
-        raise CheckpointError(f"{folder / 'card.json'}: {key} is {value}, more than any model has. Take another checkpoint.")
-    for registry, at, spec in specs:
-        where = f"{folder / 'card.json'}: {at}"
+        raise CheckpointError(f"{file}: {key} is {value}, more than any model has. Take another checkpoint.")
+    specs = [Spec(f"{file}: {key}", MODELS, card[key]) for key in ("model", "rebuild")]
+    specs += [Spec(f"{file}: processors.{m}.spec", PROCESSORS, saved["spec"]) for m, saved in card["processors"].items()]
+    own = own_names(config)
+    for spec in specs:
         try:
-            foreign = next(foreign_names(registry, spec, where, own), None)
+            foreign = next(foreign_names(spec, own), None)
         except ConfigError as error:
             raise CheckpointError(str(error)) from error
         if foreign is not None:
             text = f"names {foreign!r}, which is code and no registered component, and a card may come from anybody."
-            raise CheckpointError(f"{where} {text} If it is yours, add `allow: [{foreign}]` to your YAML.")
+            raise CheckpointError(f"{spec.path} {text} If it is yours, add `allow: [{foreign}]` to your YAML.")
     return card
 
 
@@ -223,6 +225,8 @@ def _misfit(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 
 def _misfit_of_processors(card: Mapping[str, Any]) -> str:
-    lacking = [m for m in card["modalities"] if m not in card["processors"]]
-    texts = [_misfit(kept, {"spec": str | dict[str, Any], "fingerprint": str}) for kept in card["processors"].values()]
-    return f"it lacks the processor of {lacking[0]!r}" if lacking else next((text for text in texts if text), "")
+    for modality in card["modalities"]:
+        if modality not in card["processors"]:
+            return f"it lacks the processor of {modality!r}"
+    texts = (_misfit(saved, PROCESSOR) for saved in card["processors"].values())
+    return next(filter(None, texts), "")

@@ -345,6 +345,11 @@ class RunConfig:
         return given or (folders[0] if len(folders) == 1 else None)
 
     @property
+    def starts_from(self) -> str | None:
+        """The run whose weights the model starts from; None where it has its own, is evaluated or goes on."""
+        return None if self.init is None or self.is_evaluated or self.goes_on else self.init_folder
+
+    @property
     def goes_on(self) -> bool:
         """Whether the run goes on from its own last checkpoint."""
         return not self.is_evaluated and self.checkpoint.resume and holds_run(Path(self.env.save_dir))

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from msd_framework.components.options import mismatch
+from msd_framework.components.registry import items
+from msd_framework.components.specs import Spec
 from msd_framework.config.schema import RunConfig, field_docs
 from msd_framework.errors import Problem, did_you_mean
+from msd_framework.registry import REGISTRIES
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ComponentSlot:
-    """A place of a configuration that holds a component.
-
-    Args:
-        path: its key path.
-        kind: the plural of its kind, a key of `REGISTRIES`.
-        spec: what the configuration says there.
-    """
-
-    path: str
-    kind: str
-    spec: Any
 
 
 def structure_problems(values: Any, schema: type, at: str = "", root: type | None = None) -> list[Problem]:
@@ -48,9 +36,8 @@ def structure_problems(values: Any, schema: type, at: str = "", root: type | Non
     for key, value in values.items():
         path = _join(at, key)
         if key not in known:
-            problems.append(
-                Problem(path, f"no such option.{_suggestion(str(key), path, known, root)} Options here: {', '.join(known)}.")
-            )
+            hint = _suggestion(str(key), path, known, root)
+            problems.append(Problem(path, f"no such option.{hint} Options here: {', '.join(known)}."))
         elif value == "???":
             problems.append(Problem(path, f"must be given: {docs[key]}"))
         else:
@@ -63,9 +50,11 @@ def structure_problems(values: Any, schema: type, at: str = "", root: type | Non
 
 def structured(values: Mapping[str, Any], schema: type[T]) -> T:
     """The values as an instance of a schema that they fit."""
-    hints = hints_of(schema)
-    nested = {k: structured(v, s) if v is not None and (s := section_of(hints[k])) else v for k, v in values.items()}
-    return schema(**nested)
+    arguments = {}
+    for key, value in values.items():
+        section = section_of(hints_of(schema)[key])
+        arguments[key] = value if section is None or value is None else structured(value, section)
+    return schema(**arguments)
 
 
 def without(values: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -80,30 +69,33 @@ def without(values: Mapping[str, Any], path: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != key or rest}
 
 
-def component_slots(values: Mapping[str, Any], schema: type = RunConfig, at: str = "") -> Iterator[ComponentSlot]:
+def component_specs(values: Mapping[str, Any], schema: type = RunConfig, at: str = "") -> Iterator[Spec]:
     """Every component that values of the right structure hold, defaults included, in the order of the schema."""
     for f in fields(schema):
         value, path, annotation = values.get(f.name, default_of(f)), _join(at, f.name), hints_of(schema)[f.name]
-        if (section := section_of(annotation)) is not None:
-            yield from component_slots(value, section, path) if value is not None else ()
+        section = section_of(annotation)
+        if value is None:
+            continue
+        if section is not None:
+            yield from component_specs(value, section, path)
         elif "kind" in f.metadata:
-            yield from (ComponentSlot(path + suffix, f.metadata["kind"], spec) for suffix, spec in _each(value, annotation))
+            is_several = get_origin(annotation) in (list, dict)
+            for suffix, one in items(value) if is_several else [("", value)]:
+                yield Spec(path + suffix, REGISTRIES[f.metadata["kind"]], one)
 
 
 def default_of(f: Field[Any]) -> Any:
     """What a field is if nobody says: no options for a section that has defaults, None where nothing is known."""
     if f.default is not MISSING:
         return f.default
-    made = f.default_factory() if f.default_factory is not MISSING else None
-    return {} if is_dataclass(made) else made
+    value = f.default_factory() if f.default_factory is not MISSING else None
+    return {} if is_dataclass(value) else value
 
 
-def hints_of(schema: type) -> dict[str, Any]:
+@cache
+def hints_of(schema: Any) -> dict[str, Any]:
     """The types of a schema's fields."""
-    return _hints(schema)
-
-
-_hints = cache(get_type_hints)
+    return get_type_hints(schema)
 
 
 def section_of(annotation: Any) -> Any:
@@ -112,28 +104,15 @@ def section_of(annotation: Any) -> Any:
 
 
 def _value_problems(value: Any, annotation: Any, f: Field[Any], path: str, root: type) -> list[Problem]:
-    section = section_of(annotation)
-    if section is not None and (value is not None or type(None) not in get_args(annotation)):
+    section, may_be_none = section_of(annotation), type(None) in get_args(annotation)
+    if section is not None and not (value is None and may_be_none):
         return structure_problems(value, section, path, root)
     if "kind" in f.metadata:
-        container = {list: list[Any], dict: dict[str, Any]}.get(get_origin(annotation), Any)
-        if value is None and type(None) not in get_args(annotation):
+        if value is None and not may_be_none:
             return [Problem(path, f"must be given: {f.name} cannot be null.")]
-        annotation = container
+        annotation = {list: list[Any], dict: dict[str, Any]}.get(get_origin(annotation), Any)
     text = mismatch(value, annotation)
     return [Problem(path, text)] if text else []
-
-
-def _each(value: Any, annotation: Any) -> Iterator[tuple[str, Any]]:
-    """The components that a field holds: itself, or its items; with what they add to its path."""
-    if value is not None:
-        container = get_origin(annotation)
-        if container is list:
-            yield from ((f"[{i}]", item) for i, item in enumerate(value))
-        elif container is dict:
-            yield from ((f".{key}", item) for key, item in value.items())
-        else:
-            yield "", value
 
 
 def _join(at: str, key: Any) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from msd_framework.analysis.experiment import ExperimentConfig, checked_experiment, is_experiment
 from msd_framework.analysis.study.config import load_study
-from msd_framework.build.facts import described, known_facts
+from msd_framework.build.facts import dataset_info, known_facts
 from msd_framework.checks.run import checked, understood
 from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import plain, split
@@ -120,7 +120,7 @@ def all_runs() -> list[Mapping[str, Any]]:
 
 def write_card(folder: Path, values: Mapping[str, Any]) -> None:
     """What is read of a checkpoint of these options before anything is loaded."""
-    info = described(values["data"]["dataset"])
+    info = dataset_info(values["data"]["dataset"])
     name, options = split(values["model"], "model", MODELS)
     card = {
         "model": values["model"],
@@ -153,7 +153,7 @@ def test_every_default_is_right_as_far_as_it_goes(path):
 def build_on_nothing(path: Path) -> MultimodalModel:
     """The model of a run without memory for its weights, where those are not to be downloaded."""
     config = structured(resolve(load(path)).values, RunConfig)
-    facts = STAND_INS | known_facts(described(config.data.dataset))
+    facts = STAND_INS | known_facts(dataset_info(config.data.dataset))
     for modality, spec in config.data.processors.items():
         if PROCESSORS.get(plain(spec)["type"]).kind == "pixels":
             facts |= PROCESSORS.build(spec, modality).facts
@@ -190,5 +190,5 @@ def test_all_defaults_go_together(files, tmp_path):
     (tmp_path / "run.yaml").write_text(f"base: [{', '.join(map(str, files))}]\nenv: {{save_dir: {tmp_path / 'run'}}}\n")
     assert problems(tmp_path / "run.yaml", []) == []
     if not any(word in files[1].read_text() for word in DOWNLOADED):
-        wanted = described(resolve(load(tmp_path / "run.yaml")).values["data"]["dataset"]).num_classes
+        wanted = dataset_info(resolve(load(tmp_path / "run.yaml")).values["data"]["dataset"]).num_classes
         assert build_on_nothing(tmp_path / "run.yaml").num_classes == wanted

@@ -178,7 +178,7 @@ class Bench:
         }
         for teacher in TEACHERS:
             self.write_teacher(teacher)
-        self.data = build_data(self.config(model=models(8)["late_fusion"]), World())
+        self.data = build_data(RunFacts(self.config(model=models(8)["late_fusion"])), World())
         self.batch: Batch = next(iter(self.data.in_order(self.data.training_reader)))
         self.students: dict[str, tuple[MultimodalModel, dict[str, Tensor]]] = {}
         self.models: dict[str, MultimodalModel] = {}
@@ -203,7 +203,7 @@ class Bench:
     def write_teacher(self, teacher: str) -> None:
         """A checkpoint, as a run of it would leave behind."""
         config = self.config(model=models(16)[teacher], env={"save_dir": str(self.folder / teacher)})
-        data = build_data(config, World())
+        data = build_data(RunFacts(config), World())
         model = opinionated(build_model(data, build_recipe(data)))
         checkpoint = Checkpoint(model.state_dict(), {}, {}, {}, {"update": 0}, card_of_student(data, model))
         write(checkpoint, self.folder / teacher / "checkpoints" / "best")
@@ -212,7 +212,7 @@ class Bench:
         """The objective of a pair, ready for its first step. What is read of files, built or learned is so but once."""
         written = self.values_of(teacher, student, taught, shown)
         config = replace(self.data.config, **written | {"teacher": TeacherConfig(**written["teacher"])})
-        data, maskers = replace(self.data, before=RunFacts(config)), Maskers(self.masker(shown), self.masker(taught))
+        data, maskers = replace(self.data, facts=RunFacts(config)), Maskers(self.masker(shown), self.masker(taught))
         if student not in self.students:
             torch.manual_seed(1)
             built = build_model(data, build_recipe(data))
@@ -226,13 +226,13 @@ class Bench:
 
     def opinionated(self, kind: str) -> MultimodalModel:
         if kind not in self.models:
-            data = replace(self.data, before=RunFacts(replace(self.data.config, model=models(16)[kind])))
+            data = replace(self.data, facts=RunFacts(replace(self.data.config, model=models(16)[kind])))
             self.models[kind] = opinionated(build_model(data, build_recipe(data)))
         return self.models[kind]
 
     def masker(self, way: str) -> Masker:
         if way not in self.maskers:
-            maskers = build_maskers(replace(self.data, before=RunFacts(replace(self.data.config, masker=WAYS[way]))))
+            maskers = build_maskers(replace(self.data, facts=RunFacts(replace(self.data.config, masker=WAYS[way]))))
             maskers.fit(self.data.all_training_examples())
             self.maskers[way] = maskers.student
         return self.maskers[way]
@@ -293,7 +293,7 @@ def test_a_pair_distils(benches: Benches, task: Task, teacher: str, student: str
     bench = benches[task]
     objective = bench.objective(teacher, student, teachers_way, way).train()
     assert isinstance(objective, DistillationObjective)
-    optimizer = OPTIMIZERS.build(bench.data.config.optimizer, "optimizer", bench.data.facts).build(objective)
+    optimizer = OPTIMIZERS.build(bench.data.config.optimizer, "optimizer", bench.data.known).build(objective)
     torch.manual_seed(2)
     distilled = []
     for _ in range(NUM_STEPS):

@@ -14,8 +14,10 @@ import yaml
 from msd_framework.analysis.experiment import run_experiment
 from msd_framework.analysis.mfh.channels import draw_permutations
 from msd_framework.analysis.mfh.experiment import ChannelSaliency, Shown
-from msd_framework.build.data import build_data, content
+from msd_framework.build.data import build_data
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_maskers
+from msd_framework.build.splits import content
 from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.checks.run import checked
@@ -164,10 +166,10 @@ def asked(runs: Path, *more: str) -> CachedSplit:
     there = [f"teacher.checkpoint={runs / 'agree'}", f"data.dataset.root={runs / 'fsdd'}", f"env.save_dir={runs / 'unused'}"]
     words = [*there, f"teacher.channels.saliency={runs / 'channels' / 'seed_0'}", *QUICK, *more]
     config = checked(load(CONFIGS / "general.yaml", words))
-    data = build_data(config, World())
+    data = build_data(RunFacts(config), World())
     maskers = build_maskers(data)
     (teacher,) = trained_teachers(data, maskers)
-    return cached_split(teacher, "train", data, maskers, content(config, data.splits, "train"))
+    return cached_split(teacher, "train", data, maskers, content(data.facts, data.splits, "train"))
 
 
 @pytest.mark.parametrize("by", ["general", "specific"])

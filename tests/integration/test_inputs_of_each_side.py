@@ -16,6 +16,7 @@ from PIL import Image
 
 from msd_framework.analysis.saliency.scores import run_saliency
 from msd_framework.build.data import build_data
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_maskers
 from msd_framework.checks.run import checked
 from msd_framework.commands import doctor
@@ -139,7 +140,7 @@ def test_each_side_has_a_masker_of_its_own_vocabulary(tiny_config, tiny_teacher,
     given = words(tiny_teacher, tmp_path / "run", "masker=noise")
     config: RunConfig = checked(load(tiny_config, given))
     world = World.alone("cpu")
-    data = build_data(config, world)
+    data = build_data(RunFacts(config), world)
     maskers = build_maskers(data)
     assert isinstance(maskers.student, NoiseMasker)
     assert isinstance(maskers.own_of_teacher, NoiseMasker)
@@ -150,7 +151,7 @@ def test_each_side_has_a_masker_of_its_own_vocabulary(tiny_config, tiny_teacher,
 
 def test_another_row_stands_in_for_a_modality_on_both_sides_alike(tiny_config, tiny_teacher, tmp_path):
     config = checked(load(tiny_config, words(tiny_teacher, tmp_path / "run", "masker=other")))
-    data = build_data(config, World.alone("cpu"))
+    data = build_data(RunFacts(config), World.alone("cpu"))
     maskers = build_maskers(data)
     batch = next(iter(data.evaluation["validation"]))
     mine, theirs = maskers.student.view(batch, "text"), maskers.teacher.view(batch.teacher_side, "text")
@@ -163,7 +164,7 @@ def test_another_row_stands_in_for_a_modality_on_both_sides_alike(tiny_config, t
 def test_means_that_stand_in_are_those_of_each_sides_own_images(tiny_config, tiny_teacher, tmp_path):
     means = "masker={type: by_modality, maskers: {image: mean, text: drop}}"
     config = checked(load(tiny_config, words(tiny_teacher, tmp_path / "run", means, "teacher.cache=true")))
-    data = build_data(config, World.alone("cpu"))
+    data = build_data(RunFacts(config), World.alone("cpu"))
     maskers = build_maskers(data)
     maskers.fit(data.all_training_examples())
     shapes = [tuple(m.state_dict()["maskers.image.mean_image"].shape) for m in maskers.each]

@@ -18,11 +18,12 @@ from msd_framework.analysis.doctor.finding import Finding
 from msd_framework.analysis.doctor.models import ModelCheck
 from msd_framework.analysis.doctor.report import Diagnosis, findings
 from msd_framework.analysis.doctor.score import batches_of
-from msd_framework.build.data import Data, Splits, build_data, check_splits, content, open_splits
+from msd_framework.build.data import Data, OnDevice, build_data
 from msd_framework.build.extreme_rows import evenly
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe
 from msd_framework.build.run import try_models
+from msd_framework.build.splits import Splits, check_splits, content, open_splits
 from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import Teachers, build_teachers, cached_split, dry_run, trained_teachers
 from msd_framework.build.training import Batches, build_batches, build_objective
@@ -134,14 +135,15 @@ def _examine(
     teacher = config.teacher
     live = teacher and replace(teacher, cache=False)  # its weights are asked, and not its cache
     config = replace(config, teacher=live, data=replace(config.data, workers=0, length_pool=0))
+    facts = RunFacts(config)
     splits: Splits = {}
     with errors.caught("data"):
-        splits = open_splits(config, world)
-        check_splits(config, splits)
+        splits = open_splits(facts, world)
+        check_splits(facts, splits)
     if not splits:
         return
     with errors.caught("teacher.checkpoint"):
-        data = build_data(config, world, splits)
+        data = build_data(facts, world, splits)
         diagnosis.task, diagnosis.classes = data.info.task, _classes(data)
         recipe, maskers = build_recipe(data), build_maskers(data)
         model = build_model(data, recipe)
@@ -170,7 +172,7 @@ def _examine(
         if objective is not None and batches is not None:
             _measure_step(diagnosis, parts, objective, recipe, batches, batch)
         if teacher is not None and teacher.cache:
-            with_cache = replace(data, before=RunFacts(replace(config, teacher=teacher)))
+            with_cache = replace(data, facts=RunFacts(replace(config, teacher=teacher)))
             diagnosis.cache = tuple(_stores(with_cache, maskers, errors))
 
 
@@ -219,7 +221,7 @@ def _objective(parts: Parts, training_rows: int) -> Objective:
     data = parts.data
     objective = build_objective(data, parts.model, parts.teachers, parts.maskers)
     rows = data.splits["train"]
-    examples = data.on_device(data.reader(Subset(rows, evenly(len(rows), training_rows))))
+    examples = OnDevice(data, data.reader(Subset(rows, evenly(len(rows), training_rows))))
     parts.maskers.fit(examples)
     if objective.needs_fit:
         objective.fit(examples)
@@ -273,7 +275,7 @@ def _stores(data: Data, maskers: Maskers, errors: Errors) -> Iterator[str]:
     """A sentence for each store of a teacher's outputs, after some rows are compared with its outputs now; nothing is filled."""
     teachers = trained_teachers(data, maskers)
     for use in data.splits:
-        whole = content(data.config, data.splits, use)
+        whole = content(data.facts, data.splits, use)
         for one in teachers:
             if not one.views[use]:
                 continue

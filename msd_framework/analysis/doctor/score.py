@@ -311,6 +311,6 @@ def _compare_answers(check: ScoreCheck, p: Tensor, recorded: Sequence[dict[int, 
 def _metrics(data: Data, specs: Mapping[str, Any], usual: Mapping[str, Metric]) -> Mapping[str, Metric]:
     """Those of the teacher's run; those of this run where they are not known."""
     try:
-        return {n: METRICS.build(spec, "evaluation.metrics", data.facts) for n, spec in specs.items()} or usual
+        return {n: METRICS.build(spec, "evaluation.metrics", data.known) for n, spec in specs.items()} or usual
     except ConfigError:
         return usual

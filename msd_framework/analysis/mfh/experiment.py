@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.analysis.mfh.channels import draw_permutations, layer_saliency
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.run import Run, build
 from msd_framework.checks.run import checked
 from msd_framework.config.load import load
@@ -125,7 +126,7 @@ class Shown:
             as_word("data.validation", split),
         ]
         limits = [f"data.max_eval_examples={num_examples}", f"evaluation.batch_size={num_examples}"]
-        run = build(checked(load(path, [*evaluated, *limits])), World())
+        run = build(RunFacts(checked(load(path, [*evaluated, *limits]))), World())
         run.load_trained()
         run.model.eval()
         (batch,) = run.data.evaluation["validation"]

@@ -188,7 +188,7 @@ def _problems(
         except ValueError as error:
             problems.append(Problem(spec.path, str(error)))
         problems += looks_inside(run, spec)
-    labels = [label(part.spec) for part in specs]
+    labels = [label(spec.value) for spec in specs]
     problems += [Problem("scores", f"{name} is listed twice.") for name in dict.fromkeys(labels) if labels.count(name) > 1]
     return problems
 

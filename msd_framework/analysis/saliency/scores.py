@@ -16,9 +16,10 @@ from msd_framework.analysis.saliency.config import SaliencyRun, load_saliency
 from msd_framework.analysis.saliency.report import write_report
 from msd_framework.analysis.saliency.scored import Scored
 from msd_framework.analysis.saliency.statistics import Floats, Interval, auroc, spearman, with_interval
-from msd_framework.build.data import Data, build_data, open_splits
+from msd_framework.build.data import Data, build_data
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import Maskers, build_maskers
+from msd_framework.build.splits import open_splits
 from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.components.registry import plain
 from msd_framework.data.base import MultimodalDataset
@@ -55,7 +56,8 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with apart(asked.run, asked.source) as (config, world):
         uses = asked.options.uses
-        data = build_data(config, world, open_splits(config, world, list(dict.fromkeys(["train", *uses]))))
+        facts = RunFacts(config)
+        data = build_data(facts, world, open_splits(facts, world, list(dict.fromkeys(["train", *uses]))))
         maskers = build_maskers(data)
         maskers.fit(data.all_training_examples())
         teaching = Teaching(data, maskers, build_teachers(data, maskers))

@@ -19,7 +19,7 @@ from msd_framework.checks.run import understood
 from msd_framework.components.registry import split
 from msd_framework.config.load import find_file, load, located, resolve
 from msd_framework.config.schema import Component, RunConfig, component
-from msd_framework.config.structure import component_slots, structure_problems, structured
+from msd_framework.config.structure import component_specs, structure_problems, structured
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.metrics.fidelity import FIDELITY
 from msd_framework.registry import METRICS, OBJECTIVES
@@ -157,7 +157,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
     if problems:
         raise ConfigError(*(located(p, source) for p in problems))
     config = structured(source.values, StudyConfig)
-    problems = component_problems(component_slots(source.values, StudyConfig))
+    problems = component_problems(component_specs(source.values, StudyConfig))
     problems += [*_value_problems(config), *_file_problems(config, folder := find_file(str(path)).parent)]
     if problems:
         raise ConfigError(*(located(p, source) for p in problems))

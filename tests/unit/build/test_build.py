@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.run import Run, build
 from msd_framework.checks.run import checked
 from msd_framework.config.load import load
@@ -20,7 +21,7 @@ from msd_framework.registry import MASKERS
 def built(config: Path, folder: Path, *words: str) -> Run:
     run = checked(load(config, [f"env.save_dir={folder}", *words]))
     torch.manual_seed(0)
-    return build(run, World())
+    return build(RunFacts(run), World())
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

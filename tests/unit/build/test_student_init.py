@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from msd_framework.build.data import build_data
+from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_model, build_recipe
 from msd_framework.checks.run import checked
 from msd_framework.config.load import load
@@ -225,7 +226,7 @@ TEACH = "objective={type: distillation, views: [full]}"
 
 def first_model(config: Path, *words: str) -> MultimodalModel:
     run_config = checked(load(config, words))
-    data = build_data(run_config, World())
+    data = build_data(RunFacts(run_config), World())
     torch.manual_seed(0)
     return build_model(data, build_recipe(data))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from msd_framework.components.specs import differences, parts
+from msd_framework.components.specs import Spec, differences
 from msd_framework.registry import MASKERS, OBJECTIVES, OPTIMIZERS, WEIGHTINGS
 
 
-def test_parts_are_a_component_and_those_inside_it_innermost_first():
+def test_a_component_comes_after_those_inside_it():
     spec = {"type": "distillation", "views": ["full"], "weighting": {"type": "instance", "saliency": "drop"}}
-    found = [(p.path, p.registry.kind, p.name) for p in parts(OBJECTIVES, spec, "o")]
+    found = [(p.path, p.registry.kind, p.name) for p in Spec("o", OBJECTIVES, spec).with_nested]
     assert found == [
         ("o.weighting.saliency", "saliency", "drop"),
         ("o.weighting", "weighting", "instance"),

@@ -11,13 +11,13 @@ from msd_framework.build.empty import Unfilled
 from msd_framework.build.facts import RunFacts
 from msd_framework.checks import numbers
 from msd_framework.checks.components import component_problems
-from msd_framework.checks.run import checked, said, understood
+from msd_framework.checks.run import apply_rules, checked, understood
+from msd_framework.components.specs import Spec
 from msd_framework.config.imports import import_problems
 from msd_framework.config.load import load
 from msd_framework.config.schema import RunConfig, field_docs
 from msd_framework.config.structure import (
-    ComponentSlot,
-    component_slots,
+    component_specs,
     hints_of,
     section_of,
     structure_problems,
@@ -25,7 +25,7 @@ from msd_framework.config.structure import (
     without,
 )
 from msd_framework.errors import ConfigError
-from msd_framework.registry import MASKERS
+from msd_framework.registry import DATASETS, MASKERS, SALIENCIES, WEIGHTINGS
 from tests.runs import started_together
 
 RIGHT = {"data": {"dataset": "nlvr", "processors": {"text": "tokenizer"}, "train": "train"}, "model": "late_fusion"}
@@ -82,12 +82,12 @@ def test_a_misplaced_option_is_sent_to_its_place_within_its_own_schema():
     assert problem.message.startswith("no such option. Did you mean 'inner.depth'?")
 
 
-def test_slots_are_all_components_with_their_paths_defaults_included():
+def test_specs_are_all_components_with_their_paths_defaults_included():
     values = RIGHT | {
         "evaluation": {"metrics": ["auroc", {"type": "accuracy"}]},
         "teacher": {"checkpoint": "runs/a", "masker": "drop"},
     }
-    found = [(s.path, s.kind) for s in component_slots(values)]
+    found = [(s.path, s.registry.plural) for s in component_specs(values)]
     assert found == [
         ("data.dataset", "datasets"),
         ("data.processors.text", "processors"),
@@ -118,19 +118,17 @@ def test_a_wrong_key_is_taken_out(path, left):
 
 
 def test_a_refusal_inside_a_component_is_told_once():
-    slot = ComponentSlot(
-        "w", "weightings", {"type": "instance", "saliency": {"type": "drop", "distance": {"type": "kl", "temperature": 0}}}
-    )
-    (problem,) = component_problems([slot])
+    spec = Spec("w", WEIGHTINGS, {"type": "instance", "saliency": {"type": "drop", "distance": {"type": "kl", "temperature": 0}}})
+    (problem,) = component_problems([spec])
     assert problem.path == "w.saliency.distance"
 
 
 def test_components_are_tried_with_the_data_sets_own_facts():
-    slots = [
-        ComponentSlot("data.dataset", "datasets", {"type": "hateful_memes"}),
-        ComponentSlot("s", "saliencies", {"type": "loss", "task_loss": "binary_cross_entropy"}),
+    specs = [
+        Spec("data.dataset", DATASETS, {"type": "hateful_memes"}),
+        Spec("s", SALIENCIES, {"type": "loss", "task_loss": "binary_cross_entropy"}),
     ]
-    (problem,) = component_problems(slots)
+    (problem,) = component_problems(specs)
     assert problem.message == "task_loss: BinaryCrossEntropy is for multi_label, soft_target, and the task is single_label."
 
 
@@ -171,19 +169,19 @@ def test_what_follows_from_a_mistake_is_not_told(wrong, follows, tiny_config, tm
 def test_processes_share_a_batch(tiny_config, tmp_path, monkeypatch):
     started_together(monkeypatch, 3)
     config = structured(load(tiny_config, [f"env.save_dir={tmp_path}"]).values, RunConfig)
-    (problem,) = said(RunFacts(config), numbers.batch)
+    (problem,) = apply_rules(RunFacts(config), numbers.batch)
     assert problem.message == "must be a multiple of processes times training.accumulate, 3 x 1, got 4."
 
 
 @pytest.mark.parametrize("run_type", ["val", "test", "predict"])
 def test_an_evaluation_needs_no_length(run_type, tiny_config, tmp_path):
     words = [f"env.save_dir={tmp_path}", f"run_type={run_type}", "training.max_updates=null"]
-    assert said(RunFacts(structured(load(tiny_config, words).values, RunConfig)), *numbers.RULES) == []
+    assert apply_rules(RunFacts(structured(load(tiny_config, words).values, RunConfig)), *numbers.RULES) == []
 
 
 MASKER = """
 from msd_framework.maskers.base import Masker
-from msd_framework.registry import MASKERS
+from msd_framework.registry import DATASETS, MASKERS, SALIENCIES, WEIGHTINGS
 from . import amounts
 
 @MASKERS.register("{name}")

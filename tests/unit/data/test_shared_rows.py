@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msd_framework.build.splits import shared_problems
 from msd_framework.config.schema import DataConfig
-from msd_framework.config.splits import shared_problems
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.overlap import shared_rows, survey
 from msd_framework.data.sets.hateful_memes import HatefulMemes

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from msd_framework.build.data import open_split
+from msd_framework.build.facts import RunFacts
+from msd_framework.build.splits import open_split
 from msd_framework.checks.run import checked
 from msd_framework.config.load import load
 from msd_framework.data.batches.labels import HiddenLabels
@@ -230,7 +231,7 @@ def losses(folder: Path, name: str = "train/task") -> list[float]:
 
 
 def labels(config: Path, *words: str) -> list[int | None]:
-    data = open_split(checked(load(config, ["env.save_dir=runs/labels", *words])), "train")
+    data = open_split(RunFacts(checked(load(config, ["env.save_dir=runs/labels", *words]))), "train")
     return [data[i].target for i in range(len(data))]  # type: ignore[misc]
 
 
@@ -248,7 +249,7 @@ def test_a_share_of_labels_is_hidden_the_same_way_each_time_and_a_larger_share_k
 
 def test_hidden_labels_change_nothing_that_a_teacher_cache_depends_on(tiny_config: Path) -> None:
     words = ["env.save_dir=runs/labels"]
-    data = open_split(checked(load(tiny_config, words)), "train")
+    data = open_split(RunFacts(checked(load(tiny_config, words))), "train")
     assert HiddenLabels(data, 0.5, 0).fingerprint == data.fingerprint
 
 

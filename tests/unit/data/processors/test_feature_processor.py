@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from msd_framework.build.data import RawInputs
+from msd_framework.build.processors import RawInputs
 from msd_framework.commands.convert_features import convert_features
 from msd_framework.data.base import Example
 from msd_framework.data.files import FilesThatAreThere
