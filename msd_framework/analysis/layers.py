@@ -14,7 +14,7 @@ from msd_framework.data.batches.loader import EvaluationBatches
 from msd_framework.errors import ConfigError, Problem, TrainingError, did_you_mean
 from msd_framework.losses.relations import summary
 from msd_framework.models.base import MultimodalModel
-from msd_framework.models.features import numbered, parsed, told
+from msd_framework.models.features import listing, numbered, parsed
 from msd_framework.structures import Batch
 
 
@@ -96,7 +96,7 @@ def _layers(model: MultimodalModel, at: str, pattern: str) -> list[str]:
     if not found:
         known = dict.fromkeys(f"{part}.*.{what}" for part, layer, what in map(parsed, kinds) if layer is not None)
         text = f"there are no layers with states of the name {pattern!r}.{did_you_mean(pattern, known)}"
-        raise ConfigError(Problem(at, f"{text} The model offers {told(kinds)}."))
+        raise ConfigError(Problem(at, f"{text} The model offers {listing(kinds)}."))
     return found
 
 

@@ -7,7 +7,7 @@ as one sequence. Layer 0 is what the first layer reads. ``<part>.<what>`` is a s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.models.layers.pooling import masked_mean, visible
-from msd_framework.models.layers.transformer import Transformer, TransformerLayer
+from msd_framework.models.layers.transformer import Transformer, TransformerLayer, at_least_float32_on_cpu
 from msd_framework.structures import Feature, FeatureKind
 
 Features: TypeAlias = dict[str, Feature]
@@ -44,14 +44,22 @@ FROM_BELOW = frozenset({"attention", "scores", "query", "key", "value"})
 """Those that a layer makes of what it reads; the others are what it puts out."""
 
 
+# ---- names ----
+
+
 def layer_features(part: str, num_layers: int, whats: Collection[str] = KINDS) -> dict[str, FeatureKind]:
     """The names of a transformer's intermediates, and what each is.
 
     >>> list(layer_features("text", 1, ["hidden", "attention"]))
     ['text.0.hidden', 'text.1.hidden', 'text.1.attention']
     """
-    own = [w for w in whats if w not in FROM_BELOW]
-    return prefixed(part, {f"{i}.{w}": KINDS[w] for i in range(num_layers + 1) for w in (whats if i else own)})
+    kinds: dict[str, FeatureKind] = {}
+    for layer in range(num_layers + 1):
+        for what in whats:
+            # nothing lies below layer 0
+            if layer or what not in FROM_BELOW:
+                kinds[f"{layer}.{what}"] = KINDS[what]
+    return prefixed(part, kinds)
 
 
 def prefixed(part: str, features: Mapping[str, FeatureKind]) -> dict[str, FeatureKind]:
@@ -68,16 +76,6 @@ def within(part: str, names: Iterable[str]) -> frozenset[str]:
     return frozenset(n.removeprefix(f"{part}.") for n in names if n.startswith(f"{part}."))
 
 
-def layers_of(names: Iterable[str]) -> frozenset[int]:
-    """The layers whose states must be kept for some intermediates.
-
-    >>> sorted(layers_of(["fused.3.attention", "text.3.hidden", "fused.pooled", "last.hidden"]))
-    [2, 3]
-    """
-    found = [parsed(name) for name in names]
-    return frozenset(layer - (what in FROM_BELOW) for _, layer, what in found if layer is not None)
-
-
 def parsed(name: str) -> tuple[str, int | None, str]:
     """The part, the layer and what it is; no layer where a name has no number.
 
@@ -87,6 +85,66 @@ def parsed(name: str) -> tuple[str, int | None, str]:
     at, _, what = name.rpartition(".")
     part, _, layer = at.rpartition(".")
     return part, int(layer) if layer.isdecimal() else None, what
+
+
+def of_layers(names: Iterable[str]) -> dict[str, tuple[str, int, str]]:
+    """The names that have a layer, each with its part, its layer and what it is."""
+    layered = {}
+    for name in names:
+        part, layer, what = parsed(name)
+        if layer is not None:
+            layered[name] = part, layer, what
+    return layered
+
+
+def layers_of(names: Iterable[str]) -> frozenset[int]:
+    """The layers whose states must be kept for some intermediates.
+
+    >>> sorted(layers_of(["fused.3.attention", "text.3.hidden", "fused.pooled", "last.hidden"]))
+    [2, 3]
+    """
+    return frozenset(layer - (what in FROM_BELOW) for _, layer, what in of_layers(names).values())
+
+
+def numbered(pattern: str, feature_kinds: Iterable[str]) -> dict[int, str]:
+    """The intermediates of a name whose layer is `*`, by layer, those of the embeddings left out.
+
+    >>> numbered("text.*.hidden", ["text.0.hidden", "text.1.hidden", "text.2.hidden", "text.2.cls"])
+    {1: 'text.1.hidden', 2: 'text.2.hidden'}
+    """
+    part, _, what = pattern.partition(".*.")
+    layer = re.compile(rf"{re.escape(part)}\.([1-9]\d*)\.{re.escape(what)}")
+    matches = map(layer.fullmatch, feature_kinds)
+    return dict(sorted((int(match[1]), match[0]) for match in matches if match))
+
+
+def listing(feature_kinds: Iterable[str]) -> str:
+    """A list of intermediates in which layers of one part stand together.
+
+    >>> listing(["text.0.hidden", "text.1.hidden", "text.1.cls", "fused.pooled"])
+    'text.{0..1}.hidden, text.1.cls, fused.pooled'
+    """
+    layers: dict[tuple[str, str], list[str]] = {}
+    for name in feature_kinds:
+        part, *layer, what = name.split(".")
+        layers.setdefault((part, what), []).extend(layer)
+    return ", ".join(f"{part}.{_braced(of_part)}{what}" for (part, what), of_part in layers.items()) or "none"
+
+
+def _braced(layers: Sequence[str]) -> str:
+    numbers = sorted(int(layer) for layer in layers if layer.isdecimal())
+    entries = [layer for layer in layers if not layer.isdecimal()]
+    if len(numbers) > 1:
+        entries.append(f"{numbers[0]}..{numbers[-1]}")
+    else:
+        entries += map(str, numbers)
+    if not entries:
+        return ""
+    is_single = len(entries) == 1 and ".." not in entries[0]
+    return f"{entries[0]}." if is_single else f"{{{','.join(entries)}}}."
+
+
+# ---- values ----
 
 
 @dataclass(frozen=True)
@@ -122,50 +180,42 @@ class Trace:
 
     def features(self, names: Iterable[str]) -> Features:
         """The intermediates of these names, of those that are read off layers and lie in parts that are there."""
-        made: dict[tuple[str, int], Tensor] = {}
-        found: Features = {}
-        for name in names:
-            part, layer, what = parsed(name)
-            if layer is not None and part in self.parts:
-                if (what, layer) not in made:
-                    made[what, layer] = READ[what](self, layer)
-                found[name] = CUT[KINDS[what]](made[what, layer], self.parts[part])
-        return found
+        # several parts may want the same thing of all positions, which is computed once
+        of_all: dict[tuple[int, str], Tensor] = {}
+        features: Features = {}
+        for name, (part, layer, what) in of_layers(names).items():
+            if part not in self.parts:
+                continue
+            if (layer, what) not in of_all:
+                of_all[layer, what] = self._read(layer, what)
+            features[name] = cut(KINDS[what], of_all[layer, what], self.parts[part])
+        return features
 
-    def projected(self, layer: int, by: str) -> Tensor:
+    def _read(self, layer: int, what: str) -> Tensor:
+        if what == "attention":
+            return self._attention(layer)
+        if what == "scores":
+            return self._scores(layer)
+        if what in FROM_BELOW:
+            return self._projected(layer, what)
+        return self.states[layer][:, 0] if what == "cls" else self.states[layer]
+
+    def _projected(self, layer: int, by: str) -> Tensor:
         """The queries, keys or values of all heads of a layer, [B, L, D]; of what it read, computed anew."""
         block = cast(TransformerLayer, self.stack.layers[layer - 1])
         x = self.states[layer - 1]
-        made: Tensor = getattr(block.attention, by)(block.attention_norm(x) if block.norm_first else x)
-        return made
+        projected: Tensor = getattr(block.attention, by)(block.attention_norm(x) if block.norm_first else x)
+        return projected
 
-    def scores(self, layer: int) -> Tensor:
-        """How well each position's query fits each key, [B, H, L, L], float32 on a CPU as where the layer itself computes it."""
+    def _scores(self, layer: int) -> Tensor:
+        """How well each position's query fits each key, [B, H, L, L], in the precision of the layer itself."""
         attention = cast(TransformerLayer, self.stack.layers[layer - 1]).attention
-        query, key = self.projected(layer, "query"), self.projected(layer, "key")
-        if query.device.type != "cpu":
-            return attention.scores(query, key)
-        precise = torch.promote_types(query.dtype, torch.float32)
-        with torch.autocast("cpu", enabled=False):
-            return attention.scores(query.to(precise), key.to(precise))
+        return at_least_float32_on_cpu(attention.scores, self._projected(layer, "query"), self._projected(layer, "key"))
 
-    def attention(self, layer: int) -> Tensor:
+    def _attention(self, layer: int) -> Tensor:
         """How much each position looks at each other one, [B, H, L, L], before dropout."""
-        scores = self.scores(layer)
+        scores = self._scores(layer)
         return scores.masked_fill(~self.mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)
-
-
-READ: Mapping[str, Callable[[Trace, int], Tensor]] = {
-    "hidden": lambda trace, layer: trace.states[layer],
-    "mean": lambda trace, layer: trace.states[layer],
-    "cls": lambda trace, layer: trace.states[layer][:, 0],
-    "attention": Trace.attention,
-    "scores": Trace.scores,
-    "query": lambda trace, layer: trace.projected(layer, "query"),
-    "key": lambda trace, layer: trace.projected(layer, "key"),
-    "value": lambda trace, layer: trace.projected(layer, "value"),
-}
-"""How each is read off all positions."""
 
 
 def hidden_feature(states: Tensor, mask: Tensor) -> Feature:
@@ -173,62 +223,19 @@ def hidden_feature(states: Tensor, mask: Tensor) -> Feature:
     return Feature(visible(states, mask), mask)
 
 
-def _hidden(states: Tensor, part: Span) -> Feature:
-    return hidden_feature(states[:, part.start : part.stop], part.mask)
+def cut(kind: FeatureKind, values: Tensor, part: Span) -> Feature:
+    """What a part has of an intermediate of all positions, zeros where its mask is False.
 
-
-def _pooled(states: Tensor, part: Span) -> Feature:
-    return Feature(masked_mean(states[:, part.start : part.stop], part.mask) if states.ndim == 3 else states)
-
-
-def _square(maps: Tensor, part: Span) -> Feature:
-    own = maps[:, :, part.start : part.stop, part.start : part.stop]
+    Args:
+        kind: what the intermediate is.
+        values: float [B, L, D]; [B, H, L, L] of an attention; or a summary [B, D], which is taken as it is.
+        part: which positions.
+    """
+    own = slice(part.start, part.stop)
+    if kind == "hidden":
+        return hidden_feature(values[:, own], part.mask)
+    if kind == "pooled":
+        return Feature(masked_mean(values[:, own], part.mask) if values.ndim == 3 else values)
     pairs = part.mask[:, None, :, None] & part.mask[:, None, None, :]  # [B, 1, L, L]
-    return Feature(torch.where(pairs, own, torch.zeros((), dtype=own.dtype, device=own.device)), part.mask)
-
-
-CUT: Mapping[FeatureKind, Callable[[Tensor, Span], Feature]] = {
-    "hidden": _hidden,
-    "pooled": _pooled,
-    "attention": _square,
-    "scores": _square,
-}
-"""How a part is taken from what was read off all positions."""
-
-
-# ---- names that a user writes ----
-
-
-def numbered(pattern: str, feature_kinds: Iterable[str]) -> dict[int, str]:
-    """The intermediates of a name whose layer is `*`, by layer, those of the embeddings left out.
-
-    >>> numbered("text.*.hidden", ["text.0.hidden", "text.1.hidden", "text.2.hidden", "text.2.cls"])
-    {1: 'text.1.hidden', 2: 'text.2.hidden'}
-    """
-    part, _, what = pattern.partition(".*.")
-    layer = re.compile(rf"{re.escape(part)}\.([1-9]\d*)\.{re.escape(what)}")
-    found = {int(match[1]): name for name in feature_kinds if (match := layer.fullmatch(name))}
-    return dict(sorted(found.items()))
-
-
-def told(feature_kinds: Iterable[str]) -> str:
-    """A list of intermediates in which layers of one part stand together.
-
-    >>> told(["text.0.hidden", "text.1.hidden", "text.1.cls", "fused.pooled"])
-    'text.{0..1}.hidden, text.1.cls, fused.pooled'
-    """
-    layers: dict[tuple[str, str], list[str]] = {}
-    for name in feature_kinds:
-        part, *layer, what = name.split(".")
-        layers.setdefault((part, what), []).extend(layer)
-    return ", ".join(f"{part}.{_range(found)}{what}" for (part, what), found in layers.items()) or "none"
-
-
-def _range(layers: Sequence[str]) -> str:
-    counted = sorted(int(i) for i in layers if i.isdecimal())
-    named = [i for i in layers if not i.isdecimal()]
-    if len(counted) > 1:
-        named.append(f"{counted[0]}..{counted[-1]}")
-    else:
-        named += map(str, counted)
-    return "" if not named else f"{named[0]}." if len(named) == 1 and ".." not in named[0] else f"{{{','.join(named)}}}."
+    zero = torch.zeros((), dtype=values.dtype, device=values.device)
+    return Feature(torch.where(pairs, values[:, :, own, own], zero), part.mask)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
-from msd_framework.models.features import CUT, FUSED, SUMMARY, Features, Span, parsed
+from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, cut, of_layers
 from msd_framework.models.pretrained.adapters import CARRIERS, WORDS, Seen, adapter_of, blanked
 from msd_framework.models.pretrained.transformers import (
     forward_arguments,
@@ -189,15 +189,13 @@ class HuggingFace(MultimodalModel):
         return FUSED if carrier == FUSED else next((m for m, c in self.carriers.items() if c == carrier), None)
 
     def _features(self, seen: Seen, names: Collection[str]) -> Features:
-        found: Features = {SUMMARY: Feature(seen.summary)} if SUMMARY in names else {}
-        for name in names:
-            part, layer, what = parsed(name)
+        features: Features = {SUMMARY: Feature(seen.summary)} if SUMMARY in names else {}
+        for name, (part, layer, what) in of_layers(names).items():
             carrier = self.carriers.get(part, part)
-            if layer is not None and carrier in seen.states:
+            if carrier in seen.states:
                 states, mask = seen.states[carrier][layer], seen.masks[carrier]
-                kind: FeatureKind = "hidden" if what == "hidden" else "pooled"
-                found[name] = CUT[kind](states, Span(0, mask.shape[1], mask))
-        return found
+                features[name] = cut(KINDS[what], states, Span(0, mask.shape[1], mask))
+        return features
 
 
 def _told(options: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from msd_framework.models.base import MODELS, Encoder, SummaryModel
 from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, within
 from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
 from msd_framework.models.layers.fusion import FUSIONS
-from msd_framework.models.of_encoders import ModelOfEncoders
+from msd_framework.models.of_encoders import ModelOfEncoders, summary_and_features
 from msd_framework.ranges import positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
@@ -83,16 +83,19 @@ class LateFusion(ModelOfEncoders, SummaryModel):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """What each encoder tells, each modality's vector as `projected`, all of these beside each other, and all of them fused."""
+        """Those of each encoder, each modality's vector as `projected`, all of these beside each other, and all of them fused."""
         return {SUMMARY: "pooled", VECTORS: "hidden", **self.encoder_feature_kinds()}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        every = frozenset(name for names in wanted for name in names)  # views that show the same share what is made of it
-        once = self._once(every)
-        seen = [self._summary(self.own(inputs), once, every) for inputs in views]
-        summaries = torch.stack([summary for summary, _ in seen])  # [V, B, D]
-        features = [{name: found[name] for name in names} for names, (_, found) in zip(wanted, seen)]
-        return ModelOutput(self.classify(summaries)), features
+        # views that show the same share all that is made of it, so each gets what any of them wants
+        of_any = frozenset(name for names in wanted for name in names)
+        once = self._once(of_any)
+        summaries, features = [], []
+        for inputs, names in zip(views, wanted):
+            summary, of_view = self._summary(self.own(inputs), once, of_any)
+            summaries.append(summary)
+            features.append({name: of_view[name] for name in names})
+        return ModelOutput(self.classify(torch.stack(summaries))), features
 
     @property
     def summary_size(self) -> int:
@@ -107,14 +110,14 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         return logits
 
     def _once(self, wanted: Collection[str]) -> Once:
-        return {
-            m: OncePerInput(partial(self._projected, m, within(m, wanted)), mixes_examples(self.encoders[m]))
-            for m in self.modalities
-        }
+        once = {}
+        for m in self.modalities:
+            once[m] = OncePerInput(partial(self._projected, m, within(m, wanted)), mixes_examples(self.encoders[m]))
+        return once
 
     def _projected(self, modality: str, wanted: Collection[str], inputs: ModalityInputs) -> tuple[Tensor, Features]:
         encoder = self.encoders[modality]
-        pooled, features = encode_once(encoder, inputs, lambda x: _encoded(encoder, x, wanted))
+        pooled, features = encode_once(encoder, inputs, lambda x: summary_and_features(encoder, x, wanted))
         return self.projections[modality](pooled), features  # [B, D]
 
     def _summary(self, inputs: Inputs, once: Once, wanted: Collection[str] = ()) -> tuple[Tensor, Features]:
@@ -124,26 +127,18 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         for m in self.modalities:
             vector = self.missing[m].expand(size, -1)  # [B, D]
             if m in inputs:
-                own, found = once[m](inputs[m])
+                own, encoded = once[m](inputs[m])
                 vector = torch.where(inputs[m].present[:, None], own, vector)
-                features |= {f"{m}.{name}": feature for name, feature in found.items()}
+                features |= {f"{m}.{name}": feature for name, feature in encoded.items()}
             vectors.append(vector)
-            features |= {f"{m}.projected": Feature(vector)} if wanted else {}
         stacked = torch.stack(vectors, 1)  # [B, M, D]
         fused: Tensor = self.fusion(stacked)  # [B, D]
-        features |= {SUMMARY: Feature(fused), VECTORS: hidden_feature(stacked, self._present(inputs))} if wanted else {}
+        if wanted:
+            features |= {f"{m}.projected": Feature(vector) for m, vector in zip(self.modalities, vectors)}
+            features |= {SUMMARY: Feature(fused), VECTORS: hidden_feature(stacked, self._present(inputs))}
         return fused, features
 
     def _present(self, inputs: Inputs) -> Tensor:
         """Which modalities each example has, bool [B, M]."""
         absent = torch.zeros_like(next(iter(inputs.values())).present)
         return torch.stack([inputs[m].present if m in inputs else absent for m in self.modalities], 1)
-
-
-def _encoded(encoder: nn.Module, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Tensor, Features]:
-    """The summary [B, D] of a modality, and the intermediates that are wanted."""
-    if not wanted:
-        return encoder(inputs).pooled, {}
-    assert isinstance(encoder, Encoder)
-    encoded, features = encoder.forward_features(inputs, wanted)
-    return encoded.pooled, features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.features import Features, within
 from msd_framework.models.layers.distinct import encode_once
 from msd_framework.models.layers.heads import hidden_layers
-from msd_framework.models.of_encoders import ModelOfEncoders
+from msd_framework.models.of_encoders import ModelOfEncoders, summary_and_features
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
@@ -33,7 +33,7 @@ class LogitFusion(ModelOfEncoders):
         num_classes: C.
         hidden_size: channels of each modality's projection.
         dropout: the share of channels that is dropped after each hidden layer.
-        num_layers: hidden layers of each modality's projection; with none, a classifier reads what its encoder tells.
+        num_layers: hidden layers of each modality's projection; with none, a classifier reads its encoder's summary.
         batch_norm: whether each has a batch norm, as in MMF's weights.
 
     Raises:
@@ -62,50 +62,41 @@ class LogitFusion(ModelOfEncoders):
         positive(hidden_size=hidden_size)
         not_negative(num_layers=num_layers)
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
-        self.projections = nn.ModuleDict()
+        self.projections, self.dropout, self.classifiers = nn.ModuleDict(), nn.Dropout(dropout), nn.ModuleDict()
         for m in self.modalities:
             layers = hidden_layers(encoders[m].width, hidden_size, num_layers, dropout, batch_norm)
-            self.projections[m] = nn.Sequential(*layers[:-1])  # the last dropout is the model's
-        self.dropout = nn.Dropout(dropout)
-        widths = {m: hidden_size if num_layers else encoders[m].width for m in self.modalities}
-        self.classifiers = nn.ModuleDict({m: nn.Linear(widths[m], num_classes) for m in self.modalities})
+            # the last dropout is the model's own, so that `projected` is what comes before it
+            self.projections[m] = nn.Sequential(*layers[:-1])
+        for m in self.modalities:
+            self.classifiers[m] = nn.Linear(hidden_size if num_layers else encoders[m].width, num_classes)
 
     def forward(self, inputs: Inputs) -> ModelOutput:
-        own = self.own(inputs)
-        hidden = {m: encode_once(self.encoders[m], x, partial(self._hidden, m)) for m, x in own.items()}  # [B, D]
-        return self._fused(own, hidden)
+        return self._classified(inputs, ())[0]
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """What each encoder tells, and what each classifier reads as `projected`."""
+        """Those of each encoder, and what each classifier reads as `projected`."""
         return self.encoder_feature_kinds()
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        seen = [self._forward_features(inputs, names) for inputs, names in zip(views, wanted)]
-        return ModelOutput(torch.stack([output.logits for output, _ in seen])), [features for _, features in seen]
+        outputs, features = zip(*map(self._classified, views, wanted))
+        return ModelOutput(torch.stack([output.logits for output in outputs])), list(features)
 
-    def _forward_features(self, inputs: Inputs, wanted: Collection[str]) -> tuple[ModelOutput, Features]:
+    def _classified(self, inputs: Inputs, wanted: Collection[str]) -> tuple[ModelOutput, Features]:
         own = self.own(inputs)
-        seen = {m: encode_once(self.encoders[m], x, partial(self._told, m, within(m, wanted))) for m, x in own.items()}
-        features = {f"{m}.{name}": feature for m, (_, told) in seen.items() for name, feature in told.items()}
-        return self._fused(own, {m: hidden for m, (hidden, _) in seen.items()}), features
-
-    def _told(self, modality: str, wanted: Collection[str], inputs: ModalityInputs) -> tuple[Tensor, Features]:
-        """What a classifier reads, [B, D], and the intermediates that are wanted."""
-        if not wanted:
-            return self._hidden(modality, inputs), {}
-        encoder = self.encoders[modality]
-        assert isinstance(encoder, Encoder)
-        encoded, features = encoder.forward_features(inputs, wanted)
-        hidden = self.projections[modality](encoded.pooled)
-        return hidden, features | ({"projected": Feature(hidden)} if "projected" in wanted else {})
-
-    def _hidden(self, modality: str, inputs: ModalityInputs) -> Tensor:
-        """What a classifier reads of a modality, [B, D]."""
-        hidden: Tensor = self.projections[modality](self.encoders[modality](inputs).pooled)
-        return hidden
-
-    def _fused(self, inputs: Inputs, hidden: Mapping[str, Tensor]) -> ModelOutput:
+        features: Features = {}
+        hidden: dict[str, Tensor] = {}
+        for m, x in own.items():
+            hidden[m], of_modality = encode_once(self.encoders[m], x, partial(self._hidden, m, within(m, wanted)))
+            features |= {f"{m}.{name}": feature for name, feature in of_modality.items()}
         logits = torch.stack([self.classifiers[m](self.dropout(x)) for m, x in hidden.items()])  # [S, B, C]
-        present = torch.stack([x.present for x in inputs.values()])[..., None].to(logits.dtype)  # [S, B, 1]
-        return ModelOutput((present * logits).sum(0) / present.sum(0).clamp(min=1))
+        present = torch.stack([x.present for x in own.values()])[..., None].to(logits.dtype)  # [S, B, 1]
+        return ModelOutput((present * logits).sum(0) / present.sum(0).clamp(min=1)), features
+
+    def _hidden(self, modality: str, wanted: Collection[str], inputs: ModalityInputs) -> tuple[Tensor, Features]:
+        """What a classifier reads of a modality, [B, D], and the intermediates that are wanted."""
+        pooled, features = summary_and_features(self.encoders[modality], inputs, wanted)
+        hidden = self.projections[modality](pooled)
+        if "projected" in wanted:
+            features = {**features, "projected": Feature(hidden)}
+        return hidden, features

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Literal
 
 import torch
@@ -22,7 +21,6 @@ from msd_framework.models.pretrained.mmbt import HEAD, WEIGHTS, sizes_of
 from msd_framework.models.pretrained.published import choose_sizes, read_published
 from msd_framework.models.pretrained.visual_bert import VisualBertSizes
 from msd_framework.models.single_sequence import SingleSequence
-from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModalityInputs
 
 
@@ -113,19 +111,8 @@ class Mmbt(ImageTextModel, SingleSequence):
     ):
         super().__init__()
         weights = read_published(pretrained) if pretrained is not None else None
-        given = {
-            "vocab_size": vocab_size,
-            "feature_size": feature_size if image_encoder is None else image_encoder.width,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "num_heads": num_heads,
-            "intermediate_size": intermediate_size,
-            "max_positions": max_positions,
-            "num_segments": num_segments,
-            "layer_norm_eps": layer_norm_eps,
-        }
-        self.sizes = sizes = choose_sizes(VisualBertSizes, sizes_of, given, weights)
-        positive(**asdict(sizes))
+        feature_size = feature_size if image_encoder is None else image_encoder.width
+        self.sizes = sizes = choose_sizes(VisualBertSizes, sizes_of, locals(), weights)
         for name, value, size in (
             ("cls_id", cls_id, sizes.vocab_size),
             ("sep_id", sep_id, sizes.vocab_size),
@@ -136,16 +123,7 @@ class Mmbt(ImageTextModel, SingleSequence):
                 raise ValueError(f"{name} must be in 0..{size - 1}, got {value}")
         self.num_classes = num_classes
         self.image_segment, self.text_segment = image_segment, text_segment
-        self.embeddings = WordEmbeddings(
-            sizes.vocab_size,
-            sizes.hidden_size,
-            sizes.max_positions,
-            sizes.num_segments,
-            dropout,
-            pad_id,
-            (cls_id, sep_id),
-            sizes.layer_norm_eps,
-        )
+        self.embeddings = WordEmbeddings(sizes, pad_id, (cls_id, sep_id), dropout, sizes.layer_norm_eps)
         self.image_projection = nn.Linear(sizes.feature_size, sizes.hidden_size)
         self.encoder = sizes.transformer(dropout, attention_dropout)
         self.pooler = nn.Linear(sizes.hidden_size, sizes.hidden_size)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from msd_framework.models.base import Encoder, MultimodalModel, encoder_problems
-from msd_framework.models.features import prefixed
-from msd_framework.structures import FeatureKind, Setting
+from msd_framework.models.features import Features, prefixed
+from msd_framework.structures import FeatureKind, ModalityInputs, Setting
 
 
 class ModelOfEncoders(MultimodalModel):
@@ -37,16 +37,30 @@ class ModelOfEncoders(MultimodalModel):
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        return [text for m, spec in options["encoders"].items() for text in encoder_problems(f"encoders.{m}", spec, m, setting)]
+        problems = []
+        for modality, spec in options["encoders"].items():
+            problems += encoder_problems(f"encoders.{modality}", spec, modality, setting)
+        return problems
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         specs = options["encoders"]
-        return {**options, "encoders": {m: e.rebuild_spec(specs[m]) for m, e in self.encoders.items() if isinstance(e, Encoder)}}
+        encoders = {m: encoder.rebuild_spec(specs[m]) for m, encoder in self.encoders.items() if isinstance(encoder, Encoder)}
+        return {**options, "encoders": encoders}
 
     def encoder_feature_kinds(self) -> dict[str, FeatureKind]:
         """The intermediates of each encoder, and the vector that the model makes of its summary as `projected`."""
-        found: dict[str, FeatureKind] = {}
+        kinds: dict[str, FeatureKind] = {}
         for modality, encoder in self.encoders.items():
             assert isinstance(encoder, Encoder)
-            found |= prefixed(modality, {**encoder.feature_kinds, "projected": "pooled"})
-        return found
+            kinds |= prefixed(modality, {**encoder.feature_kinds, "projected": "pooled"})
+        return kinds
+
+
+def summary_and_features(encoder: nn.Module, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Tensor, Features]:
+    """An encoder's summary [B, D] of a modality, and the intermediates that are wanted."""
+    if not wanted:
+        # called as a module, so that hooks on it run
+        return encoder(inputs).pooled, {}
+    assert isinstance(encoder, Encoder)
+    encoded, features = encoder.forward_features(inputs, wanted)
+    return encoded.pooled, features

@@ -12,7 +12,7 @@ from msd_framework.models.base import MODELS, Encoded, Encoder
 from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.packed import Segment
-from msd_framework.models.layers.transformer import Transformer, bert_initialization
+from msd_framework.models.layers.transformer import LayerSizes, Transformer, bert_initialization
 from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.ranges import positive
@@ -92,15 +92,8 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         self.first = nn.Parameter(torch.empty(hidden_size))
         self.readers = nn.ModuleDict({m: Reader(encoders[m].width, hidden_size) for m in self.modalities})
         self.norm = nn.LayerNorm(hidden_size)
-        self.encoder = Transformer(
-            num_layers,
-            hidden_size,
-            num_heads,
-            intermediate_size or 4 * hidden_size,
-            dropout,
-            attention_dropout,
-            layer_norm_eps=1e-5,
-        )
+        sizes = hidden_size, num_heads, intermediate_size or 4 * hidden_size, dropout, attention_dropout
+        self.encoder = Transformer(num_layers, LayerSizes(*sizes, layer_norm_eps=1e-5))
         self.pooler = nn.Linear(hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
         self.classifier = nn.Linear(hidden_size, num_classes)

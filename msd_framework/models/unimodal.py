@@ -11,6 +11,7 @@ from torch import nn
 from msd_framework.models.base import MODELS, Encoder, MultimodalModel, encoder_problems
 from msd_framework.models.features import SUMMARY, Features, prefixed, within
 from msd_framework.models.layers.distinct import encode_once
+from msd_framework.models.of_encoders import summary_and_features
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModelOutput, Setting
 
 
@@ -45,63 +46,42 @@ class UnimodalModel(MultimodalModel):
         return {**options, "encoder": self.encoder.rebuild_spec(options["encoder"])}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
-        own = self.own(inputs)[self.modality]
-        pooled = encode_once(self.encoder, own, lambda x: self.encoder(x).pooled)  # [B, D]
-        return ModelOutput(self.classifier(self.dropout(pooled)))  # [B, C]
+        return self._classified(inputs, ())[0]
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """What the encoder tells, whose summary is the model's as well."""
+        """The encoder's, whose summary is the model's as well."""
         return prefixed(self.modality, self.encoder.feature_kinds) | {SUMMARY: "pooled"}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        seen = [self._forward_features(inputs, names) for inputs, names in zip(views, wanted)]
-        return ModelOutput(torch.stack([output.logits for output, _ in seen])), [features for _, features in seen]
+        outputs, features = zip(*map(self._classified, views, wanted))
+        return ModelOutput(torch.stack([output.logits for output in outputs])), list(features)
 
-    def _forward_features(self, inputs: Inputs, wanted: Collection[str]) -> tuple[ModelOutput, Features]:
-        if not wanted:
-            return self(inputs), {}
-        own, inner = self.own(inputs)[self.modality], within(self.modality, wanted)
-        encoded, told = encode_once(self.encoder, own, lambda x: self.encoder.forward_features(x, inner))
-        features = {f"{self.modality}.{name}": feature for name, feature in told.items()}
-        summary = {SUMMARY: Feature(encoded.pooled)} if SUMMARY in wanted else {}
-        return ModelOutput(self.classifier(self.dropout(encoded.pooled))), features | summary
+    def _classified(self, inputs: Inputs, wanted: Collection[str]) -> tuple[ModelOutput, Features]:
+        own, of_encoder = self.own(inputs)[self.modality], within(self.modality, wanted)
+        pooled, encoded = encode_once(self.encoder, own, lambda x: summary_and_features(self.encoder, x, of_encoder))
+        features = {f"{self.modality}.{name}": feature for name, feature in encoded.items()}
+        if SUMMARY in wanted:
+            features[SUMMARY] = Feature(pooled)
+        return ModelOutput(self.classifier(self.dropout(pooled))), features  # [B, C]
 
 
 @MODELS.register("unimodal_text")
 class UnimodalText(UnimodalModel):
-    """A classifier of the text alone.
-
-    Args:
-        encoder: makes a summary of the text.
-        num_classes: C.
-        dropout: the share of the summary's features that is dropped.
-    """
+    """A classifier of the text alone."""
 
     modality = "text"
 
 
 @MODELS.register("unimodal_image")
 class UnimodalImage(UnimodalModel):
-    """A classifier of the image alone.
-
-    Args:
-        encoder: makes a summary of the image.
-        num_classes: C.
-        dropout: the share of the summary's features that is dropped.
-    """
+    """A classifier of the image alone."""
 
     modality = "image"
 
 
 @MODELS.register("unimodal_audio")
 class UnimodalAudio(UnimodalModel):
-    """A classifier of the sound alone.
-
-    Args:
-        encoder: makes a summary of the sound.
-        num_classes: C.
-        dropout: the share of the summary's features that is dropped.
-    """
+    """A classifier of the sound alone."""
 
     modality = "audio"

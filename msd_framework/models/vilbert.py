@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
-from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, layers_of, parsed, within
+from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, layers_of, of_layers, within
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
-from msd_framework.models.layers.co_attention import Connection, CrossAttentionLayer, Stream
+from msd_framework.models.layers.co_attention import Connection, Stream
 from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
@@ -21,7 +21,7 @@ from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.layers.transformer import TransformerLayer, bert_initialization
 from msd_framework.models.layers.word_embeddings import WordEmbeddings
 from msd_framework.models.pretrained.published import HEAD, choose_sizes, read_published
-from msd_framework.models.pretrained.vilbert import LAYER_NORM_EPS, WEIGHTS, StreamSizes, VilbertSizes, sizes_of
+from msd_framework.models.pretrained.vilbert import LAYER_NORM_EPS, WEIGHTS, VilbertSizes, sizes_of
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 FUSIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {"mul": (torch.mul, 1.0), "sum": (torch.add, 0.0)}
@@ -187,34 +187,16 @@ class Vilbert(ImageTextModel):
     ):
         super().__init__()
         weights = read_published(pretrained) if pretrained is not None else None
-        given = {
-            "vocab_size": vocab_size,
-            "feature_size": feature_size if image_encoder is None else image_encoder.width,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "num_heads": num_heads,
-            "intermediate_size": intermediate_size,
-            "max_positions": max_positions,
-            "num_segments": num_segments,
-            "image_hidden_size": image_hidden_size,
-            "image_num_layers": image_num_layers,
-            "image_num_heads": image_num_heads,
-            "image_intermediate_size": image_intermediate_size,
-            "co_hidden_size": co_hidden_size,
-            "co_num_heads": co_num_heads,
-            "num_connections": num_connections,
-        }
-        self.sizes = s = choose_sizes(VilbertSizes, sizes_of, given, weights)
+        feature_size = feature_size if image_encoder is None else image_encoder.width
+        self.sizes = s = choose_sizes(VilbertSizes, sizes_of, locals(), weights)
+        text, image = s.layers(dropout, attention_dropout)
         self.num_classes = num_classes
-        dropouts = (dropout, attention_dropout)
-        self.embeddings = WordEmbeddings(
-            s.vocab_size, s.hidden_size, s.max_positions, s.num_segments, dropout, pad_id, (cls_id, sep_id), LAYER_NORM_EPS
-        )
+        self.embeddings = WordEmbeddings(s, pad_id, (cls_id, sep_id), dropout, LAYER_NORM_EPS)
         self.image_embeddings = RegionEmbeddings(s.feature_size, s.image_hidden_size, dropout)
-        self.text_layers = nn.ModuleList(_layer(s.text, dropouts) for _ in range(s.num_layers))
-        self.image_layers = nn.ModuleList(_layer(s.image, dropouts) for _ in range(s.image_num_layers))
+        self.text_layers = nn.ModuleList(TransformerLayer(text) for _ in range(s.num_layers))
+        self.image_layers = nn.ModuleList(TransformerLayer(image) for _ in range(s.image_num_layers))
         self.connections = nn.ModuleList(
-            Connection(_half(s.text, s.image, s, dropouts), _half(s.image, s.text, s, dropouts)) for _ in range(s.num_connections)
+            Connection(text, image, s.co_hidden_size, s.co_num_heads) for _ in range(s.num_connections)
         )
         self.text_pooler = nn.Linear(s.hidden_size, s.co_hidden_size)
         self.image_pooler = nn.Linear(s.image_hidden_size, s.co_hidden_size)
@@ -305,24 +287,14 @@ class Vilbert(ImageTextModel):
 
 
 def _features(view: Inputs, wanted: Collection[str], streams: tuple[Stream, Stream | None], summary: Tensor) -> Features:
-    """What was wanted of a view, of the streams that it has."""
     text, image = streams
-    own = text.mask & ~view["text"].special if "text" in view else torch.zeros_like(text.mask)  # [B, L]
-    parts = {"text": (text, own)} | ({} if image is None else {"image": (image, image.mask)})
-    found = {SUMMARY: Feature(summary)} if SUMMARY in wanted else {}
-    for name in wanted:
-        part, layer, what = parsed(name)
-        if layer is not None and part in parts:
+    words = text.mask & ~view["text"].special if "text" in view else torch.zeros_like(text.mask)  # [B, L]
+    parts = {"text": (text, words)}
+    if image is not None:
+        parts["image"] = image, image.mask
+    features = {SUMMARY: Feature(summary)} if SUMMARY in wanted else {}
+    for name, (part, layer, what) in of_layers(wanted).items():
+        if part in parts:
             stream, mask = parts[part]
-            found[name] = WHATS[what](replace(stream, x=stream.states[layer]), mask)
-    return found
-
-
-def _layer(stream: StreamSizes, dropouts: tuple[float, float]) -> TransformerLayer:
-    return TransformerLayer(stream.width, stream.num_heads, stream.intermediate_size, *dropouts, layer_norm_eps=LAYER_NORM_EPS)
-
-
-def _half(own: StreamSizes, other: StreamSizes, sizes: VilbertSizes, dropouts: tuple[float, float]) -> CrossAttentionLayer:
-    """One stream's half of a connection."""
-    co = (sizes.co_hidden_size, sizes.co_num_heads)
-    return CrossAttentionLayer(own.width, own.intermediate_size, other.width, *co, *dropouts, LAYER_NORM_EPS)
+            features[name] = WHATS[what](replace(stream, x=stream.states[layer]), mask)
+    return features

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, cast
 
@@ -16,14 +15,13 @@ from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
 from msd_framework.models.layers.packed import Segment, can_look, pack, read_first
-from msd_framework.models.layers.recorded import Direction, RecordedViews, Tape, Wheres
+from msd_framework.models.layers.recorded import Direction, RecordedViews, Tape, orders
 from msd_framework.models.layers.transformer import TransformerLayer, bert_initialization
 from msd_framework.models.layers.word_embeddings import WordTables
 from msd_framework.models.pretrained.published import choose_sizes
 from msd_framework.models.pretrained.visual_bert import WEIGHTS, VisualBertSizes, sizes_of, write_transformers
 from msd_framework.models.pretrained.weights import read_pretrained
 from msd_framework.models.single_sequence import SingleSequence
-from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModalityInputs
 
 
@@ -45,7 +43,7 @@ class VisualBertEmbeddings(WordTables):
     """
 
     def __init__(self, sizes: VisualBertSizes, pad_id: int, marks: tuple[int, int], visual_token_type: int, dropout: float):
-        super().__init__(sizes.vocab_size, sizes.hidden_size, sizes.max_positions, sizes.num_segments, pad_id, marks)
+        super().__init__(sizes, pad_id, marks)
         self.visual_projection = nn.Linear(sizes.feature_size, sizes.hidden_size)
         self.visual_position = nn.Embedding(sizes.max_positions, sizes.hidden_size)
         self.visual_segment = nn.Embedding(sizes.num_segments, sizes.hidden_size)
@@ -149,19 +147,8 @@ class VisualBert(ImageTextModel, SingleSequence):
     ):
         super().__init__()
         weights = read_pretrained(pretrained) if pretrained is not None else None
-        given = {
-            "vocab_size": vocab_size,
-            "feature_size": feature_size if image_encoder is None else image_encoder.width,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "num_heads": num_heads,
-            "intermediate_size": intermediate_size,
-            "max_positions": max_positions,
-            "num_segments": num_segments,
-            "layer_norm_eps": layer_norm_eps,
-        }
-        self.sizes = sizes = choose_sizes(VisualBertSizes, sizes_of, given, weights)
-        positive(**asdict(sizes))
+        feature_size = feature_size if image_encoder is None else image_encoder.width
+        self.sizes = sizes = choose_sizes(VisualBertSizes, sizes_of, locals(), weights)
         if not 0 <= visual_token_type < sizes.num_segments:
             raise ValueError(f"visual_token_type must be in 0..{sizes.num_segments - 1}, got {visual_token_type}")
         self.num_classes = num_classes
@@ -213,19 +200,21 @@ class VisualBert(ImageTextModel, SingleSequence):
         parts = self.parts(views)
         embeddings, rows = pack(parts, self.encoder.token_cost, watched)  # [U, D]
         sequence = rows.place(embeddings)  # [N, D]; from here on, each row has positions of its own
+        # dropout as a factor, drawn as `_packed` draws it: the norm before it runs on the sequence here, for a product a row
         shared = self.share_embedding_dropout or not self.training
         kept = rows.place(drop(torch.ones_like(embeddings))) if shared else drop(torch.ones_like(sequence))
 
         def embed(direction: Direction) -> Tensor:
             return tape.along(direction, e, lambda: pack(parts, self.encoder.token_cost)[0])  # [U, D]
 
-        where = Wheres.of(rows, len(views), watched)
-        tape.keep(sequence, (), where.places, lambda u: where.places.take(rows.place(embed(u))))
+        places, firsts, by_view = orders(rows, len(views), watched)
+        # an embedding's inputs are ids, which tell nothing of a direction: the tape embeds anew, along it
+        tape.keep(sequence, (), places, lambda u: places.take(rows.place(embed(u))))
         *layers, last = cast("list[TransformerLayer]", list(self.encoder.layers))
-        reads = last.attention.key, last.attention.value
-        firsts = last.attention.query, last.attention.output, last.attention_norm, last.expand, last.contract, last.mlp_norm
-        groups = ([e.norm, *layers, *reads], where.places), (firsts, where.firsts), ([self.pooler, self.head], where.views)
-        with tape.watching(*groups):
+        # of the last layer, keys and values are made of all positions, and all else of the first one of each row
+        of_all = last.attention.key, last.attention.value
+        of_first = last.attention.query, last.attention.output, last.attention_norm, last.expand, last.contract, last.mlp_norm
+        with tape.watching(([e.norm, *layers, *of_all], places), (of_first, firsts), ([self.pooler, self.head], by_view)):
             first = read_first(self.encoder, e.norm(sequence) * kept, rows)
             logits = self.classify(self.pool(first).view(len(views), -1, self.summary_size))
         return RecordedViews(logits, tape)

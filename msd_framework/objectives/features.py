@@ -14,7 +14,7 @@ from msd_framework.errors import did_you_mean
 from msd_framework.losses.adaptors import Adaptor, Choice
 from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss
 from msd_framework.models.base import MultimodalModel
-from msd_framework.models.features import FUSED, numbered, parsed, told
+from msd_framework.models.features import FUSED, listing, numbered, parsed
 from msd_framework.schedules import Number, Scheduled
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape, Setting
 from msd_framework.teachers.base import Teacher
@@ -338,4 +338,4 @@ def _resolved(who: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> 
 
 
 def _offers(feature_kinds: Mapping[str, FeatureKind]) -> str:
-    return f"It offers {told(feature_kinds)}."
+    return f"It offers {listing(feature_kinds)}."

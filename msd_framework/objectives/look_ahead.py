@@ -11,10 +11,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import functional_call
 
 from msd_framework.models.base import MultimodalModel
-from msd_framework.models.layers.recorded import INNER, Calls, Direction, RecordedViews
+from msd_framework.models.layers.recorded import Direction, RecordedViews, called_with
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.structures import Inputs
 
@@ -84,8 +83,8 @@ class Replayed(TracedPass):
             return self.losses(self.model.forward_views(self.inputs).logits)
 
         with torch.no_grad(), _same_random_numbers(self.random, self.device), forward_ad.dual_level():
-            moving = {f"{INNER}{n}": _moving(p, direction[n]) for n, p in self.parameters.items() if n in direction}
-            losses = functional_call(Calls(self.objective, again), moving, ())
+            moving = {n: _moving(p, direction[n]) for n, p in self.parameters.items() if n in direction}
+            losses = called_with(self.objective, moving, again)
             slopes: Tensor = forward_ad.unpack_dual(losses).tangent  # type: ignore[no-untyped-call]
             return share * self.factors * slopes  # [V, B]
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from msd_framework.models.base import ENCODERS, Encoded, Encoder, refuse_positions
-from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
+from msd_framework.models.features import KINDS, Features, Span, cut, layer_features, of_layers
 from msd_framework.models.pretrained.transformers import load_published, refuse_generative
 from msd_framework.structures import FeatureKind, ModalityInputs
 
 BERT_FEATURES = ("hidden", "mean", "cls", "attention")
-"""What transformers tells of a layer."""
+"""What transformers returns of a layer."""
 
 
 @ENCODERS.register("bert")
@@ -51,9 +51,10 @@ class Bert(Encoder):
         super().__init__()
         if (name is None) == (config is None):
             raise ValueError(f"give either name or config, got name {name!r} and config {config!r}")
-        self.model = (
-            load_published(name, attn_implementation="eager") if name is not None else _random(dict(config or {}), vocab_size)
-        )
+        if name is not None:
+            self.model = load_published(name, attn_implementation="eager")
+        else:
+            self.model = _random(dict(config or {}), vocab_size)
         sizes = self.model.config
         self.takes = frozenset(inspect.signature(self.model.forward).parameters)
         if "input_ids" not in self.takes:
@@ -83,37 +84,39 @@ class Bert(Encoder):
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         refuse_positions(inputs)
-        encoded, states, maps = self._encode(inputs, wanted)
-        read: dict[str, Sequence[Any]] = {
-            "hidden": states,
-            "mean": states,
-            "cls": [x[:, 0] for x in states],
-            "attention": [None, *maps],
-        }
+        layered = of_layers(wanted)
+        encoded, states, attention = self._encode(inputs, {what for _, _, what in layered.values()})
         span = Span(0, inputs.mask.shape[1], inputs.mask)
-        layered = {name: (what, layer) for name in wanted for _, layer, what in [parsed(name)] if layer is not None}
-        found = {name: CUT[KINDS[what]](read[what][layer], span) for name, (what, layer) in layered.items()}
-        return encoded, encoded.features(wanted) | found
+        features = encoded.features(wanted)
+        for name, (_, layer, what) in layered.items():
+            # layer 0 has states, but no attention
+            values = attention[layer - 1] if what == "attention" else states[layer]
+            features[name] = cut(KINDS[what], values[:, 0] if what == "cls" else values, span)
+        return encoded, features
 
-    def _encode(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, list[Tensor], list[Tensor]]:
+    def _encode(self, inputs: ModalityInputs, whats: Collection[str]) -> tuple[Encoded, list[Tensor], list[Tensor]]:
         """The text; and, where they are wanted, the states [B, L, D] of all layers and their attention [B, H, L, L]."""
         length = inputs.values.shape[1]
         if self.max_positions is not None and length > self.max_positions:
             raise ValueError(
                 f"a text has {length} positions and this encoder takes {self.max_positions}; set the max_length of its processor"
             )
-        positions = torch.arange(length, device=inputs.values.device).expand(inputs.values.shape)
-        aligned = {"position_ids": positions + self.first_position}
-        if "segments" in inputs.extras:
-            aligned["token_type_ids"] = inputs.extras["segments"].masked_fill(~inputs.mask, 0)
-        arguments = {name: ids for name, ids in aligned.items() if name in self.takes}
-        ids = inputs.values.masked_fill(~inputs.mask, self.pad_id)  # some architectures convolve over masked words
-        whats = {what for _, layer, what in map(parsed, wanted) if layer is not None}
-        told = {"output_hidden_states": bool(whats - {"attention"}), "output_attentions": "attention" in whats} if whats else {}
-        output = self.model(input_ids=ids, attention_mask=inputs.mask.long(), **arguments, **told)
+        arguments: dict[str, Any] = {"attention_mask": inputs.mask.long()}
+        if "position_ids" in self.takes:
+            positions = torch.arange(length, device=inputs.values.device).expand(inputs.values.shape)
+            arguments["position_ids"] = positions + self.first_position
+        if "segments" in inputs.extras and "token_type_ids" in self.takes:
+            arguments["token_type_ids"] = inputs.extras["segments"].masked_fill(~inputs.mask, 0)
+        if whats:
+            arguments["output_hidden_states"] = any(what != "attention" for what in whats)
+            arguments["output_attentions"] = "attention" in whats
+        # some architectures convolve over masked words, so these become [PAD]
+        output = self.model(input_ids=inputs.values.masked_fill(~inputs.mask, self.pad_id), **arguments)
         tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)  # [B, L, D], [B, D]
         encoded = Encoded(tokens, inputs.mask, tokens[:, 0] if pooled is None else pooled)
-        return encoded, list(output.hidden_states or ()) if told else [], list(output.attentions or ()) if told else []
+        if not whats:
+            return encoded, [], []
+        return encoded, list(output.hidden_states or ()), list(output.attentions or ())
 
 
 def _random(config: dict[str, Any], vocab_size: int | None) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from msd_framework.errors import did_you_mean
 from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.encoders.sound_features import KaldiMel, RawSamples, SoundFeatures, WhisperMel
-from msd_framework.models.features import CUT, KINDS, Features, Span, layer_features, parsed
+from msd_framework.models.features import KINDS, Features, Span, cut, layer_features, of_layers
 from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.pretrained.transformers import load_published, model_type, start_at_random, written_config
 from msd_framework.ranges import positive
@@ -111,13 +111,13 @@ class HuggingFaceAudio(Encoder):
         samples, heard = self._cut(inputs)
         with torch.autocast(samples.device.type, enabled=False):
             read = self.front(samples, heard)
-        layered = {name: (what, layer) for name in wanted for _, layer, what in [parsed(name)] if layer is not None}
+        layered = of_layers(wanted)
         seen = self.asked.see(self.model, read, heard, bool(layered))
         mask = seen.mask & inputs.mask.any(1, keepdim=True)  # [B, L]; of nothing there is no position
         encoded = Encoded(seen.tokens, mask, masked_mean(seen.tokens, mask) if seen.summary is None else seen.summary)
         span = Span(0, mask.shape[1], mask)
-        found = {name: CUT[KINDS[what]](seen.states[layer], span) for name, (what, layer) in layered.items()}
-        return encoded, encoded.features(wanted) | found
+        of_layer = {name: cut(KINDS[what], seen.states[layer], span) for name, (_, layer, what) in layered.items()}
+        return encoded, encoded.features(wanted) | of_layer
 
     def _cut(self, inputs: ModalityInputs) -> tuple[Tensor, Tensor]:
         """Samples [B, T] at a length that the architecture takes, and which of them are of a sound, bool [B, T]."""

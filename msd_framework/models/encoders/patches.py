@@ -10,7 +10,7 @@ from torch import nn
 from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.features import KINDS, Features, Span, Trace, layer_features, layers_of
 from msd_framework.models.layers.pooling import masked_mean, visible
-from msd_framework.models.layers.transformer import Transformer
+from msd_framework.models.layers.transformer import LayerSizes, Transformer
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import FeatureKind, ModalityInputs
 
@@ -70,11 +70,8 @@ class Patches(Encoder):
         )
         self.position = nn.Parameter(0.02 * torch.randn((height // patch_size) * (width // patch_size), hidden_size))
         self.dropout = nn.Dropout(dropout)
-        self.layers = (
-            Transformer(num_layers, hidden_size, num_heads, 4 * hidden_size, dropout, dropout, norm_first=True, layer_norm_eps=1e-5)
-            if num_layers
-            else None
-        )
+        sizes = LayerSizes(hidden_size, num_heads, 4 * hidden_size, dropout, dropout, norm_first=True, layer_norm_eps=1e-5)
+        self.layers = Transformer(num_layers, sizes) if num_layers else None
         if freeze:
             self.requires_grad_(False)
 

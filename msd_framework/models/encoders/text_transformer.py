@@ -10,7 +10,7 @@ from torch import nn
 from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.features import Features, Span, Trace, layer_features, layers_of
 from msd_framework.models.layers.pooling import masked_mean
-from msd_framework.models.layers.transformer import Transformer
+from msd_framework.models.layers.transformer import LayerSizes, Transformer
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import FeatureKind, ModalityInputs
 
@@ -64,13 +64,11 @@ class TextTransformer(Encoder):
         self.width, self.pad_id = hidden_size, pad_id
         self.word = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_id)
         self.position = nn.Embedding(max_positions, hidden_size)
-        self.max_positions = max_positions
         for table in (self.word, self.position):
             nn.init.normal_(table.weight, std=0.05)
         self.dropout = nn.Dropout(dropout)
-        self.transformer = Transformer(
-            num_layers, hidden_size, num_heads, intermediate_size or 4 * hidden_size, dropout, attention_dropout, norm_first, 1e-5
-        )
+        sizes = hidden_size, num_heads, intermediate_size or 4 * hidden_size, dropout, attention_dropout
+        self.transformer = Transformer(num_layers, LayerSizes(*sizes, norm_first, layer_norm_eps=1e-5))
         if freeze:
             self.requires_grad_(False)
 
@@ -82,7 +80,7 @@ class TextTransformer(Encoder):
         return super().feature_kinds | layer_features("", len(self.transformer.layers))
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
-        length, longest = inputs.values.shape[1], self.max_positions
+        length, longest = inputs.values.shape[1], self.position.num_embeddings
         if length > longest:
             raise ValueError(f"a text has {length} positions and this encoder takes {longest}; set max_positions")
         ids = inputs.values.masked_fill(~inputs.mask, self.pad_id)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.layers.dropout import Dropout
-from msd_framework.models.layers.transformer import Attention
+from msd_framework.models.layers.transformer import Attention, LayerSizes, TransformerLayer, whole
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class Stream:
     def through(self, layer: nn.Module) -> Stream:
         """The stream one layer on."""
         x, number = layer(self.x, self.mask), self.layer + 1
-        return replace(self, x=x, layer=number, states={**self.states, number: x} if number in self.keep else self.states)
+        states = {**self.states, number: x} if number in self.keep else self.states
+        return replace(self, x=x, layer=number, states=states)
 
     @property
     def present(self) -> Tensor:
@@ -53,25 +53,10 @@ class Stream:
 
 
 class CrossAttention(Attention):
-    """What a stream reads in another one; nothing at all, which is zeros before the output, where that has no position.
-
-    Args:
-        width: features of the stream that reads.
-        other_width: features of the one that is read.
-        hidden_size: D, features of queries, keys and values.
-        num_heads: into how many heads D is split.
-        dropout: the share of attention weights that is dropped.
-    """
-
-    def __init__(self, width: int, other_width: int, hidden_size: int, num_heads: int, dropout: float):
-        super().__init__(hidden_size, num_heads, dropout)
-        self.query = nn.Linear(width, hidden_size)
-        self.key = nn.Linear(other_width, hidden_size)
-        self.value = nn.Linear(other_width, hidden_size)
-        self.output = nn.Linear(hidden_size, width)
+    """What one stream reads in another; where that has no position, nothing at all: zeros before the output."""
 
     def forward(self, x: Tensor, other: Stream | None) -> Tensor:
-        """What the positions of one stream [B, Q, width] read in the other; None is one that was left out."""
+        """What positions [B, Q, width] read in the other stream; None is one that was left out."""
         query = self.query(x)  # [B, Q, D]
         read = torch.zeros_like(query)
         if other is not None:
@@ -82,63 +67,30 @@ class CrossAttention(Attention):
         return output
 
 
-class CrossAttentionLayer(nn.Module):
-    r"""One stream's half of a connection.
-
-    .. math:: x' = \mathrm{norm}(x + \mathrm{attention}(x, y)), \qquad \mathrm{norm}(x' + \mathrm{mlp}(x'))
-
-    Args:
-        width: features of the stream.
-        intermediate_size: features between the perceptron's two layers.
-        other_width: features of the stream that is read.
-        hidden_size: features of queries, keys and values.
-        num_heads: heads of the attention.
-        dropout: the share of features that is dropped after either part.
-        attention_dropout: the share of attention weights that is dropped.
-        layer_norm_eps: what a layer norm adds to the variance.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        intermediate_size: int,
-        other_width: int,
-        hidden_size: int,
-        num_heads: int,
-        dropout: float,
-        attention_dropout: float,
-        layer_norm_eps: float,
-    ):
-        super().__init__()
-        self.attention = CrossAttention(width, other_width, hidden_size, num_heads, attention_dropout)
-        self.attention_norm = nn.LayerNorm(width, layer_norm_eps)
-        self.expand = nn.Linear(width, intermediate_size)
-        self.contract = nn.Linear(intermediate_size, width)
-        self.mlp_norm = nn.LayerNorm(width, layer_norm_eps)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor, other: Stream | None) -> Tensor:
-        """The stream [B, L, width] one layer on, having read in the other."""
-        x = self.attention_norm(x + self.dropout(self.attention(x, other)))
-        y: Tensor = self.mlp_norm(x + self.dropout(self.contract(nn.functional.gelu(self.expand(x)))))
-        return y
-
-
 class Connection(nn.Module):
-    """Text and image read in each other at the same time.
+    """Text and image read in each other at the same time: a layer each, whose attention is to the other stream.
 
     Source: Lu et al., ViLBERT, NeurIPS 2019, section 3.1.
 
     Args:
-        text: what the text reads in the image.
-        image: what the image reads in the text.
+        text: the sizes of the text's layer.
+        image: the sizes of the image's layer.
+        hidden_size: features of queries, keys and values of both.
+        num_heads: heads of both attentions.
     """
 
-    def __init__(self, text: CrossAttentionLayer, image: CrossAttentionLayer):
+    def __init__(self, text: LayerSizes, image: LayerSizes, hidden_size: int, num_heads: int):
         super().__init__()
-        self.text, self.image = text, image
+
+        def layer(own: LayerSizes, other: LayerSizes) -> TransformerLayer:
+            widths = own.hidden_size, other.hidden_size
+            return TransformerLayer(own, CrossAttention(*widths, hidden_size, num_heads, own.attention_dropout))
+
+        self.text, self.image = layer(text, image), layer(image, text)
 
     def forward(self, text: Stream, image: Stream | None) -> tuple[Stream, Stream | None]:
         """Both streams one layer on; an image that was left out stays so."""
-        read = replace(text, x=self.text(text.x, image))
-        return read, None if image is None else replace(image, x=self.image(image.x, text))
+        read = replace(text, x=self.text.step(text.x, whole, lambda x: self.text.attention(x, image)))
+        if image is None:
+            return read, None
+        return read, replace(image, x=self.image.step(image.x, whole, lambda x: self.image.attention(x, text)))

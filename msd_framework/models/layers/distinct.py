@@ -14,15 +14,14 @@ T = TypeVar("T")
 
 
 def encode_once(encoder: nn.Module, inputs: ModalityInputs, encode: Callable[[ModalityInputs], T]) -> T:
-    """What a function makes of a modality, with inputs that are the same computed once, unless that changes the outcome.
-
-    A batch norm that takes its statistics from the batch would count an input once that stands there twice.
+    """What a function makes of a modality, with examples that are the same computed once, unless that changes the outcome.
 
     Args:
         encoder: what the function runs.
         inputs: the modality of B examples.
         encode: makes a tensor, or a nest of them, whose first dimension is that of its inputs.
     """
+    # a batch norm that takes its statistics from the batch would count once what stands there twice
     return encode(inputs) if mixes_examples(encoder) else inputs.once(encode)
 
 
@@ -40,16 +39,17 @@ class OncePerInput(Generic[T]):
 
     Args:
         make: the function.
-        mixes: whether what it makes of an example depends on the others of the batch, as a learning batch norm does: it is then
-            asked once a view, so that its running statistics count each of them.
+        mixes: whether what it makes of an example depends on the others of the batch, as a learning batch norm does: it then
+            runs once a view, so that its running statistics count each of them.
     """
 
     def __init__(self, make: Callable[[ModalityInputs], T], mixes: bool = False):
         self.make, self.mixes = make, mixes
-        # the inputs are kept with what was made of them: an object that is gone could leave its identity to another one
-        self.made: dict[int, tuple[ModalityInputs, T]] = {}
+        # Inputs are known by identity: comparing their values would cost more than it saves, and wait for a GPU.
+        # They are kept beside their results, since the id of an object that is gone may go to another one.
+        self.results: dict[int, tuple[ModalityInputs, T]] = {}
 
     def __call__(self, inputs: ModalityInputs) -> T:
-        if id(inputs) not in self.made or self.mixes:
-            self.made[id(inputs)] = inputs, self.make(inputs)
-        return self.made[id(inputs)][1]
+        if id(inputs) not in self.results or self.mixes:
+            self.results[id(inputs)] = inputs, self.make(inputs)
+        return self.results[id(inputs)][1]

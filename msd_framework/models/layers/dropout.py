@@ -15,8 +15,7 @@ class Dropout(nn.Module):
 
     .. math:: y_i = \frac{b_i x_i}{1 - p}, \qquad b_i \sim \mathrm{Bernoulli}(1 - p)
 
-    On a CPU torch makes a random number of 64 bits for each feature, which takes a tenth of a distillation step. Here one makes
-    four draws of 16 bits, with p the multiple of 1/65536 that is nearest to the one asked for. Elsewhere it is torch's dropout.
+    On a CPU, p is the multiple of 1/65536 that is nearest to the one given. Elsewhere this is torch's dropout.
 
     Source: Srivastava et al., Dropout, JMLR 2014.
 
@@ -44,15 +43,13 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu" or dropped == STEPS:
             return F.dropout(x, self.p)
-        # int16 lies in -STEPS / 2 ... STEPS / 2 - 1, so `dropped` of its STEPS values are below the threshold
-        kept = torch.ge(_bits(x), dropped - STEPS // 2, out=torch.empty_like(x, requires_grad=False))
+        # torch's dropout draws 64 random bits a feature on a CPU, which takes a tenth of a distillation step; here one such
+        # draw serves four features. An int16 is below the threshold for `dropped` of its STEPS values, -STEPS / 2 and up.
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        # written as numbers of x's type at once: a bool mask would be converted in a pass of its own
+        kept = torch.ge(bits, dropped - STEPS // 2, out=torch.empty_like(x, requires_grad=False))
         return x * kept * (STEPS / (STEPS - dropped))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
-
-
-def _bits(x: Tensor) -> Tensor:
-    """Random int16 in the shape of a tensor."""
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    return words.view(torch.int16)[: x.numel()].view(x.shape)

@@ -1,11 +1,12 @@
 """All views of a batch in one pass of a transformer: each token embedded once, and next to no padding.
 
-A row is one view of one example. Rows stand one after the other in a flat sequence; what looks at one token at a time takes all
-of it at once, and attention takes rows of one length together. Rows of nearly one length are padded to the longest of them where
-that costs less than taking them apart.
+A row is one view of one example. Rows stand one after the other in a flat sequence of N places. Linear layers and norms take all
+of it at once; attention takes blocks of rows of one length. Rows of nearly one length are padded to the longest of them where
+that costs less than another block. Against one padded pass a view this halves the time of a distillation step on a CPU
+(`unpacked_over_packed_msd_fp32` in `benchmarks/README.md`).
 
-How long rows are can be looked up on a CPU. Other devices would have to be waited for: there rows keep their padding, and
-attention takes those of a view together.
+To lay rows out by their lengths, the lengths must be read. On a CPU that is free. A GPU would have to be waited for: there rows
+keep their padding, and a block is a view.
 """
 
 from __future__ import annotations
@@ -21,10 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from msd_framework.models.layers.transformer import SelfAttention, Transformer, TransformerLayer, whole
-
-Take: TypeAlias = Callable[[Tensor], Tensor]
-"""Takes U tokens, [U, ..], from anything that is aligned with the positions of a batch, [B, L, ..]."""
+from msd_framework.models.layers.transformer import Attention, Transformer, TransformerLayer, whole
 
 Move: TypeAlias = Callable[[Tensor], Tensor]
 """Takes some positions of a sequence, or all."""
@@ -38,10 +36,10 @@ class Segment:
     """Positions of a view that stand together: its words, or its regions.
 
     Args:
-        made_of: what their embeddings are made of; parts that are made of the very same objects are embedded once.
+        made_of: what their embeddings are made of; segments that are made of the very same objects are embedded once.
         mask: bool [B, L], which positions can be seen.
         contents: what `embed` takes, each aligned with the positions, [B, L, ..].
-        embed: makes embeddings [U, D] of the contents of U tokens; parts that share it are embedded in one call.
+        embed: makes embeddings [U, D] of the contents of U tokens; segments that share it are embedded in one call.
         modality: what these are the positions of; None if they belong to the model alone.
         special: bool [B, L], those of them that belong to the model all the same, such as [CLS]; None if there are none.
     """
@@ -89,7 +87,7 @@ class PackedRows:
 
     def place(self, embeddings: Tensor) -> Tensor:
         """The sequence [N, D] of embedded tokens [U, D]."""
-        # the same as embeddings[self.tokens], whose derivative is slower
+        # the same as embeddings[self.tokens], whose derivative, an index_put that adds up, is slower
         return F.embedding(self.tokens, embeddings)
 
     def keep_first(self, x: Tensor) -> Tensor:
@@ -104,33 +102,38 @@ class PackedRows:
         firsts = torch.split(self.first[self.rank], [len(kept) for kept in self.kept])
         return [F.embedding(first[:, None] + kept.cumsum(1) - 1, x) for first, kept in zip(firsts, self.kept)]
 
-    def attend(self, attention: SelfAttention, place: Move, x: Tensor) -> Tensor:
+    def attend(self, attention: Attention, place: Move, x: Tensor) -> Tensor:
         """What each place of a sequence reads in its row, [N, D].
 
         Args:
             attention: the attention.
             place: makes the sequence of x: `whole`, or where x is [U, D], the distinct tokens, this class's `place`.
-            x: float [N, D] or [U, D]; it is projected as it is, so that distinct tokens are projected once.
+            x: float [N, D] or [U, D].
         """
+        # Projected before it is placed: in the first layer that is once a distinct token, not once a row that shows it.
         query, key, value = place(attention.query(x)), place(attention.key(x)), place(attention.value(x))  # [N, D]
         return self._attend(attention, query, [block.length for block in self.blocks], key, value)
 
-    def attend_first(self, attention: SelfAttention, place: Move, x: Tensor) -> Tensor:
+    def attend_first(self, attention: Attention, place: Move, x: Tensor) -> Tensor:
         """What the first position of each row reads in its row of a sequence, [R, D]; arguments as of `attend`."""
-        # keys and values of all positions, but one query a row: what the others would read is read by nobody
+        # Keys and values of all positions, but one query a row: the classifier reads no other position of the last layer.
         query, key, value = attention.query(self.keep_first(place(x))), place(attention.key(x)), place(attention.value(x))
-        return self._attend(attention, query, [1 for _ in self.blocks], key, value)
+        return self._attend(attention, query, [1] * len(self.blocks), key, value)
 
-    def _attend(self, attention: SelfAttention, query: Tensor, num_reading: list[int], key: Tensor, value: Tensor) -> Tensor:
+    def _attend(self, attention: Attention, query: Tensor, num_reading: list[int], key: Tensor, value: Tensor) -> Tensor:
         lengths = [block.length for block in self.blocks]
-        blocks = zip(self._split(query, num_reading), self._split(key, lengths), self._split(value, lengths), self.blocks)
-        read = [attention.read(q, k, v, block.mask).flatten(0, 1) for q, k, v, block in blocks]
+        read = []
+        for block, q, k, v in zip(
+            self.blocks, self._split(query, num_reading), self._split(key, lengths), self._split(value, lengths)
+        ):
+            read.append(attention.read(q, k, v, block.mask).flatten(0, 1))
         attended: Tensor = attention.output(torch.cat(read))
         return attended
 
     def _split(self, x: Tensor, lengths: list[int]) -> list[Tensor]:
+        """The blocks of a sequence, [n, l, D] each, with so many positions of each row."""
         pieces = torch.split(x, [block.num_rows * length for block, length in zip(self.blocks, lengths)])
-        return [piece.view(block.num_rows, length, -1) for piece, block, length in zip(pieces, self.blocks, lengths)]  # [n, l, D]
+        return [piece.view(block.num_rows, -1, x.shape[-1]) for piece, block in zip(pieces, self.blocks)]
 
 
 def read_first(transformer: Transformer, x: Tensor, rows: PackedRows, place: Move = whole) -> Tensor:
@@ -160,13 +163,14 @@ def read_layers(
         place = whole
         if number in layers:
             states[number] = x
-    if (number := len(transformer.layers)) in layers:
+    if len(transformer.layers) in layers:
         x = transformer.last_norm(last.step(x, place, partial(rows.attend, last.attention, place)))  # [N, D]
-        states[number] = x
-        return rows.keep_first(x).index_select(0, rows.rank), states
-    x = last.step(x, lambda x: rows.keep_first(place(x)), partial(rows.attend_first, last.attention, place))  # [R, D]
-    read: Tensor = transformer.last_norm(x).index_select(0, rows.rank)
-    return read, states
+        states[len(transformer.layers)] = x
+        x = rows.keep_first(x)
+    else:
+        x = last.step(x, lambda x: rows.keep_first(place(x)), partial(rows.attend_first, last.attention, place))
+        x = transformer.last_norm(x)
+    return x.index_select(0, rows.rank), states  # [R, D], from here on in the order of the views
 
 
 def pack(views: Sequence[Sequence[Segment]], token_cost: int, last: Collection[int] = ()) -> tuple[Tensor, PackedRows]:
@@ -176,27 +180,28 @@ def pack(views: Sequence[Sequence[Segment]], token_cost: int, last: Collection[i
     position looks at it.
 
     Args:
-        views: the parts of each view, of the same B examples.
+        views: the segments of each view, of the same B examples.
         token_cost: the multiplications of a layer for one token; the more there are, the less padding a block may hold.
         last: views whose rows come after all others in the sequence, where rows are without padding.
 
     Returns:
         embeddings [U, D], and V * B rows, those of the first view first.
     """
-    masks, kept, kept_of_parts = [], [], []
+    masks, kept = [], []
+    kept_of_segments: list[Tensor] = []
     for view in views:
-        mask = torch.cat([part.mask for part in view], 1)  # [B, L]
+        mask = torch.cat([segment.mask for segment in view], 1)  # [B, L]
         # The first position is kept even where it is hidden: the classifier reads it. The others then do not look at it.
         keep = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)  # [B, L]
         masks.append(mask)
         kept.append(keep)
-        kept_of_parts.append(torch.split(keep, [part.mask.shape[1] for part in view], 1))
-    embeddings, tokens = _embed(views, kept_of_parts)
-    if can_look(embeddings):
-        behind = torch.cat([torch.full((len(mask),), v in last) for v, mask in enumerate(masks)])  # [R]
-        # A block more costs about as much as BLOCK_COST multiplications, so that much padding is cheaper than another block.
-        return embeddings, _short_rows(tokens, masks, kept, BLOCK_COST // token_cost, behind)
-    return embeddings, _padded_rows(tokens, masks)
+        kept_of_segments += torch.split(keep, [segment.mask.shape[1] for segment in view], 1)
+    embeddings, tokens = _embed(views, kept_of_segments)
+    if not can_look(embeddings):
+        return embeddings, _padded_rows(tokens, masks)
+    behind = torch.cat([torch.full((len(mask),), v in last) for v, mask in enumerate(masks)])  # [R]
+    # A block more costs about as much as BLOCK_COST multiplications, so that much padding is cheaper than another block.
+    return embeddings, _short_rows(tokens, masks, kept, BLOCK_COST // token_cost, behind)
 
 
 def can_look(tensor: Tensor) -> bool:
@@ -204,34 +209,41 @@ def can_look(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _embed(views: Sequence[Sequence[Segment]], kept: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[Tensor]]:
-    """Embeddings [U, D], and for each view which of them stands at each position, int64 [B, L]."""
-    # Parts by what embeds them, and those by what they are made of: parts of several views that show the same are alike.
-    shared: dict[Callable[..., Tensor], dict[tuple[int, ...], list[tuple[Segment, Tensor]]]] = {}
-    for part, keep in zip(chain(*views), chain(*kept)):
-        shared.setdefault(part.embed, {}).setdefault(_identity(part), []).append((part, keep))
+def _embed(views: Sequence[Sequence[Segment]], kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Embeddings [U, D], and for each view which of them stands at each position, int64 [B, L].
+
+    Args:
+        views: the segments of each view.
+        kept: which positions of each of these segments stand in rows, bool [B, L].
+    """
+    # Segments by what embeds them, and those by what they are made of: segments of several views that show the same are alike.
+    alike: dict[Callable[..., Tensor], dict[tuple[int, ...], list[tuple[Segment, Tensor]]]] = {}
+    for segment, keep in zip(chain(*views), kept):
+        alike.setdefault(segment.embed, {}).setdefault(_identity(segment), []).append((segment, keep))
     embedded: list[Tensor] = []
     tokens: dict[tuple[int, ...], Tensor] = {}
     num_tokens = 0
-    for embed, alike in shared.items():
+    for embed, groups in alike.items():
         contents: list[list[Tensor]] = []
-        for identity, parts in alike.items():
-            # A token is embedded if any view keeps it; the content of the first part is that of all of them.
-            take, place = _taking(reduce(or_, (keep for _, keep in parts)))
-            contents.append([take(content) for content in parts[0][0].contents])
+        for identity, group in groups.items():
+            # A token is embedded if any view keeps it; the content of the first segment is that of all of them.
+            take, place = _taking(reduce(or_, (keep for _, keep in group)))
+            contents.append([take(content) for content in group[0][0].contents])
             tokens[identity] = place + num_tokens
             num_tokens += len(contents[-1][0])
-        # one call for all that share `embed`; where there is one part alone, no copy is made of its contents
-        embedded.append(embed(*(same[0] if len(same) == 1 else torch.cat(same) for same in zip(*contents))))  # [U', D]
-    return torch.cat(embedded), [torch.cat([tokens[_identity(part)] for part in view], 1) for view in views]
+        # One call for all that share `embed`; where there is one group, nothing is copied.
+        joined = contents[0] if len(contents) == 1 else [torch.cat(same) for same in zip(*contents)]
+        embedded.append(embed(*joined))  # [U', D]
+    return torch.cat(embedded), [torch.cat([tokens[_identity(segment)] for segment in view], 1) for view in views]
 
 
-def _identity(part: Segment) -> tuple[int, ...]:
-    return tuple(map(id, part.made_of))
+def _identity(segment: Segment) -> tuple[int, ...]:
+    # the objects live as long as their segments, so no id can go to another one meanwhile
+    return tuple(map(id, segment.made_of))
 
 
-def _taking(kept: Tensor) -> tuple[Take, Tensor]:
-    """How tokens are taken from a batch, and which of them is at each position [B, L]."""
+def _taking(kept: Tensor) -> tuple[Move, Tensor]:
+    """What takes U tokens [U, ..] from positions [B, L, ..], and which of them is at each position, int64 [B, L]."""
     if can_look(kept):
         flat = kept.flatten()
         index = flat.nonzero().squeeze(1)  # [U]
@@ -240,7 +252,8 @@ def _taking(kept: Tensor) -> tuple[Take, Tensor]:
     place = torch.arange(kept.numel(), device=kept.device).view(kept.shape)
 
     def take(x: Tensor) -> Tensor:
-        return x.where(kept.view(kept.shape + (1,) * (x.ndim - 2)), torch.zeros((), dtype=x.dtype, device=x.device)).flatten(0, 1)
+        zero = torch.zeros((), dtype=x.dtype, device=x.device)
+        return x.where(kept.view(kept.shape + (1,) * (x.ndim - 2)), zero).flatten(0, 1)
 
     return take, place
 
@@ -260,22 +273,27 @@ def _short_rows(
 ) -> PackedRows:
     """Rows without hidden positions, those behind after the others, the longest first, in blocks of (nearly) one length."""
     longest = max(mask.shape[1] for mask in masks)
-    keep, token, mask = (torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in xs]) for xs in (kept, tokens, masks))  # [R, L]
+
+    def padded(xs: Sequence[Tensor]) -> Tensor:
+        return torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in xs])  # [R, L]
+
+    keep, token, mask = padded(kept), padded(tokens), padded(masks)
     # Longest first, so that rows of nearly one length are neighbours; stable, so that the same batch is always laid out alike.
     order = (keep.sum(1) - (longest + 1) * behind).argsort(descending=True, stable=True)
-    lengths = keep.sum(1)[order]
     keep, token, mask = keep[order], token[order], mask[order]
     # What a row keeps moves to its left end. Position ids are in the embeddings already, so places mean nothing any more.
+    lengths = keep.sum(1)
     filled = torch.arange(longest) < lengths[:, None]  # [R, L]
     token = torch.zeros_like(token).masked_scatter(filled, token[keep])
     mask = torch.zeros_like(mask).masked_scatter(filled, mask[keep])
 
-    blocks, places, first, begin, size = [], [], [], 0, 0
     # older versions of torch have no tolist within torch.func.jvp
     counted = [int(length) for length in lengths.unbind()]
+    # no block holds rows of both kinds: what is behind must be one slice of the sequence (`layers/recorded.py`)
     front = len(counted) - int(behind.sum())
-    rear = [(front + end, length) for end, length in _cuts(counted[front:], tolerance)]
-    for end, length in [*_cuts(counted[:front], tolerance), *rear]:
+    ends = _cuts(counted[:front], tolerance) + [(front + end, length) for end, length in _cuts(counted[front:], tolerance)]
+    blocks, places, first, begin, size = [], [], [], 0, 0
+    for end, length in ends:
         seen = mask[begin:end, :length]
         # most blocks have no padding, and attention is faster without a mask
         blocks.append(Block(end - begin, length, None if seen.all() else seen))

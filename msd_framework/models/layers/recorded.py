@@ -1,11 +1,10 @@
-"""What modules that are linear in their parameters were given and what came back: the parts of inner products of gradients."""
+"""Inner products of a direction with the gradients of single rows, from what modules linear in their parameters got and gave."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TypeAlias
 
 import torch
@@ -13,18 +12,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from msd_framework.models.layers.packed import PackedRows, can_look
+from msd_framework.models.layers.packed import Block, PackedRows, can_look
+from msd_framework.models.layers.transformer import whole
 
 Direction: TypeAlias = Mapping[str, Tensor]
 """A vector in the space of a module's parameters, by their names; what is not in it is 0."""
 
+LINEAR = (nn.Linear, nn.LayerNorm)
+"""Modules that are known to be linear in their parameters; embeddings are as well."""
+
 
 @dataclass(frozen=True)
-class Where:
-    """Where the numbers of a tensor belong that holds something of each row of a packed sequence.
+class Order:
+    """An order in which a packed pass holds something of each row.
 
     Args:
-        take: of the tensor, [N, ..], what belongs to rows that are watched, [N', ..].
+        take: of a tensor in this order, [N, ..], what belongs to rows that are watched, [N', ..].
         add: sums of N' numbers by row, [R], in the order of the views.
     """
 
@@ -32,48 +35,42 @@ class Where:
     add: Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Wheres:
-    """The three orders in which a packed pass holds its rows.
+def orders(rows: PackedRows, num_views: int, watched: Collection[int]) -> tuple[Order, Order, Order]:
+    """The three orders of a packed pass: all places of the sequence, one position a row there, and one a row by the views.
 
     Args:
-        places: all positions of each row, in the order of the sequence.
-        firsts: one position a row, in the order of the sequence.
-        views: one position a row, in the order of the views.
+        rows: how its sequence divides into rows.
+        num_views: V.
+        watched: the views whose rows count; nothing is computed before the first of these rows and after the last.
     """
+    num_rows = len(rows.rank)
+    num_examples = num_rows // num_views
+    # The rows of the sequence by the views' order; on a device that would have to be waited for, they are in that order.
+    by_view = rows.rank.argsort().tolist() if can_look(rows.rank) else range(num_rows)
+    of_watched = [n for n, row in enumerate(by_view) if row // num_examples in watched]
+    # `pack` puts watched rows behind the others, so they are one slice of the sequence; it is cut where blocks end.
+    inside: list[Block] = []
+    rows_before = places_before = num_seen = 0
+    for block in rows.blocks:
+        num_seen += block.num_rows
+        if num_seen <= of_watched[0]:
+            rows_before = num_seen
+            places_before += block.num_rows * block.length
+        elif num_seen - block.num_rows <= of_watched[-1]:
+            inside.append(block)
+    sizes = [block.num_rows * block.length for block in inside]
 
-    places: Where
-    firsts: Where
-    views: Where
+    def add(x: Tensor) -> Tensor:
+        sums = [numbers.view(block.num_rows, -1).sum(1) for numbers, block in zip(torch.split(x, sizes), inside)]
+        # rows before and after the slice have nothing, and stand where they would in the sequence
+        of_rows = torch.cat([x.new_zeros(rows_before), *sums])
+        return F.pad(of_rows, (0, num_rows - len(of_rows))).index_select(0, rows.rank)
 
-    @classmethod
-    def of(cls, rows: PackedRows, num_views: int, watched: Collection[int]) -> Wheres:
-        """Those of a pass.
-
-        Args:
-            rows: how its sequence divides into rows.
-            num_views: V.
-            watched: the views whose rows count; nothing is computed before the first of these rows and after the last.
-        """
-        num_rows = len(rows.rank)
-        # The rows of the sequence by the views' order; on a device that would have to be waited for, they are in that order.
-        order = rows.rank.argsort().tolist() if can_look(rows.rank) else range(num_rows)
-        mine = [i for i, row in enumerate(order) if row // (num_rows // num_views) in watched]
-        # Watched rows stand together as far as they can, so it is one slice of the sequence, cut where blocks end.
-        ends = list(accumulate(block.num_rows for block in rows.blocks))
-        inside = [block for block, end in zip(rows.blocks, ends) if mine[0] < end and end - block.num_rows <= mine[-1]]
-        first = next(end - block.num_rows for block, end in zip(rows.blocks, ends) if mine[0] < end)
-        begin = sum(block.num_rows * block.length for block, end in zip(rows.blocks, ends) if end <= mine[0])
-        sizes = [block.num_rows * block.length for block in inside]
-
-        def add(x: Tensor) -> Tensor:
-            sums = [numbers.view(block.num_rows, -1).sum(1) for numbers, block in zip(torch.split(x, sizes), inside)]
-            # rows before and after the slice have nothing, and stand where they would in the sequence
-            of_rows = torch.cat([x.new_zeros(first), *sums])
-            return F.pad(of_rows, (0, num_rows - len(of_rows))).index_select(0, rows.rank)
-
-        places = Where(lambda x: x[begin : begin + sum(sizes)], add)
-        return cls(places, Where(_whole, lambda x: x.index_select(0, rows.rank)), Where(lambda x: x.flatten(0, -2), _whole))
+    return (
+        Order(lambda x: x[places_before : places_before + sum(sizes)], add),
+        Order(whole, lambda x: x.index_select(0, rows.rank)),
+        Order(lambda x: x.flatten(0, -2), whole),
+    )
 
 
 class Call:
@@ -82,25 +79,26 @@ class Call:
     Args:
         output: what it returned.
         inputs: what it was given.
-        where: where both belong.
+        order: how both are ordered.
         along: its output for the inputs if a direction stands in the place of its parameters.
     """
 
-    def __init__(self, output: Tensor, inputs: tuple[Tensor, ...], where: Where, along: Callable[..., Tensor]):
-        self.inputs, self.where, self.along = inputs, where, along
+    def __init__(self, output: Tensor, inputs: tuple[Tensor, ...], order: Order, along: Callable[..., Tensor]):
+        self.inputs, self.order, self.along = inputs, order, along
         self.gradient: Tensor | None = None
-        output.register_hook(self.keep)  # type: ignore[no-untyped-call]
+        output.register_hook(self._keep)  # type: ignore[no-untyped-call]
 
-    def keep(self, gradient: Tensor) -> None:
-        """Keeps the gradient of the output, and the inputs, of the rows that are watched."""
-        self.inputs, self.gradient = tuple(map(self.where.take, self.inputs)), self.where.take(gradient)
+    def _keep(self, gradient: Tensor) -> None:
+        # only now are inputs cut to the watched rows: until here, the graph holds them whole in any case
+        self.inputs, self.gradient = tuple(map(self.order.take, self.inputs)), self.order.take(gradient)
 
     def product(self, direction: Direction) -> Tensor:
         """The inner product of a direction with the gradient that came from each row, [R]."""
         assert self.gradient is not None
         moved = self.along(direction, *self.inputs)
+        # under autocast both are bfloat16, and sums over a row of it would lose what weights learn from
         precise = torch.promote_types(moved.dtype, torch.float32)
-        return self.where.add((self.gradient.to(precise) * moved.to(precise)).sum(-1)).to(precise)
+        return self.order.add((self.gradient.to(precise) * moved.to(precise)).sum(-1)).to(precise)
 
 
 class Tape:
@@ -121,21 +119,20 @@ class Tape:
         self.names = {module: name for name, module in model.named_modules()}
         self.calls: list[Call] = []
 
-    def keep(self, output: Tensor, inputs: tuple[Tensor, ...], where: Where, along: Callable[..., Tensor]) -> None:
+    def keep(self, output: Tensor, inputs: tuple[Tensor, ...], order: Order, along: Callable[..., Tensor]) -> None:
         """Keeps a call, if something in it or before it learns; arguments as of `Call`."""
         if output.requires_grad:
-            self.calls.append(Call(output, inputs, where, along))
+            self.calls.append(Call(output, inputs, order, along))
 
     @contextmanager
-    def watching(self, *groups: tuple[Iterable[nn.Module], Where]) -> Iterator[None]:
+    def watching(self, *groups: tuple[Iterable[nn.Module], Order]) -> Iterator[None]:
         """While this lasts, calls of the modules in each group, and of those in them, are kept."""
-        handles = [
-            module.register_forward_hook(self._keeper(where))
-            for modules, where in groups
-            for outer in modules
-            for module in outer.modules()
-            if next(module.parameters(recurse=False), None) is not None
-        ]
+        handles = []
+        for modules, order in groups:
+            for module in (inner for outer in modules for inner in outer.modules()):
+                # a module without parameters of its own, such as a dropout or a whole layer, has no product of its own
+                if next(module.parameters(recurse=False), None) is not None:
+                    handles.append(module.register_forward_hook(self._keeper(order)))
         try:
             yield
         finally:
@@ -147,33 +144,31 @@ class Tape:
         return torch.stack([call.product(direction) for call in self.calls]).sum(0)
 
     def along(self, direction: Direction, module: nn.Module, call: Callable[[], Tensor]) -> Tensor:
-        """What a function returns that calls a module, if the module has its part of a direction in the place of its parameters."""
-        prefix = self.names[module]
-        named = {n: (f"{prefix}.{n}", p) for n, p in module.named_parameters()}
-        part = {f"{INNER}{n}": direction[key] if key in direction else torch.zeros_like(p) for n, (key, p) in named.items()}
-        moved: Tensor = functional_call(Calls(module, call), part, ())
-        return moved
+        """What a function returns that calls a module, with the module's part of a direction in the place of its parameters."""
+        part = {}
+        for name, parameter in module.named_parameters():
+            moved = direction.get(f"{self.names[module]}.{name}")
+            part[name] = torch.zeros_like(parameter) if moved is None else moved
+        return called_with(module, part, call)
 
-    def _keeper(self, where: Where) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def _keeper(self, order: Order) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             assert isinstance(module, LINEAR), f"a {type(module).__name__} may not be linear in its parameters"
+            # detached, or a product would keep the graph of the step alive
             kept = tuple(x.detach() for x in inputs)
-            self.keep(output, kept, where, lambda direction, *x: self.along(direction, module, lambda: module(*x)))
+            self.keep(output, kept, order, lambda direction, *x: self.along(direction, module, lambda: module(*x)))
 
         return keep
 
 
-LINEAR = (nn.Linear, nn.LayerNorm)
-"""Modules that are known to be linear in their parameters; embeddings are as well."""
+def called_with(module: nn.Module, tensors: Mapping[str, Tensor], function: Callable[[], Tensor]) -> Tensor:
+    """What a function returns that calls a module, with other tensors in the place of the module's parameters of these names."""
+    called: Tensor = functional_call(_Calls(module, function), {f"inner.{name}": x for name, x in tensors.items()}, ())
+    return called
 
 
-class Calls(nn.Module):
-    """A function as a module, so that what it calls can be given other parameters, under names that begin with `INNER`.
-
-    Args:
-        inner: what it calls.
-        function: the function.
-    """
+class _Calls(nn.Module):
+    """A function as a module that holds what it calls, as `functional_call` wants it."""
 
     def __init__(self, inner: nn.Module, function: Callable[[], Tensor]):
         super().__init__()
@@ -181,9 +176,6 @@ class Calls(nn.Module):
 
     def forward(self) -> Tensor:
         return self.function()
-
-
-INNER = "inner."
 
 
 @dataclass(frozen=True)
@@ -199,11 +191,8 @@ class RecordedViews:
     tape: Tape
 
     def products(self, direction: Direction) -> Tensor:
-        """The inner product of a direction with the gradient that came from each view of each example, [V, B]; 0 or not to be
-        used where a view was not watched.
+        """The inner product of a direction with the gradient that came from each view of each example, [V, B].
+
+        Where a view was not watched, it is 0 or not to be used.
         """
         return self.tape.products(direction).view(self.logits.shape[:2])
-
-
-def _whole(x: Tensor) -> Tensor:
-    return x

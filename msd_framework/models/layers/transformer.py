@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,31 @@ from torch import Tensor, nn
 from msd_framework.models.layers.dropout import Dropout
 
 
+@dataclass(frozen=True)
+class LayerSizes:
+    """What a transformer layer is made of.
+
+    Args:
+        hidden_size: D.
+        num_heads: heads of the attention.
+        intermediate_size: features between the perceptron's two layers.
+        dropout: the share of features that is dropped after the attention and after the perceptron.
+        attention_dropout: the share of attention weights that is dropped.
+        norm_first: whether the layer norms stand before the two parts rather than after their residuals.
+        layer_norm_eps: what a layer norm adds to the variance.
+    """
+
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    norm_first: bool = False
+    layer_norm_eps: float = 1e-12
+
+
 class Attention(nn.Module):
-    r"""What queries read in a sequence of keys and values, with several heads; its projections are those of whoever uses it.
+    r"""Multi-head attention of one sequence to another; a subclass says which.
 
     .. math:: \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V
 
@@ -21,7 +46,9 @@ class Attention(nn.Module):
     Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, section 3.2.
 
     Args:
-        hidden_size: D.
+        width: features of the sequence that has the queries.
+        other_width: features of the sequence that has the keys and values.
+        hidden_size: D, features of queries, keys and values.
         num_heads: into how many heads D is split.
         dropout: the share of attention weights that is dropped.
 
@@ -29,28 +56,25 @@ class Attention(nn.Module):
         ValueError: if D cannot be split into that many heads.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+    def __init__(self, width: int, other_width: int, hidden_size: int, num_heads: int, dropout: float):
         super().__init__()
         if num_heads < 1 or hidden_size % num_heads:
             raise ValueError(f"num_heads must divide hidden_size, got {num_heads} heads for {hidden_size} features")
         self.num_heads = num_heads
         self.dropout = Dropout(dropout)
+        self.query = nn.Linear(width, hidden_size)
+        self.key = nn.Linear(other_width, hidden_size)
+        self.value = nn.Linear(other_width, hidden_size)
+        self.output = nn.Linear(hidden_size, width)
 
     def read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """What queries [B, Q, D] read in values [B, L, D] where the mask [B, L] of the keys is True, or everywhere.
-
-        On a CPU it is float32 under autocast too: oneDNN makes a bfloat16 kernel for every new length of rows, and batches go on
-        bringing new ones.
-        """
-        if query.device.type != "cpu":
-            return self._read(query, key, value, mask)
-        precise = torch.promote_types(query.dtype, torch.float32)
-        with torch.autocast("cpu", enabled=False):
-            return self._read(query.to(precise), key.to(precise), value.to(precise), mask)
+        """What queries [B, Q, D] read in values [B, L, D] where the mask [B, L] of the keys is True, or everywhere."""
+        return at_least_float32_on_cpu(partial(self._read, mask=mask), query, key, value)
 
     def _read(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         scores, value = self.scores(query, key), self._heads(value)  # [B, heads, Q, L], [B, heads, L, d]
-        if mask is not None:  # added, since the derivative of that costs nothing
+        if mask is not None:
+            # added rather than filled in, since the derivative of a sum costs nothing
             hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
             scores = scores + hidden[:, None, None, :]
         weights = self.dropout(scores.softmax(-1))
@@ -67,6 +91,18 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
+def at_least_float32_on_cpu(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What a function makes of tensors, on a CPU in float32 or more, autocast or not.
+
+    oneDNN builds a bfloat16 kernel for every new shape, and each batch brings rows of new lengths.
+    """
+    if tensors[0].device.type != "cpu":
+        return function(*tensors)
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        return function(*(x.to(dtype) for x in tensors))
+
+
 class SelfAttention(Attention):
     """Multi-head attention of a sequence to itself.
 
@@ -77,11 +113,7 @@ class SelfAttention(Attention):
     """
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float):
-        super().__init__(hidden_size, num_heads, dropout)
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size)
+        super().__init__(hidden_size, hidden_size, hidden_size, num_heads, dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """What each position reads [B, L, D] in the positions of a sequence [B, L, D] whose mask [B, L] is True."""
@@ -99,37 +131,25 @@ class TransformerLayer(nn.Module):
     Source: Devlin et al., BERT, NAACL 2019; Xiong et al., On Layer Normalization in the Transformer Architecture, ICML 2020.
 
     Args:
-        hidden_size: D.
-        num_heads: heads of the attention.
-        intermediate_size: features between the perceptron's two layers.
-        dropout: the share of features that is dropped after either part.
-        attention_dropout: the share of attention weights that is dropped.
-        norm_first: whether the layer norms stand before the two parts rather than after their residuals.
-        layer_norm_eps: what a layer norm adds to the variance.
+        sizes: its sizes.
+        attention: what takes the place of a `SelfAttention` of these sizes; whoever gives one calls `step`.
 
-    >>> layer = TransformerLayer(hidden_size=8, num_heads=2, intermediate_size=16)
+    >>> layer = TransformerLayer(LayerSizes(hidden_size=8, num_heads=2, intermediate_size=16))
     >>> layer(torch.zeros(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)).shape
     torch.Size([3, 5, 8])
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        intermediate_size: int,
-        dropout: float = 0.1,
-        attention_dropout: float = 0.1,
-        norm_first: bool = False,
-        layer_norm_eps: float = 1e-12,
-    ):
+    def __init__(self, sizes: LayerSizes, attention: Attention | None = None):
         super().__init__()
-        self.attention = SelfAttention(hidden_size, num_heads, attention_dropout)
-        self.attention_norm = nn.LayerNorm(hidden_size, layer_norm_eps)
-        self.expand = nn.Linear(hidden_size, intermediate_size)
-        self.contract = nn.Linear(intermediate_size, hidden_size)
-        self.mlp_norm = nn.LayerNorm(hidden_size, layer_norm_eps)
-        self.dropout = Dropout(dropout)
-        self.norm_first = norm_first
+        if attention is None:
+            attention = SelfAttention(sizes.hidden_size, sizes.num_heads, sizes.attention_dropout)
+        self.attention = attention
+        self.attention_norm = nn.LayerNorm(sizes.hidden_size, sizes.layer_norm_eps)
+        self.expand = nn.Linear(sizes.hidden_size, sizes.intermediate_size)
+        self.contract = nn.Linear(sizes.intermediate_size, sizes.hidden_size)
+        self.mlp_norm = nn.LayerNorm(sizes.hidden_size, sizes.layer_norm_eps)
+        self.dropout = Dropout(sizes.dropout)
+        self.norm_first = sizes.norm_first
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """The sequence [B, L, D] one layer on; positions whose mask [B, L] is False are not read."""
@@ -161,55 +181,33 @@ class Transformer(nn.Module):
 
     Args:
         num_layers: how many layers.
-        hidden_size: D.
-        num_heads: heads of each attention.
-        intermediate_size: features between each perceptron's two layers.
-        dropout: the share of features that is dropped after either part of a layer.
-        attention_dropout: the share of attention weights that is dropped.
-        norm_first: whether the layer norms stand before the two parts of a layer.
-        layer_norm_eps: what a layer norm adds to the variance.
+        sizes: those of each layer.
+
+    Attributes:
+        token_cost: the multiplications that a layer's matrices do for one token.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        hidden_size: int,
-        num_heads: int,
-        intermediate_size: int,
-        dropout: float = 0.1,
-        attention_dropout: float = 0.1,
-        norm_first: bool = False,
-        layer_norm_eps: float = 1e-12,
-    ):
+    def __init__(self, num_layers: int, sizes: LayerSizes):
         super().__init__()
-        self.layers = nn.ModuleList(
-            TransformerLayer(hidden_size, num_heads, intermediate_size, dropout, attention_dropout, norm_first, layer_norm_eps)
-            for _ in range(num_layers)
-        )
-        self.last_norm = nn.LayerNorm(hidden_size, layer_norm_eps) if norm_first else nn.Identity()
-        self.token_cost = 4 * hidden_size**2 + 2 * hidden_size * intermediate_size
-        """The multiplications that a layer's matrices do for one token."""
+        self.layers = nn.ModuleList(TransformerLayer(sizes) for _ in range(num_layers))
+        self.last_norm = nn.LayerNorm(sizes.hidden_size, sizes.layer_norm_eps) if sizes.norm_first else nn.Identity()
+        self.token_cost = 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """The sequence [B, L, D] after the last layer."""
-        for layer in self.layers:
-            x = layer(x, mask)
-        y: Tensor = self.last_norm(x)
-        return y
-
-    def hidden_states(self, x: Tensor, mask: Tensor) -> Iterator[Tensor]:
-        """The sequence [B, L, D] after each layer in turn; the last one is what `forward` returns."""
-        last = len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
-            x = layer(x, mask)
-            yield self.last_norm(x) if i == last else x
+        return self.trace(x, mask, ())[0]
 
     def trace(self, x: Tensor, mask: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
         """What `forward` returns, and the sequence [B, L, D] after some layers; 0 is before the first one."""
-        if not layers:
-            return self(x, mask), {}
-        states = [x, *self.hidden_states(x, mask)]
-        return states[-1] if self.layers else self.last_norm(x), {i: states[i] for i in layers}
+        states = {0: x} if 0 in layers else {}
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x, mask)
+            if number in layers:
+                states[number] = x
+        x = self.last_norm(x)
+        if self.layers and len(self.layers) in layers:
+            states[len(self.layers)] = x
+        return x, states
 
 
 def whole(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.layers.dropout import Dropout
+from msd_framework.models.layers.sizes import TextSizes
 from msd_framework.structures import ModalityInputs
 
 
@@ -13,10 +14,7 @@ class WordTables(nn.Module):
     """The three tables that BERT looks a word up in; a subclass adds the layer norm and the dropout behind them.
 
     Args:
-        vocab_size: how many word ids there are.
-        hidden_size: D.
-        max_positions: the longest text.
-        num_segments: how many segments there are.
+        sizes: those of the model.
         pad_id: the word that learns nothing.
         marks: the ids of [CLS] and [SEP].
 
@@ -28,18 +26,15 @@ class WordTables(nn.Module):
     norm: nn.LayerNorm
     dropout: Dropout
 
-    def __init__(
-        self, vocab_size: int, hidden_size: int, max_positions: int, num_segments: int, pad_id: int, marks: tuple[int, int]
-    ):
+    def __init__(self, sizes: TextSizes, pad_id: int, marks: tuple[int, int]):
         super().__init__()
-        if not 0 <= pad_id < vocab_size:
-            raise ValueError(f"pad_id must be in 0..{vocab_size - 1}, got {pad_id}")
-        self.word = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_id)
-        self.position = nn.Embedding(max_positions, hidden_size)
-        self.max_positions = max_positions
-        self.segment = nn.Embedding(num_segments, hidden_size)
+        if not 0 <= pad_id < sizes.vocab_size:
+            raise ValueError(f"pad_id must be in 0..{sizes.vocab_size - 1}, got {pad_id}")
+        self.word = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=pad_id)
+        self.position = nn.Embedding(sizes.max_positions, sizes.hidden_size)
+        self.segment = nn.Embedding(sizes.num_segments, sizes.hidden_size)
         self.pad_id = pad_id
-        self.knows_marks = min(marks) >= 0 and max(marks) < vocab_size
+        self.has_marks = min(marks) >= 0 and max(marks) < sizes.vocab_size
         self.register_buffer("marks", torch.tensor(marks), persistent=False)
 
     def positions(self, text: ModalityInputs) -> Tensor:
@@ -48,7 +43,7 @@ class WordTables(nn.Module):
         Raises:
             ValueError: if there are more words than positions.
         """
-        length, longest = text.values.shape[1], self.max_positions
+        length, longest = text.values.shape[1], self.position.num_embeddings
         if length > longest:
             raise ValueError(
                 f"a text has {length} positions and this model takes {longest}; set a maximum length for its processor"
@@ -64,18 +59,13 @@ class WordTables(nn.Module):
         embedded: Tensor = self.word(ids) + self.position(positions) + self.segment(segments)
         return embedded
 
-    def finish(self, embeddings: Tensor) -> Tensor:
-        """Sums of embeddings [.., D] to what the transformer reads."""
-        finished: Tensor = self.dropout(self.norm(embeddings))
-        return finished
-
     def empty(self, num_examples: int) -> ModalityInputs:
         """What stands in for texts that are left out: [CLS] and [SEP] at positions 0 and 1.
 
         Raises:
             ValueError: if the vocabulary has no such words.
         """
-        if not self.knows_marks:
+        if not self.has_marks:
             raise ValueError(
                 f"the text is left out, and the cls_id and sep_id that stand in for it are not among the "
                 f"{self.word.num_embeddings} words of this model; set them to the tokenizer's"
@@ -93,37 +83,20 @@ class WordEmbeddings(WordTables):
     Source: Devlin et al., BERT, NAACL 2019, section 3.
 
     Args:
-        vocab_size: how many word ids there are.
-        hidden_size: D.
-        max_positions: the longest text.
-        num_segments: how many segments there are.
-        dropout: the share of features that is dropped.
+        sizes: those of the model.
         pad_id: the word that learns nothing.
         marks: the ids of [CLS] and [SEP].
+        dropout: the share of features that is dropped.
         layer_norm_eps: what the layer norm adds to the variance.
 
-    Raises:
-        ValueError: if there is no such padding id.
-
     >>> text = ModalityInputs(torch.tensor([[2, 7, 3]]), torch.ones(1, 3, dtype=torch.bool))
-    >>> words = WordEmbeddings(vocab_size=10, hidden_size=4, max_positions=8, num_segments=2, dropout=0.1, pad_id=0, marks=(2, 3))
-    >>> words(text).shape
+    >>> WordEmbeddings(TextSizes(vocab_size=10, hidden_size=4), pad_id=0, marks=(2, 3), dropout=0.1)(text).shape
     torch.Size([1, 3, 4])
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        hidden_size: int,
-        max_positions: int,
-        num_segments: int,
-        dropout: float,
-        pad_id: int,
-        marks: tuple[int, int],
-        layer_norm_eps: float = 1e-12,
-    ):
-        super().__init__(vocab_size, hidden_size, max_positions, num_segments, pad_id, marks)
-        self.norm = nn.LayerNorm(hidden_size, layer_norm_eps)
+    def __init__(self, sizes: TextSizes, pad_id: int, marks: tuple[int, int], dropout: float, layer_norm_eps: float = 1e-12):
+        super().__init__(sizes, pad_id, marks)
+        self.norm = nn.LayerNorm(sizes.hidden_size, layer_norm_eps)
         self.dropout = Dropout(dropout)
 
     def forward(self, text: ModalityInputs) -> Tensor:
@@ -133,4 +106,6 @@ class WordEmbeddings(WordTables):
             ValueError: if there are more words than positions.
         """
         ids = text.values.masked_fill(~text.mask, self.pad_id)
-        return self.finish(self.words(ids, self.positions(text), self.segments(text)))  # [B, L, D]
+        words = self.words(ids, self.positions(text), self.segments(text))
+        embedded: Tensor = self.dropout(self.norm(words))  # [B, L, D]
+        return embedded

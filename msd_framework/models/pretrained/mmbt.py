@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from msd_framework.models.pretrained import published
-from msd_framework.models.pretrained.published import BERT_NAMES, RESNET_NAMES, WeightMap
+from msd_framework.models.pretrained.published import BERT_NAMES, RESNET_NAMES, WORD_SHAPES, WeightMap
 from msd_framework.models.pretrained.visual_bert import THEIR_SIZES
-from msd_framework.models.pretrained.weights import Pretrained
 
 PREFIXES = ("model.bert.mmbt.", "base.bert.mmbt.", "bert.mmbt.", "enc.", "bert.")
 """Under which the transformer stands: in MMF's files, in its old ones, in the authors' and in transformers'."""
@@ -29,10 +28,7 @@ WEIGHTS = WeightMap(
     left_out=("modal_encoder.", "img_embeddings.", "clf."),  # what stands there twice, or takes no part in any output
     parts=("embeddings", "image_projection", "encoder", "pooler", "image_encoder"),
     shapes={
-        "vocab_size": ("embeddings.word.weight", 0),
-        "hidden_size": ("embeddings.word.weight", 1),
-        "max_positions": ("embeddings.position.weight", 0),
-        "num_segments": ("embeddings.segment.weight", 0),
+        **WORD_SHAPES,
         "intermediate_size": ("encoder.layers.0.expand.weight", 0),
         "feature_size": ("image_projection.weight", 1),
     },
@@ -46,13 +42,4 @@ WEIGHTS = WeightMap(
 HEAD = replace(published.HEAD, prefixes=("clf.", *published.MMF_HEADS))
 """The authors' classifier, and MMF's."""
 
-
-def sizes_of(pretrained: Pretrained) -> dict[str, Any]:
-    """The sizes that published weights tell: all but the heads of an MMBT's, or those of a BERT's.
-
-    Raises:
-        ValueError: if they are of neither.
-    """
-    if pretrained.config:
-        return published.bert_sizes(pretrained, THEIR_SIZES, {})
-    return WEIGHTS.sizes(pretrained.tensors, pretrained.source)
+sizes_of = partial(published.sizes_of_file_or_bert, WEIGHTS, THEIR_SIZES, {})

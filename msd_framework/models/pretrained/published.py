@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from msd_framework.models.layers.sizes import TextSizes
 from msd_framework.models.pretrained.weights import Pretrained, load_exactly, read_pretrained, read_tensors
 
 Tensors = Mapping[str, Tensor]
 
-Sizes = TypeVar("Sizes")
+Sizes = TypeVar("Sizes", bound=TextSizes)
 
 FILE_ENDINGS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
@@ -50,10 +51,23 @@ BERT_SIZES = {
 }
 """What we call each size of a BERT, and what its config.json does."""
 
-RESNET_NAMES = {"image_encoder.grid.0.": "image_encoder.grid.conv1.", "image_encoder.grid.1.": "image_encoder.grid.bn1."} | {
-    f"image_encoder.grid.{i + 3}.": f"image_encoder.grid.layer{i}." for i in range(1, 5)
+RESNET_NAMES = {
+    "image_encoder.grid.0.": "image_encoder.grid.conv1.",
+    "image_encoder.grid.1.": "image_encoder.grid.bn1.",
+    "image_encoder.grid.4.": "image_encoder.grid.layer1.",
+    "image_encoder.grid.5.": "image_encoder.grid.layer2.",
+    "image_encoder.grid.6.": "image_encoder.grid.layer3.",
+    "image_encoder.grid.7.": "image_encoder.grid.layer4.",
 }
 """Numbers of the parts of a torchvision ResNet without its classifier, and their names."""
+
+WORD_SHAPES = {
+    "vocab_size": ("embeddings.word.weight", 0),
+    "hidden_size": ("embeddings.word.weight", 1),
+    "max_positions": ("embeddings.position.weight", 0),
+    "num_segments": ("embeddings.segment.weight", 0),
+}
+"""Which of our tensors of a BERT tells a size, and in which of its dimensions."""
 
 
 @dataclass(frozen=True)
@@ -98,26 +112,27 @@ class WeightMap:
         ['layers.0.norm.weight']
         """
         prefix = next((p for p in self.prefixes if any(name.startswith(p) for name in tensors)), "nowhere")
-        found = {}
+        renamed = {}
         for name, tensor in tensors.items():
-            if name.startswith(prefix) and not any(part in name for part in self.unused):
-                own = name.removeprefix(prefix)
-                for names in (OLD_NAMES, *self.names):
-                    for theirs, ours in names.items():
-                        own = own.replace(theirs, ours)
-                if own.startswith(self.only) and not own.startswith(self.left_out):
-                    found[own] = tensor
-        return found
+            if not name.startswith(prefix) or any(part in name for part in self.unused):
+                continue
+            own = name.removeprefix(prefix)
+            for names in (OLD_NAMES, *self.names):
+                for theirs, ours in names.items():
+                    own = own.replace(theirs, ours)
+            if own.startswith(self.only) and not own.startswith(self.left_out):
+                renamed[own] = tensor
+        return renamed
 
     def theirs(self, tensors: Tensors) -> dict[str, Tensor]:
         """The weights of a model by their names, without prefix."""
-        found = {}
+        renamed = {}
         for name, tensor in tensors.items():
             for names in self.names:
                 for theirs, ours in names.items():
                     name = name.replace(ours, theirs)
-            found[name] = tensor
-        return found
+            renamed[name] = tensor
+        return renamed
 
     def sizes(self, tensors: Tensors, source: str) -> dict[str, int]:
         """The sizes that the shapes of a file's weights tell.
@@ -166,12 +181,7 @@ class WeightMap:
         tensors = self.ours(pretrained.tensors)
         is_bert = bool(pretrained.config) and pretrained.config.get("model_type", "bert") == "bert"
         if is_bert and self.not_in_bert:
-            parts = {name.partition(".")[0] for name in initial}
-            tensors = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in parts}
-            for name, tensor in initial.items():
-                for begin, as_well in self.not_in_bert.items():
-                    if name.startswith(begin):
-                        tensors[name] = tensors.get(as_well + name.removeprefix(begin), tensor)
+            tensors = self._begun_from_bert(tensors, initial)
         else:
             self._refuse_others(tensors, pretrained.source)
         own_encoder = {name: tensor for name, tensor in initial.items() if name.startswith(self.image_encoder)}
@@ -180,6 +190,15 @@ class WeightMap:
             text = "have an image encoder, a ResNet; give the model one as image_encoder"
             raise ValueError(f"the weights of {pretrained.source} {text}")
         return known(tensors if published else own_encoder | tensors, initial)
+
+    def _begun_from_bert(self, tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+        parts = {name.partition(".")[0] for name in initial}
+        begun = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in parts}
+        for name, tensor in initial.items():
+            for begin, copied in self.not_in_bert.items():
+                if name.startswith(begin):
+                    begun[name] = begun.get(copied + name.removeprefix(begin), tensor)
+        return begun
 
     def _refuse_others(self, own: Tensors, source: str) -> None:
         if not any(name.startswith(self.mark) for name in own):
@@ -199,9 +218,7 @@ def read_published(source: str) -> Pretrained:
         ValueError: if there is no such file, folder or name, or if it cannot be read.
     """
     path = Path(source).expanduser()
-    if path.suffix not in FILE_ENDINGS:
-        return read_pretrained(source)
-    return Pretrained(source, {}, read_tensors(path))
+    return Pretrained(source, {}, read_tensors(path)) if path.suffix in FILE_ENDINGS else read_pretrained(source)
 
 
 def known(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
@@ -215,45 +232,57 @@ def count(names: Iterable[str], prefix: str) -> int:
     >>> count(["layers.0.a", "layers.0.b", "layers.11.a"], "layers.")
     2
     """
-    return len({m.group(1) for n in names if (m := re.match(re.escape(prefix) + r"(\d+)\.", n))})
+    matches = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in names)
+    return len({match[1] for match in matches if match})
 
 
 def choose_sizes(
-    kind: Callable[..., Sizes],
+    kind: type[Sizes],
     sizes_of: Callable[[Pretrained], Mapping[str, Any]],
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     pretrained: Pretrained | None,
 ) -> Sizes:
-    """The sizes of published weights if there are any, else those given, else the defaults of their kind.
+    """The sizes of published weights if there are any, else those among a constructor's arguments, else the defaults.
 
     A vocabulary that is smaller than the published one fits it: all its ids have an embedding.
+
+    Args:
+        kind: the data class of sizes.
+        sizes_of: the sizes that published weights tell.
+        arguments: of a constructor, by name; those that are called as a size are one, or None where nobody gave it.
+        pretrained: the published weights.
 
     Raises:
         ValueError: if what was given contradicts the published weights, or if they are not of such a model.
     """
-    named = {name: size for name, size in given.items() if size is not None}
+    given = {name: arguments[name] for name in kind.__dataclass_fields__ if arguments[name] is not None}
     if pretrained is None:
-        return kind(**named)
+        return kind(**given)
     published = sizes_of(pretrained)
-    for name, size in named.items():
+    for name, size in given.items():
         theirs = published.get(name, size)
         if size != theirs and not (name == "vocab_size" and size < theirs):
             raise ValueError(f"{name} is {size}, and the weights of {pretrained.source} have {theirs}")
-    return kind(**{**named, **published})
+    return kind(**{**given, **published})
 
 
-def bert_sizes(pretrained: Pretrained, names: Mapping[str, str], fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes that a folder's config.json states, which must be of a BERT.
+def sizes_of_file_or_bert(
+    weights: WeightMap, names: Mapping[str, str], fixed: Mapping[str, Any], pretrained: Pretrained
+) -> dict[str, Any]:
+    """The sizes that the shapes in a file tell, all but the heads, or that a folder's config.json states, which must be a BERT's.
 
     Args:
-        pretrained: the folder.
-        names: what we call each size, and what the file does.
-        fixed: what it must state if it states it.
+        weights: the table of the file's weights.
+        names: what we call each size of a BERT, and what its config.json does.
+        fixed: what that must state if it states it.
+        pretrained: the file or folder.
 
     Raises:
         ValueError: if it is another kind of model, or one that computes something else.
     """
     config = pretrained.config
+    if not config:
+        return weights.sizes(pretrained.tensors, pretrained.source)
     for key, value in {"model_type": "bert", "hidden_act": "gelu", **fixed}.items():
         if config.get(key, value) != value:
             raise ValueError(f"{pretrained.source} has {key} {config[key]!r}, wanted {value!r}")

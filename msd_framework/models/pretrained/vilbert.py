@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
-from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, WeightMap, bert_sizes
-from msd_framework.models.pretrained.weights import Pretrained
-from msd_framework.ranges import positive
+from msd_framework.models.layers.sizes import TextSizes
+from msd_framework.models.layers.transformer import LayerSizes
+from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, WORD_SHAPES, WeightMap, sizes_of_file_or_bert
 
 LAYER_NORM_EPS = 1e-12
 """What all of ViLBERT's layer norms add to the variance."""
@@ -49,10 +49,7 @@ WEIGHTS = WeightMap(
     unused=(".biOutput.q_dense1.", ".biOutput.q_dense2.", ".position_ids"),
     parts=("embeddings", "image_embeddings", "text_layers", "image_layers", "connections", "text_pooler", "image_pooler"),
     shapes={
-        "vocab_size": ("embeddings.word.weight", 0),
-        "hidden_size": ("embeddings.word.weight", 1),
-        "max_positions": ("embeddings.position.weight", 0),
-        "num_segments": ("embeddings.segment.weight", 0),
+        **WORD_SHAPES,
         "intermediate_size": ("text_layers.0.expand.weight", 0),
         "feature_size": ("image_embeddings.feature.weight", 1),
         "image_hidden_size": ("image_embeddings.feature.weight", 0),
@@ -68,30 +65,13 @@ WEIGHTS = WeightMap(
 
 
 @dataclass(frozen=True)
-class StreamSizes:
-    """What fixes the layers of one stream."""
-
-    width: int
-    num_heads: int
-    intermediate_size: int
-
-
-@dataclass(frozen=True)
-class VilbertSizes:
+class VilbertSizes(TextSizes):
     """What fixes the shapes of ViLBERT's weights, and the heads; the defaults are those of the published model.
 
     Raises:
         ValueError: if they do not go together.
     """
 
-    vocab_size: int = 30522
-    feature_size: int = 2048
-    hidden_size: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    intermediate_size: int = 3072
-    max_positions: int = 512
-    num_segments: int = 2
     image_hidden_size: int = 1024
     image_num_layers: int = 6
     image_num_heads: int = 8
@@ -101,7 +81,7 @@ class VilbertSizes:
     num_connections: int = 6
 
     def __post_init__(self) -> None:
-        positive(**asdict(self))
+        super().__post_init__()
         for of, width, heads in (
             ("", self.hidden_size, self.num_heads),
             ("image_", self.image_hidden_size, self.image_num_heads),
@@ -115,21 +95,14 @@ class VilbertSizes:
                 f"num_connections must be at most {most}, the layers of the shorter stream, got {self.num_connections}"
             )
 
-    @property
-    def text(self) -> StreamSizes:
-        return StreamSizes(self.hidden_size, self.num_heads, self.intermediate_size)
+    def layers(self, dropout: float, attention_dropout: float) -> tuple[LayerSizes, LayerSizes]:
+        """The layers of the text's stream, and those of the image's."""
+        text = self.hidden_size, self.num_heads, self.intermediate_size
+        image = self.image_hidden_size, self.image_num_heads, self.image_intermediate_size
+        dropouts = dropout, attention_dropout
+        return LayerSizes(*text, *dropouts, layer_norm_eps=LAYER_NORM_EPS), LayerSizes(
+            *image, *dropouts, layer_norm_eps=LAYER_NORM_EPS
+        )
 
-    @property
-    def image(self) -> StreamSizes:
-        return StreamSizes(self.image_hidden_size, self.image_num_heads, self.image_intermediate_size)
 
-
-def sizes_of(pretrained: Pretrained) -> dict[str, Any]:
-    """The sizes that published weights tell: all but the heads of a ViLBERT's, or those of the text stream of a BERT's.
-
-    Raises:
-        ValueError: if they are of neither.
-    """
-    if pretrained.config:
-        return bert_sizes(pretrained, BERT_SIZES, {"layer_norm_eps": LAYER_NORM_EPS})
-    return WEIGHTS.sizes(pretrained.tensors, pretrained.source)
+sizes_of = partial(sizes_of_file_or_bert, WEIGHTS, BERT_SIZES, {"layer_norm_eps": LAYER_NORM_EPS})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from msd_framework.models.layers.transformer import Transformer
+from msd_framework.models.layers.sizes import TextSizes
+from msd_framework.models.layers.transformer import LayerSizes, Transformer
 from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, WeightMap
 from msd_framework.models.pretrained.weights import Pretrained
 
@@ -33,27 +34,19 @@ BERT's text, their projection stays as it is initially."""
 
 
 @dataclass(frozen=True)
-class VisualBertSizes:
-    """What fixes the shapes of VisualBERT's weights; the defaults are those of the published model."""
+class VisualBertSizes(TextSizes):
+    """What fixes the shapes of VisualBERT's and MMBT's weights; the defaults are those of the published models."""
 
-    vocab_size: int = 30522
-    feature_size: int = 2048
-    hidden_size: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    intermediate_size: int = 3072
-    max_positions: int = 512
-    num_segments: int = 2
     layer_norm_eps: float = 1e-12
 
     def transformer(self, dropout: float, attention_dropout: float) -> Transformer:
         """Layers of these sizes."""
-        sizes = (self.num_layers, self.hidden_size, self.num_heads, self.intermediate_size)
-        return Transformer(*sizes, dropout, attention_dropout, layer_norm_eps=self.layer_norm_eps)
+        sizes = self.hidden_size, self.num_heads, self.intermediate_size, dropout, attention_dropout
+        return Transformer(self.num_layers, LayerSizes(*sizes, layer_norm_eps=self.layer_norm_eps))
 
     def config(self) -> dict[str, Any]:
         """The sizes as a config.json calls them."""
-        return {THEIR_SIZES[f.name]: getattr(self, f.name) for f in fields(self)}
+        return {THEIR_SIZES[name]: size for name, size in asdict(self).items()}
 
 
 def sizes_of(pretrained: Pretrained) -> dict[str, Any]:

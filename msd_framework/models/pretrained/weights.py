@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,10 @@ def find_file(source: str, *names: str, download: bool = True) -> Path:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        found = next((folder / name for name in names if (folder / name).is_file()), None)
-        if found is None:
-            raise ValueError(f"the folder {source} has no {' or '.join(names)}")
-        return found
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+        raise ValueError(f"the folder {source} has no {' or '.join(names)}")
     from transformers.utils.hub import cached_file
 
     for name in names:
@@ -94,21 +95,28 @@ def has_wrappers(path: Path) -> bool:
         ValueError: if it cannot be read.
     """
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as opened:
-                names = list(opened.keys())
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        with _safetensors(path) as opened:
+            names = list(opened.keys())
     else:
         names = list(_as_saved(path))
     return any(_own_name(name) != name for name in names)
 
 
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+
+
 def _as_saved(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        with _safetensors(path) as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn or hostile file can make it raise anything
@@ -144,24 +152,12 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     wanted = module.state_dict()
     missing = sorted(wanted.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - wanted.keys())
-    shapes = [
-        f"{n} {list(tensors[n].shape)}, wanted {list(wanted[n].shape)}"
-        for n in sorted(wanted.keys() & tensors.keys())
-        if tensors[n].shape != wanted[n].shape
-    ]
-    found = {"it lacks": missing, "it has besides": unexpected, "of another shape": shapes}
-    problems = [f"{what} {', '.join(names)}" for what, names in found.items() if names]
+    shapes = []
+    for name in sorted(wanted.keys() & tensors.keys()):
+        if tensors[name].shape != wanted[name].shape:
+            shapes.append(f"{name} {list(tensors[name].shape)}, wanted {list(wanted[name].shape)}")
+    differences = {"it lacks": missing, "it has besides": unexpected, "of another shape": shapes}
+    problems = [f"{what} {', '.join(names)}" for what, names in differences.items() if names]
     if problems:
         raise ValueError(f"the weights of {source} do not fit: {'; '.join(problems)}")
     module.load_state_dict(dict(tensors))
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    return tensors

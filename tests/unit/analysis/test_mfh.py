@@ -219,10 +219,10 @@ def test_the_saliency_of_a_layer_is_algorithm_1_wherever_its_channels_stand() ->
 
 
 def test_a_layer_in_the_middle_of_a_transformer_is_shuffled_as_a_whole_row_at_a_time() -> None:
-    from msd_framework.models.layers.transformer import Transformer
+    from msd_framework.models.layers.transformer import LayerSizes, Transformer
 
     torch.manual_seed(0)
-    net, x, mask = Transformer(2, 8, 2, 12).double().eval(), randn(5, 4, 8), torch.ones(5, 4, dtype=torch.bool)
+    net, x, mask = Transformer(2, LayerSizes(8, 2, 12)).double().eval(), randn(5, 4, 8), torch.ones(5, 4, dtype=torch.bool)
     name = next(n for n, m in net.named_modules() if isinstance(m, nn.Linear) and m.out_features == 12)
     drawn, reference = draw_permutations(2, 12, 5), randn(5, 8, seed=3)
 

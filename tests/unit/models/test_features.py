@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.base import Encoder, MultimodalModel
-from msd_framework.models.features import FROM_BELOW, KINDS, SUMMARY, numbered, told
+from msd_framework.models.features import FROM_BELOW, KINDS, SUMMARY, listing, numbered
 from msd_framework.registry import ENCODERS, MODELS
 from msd_framework.structures import Feature, Inputs, ModelOutput
 from msd_framework.teachers import store
@@ -295,7 +295,7 @@ def test_layers_of_a_pattern_leave_the_embeddings_out_and_take_no_other_part() -
 
 def test_a_model_of_many_layers_is_told_in_a_line() -> None:
     model = build_model(MODEL_CASES["visual_bert"][0])
-    line = told(model.feature_kinds)
+    line = listing(model.feature_kinds)
     assert "image.{0..2}.hidden" in line
     assert "fused.{1..2}.attention" in line
     assert len(line) < 1000

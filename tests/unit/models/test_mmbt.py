@@ -235,7 +235,7 @@ def test_features_are_those_of_the_padded_pass() -> None:
     wanted = ["fused.3.hidden", "text.2.hidden", "image.1.mean", "fused.1.cls", "fused.2.attention", "fused.pooled"]
     output, (full, alone) = model.forward_features([inputs, {"text": inputs["text"]}], [wanted, ["text.2.hidden"]])
     sequence, mask = model.embed(model.parts([inputs])[0])
-    states = [sequence, *model.encoder.hidden_states(sequence, mask)]
+    _, states = model.encoder.trace(sequence, mask, range(4))
     words = inputs["text"].mask[:, 1:] & ~inputs["text"].special[:, 1:]
     same(full["fused.3.hidden"].values, states[3] * mask[..., None])
     same(full["text.2.hidden"].values, states[2][:, 9:] * words[..., None])

@@ -186,9 +186,10 @@ def test_what_is_not_a_number_under_the_mask_reaches_neither_logits_nor_gradient
 
 def test_hidden_states_end_in_what_forward_returns() -> None:
     model, inputs = build(), make_inputs(torch.float32)
-    states = list(model.encoder.hidden_states(*model.embed(model.parts([inputs])[0])))
-    assert len(states) == 3
-    assert torch.equal(states[-1], model.encode(inputs).tokens)
+    last, states = model.encoder.trace(*model.embed(model.parts([inputs])[0]), range(4))
+    assert list(states) == [0, 1, 2, 3]
+    assert torch.equal(states[3], last)
+    assert torch.equal(last, model.encode(inputs).tokens)
 
 
 @both_forms

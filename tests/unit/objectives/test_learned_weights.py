@@ -30,7 +30,7 @@ from msd_framework.errors import ConfigError, MSDError
 from msd_framework.losses.dist import ClassRelations
 from msd_framework.models import visual_bert
 from msd_framework.models.layers import packed, recorded
-from msd_framework.models.layers.recorded import Calls
+from msd_framework.models.layers.recorded import called_with
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.look_ahead import Recorded, Replayed
 from msd_framework.objectives.supervised import SupervisedObjective
@@ -85,7 +85,7 @@ def reference(
             return model.record_views(inputs, {i for i in built.own_rows() if i is not None}).logits
         return model.forward_views(inputs).logits
 
-    logits = built.by_view(functional_call(Calls(model, passes), {f"inner.{n}": t for n, t in zip(names, theta)}, ()))
+    logits = built.by_view(called_with(model, dict(zip(names, theta)), passes))
     task = F.cross_entropy(logits[0], batch.targets, reduction="none")
     d = torch.stack([built.distill_loss(ModelOutput(s), ModelOutput(t)) for s, t in zip(logits[1:], taught)])
     loss = ((1 - LAMBDA) * task + LAMBDA * (w * d).sum(0)).mean()

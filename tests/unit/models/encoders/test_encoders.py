@@ -20,7 +20,7 @@ from msd_framework.models.encoders.region_features import RegionFeatures
 from msd_framework.models.encoders.resnet import ResNet
 from msd_framework.models.encoders.text_transformer import TextTransformer
 from msd_framework.models.layers.pooling import masked_mean
-from msd_framework.models.layers.transformer import Transformer, TransformerLayer
+from msd_framework.models.layers.transformer import LayerSizes, Transformer, TransformerLayer
 from msd_framework.models.pretrained.weights import read_tensors
 from msd_framework.registry import ENCODERS
 from msd_framework.structures import ModalityInputs
@@ -51,7 +51,7 @@ def same(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> None:
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_a_transformer_layer_is_that_of_torch(norm_first: bool) -> None:
     torch.manual_seed(0)
-    ours = TransformerLayer(16, 4, 24, norm_first=norm_first, layer_norm_eps=1e-5).double().eval()
+    ours = TransformerLayer(LayerSizes(16, 4, 24, norm_first=norm_first, layer_norm_eps=1e-5)).double().eval()
     theirs = nn.TransformerEncoderLayer(16, 4, 24, activation="gelu", batch_first=True, norm_first=norm_first).double()
     attention = ours.attention
     with torch.no_grad():
@@ -70,22 +70,24 @@ def test_a_transformer_layer_is_that_of_torch(norm_first: bool) -> None:
 
 
 def test_norms_first_end_in_a_norm() -> None:
-    stack = Transformer(2, 16, 4, 24, norm_first=True).eval()
+    stack = Transformer(2, LayerSizes(16, 4, 24, norm_first=True)).eval()
     x = stack(torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool))
     same(x.mean(-1), torch.zeros(3, 5), 1e-5)  # float32
     same(x.var(-1, unbiased=False), torch.ones(3, 5), 1e-4)
 
 
 def test_every_hidden_state_is_that_of_a_shorter_stack() -> None:
-    stack = Transformer(3, 16, 4, 24, norm_first=True).eval()
+    stack = Transformer(3, LayerSizes(16, 4, 24, norm_first=True)).eval()
     x, mask = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool)
-    first, second, last = stack.hidden_states(x, mask)
-    assert torch.equal(second, stack.layers[1](first, mask))
+    last, states = stack.trace(x, mask, [0, 1, 2, 3])
+    assert torch.equal(states[0], x)
+    assert torch.equal(states[2], stack.layers[1](states[1], mask))
+    assert torch.equal(states[3], last)
     assert torch.equal(last, stack(x, mask))
 
 
 def test_dropout_is_on_in_training_only() -> None:
-    layer = TransformerLayer(16, 4, 24, dropout=0.5)
+    layer = TransformerLayer(LayerSizes(16, 4, 24, dropout=0.5))
     x, mask = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool)
     assert not torch.equal(layer(x, mask), layer(x, mask))
     layer.eval()

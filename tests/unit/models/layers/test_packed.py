@@ -22,7 +22,7 @@ from msd_framework.maskers.resample import OtherMasker
 from msd_framework.models.encoders.patches import Patches
 from msd_framework.models.layers import packed
 from msd_framework.models.layers.packed import _cuts, read_first, read_layers
-from msd_framework.models.layers.transformer import Transformer
+from msd_framework.models.layers.transformer import LayerSizes, Transformer
 from msd_framework.models.visual_bert import VisualBert
 from msd_framework.structures import Batch, Inputs, ModalityInputs
 
@@ -184,7 +184,7 @@ def test_an_image_encoder_in_front_gives_the_same(form: str, tolerance: int | No
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_first_positions_of_any_stack_are_those_of_the_padded_one(norm_first: bool) -> None:
     torch.manual_seed(0)
-    stack = Transformer(3, 8, 2, 16, norm_first=norm_first).double().eval()
+    stack = Transformer(3, LayerSizes(8, 2, 16, norm_first=norm_first)).double().eval()
     mask = torch.arange(6) < torch.tensor([6, 2, 4, 1])[:, None]
     x = torch.randn(4, 6, 8, dtype=torch.float64)
     part = packed.Segment((x,), mask, (x,), lambda content: content)
