@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 
@@ -53,42 +54,88 @@ class Plain(nn.Module):
         return {"logits": self.head(torch.cat([text, self.pixels(pixel_values.mean((2, 3))).tanh()], 1))}
 
 
+MODEL_YAML = f"""
+visual_bert:
+  type: visual_bert
+  image_encoder: &patches {{type: patches, patch_size: 4, hidden_size: WIDTH, num_heads: 2, dropout: 0.0}}
+  <<: &bert
+    hidden_size: WIDTH
+    num_layers: 1
+    num_heads: 2
+    intermediate_size: WIDTH
+    max_positions: 16
+    dropout: 0.0
+    attention_dropout: 0.0
+vilbert:
+  type: vilbert
+  image_encoder: *patches
+  <<: *bert
+  image_hidden_size: WIDTH
+  image_num_layers: 1
+  image_num_heads: 2
+  image_intermediate_size: WIDTH
+  co_hidden_size: WIDTH
+  co_num_heads: 2
+  num_connections: 1
+mmbt: {{type: mmbt, image_encoder: *patches, num_segments: 3, <<: *bert}}
+unimodal_text:
+  type: unimodal_text
+  encoder: &transformer
+    type: transformer
+    hidden_size: WIDTH
+    num_layers: 1
+    num_heads: 2
+    max_positions: 16
+    dropout: 0.0
+    attention_dropout: 0.0
+  dropout: 0.0
+unimodal_image: {{type: unimodal_image, encoder: *patches, dropout: 0.0}}
+late_fusion: {{type: late_fusion, encoders: {{image: *patches, text: *transformer}}, hidden_size: WIDTH, dropout: 0.0}}
+concat_bert:
+  {{type: concat_bert, text_encoder: *transformer, image_encoder: *patches, num_layers: 1, hidden_size: WIDTH, dropout: 0.0}}
+module:
+  type: module
+  target: {__name__}.Plain
+  options: {{width: WIDTH}}
+  output: logits
+  inputs: {{text: input_ids, image: pixel_values}}
+  masks: {{text: attention_mask}}
+vilt:
+  type: huggingface
+  config:
+    model_type: vilt
+    patch_size: 4
+    max_position_embeddings: 16
+    <<: &published
+      hidden_size: WIDTH
+      num_hidden_layers: 1
+      num_attention_heads: 2
+      intermediate_size: WIDTH
+      hidden_dropout_prob: 0.0
+      attention_probs_dropout_prob: 0.0
+clip:
+  type: huggingface
+  config:
+    model_type: clip
+    projection_dim: WIDTH
+    text_config: &published_text {{max_position_embeddings: 16, <<: *published}}
+    vision_config: &published_image {{patch_size: 4, <<: *published}}
+flava:
+  type: huggingface
+  config:
+    model_type: flava
+    projection_dim: WIDTH
+    text_config: *published_text
+    image_config: *published_image
+    multimodal_config: *published
+"""
+"""A tiny model of each kind. Images are pixels, and nothing drops out, so that each step leads down."""
+
+
 def models(width: int) -> dict[str, dict[str, Any]]:
-    """A tiny model of each kind, whose images are pixels, and which drops nothing, so that each step leads down."""
-    still = {"dropout": 0.0, "attention_dropout": 0.0}
-    sizes = {"hidden_size": width, "num_layers": 1, "num_heads": 2, "max_positions": 16, **still}
-    streams = sizes | {"intermediate_size": width}
-    words = {"type": "transformer", **sizes}
-    patches = {"type": "patches", "patch_size": 4, "hidden_size": width, "num_heads": 2, "dropout": 0.0}
-    image_stream = {"image_hidden_size": width, "image_num_layers": 1, "image_num_heads": 2, "image_intermediate_size": width}
-    connections = {"co_hidden_size": width, "co_num_heads": 2, "num_connections": 1}
-    hub = {"hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": width}
-    hub |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    hub_text, hub_image = hub | {"max_position_embeddings": 16}, hub | {"patch_size": 4}
-    hub_configs = {
-        "vilt": hub_text | {"patch_size": 4},
-        "clip": {"projection_dim": width, "text_config": hub_text, "vision_config": hub_image},
-        "flava": {"projection_dim": width, "text_config": hub_text, "image_config": hub_image, "multimodal_config": hub},
-    }
-    arguments = {"inputs": {"text": "input_ids", "image": "pixel_values"}, "masks": {"text": "attention_mask"}}
-    return {
-        "visual_bert": {"type": "visual_bert", "image_encoder": patches, **streams},
-        "vilbert": {"type": "vilbert", "image_encoder": patches, **streams, **image_stream, **connections},
-        "late_fusion": {"type": "late_fusion", "encoders": {"image": patches, "text": words}, "hidden_size": width, "dropout": 0.0},
-        "mmbt": {"type": "mmbt", "image_encoder": patches, "num_segments": 3, **streams},
-        "concat_bert": {
-            "type": "concat_bert",
-            "text_encoder": words,
-            "image_encoder": patches,
-            "num_layers": 1,
-            "hidden_size": width,
-            "dropout": 0.0,
-        },
-        "module": {"type": "module", "target": f"{__name__}.Plain", "options": {"width": width}, "output": "logits", **arguments},
-        "unimodal_text": {"type": "unimodal_text", "encoder": words, "dropout": 0.0},
-        "unimodal_image": {"type": "unimodal_image", "encoder": patches, "dropout": 0.0},
-        **{kind: {"type": "huggingface", "config": {"model_type": kind, **config}} for kind, config in hub_configs.items()},
-    }
+    """The models of `MODEL_YAML`, as wide as is asked."""
+    specs: dict[str, dict[str, Any]] = yaml.safe_load(MODEL_YAML.replace("WIDTH", str(width)))
+    return specs
 
 
 TEACHERS = ("visual_bert", "vilbert", "late_fusion", "mmbt", "concat_bert", "vilt", "flava", "module")
