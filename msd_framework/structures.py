@@ -261,18 +261,48 @@ class ModelOutput:
 
 
 @dataclass(frozen=True)
+class LossTerm:
+    r"""A term of a loss, with its graph.
+
+    It adds :math:`s \, \frac1B \sum_i w_i t_i` to the loss.
+
+    Args:
+        name: as in the log, such as `task` or `distill/text`.
+        values: t, float [B], or a scalar.
+        share: s, what the term and its neighbours are multiplied by, such as lambda.
+        weight: w, what it alone is multiplied by; a number, or float [1] or [B].
+        option: the option that sets it, such as `objective.features[0].weight`; empty if none does.
+        setting: the value of that option; the mean weight if None.
+    """
+
+    name: str
+    values: Tensor
+    share: float = 1.0
+    weight: Tensor | float = 1.0
+    option: str = ""
+    setting: float | None = None
+
+    @property
+    def contribution(self) -> Tensor:
+        """What it adds to the loss, a scalar with its graph."""
+        return self.share * (self.weight * self.values).mean()
+
+
+@dataclass(frozen=True)
 class StepOutput:
-    """What an objective says of a batch.
+    """What an objective computes for a batch.
 
     Args:
         loss: scalar to be minimised, with its graph.
         terms: detached scalars by name, to be logged.
         output: the trained model's output on the full view.
+        loss_terms: what the loss is the sum of; empty where an objective of your own does not say.
     """
 
     loss: Tensor
     terms: Mapping[str, Tensor]
     output: ModelOutput
+    loss_terms: tuple[LossTerm, ...] = ()
 
 
 def check_logits(logits: Tensor, batch: Batch, name: str) -> Tensor:

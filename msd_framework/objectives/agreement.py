@@ -14,7 +14,7 @@ from msd_framework.losses.base import TaskLoss, at_least_float32
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import OBJECTIVES, Objective
-from msd_framework.structures import Batch, ModelOutput, Setting, StepOutput, Task
+from msd_framework.structures import Batch, LossTerm, ModelOutput, Setting, StepOutput, Task
 from msd_framework.views import FULL
 
 
@@ -66,7 +66,11 @@ class AgreementObjective(Objective):
         task, apart = torch.stack(losses).sum(0), torch.stack(gaps).sum(0)  # [B]
 
         loss = (task + self.agree_weight * apart).mean()
-        return StepOutput(loss, {"task": task.detach().mean(), "apart": apart.detach().mean()}, ModelOutput(full))
+        terms = (
+            LossTerm("task", task),
+            LossTerm("apart", apart, weight=self.agree_weight, option="objective.agree_weight"),
+        )
+        return StepOutput(loss, {term.name: term.values.detach().mean() for term in terms}, ModelOutput(full), terms)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

@@ -20,6 +20,7 @@ from msd_framework.modulation.base import GradientModulation
 from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.objectives.features import FEATURE_TERMS, FeatureTerm, FeatureTerms, Told
 from msd_framework.objectives.look_ahead import MIXED, TracedPass, trace
+from msd_framework.objectives.terms import DistillationTerms
 from msd_framework.saliency.base import Saliency, scores_of
 from msd_framework.schedules import HeldOut, Mean, Number, Scheduled
 from msd_framework.structures import Batch, Inputs, ModelOutput, Setting, StepOutput, Task
@@ -96,30 +97,29 @@ class DistillationObjective(Objective):
             raise ValueError("weights are learned from the gradient as it is, and a modulation changes it. Take one of the two.")
 
     def forward(self, batch: Batch) -> StepOutput:
-        shown = Views(self.masker, batch)
-        inputs = [shown[name].inputs for name in self.student_views]
+        views = Views(self.masker, batch)
+        inputs = [views[name].inputs for name in self.student_views]
         traced = trace(self, self.model, inputs, self.own_rows()) if self.weighting.looks_ahead else None
-        output, told = self.student_outputs(inputs, traced)
+        output, features = self.student_outputs(inputs, traced)
         student = self.by_view(output.logits)  # [1 + V, B, C], the full view first
-        teacher, taught = self.teacher_outputs(shown)
+        teacher, teacher_features = self.teacher_outputs(views)
         full = ModelOutput(student[0])
 
+        shown = self.shown(batch)  # [V, B]
         task = labelled_losses(self.task_loss, full, batch)  # [B]
-        seen = self.shown(batch)  # [V, B]
-        distill = self.distill_losses(student, teacher, batch.targets, seen)  # [V, B]
-        w = self.weighting(self.evidence(batch, teacher, student[1:], distill, seen))  # [V] or [V, B]
-        w = w if w.ndim == 2 else w[:, None]
-        w = w if seen is None else w.where(seen, 0.0)
-        inner = self.features(told, taught, batch, self.shown_in)  # [B] by name
+        distill = self.distill_losses(student, teacher, batch.targets, shown)  # [V, B]
+        weights = self.weighting(self.evidence(batch, teacher, student[1:], distill, shown))  # [V] or [V, B]
+        weights = weights if weights.ndim == 2 else weights[:, None]
+        weights = weights if shown is None else weights.where(shown, 0.0)
+        compared = self.features(features, teacher_features, batch, self.shown_in)  # [B] each
+        penalty = self.weighting.penalty()
 
         lam = self.distill_weight.value
-        loss = ((1 - lam) * task + lam * (w * distill).sum(0)).mean()
+        terms = DistillationTerms(self.views, lam, task, distill, weights, compared, penalty, shown)
         if traced is not None:
-            again = partial(self.distill_losses, teacher=teacher, targets=batch.targets, shown=seen)
-            self.traced.append(traced.weighed(lambda z: again(self.by_view(z)), lam * w / len(batch)))
-        for more in (self.features.total(inner), self.weighting.penalty()):
-            loss = loss if more is None else loss + lam * more
-        return StepOutput(loss, {**self.terms(task, distill, w, inner, seen), **self.modulate(batch)}, full)
+            again = partial(self.distill_losses, teacher=teacher, targets=batch.targets, shown=shown)
+            self.traced.append(traced.weighed(lambda z: again(self.by_view(z)), lam * weights / len(batch)))
+        return StepOutput(terms.loss(), {**terms.logged(), **self.modulate(batch)}, full, tuple(terms.each()))
 
     def shown_in(self, batch: Batch, view: View) -> Tensor | None:
         """Which examples have something for the teacher and for the student to see in a view, bool [B]; None where all do."""
@@ -198,15 +198,6 @@ class DistillationObjective(Objective):
         if not watched or not losses.requires_grad:
             return None
         return torch.stack([_gradient(one, watched) for one in mean_of_shown(losses, shown)])
-
-    def terms(
-        self, task: Tensor, distill: Tensor, w: Tensor, inner: Mapping[str, Tensor], shown: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Batch means of the loss's parts, for the log; of a view, over the examples that have something of it."""
-        losses = {f"distill/{v.name}": d for v, d in zip(self.views, mean_of_shown(distill.detach(), shown))}
-        weights = {f"weight/{v.name}": one for v, one in zip(self.views, mean_of_shown(w.detach(), shown))}
-        features = {f"feature/{name}": one.detach().mean() for name, one in inner.items()}
-        return {"task": task.detach().mean(), **losses, **weights, **features}
 
     @property
     def held_out(self) -> HeldOut | None:

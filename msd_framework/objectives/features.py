@@ -16,7 +16,7 @@ from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import FUSED, listing, numbered, parsed
 from msd_framework.schedules import Number, Scheduled
-from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape, Setting
+from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape, LossTerm, Setting
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, View, visible_modalities
 
@@ -146,10 +146,12 @@ class Pair(nn.Module):
         term: what it is a part of.
         student: the name of the student's.
         teacher: the name of the teacher's.
+        option: the option that sets its weight.
     """
 
-    def __init__(self, term: FeatureTerm, student: str, teacher: str):
+    def __init__(self, term: FeatureTerm, student: str, teacher: str, option: str):
         super().__init__()
+        self.option = option
         self.view, self.student, self.teacher, self.choice = term.view, student, teacher, term.adaptor
         self.loss, self.weight = deepcopy(term.loss), Scheduled("weight", term.weight)
         on = "" if self.view.name == FULL else f"{self.view.name}/"
@@ -228,7 +230,10 @@ class FeatureTerms(nn.Module):
         Raises:
             ValueError: if something is not offered, or cannot be compared.
         """
-        pairs = [Pair(term, s, t) for term in self.terms for s, t in term.pairs(model.feature_kinds, teacher.feature_kinds)]
+        pairs = []
+        for i, term in enumerate(self.terms):
+            for s, t in term.pairs(model.feature_kinds, teacher.feature_kinds):
+                pairs.append(Pair(term, s, t, f"objective.features[{i}].weight"))
         names = [pair.name for pair in pairs]
         for name in names:
             if names.count(name) > 1:
@@ -244,8 +249,8 @@ class FeatureTerms(nn.Module):
             pair.prepare(model.feature_kinds[pair.student], *values, num_examples, apart)
         self.pairs = nn.ModuleList(pairs)
 
-    def forward(self, student: Told, teacher: Told, batch: Batch, shown: Shown | None = None) -> dict[str, Tensor]:
-        """The value of each pair by its name, float [B]; 0 where an example lacks what is compared.
+    def forward(self, student: Told, teacher: Told, batch: Batch, shown: Shown | None = None) -> list[LossTerm]:
+        """The term of each pair, float [B]; 0 where an example lacks what is compared.
 
         Args:
             student: the student's intermediates, by view.
@@ -253,23 +258,18 @@ class FeatureTerms(nn.Module):
             batch: the examples.
             shown: which of them have something of a view; all of them if left out.
         """
-        values = {}
+        terms = []
         for pair in self._ready():
-            value = pair(student, teacher, batch)
+            values = pair(student, teacher, batch)
             having = [
                 shown and shown(batch, pair.view),
                 batch.having.get(parsed(pair.student)[0]),
                 batch.teacher_side.having.get(parsed(pair.teacher)[0]),
             ]
             for rows in having:
-                value = value if rows is None else value.where(rows, 0.0)
-            values[pair.name] = value
-        return values
-
-    def total(self, values: Mapping[str, Tensor]) -> Tensor | None:
-        r"""The weighted sum of batch means, :math:`\sum_f \beta_f \frac1B \sum_i F_{fi}`; None where there is nothing."""
-        weighted = [pair.weight.value * values[pair.name].mean() for pair in self._ready()]
-        return torch.stack(weighted).sum() if weighted else None
+                values = values if rows is None else values.where(rows, 0.0)
+            terms.append(LossTerm(f"feature/{pair.name}", values, weight=pair.weight.value, option=pair.option))
+        return terms
 
     def _ready(self) -> list[Pair]:
         if self.terms and not self.pairs:

@@ -187,7 +187,7 @@ def _measure_step(
     objective.train()
     objective.begin_update(Progress(0, batches.num_updates))
     cost = step.measure(objective, batch, ask, precision, device)
-    diagnosis.terms = tuple(terms.measure(terms.terms_of(objective, batch), objective.model))
+    diagnosis.terms = tuple(terms.measure(objective, batch))
     step.forget(objective)
     diagnosis.pairs = tuple(_pairs(teacher, objective, batch))
     optimizer = recipe.build(objective)

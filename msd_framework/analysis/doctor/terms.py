@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from msd_framework.analysis.doctor.finding import Finding
-from msd_framework.losses.labelled import labelled_losses
-from msd_framework.maskers.base import Views
 from msd_framework.objectives.base import Objective
-from msd_framework.objectives.distillation import DistillationObjective
-from msd_framework.objectives.features import Pair
-from msd_framework.structures import Batch, ModelOutput
+from msd_framework.structures import Batch, LossTerm
 
 LOPSIDED = 30.0
 """How many times as hard as the first term another may pull at the student."""
 
 COLUMNS = ("term", "value", "counts", "gradient", "x the first", "option", "now", "suggested")
-
-
-@dataclass(frozen=True)
-class Term:
-    """A part of the loss, with its graph.
-
-    Args:
-        name: what it is called in logs.
-        option: the option that says what it counts, such as `objective.features[0].weight`.
-        value: its mean over the batch as it enters the loss, weight included, a scalar.
-        weight: what it counts there.
-        share: what the option says, of which the weight is a multiple.
-    """
-
-    name: str
-    option: str
-    value: Tensor
-    weight: float
-    share: float
 
 
 @dataclass(frozen=True)
@@ -66,55 +43,54 @@ class TermCheck:
     suggested: float | None
 
 
-def terms_of(objective: Objective, batch: Batch) -> list[Term]:
-    """The parts of the loss with their graph; they add up to it but for what a weighting adds of its own.
-
-    An objective that does not learn from a teacher has one part, the loss itself.
-    """
-    if not isinstance(objective, DistillationObjective):
-        return [Term("loss", "objective", objective(batch).loss, 1.0, 1.0)]
-    shown = Views(objective.masker, batch)
-    output, told = objective.student_outputs([shown[name].inputs for name in objective.student_views], None)
-    student = objective.by_view(output.logits)  # [1 + V, B, C]
-    teacher, taught = objective.teacher_outputs(shown)
-    distill = objective.distill_losses(student, teacher, batch.targets)  # [V, B]
-    w = objective.weighting(objective.evidence(batch, teacher, student[1:], distill)).detach()  # [V] or [V, B]
-    w = w if w.ndim == 2 else w[:, None]
-    lam = objective.distill_weight.value
-    task = (1 - lam) * labelled_losses(objective.task_loss, ModelOutput(student[0]), batch).mean()
-    found = [Term("task", "objective.distill_weight", task, 1 - lam, lam)]
-    for view, weight, values in zip(objective.views, w, distill):
-        share = float(weight.mean())
-        value = lam * (weight * values).mean()
-        found.append(Term(f"distill/{view.name}", f"weights.{view.name} of objective.weighting", value, lam * share, share))
-    inner = objective.features(told, taught, batch)
-    names, pairs = iter(inner), {p.name: p for p in objective.features.pairs if isinstance(p, Pair)}
-    for i, term in enumerate(objective.features.terms):
-        mine = [next(names) for _ in term.pairs(objective.model.feature_kinds, objective.teacher.feature_kinds)]
-        beta = float(pairs[mine[0]].weight.value)
-        value = lam * beta * torch.stack([inner[name].mean() for name in mine]).sum()
-        label = mine[0] if len(mine) == 1 else f"{mine[0]} and {len(mine) - 1} more"
-        found.append(Term(f"feature/{label}", f"objective.features[{i}].weight", value, lam * beta, beta))
-    return found
-
-
-def measure(terms: Sequence[Term], model: nn.Module) -> list[TermCheck]:
-    r"""How hard each part of the loss pulls at the student, beside the first that pulls at all, which is the task's as a rule.
+def measure(objective: Objective, batch: Batch) -> list[TermCheck]:
+    r"""How hard each term of the loss pulls at the student, beside the first that pulls at all, which is the task's as a rule.
 
     .. math:: w_k' = w_k \, \lVert \nabla L_1 \rVert / \lVert \nabla L_k \rVert
 
-    is the weight with which part k, :math:`L_k` with its weight :math:`w_k` in it, has as large a gradient as the first.
+    is the weight with which term k, :math:`L_k` with its weight :math:`w_k` in it, has as large a gradient as the first. Terms that
+    one option sets, such as those of several layers, are one.
+
+    Args:
+        objective: its forward pass is made once.
+        batch: the examples, on the device.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    norms = [gradient_norm(term.value, parameters) for term in terms]
-    reference = next((i for i, norm in enumerate(norms) if norm > 0), 0)
-    found = []
-    for i, (term, norm) in enumerate(zip(terms, norms)):
-        ratio = norm / norms[reference] if norms[reference] else 0.0
-        value = float(term.value.detach()) / term.weight if term.weight else 0.0
-        other = None if i == reference or not ratio or term.name == "task" else float(f"{term.share / ratio:.3g}")
-        found.append(TermCheck(term.name, term.option, value, term.weight, norm, ratio, term.share, other))
-    return found
+    output = objective(batch)
+    terms = output.loss_terms if len(output.loss_terms) > 1 else (LossTerm("loss", output.loss),)
+    return compare(terms, [p for p in objective.model.parameters() if p.requires_grad])
+
+
+def compare(terms: Sequence[LossTerm], parameters: Sequence[nn.Parameter]) -> list[TermCheck]:
+    """The same of terms that are computed already; those that depend on no parameter are left out."""
+    by_option: dict[str, list[LossTerm]] = {}
+    for term in terms:
+        by_option.setdefault(term.option or term.name, []).append(term)
+
+    found: list[TermCheck] = []
+    for same in by_option.values():
+        value = torch.stack([term.contribution for term in same]).sum()
+        gradient = gradient_norm(value, parameters)
+        if gradient is not None:
+            found.append(_check(same, float(value.detach()), gradient))
+    first = next((term for term in found if term.gradient > 0), None)
+    return found if first is None else [_beside(term, first) for term in found]
+
+
+def _check(terms: Sequence[LossTerm], value: float, gradient: float) -> TermCheck:
+    """Terms that one option sets, not yet compared with the others."""
+    first = terms[0]
+    weight = float(torch.as_tensor(first.weight).detach().mean())
+    factor = first.share * weight
+    setting = weight if first.setting is None else first.setting
+    name = first.name if len(terms) == 1 else f"{first.name} and {len(terms) - 1} more"
+    return TermCheck(name, first.option or "objective", value / factor if factor else 0.0, factor, gradient, 0.0, setting, None)
+
+
+def _beside(term: TermCheck, first: TermCheck) -> TermCheck:
+    """A term compared with the first that pulls."""
+    ratio = term.gradient / first.gradient
+    is_free = term is not first and term.name != "task" and ratio > 0
+    return replace(term, ratio=ratio, suggested=float(f"{term.setting / ratio:.3g}") if is_free else None)
 
 
 def judge(terms: Sequence[TermCheck]) -> Iterator[Finding]:
@@ -137,10 +113,10 @@ def row(term: TermCheck) -> list[str]:
     return [term.name, *pull, term.option, f"{term.setting:.3g}", "" if term.suggested is None else f"{term.suggested:.3g}"]
 
 
-def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> float:
-    """The norm of a scalar's gradient with respect to all parameters as one vector; the graph is kept."""
+def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> float | None:
+    """The norm of a scalar's gradient as one vector, None where it depends on no parameter; the graph is kept."""
     if not value.requires_grad:
-        return 0.0
+        return None
     gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
     norms = [g.float().norm() for g in gradients if g is not None]
-    return float(torch.stack(norms).norm()) if norms else 0.0
+    return float(torch.stack(norms).norm()) if norms else None

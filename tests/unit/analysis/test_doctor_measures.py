@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from msd_framework.analysis.doctor.models import ModelCheck, check_leak, distanc
 from msd_framework.analysis.doctor.report import Diagnosis, as_json, findings, lines, tables
 from msd_framework.analysis.doctor.score import ScoreCheck, other_order
 from msd_framework.analysis.doctor.step import StepCheck
-from msd_framework.analysis.doctor.terms import Term, TermCheck, terms_of
+from msd_framework.analysis.doctor.terms import TermCheck
 from msd_framework.engine.precision import FP32
 from msd_framework.losses.features import Hint
 from msd_framework.losses.logits import SoftenedKL
@@ -30,9 +31,10 @@ from msd_framework.maskers.resample import MeanMasker, NoiseMasker, OtherMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.features import FeatureTerm
 from msd_framework.objectives.supervised import SupervisedObjective
-from msd_framework.structures import outcomes_of
+from msd_framework.structures import LossTerm, outcomes_of
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch
+from msd_framework.weighting.uncertainty import UncertaintyWeights
 from tests.runs import tiny_model
 
 CPU = torch.device("cpu")
@@ -164,28 +166,67 @@ def test_distances_of_labels_that_are_questions_of_their_own_are_of_sigmoids():
 
 
 @pytest.mark.parametrize("features", [None, [FeatureTerm(Hint(), "fused.*.hidden", weight=0.3)]])
-def test_the_terms_add_up_to_the_loss(features):
-    built, batch = objective(features=features, distill_weight=0.3, distill_loss=SoftenedKL(2.0)), made_batch(6)
-    found = terms_of(built, batch)
-    torch.testing.assert_close(torch.stack([t.value for t in found]).sum(), built(batch).loss)
-    parameters = list(built.model.parameters())
-    built(batch).loss.backward()
-    whole = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
-    parts = [torch.autograd.grad(t.value, parameters, retain_graph=True, materialize_grads=True) for t in found]
-    torch.testing.assert_close(torch.stack([torch.cat([g.flatten() for g in gs]) for gs in parts]).sum(0), whole)
+@pytest.mark.parametrize("weighting", [None, UncertaintyWeights()])
+def test_the_terms_add_up_to_the_loss(features, weighting):
+    options = {"distill_weight": 0.3, "distill_loss": SoftenedKL(2.0)}
+    built, batch = objective(features=features, weighting=weighting, **options), made_batch(6)
+    output = built(batch)
+    contributions = [term.contribution for term in output.loss_terms]
+    torch.testing.assert_close(torch.stack(contributions).sum(), output.loss)
+    parameters = [p for p in built.parameters() if p.requires_grad]
+    whole = torch.autograd.grad(output.loss, parameters, retain_graph=True, materialize_grads=True)
+    parts = [torch.autograd.grad(c, parameters, retain_graph=True, materialize_grads=True) for c in contributions]
+    for parameter, gradients in zip(whole, zip(*parts)):
+        torch.testing.assert_close(torch.stack(gradients).sum(0), parameter)
+
+
+@pytest.mark.parametrize("features", [None, [FeatureTerm(Hint(), "fused.*.hidden", weight=0.3)]])
+def test_the_doctor_computes_the_objective_once(features, monkeypatch):
+    built, batch = objective(features=features), made_batch(6)
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, owner: Any) -> None:
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (calls.update([name]), function(*a, **k))[1])
+
+    for owner, name in (
+        (built, "forward"),
+        (built.task_loss, "forward"),
+        (built.model, "forward_features" if features else "forward_views"),
+        (built.teacher, "predict_features" if features else "predict"),
+    ):
+        counted(name, owner)
+    terms.measure(built, batch)
+    # 1 of the objective, and of its task loss 1 for the student and 3 for the evidence on the teacher's views
+    assert calls.pop("forward") == 1 + 1 + 3
+    assert set(calls.values()) == {1}
+    assert len(calls) == 2
+
+
+def test_layers_that_one_weight_sets_are_one_row_and_the_first_names_it():
+    weight = nn.Parameter(torch.ones(1))
+    layers = [LossTerm(f"feature/{i}", (i * weight).expand(4), 0.5, 0.25, "objective.features[0].weight") for i in (1, 3)]
+    _, row = terms.compare([LossTerm("task", weight.sum()), *layers], [weight])
+    assert (row.name, row.option) == ("feature/1 and 1 more", "objective.features[0].weight")
+    assert (row.value, row.weight, row.setting, row.gradient) == (4, 0.125, 0.25, 0.5)
 
 
 def test_the_suggested_weight_makes_both_gradients_as_large():
     weight = nn.Parameter(torch.ones(1))
-    pulls = [Term("task", "", 2 * weight.sum(), 1, 0.5), Term("feature", "w", 0.5 * 40 * weight.sum(), 0.5, 1)]
-    task, feature = terms.measure(pulls, nn.ParameterList([weight]))
+    pulls = [LossTerm("task", 2 * weight.sum()), LossTerm("feature", 40 * weight.sum(), share=0.5, option="w")]
+    task, feature = terms.compare(pulls, [weight])
     assert (task.gradient, task.ratio, task.suggested) == (2, 1, None)
     assert (feature.value, feature.gradient, feature.ratio, feature.suggested) == (40, 20, 10, 0.1)
 
 
+def test_a_term_that_no_parameter_of_the_student_is_in_is_left_out():
+    weight, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    pulls = [LossTerm("task", weight.sum()), LossTerm("penalty", other.sum()), LossTerm("constant", torch.ones(3))]
+    assert [term.name for term in terms.compare(pulls, [weight])] == ["task"]
+
+
 def test_where_labels_count_nothing_the_first_term_that_does_is_the_measure():
-    built = objective(distill_weight=1.0)
-    found = terms.measure(terms_of(built, made_batch(6)), built.model)
+    found = terms.measure(objective(distill_weight=1.0), made_batch(6))
     assert (found[0].name, found[0].gradient, found[0].suggested) == ("task", 0, None)
     assert (found[1].name, found[1].ratio, found[1].suggested) == ("distill/full", 1, None)
 

@@ -1,0 +1,72 @@
+"""The terms of the distillation objective and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from msd_framework.structures import LossTerm
+from msd_framework.views import View
+from msd_framework.weighting.base import mean_of_shown
+
+
+@dataclass(frozen=True)
+class DistillationTerms:
+    r"""The terms of a batch, with their graphs.
+
+    .. math:: L = \frac1B \sum_i \left[(1 - \lambda) \, \ell_i + \lambda \sum_v w_{vi} D_{vi}\right]
+        + \lambda \sum_k \beta_k \frac1B \sum_i F_{ki} + \lambda P
+
+    Args:
+        views: V views.
+        distill_weight: lambda.
+        task: l, float [B].
+        distill: D, float [V, B].
+        weights: w, float [V, 1] or [V, B].
+        features: F and beta.
+        penalty: P, what the weighting adds, a scalar; None if nothing.
+        shown: bool [V, B], which examples have something of a view; None if all have something of each.
+    """
+
+    views: Sequence[View]
+    distill_weight: float
+    task: Tensor
+    distill: Tensor
+    weights: Tensor
+    features: Sequence[LossTerm]
+    penalty: Tensor | None
+    shown: Tensor | None
+
+    def loss(self) -> Tensor:
+        """L, a scalar."""
+        lam = self.distill_weight
+        loss = ((1 - lam) * self.task + lam * (self.weights * self.distill).sum(0)).mean()
+        if self.features:
+            loss = loss + lam * torch.stack([term.weight * term.values.mean() for term in self.features]).sum()
+        if self.penalty is not None:
+            loss = loss + lam * self.penalty
+        return loss
+
+    def each(self) -> Iterator[LossTerm]:
+        """The terms one by one; their contributions add up to the loss."""
+        lam = self.distill_weight
+        yield LossTerm("task", self.task, 1 - lam, option="objective.distill_weight", setting=lam)
+        for view, values, weight in zip(self.views, self.distill, self.weights):
+            yield LossTerm(f"distill/{view.name}", values, lam, weight, f"weights.{view.name} of objective.weighting")
+        for term in self.features:
+            yield replace(term, share=lam)
+        if self.penalty is not None:
+            yield LossTerm("penalty", self.penalty, lam)
+
+    def logged(self) -> dict[str, Tensor]:
+        """Detached batch means for the log; those of a view are over the examples that have something of it."""
+        means = {"task": self.task.detach().mean()}
+        for kind, values in (("distill", self.distill), ("weight", self.weights)):
+            for view, mean in zip(self.views, mean_of_shown(values.detach(), self.shown)):
+                means[f"{kind}/{view.name}"] = mean
+        for term in self.features:
+            means[term.name] = term.values.detach().mean()
+        return means
