@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -14,9 +14,9 @@ from msd_framework.components.registry import plain
 from msd_framework.config.cards import card_of, fingerprint, make_card, rebuilt, weights_of
 from msd_framework.config.schema import InitConfig, RunConfig
 from msd_framework.config.values import flow
-from msd_framework.engine.checkpoint import find_checkpoint, load_weights, read_json
+from msd_framework.engine.checkpoint import find_checkpoint, load_weights, misfit, read_json
 from msd_framework.engine.optim import OptimizerRecipe
-from msd_framework.engine.precision import FP32, Choice
+from msd_framework.engine.precision import FP32, PRECISIONS, Choice
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.maskers.base import Masker
 from msd_framework.metrics.base import Metric
@@ -166,18 +166,30 @@ def load_trained(data: Data, model: MultimodalModel, maskers: Maskers, average: 
             f"options that it was trained with: {flow(checkpoint.card['processors'][modality]['spec'])}."
         )
     load_weights(model, checkpoint.model, str(folder))
-    maskers.student.load_state_dict(_part(checkpoint.objective, "masker."), strict=False)
+    maskers.student.load_state_dict(part_of(checkpoint.objective, "masker."), strict=False)
     if maskers.own_of_teacher is not None:
-        maskers.own_of_teacher.load_state_dict(_part(checkpoint.objective, "teacher_masker."), strict=False)
+        maskers.own_of_teacher.load_state_dict(part_of(checkpoint.objective, "teacher_masker."), strict=False)
     if average is not None:
-        load_weights(average, _part(checkpoint.objective, "teacher.average."), f"{folder} (teacher.ema)")
+        load_weights(average, part_of(checkpoint.objective, "teacher.average."), f"{folder} (teacher.ema)")
     return int(checkpoint.state["update"])
 
 
 def trained_precision(config: RunConfig) -> Choice:
-    """What a trained model is evaluated in: as the configuration says; where that says `auto`, what it was trained in."""
-    saved = read_json(find_checkpoint(config.evaluated) / "state.json").get("precision")
-    trained = Choice(**saved) if saved else Choice(FP32.name, "precision: fp32, as the checkpoint names no other")
+    """What a trained model is evaluated in: as the configuration says; where that says `auto`, what it was trained in.
+
+    Raises:
+        CheckpointError: if its state does not say so in a way that can be read.
+    """
+    path = find_checkpoint(config.evaluated) / "state.json"
+    saved = read_json(path).get("precision")
+    if saved and (misfit(saved, asdict(Choice(FP32.name, ""))) or saved.get("name") not in PRECISIONS):
+        text = f"{path}: its precision is {saved!r:.100}, wanted one of {', '.join(PRECISIONS)}."
+        raise CheckpointError(f"{text} Take another checkpoint.")
+    trained = (
+        Choice(saved["name"], str(saved.get("line", "")))
+        if saved
+        else Choice(FP32.name, "precision: fp32, as the checkpoint names no other")
+    )
     return Choice.given(config.training.precision) or trained
 
 
@@ -190,6 +202,6 @@ def problems_of(key: str) -> Iterator[None]:
         raise ConfigError(Problem(key, str(error))) from error
 
 
-def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Those whose names begin like this, without it."""
     return {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}

@@ -26,8 +26,9 @@ from msd_framework.build.training import Batches, build_batches, build_objective
 from msd_framework.config.schema import RunConfig
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import PredictedBatches, measure, predict
-from msd_framework.engine.precision import Choice
+from msd_framework.engine.precision import Choice, Precision
 from msd_framework.engine.runner import Runner
+from msd_framework.maskers.base import Masker
 from msd_framework.metrics.base import Metric
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
@@ -94,7 +95,9 @@ class Run:
 
     def predict(self, batches: Iterable[Batch]) -> PredictedBatches:
         """The student's predictions of batches, on every view that the configuration asks for."""
-        return student_predictions(self.data, self.model, self.maskers, batches, self.precision)
+        return student_predictions(
+            self.model, self.maskers.student, batches, self.config.evaluation.views, self.world, self.precision.precision
+        )
 
     def ask_teacher(self, use: str, batches: Iterable[Batch]) -> PredictedBatches | None:
         """The teacher's predictions of batches of a split on the same views, of those that it can be shown.
@@ -148,25 +151,33 @@ def build(facts: RunFacts, world: World, splits: Splits | None = None) -> Run:
     batches = build_batches(data, objective.held_out)
 
     def validate(runner: Runner) -> dict[str, float]:
-        precision = runner.choose_precision()
-        return measure(student_predictions(data, model, maskers, data.evaluation["validation"], precision), metrics)
+        batches, precision = data.evaluation["validation"], runner.choose_precision().precision
+        return measure(student_predictions(model, maskers.student, batches, config.evaluation.views, world, precision), metrics)
 
     runner = build_runner(data, recipe, objective, batches, metrics, validate)
     return Run(data, maskers, model, teachers, metrics, Training(objective, batches, runner))
 
 
 def student_predictions(
-    data: Data, model: MultimodalModel, maskers: Maskers, batches: Iterable[Batch], precision: Choice
+    model: MultimodalModel, masker: Masker, batches: Iterable[Batch], views: Sequence[str], world: World, precision: Precision
 ) -> PredictedBatches:
-    """A model's predictions of batches on every view that the configuration asks for."""
+    """A model's predictions of batches, in eval mode.
+
+    Args:
+        model: the student.
+        masker: how views hide a modality from it.
+        batches: this process's share of a split.
+        views: names of V views.
+        world: this process among all.
+        precision: what they are computed in.
+    """
 
     def ask(batch: Batch, names: Sequence[str]) -> Tensor:
-        return model.forward_views([maskers.student.view(batch, name).inputs for name in names]).logits
+        return model.forward_views([masker.view(batch, name).inputs for name in names]).logits
 
     model.eval()
-    maskers.student.eval()
-    views, name = data.config.evaluation.views, type(model).__name__
-    return predict(ask, batches, views, data.world, precision.precision, model.modalities, name)
+    masker.eval()
+    return predict(ask, batches, views, world, precision, model.modalities, type(model).__name__)
 
 
 def waits_before_training(config: RunConfig, maskers: Maskers, objective: Objective) -> bool:

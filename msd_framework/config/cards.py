@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from msd_framework.components.options import mismatch
 from msd_framework.components.registry import plain, split
@@ -20,6 +20,9 @@ from msd_framework.models.base import MultimodalModel
 from msd_framework.ranges import too_large
 from msd_framework.registry import MODELS, PROCESSORS
 from msd_framework.structures import Outcomes, Task, outcomes_of
+
+Own: TypeAlias = RunConfig | Collection[str]
+"""The user's own run, or names of the user's own classes: what a card may name beside registered components."""
 
 CARD: dict[str, Any] = {
     "model": str | dict[str, Any],
@@ -44,7 +47,7 @@ PROCESSOR: dict[str, Any] = {"spec": str | dict[str, Any], "fingerprint": str}
 """What a card holds of a processor."""
 
 
-def card_of(path: str | Path, config: RunConfig) -> dict[str, Any]:
+def card_of(path: str | Path, config: Own) -> dict[str, Any]:
     """How the model of a checkpoint is rebuilt, without its weights.
 
     Args:
@@ -58,7 +61,7 @@ def card_of(path: str | Path, config: RunConfig) -> dict[str, Any]:
     return _checked(checkpoint.read_card(folder), folder, config)
 
 
-def weights_of(path: str | Path, config: RunConfig) -> tuple[Path, Checkpoint]:
+def weights_of(path: str | Path, config: Own) -> tuple[Path, Checkpoint]:
     """Where a checkpoint is, and what its model is rebuilt from.
 
     Args:
@@ -102,7 +105,7 @@ def processors_folder(path: str) -> Path:
     raise CheckpointError(f"{path}: has no folder `processors` beside its checkpoints; copy the whole folder of the run.")
 
 
-def learned_processors(path: str, config: RunConfig) -> dict[str, Path]:
+def learned_processors(path: str, config: Own) -> dict[str, Path]:
     """Where a run keeps what the processor of each of its modalities learned.
 
     Args:
@@ -165,8 +168,10 @@ def fingerprint(processor: Processor) -> str:
     return processor.deterministic().fingerprint
 
 
-def own_names(config: RunConfig) -> frozenset[str]:
+def own_names(config: Own) -> frozenset[str]:
     """The classes of a user's own that the run names itself: under `allow`, or as a component."""
+    if not isinstance(config, RunConfig):
+        return frozenset(config)
     names = set(config.allow)
     for component in component_specs(asdict(config)):
         for spec in component.with_nested:
@@ -191,7 +196,7 @@ def foreign_names(spec: Spec, own: frozenset[str]) -> Iterator[str]:
         yield from foreign_names(inner, own)
 
 
-def _checked(card: dict[str, Any], folder: Path, config: RunConfig) -> dict[str, Any]:
+def _checked(card: dict[str, Any], folder: Path, config: Own) -> dict[str, Any]:
     """A card, once it is known to be one and to name no code but the user's own."""
     wrong = _misfit(card, CARD) or _misfit({"outcomes": None, **card["facts"]}, FACTS) or _misfit_of_processors(card)
     if wrong:

@@ -21,6 +21,19 @@ PREDICTION = "prediction"
 BETWEEN_LABELS = ";"
 
 
+def names_of(info: DatasetInfo) -> tuple[str, ...]:
+    """The names of C classes; their numbers where nobody named them."""
+    return info.class_names or tuple(str(i) for i in range(info.num_classes))
+
+
+def predicted_names(logits: Tensor, info: DatasetInfo) -> list[tuple[str, ...]]:
+    """What logits [N, C] predict: the name of the likeliest class, or of several labels those with a probability above 0.5."""
+    names = names_of(info)
+    if info.task != "multi_label":
+        return [(names[c],) for c in logits.argmax(1).tolist()]
+    return [tuple(name for name, yes in zip(names, row) if yes) for row in (logits > 0).tolist()]
+
+
 class PredictionTable:
     """The rows of `predictions_<split>.csv`.
 
@@ -36,7 +49,7 @@ class PredictionTable:
 
     def __init__(self, dataset: MultimodalDataset, info: DatasetInfo, views: Sequence[str]):
         self.dataset, self.info, self.views = dataset, info, views
-        self.names = info.class_names or tuple(str(i) for i in range(info.num_classes))
+        self.names = names_of(info)
         self.is_wide = info.num_classes > MOST_COLUMNS
         self.facts = list(dict.fromkeys(name for i in range(len(dataset)) for name in dataset[i].facts))
 
@@ -80,13 +93,10 @@ class PredictionTable:
         if self.is_wide:
             best = p.max(1)
             return [[self.names[c], f"{x:.6f}"] for c, x in zip(best.indices.tolist(), best.values.tolist())]
-        return [[name, *(f"{x:.6f}" for x in row)] for name, row in zip(self._predicted(logits), p.tolist())]
+        return [[names, *(f"{x:.6f}" for x in row)] for names, row in zip(self._predicted(logits), p.tolist())]
 
     def _predicted(self, logits: Tensor) -> list[str]:
-        if self.info.task != "multi_label":
-            return [self.names[c] for c in logits.argmax(1).tolist()]
-        decided = (logits > 0).tolist()
-        return [BETWEEN_LABELS.join(name for name, yes in zip(self.names, row) if yes) for row in decided]
+        return [BETWEEN_LABELS.join(names) for names in predicted_names(logits, self.info)]
 
     def _label(self, target: int | list[float]) -> str | int:
         if isinstance(target, int):

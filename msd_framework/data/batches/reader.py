@@ -93,6 +93,7 @@ class ExampleReader:
         decoded: keeps what was decoded once; nothing is kept if left out.
         skip_errors: leaves out an example that cannot be read, in place of raising.
         teacher_overrides: how modalities become other tensors for a teacher.
+        names_modality: whether what is wrong with an input is told with its modality, where no file or column says which it is.
 
     Attributes:
         skipped: what was wrong with each example that was left out.
@@ -106,8 +107,10 @@ class ExampleReader:
         decoded: DecodedInputs | None = None,
         skip_errors: bool = False,
         teacher_overrides: TeacherOverrides | None = None,
+        names_modality: bool = False,
     ):
         self.dataset, self.processors, self.skip_errors = dataset, processors, skip_errors
+        self.names_modality = names_modality
         self.teacher_overrides = {} if teacher_overrides is None else teacher_overrides
         self.modalities = tuple({**processors, **self.teacher_overrides})
         self.decoded = DecodedInputs() if decoded is None else decoded
@@ -140,7 +143,7 @@ class ExampleReader:
         if index in self.skipped:
             return None
         example, beside = read_example(self.dataset, index, self.modalities), {} if batch is None else batch
-        loaded = Loaded(example, {}, {})
+        loaded, modality = Loaded(example, {}, {}), ""
         try:
             self._check(example)
             for modality, processor in self.processors.items():
@@ -153,7 +156,8 @@ class ExampleReader:
                     loaded.teacher_values[modality] = self.decoded.load(f"{modality} of the teacher", own, value, beside)
             return loaded
         except DataError as error:
-            text = f"{example.source}: {error}"
+            key = f"{modality}: " if self.names_modality and modality else ""
+            text = f"{example.source}: {key}{error}"
             if not self.skip_errors:
                 raise DataError(text) from error
             self.skipped[index] = text

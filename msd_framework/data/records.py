@@ -1,0 +1,94 @@
+"""Rows that a program holds, as a data set hands its examples out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from msd_framework.data.base import Example, MultimodalDataset
+from msd_framework.errors import DataError, did_you_mean
+from msd_framework.structures import DatasetInfo
+
+
+class Records(MultimodalDataset):
+    """Examples of rows in memory.
+
+    Args:
+        rows: each a mapping with a value for each modality, or an `Example`; a single one of them; or a DataFrame. A row lacks a
+            modality where its value is None or NaN, or where it names nothing but other modalities. Its ``id``, or else its
+            place, says what noise a masker draws for it.
+        modalities: those that are read.
+        targets: what each row's answer is, a class or C scores; None where nobody knows.
+
+    Raises:
+        DataError: of the first row that is none, or that does not say what stands for a modality.
+
+    >>> Records({"text": "what a day", "image": None}, ["image", "text"])[0].inputs
+    {'image': None, 'text': 'what a day'}
+    >>> Records([{"txt": "what a day", "image": None}], ["image", "text"])
+    Traceback (most recent call last):
+    msd_framework.errors.DataError: rows[0]: has no 'text', only 'txt', 'image'; what a row lacks is None there. Did you mean 'txt'?
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, rows: Any, modalities: Sequence[str], targets: Sequence[Any] | None = None):
+        self.modalities = tuple(modalities)
+        listed = _listed(rows)
+        if targets is not None and len(targets) != len(listed):
+            raise DataError(f"there are {len(listed)} rows and {len(targets)} targets, wanted one for each row")
+        self.examples = [self._example(i, row, None if targets is None else targets[i]) for i, row in enumerate(listed)]
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
+        raise NotImplementedError("rows in memory are described by the model that reads them")
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
+        return []
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+    def _example(self, index: int, row: Any, target: Any) -> Example:
+        source = f"rows[{index}]"
+        given = row.inputs if isinstance(row, Example) else row
+        if not isinstance(given, Mapping):
+            wanted = ", ".join(f"{m!r}: ..." for m in self.modalities)
+            raise DataError(f"{source}: is a {type(row).__name__}, wanted a dict such as {{{wanted}}}")
+        others = [str(key) for key in given if key not in ("id", *self.modalities)]
+        inputs = {}
+        for modality in self.modalities:
+            # a key that is no modality may be a misspelt one, or the column that was meant
+            if modality not in given and (others or not set(given) - {"id"}):
+                named = ", ".join(repr(str(key)) for key in given) or "nothing"
+                text = f"{source}: has no {modality!r}, only {named}; what a row lacks is None there."
+                raise DataError(f"{text}{did_you_mean(modality, others)}")
+            value = given.get(modality)
+            inputs[modality] = None if _is_nothing(value) else value
+        name = row.id if isinstance(row, Example) else given.get("id", index)
+        return Example(str(name), inputs, target, source)
+
+
+def _listed(rows: Any) -> list[Any]:
+    """Rows as a list.
+
+    Raises:
+        DataError: if they are none.
+    """
+    if isinstance(rows, (Mapping, Example)):
+        return [rows]
+    if hasattr(rows, "to_dict"):  # a DataFrame, of pandas, which need not be there
+        return list(rows.to_dict("records"))
+    if isinstance(rows, str) or not isinstance(rows, Iterable):
+        raise DataError(f"rows is a {type(rows).__name__}, wanted a dict, a list of them, or a DataFrame")
+    return list(rows)
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a row lacks a value: None, or what a DataFrame has in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"

@@ -1,0 +1,276 @@
+"""A trained model with its processors, loaded from the folder of its run, to be asked about rows that a program holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msd_framework.build.models import part_of, trained_precision
+from msd_framework.build.run import student_predictions
+from msd_framework.components.specs import Spec
+from msd_framework.config.cards import (
+    fingerprint,
+    foreign_names,
+    learned_processors,
+    processors_folder,
+    read_as,
+    rebuilt,
+    weights_of,
+)
+from msd_framework.config.load import load as load_config
+from msd_framework.config.load import resolve
+from msd_framework.config.schema import CheckpointConfig, RunConfig
+from msd_framework.config.structure import structure_problems, structured
+from msd_framework.data.base import Processor
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.loader import EvaluationBatches
+from msd_framework.data.batches.reader import ExampleReader, Kept
+from msd_framework.data.records import Records
+from msd_framework.engine.checkpoint import Checkpoint, load_weights
+from msd_framework.engine.distributed import World
+from msd_framework.engine.evaluation import Predictions
+from msd_framework.engine.precision import Precision
+from msd_framework.engine.prediction_table import names_of, predicted_names
+from msd_framework.errors import CheckpointError, ConfigError, DataError, Problem
+from msd_framework.maskers.base import Masker
+from msd_framework.models.base import MultimodalModel
+from msd_framework.randomness import random_numbers_apart
+from msd_framework.ranges import too_large
+from msd_framework.registry import MASKERS, PROCESSORS
+from msd_framework.structures import Batch, DatasetInfo, probabilities
+from msd_framework.views import FULL, visible_modalities
+
+
+@dataclass(frozen=True)
+class ViewPredictions:
+    """What a model predicts of N rows on one view. Where the view shows nothing of a row, it predicts nothing of it.
+
+    Args:
+        logits: float32 [N, C]; NaN where nothing is shown.
+        probabilities: float32 [N, C], of the classes, or of yes for each of several labels; NaN where nothing is shown.
+        classes: the name of the likeliest class of each row; of several labels, a list of those above 0.5; None where nothing is
+            shown.
+        shown: of which rows the view shows something, bool [N].
+    """
+
+    logits: Tensor
+    probabilities: Tensor
+    classes: list[Any]
+    shown: Tensor
+
+    @classmethod
+    def of(cls, found: Predictions, view: str, info: DatasetInfo) -> ViewPredictions:
+        logits = found.logits[view]
+        shown = found.shown.get(view, torch.ones(len(logits), dtype=torch.bool))
+        classes: list[Any] = []
+        for names, is_shown in zip(predicted_names(logits, info), shown.tolist()):
+            predicted = list(names) if info.task == "multi_label" else names[0]
+            classes.append(predicted if is_shown else None)
+        logits = logits.masked_fill(~shown[:, None], float("nan"))
+        return cls(logits, probabilities(logits, info.outcomes), classes, shown)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model, how rows become its tensors, and how its views hide a modality.
+
+    Args:
+        model: the model, an `nn.Module` in eval mode on its device.
+        masker: how views hide a modality.
+        processors: how each modality becomes tensors.
+        info: its modalities and classes.
+        facts: what it was built with, to build another model of the same inputs:
+            ``MODELS.build({"type": ...}, facts=trained.facts)``.
+        world: the device that it is on.
+        precision: what its run predicted in.
+        batch_size: how many rows its run predicted at once.
+    """
+
+    model: MultimodalModel
+    masker: Masker
+    processors: Mapping[str, Processor]
+    info: DatasetInfo
+    facts: Mapping[str, Any]
+    world: World
+    precision: Precision
+    batch_size: int
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.model.modalities
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return names_of(self.info)
+
+    def predict(self, rows: Any, views: str | Sequence[str] = FULL, batch_size: int | None = None) -> dict[str, ViewPredictions]:
+        """What the model predicts of rows, as its run would.
+
+        Args:
+            rows: dicts with a value for each modality, a single one, or a DataFrame. A text is a str; an image is the path of a
+                file, a PIL image or an array; a sound is the path of a file or its samples; features are an array, or their name.
+            views: names of views, such as ``["full", "image"]``.
+            batch_size: how many rows are predicted at once; as in its run if None.
+
+        Returns:
+            the predictions on each view, in the order of the rows.
+
+        Raises:
+            ConfigError: if there is no such view.
+            DataError: of the first row that cannot be read, with its place.
+        """
+        names = self._known([views] if isinstance(views, str) else views)
+        reader = self._reader(rows)
+        if not len(reader.dataset):
+            raise DataError("there are no rows to predict")
+        reader.check_files()
+        batches = EvaluationBatches(reader, Collator(self.processors, self.info), batch_size or self.batch_size)
+        found = student_predictions(self.model, self.masker, batches, names, self.world, self.precision).together()
+        return {view: ViewPredictions.of(found, view, self.info) for view in names}
+
+    def batch(self, rows: Any, targets: Sequence[Any] | None = None) -> Batch:
+        """Rows as the model's tensors, for a loop of one's own.
+
+        Args:
+            rows: as `predict` takes them.
+            targets: a class a row, by its number, or C scores.
+
+        Raises:
+            DataError: of the first row that cannot be read, with its place.
+        """
+        reader, decoded, loaded = self._reader(rows, targets), Kept(), []
+        for index in range(len(reader.dataset)):
+            one = reader(index, decoded)
+            assert one is not None  # nothing is skipped
+            loaded.append(one)
+        return Collator(self.processors, self.info)(loaded)
+
+    def _reader(self, rows: Any, targets: Sequence[Any] | None = None) -> ExampleReader:
+        return ExampleReader(Records(rows, self.modalities, targets), self.processors, names_modality=True)
+
+    def _known(self, views: Iterable[str]) -> list[str]:
+        """Names of views, each once.
+
+        Raises:
+            ConfigError: if one of them is none.
+        """
+        names = list(dict.fromkeys(views))
+        for view in names:
+            try:
+                visible_modalities(view, self.modalities)
+            except ValueError as error:
+                raise ConfigError(Problem("views", str(error))) from error
+        return names
+
+
+def load(folder: str | Path, device: str | torch.device = "auto", allow: Collection[str] = ()) -> TrainedModel:
+    """The model of a finished run, with all that it needs to predict; nothing that the folder names is imported.
+
+    Args:
+        folder: the run's folder, whose best checkpoint is taken, or one of its checkpoints.
+        device: what it is put on, such as ``cpu`` or ``cuda:1``; auto takes a GPU where there is one.
+        allow: classes of your own that the folder may name, such as ``["package.MyModel"]``.
+
+    Raises:
+        CheckpointError: if there is no run, if a file of it is missing or damaged, or if it names other code.
+        ConfigError: if there is no such device.
+    """
+    given, own = str(Path(folder).expanduser()), frozenset(allow)
+    path, checkpoint = weights_of(given, own)
+    config, world = _config_of(given, path), World(device=_device(device))
+    with random_numbers_apart():
+        model = rebuilt(checkpoint.card, path)
+        processors = _processors(checkpoint, path, learned_processors(given, own))
+        masker = _masker(config, checkpoint, path, own)
+    load_weights(model, checkpoint.model, str(path))
+    facts, kinds = checkpoint.card["facts"], {m: p.kind for m, p in processors.items()}
+    info = DatasetInfo(kinds, facts["num_classes"], facts["task"], tuple(facts.get("class_names") or ()), read_as(checkpoint.card))
+    if model.modalities != tuple(processors) or not model.num_classes == info.num_classes == len(names_of(info)):
+        raise CheckpointError(f"{path}: its card.json describes another model than it rebuilds. Take another checkpoint.")
+    precision = trained_precision(config).precision
+    model, masker = model.to(world.device).eval(), masker.to(world.device).eval()
+    return TrainedModel(model, masker, processors, info, facts, world, precision, config.evaluation.batch_size)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(Problem("device", f"{device} cannot be used: {reason}. Take cpu, or auto.")) from error
+    return found
+
+
+def _config_of(folder: str, path: Path) -> RunConfig:
+    """The configuration of the run that a folder is of, as a run that evaluates its checkpoint.
+
+    Raises:
+        CheckpointError: if it is missing, or cannot be read.
+    """
+    file = (processors_folder(folder).parent / "config.yaml").resolve()
+    if not file.is_file():
+        raise CheckpointError(f"{file}: is missing, so nobody knows how views hide a modality; copy the whole folder of the run.")
+    try:
+        values = resolve(load_config(file)).values
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    problems = structure_problems(values, RunConfig)
+    if problems:
+        raise CheckpointError(f"{file}: is not that of a run of this version: {problems[0]}")
+    return replace(structured(values, RunConfig), checkpoint=CheckpointConfig(load=str(path)))
+
+
+def _processors(checkpoint: Checkpoint, path: Path, learned: Mapping[str, Path]) -> dict[str, Processor]:
+    """How each modality becomes tensors, as when the model was trained.
+
+    Raises:
+        CheckpointError: if they cannot be made, or make other tensors.
+    """
+    found: dict[str, Processor] = {}
+    for modality in checkpoint.card["modalities"]:
+        kept, where = checkpoint.card["processors"][modality], f"{path}: its processor of {modality}"
+        try:
+            processor = PROCESSORS.build(kept["spec"], f"processors.{modality}.spec", checkpoint.card["facts"])
+            processor.restore(learned[modality])
+        except CheckpointError:
+            raise
+        except Exception as error:  # options that were edited can make a constructor raise anything
+            raise CheckpointError(f"{where} cannot be made: {str(error) or type(error).__name__}") from error
+        if fingerprint(processor) != kept["fingerprint"]:
+            raise CheckpointError(f"{where} makes other tensors than it was trained on; copy the whole folder of the run again.")
+        found[modality] = processor.deterministic()
+    return found
+
+
+def _masker(config: RunConfig, checkpoint: Checkpoint, path: Path, own: frozenset[str]) -> Masker:
+    """How views hide a modality, with what it learned.
+
+    Raises:
+        CheckpointError: if it cannot be made, or is code of others.
+    """
+    where = f"{path}: the masker of its config.yaml"
+    try:
+        foreign = next(foreign_names(Spec("masker", MASKERS, config.masker), own), None)
+        if foreign is not None:
+            text = f"names {foreign!r}, which is code and no registered component. If it is yours, allow it."
+            raise CheckpointError(f"{where} {text}")
+        for key, value in too_large({"masker": config.masker}):
+            raise CheckpointError(f"{where} has {key}={value}, more than any has.")
+        masker = MASKERS.build(config.masker, "masker", checkpoint.card["facts"])
+    except CheckpointError:
+        raise
+    except Exception as error:  # options that were edited can make a constructor raise anything
+        raise CheckpointError(f"{where} cannot be made: {str(error) or type(error).__name__}") from error
+    learned = part_of(checkpoint.objective, "masker.")
+    if masker.needs_fit and not learned:
+        raise CheckpointError(f"{where} learns from the training examples, and nothing that it learned is in the checkpoint.")
+    masker.load_state_dict(learned, strict=False)
+    return masker
