@@ -151,8 +151,9 @@ def build(facts: RunFacts, world: World, splits: Splits | None = None) -> Run:
     batches = build_batches(data, objective.held_out)
 
     def validate(runner: Runner) -> dict[str, float]:
-        batches, precision = data.evaluation["validation"], runner.choose_precision().precision
-        return measure(student_predictions(model, maskers.student, batches, config.evaluation.views, world, precision), metrics)
+        examples, views = data.evaluation["validation"], facts.config.evaluation.views
+        precision = runner.choose_precision().precision
+        return measure(student_predictions(model, maskers.student, examples, views, world, precision), metrics)
 
     runner = build_runner(data, recipe, objective, batches, metrics, validate)
     return Run(data, maskers, model, teachers, metrics, Training(objective, batches, runner))
