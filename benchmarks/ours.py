@@ -12,7 +12,8 @@ from benchmarks.held_out import HeldOutOf
 from benchmarks.made import NUM_CLASSES, VIEWS, Sizes
 from benchmarks.second_order import Passes, second_order
 from benchmarks.timing import CPU, Step, update
-from msd_framework.engine.look_ahead import LookAhead
+from msd_framework.engine.distributed import World
+from msd_framework.engine.look_ahead import LookAhead, OptimizerStep
 from msd_framework.engine.optim import AdamWRecipe
 from msd_framework.engine.precision import Precision
 from msd_framework.maskers.drop import DropMasker
@@ -112,11 +113,12 @@ class Ours:
         objective = DistillationObjective(self.student, self.cached, self.masker, list(VIEWS), weighting=weighting)
         made, held_out = self.step(objective, batch, precision), HeldOutOf(batch, share)
         look_ahead = LookAhead(objective, held_out, self.optimizer)
+        optimizer_step = OptimizerStep(0, precision, torch.zeros(()), World(), look_ahead)
 
         def step() -> None:
             objective.begin_update(Progress(0, 1))
             made()
-            look_ahead(0, precision)
+            objective.after_step(optimizer_step)
 
         return step
 

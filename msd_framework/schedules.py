@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from typing import Literal, TypeAlias, cast
+from typing import Literal, Protocol, TypeAlias, cast
 
 from torch import Tensor, nn
 
 from msd_framework.errors import did_you_mean
+from msd_framework.structures import Batch
 
 Number: TypeAlias = float | dict[str, float | str]
 """A number, or one that changes over the run: ``{start: 4, end: 1}``, with the other options of `Schedule`."""
@@ -129,21 +131,49 @@ class Schedule:
         return self.start + (self.end - self.start) * SHAPES[self.shape](x)
 
 
-class UpdateHook(nn.Module):
-    """A part of an objective, however deep in it, that follows the run.
+class Step(Protocol):
+    """The step of the optimizer that was just made, while the gradients that it was made with are still there."""
 
-    The run tells every such part before and after each update, which may have several forward passes in between (one for
-    each part of an accumulated batch).
+    @property
+    def mean(self) -> Mean: ...
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which the forward passes of the update were made."""
+
+    def look_ahead(self, held_out_loss: Callable[[Batch], Tensor]) -> Mapping[str, Tensor]:
+        """The derivative of a loss after the step with respect to the gradient that the step was made with, before clipping.
+
+        Args:
+            held_out_loss: the loss of held-out examples, a scalar.
+
+        Returns:
+            By the names of the objective's parameters that learn; the same on every process.
+        """
+
+
+class UpdateHook(nn.Module):
+    """A part of an objective, however deep in it, that does something in each update.
+
+    On every process, the runner calls the hooks of all parts in this order:
+
+    - `begin_update`
+    - forward and backward passes, one for each part of an accumulated batch
+    - `after_backward`, then gradients are clipped and the optimizer makes its step
+    - `after_step`, then gradients are dropped
+    - `end_update`
     """
 
     def begin_update(self, progress: Progress) -> None:
         """Before the forward passes of an update."""
 
     def after_backward(self, mean: Mean) -> None:
-        """Once the gradients of an update are whole, before they are clipped; on every process, all of which must do the same."""
+        """May change the gradients, in the same way on every process."""
+
+    def after_step(self, step: Step) -> None:
+        """May look at the step and its gradients. An update that is rehearsed makes two steps, the first of which is undone."""
 
     def end_update(self, mean: Mean) -> None:
-        """After an update, on every process; what is kept from here on must be the same on all of them."""
+        """May keep what it has learned in an update, the same on every process."""
 
 
 class Scheduled(UpdateHook):

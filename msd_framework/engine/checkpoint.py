@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -333,24 +332,6 @@ def _form(own: Any) -> tuple[type, ...]:
     """The types that JSON has for a value of a state."""
     forms = ((bool, (bool,)), ((int, float), (int, float)), ((list, tuple), (list, tuple)), (Mapping, (Mapping,)))
     return next((allowed for types, allowed in forms if isinstance(own, types)), (type(own),))
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors, and the rest of it in JSON's types."""
-    state = optimizer.state_dict()
-    tensors = {f"{i}.{k}": v for i, entry in state["state"].items() for k, v in entry.items() if isinstance(v, Tensor)}
-    plain = {str(i): {k: v for k, v in entry.items() if not isinstance(v, Tensor)} for i, entry in state["state"].items()}
-    return tensors, {"param_groups": state["param_groups"], "plain": plain}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-    """Puts back what `optimizer_tensors` took."""
-    state: dict[int, dict[str, Any]] = {int(i): dict(entry) for i, entry in rest["plain"].items()}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    groups = [{**own, **saved} for own, saved in zip(optimizer.state_dict()["param_groups"], rest["param_groups"], strict=True)]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import pickle
 import secrets
@@ -11,7 +12,7 @@ import threading
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
+from msd_framework.engine.checkpoint import load_weights
 from msd_framework.errors import ConfigError, MSDError, Problem
 from msd_framework.launch import ALONE, Launch, launched
 from msd_framework.screen import say
@@ -130,6 +133,58 @@ class World:
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""
         return self.sum(value) / self.size
+
+    def means(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The means of several tensors over all processes, in one message."""
+        if self.size == 1:
+            return list(values)
+        whole = self.mean(torch.cat([value.flatten() for value in values]))
+        parts = whole.split([value.numel() for value in values])
+        return [part.view_as(value) for part, value in zip(parts, values)]
+
+    # Parameters, gradients and the optimizer's state are whole on every process. What relies on it is in the five methods below,
+    # which all processes call together.
+
+    def clip(self, module: nn.Module, largest: float | None) -> Tensor:
+        """Clips the gradient of all parameters as one vector, if there is a largest norm; its norm before that."""
+        norm: Tensor = nn.utils.clip_grad_norm_(module.parameters(), math.inf if largest is None else largest)
+        return norm
+
+    def weights_of(self, module: nn.Module) -> dict[str, Tensor]:
+        """A module's parameters and buffers by name."""
+        return module.state_dict()
+
+    def load_weights(self, module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+        """Puts back what `weights_of` took.
+
+        Raises:
+            CheckpointError: if names or shapes differ, with the first of them.
+        """
+        load_weights(module, weights, where)
+
+    def optimizer_state_of(self, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """An optimizer's state: tensors named ``<parameter's index>.<name>``, and the rest in JSON's types."""
+        state = optimizer.state_dict()
+        tensors: dict[str, Tensor] = {}
+        plain: dict[str, dict[str, Any]] = {}
+        for i, values in state["state"].items():
+            plain[str(i)] = {}
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{i}.{name}"] = value
+                else:
+                    plain[str(i)][name] = value
+        return tensors, {"param_groups": state["param_groups"], "plain": plain}
+
+    def load_optimizer_state(self, optimizer: Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+        """Puts back what `optimizer_state_of` took."""
+        state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in rest["plain"].items()}
+        for place, tensor in tensors.items():
+            i, _, name = place.partition(".")
+            state.setdefault(int(i), {})[name] = tensor
+        own = optimizer.state_dict()["param_groups"]
+        groups = [{**group, **saved} for group, saved in zip(own, rest["param_groups"], strict=True)]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def gather(self, value: Any) -> list[Any]:
         """A picklable value of every process, in the order of their ranks, on each of them."""

@@ -1,14 +1,15 @@
-"""What an update does to the loss of held-out examples, told to an objective that learns from it."""
+"""What a step of the optimizer does to the loss of held-out examples."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from msd_framework.engine.distributed import World
@@ -16,7 +17,9 @@ from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.precision import Precision
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.engine.update_map import factor_of, pull_back, pull_back_clipping
+from msd_framework.models.base import evaluated
 from msd_framework.objectives.base import Objective
+from msd_framework.schedules import Mean
 from msd_framework.structures import Batch
 
 
@@ -24,6 +27,10 @@ class Batches(Protocol):
     """Where batches are taken from."""
 
     def starting_at(self, update: int) -> Iterator[Batch]: ...
+
+
+HeldOutLoss: TypeAlias = Callable[[Batch], Tensor]
+"""The loss of held-out examples, a scalar."""
 
 
 class LookAhead:
@@ -61,39 +68,62 @@ class LookAhead:
         self.world, self.clip_norm = world or World(), clip_norm
         self.parts: Iterator[Batch] | None = None
 
-    def __call__(self, update: int, precision: Precision, norm: Tensor | None = None) -> None:
-        """Lets the objective learn from an update that was just made, if it looks; gradients must still be there.
+    def direction(self, loss: HeldOutLoss, update: int, precision: Precision, norm: Tensor | None) -> dict[str, Tensor]:
+        """u, by the names of the objective's parameters that learn, the mean over all processes.
 
         Args:
-            update: its number, from 0.
+            loss: of a batch of held-out examples.
+            update: the number of the update whose step was just made, from 0; its gradients, clipped, must still be there.
             precision: what it was computed in.
             norm: that of its gradient before it was clipped, where it was.
         """
-        held_out = self.objective.held_out
-        if held_out is None or not self.objective.looks_ahead:
-            return
         if self.parts is None:
-            self.parts = self.batches.starting_at(update // held_out.every)
+            assert self.objective.held_out is not None
+            self.parts = self.batches.starting_at(update // self.objective.held_out.every)
+        (batch,) = parts_of_update(self.parts, 1, self.world)
         named = {n: p for n, p in self.objective.named_parameters() if p.requires_grad}
         parameters = list(named.values())
-        (batch,) = parts_of_update(self.parts, 1, self.world)
-        with _in_eval_mode(self.objective), precision.autocast(self.world.device):
-            loss = self.objective.held_out_loss(batch)
-        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        gradients = self.mean(tuple(g.detach() for g in found))  # zeros that older versions made up want a gradient
-        direction = pull_back(self.optimizer, parameters, gradients)
+        with evaluated(self.objective), precision.autocast(self.world.device):
+            value = loss(batch)
+        gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+        # older versions of torch make up zeros that want a gradient
+        means = self.world.means([g.detach() for g in gradients])
+        direction = pull_back(self.optimizer, parameters, means)
         if self.clip_norm is not None:
             assert norm is not None
             pull_back_clipping(direction, [p.grad for p in parameters], norm, self.clip_norm)
-        with precision.autocast(self.world.device):
-            self.objective.learn(dict(zip(named, direction)), self.world.mean)
+        return dict(zip(named, direction))
 
-    def mean(self, gradients: tuple[Tensor, ...]) -> list[Tensor]:
-        """Gradients averaged over the processes."""
-        if self.world.size == 1:
-            return list(gradients)
-        whole = self.world.mean(torch.cat([g.flatten() for g in gradients]))
-        return [part.view_as(g) for part, g in zip(torch.split(whole, [g.numel() for g in gradients]), gradients)]
+
+@dataclass(frozen=True)
+class OptimizerStep:
+    """The step of the optimizer that was just made, as `UpdateHook.after_step` sees it.
+
+    Args:
+        update: its number, from 0.
+        precision: what its update was computed in.
+        norm: that of its gradient before it was clipped.
+        world: this process among all.
+        held_out: goes back from a loss of held-out examples; None without any.
+    """
+
+    update: int
+    precision: Precision
+    norm: Tensor
+    world: World
+    held_out: LookAhead | None
+
+    @property
+    def mean(self) -> Mean:
+        return self.world.mean
+
+    def autocast(self) -> torch.autocast:
+        return self.precision.autocast(self.world.device)
+
+    def look_ahead(self, held_out_loss: HeldOutLoss) -> dict[str, Tensor]:
+        if self.held_out is None:
+            raise ValueError("there are no held-out examples, since `held_out` of the objective is None.")
+        return self.held_out.direction(held_out_loss, self.update, self.precision, self.norm)
 
 
 @contextmanager
@@ -107,14 +137,3 @@ def undone(objective: Objective, optimizer: Optimizer, device: torch.device) -> 
             tensor.copy_(content)
     optimizer.load_state_dict(state)
     restore_random_state(random)
-
-
-@contextmanager
-def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(inner, inner.training) for inner in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for inner, training in modes:
-            inner.training = training

@@ -11,26 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from msd_framework.callbacks.base import CALLBACKS, Callback
 from msd_framework.components.registry import raised_at
 from msd_framework.engine.blame import find_cause
-from msd_framework.engine.checkpoint import (
-    Checkpoint,
-    CheckpointFolder,
-    load_weights,
-    misfit,
-    optimizer_tensors,
-    read,
-    restore_optimizer,
-)
+from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, misfit, read
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.log_window import MOST_SKIPPED, LogWindow
-from msd_framework.engine.look_ahead import Batches, LookAhead, undone
+from msd_framework.engine.look_ahead import Batches, LookAhead, OptimizerStep, undone
 from msd_framework.engine.precision import Choice, Precision, choose, probe_objective
 from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem, TrainingError, is_ours
@@ -131,20 +123,14 @@ class Runner:
                 updates in a row, or all of the run, that were skipped for their gradients.
         """
         precision = self.choose_precision().precision
-        for name, callback in self.named_callbacks:
-            try:
-                json.dumps(callback.state())
-            except (TypeError, ValueError) as error:
-                raise ConfigError(Problem("callbacks", f"the state of {name} cannot be written as JSON: {error}")) from error
+        self._check_callbacks()
         module = self.world.wrap(self.objective).train()
         parts = self.batches.starting_at(self.update)
         self.emit("on_fit_start")
         try:
             while self.update < self.plan.num_updates and not self.stop_reason:
-                self.objective.begin_update(Progress(self.update, self.plan.num_updates))
                 with precision.products():
-                    output = self.step(module, parts, precision)
-                self.objective.end_update(self.world.mean)
+                    output = self.make_update(module, parts, precision)
                 self.update += 1
                 self.emit("on_step_end", output)
                 if self.update % self.plan.log_every == 0 or self.update == self.plan.num_updates:
@@ -158,6 +144,44 @@ class Runner:
             raise
         self.emit("on_fit_end")
 
+    def make_update(self, module: nn.Module, parts: Iterator[Batch], precision: Precision) -> StepOutput:
+        """One update and the hooks around it; the output of its last part.
+
+        Args:
+            module: the objective as the world wraps it.
+            parts: those of this update and of later ones.
+            precision: what it is computed in.
+        """
+        self.objective.begin_update(Progress(self.update, self.plan.num_updates))
+        batches: Iterable[Batch] = parts_of_update(parts, self.plan.accumulate, self.world)
+        if self.objective.rehearses:
+            batches = list(batches)
+            with undone(self.objective, self.optimizer, self.world.device):
+                self.step(module, batches, precision, is_logged=False)
+        output = self.step(module, batches, precision)
+        self.scheduler.step()
+        self.objective.end_update(self.world.mean)
+        return output
+
+    def step(self, module: nn.Module, batches: Iterable[Batch], precision: Precision, is_logged: bool = True) -> StepOutput:
+        """One step of the optimizer: every part's gradient added up, clipped, applied; the output of the last part."""
+        for i, batch in enumerate(batches):
+            with self.world.accumulating(module, last=i == self.plan.accumulate - 1):
+                with precision.autocast(self.world.device):
+                    output: StepOutput = module(batch)
+                self.scaler.scale(output.loss / self.plan.accumulate).backward()  # type: ignore[no-untyped-call]
+            if is_logged:
+                self.window.add(self.update + 1, output)
+        self.scaler.unscale_(self.optimizer)
+        self.objective.after_backward(self.world.mean)
+        norm = self.world.clip(self.objective, self.plan.clip_norm)
+        self.window.watch(self.update + 1, norm, self.scaler.is_enabled())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.objective.after_step(OptimizerStep(self.update, precision, norm, self.world, self.look_ahead))
+        self.optimizer.zero_grad(set_to_none=True)
+        return output
+
     def choose_precision(self) -> Choice:
         """What the run computes in; `auto` is measured on the next batches, once, and the first process's choice is everybody's.
 
@@ -168,41 +192,12 @@ class Runner:
             self.choice = self.world.gather(choose(probe_objective(self.objective, batches, self.world.device)))[0]
         return self.choice
 
-    def step(self, module: nn.Module, parts: Iterator[Batch], precision: Precision) -> StepOutput:
-        """One update; made once before on trial where the objective learns its weights from where that leads."""
-        batches: Iterable[Batch] = parts_of_update(parts, self.plan.accumulate, self.world)
-        if self.objective.looks_ahead and self.objective.held_out is not None and self.objective.held_out.rehearsed:
-            batches = list(batches)
-            with undone(self.objective, self.optimizer, self.world.device):
-                list(self.move(module, batches, precision))
-        for output in self.move(module, batches, precision):
-            self.window.add(self.update + 1, output)
-        self.scheduler.step()
-        return output
-
-    def move(self, module: nn.Module, parts: Iterable[Batch], precision: Precision) -> Iterator[StepOutput]:
-        """Changes the weights: every part's gradient added up, clipped, applied; yields what each part said."""
-        for i, batch in enumerate(parts):
-            with self.world.accumulating(module, last=i == self.plan.accumulate - 1):
-                with precision.autocast(self.world.device):
-                    output: StepOutput = module(batch)
-                self.scaler.scale(output.loss / self.plan.accumulate).backward()  # type: ignore[no-untyped-call]
-            yield output
-        self.scaler.unscale_(self.optimizer)
-        self.objective.after_backward(self.world.mean)
-        norm = self.clip()
-        self.window.watch(self.update + 1, norm, self.scaler.is_enabled())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.look_ahead:
-            self.look_ahead(self.update, precision, None if self.scaler.is_enabled() else norm)
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def clip(self) -> Tensor:
-        """Clips the gradient; its norm before that."""
-        largest = math.inf if self.plan.clip_norm is None else self.plan.clip_norm
-        norm: Tensor = nn.utils.clip_grad_norm_(self.objective.parameters(), largest)
-        return norm
+    def _check_callbacks(self) -> None:
+        for name, callback in self.named_callbacks:
+            try:
+                json.dumps(callback.state())
+            except (TypeError, ValueError) as error:
+                raise ConfigError(Problem("callbacks", f"the state of {name} cannot be written as JSON: {error}")) from error
 
     def log(self) -> None:
         """Reads what the window held, the one place in training that waits for the device."""
@@ -279,23 +274,26 @@ class Runner:
         if checkpoints is None:
             return
         self.check()
-        states = self.world.gather(random_state(self.world.device))
+        checkpoint = self._checkpoint()
 
         def write() -> None:
             if self.world.is_first:
-                checkpoints.save(self._checkpoint(states), self.update, best)
+                checkpoints.save(checkpoint, self.update, best)
 
         self.world.together(write)
         self.emit("on_checkpoint")
 
-    def _checkpoint(self, random: Sequence[Mapping[str, Tensor]]) -> Checkpoint:
-        tensors, rest = optimizer_tensors(self.optimizer)
-        objective = self.objective.state_dict()
+    def _checkpoint(self) -> Checkpoint:
+        weights = self.world.weights_of(self.objective)
+        tensors, rest = self.world.optimizer_state_of(self.optimizer)
+        random = {}
+        for rank, state in enumerate(self.world.gather(random_state(self.world.device))):
+            random |= {f"{rank}.{name}": value for name, value in state.items()}
         return Checkpoint(
-            model=self.objective.model.state_dict(),
-            objective={k: v for k, v in objective.items() if not k.startswith("model.")},
+            model={k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")},
+            objective={k: v for k, v in weights.items() if not k.startswith("model.")},
             optimizer=tensors,
-            random={f"{rank}.{name}": t for rank, state in enumerate(random) for name, t in state.items()},
+            random=random,
             state={
                 "update": self.update,
                 "num_updates": self.plan.num_updates,
@@ -345,7 +343,7 @@ class Runner:
     def _restore_tensors(self, path: Path, saved: Checkpoint) -> None:
         state = saved.state
         own = {
-            "optimizer": {"param_groups": optimizer_tensors(self.optimizer)[1]["param_groups"]},
+            "optimizer": {"param_groups": self.world.optimizer_state_of(self.optimizer)[1]["param_groups"]},
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "window": self.window.state(),
@@ -365,8 +363,8 @@ class Runner:
             text = f"its classes are {', '.join(map(str, before))}, and now they are {', '.join(map(str, now))}"
             raise CheckpointError(f"{path}: {text}. Bring the data back as it was, or name another env.save_dir.")
         whole = {**{f"model.{name}": tensor for name, tensor in saved.model.items()}, **saved.objective}
-        load_weights(self.objective, whole, str(path))
-        restore_optimizer(self.optimizer, saved.optimizer, state["optimizer"])
+        self.world.load_weights(self.objective, whole, str(path))
+        self.world.load_optimizer_state(self.optimizer, saved.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.window.restore(state["window"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -264,3 +265,15 @@ def refuse_positions(inputs: ModalityInputs) -> None:
     """
     if "positions" in inputs.extras:
         raise ValueError("this model counts positions itself, and got extras['positions']; mask words in place of dropping them")
+
+
+@contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """Within it nothing is dropped and no batch norm learns; then each part is in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 
 from msd_framework.data.batches.plan import stream_seed
 from msd_framework.losses.base import at_least_float32
-from msd_framework.models.base import MultimodalModel
+from msd_framework.models.base import MultimodalModel, evaluated
 from msd_framework.modulation.base import MODULATIONS, GradientModulation
 from msd_framework.ranges import not_negative
 from msd_framework.schedules import Mean, Progress
@@ -96,7 +94,7 @@ class OnTheFlyModulation(GradientModulation):
             )
         if self.training and self.acts:
             self.encoders = [list(model.get_submodule(f"encoders.{m}").parameters()) for m in self.modalities]
-            with torch.no_grad(), _evaluated(model):
+            with torch.no_grad(), evaluated(model):
                 alone = model.forward_views([{m: batch.inputs[m]} for m in self.modalities]).logits  # [M, B, C]
             right = torch.stack([self.right(at_least_float32(z), batch.targets).double() for z in alone])  # [M, B]
             if batch.having:  # of an example that lacks a modality nobody can say how well that one knows the answer
@@ -148,15 +146,3 @@ def right_labels(logits: Tensor, targets: Tensor, outcomes: Outcomes = "bernoull
     """
     scores = targets.nan_to_num(nan=0.0).to(logits.dtype)
     return (scores * probabilities(logits, outcomes)).sum(-1) / scores.sum(-1).clamp(min=SMALLEST)
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """The model without dropout, its batch norms not learning; as it was afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from msd_framework.components.registry import Registry
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
 from msd_framework.modulation.base import GradientModulation
-from msd_framework.schedules import HeldOut, Mean, Progress, UpdateHook
+from msd_framework.schedules import HeldOut, Mean, Progress, Step, UpdateHook
 from msd_framework.structures import Batch, Setting, StepOutput
 from msd_framework.teachers.base import Teacher
 
@@ -33,6 +33,9 @@ class Objective(nn.Module, ABC):
 
     takes_unlabelled: ClassVar[bool] = False
     """Whether it can learn from batches in which some examples have no label."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"learn": "after_step"}
+    """Methods that earlier versions called, and those that took their place."""
 
     model: MultimodalModel
     masker: Masker | None
@@ -82,9 +85,24 @@ class Objective(nn.Module, ABC):
         """Looks at all training examples once, where a weighting needs their statistics."""
 
     def begin_update(self, progress: Progress) -> None:
-        """Tells every part that follows the run how far it is, before the forward passes of an update."""
-        for part in self._hooks():
-            part.begin_update(progress)
+        for hook in self._hooks():
+            hook.begin_update(progress)
+
+    def after_backward(self, mean: Mean) -> None:
+        for hook in self._hooks():
+            hook.after_backward(mean)
+
+    def after_step(self, step: Step) -> None:
+        for hook in self._hooks():
+            hook.after_step(step)
+
+    def end_update(self, mean: Mean) -> None:
+        for hook in self._hooks():
+            hook.end_update(mean)
+
+    def _hooks(self) -> Iterator[UpdateHook]:
+        """Every part, however deep, that does something in each update; an objective calls each hook of all of them."""
+        return (module for module in self.modules() if isinstance(module, UpdateHook))
 
     def take(self, modulation: GradientModulation | None) -> None:
         """Takes what balances the modalities, for a constructor that has the model."""
@@ -96,45 +114,15 @@ class Objective(nn.Module, ABC):
         """Lets it look at a batch, after the model's own forward pass; what it has to log."""
         return {} if self.modulation is None else self.modulation(self.model, batch)
 
-    def after_backward(self, mean: Mean) -> None:
-        """Lets every part that follows the run change the gradients of an update, before they are clipped and applied."""
-        for part in self._hooks():
-            part.after_backward(mean)
-
-    def end_update(self, mean: Mean) -> None:
-        """Lets every part that follows the run learn from an update, once it is made."""
-        for part in self._hooks():
-            part.end_update(mean)
-
     @property
     def held_out(self) -> HeldOut | None:
-        """The training examples that it learns from beside its batches, which must not hold them; None if there are none.
-
-        An objective that has some overrides all that follows.
-        """
+        """The training examples that it learns from beside its batches, which must not hold them; None if there are none."""
         return None
 
     @property
-    def looks_ahead(self) -> bool:
-        """Whether it learns from held-out examples in the update that is under way."""
+    def rehearses(self) -> bool:
+        """Whether the update that is under way is made on trial first, for `after_step` to learn from where it leads."""
         return False
-
-    def held_out_loss(self, batch: Batch) -> Tensor:
-        """The loss of held-out examples, a scalar, which an update should lower."""
-        raise NotImplementedError(f"{type(self).__name__} learns from no held-out examples")
-
-    def learn(self, direction: Mapping[str, Tensor], mean: Mean) -> None:
-        """Learns from an update that was just made.
-
-        Args:
-            direction: the gradient of the held-out loss with respect to the gradient that the update was made with, by the names
-                of its parameters; the same on all processes.
-            mean: the mean over the processes.
-        """
-        raise NotImplementedError(f"{type(self).__name__} learns from no held-out examples")
-
-    def _hooks(self) -> Iterable[UpdateHook]:
-        return (module for module in self.modules() if isinstance(module, UpdateHook))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

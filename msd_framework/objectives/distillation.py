@@ -22,7 +22,7 @@ from msd_framework.objectives.features import FEATURE_TERMS, FeatureTerm, Featur
 from msd_framework.objectives.look_ahead import MIXED, TracedPass, trace
 from msd_framework.objectives.terms import DistillationTerms
 from msd_framework.saliency.base import Saliency, scores_of
-from msd_framework.schedules import HeldOut, Mean, Number, Scheduled
+from msd_framework.schedules import HeldOut, Number, Scheduled, Step
 from msd_framework.structures import Batch, Inputs, ModelOutput, Setting, StepOutput, Task
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, View, visible_modalities
@@ -204,8 +204,8 @@ class DistillationObjective(Objective):
         return self.weighting.held_out
 
     @property
-    def looks_ahead(self) -> bool:
-        return self.weighting.looks_ahead
+    def rehearses(self) -> bool:
+        return self.weighting.looks_ahead and self.held_out is not None and self.held_out.rehearsed
 
     def own_rows(self) -> list[int | None] | None:
         """The student's row of logits of each view whose weight is learned; None if something else looks at one of them too."""
@@ -218,10 +218,16 @@ class DistillationObjective(Objective):
         """The task loss of the full view."""
         return labelled_losses(self.task_loss, self.model(batch.inputs), batch).mean()
 
-    def learn(self, direction: Mapping[str, Tensor], mean: Mean) -> None:
-        slopes = [passed.slopes(direction, 1 / len(self.traced)) for passed in self.traced]
-        self.traced.clear()
-        self.weighting.learn(slopes, mean)
+    def after_step(self, step: Step) -> None:
+        super().after_step(step)
+        if not self.weighting.looks_ahead:
+            return
+        direction = step.look_ahead(self.held_out_loss)
+        # A pass that is made again must be the same one, and so in the same precision.
+        with step.autocast():
+            slopes = [passed.slopes(direction, 1 / len(self.traced)) for passed in self.traced]
+            self.traced.clear()
+            self.weighting.learn(slopes, step.mean)
 
     @property
     def saliency(self) -> Saliency | None:

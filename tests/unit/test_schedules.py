@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from msd_framework.errors import ConfigError
 from msd_framework.losses.logits import BernoulliKL, SoftenedKL
@@ -120,19 +122,61 @@ def test_a_lambda_that_leaves_its_range_is_refused(schedule) -> None:
         objective(distill_weight=schedule)
 
 
-def test_the_runner_tells_the_objective_how_far_it_is_before_each_update() -> None:
-    told: list[tuple[str, int]] = []
+class Listener(UpdateHook):
+    """Writes down which hooks were called, and what it saw of a parameter and its gradient."""
 
-    class Listener(UpdateHook):
-        def begin_update(self, progress) -> None:
-            told.append(("begin", progress.update))
-            assert progress.num_updates == 3
+    def __init__(self, parameter: nn.Parameter):
+        super().__init__()
+        self.heard: list[str] = []
+        self.progress: list[Progress] = []
+        self.values: list[Tensor] = []
+        self.gradients: list[Tensor | None] = []
+        self.parameter = [parameter]  # in a list: it is a part of the objective already
 
-        def end_update(self, mean) -> None:
-            told.append(("end", int(mean(torch.tensor(7.0)))))
+    def hear(self, name: str) -> None:
+        (parameter,) = self.parameter
+        self.heard.append(name)
+        self.values.append(parameter.detach().clone())
+        self.gradients.append(None if parameter.grad is None else parameter.grad.clone())
 
-    listening = objective()
-    listening.listener = Listener()
-    runner, _ = tiny_runner(objective=listening, num_updates=3, accumulate=2)
+    def begin_update(self, progress) -> None:
+        self.hear("begin_update")
+        self.progress.append(progress)
+
+    def after_backward(self, mean) -> None:
+        self.hear("after_backward")
+        assert mean(torch.tensor(7.0)) == 7
+
+    def after_step(self, step) -> None:
+        self.hear("after_step")
+        assert step.mean(torch.tensor(7.0)) == 7
+
+    def end_update(self, mean) -> None:
+        self.hear("end_update")
+
+
+def test_the_runner_calls_the_hooks_of_each_update_in_their_order() -> None:
+    built = objective()
+    built.listener = listener = Listener(next(built.model.parameters()))
+    runner, _ = tiny_runner(objective=built, num_updates=3, accumulate=2)
     runner.fit()
-    assert told == [("begin", 0), ("end", 7), ("begin", 1), ("end", 7), ("begin", 2), ("end", 7)]
+    assert listener.heard == 3 * ["begin_update", "after_backward", "after_step", "end_update"]
+    assert listener.progress == [Progress(update, 3) for update in range(3)]
+
+
+def test_hooks_see_the_whole_gradient_before_and_after_the_step_that_it_makes() -> None:
+    built = objective()
+    built.listener = listener = Listener(built.model.head.weight)
+    runner, _ = tiny_runner(objective=built, num_updates=1, accumulate=2)
+    norm = 1e-3
+    runner.plan = replace(runner.plan, clip_norm=norm)
+    runner.fit()
+    before, whole, stepped, done = listener.values
+    none, gradient, clipped, dropped = listener.gradients
+    assert none is None
+    assert dropped is None
+    assert torch.equal(before, whole)
+    assert not torch.equal(whole, stepped)
+    assert torch.equal(stepped, done)
+    assert gradient.norm() > norm > clipped.norm()
+    torch.testing.assert_close(clipped / clipped.norm(), gradient / gradient.norm())

@@ -21,12 +21,11 @@ from msd_framework.engine.checkpoint import (
     Checkpoint,
     CheckpointFolder,
     find_checkpoint,
-    optimizer_tensors,
     read,
     read_card,
-    restore_optimizer,
     write,
 )
+from msd_framework.engine.distributed import World
 from msd_framework.errors import CheckpointError
 
 
@@ -158,12 +157,12 @@ def test_an_optimizer_goes_on_from_what_was_written(tmp_path):
     parameter = torch.nn.Parameter(torch.ones(4))
     optimizer = torch.optim.AdamW([parameter], lr=0.1)
     two_steps(optimizer, parameter, 0)
-    tensors, rest = optimizer_tensors(optimizer)
+    tensors, rest = World().optimizer_state_of(optimizer)
     write(Checkpoint({"p": parameter}, optimizer=tensors, state=rest), tmp_path / "c")
     found = read(tmp_path / "c")
     again = torch.nn.Parameter(found.model["p"])
     other = torch.optim.AdamW([again], lr=0.5)
-    restore_optimizer(other, found.optimizer, found.state)
+    World().load_optimizer_state(other, found.optimizer, found.state)
     two_steps(optimizer, parameter, 1)
     two_steps(other, again, 1)
     assert torch.equal(parameter, again)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from msd_framework.data.batches.plan import TrainingPlan
 from msd_framework.engine.checkpoint import read
-from msd_framework.engine.look_ahead import LookAhead
+from msd_framework.engine.distributed import World
+from msd_framework.engine.look_ahead import LookAhead, OptimizerStep
 from msd_framework.engine.precision import FP32
 from msd_framework.errors import ConfigError
 from msd_framework.losses.features import Hint
@@ -154,7 +155,7 @@ def test_learned_weights_and_features_go_together(term: Any) -> None:
         output = built(made_batch(6, seed=update))
         output.loss.backward()
         optimizer.step()
-        look_ahead(update, FP32)
+        built.after_step(OptimizerStep(update, FP32, torch.zeros(()), World(), look_ahead))
         optimizer.zero_grad()
         built.end_update(lambda x: x)
     assert any(name.startswith("feature/") for name in output.terms)

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from msd_framework.analysis.study.trajectory import weight_trajectories
 from msd_framework.callbacks.base import Callback
 from msd_framework.data.batches.plan import hold_out
-from msd_framework.engine.look_ahead import LookAhead
+from msd_framework.engine.distributed import World
+from msd_framework.engine.look_ahead import LookAhead, OptimizerStep
 from msd_framework.engine.optim import AdamWRecipe, SGDRecipe
 from msd_framework.engine.precision import BF16, FP32, Precision, probe_objective
 from msd_framework.engine.runner import Runner
@@ -34,7 +35,7 @@ from msd_framework.models.layers.recorded import called_with
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.look_ahead import Recorded, Replayed
 from msd_framework.objectives.supervised import SupervisedObjective
-from msd_framework.registry import WEIGHTINGS
+from msd_framework.registry import OBJECTIVES, WEIGHTINGS
 from msd_framework.run import run
 from msd_framework.schedules import Progress
 from msd_framework.structures import Batch, ModelOutput, tree_map
@@ -146,7 +147,7 @@ def slopes_of(
         output.loss.backward()
         norm = nn.utils.clip_grad_norm_(built.parameters(), torch.inf if clip is None else clip)
         optimizer.step()
-        look_ahead(update, precision, norm)
+        built.after_step(OptimizerStep(update, precision, norm, World(), look_ahead))
         optimizer.zero_grad()
         built.end_update(lambda x: x)
         yield found[-1], wanted, w
@@ -236,7 +237,8 @@ def test_bfloat16_gives_the_slopes_of_float32_but_for_its_rounding() -> None:
             loss = built(batch).loss
         loss.backward()
         optimizer.step()
-        LookAhead(built, OneAfterAnother([held_out]), optimizer)(0, precision)
+        look_ahead = LookAhead(built, OneAfterAnother([held_out]), optimizer)
+        built.after_step(OptimizerStep(0, precision, torch.zeros(()), World(), look_ahead))
         return found[0][1:]
 
     wanted, found = slopes(FP32), slopes(BF16)
@@ -497,13 +499,22 @@ def test_a_runner_must_have_what_is_held_out() -> None:
         Runner(runner.objective, runner.batches, runner.optimizer, runner.scheduler, runner.plan)
 
 
-def test_an_objective_that_learns_from_no_held_out_examples_says_so() -> None:
+def test_an_objective_that_learns_from_no_held_out_examples_has_none() -> None:
     plain = SupervisedObjective(student(0.0))
     assert plain.held_out is None
-    assert not plain.looks_ahead
-    for call in (lambda: plain.held_out_loss(made_batch(2)), lambda: plain.learn({}, lambda x: x)):
-        with pytest.raises(NotImplementedError, match="SupervisedObjective learns from no held-out examples"):
-            call()
+    assert not plain.rehearses
+    step = OptimizerStep(0, FP32, torch.zeros(()), World(), None)
+    plain.after_step(step)  # asks for none
+    with pytest.raises(ValueError, match="there are no held-out examples"):
+        step.look_ahead(lambda batch: torch.zeros(()))
+
+
+def test_an_objective_of_a_user_that_learns_in_the_old_way_is_told_the_new_one() -> None:
+    class Old(SupervisedObjective):
+        def learn(self, direction: Any, mean: Any) -> None: ...
+
+    with pytest.raises(ConfigError, match="has learn, which nothing asks for any more: write after_step in its place"):
+        OBJECTIVES.register("old")(Old)
 
 
 def test_a_batch_norm_that_learns_is_refused() -> None:

@@ -482,7 +482,7 @@ def step_on_a_device_that_cannot_be_read(objective, monkeypatch):
     runner, _ = tiny_runner(world=World(device=META), objective=objective.to(META))
     runner.optimizer = SGDRecipe(0.1).build(objective)  # no fused AdamW on it
     runner.scheduler = CosineSchedule(0.2).build(runner.optimizer, 3)
-    return runner.step(objective.train(), iter([marked()]), FP32)
+    return runner.make_update(objective.train(), iter([marked()]), FP32)
 
 
 def distillation():
