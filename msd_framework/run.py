@@ -26,6 +26,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.memory import keep_freed_memory
 from msd_framework.engine.precision import AUTO
 from msd_framework.engine.random_state import seed_everything
+from msd_framework.engine.resume import resume
 from msd_framework.engine.runner import Runner
 from msd_framework.files import write_json, write_text
 from msd_framework.launch import launched
@@ -109,9 +110,9 @@ def fit(run: Run, training: Training, source: Source) -> None:
     if resumed:
         changes = resume_changes(config)
         seed_everything(config.seed, world.rank)  # for a process that was not there before
-        runner.resume()
+        notes = resume(runner)
         if world.is_first:
-            for note in [*changes, *runner.notes]:
+            for note in [*changes, *notes]:
                 say(f"resume: {note}")
     elif config.checkpoint.resume and (run.folder / "metrics.jsonl").exists() and world.is_first:
         say(f"resume: {run.folder} has no checkpoint yet, so the run begins at update 0")

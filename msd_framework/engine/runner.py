@@ -7,25 +7,24 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from msd_framework.callbacks.base import CALLBACKS, Callback
 from msd_framework.components.registry import raised_at
 from msd_framework.engine.blame import find_cause
-from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, misfit, read
+from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.log_window import MOST_SKIPPED, LogWindow
 from msd_framework.engine.look_ahead import Batches, LookAhead, OptimizerStep, undone
 from msd_framework.engine.precision import Choice, Precision, choose, probe_objective
-from msd_framework.engine.random_state import random_state, restore_random_state
-from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem, TrainingError, is_ours
+from msd_framework.engine.random_state import random_state
+from msd_framework.errors import ConfigError, MSDError, Problem, TrainingError, is_ours
 from msd_framework.objectives.base import Objective
 from msd_framework.schedules import Progress
 from msd_framework.structures import Batch, StepOutput
@@ -82,7 +81,6 @@ class Runner:
         update: updates made so far.
         best: the best value of the monitored metric so far, None before the first validation.
         skipped: updates that fp16 has skipped, as of the last log.
-        notes: what became of the state of a run that is gone on with, a sentence each.
     """
 
     def __init__(
@@ -106,7 +104,6 @@ class Runner:
         self.update, self.stop_reason = 0, ""
         self.stopped_by: str | None = None
         self.skipped = 0
-        self.notes: list[str] = []
         self.best: float | None = None
         self.choice = Choice.given(plan.precision)
         self.window = LogWindow(self.world.device)
@@ -311,124 +308,6 @@ class Runner:
             },
             card=self.card,
         )
-
-    def resume(self) -> bool:
-        """Goes back to the last whole checkpoint, if there is any; `notes` then says what became of what it held.
-
-        Raises:
-            CheckpointError: if there are checkpoints and none is whole, or if the last one's is of another model or other examples.
-            ConfigError: if the plan ends before it, or changes nothing about why the run has stopped.
-        """
-        path, damaged = self.checkpoints.newest_whole() if self.checkpoints else (None, [])
-        if path is None or self.checkpoints is None:
-            return False
-        saved = read(path)
-        state = saved.state
-        try:
-            self.notes = [*damaged, f"goes on from {path}, update {state['update']} of {self.plan.num_updates}"]
-            self._restore_tensors(path, saved)
-            self._restore_best(state)
-            self._restore_callbacks(state)
-            self.update = state["update"]
-            self._restore_length(state)
-            restore_random_state({k.partition(".")[2]: t for k, t in saved.random.items() if k.startswith(f"{self.world.rank}.")})
-        except MSDError:
-            raise
-        except Exception as error:  # what was edited can make anything raise
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
-            text = f"its state.json is not that of a run like this one: {reason}. Name another env.save_dir."
-            raise CheckpointError(f"{path}: {text}") from error
-        return True
-
-    def _restore_tensors(self, path: Path, saved: Checkpoint) -> None:
-        state = saved.state
-        own = {
-            "optimizer": {"param_groups": self.world.optimizer_state_of(self.optimizer)[1]["param_groups"]},
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "window": self.window.state(),
-        }
-        wrong = misfit(state, {"update": 0, "best": state.get("best") and 0.0, **own})
-        if not wrong and state["update"] < 0:
-            wrong = f"update is {state['update']}"
-        if wrong:
-            raise CheckpointError(f"{path}: its state.json is not that of a run like this one: {wrong}. Name another env.save_dir.")
-        if state.get("examples", self.plan.examples) != self.plan.examples:
-            raise CheckpointError(
-                f"{path}: was made on other training examples than those that are there now, whose order it has stored. "
-                f"Bring the files of data.train back as they were, or name another env.save_dir."
-            )
-        before, now = (card.get("facts", {}).get("class_names") for card in (saved.card, self.card))
-        if before and now and list(before) != list(now):
-            text = f"its classes are {', '.join(map(str, before))}, and now they are {', '.join(map(str, now))}"
-            raise CheckpointError(f"{path}: {text}. Bring the data back as it was, or name another env.save_dir.")
-        whole = {**{f"model.{name}": tensor for name, tensor in saved.model.items()}, **saved.objective}
-        self.world.load_weights(self.objective, whole, str(path))
-        self.world.load_optimizer_state(self.optimizer, saved.optimizer, state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.window.restore(state["window"])
-        if self.choice is None and state.get("precision"):
-            self.choice = Choice(**state["precision"])
-        processes = len({name.partition(".")[0] for name in saved.random})
-        if processes != self.world.size:
-            self.notes.append(f"{processes} processes before, {self.world.size} now: the rest of the noise is drawn anew")
-
-    def _restore_best(self, state: Mapping[str, Any]) -> None:
-        """A best value is compared with values of the same metric on the same examples alone."""
-        assert self.checkpoints is not None
-        is_same = state.get("watched") == self.watched
-        self.checkpoints.go_on_from(state, keeps_best=is_same)
-        if is_same:
-            self.best = state["best"]
-        elif state["best"] is not None:
-            before = state.get("watched", {}).get("monitor", "what was watched")
-            text = f"the best {before} so far, {state['best']:.4g}, was measured otherwise: its checkpoint is kept"
-            self.notes.append(f"{text}, and the best {self.plan.monitor} is looked for from here on")
-
-    def _restore_callbacks(self, state: Mapping[str, Any]) -> None:
-        """Each gets the state of its own name; what has no state yet begins afresh."""
-        states = state["callbacks"]
-        if not isinstance(states, Mapping):  # older versions wrote them down by their places alone
-            states = {}
-        own = dict(self.named_callbacks)
-        for name, callback in own.items():
-            try:
-                if name in states:
-                    callback.restore(states[name])
-            except Exception as error:  # a class of a user's may raise anything
-                text = f"{name} cannot take back the state that it has in the checkpoint: {raised_at(error)}"
-                raise ConfigError(Problem("callbacks", text)) from error
-        lost = [name for name in states if name not in own and states[name]]
-        new = [name for name, callback in own.items() if name not in states and callback.state()]
-        self.notes += [f"{name} is not among the callbacks any more: what it knew is dropped" for name in lost]
-        self.notes += [f"{name} is new among the callbacks: it begins afresh" for name in new]
-        by, reason = state.get("stopped_by"), state["stop_reason"]
-        if reason and by in own and own[by].still_stops(self):
-            self.stop_reason, self.stopped_by = reason, by
-            if state["num_updates"] != self.plan.num_updates:
-                why = f"the run has stopped at update {state['update']}, since {reason}, and that still holds"
-                raise ConfigError(Problem("callbacks", f"{why}. Leave the callback out or raise its patience to train on."))
-            self.notes.append(f"no update is made: {reason}")
-        elif reason:
-            self.notes.append(f"had stopped, since {reason}; that holds no longer, so it trains on")
-
-    def _restore_length(self, state: Mapping[str, Any]) -> None:
-        """Where the run has another length than before, the schedule of the learning rate is that of the new one."""
-        before, now = state.get("num_updates", self.plan.num_updates), self.plan.num_updates
-        if self.update > now:
-            text = f"the run ends after {now} updates, and its checkpoint is from update {self.update}. Name a later end."
-            raise ConfigError(Problem("training.max_updates", text))
-        if self.update == now and not self.stop_reason:
-            self.notes.append("no update is made: the run is at its end")
-        if before == now or not isinstance(self.scheduler, LambdaLR):
-            return
-        rates = [base * rate(self.update) for base, rate in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas)]
-        for group, rate in zip(self.optimizer.param_groups, rates):
-            group["lr"] = rate
-        old, self.scheduler._last_lr = self.scheduler.get_last_lr()[0], rates
-        if old != rates[0]:
-            self.notes.append(f"the schedule is that of {now} updates: the learning rate goes on at {rates[0]:.3g}, from {old:.3g}")
 
     @property
     def watched(self) -> dict[str, Any]:

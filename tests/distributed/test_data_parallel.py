@@ -17,6 +17,7 @@ from torch import nn
 from msd_framework.callbacks.base import Callback
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import predict
+from msd_framework.engine.resume import resume
 from msd_framework.errors import TrainingError
 from msd_framework.losses.features import Hint, PatientDistance
 from msd_framework.maskers.drop import DropMasker
@@ -199,7 +200,7 @@ class InterruptAt(Callback):
 def _resume(folder: str, stop_at: int) -> None:
     with World.join("cpu") as world:
         runner, _ = tiny_runner(world, folder=Path(folder), dropout=0.3, save_at=frozenset({6}))
-        runner.resume()
+        resume(runner)
         runner.callbacks = [*runner.callbacks, InterruptAt(stop_at)]
         with suppress(InterruptionError):
             runner.fit()

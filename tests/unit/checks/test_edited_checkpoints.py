@@ -23,6 +23,7 @@ from msd_framework.checks.run import checked
 from msd_framework.config.cards import card_of, rebuilt
 from msd_framework.config.load import load
 from msd_framework.engine.checkpoint import read
+from msd_framework.engine.resume import resume
 from msd_framework.errors import MSDError
 from tests.runs import tiny_runner
 
@@ -135,7 +136,7 @@ def test_metrics_of_a_teacher_s_run_import_nothing(tiny_teacher, tiny_config, tm
 def resumed(folder: Path) -> None:
     """Goes on for one update."""
     runner, _ = tiny_runner(folder=folder)
-    assert runner.resume()
+    assert resume(runner)
     runner.checkpoints = None
     runner.plan = replace(runner.plan, num_updates=runner.update + 1)
     runner.fit()

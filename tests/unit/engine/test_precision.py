@@ -35,6 +35,7 @@ from msd_framework.engine.precision import (
     probe_objective,
     relative_errors,
 )
+from msd_framework.engine.resume import resume
 from msd_framework.maskers.base import Masker
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.maskers.resample import NoiseMasker
@@ -400,7 +401,7 @@ def test_a_resumed_run_takes_the_same_precision_without_measuring_again(monkeypa
         cut.fit()
     seen = made_to_choose(monkeypatch, "fp32")
     resumed, _ = single_runner("auto", folder=tmp_path / "cut", save_at=frozenset({5}))
-    assert resumed.resume()
+    assert resume(resumed)
     assert resumed.choose_precision() == Choice("bf16", "precision: bf16, as told")
     resumed.fit()
     assert seen == []

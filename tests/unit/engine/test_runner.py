@@ -13,6 +13,7 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.early_stopping import EarlyStopping
 from msd_framework.engine.distributed import World
 from msd_framework.engine.log_window import LogWindow
+from msd_framework.engine.resume import resume
 from msd_framework.errors import CheckpointError, TrainingError
 from msd_framework.structures import StepOutput
 from msd_framework.testing import made_batch, take
@@ -78,7 +79,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path,
         first.fit()
     second, second_log = tiny_runner(folder=tmp_path / "cut", **saves)
     torch.rand(17)  # another state of the random numbers than the one saved
-    assert second.resume()
+    assert resume(second)
     assert second.update == stop_at
     second.fit()
     assert torch.equal(weights_of(whole), weights_of(second))
@@ -89,7 +90,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path,
 
 def test_nothing_is_resumed_where_there_is_no_checkpoint(tmp_path):
     runner, _ = tiny_runner(folder=tmp_path)
-    assert not runner.resume()
+    assert not resume(runner)
     assert runner.update == 0
 
 
@@ -100,7 +101,7 @@ def test_weights_of_other_shapes_are_refused_with_the_first_difference(tmp_path)
     objective.model = tiny_model(2, hidden_size=4)
     other, _ = tiny_runner(folder=tmp_path, objective=objective)
     with pytest.raises(CheckpointError, match=r"weights of another model: .* is \(.*4.*\) here and \(.*8.*\) there"):
-        other.resume()
+        resume(other)
 
 
 @pytest.mark.parametrize("bad_update", [1, 4])
@@ -167,7 +168,7 @@ def test_early_stopping_waits_its_patience_and_remembers_it_over_an_interruption
     assert "has not improved in 2 validations" in runner.stop_reason
     again, _ = tiny_runner(folder=tmp_path, **plan)
     again.callbacks = [*again.callbacks, EarlyStopping(patience=2)]
-    assert again.resume()
+    assert resume(again)
     again.fit()
     assert again.update == 6  # what has stopped stays stopped
 
@@ -216,7 +217,7 @@ def test_fp16_stops_after_many_skipped_updates_in_a_row_also_over_an_interruptio
     with pytest.raises(InterruptionError):
         runner.fit()
     again, _ = single_runner(**plan)
-    again.resume()
+    resume(again)
     spoil_gradient(again)
     with pytest.raises(TrainingError, match=r"in any update from 11 to 30, so none"):
         again.fit()

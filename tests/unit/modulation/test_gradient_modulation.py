@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.engine.precision import probe_objective
+from msd_framework.engine.resume import resume
 from msd_framework.errors import ConfigError
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.base import MultimodalModel
@@ -304,7 +305,7 @@ def test_a_resumed_run_ends_in_the_bits_of_one_that_was_not_interrupted(tmp_path
     with suppress(InterruptionError):
         cut.fit()
     resumed, rest = run_of(dropout=0.3, folder=tmp_path)
-    assert resumed.resume()
+    assert resume(resumed)
     resumed.fit()
     assert rest.rows == rows.rows[5:]
     assert torch.equal(weights(resumed), weights(whole))

@@ -15,6 +15,7 @@ from msd_framework.engine.checkpoint import read
 from msd_framework.engine.distributed import World
 from msd_framework.engine.look_ahead import LookAhead, OptimizerStep
 from msd_framework.engine.precision import FP32
+from msd_framework.engine.resume import resume
 from msd_framework.errors import ConfigError
 from msd_framework.losses.features import Hint
 from msd_framework.losses.relations import SimilarityPreserving
@@ -323,7 +324,7 @@ def test_a_fused_sequence_of_another_length_is_refused() -> None:
 def test_what_terms_learn_is_saved_resumed_to_the_same_bits_and_no_part_of_the_student(tmp_path: Path) -> None:
     def runner(folder: Path, stop: int = 12) -> Any:
         made, recorder = tiny_runner(folder=folder, objective=objective(WIDER), save_at=frozenset({6}))
-        made.resume()
+        resume(made)
         if stop < 12:
             emit = made.emit
 

@@ -26,6 +26,7 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.look_ahead import LookAhead, OptimizerStep
 from msd_framework.engine.optim import AdamWRecipe, SGDRecipe
 from msd_framework.engine.precision import BF16, FP32, Precision, probe_objective
+from msd_framework.engine.resume import resume
 from msd_framework.engine.runner import Runner
 from msd_framework.errors import ConfigError, MSDError
 from msd_framework.losses.dist import ClassRelations
@@ -385,7 +386,7 @@ def test_a_resumed_run_ends_in_the_bits_of_one_that_was_not_interrupted(options:
     with suppress(InterruptionError):
         cut.fit()
     resumed, rest = learned_run(folder=tmp_path, dropout=0.3, **options)
-    assert resumed.resume()
+    assert resume(resumed)
     resumed.fit()
     assert rest.rows == weights.rows[4:]
     assert result(resumed, rest)["parameters"] == result(whole, weights)["parameters"]

@@ -18,6 +18,7 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.checks.run import checked
 from msd_framework.config.load import load
 from msd_framework.engine.optim import AdamWRecipe
+from msd_framework.engine.resume import resume
 from msd_framework.engine.runner import Runner
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.maskers.drop import DropMasker
@@ -116,7 +117,7 @@ def test_a_resumed_run_has_the_average_and_the_losses_of_one_that_was_not_cut_to
         runner, recorder = tiny_runner(
             folder=folder, objective=objective(dropout=0.3), dropout=0.3, save_at=frozenset({5, NUM_UPDATES})
         )
-        runner.resume()
+        resume(runner)
         runner.callbacks = [*runner.callbacks, *([Stop(stop_at)] if stop_at else [])]
         runner.fit()
         return runner.objective.state_dict(), recorder.losses

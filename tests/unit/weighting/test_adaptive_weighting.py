@@ -18,6 +18,7 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.engine.distributed import World
 from msd_framework.engine.optim import AdamWRecipe, SGDRecipe, decay_groups
 from msd_framework.engine.precision import probe_objective
+from msd_framework.engine.resume import resume
 from msd_framework.errors import ConfigError
 from msd_framework.losses.logits import SoftenedKL
 from msd_framework.maskers.attention import AttentionMasker
@@ -488,7 +489,7 @@ def test_a_resumed_run_ends_in_the_bits_of_one_that_was_not_interrupted(name: st
     with suppress(InterruptionError):
         cut.fit()
     resumed, rest = run_of(name, folder=tmp_path)
-    assert resumed.resume()
+    assert resume(resumed)
     resumed.fit()
     assert rest.rows == weights.rows[saved:]
     assert result(resumed, rest)["weights"] == result(whole, weights)["weights"]
