@@ -15,7 +15,7 @@ from benchmarks.table import NAIVE
 from benchmarks.theirs import Theirs
 from benchmarks.timing import CPU, PRECISIONS, Step
 from msd_framework.structures import Batch
-from msd_framework.teachers.filling import ask, fill
+from msd_framework.teachers.filling import fill, outputs_to_store
 from msd_framework.teachers.store import Writer
 
 NUM_EPOCHS, NUM_BATCHES = 10, 2
@@ -69,7 +69,7 @@ def cached_run(sizes: Sizes, name: str) -> Callable[[Sequence[Batch]], None]:
             store = new_store(Path(folder), ids, NUM_CLASSES)
             rows = store.rows(ids)
             with Writer(store) as writer, precision.active(CPU):
-                fill(writer, lambda batch: ask(ours.live, batch, store.layout), batches, rows, lambda count: None)
+                fill(writer, lambda batch: outputs_to_store(ours.live, batch, store.layout), batches, rows, lambda count: None)
             with precision.products():
                 repeat([ours.msd(teacher_of(store), batch, precision) for batch in batches])
 

@@ -115,7 +115,7 @@ def facts(data: Path, folder: Path, number: int) -> dict[str, Any]:
 
 def fill(split: CachedSplit, number: int) -> TeacherStore:
     """The store that a run will look for, filled without asking the teacher more than once about the same meme."""
-    store = TeacherStore.create(split.folder, split.asked.card("fp32"))
+    store = TeacherStore.create(split.folder, split.key.card("fp32"))
     store.add(name_of(i) for i in range(number))
     (batch,) = split.batches_of(np.arange(NUM_MEMES))
     said = split.teacher().predict(batch, store.layout.views).logits[:, :NUM_MEMES]  # [V, NUM_MEMES, C]

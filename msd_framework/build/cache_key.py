@@ -1,4 +1,4 @@
-"""What a teacher's cached answers depend on, and in what a run asks for others than there are."""
+"""What a teacher's cached outputs depend on, and how the outputs that a run needs differ from those that are there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from msd_framework.array_files import digest
 from msd_framework.components.specs import complete
 from msd_framework.config.cards import card_of
 from msd_framework.config.schema import ChannelsConfig, RunConfig, TeacherConfig
@@ -25,28 +26,28 @@ from msd_framework.teachers.store import FORMAT, SUMMARY, Card, Layout
 from msd_framework.views import FULL
 
 LARGE = 768
-"""Classes beyond which a store keeps the summary that the classifier reads in place of logits, if the teacher tells it."""
+"""Classes beyond which a store keeps the summary that the classifier reads in place of logits, if the model gives it."""
 
 PLACES = ("root", "split", "max_examples", "on_error")
 """Options of a data set that say where and how much is read, not what: the content has a part of its own."""
 
 HIDDEN = "special tokens first"
-"""What hiding a text means: [SEP] moves to position 1. Caches of before do not say so: their answers tell how long a text was."""
+"""What hiding a text means: [SEP] moves to position 1. Caches of before do not say so: their outputs show how long a text was."""
 
 WIDER = ("views", "summary", "precision", "masker")
-"""Parts in which a store may hold more than is asked."""
+"""Parts in which a store may hold more than a run needs."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a run asks its teacher about a split.
+class CacheKey:
+    """The outputs of a teacher for a split that a run needs.
 
     Args:
         use: what the run uses the split for: `train`, `validation` or `test`.
-        parts: all that the answers depend on but for the precision.
+        parts: all that the outputs depend on but for the precision.
         notes: what helps to name a difference.
         layout: what is stored of an example.
-        precisions: what the answers may be computed in.
+        precisions: what the outputs may be computed in.
     """
 
     use: str
@@ -57,21 +58,21 @@ class Question:
 
     @property
     def lock(self) -> str:
-        """The name of the lock that is held by whoever fills a store for this question."""
+        """The name of the lock that a run holds while it fills a store of this key."""
         return lock_name(self.parts)
 
     def card(self, precision: str) -> Card:
-        """The card of a store that is made for this question."""
+        """The card of a store that is made for this key."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return Card({**self.parts, "precision": precision}, self.notes, self.layout, now)
 
-    def is_answered_by(self, card: Card) -> bool:
-        """Whether a store's answers are those that are asked for, perhaps among others."""
+    def matches(self, card: Card) -> bool:
+        """Whether a store's outputs are those of this key, perhaps among others."""
         there = card.parts
-        same = there.keys() - {"precision"} == self.parts.keys()
-        same = same and all(there[k] == v for k, v in self.parts.items() if k not in WIDER)
+        if there.keys() - {"precision"} != self.parts.keys():
+            return False
         return (
-            same
+            all(there[key] == value for key, value in self.parts.items() if key not in WIDER)
             and set(there["views"]) >= set(self.parts["views"])
             and self.parts["summary"] in (0, there["summary"])
             and self.parts["masker"] in (None, there["masker"])
@@ -79,14 +80,17 @@ class Question:
         )
 
     def differences(self, card: Card) -> list[str]:
-        """In what a store's answers differ from those that are asked for: what was -> what is wanted."""
-        if self.is_answered_by(card):
+        """How a store's outputs differ from those of this key: what was -> what is wanted."""
+        if self.matches(card):
             return []
         there, here = {**card.parts}, {**self.parts, "precision": " or ".join(self.precisions)}
         if there.get("precision") in self.precisions:
             there["precision"] = here["precision"]
-        names = [k for k in {**there, **here} if there.get(k) != here.get(k)]
-        return [text for k in names for text in _difference(k, there.get(k), here.get(k), card.notes, self.notes)]
+        sentences = []
+        for key in {**there, **here}:
+            if there.get(key) != here.get(key):
+                sentences += _difference(key, there.get(key), here.get(key), card.notes, self.notes)
+        return sentences
 
     def is_near(self, card: Card) -> bool:
         """Whether a store is about the same teacher and split, though perhaps in another state."""
@@ -96,7 +100,7 @@ class Question:
         return bool(same_teacher and same_data)
 
 
-def question(
+def cache_key(
     config: RunConfig,
     use: str,
     content: str,
@@ -105,48 +109,55 @@ def question(
     processor_specs: Mapping[str, Any],
     masker: Masker,
     layout: Layout,
-) -> Question:
-    """What a run asks a teacher about a split.
+) -> CacheKey:
+    """The key of the outputs of one teacher for one split.
 
     Args:
-        config: what the run is.
-        use: what it uses the split for: `train`, `validation` or `test`.
-        content: what stands for the content of the whole split.
+        config: of the run.
+        use: what the run uses the split for: `train`, `validation` or `test`.
+        content: the hash of the whole split.
         folder: where the teacher comes from.
         processors: how each modality becomes tensors for the teacher.
-        processor_specs: what the YAML, or the teacher's checkpoint, says of them.
-        masker: how views hide a modality from the teacher; it has learned what it asks for.
-        layout: what is stored of an example, in the views that are asked about.
+        processor_specs: their specs, from the YAML or the teacher's checkpoint.
+        masker: how views hide a modality from the teacher; it must be fitted.
+        layout: what is stored of an example, in the views that the run needs.
     """
     teacher = config.teacher
     assert teacher is not None
     checkpoint = find_checkpoint(folder)
     card = card_of(checkpoint, config)
-    read = {m: processors[m] for m in card["modalities"]}
-    specs = {m: complete(PROCESSORS, processor_specs[m]) for m in read}
     dataset = {k: v for k, v in complete(DATASETS, config.data.dataset).items() if k not in PLACES}
-    hides = any(view != FULL for view in layout.views)
-    hidden = {"spec": complete(MASKERS, teacher.masker or config.masker), "state": _state(masker), "meaning": HIDDEN}
-    parts = {
+    parts: dict[str, Any] = {
+        # a store of another format is never read as one of this
         "format": FORMAT,
+        # the weights by their hash, so that a teacher that is trained anew into the same folder is another one
         "teacher.weights": read_json(checkpoint / "files.json")["sha256"]["model.safetensors"],
+        # the same weights may be run by a model of other options, such as another pooling
         "teacher.model": {"rebuild": card["rebuild"], "facts": card["facts"]},
         "data.dataset": dataset,
         "data.split": getattr(config.data, use),
+        # which examples, and what is in their files: a data set that moves to another folder keeps its outputs
         "data.content": content,
-        **{f"data.processors.{m}": p.deterministic().fingerprint for m, p in read.items()},
-        **{f"data.processors.{m}.files": p.files for m, p in read.items() if p.files},
-        # what no view hides depends on no masker
-        "masker": hidden if hides else None,
-        "views": list(layout.views),
-        **({"teacher.channels": kept_channels(teacher.channels)} if teacher.channels else {}),
-        "dtype": "float16",
-        "logits": layout.num_classes,
-        "summary": layout.summary_size,
     }
-    notes = {"teacher": folder, **{f"data.processors.{m}": spec for m, spec in specs.items()}}
+    notes: dict[str, Any] = {"teacher": folder}
+    for modality in card["modalities"]:
+        processor, part = processors[modality], f"data.processors.{modality}"
+        # without random transforms: the teacher is run once for all epochs
+        parts[part] = processor.deterministic().fingerprint
+        if processor.files:
+            parts[f"{part}.files"] = processor.files
+        notes[part] = complete(PROCESSORS, processor_specs[modality])
+    # what no view hides depends on no masker
+    parts["masker"] = None
+    if any(view != FULL for view in layout.views):
+        spec = complete(MASKERS, teacher.masker or config.masker)
+        parts["masker"] = {"spec": spec, "state": _state(masker), "meaning": HIDDEN}
+    parts["views"] = list(layout.views)
+    if teacher.channels:
+        parts["teacher.channels"] = kept_channels(teacher.channels)
+    parts |= {"dtype": "float16", "logits": layout.num_classes, "summary": layout.summary_size}
     wanted = teacher.cache_precision
-    return Question(use, _in_json(parts), _in_json(notes), layout, ("fp32", "bf16") if wanted == "auto" else (wanted,))
+    return CacheKey(use, _in_json(parts), _in_json(notes), layout, ("fp32", "bf16") if wanted == "auto" else (wanted,))
 
 
 def stores(folder: Path) -> Iterator[tuple[Path, Card | CacheError]]:
@@ -160,31 +171,33 @@ def stores(folder: Path) -> Iterator[tuple[Path, Card | CacheError]]:
 
 def lock_name(parts: Mapping[str, Any]) -> str:
     """The same for all stores that differ in precision alone."""
-    same = json.dumps({k: v for k, v in parts.items() if k != "precision"}, sort_keys=True)
-    return hashlib.sha256(same.encode()).hexdigest()[:16]
+    return digest({k: v for k, v in parts.items() if k != "precision"})[:16]
 
 
-def nearest(asked: Question, folder: Path) -> str:
-    """In what a question differs from the store that comes nearest to it, as a sentence; empty if none comes near."""
-    cards = [card for _, card in stores(folder) if isinstance(card, Card) and asked.is_near(card) and asked.differences(card)]
-    if not cards:
+def nearest(key: CacheKey, folder: Path) -> str:
+    """How a key differs from the store that comes nearest to it, as the rest of a sentence; empty if none comes near."""
+    found: list[tuple[Card, list[str]]] = []
+    for _, card in stores(folder):
+        if isinstance(card, Card) and key.is_near(card) and (differences := key.differences(card)):
+            found.append((card, differences))
+    if not found:
         return ""
-    latest_first = sorted(cards, key=lambda card: card.created, reverse=True)
-    card = min(latest_first, key=lambda card: len(asked.differences(card)))
-    return f"differs from the cache of {card.created[:10]} in: {'; '.join(asked.differences(card))}."
+    found.sort(key=lambda one: one[0].created, reverse=True)
+    card, differences = min(found, key=lambda one: len(one[1]))  # of several, the latest
+    return f"differs from the cache of {card.created[:10]} in: {'; '.join(differences)}."
 
 
 def layout_of(teacher: TeacherConfig, views: Sequence[str], num_classes: int, summary_size: Callable[[], int | None]) -> Layout:
-    """What is stored of an example: logits, or where there are many classes the summary that they are made of.
+    """What is stored of an example: logits, or where there are many classes the summary that they are computed from.
 
     Args:
-        teacher: how it is asked.
-        views: what it is asked about.
+        teacher: its options.
+        views: the views that the run needs.
         num_classes: C.
-        summary_size: what the teacher's classifier reads, if the teacher tells; asking it loads its weights.
+        summary_size: what the teacher's classifier reads, None if the model does not give it; a call loads the weights.
 
     Raises:
-        CacheError: if features are to be kept that the teacher does not tell.
+        CacheError: if features are to be kept that the model does not give.
     """
     size = summary_size() if teacher.cache_features or num_classes > LARGE else None
     if teacher.cache_features and size is None:
@@ -197,11 +210,13 @@ def layout_of(teacher: TeacherConfig, views: Sequence[str], num_classes: int, su
 def _state(masker: nn.Module) -> str:
     """A hash of what a masker was fitted to; empty if it was not."""
     state: Mapping[str, Tensor] = masker.state_dict()
-    digest = hashlib.sha256()
+    if not state:
+        return ""
+    content = hashlib.sha256()
     for name, values in sorted(state.items()):
-        digest.update(f"{name} {values.dtype} {list(values.shape)}".encode())
-        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest() if state else ""
+        content.update(f"{name} {values.dtype} {list(values.shape)}".encode())
+        content.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
 def kept_channels(channels: ChannelsConfig) -> dict[str, Any]:
@@ -217,34 +232,37 @@ def _in_json(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _difference(key: str, there: Any, here: Any, notes_there: Mapping[str, Any], notes_here: Mapping[str, Any]) -> list[str]:
-    """A sentence's worth on a part that differs."""
+    """Sentences on a part that differs."""
     if key == "data.content":
         return ["the examples (the data set's files have changed)"]
     if key == "teacher.weights":
         return [f"the teacher's weights {str(there)[:8]} -> {str(here)[:8]}"]
     if key in notes_here:
-        there, here = notes_there.get(key), notes_here[key]
-        return _leaf_differences(key, there, here) or [f"{key} (what it learned, such as its vocabulary)"]
-    if key == "masker" and there and here and there.get("meaning") != here["meaning"]:
-        return ["masker (what hiding means: in this cache [SEP] stands where it stood and tells how long the hidden text was)"]
-    if key == "masker" and there and here and there["spec"] == here["spec"]:
-        return ["masker (what it was fitted to)"]
+        differences = _leaf_differences(key, notes_there.get(key), notes_here[key])
+        return differences or [f"{key} (what it learned, such as its vocabulary)"]
+    if key == "masker" and there and here:
+        if there.get("meaning") != here["meaning"]:
+            return ["masker (what hiding means: in this cache [SEP] stands where it stood and tells how long the hidden text was)"]
+        if there["spec"] == here["spec"]:
+            return ["masker (what it was fitted to)"]
     return _leaf_differences(key, there, here)
 
 
 def _leaf_differences(key: str, there: Any, here: Any) -> list[str]:
     before, after = dict(_leaves(there)), dict(_leaves(here))
-    changed = [k for k in {**before, **after} if before.get(k) != after.get(k)]
-    return [f"{' '.join([key, *k])} {_shown(before.get(k))} -> {_shown(after.get(k))}" for k in changed]
+    changed = [place for place in {**before, **after} if before.get(place) != after.get(place)]
+    return [f"{' '.join([key, *place])} {_text(before.get(place))} -> {_text(after.get(place))}" for place in changed]
 
 
-def _leaves(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _leaves(inner, (*at, key))
+            yield from _leaves(inner, (*place, key))
     else:
-        yield at, value
+        yield place, value
 
 
-def _shown(value: Any) -> str:
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else "nothing" if value is None else str(value)
+def _text(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import combinations
 from typing import Any
 
+from msd_framework.array_files import digest
 from msd_framework.build.facts import RunFacts
 from msd_framework.components.registry import plain
 from msd_framework.config.schema import DataConfig, RunConfig
@@ -15,7 +16,6 @@ from msd_framework.data.overlap import Shared, shared_rows, survey
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError, Problem
-from msd_framework.hashing import digest
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
 

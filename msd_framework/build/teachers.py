@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from msd_framework.build.cache_key import layout_of, question
+from msd_framework.build.cache_key import cache_key, layout_of
 from msd_framework.build.data import Data
 from msd_framework.build.dry_run import DryRun
 from msd_framework.build.extreme_rows import ExtremeRows
 from msd_framework.build.models import Maskers
 from msd_framework.build.splits import content
-from msd_framework.build.teacher_cache import CachedSplit, opened
+from msd_framework.build.teacher_cache import CachedSplit, open_split
 from msd_framework.config.cards import card_of, read_as, rebuilt, weights_of
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
@@ -201,7 +201,7 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)
     specs = {m: spec.value for m, spec in data.facts.teacher_processors.items()}
     processors = data.teacher_processors
-    asked = question(config, use, whole, one.folder, processors, specs, maskers.teacher, layout)
+    key = cache_key(config, use, whole, one.folder, processors, specs, maskers.teacher, layout)
     # what the student decoded is not what the teacher's own processors make of it
     decoded = DecodedInputs() if data.teacher_overrides else data.decoded
 
@@ -219,7 +219,7 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
         trial.teacher(one.live(), one.views[use])
 
     return CachedSplit(
-        asked=asked,
+        key=key,
         dataset=data.splits[use],
         batches=batches,
         teacher=one.live,
@@ -252,7 +252,7 @@ def _cached(one: TrainedTeacher, data: Data, maskers: Maskers, whole: Callable[[
     """A teacher's cached answers to each split; a store is opened at the first question, when the maskers are fitted."""
 
     def opening(use: str) -> Opened:
-        return opened(lambda: cached_split(one, use, data, maskers, whole(use)), data.world.device)
+        return open_split(lambda: cached_split(one, use, data, maskers, whole(use)), data.world.device)
 
     return {use: CachedTeacher(one.modalities, data.info.num_classes, partial(opening, use)) for use in data.splits}
 

@@ -17,13 +17,14 @@ from msd_framework.build.data import build_data
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_maskers
 from msd_framework.build.splits import content
-from msd_framework.build.teacher_cache import CachedSplit, try_lock
+from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.checks.run import checked
 from msd_framework.checks.words import read_words, take
 from msd_framework.config.load import load, resolve
 from msd_framework.config.schema import TeacherConfig
 from msd_framework.config.values import as_word
+from msd_framework.engine.locks import try_lock
 from msd_framework.errors import CacheError, ConfigError, Problem, did_you_mean
 from msd_framework.launch import is_first
 from msd_framework.screen import Screen, shown_bytes
@@ -121,8 +122,8 @@ def build(words: Sequence[str]) -> list[str]:
     config, overrides = take(words, "config")
     with _splits(config, overrides) as splits:
         for split in splits:
-            split.opened()
-        return [f"{s.told}: {len(s.dataset):,} examples in {s.first_says(s.complete)}" for s in splits]
+            split.open()
+        return [f"{s.description}: {len(s.dataset):,} examples in {s.from_first(s.find_complete)}" for s in splits]
 
 
 def verify(words: Sequence[str]) -> list[str]:
@@ -141,13 +142,16 @@ def _compared(split: CachedSplit, rows: int = 100) -> str:
         split: what is compared.
         rows: how many rows to compare of each split.
     """
-    path = split.first_says(split.complete)
+    path = split.from_first(split.find_complete)
     if path is None:
-        raise split.missing()
-    found = split.first_says(lambda: split.verify(TeacherStore(path), rows)) or []
+        raise split.missing_error()
+    found = split.from_first(lambda: split.verify(TeacherStore(path), rows)) or []
     count, largest = sum(c.stored.shape[1] for c in found), max((c.largest for c in found), default=0.0)
     share = 100 * max((c.share for c in found), default=0.0)
-    return f"{split.told}: {count} rows compared, the largest difference is {largest:.1e}, {share:.0f} % of what rounding allows."
+    return (
+        f"{split.description}: {count} rows compared, the largest difference is {largest:.1e}, "
+        f"{share:.0f} % of what rounding allows."
+    )
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Iterable[str | Table]]] = {

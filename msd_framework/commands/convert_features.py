@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 
-from msd_framework.build.teacher_cache import locked
 from msd_framework.checks.words import read_words
 from msd_framework.config.values import flow, to_copy
 from msd_framework.data.regions.base import FeatureReader
@@ -19,6 +18,7 @@ from msd_framework.data.regions.draft import Plan, StoreDraft
 from msd_framework.data.regions.open import open_features
 from msd_framework.data.regions.store import FeatureStore, Precision
 from msd_framework.engine.distributed import World
+from msd_framework.engine.locks import locked
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.files import naming
 from msd_framework.screen import bar, put, say, shown_bytes

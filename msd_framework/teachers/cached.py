@@ -1,4 +1,4 @@
-"""A teacher that was asked once: its answers are read from disk, and its weights are nowhere."""
+"""A teacher whose outputs are read from disk, and whose weights are nowhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msd_framework.errors import CacheError
 from msd_framework.maskers.base import Views
 from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
 from msd_framework.teachers.base import Teacher
-from msd_framework.teachers.store import DONE, SUMMARY, Rows, TeacherStore, mend
+from msd_framework.teachers.store import DONE, SUMMARY, TeacherStore, how_to_remove
 
 Classify: TypeAlias = Callable[[Tensor], Tensor]
 """Summaries [.., D] to logits [.., C]."""
@@ -22,12 +22,12 @@ Classify: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Opened:
-    """A store with an answer to each example that it will be asked about.
+    """A store with an output for each example of a split.
 
     Args:
         store: what is read.
-        classify: makes logits of the summaries, where the store keeps no logits.
-        unanswered: the places in the split of examples that could not be read when the teacher was asked.
+        classify: computes logits from the summaries, where the store keeps no logits.
+        unanswered: the places in the split of examples that could not be read when the store was filled.
     """
 
     store: TeacherStore
@@ -36,15 +36,15 @@ class Opened:
 
 
 class CachedTeacher(Teacher):
-    """Looks up what a teacher said of the examples of one split.
+    """Looks up a teacher's outputs for the examples of one split.
 
-    The answers are those of the teacher to about 2^-11 of a logit's distance from the row's largest one. A look-up draws no
-    random numbers and waits for no device.
+    They are those of the teacher to about 2^-11 of a logit's distance from the row's largest one. A look-up draws no random
+    numbers and waits for no device.
 
     Args:
         modalities: what the teacher takes.
         num_classes: C.
-        opening: finds the answers, or asks the teacher for them; called once, at the first question at the latest.
+        opening: opens the store, and fills it if need be; called once, by the first prediction at the latest.
     """
 
     def __init__(self, modalities: Sequence[str], num_classes: int, opening: Callable[[], Opened]):
@@ -59,18 +59,26 @@ class CachedTeacher(Teacher):
         """Logits float32 [V, B, C] of the batch's ids; and the summary [V, B, D] if it is stored.
 
         Raises:
-            CacheError: if an example has no answer.
+            CacheError: if an example has no output.
         """
         store, device = self.opened.store, batch.targets.device
         rows = store.rows(batch.ids, batch.places)
-        self._check(batch, rows)
-        read = {name: _moved(values, device).float() for name, values in store.read(rows, views).items()}
-        features = {SUMMARY: read["summary"]} if "summary" in read else {}
-        if "logits" in read:
-            return ModelOutput(read["logits"] + read["maximum"][..., None], features)
+        missing = rows < 0
+        if store.num_rows:
+            missing |= store.marks[rows] != DONE
+        if missing.any():
+            name = batch.ids[int(missing.argmax())]
+            raise CacheError(
+                f"the teacher cache {store.folder} has no answer for the example {name!r}: it was not in the data, or could not be "
+                f"read, when the cache was filled. {how_to_remove(store.folder)}"
+            )
+        columns = {name: _to_device(values, device).float() for name, values in store.read(rows, views).items()}
+        features = {SUMMARY: columns["summary"]} if "summary" in columns else {}
+        if "logits" in columns:
+            return ModelOutput(columns["logits"] + columns["maximum"][..., None], features)
         assert self.opened.classify is not None
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return ModelOutput(self.opened.classify(read["summary"]), features)
+            return ModelOutput(self.opened.classify(columns["summary"]), features)
 
     @property
     def feature_kinds(self) -> Mapping[str, FeatureKind]:
@@ -83,17 +91,7 @@ class CachedTeacher(Teacher):
         output = self.predict(batch, views, shown)
         return output, [{name: Feature(output.features[name][v]) for name in names} for v, names in enumerate(wanted)]
 
-    def _check(self, batch: Batch, rows: Rows) -> None:
-        store = self.opened.store
-        unknown = (rows < 0) | (store.marks[rows] != DONE) if store.num_rows else rows < 0
-        if unknown.any():
-            name = batch.ids[int(unknown.argmax())]
-            raise CacheError(
-                f"the teacher cache {store.folder} has no answer for the example {name!r}: it was not in the data, or could not be "
-                f"read, when the cache was filled. {mend(store.folder)}"
-            )
 
-
-def _moved(values: Tensor, device: torch.device) -> Tensor:
-    """The values on a device, which need not have got there yet."""
+def _to_device(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device, where they may arrive later."""
     return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)

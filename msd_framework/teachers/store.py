@@ -1,8 +1,7 @@
-"""A teacher's answers on disk: a row an example, found by the example's id, written once and read by many."""
+"""A teacher's outputs on disk: a row an example, found by the example's id, written once and read by many."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -11,7 +10,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from msd_framework.array_files import KEY_BYTES, MappedArrays, ResumableWriter, digest, key_of, read_card, read_object, write_card
 from msd_framework.errors import CacheError
 from msd_framework.files import write_json
-from msd_framework.hashing import KEY_BYTES, digest, key_of
-from msd_framework.mapped import MappedArrays
 from msd_framework.structures import ModelOutput
 
 FORMAT = 1
@@ -31,7 +28,7 @@ SUMMARY = "fused.pooled"
 
 CARD, STATE, IDS, MARKS, USED = "card.json", "state.json", "ids.bin", "done.bin", "last_used"
 MISSING, DONE, UNREADABLE = 0, 1, 2
-"""What is known of a row: nothing yet, the teacher's answer, or that its example cannot be read."""
+"""The marks of rows: nothing yet, the teacher's output, or that the example cannot be read."""
 
 KEY = np.dtype(f"S{KEY_BYTES}")
 """The hash of an id."""
@@ -42,7 +39,7 @@ PAGES = 1 << 16
 """Bytes that the system maps at once where a row is read."""
 
 RESIDENT = 1 << 22
-"""Bytes of a store's files that may be mapped before they are let go; the system keeps them cached, so nothing is read again."""
+"""Bytes of a store's files that may be mapped before they are let go."""
 
 Rows = NDArray[np.int64]
 
@@ -68,32 +65,38 @@ class Layout:
     def columns(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """The type and the shape of a row in each file."""
         half: np.dtype[Any] = np.dtype("<f2")
-        single: np.dtype[Any] = np.dtype("<f4")
-        v = len(self.views)
-        logits = {"logits": (half, (v, self.num_classes)), "maximum": (single, (v,))} if self.num_classes else {}
-        return logits | ({"summary": (half, (v, self.summary_size))} if self.summary_size else {})
+        columns: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        num_views = len(self.views)
+        if self.num_classes:
+            columns["logits"] = half, (num_views, self.num_classes)
+            columns["maximum"] = np.dtype("<f4"), (num_views,)
+        if self.summary_size:
+            columns["summary"] = half, (num_views, self.summary_size)
+        return columns
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of an example: its answers, the hash of its id, its place in the index and its mark."""
+        """Bytes of an example: its outputs, the hash of its id, its place in the index and its mark."""
         return sum(_row_bytes(*column) for column in self.columns.values()) + KEY.itemsize + 8 + 1
 
     @property
-    def told(self) -> str:
-        """What a row takes, in words."""
-        v = f"{len(self.views)} view{'s' * (len(self.views) > 1)}"
-        logits = [f"{self.num_classes:,} logits x 2 bytes + 4"] if self.num_classes else []
-        summary = [f"{self.summary_size:,} features x 2 bytes"] if self.summary_size else []
-        return f"({v} x ({' + '.join(logits + summary)}) + 25 bytes)"
+    def row_size(self) -> str:
+        """What a row takes, as a formula."""
+        num_views, terms = len(self.views), []
+        if self.num_classes:
+            terms.append(f"{self.num_classes:,} logits x 2 bytes + 4")
+        if self.summary_size:
+            terms.append(f"{self.summary_size:,} features x 2 bytes")
+        return f"({num_views} view{'s' * (num_views > 1)} x ({' + '.join(terms)}) + 25 bytes)"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a store holds the answers to.
+    """What a store holds the outputs for.
 
     Args:
-        parts: all that the answers depend on, in JSON's types.
-        notes: what helps to name a difference in the parts; no answer depends on it.
+        parts: all that the outputs depend on, in JSON's types.
+        notes: what helps to name a difference in the parts; no output depends on it.
         layout: what is stored of an example.
         created: the time, ISO 8601.
     """
@@ -109,8 +112,7 @@ class Card:
         return digest([self.parts, asdict(self.layout)])[:32]
 
     def write(self, file: Path) -> None:
-        values = {"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)}
-        write_json(file, {**values, "sha256": digest(values)})
+        write_card(file, {"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)})
 
     @classmethod
     def read(cls, folder: Path) -> Card:
@@ -120,12 +122,7 @@ class Card:
             CacheError: if it is missing, of another version, not what was written, or of a store of another name.
         """
         file = folder / CARD
-        values = _read(file)
-        if values.get("format") != FORMAT:
-            raise _damaged(file, f"is of format {values.get('format')}, wanted {FORMAT}")
-        told = values.pop("sha256", None)
-        if told != digest(values):
-            raise _damaged(file, "is not what was written")
+        values = read_card(file, FORMAT, _damaged)
         try:
             layout = Layout(tuple(values["layout"]["views"]), values["layout"]["num_classes"], values["layout"]["summary_size"])
             card = cls(values["parts"], values["notes"], layout, values["created"])
@@ -138,14 +135,14 @@ class Card:
 
 
 class TeacherStore:
-    """The answers of a teacher to one split, open for reading.
+    """The outputs of a teacher for one split, open for reading.
 
-    Files: ``card.json`` says what they are the answers to; ``state.json`` how many rows there are; ``ids.bin`` holds the hash
+    Files: ``card.json`` says what they are the outputs for; ``state.json`` how many rows there are; ``ids.bin`` holds the hash
     of each row's id and ``index_<rows>.bin`` their order; ``logits.bin`` float16 [N, V, C] less their maximum, which is in
     ``maximum.bin``, float32 [N, V]; ``summary.bin`` float16 [N, V, D]; ``done.bin`` a byte a row.
 
-    They are mapped into memory and no row is an object, so that a store of millions takes little memory. Whoever writes to a
-    store must hold its lock; those who read it see the rows that were there when they opened it.
+    They are mapped into memory and no row is an object, so that a store of millions takes little memory. To write to a store
+    one must hold its lock; readers have the rows that were there when they opened it.
 
     Args:
         folder: where it is.
@@ -179,18 +176,21 @@ class TeacherStore:
 
     def reopen(self) -> None:
         """Maps the files as they are now."""
-        state = _read(self.folder / STATE)
-        self.num_rows, self._mapped = int(state["rows"]), MappedArrays(RESIDENT)
-        self.keys = self._map(IDS, KEY, ())  # [N]
-        self.order = self._map(_index(self.num_rows), np.dtype("<i8"), ())  # [N]
+        state = read_object(self.folder / STATE, _damaged)
+        self.num_rows, self._mapped = int(state["rows"]), MappedArrays(_damaged, RESIDENT)
+        self.keys = self._map(IDS, KEY)  # [N]
+        self.order = self._map(_index(self.num_rows), np.dtype("<i8"))  # [N]
         self.columns = {name: self._map(f"{name}.bin", *column) for name, column in self.layout.columns.items()}  # [N, V, ..]
-        self.marks = self._map(MARKS, np.dtype(np.uint8), ())  # [N]
+        self.marks = self._map(MARKS, np.dtype(np.uint8))  # [N]
         if self.num_done < state["done"]:
             raise _damaged(self.folder / MARKS, f"marks {self.num_done} rows as done, wanted {state['done']} at least")
 
+    def _map(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> NDArray[Any]:
+        return self._mapped.open(self.folder / name, dtype, (self.num_rows, *shape), scattered=True)
+
     @property
     def num_done(self) -> int:
-        """How many rows hold an answer."""
+        """How many rows hold an output."""
         return int(np.count_nonzero(self.marks == DONE))
 
     def add(self, ids: Iterable[str]) -> None:
@@ -208,9 +208,33 @@ class TeacherStore:
                 file.write(new.tobytes())
                 num_rows += len(new)
             file.truncate()
-            _sync(file.fileno())
+            os.fsync(file.fileno())
         if num_rows > self.num_rows:
             self._extend(num_rows)
+
+    def _extend(self, num_rows: int) -> None:
+        """Makes the other files as long as the file of ids, and the new rows count."""
+        keys = np.memmap(self.folder / IDS, KEY, mode="r")
+        order = np.argsort(keys, kind="stable").astype("<i8", copy=False)
+        for start in range(0, num_rows, CHUNK):
+            nearby = order[start : start + CHUNK + 1]
+            equal = np.flatnonzero(keys[nearby[1:]] == keys[nearby[:-1]])
+            if len(equal):
+                first, second = sorted(nearby[equal[0] : equal[0] + 2].tolist())
+                raise CacheError(
+                    f"{self.folder}: examples {first + 1} and {second + 1} of the split have the same id; ids must differ."
+                )
+        for name, column in self.layout.columns.items():
+            os.truncate(self.folder / f"{name}.bin", num_rows * _row_bytes(*column))
+        # to its old length first: marks that a killed process left behind it are zeros again
+        os.truncate(self.folder / MARKS, self.num_rows)
+        os.truncate(self.folder / MARKS, num_rows)
+        with (self.folder / _index(num_rows)).open("wb") as file:
+            file.write(order.tobytes())  # numpy's own writing does not say why it failed
+            os.fsync(file.fileno())
+        write_json(self.folder / STATE, {"rows": num_rows, "done": self.num_done})
+        (self.folder / _index(self.num_rows)).unlink(missing_ok=True)
+        self.reopen()
 
     def find(self, keys: NDArray[Any]) -> Rows:
         """The row of each hash, int64 [B]; -1 where there is none."""
@@ -234,18 +258,23 @@ class TeacherStore:
         return self.find(keys)
 
     def read(self, rows: Rows, views: Sequence[str]) -> dict[str, Tensor]:
-        """What is stored in some rows, [V, B, ..] by column; rows without an answer hold zeros.
+        """What is stored in some rows, [V, B, ..] by column; rows without an output hold zeros.
 
         Raises:
             ValueError: if a view is not stored.
         """
-        unknown = [v for v in views if v not in self.layout.views]
-        if unknown:
-            raise ValueError(f"view {unknown[0]!r} is not in the teacher cache {self.folder}, only {', '.join(self.layout.views)}")
-        which = [self.layout.views.index(v) for v in views]
-        every = which == list(range(len(self.layout.views)))
-        taken = {name: column[rows] if every else column[rows][:, which] for name, column in self.columns.items()}
-        return {name: torch.from_numpy(values).movedim(0, 1) for name, values in taken.items()}
+        stored = self.layout.views
+        for view in views:
+            if view not in stored:
+                raise ValueError(f"view {view!r} is not in the teacher cache {self.folder}, only {', '.join(stored)}")
+        columns = [stored.index(view) for view in views]
+        values = {}
+        for name, column in self.columns.items():
+            read = column[rows]  # [B, V, ..]
+            if columns != list(range(len(stored))):
+                read = read[:, columns]
+            values[name] = torch.from_numpy(read).movedim(0, 1)
+        return values
 
     def touch(self) -> None:
         """Notes that the store was used, where it may be written to."""
@@ -259,42 +288,9 @@ class TeacherStore:
         self.reopen()
         write_json(self.folder / STATE, {"rows": self.num_rows, "done": self.num_done})
 
-    def _extend(self, num_rows: int) -> None:
-        keys = np.memmap(self.folder / IDS, KEY, mode="r")
-        order = np.argsort(keys, kind="stable").astype("<i8", copy=False)
-        for start in range(0, num_rows, CHUNK):
-            nearby = order[start : start + CHUNK + 1]
-            twice = np.flatnonzero(keys[nearby[1:]] == keys[nearby[:-1]])
-            if not len(twice):
-                continue
-            first, second = sorted(nearby[twice[0] : twice[0] + 2].tolist())
-            raise CacheError(
-                f"{self.folder}: examples {first + 1} and {second + 1} of the split have the same id; ids must differ."
-            )
-        for name, column in self.layout.columns.items():
-            os.truncate(self.folder / f"{name}.bin", num_rows * _row_bytes(*column))
-        for size in (self.num_rows, num_rows):  # marks of rows that did not count yet are zeros
-            os.truncate(self.folder / MARKS, size)
-        with (self.folder / _index(num_rows)).open("wb") as file:
-            file.write(order.tobytes())  # numpy's own writing does not say why it failed
-            _sync(file.fileno())
-        write_json(self.folder / STATE, {"rows": num_rows, "done": self.num_done})
-        (self.folder / _index(self.num_rows)).unlink(missing_ok=True)
-        self.reopen()
 
-    def _map(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        file, size = self.folder / name, self.num_rows * _row_bytes(dtype, shape)
-        try:
-            found = file.stat().st_size
-        except OSError as error:
-            raise _damaged(file, "is missing") from error
-        if found < size:
-            raise _damaged(file, f"holds {found:,} bytes, wanted {size:,}: it was cut off")
-        return self._mapped.open(file, dtype, (self.num_rows, *shape), scattered=True)
-
-
-class Writer:
-    """Writes answers into rows of a store. A row is marked as done only once its answer has reached the disk.
+class Writer(ResumableWriter):
+    """Writes outputs into rows of a store. A row is marked as done only once its output has reached the disk.
 
     Several processes may write to different rows at once.
 
@@ -303,31 +299,21 @@ class Writer:
     """
 
     def __init__(self, store: TeacherStore):
+        super().__init__()
         self.store, self.pending = store, list[Rows]()
         self.files = {name: os.open(store.folder / f"{name}.bin", os.O_WRONLY) for name in (*store.layout.columns, "done")}
 
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if not isinstance(error, OSError):  # what a full disk has lost, a second try would say was written
-                self.flush()
-        finally:
-            for file in self.files.values():
-                os.close(file)
-
-    def write(self, rows: Rows, said: ModelOutput) -> None:
-        """Writes what the teacher says of some examples.
+    def write(self, rows: Rows, output: ModelOutput) -> None:
+        """Writes the teacher's output for some examples.
 
         Args:
             rows: int64 [B].
-            said: logits [V, B, C], and features that hold the summary [V, B, D] if it is stored.
+            output: logits [V, B, C], and features that hold the summary [V, B, D] if it is stored.
 
         Raises:
             CacheError: if a number is not finite, or a summary is too large for float16.
         """
-        for name, values in encoded(said, self.store.layout).items():
+        for name, values in encoded(output, self.store.layout).items():
             if not bool(values.isfinite().all()):
                 where = f"row {int(rows[0])} or one of the {len(rows) - 1} after it"
                 raise CacheError(
@@ -340,34 +326,38 @@ class Writer:
     def flush(self) -> None:
         """Marks what was written as done."""
         for name in self.store.layout.columns:
-            _sync(self.files[name])
+            os.fsync(self.files[name])
         for rows in self.pending:
             self.mark(rows, DONE)
         self.pending.clear()
 
     def mark(self, rows: Rows, mark: int) -> None:
-        """Says of rows what is known of them."""
+        """Sets the mark of rows."""
         _write_rows(self.files["done"], rows, np.full(len(rows), mark, np.uint8))
 
+    def close(self) -> None:
+        for file in self.files.values():
+            os.close(file)
 
-def encoded(said: ModelOutput, layout: Layout) -> dict[str, Tensor]:
-    r"""What is stored of some answers, by column [V, B, ..].
+
+def encoded(output: ModelOutput, layout: Layout) -> dict[str, Tensor]:
+    r"""What is stored of some outputs, by column [V, B, ..].
 
     .. math:: \tilde z_c = z_c - \max_{c'} z_{c'}
 
     in float16, whose relative error of 2^-11 then falls on numbers that matter little to a softmax where they are large.
 
-    >>> said = ModelOutput(torch.tensor([[[101.25, 100.0]]]))
-    >>> encoded(said, Layout(("full",), 2, 0))["logits"]
+    >>> output = ModelOutput(torch.tensor([[[101.25, 100.0]]]))
+    >>> encoded(output, Layout(("full",), 2, 0))["logits"]
     tensor([[[ 0.0000, -1.2500]]], dtype=torch.float16)
     """
     columns: dict[str, Tensor] = {}
     if layout.num_classes:
-        maximum = said.logits.float().amax(-1)  # [V, B]
-        centred = said.logits.float() - maximum[..., None]  # [V, B, C]
+        maximum = output.logits.float().amax(-1)  # [V, B]
+        centred = output.logits.float() - maximum[..., None]  # [V, B, C]
         columns = {"logits": torch.where(centred < LOWEST, LOWEST, centred).half(), "maximum": maximum}
     if layout.summary_size:
-        columns["summary"] = said.features[SUMMARY].half()
+        columns["summary"] = output.features[SUMMARY].half()
     return columns
 
 
@@ -387,14 +377,14 @@ def chunks(ids: Iterable[str], size: int = CHUNK) -> Iterator[list[str]]:
         yield chunk
 
 
-def mend(folder: Path) -> str:
-    """How a store that cannot be used is got rid of."""
+def how_to_remove(folder: Path) -> str:
+    """The command that removes a store, as the end of an error."""
     command = shlex.join(["msd", "cache", "prune", f"dir={folder.parent}", f"only={folder.name}", "yes=true"])
     return f"Remove it with `{command}`; the next run fills it anew."
 
 
-def _damaged(file: Path, what: str) -> CacheError:
-    return CacheError(f"{file}: {what}, so this teacher cache cannot be trusted. {mend(file.parent)}")
+def _damaged(file: Path, text: str) -> CacheError:
+    return CacheError(f"{file}: {text}, so this teacher cache cannot be trusted. {how_to_remove(file.parent)}")
 
 
 def _row_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
@@ -405,28 +395,12 @@ def _index(num_rows: int) -> str:
     return f"index_{num_rows}.bin"
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _damaged(file, "is missing") from error
-    except ValueError as error:
-        raise _damaged(file, f"is damaged ({error})") from error
-    if not isinstance(found, dict):
-        raise _damaged(file, f"is damaged (wanted an object, got a {type(found).__name__})")
-    return found
-
-
 def _write_rows(file: int, rows: Rows, values: NDArray[Any]) -> None:
-    """Writes rows where they belong, those that follow each other at once."""
-    size = values.nbytes // max(1, len(rows))
+    """Writes rows at their places, rows that follow each other in one call."""
+    row_bytes = values.nbytes // max(1, len(rows))
     starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1).tolist()
     for start, end in zip(starts, [*starts[1:], len(rows)]):
-        rest, offset = memoryview(values[start:end].tobytes()), int(rows[start]) * size
+        rest, offset = memoryview(values[start:end].tobytes()), int(rows[start]) * row_bytes
         while rest:
             written = os.pwrite(file, rest, offset)
             rest, offset = rest[written:], offset + written
-
-
-def _sync(file: int) -> None:
-    os.fsync(file)

@@ -185,9 +185,9 @@ def test_a_teacher_of_a_run_keeps_its_quarter_of_the_channels(runs: Path, by: st
 def test_kept_answers_are_not_those_of_other_channels(runs: Path) -> None:
     """A cache that has the answers of one teacher's channels does not answer for others, nor for all of them."""
     words = (".by=general", ".by=specific", "=null", ".share=0.5")
-    questions = [asked(runs, f"teacher.channels{word}").asked for word in words]
+    questions = [asked(runs, f"teacher.channels{word}").key for word in words]
     assert len({q.lock for q in questions}) == 4
-    assert asked(runs).asked.lock == questions[0].lock
+    assert asked(runs).key.lock == questions[0].lock
     assert any("teacher.channels by general -> specific" in text for text in questions[1].differences(questions[0].card("fp32")))
 
 

@@ -29,6 +29,7 @@ from msd_framework.build import cache_key as cache
 from msd_framework.build import teacher_cache
 from msd_framework.build.dry_run import DryRun
 from msd_framework.cli import main
+from msd_framework.engine import locks
 from msd_framework.errors import CacheError, ConfigError
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.run import run
@@ -535,8 +536,8 @@ def test_of_two_runs_that_start_together_one_asks_and_the_other_waits(runs: Runs
 
 def test_a_run_waits_for_a_lock_and_takes_it_when_it_is_free(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = iter([False, False, True, True])
-    monkeypatch.setattr(teacher_cache, "try_lock", lambda lock: next(tries))
-    monkeypatch.setattr(teacher_cache, "POLL_SECONDS", 0)
+    monkeypatch.setattr(locks, "try_lock", lambda lock: next(tries))
+    monkeypatch.setattr(locks, "POLL_SECONDS", 0)
     runs.run(CACHED, *ALONE)
     assert list(tries) == [True]
 

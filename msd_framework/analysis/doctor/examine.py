@@ -286,12 +286,12 @@ def _stores(data: Data, maskers: Maskers, errors: Errors) -> Iterator[str]:
 
 
 def _store(split: CachedSplit) -> str:
-    path = split.complete()
+    path = split.find_complete()
     if path is None and not split.may_fill:
-        raise split.missing()
+        raise split.missing_error()
     if path is None:
-        size = shown_bytes(len(split.dataset) * split.asked.layout.row_bytes)
-        return f"cache: {split.told} is not all there; a run asks for {len(split.dataset):,} examples, {size}"
+        size = shown_bytes(len(split.dataset) * split.key.layout.row_bytes)
+        return f"cache: {split.description} is not all there; a run asks for {len(split.dataset):,} examples, {size}"
     compared = split.verify(TeacherStore(path), VERIFIED)
     count, share = sum(c.stored.shape[1] for c in compared), max((c.share for c in compared), default=0.0)
-    return f"cache: {split.told} is in {path}; {count} rows compared, {100 * share:.0f} % of what rounding allows"
+    return f"cache: {split.description} is in {path}; {count} rows compared, {100 * share:.0f} % of what rounding allows"

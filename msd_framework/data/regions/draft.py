@@ -7,14 +7,13 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from msd_framework.array_files import ResumableWriter, key_of, write_card
 from msd_framework.data.regions.base import Regions
 from msd_framework.data.regions.store import (
     BOX,
@@ -33,11 +32,8 @@ from msd_framework.data.regions.store import (
 )
 from msd_framework.errors import DataError
 from msd_framework.files import naming, sync, sync_folder, write_json
-from msd_framework.hashing import digest, key_of
 
 PLAN = "plan.json"
-FLUSH_SECONDS = 2.0
-"""How much work a process that is killed may lose."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Plan:
         precision: of the features.
         feature_size: D.
         boxes: whether boxes are stored.
-        origin: what the features come from, in JSON's types; a store goes on only with what has the same.
+        origin: what the features come from, in JSON's types; a draft is resumed only with the same.
     """
 
     precision: Precision
@@ -56,9 +52,15 @@ class Plan:
     boxes: bool
     origin: Mapping[str, Any]
 
+    @property
+    def columns(self) -> list[tuple[str, np.dtype[Any], int]]:
+        """What a shard holds of a region: the file, the type of its numbers, and how many there are."""
+        columns = [("features", DTYPES[self.precision], self.feature_size)]
+        return [*columns, ("boxes", BOX, 4)] if self.boxes else columns
+
 
 class Line(NamedTuple):
-    """An image in a journal: it is there once its line is, for its regions have reached the disk before."""
+    """An image in a journal. It is written once the image's regions have reached the disk."""
 
     name: str
     num_regions: int
@@ -70,14 +72,14 @@ class Line(NamedTuple):
 class StoreDraft:
     """A store that is being written, in a hidden folder beside its own, whose name it takes when it is whole.
 
-    Several processes may each write a shard of it; whoever is killed goes on with its own.
+    Several processes may each write a shard of it; after a kill each resumes its own.
 
     Args:
         folder: where the store will lie.
         plan: what it will hold.
 
     Raises:
-        DataError: if the folder is taken, or what was left there is of another plan.
+        DataError: if the folder is taken, or the draft that lies there is of another plan.
 
     >>> import tempfile
     >>> draft = StoreDraft(Path(tempfile.mkdtemp()) / "features", Plan("fp16", 8, False, {"made": "here"}))
@@ -93,24 +95,24 @@ class StoreDraft:
         self.part = folder.absolute().with_name(f".{folder.name}.draft")
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise DataError(f"{folder} is there already; name another place, or remove it")
-        told = json.loads(json.dumps({**asdict(plan), **plan.origin}))
-        del told["origin"]
+        values = json.loads(json.dumps({**asdict(plan), **plan.origin}))
+        del values["origin"]
         if (self.part / PLAN).is_file():
-            left = json.loads((self.part / PLAN).read_text(encoding="utf-8"))
-            keys = [key for key in {**told, **left} if left.get(key) != told.get(key)]
+            there = json.loads((self.part / PLAN).read_text(encoding="utf-8"))
+            keys = [key for key in {**values, **there} if there.get(key) != values.get(key)]
             if keys:
-                other = "; ".join(f"{key} is {left.get(key)} there and {told.get(key)} here" for key in keys)
+                other = "; ".join(f"{key} is {there.get(key)} there and {values.get(key)} here" for key in keys)
                 raise DataError(f"{self.part} was left by a command that made something else: {other}; remove it")
         else:
             shutil.rmtree(self.part, ignore_errors=True)
-            write_json(self.part / PLAN, told)
+            write_json(self.part / PLAN, values)
 
     def done(self) -> set[str]:
         """The images that have reached the disk."""
         return {line.name for number in self._shards() for line in self._lines(number)}
 
     def shard(self, number: int) -> Shard:
-        """What one process writes, after what it wrote before."""
+        """The writer of one process, which goes on behind what it wrote before."""
         return Shard(self, number, sum(line.num_regions for line in self._lines(number)))
 
     def commit(self) -> FeatureStore:
@@ -123,36 +125,40 @@ class StoreDraft:
         lines = [(shard, line) for shard, number in enumerate(numbers) for line in self._lines(number)]
         if not lines:
             raise DataError(f"{self.folder}: there is no image to store")
+        names = [line.name for _, line in lines]
         entries, rows = np.zeros(len(lines), ENTRY), [0] * len(numbers)
         for place, (shard, line) in enumerate(lines):
             entries[place] = (np.void(key_of(line.name)), rows[shard], line.num_regions, shard, *line[2:])
             rows[shard] += line.num_regions
+        slots = _slots(names, self.folder)
         _write_array(self.part / ENTRIES, entries)
-        _write_array(self.part / SLOTS, _slots([line.name for _, line in lines], self.folder))
+        _write_array(self.part / SLOTS, slots)
         with (self.part / NAMES).open("w", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(line.name)}\n" for _, line in lines)
+            file.writelines(f"{json.dumps(name)}\n" for name in names)
             sync(file)
         for number, num_rows in zip(numbers, rows):
-            for kind, dtype, width in self.columns:
+            for kind, dtype, width in self.plan.columns:
                 _write_head(self.part / f"{kind}_{number}.npy", dtype, (num_rows, width))
-        plan = {"precision": self.plan.precision, "feature_size": self.plan.feature_size, "boxes": self.plan.boxes}
-        sizes = {"format": FORMAT, "images": len(lines), "shards": [*zip(numbers, rows)], "slots": _num_slots(len(lines))}
-        folders = [line.name.count("/") for _, line in lines]
-        sizes |= {"depths": [min(folders), max(folders)]}
-        card = {**sizes, **plan, "origin": dict(self.plan.origin), "created": time.strftime("%Y-%m-%dT%H:%M:%S")}
-        write_json(self.part / CARD, {**card, "sha256": digest(card)})
+        folders = [name.count("/") for name in names]
+        card = {
+            "format": FORMAT,
+            "images": len(names),
+            "shards": [*zip(numbers, rows)],
+            "slots": len(slots),
+            "depths": [min(folders), max(folders)],
+            "precision": self.plan.precision,
+            "feature_size": self.plan.feature_size,
+            "boxes": self.plan.boxes,
+            "origin": dict(self.plan.origin),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        }
+        write_card(self.part / CARD, card)
         sync_folder(self.part)
         self.part.rename(self.folder)
         sync_folder(self.folder.absolute().parent)
         for left in (self.folder / PLAN, *self.folder.glob("journal_*")):
             left.unlink()
         return FeatureStore(self.folder)
-
-    @property
-    def columns(self) -> list[tuple[str, np.dtype[Any], int]]:
-        """What a shard holds of a region: the file, the type of its numbers, and how many there are."""
-        features = ("features", DTYPES[self.plan.precision], self.plan.feature_size)
-        return [features, ("boxes", BOX, 4)] if self.plan.boxes else [features]
 
     def _shards(self) -> list[int]:
         return sorted(int(file.stem.partition("_")[2]) for file in self.part.glob("journal_*.jsonl"))
@@ -165,8 +171,8 @@ class StoreDraft:
                 yield from (Line(*json.loads(line)) for line in lines if line.endswith(b"\n"))
 
 
-class Shard:
-    """What one process writes of a store. An image counts as written once its regions have reached the disk.
+class Shard(ResumableWriter):
+    """Writes the images of one process. An image counts as written once its regions have reached the disk.
 
     Args:
         draft: the store.
@@ -175,24 +181,14 @@ class Shard:
     """
 
     def __init__(self, draft: StoreDraft, number: int, rows: int):
-        self.plan, self.pending, self.flushed = draft.plan, list[Line](), time.monotonic()
-        self.files = {
-            kind: _appended(draft.part / f"{kind}_{number}.npy", HEAD + rows * width * dtype.itemsize)
-            for kind, dtype, width in draft.columns
-        }
+        super().__init__()
+        self.plan, self.pending, self.files = draft.plan, list[Line](), dict[str, Any]()
+        for kind, dtype, width in draft.plan.columns:
+            size = HEAD + rows * width * dtype.itemsize
+            self.files[kind] = _open_behind(draft.part / f"{kind}_{number}.npy", size)
         journal = draft.part / f"journal_{number}.jsonl"
-        whole = journal.read_bytes().rpartition(b"\n") if journal.is_file() else (b"", b"", b"")
-        self.journal = _appended(journal, len(whole[0]) + len(whole[1]))
-
-    def __enter__(self) -> Shard:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with ExitStack() as closing:
-            for file in (*self.files.values(), self.journal):
-                closing.callback(file.close)
-            if not isinstance(error, OSError):  # what a full disk has lost, a second try would say was written
-                self.flush()
+        whole_lines = journal.read_bytes().rfind(b"\n") + 1 if journal.is_file() else 0
+        self.journal = _open_behind(journal, whole_lines)
 
     def add(self, name: str, regions: Regions) -> None:
         """Writes the regions of an image.
@@ -215,40 +211,40 @@ class Shard:
         self.files["features"].write(features.data)
         if boxes is not None:
             self.files["boxes"].write(boxes.data)
-        check = checksum(Regions(features, boxes))
-        self.pending.append(Line(name, len(features), check, *(regions.size if self.plan.boxes else (0.0, 0.0))))
-        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
-            self.flush()
+        width, height = regions.size if self.plan.boxes else (0.0, 0.0)
+        self.pending.append(Line(name, len(features), checksum(Regions(features, boxes)), width, height))
+        self.flush_in_time()
 
     def flush(self) -> None:
-        """Writes down what has reached the disk."""
+        """Writes the images whose regions have reached the disk into the journal."""
         for file in self.files.values():
             sync(file)
         self.journal.write("".join(f"{json.dumps(line)}\n" for line in self.pending).encode())
         sync(self.journal)
-        self.pending, self.flushed = [], time.monotonic()
+        self.pending.clear()
+
+    def close(self) -> None:
+        for file in (*self.files.values(), self.journal):
+            file.close()
 
 
-def _appended(file: Path, size: int) -> Any:
-    """A file to write on behind what counts of it; what lies behind was left by a process that was killed."""
+def _open_behind(file: Path, size: int) -> Any:
+    """A file to write on behind the bytes of it that count; what lies behind was left by a process that was killed."""
     file.touch()
-    opened = file.open("r+b")
     if file.stat().st_size < size and size > HEAD:
-        opened.close()
         raise DataError(f"{file}: was cut off, so that nobody can go on with it; remove {file.parent}")
+    opened = file.open("r+b")
     opened.truncate(size)
     opened.seek(size)
     return opened
 
 
-def _num_slots(num_names: int) -> int:
-    """How many slots lead to so many names: a power of two, at least twice as many."""
-    return 1 << (2 * num_names - 1).bit_length()
-
-
 def _slots(names: list[str], folder: Path) -> np.ndarray[Any, Any]:
-    """An open-addressed hash table: 1 + the place of the name whose hash leads to a slot, 0 where there is none."""
-    last = _num_slots(len(names)) - 1
+    """An open-addressed hash table: 1 + the place of the name whose hash leads to a slot, 0 where there is none.
+
+    Its length is a power of two, at least twice the number of names.
+    """
+    last = (1 << (2 * len(names) - 1).bit_length()) - 1
     slots, keys = [0] * (last + 1), [key_of(name) for name in names]
     for place, key in enumerate(keys, 1):
         slot = slot_of(key, last)

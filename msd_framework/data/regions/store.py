@@ -12,11 +12,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd_framework.array_files import MappedArrays, key_of, read_card
 from msd_framework.components.options import mismatch
 from msd_framework.data.regions.base import FeatureReader, Regions
 from msd_framework.errors import DataError
-from msd_framework.hashing import digest, key_of
-from msd_framework.mapped import MappedArrays
 
 FORMAT = 1
 CARD, ENTRIES, SLOTS, NAMES = "index.json", "entries.npy", "slots.npy", "names.txt"
@@ -29,19 +28,21 @@ BOX = np.dtype("<f4")
 RESIDENT = 1 << 32
 """Bytes that may have been read before they are let go."""
 
-ENTRY = np.dtype(
-    {
-        "names": ["key", "start", "num_regions", "shard", "check", "width", "height"],
-        "formats": ["V16", "<i8", "<u4", "<u4", "<u4", "<f4", "<f4"],
-    }
-)
-"""What the index says of an image: the hash of its name, its rows and their file, their checksum, and its size in pixels."""
-
-_ENTRY = struct.Struct("<16sqIIIff")
+CARD_TYPES: dict[str, Any] = {"feature_size": int, "depths": list[int], "images": int, "slots": int, "boxes": bool}
 
 
 class Entry(NamedTuple):
-    """An image in the index."""
+    """An image in the index.
+
+    Args:
+        key: the hash of its name.
+        start: its first row in its shard.
+        num_regions: how many rows it has.
+        shard: the number of the pair of files that holds it.
+        check: the checksum of its rows.
+        width: in pixels.
+        height: in pixels.
+    """
 
     key: bytes
     start: int
@@ -52,8 +53,8 @@ class Entry(NamedTuple):
     height: float
 
 
-FORM: dict[str, Any] = {"feature_size": int, "depths": list[int], "images": int, "slots": int, "boxes": bool}
-"""The types of what a card says."""
+ENTRY = np.dtype({"names": Entry._fields, "formats": ["V16", "<i8", "<u4", "<u4", "<u4", "<f4", "<f4"]})
+_ENTRY = struct.Struct("<16sqIIIff")
 
 
 class FeatureStore(FeatureReader):
@@ -76,29 +77,33 @@ class FeatureStore(FeatureReader):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        self.card = _read_card(path)
+        self.card = read_card(path / CARD, FORMAT, _damaged)
         try:
             self._map_files()
         except DataError:
             raise
         except Exception as error:  # a card that was edited can make it raise anything
-            text = f"is not that of a store of features ({type(error).__name__}: {error})"
-            raise DataError(f"{path / CARD}: {text}; make the store anew") from error
+            raise _damaged(path / CARD, f"is not that of a store of features ({type(error).__name__}: {error})") from error
 
     def _map_files(self) -> None:
-        for key, annotation in FORM.items():
+        for key, annotation in CARD_TYPES.items():
             if text := mismatch(self.card[key], annotation):
                 raise ValueError(f"{key}: {text.removesuffix('.')}")
         self.feature_size: int = self.card["feature_size"]
         self.depths: tuple[int, int] = tuple(self.card["depths"])
         self.precision: Precision = self.card["precision"]
-        self._dtype = DTYPES[self.precision]
         self._entries = self._map(ENTRIES, ENTRY, self.card["images"]).view(np.uint8).data
         self._slots = self._map(SLOTS, np.dtype("<u4"), self.card["slots"]).data
         self._last = len(self._slots) - 1
-        self._mapped, shards = MappedArrays(RESIDENT), [(int(k), int(rows)) for k, rows in self.card["shards"]]
-        self._features = [self._open(f"features_{k}.npy", self._dtype, (rows, self.feature_size)) for k, rows in shards]
-        self._boxes = [self._open(f"boxes_{k}.npy", BOX, (rows, 4)) for k, rows in shards if self.has_boxes]
+        self._mapped = MappedArrays(_damaged, RESIDENT)
+        self._features, self._boxes = list[NDArray[Any]](), list[NDArray[Any]]()
+        for number, rows in self.card["shards"]:
+            shape = int(rows), self.feature_size
+            file = self.path / f"features_{int(number)}.npy"
+            self._features.append(self._mapped.open(file, DTYPES[self.precision], shape, HEAD, writable=True))
+            if self.has_boxes:
+                file = self.path / f"boxes_{int(number)}.npy"
+                self._boxes.append(self._mapped.open(file, BOX, (int(rows), 4), HEAD, writable=True))
 
     @classmethod
     def claims(cls, path: Path) -> bool:
@@ -119,17 +124,15 @@ class FeatureStore(FeatureReader):
         return self._search(key_of(name)) is not None
 
     def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
-        found = self.find(name, limit, boxes)
-        if found is None:
-            raise self.missing(name)
-        return found
+        return self._regions(name, self.entry(name), limit, boxes)
 
     def find(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions | None:
         entry = self._search(key_of(name))
-        if entry is None:
-            return None
+        return None if entry is None else self._regions(name, entry, limit, boxes)
+
+    def _regions(self, name: str, entry: tuple[Any, ...], limit: int | None, boxes: bool) -> Regions:
         _, start, num_regions, shard, _, width, height = entry
-        end = start + (num_regions if limit is None or limit > num_regions else limit)
+        end = start + (num_regions if limit is None else min(limit, num_regions))
         features = self._features[shard][start:end]
         self._mapped.reads(features.nbytes)
         if not boxes:
@@ -142,15 +145,15 @@ class FeatureStore(FeatureReader):
         return self.entry(name).num_regions
 
     def entry(self, name: str) -> Entry:
-        """What the index says of an image.
+        """The index's entry of an image.
 
         Raises:
             DataError: if it is not there.
         """
-        found = self._search(key_of(name))
-        if found is None:
+        entry = self._search(key_of(name))
+        if entry is None:
             raise self.missing(name)
-        return Entry(*found)
+        return Entry(*entry)
 
     @property
     def has_boxes(self) -> bool:
@@ -163,16 +166,16 @@ class FeatureStore(FeatureReader):
         Raises:
             DataError: if it is not what was written.
         """
-        found = self.read(name, boxes=self.has_boxes)
-        if checksum(found) != self.entry(name).check:
+        if checksum(self.read(name, boxes=self.has_boxes)) != self.entry(name).check:
             raise DataError(f"{self.place(name)}: is not what was written; make the store anew")
 
     @property
     def stamp(self) -> list[int]:
-        found = (self.path / CARD).stat()
-        return [found.st_size, found.st_mtime_ns]
+        status = (self.path / CARD).stat()
+        return [status.st_size, status.st_mtime_ns]
 
     def _search(self, key: bytes) -> tuple[Any, ...] | None:
+        """The fields of `Entry`, as a plain tuple: a look-up is made for each image of a batch."""
         slots, last = self._slots, self._last
         slot = slot_of(key, last)
         while place := slots[slot]:
@@ -187,23 +190,14 @@ class FeatureStore(FeatureReader):
         try:
             mapped = np.load(file, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # a damaged file can make numpy raise anything
-            raise self._damaged(file, f"cannot be read ({error})") from error
+            raise _damaged(file, f"cannot be read ({error})") from error
         if mapped.dtype != dtype or mapped.shape != (length,):
-            raise self._damaged(file, f"holds {mapped.dtype} {list(mapped.shape)}, wanted {dtype} [{length}]")
+            raise _damaged(file, f"holds {mapped.dtype} {list(mapped.shape)}, wanted {dtype} [{length}]")
         return np.asarray(mapped)
 
-    def _open(self, name: str, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
-        file, told = self.path / name, HEAD + dtype.itemsize * shape[0] * shape[1]
-        try:
-            found = file.stat().st_size
-        except OSError as error:
-            raise self._damaged(file, f"cannot be read ({error.strerror})") from error
-        if found != told:  # to read behind the end of a mapped file would end the process
-            raise self._damaged(file, f"holds {found:,} bytes, wanted {told:,}")
-        return self._mapped.open(file, dtype, shape, HEAD, writable=True)
 
-    def _damaged(self, file: Path, what: str) -> DataError:
-        return DataError(f"{file}: {what}; this store of features cannot be trusted, make it anew")
+def _damaged(file: Path, text: str) -> DataError:
+    return DataError(f"{file}: {text}; this store of features cannot be trusted, make it anew")
 
 
 def slot_of(key: bytes, last: int) -> int:
@@ -215,17 +209,3 @@ def checksum(regions: Regions) -> int:
     """The CRC-32 of features, and of their boxes if there are any."""
     check = zlib.crc32(np.ascontiguousarray(regions.features).data)
     return check if regions.boxes is None else zlib.crc32(np.ascontiguousarray(regions.boxes, BOX).data, check)
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    file = path / CARD
-    try:
-        card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        told = card.pop("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file}: cannot be read ({error!r}), wanted the index of a store of features") from error
-    if card.get("format") != FORMAT:
-        raise DataError(f"{file}: is of format {card.get('format')}, wanted {FORMAT}")
-    if told != digest(card):
-        raise DataError(f"{file}: is not what was written; this store of features cannot be trusted, make it anew")
-    return card

@@ -216,8 +216,8 @@ def test_numbers_of_a_run_that_are_not_utf8_or_json_are_told_with_their_line(her
 @pytest.mark.parametrize("key", ["feature_size", "depths", "precision", "images", "slots", "shards", "boxes"])
 @pytest.mark.parametrize("value", [None, "text", -1, 10**30, [["a"]], "delete"])
 def test_an_edited_card_of_a_store_of_features_is_told(here, key, value):
+    from msd_framework.array_files import digest
     from msd_framework.data.regions.store import CARD, FeatureStore
-    from msd_framework.hashing import digest
     from tests.unit.data.regions.test_feature_readers import IMAGES, write_store
 
     store = Path(write_store(here, IMAGES))
@@ -232,8 +232,8 @@ def test_an_edited_card_of_a_store_of_features_is_told(here, key, value):
 @pytest.mark.parametrize("key", ["parts", "notes", "layout", "created", "fingerprint"])
 @pytest.mark.parametrize("value", [None, [], "delete"])
 def test_an_edited_card_of_a_teacher_cache_is_told(here, key, value):
+    from msd_framework.array_files import digest
     from msd_framework.errors import CacheError
-    from msd_framework.hashing import digest
     from msd_framework.teachers.store import CARD, FORMAT, Card
 
     layout = {"views": ["full"], "num_classes": 2, "summary_size": None}

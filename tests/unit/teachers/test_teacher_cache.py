@@ -27,7 +27,7 @@ from msd_framework.models.encoders.region_features import RegionFeatures
 from msd_framework.models.late_fusion import LateFusion
 from msd_framework.structures import Batch, DatasetInfo, ModelOutput
 from msd_framework.teachers.cached import CachedTeacher, Opened
-from msd_framework.teachers.filling import ask, compare, fill, only_head
+from msd_framework.teachers.filling import compare, fill, only_head, outputs_to_store
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.store import (
     DONE,
@@ -437,7 +437,7 @@ def test_every_example_is_asked_about_once_and_what_is_read_is_what_was_said(tmp
     batches = [replace(take(data, list(part)), places=part) for part in ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9))]
     advanced: list[int] = []
     with Writer(store) as writer:
-        fill(writer, lambda batch: ask(teacher, batch, store.layout), batches, np.arange(11), advanced.append)
+        fill(writer, lambda batch: outputs_to_store(teacher, batch, store.layout), batches, np.arange(11), advanced.append)
     assert set(teacher.count.values()) == {1}
     assert len(teacher.count) == 10 * 3
     assert advanced == [4, 4, 2]
@@ -455,10 +455,10 @@ def test_a_changed_answer_is_noticed_and_an_equal_one_is_not(tmp_path: Path, num
     store = TeacherStore.create(tmp_path, Card({}, {}, layout, ""))
     store.add(data.ids)
     with Writer(store) as writer:
-        writer.write(np.arange(6), ask(teacher, data, layout))
-    assert not compare(store, np.arange(6), ask(teacher, data, layout), ("full",), "fp32").wrong.any()
+        writer.write(np.arange(6), outputs_to_store(teacher, data, layout))
+    assert not compare(store, np.arange(6), outputs_to_store(teacher, data, layout), ("full",), "fp32").wrong.any()
     data.inputs["image"].values[4] += 1.0
-    compared = compare(store, np.arange(6), ask(teacher, data, layout), ("full",), "fp32")
+    compared = compare(store, np.arange(6), outputs_to_store(teacher, data, layout), ("full",), "fp32")
     assert compared.wrong.tolist() == [[False] * 4 + [True, False]]
     assert compared.share > 1
     assert compared.largest > 1e-3

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msd_framework.array_files import key_of
 from msd_framework.cli import main
 from msd_framework.commands import convert_features
 from msd_framework.data.regions import draft as drafts
@@ -24,7 +25,6 @@ from msd_framework.data.regions.draft import Plan, StoreDraft
 from msd_framework.data.regions.npy import NpyFolder
 from msd_framework.data.regions.store import FeatureStore
 from msd_framework.errors import ConfigError, DataError
-from msd_framework.hashing import key_of
 
 D = 6
 PLAN = Plan("fp32", D, True, {"made": "here"})
@@ -254,17 +254,17 @@ def rewrite(file: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda s: (s / "index.json").unlink(), r"index\.json: cannot be read .*wanted the index of a store of features"),
-        (lambda s: (s / "index.json").write_text("{"), r"index\.json: cannot be read"),
-        (lambda s: (s / "index.json").write_text("[]"), r"index\.json: cannot be read"),
+        (lambda s: (s / "index.json").unlink(), r"index\.json: is missing; this store of features cannot be trusted, make it anew"),
+        (lambda s: (s / "index.json").write_text("{"), r"index\.json: is damaged \(Expecting"),
+        (lambda s: (s / "index.json").write_text("[]"), r"index\.json: is damaged \(wanted an object, got a list"),
         (lambda s: rewrite(s / "index.json", lambda c: c.update(format=9)), r"index\.json: is of format 9, wanted 1"),
         (lambda s: rewrite(s / "index.json", lambda c: c.update(images=4)), r"index\.json: is not what was written"),
         (
             lambda s: os.truncate(s / "features_0.npy", 200),
-            r"features_0\.npy: holds 200 bytes, wanted 488; .* make it anew",
+            r"features_0\.npy: holds 200 bytes, wanted 488: it was cut off; .* make it anew",
         ),
         (lambda s: os.truncate(s / "boxes_0.npy", 0), r"boxes_0\.npy: holds 0 bytes, wanted 368"),
-        (lambda s: (s / "features_0.npy").unlink(), r"features_0\.npy: cannot be read \(No such file"),
+        (lambda s: (s / "features_0.npy").unlink(), r"features_0\.npy: is missing"),
         (lambda s: os.truncate(s / "entries.npy", 200), r"entries\.npy: cannot be read"),
         (lambda s: np.save(s / "slots.npy", np.zeros(4, "<u4")), r"slots\.npy: holds uint32 \[4\], wanted uint32 \[16\]"),
         (lambda s: (s / "slots.npy").write_bytes(pickle.dumps([1])), r"slots\.npy: cannot be read"),
