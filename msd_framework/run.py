@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from msd_framework.build.facts import RunFacts
-from msd_framework.build.run import Run, Training, build, try_models, waits_before_training
+from msd_framework.build.run import Run, Training, build
 from msd_framework.build.teachers import dry_run
 from msd_framework.build.training import fit_objective
-from msd_framework.build.try_out import try_out
+from msd_framework.build.try_out import try_out, try_run
 from msd_framework.callbacks.logging import NO_TENSORBOARD, tensorboard_is_installed
 from msd_framework.checks.resume import at_its_place, leaves, resume_changes
 from msd_framework.checks.run import checked
@@ -120,10 +120,7 @@ def fit(run: Run, training: Training, source: Source) -> None:
         values = with_teachers(source.values, config.teacher_folders)
         write_text(run.folder / "config.yaml", dump(values))
     world.wait()
-    trial = dry_run(run.data)
-    try_models(trial, run.model, run.maskers, run.teachers, training.objective, run.metrics)
-    if waits_before_training(config, run.maskers, training.objective):
-        trial.training_mode(run.model)
+    trial, _ = try_run(run, training)
     # maskers first, for answers hang on what they learned; then the objective, which may ask for answers
     if not resumed:
         run.maskers.fit(run.data.all_training_examples())

@@ -1,4 +1,4 @@
-"""A run tried out before its first update: its longest rows, and a step of the real size, once through teacher and student."""
+"""A run tried before its first update: its longest rows, and a step of the real size, once through teacher and student."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from msd_framework.views import FULL
 ONE_EXAMPLE = "Expected more than 1 value per channel"
 """What torch says of a batch norm that is shown a single number of each feature."""
 
-Ask = Callable[[Batch, Sequence[str]], object]
+Predict = Callable[[Batch, Sequence[str]], None]
+"""Has a model predict a batch on some views, and refuses predictions that are none."""
 
 
 class DryRun:
-    """What a run will do, tried on its longest and shortest rows; random numbers and all that is kept are left as they were.
+    """Tries what a run will do on its longest and shortest rows; random numbers and all that is kept are left as they were.
 
     Args:
         config: what the run is.
@@ -46,7 +47,7 @@ class DryRun:
         self.precision = PRECISIONS.get(config.training.precision, FP32)
 
     def student(self, model: MultimodalModel, masker: Masker, views: Sequence[str], metrics: Mapping[str, Metric]) -> None:
-        """Asks the student about these rows.
+        """Runs the student on these rows.
 
         Args:
             model: the student.
@@ -59,18 +60,41 @@ class DryRun:
             DataError: if a row cannot be read.
         """
 
-        def ask(batch: Batch, names: Sequence[str]) -> None:
+        def predict(batch: Batch, names: Sequence[str]) -> None:
             logits = model.forward_views([self._view(masker, batch, name) for name in names]).logits
             self._check_shape(model, logits, [len(names), len(batch)])
-            for name, prediction in zip(names, logits):
-                if self.finite and not prediction.isfinite().all():
-                    text = f"the student's prediction of {self.rows.source(batch)} on the view {name!r} is not finite"
-                    raise ConfigError(Problem("init" if self.config.init else "model", f"{text}, before any update."))
+            key = "init" if self.config.init else "model"
+            self._check_finite(logits, batch, names, key, "the student's", ", before any update.")
 
         with self._left_as_they_were(model, masker):
             model.eval()
-            self._ask("model", "the student", ask, masker, [FULL, *views], self.rows.of_student)
+            self._try("model", "the student", predict, masker, [FULL, *views], self.rows.of_student)
             self._try_metrics(model, metrics)
+
+    def teacher(self, teacher: LiveTeacher, views: Sequence[str]) -> None:
+        """Runs a teacher, with its weights, on these rows.
+
+        Args:
+            teacher: the teacher.
+            views: what the run asks it for, beside the full input.
+
+        Raises:
+            ConfigError: if it cannot take them, or predicts what is not finite, with the key to change and the row.
+        """
+
+        def predict(batch: Batch, names: Sequence[str]) -> None:
+            logits = teacher.predict(batch, names).logits
+            self._check_finite(logits, batch, names, "teacher.checkpoint", "its", ". Take another checkpoint.")
+
+        with self._left_as_they_were(teacher.model, teacher.masker):
+            self._try("teacher.checkpoint", "the teacher", predict, teacher.masker, [FULL, *views], self.rows.of_teacher)
+
+    def _check_finite(self, logits: Tensor, batch: Batch, views: Sequence[str], key: str, whose: str, end: str) -> None:
+        """Refuses predictions [V, B, C] that are not finite."""
+        for view, prediction in zip(views, logits):
+            if self.finite and not prediction.isfinite().all():
+                text = f"{whose} prediction of {self.rows.source(batch)} on the view {view!r} is not finite{end}"
+                raise ConfigError(Problem(key, text))
 
     def _view(self, masker: Masker, batch: Batch, name: str) -> Inputs:
         """A view of a batch, in which each modality is still of as many examples.
@@ -86,8 +110,8 @@ class DryRun:
                 text = f"{type(masker).__name__} leaves {modality} out of the view {name!r}. If it may, set removes = True."
                 raise ConfigError(Problem("masker", text))
             if hidden is not None and not len(hidden.values) == len(hidden.mask) == len(whole.mask):
-                made = f"values {list(hidden.values.shape)} and a mask {list(hidden.mask.shape)} of {len(whole.mask)} examples"
-                raise ConfigError(Problem("masker", f"{type(masker).__name__} makes {made} of {modality} in the view {name!r}."))
+                sizes = f"values {list(hidden.values.shape)} and a mask {list(hidden.mask.shape)} of {len(whole.mask)} examples"
+                raise ConfigError(Problem("masker", f"{type(masker).__name__} makes {sizes} of {modality} in the view {name!r}."))
         return inputs
 
     def _check_shape(self, model: nn.Module, logits: Tensor, leading: list[int]) -> None:
@@ -98,16 +122,16 @@ class DryRun:
         """
         wanted = [*leading, self.rows.info.num_classes]
         if list(logits.shape) != wanted or not logits.is_floating_point():
-            made = f"{type(model).__name__} gives logits {list(logits.shape)} of {logits.dtype}"
-            raise ConfigError(Problem("model", f"{made}, wanted floats {wanted}: views, examples and classes."))
+            text = f"{type(model).__name__} gives logits {list(logits.shape)} of {logits.dtype}, wanted floats {wanted}"
+            raise ConfigError(Problem("model", f"{text}: views, examples and classes."))
 
     def _try_metrics(self, model: MultimodalModel, metrics: Mapping[str, Metric]) -> None:
-        """Asks each metric of a user's own about these rows.
+        """Computes each metric of a user's own on these rows.
 
         Raises:
             ConfigError: if it raises anything, or gives no number.
         """
-        batch = self.rows.together
+        batch = self.rows.of_student.together
         with torch.no_grad(), self.precision.active(self.device):
             logits = model.forward_views([batch.inputs]).logits[0].float().cpu()
         known = batch.labelled.cpu()
@@ -122,35 +146,13 @@ class DryRun:
             if not isinstance(value, (int, float, np.number)) and not (isinstance(value, Tensor) and value.numel() == 1):
                 raise ConfigError(Problem(at, f"{name} gives {value!r}, wanted a number."))
 
-    def teacher(self, teacher: LiveTeacher, views: Sequence[str]) -> None:
-        """Asks a teacher, with its weights, about these rows.
-
-        Args:
-            teacher: who is asked.
-            views: what the run asks it for, beside the full input.
-
-        Raises:
-            ConfigError: if it cannot take them, or predicts what is not finite, with the key to change and the row.
-        """
-
-        def ask(batch: Batch, names: Sequence[str]) -> None:
-            for name, logits in zip(names, teacher.predict(batch, names).logits):
-                if self.finite and not logits.isfinite().all():
-                    text = (
-                        f"its prediction of {self.rows.source(batch)} on the view {name!r} is not finite. Take another checkpoint."
-                    )
-                    raise ConfigError(Problem("teacher.checkpoint", text))
-
-        with self._left_as_they_were(teacher.model, teacher.masker):
-            self._ask("teacher.checkpoint", "the teacher", ask, teacher.masker, [FULL, *views], self.rows.of_teacher)
-
     def training_mode(self, model: nn.Module) -> None:
         """Shows the student as many rows as a step has, in training mode, where the step itself can be tried only much later.
 
         Raises:
             ConfigError: if it cannot take them, with the key to change.
         """
-        batch = self.rows.part
+        batch = self.rows.step
         with self._left_as_they_were(model), self._explaining("model", "the student", batch), torch.no_grad():
             model.train()
             with self.precision.active(self.device):
@@ -164,7 +166,7 @@ class DryRun:
         Raises:
             ConfigError: if it cannot be made, with the key to change.
         """
-        batch = self.rows.part
+        batch = self.rows.step
         with self._left_as_they_were(objective), self._explaining("objective", "a training step", batch):
             objective.train()
             try:
@@ -178,28 +180,27 @@ class DryRun:
             finally:
                 objective.zero_grad(set_to_none=True)
 
-    def _ask(self, key: str, who: str, ask: Ask, masker: Masker, views: Sequence[str], rows: SideOfRows) -> None:
-        """Asks a model about each row by itself, about all of them on every view, and about the last word that there is."""
+    def _try(self, key: str, name: str, predict: Predict, masker: Masker, views: Sequence[str], rows: SideOfRows) -> None:
+        """Runs a model on each row by itself, on all of them on every view, and on the last word that there is."""
         masker.eval()
         views = [FULL] if masker.needs_fit else list(dict.fromkeys(views))
-        asked = [(batch, [FULL]) for batch in rows.alone] + [(rows.together, views)]
-        for batch, names in asked:
-            with self._explaining(key, who, batch), torch.no_grad(), self.precision.active(self.device):
-                ask(batch, names)
+        for batch, names in [*((batch, [FULL]) for batch in rows.alone), (rows.together, views)]:
+            with self._explaining(key, name, batch), torch.no_grad(), self.precision.active(self.device):
+                predict(batch, names)
         for path, modality, processor in rows.processors:
             if processor.kind == "tokens":
-                self._ask_last_word(path, rows.alone[0], modality, processor, who, ask)
+                self._try_last_word(path, rows.alone[0], modality, processor, name, predict)
 
-    def _ask_last_word(self, path: str, batch: Batch, modality: str, processor: Processor, who: str, ask: Ask) -> None:
+    def _try_last_word(self, path: str, batch: Batch, modality: str, processor: Processor, name: str, predict: Predict) -> None:
         size, inputs = processor.facts.get("vocab_size"), batch.inputs[modality]
         if size is None:
             return
         words = inputs.values.masked_fill(inputs.mask & ~inputs.special, size - 1)
         try:
             with torch.no_grad(), self.precision.active(self.device):
-                ask(batch.with_inputs({**batch.inputs, modality: replace(inputs, values=words)}), [FULL])
+                predict(batch.with_inputs({**batch.inputs, modality: replace(inputs, values=words)}), [FULL])
         except IndexError as error:
-            text = f"makes tokens from 0 to {size - 1}, and {who} has no embedding for the last one ({error})."
+            text = f"makes tokens from 0 to {size - 1}, and {name} has no embedding for the last one ({error})."
             hint = "Take the tokenizer that it was made for, or a model with as many embeddings."
             raise ConfigError(Problem(path, f"{text} {hint}")) from error
 
@@ -215,7 +216,7 @@ class DryRun:
             raise
 
     @contextmanager
-    def _explaining(self, key: str, who: str, batch: Batch) -> Iterator[None]:
+    def _explaining(self, key: str, name: str, batch: Batch) -> Iterator[None]:
         """What a model raises, as a sentence with the key to change and the row."""
         try:
             yield
@@ -224,9 +225,9 @@ class DryRun:
         except MSDError:
             raise
         except Exception as error:  # a model of a user's may raise anything
-            raise ConfigError(self._problem(key, who, batch, error)) from error
+            raise ConfigError(self._problem(key, name, batch, error)) from error
 
-    def _problem(self, key: str, who: str, batch: Batch, error: Exception) -> Problem:
+    def _problem(self, key: str, name: str, batch: Batch, error: Exception) -> Problem:
         training, text = self.config.training, str(error)
         if ONE_EXAMPLE in text and len(batch) == 1:
             parts = f"{training.batch_size} examples in {training.batch_size} parts"
@@ -234,19 +235,19 @@ class DryRun:
             return Problem("training.batch_size", f"{parts} leaves one example to a part, {wanted} ({text})")
         if is_memory(error):
             hint = "Lower it, raise training.accumulate, or shorten the inputs."
-            return Problem("training.batch_size", f"memory is full in {who} of {len(batch)} of the longest rows. {hint}")
+            return Problem("training.batch_size", f"memory is full in {name} of {len(batch)} of the longest rows. {hint}")
         shapes = ", ".join(f"{m} {list(x.values.shape)}" for m, x in batch.inputs.items())
         named = next((m for m in batch.inputs if m in text.lower()), None)
-        reason = text if is_ours(error) else f"{type(error).__name__}: {text}{_where(error)}"
+        reason = text if is_ours(error) else f"{type(error).__name__}: {text}{_line_of_user(error)}"
         at = f"data.processors.{named}" if named else key
-        return Problem(at, f"{who} cannot take {self.rows.source(batch)}, {shapes}: {reason}{'' if reason.endswith('.') else '.'}")
+        stop = "" if reason.endswith(".") else "."
+        return Problem(at, f"{name} cannot take {self.rows.source(batch)}, {shapes}: {reason}{stop}")
 
 
-def _where(error: Exception) -> str:
-    """The line of a user's own module that raised it; nothing where only libraries are to be seen."""
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if not ("site-packages" in f.filename or is_of_this_library(f.filename))
-    ]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+def _line_of_user(error: Exception) -> str:
+    """The line of a user's own module that raised it; empty where only libraries are to be seen."""
+    line = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if "site-packages" not in frame.filename and not is_of_this_library(frame.filename):
+            line = f" ({frame.filename}:{frame.lineno})"
+    return line

@@ -1,14 +1,12 @@
-"""The longest and the shortest rows of a run, and those that lack something, found without reading all of them."""
+"""The longest and the shortest rows of a run, and those that lack something, without a look at all of them."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.reader import ExampleReader, Loaded, TeacherOverrides
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
+from msd_framework.launch import launched
 from msd_framework.structures import Batch, DatasetInfo
 
 MOST_TEXTS = 20_000
@@ -40,6 +39,14 @@ Row: TypeAlias = tuple[int, Loaded]
 """The place of an example in its split, and the example with its tensors."""
 
 
+class Placed(NamedTuple):
+    """A processor, its key path and its modality."""
+
+    path: str
+    modality: str
+    processor: Processor
+
+
 @dataclass(frozen=True)
 class SideOfRows:
     """Rows as the student or the teacher sees them.
@@ -47,12 +54,12 @@ class SideOfRows:
     Args:
         alone: each as a batch of its own.
         together: all of them as one batch.
-        processors: how they become tensors: a key path, a modality and its processor.
+        processors: how they become tensors.
     """
 
     alone: Sequence[Batch]
     together: Batch
-    processors: Sequence[tuple[str, str, Processor]]
+    processors: Sequence[Placed]
 
 
 class ExtremeRows:
@@ -78,64 +85,52 @@ class ExtremeRows:
     ):
         self.config, self.device, self.info = config, device, info
         self.sources: dict[str, str] = {}  # the file and line of an example, by its id
-        processors = {m: p.deterministic() for m, p in processors.items()}
-        self.collator = Collator(processors, info, teacher_overrides=teacher_overrides)
-        own = {m: p for m, p in (teacher_overrides or {}).items() if p is not None}
-        # each processor with its key path and its modality
-        self.processors = [(f"data.processors.{m}", m, p) for m, p in processors.items()]
-        self.own_of_teacher = [(f"teacher.processors.{m}", m, p) for m, p in own.items()]
-        self.both_sides = [*self.processors, *self.own_of_teacher]
-        self.tokens = list(dict.fromkeys(m for _, m, p in self.both_sides if p.kind == "tokens"))
+        processors, overrides = {m: p.deterministic() for m, p in processors.items()}, teacher_overrides or {}
+        self.collator = Collator(processors, info, teacher_overrides=overrides)
+        self.processors = [Placed(f"data.processors.{m}", m, p) for m, p in processors.items()]
+        self.of_teacher_alone = [Placed(f"teacher.processors.{m}", m, p) for m, p in overrides.items() if p is not None]
+        self.both_sides = [*self.processors, *self.of_teacher_alone]
         # readers of their own: what is left out here is not counted as left out of the run
         skips = config.data.on_error == "skip"
         self.readers = {
-            use: ExampleReader(split, processors, skip_errors=skips, teacher_overrides=teacher_overrides)
-            for use, split in splits.items()
+            use: ExampleReader(split, processors, skip_errors=skips, teacher_overrides=overrides) for use, split in splits.items()
         }
 
     @cached_property
-    def alone(self) -> list[Batch]:
-        """Each of them as a batch of its own.
+    def of_student(self) -> SideOfRows:
+        """The rows as the student sees them.
 
         Raises:
             DataError: if one cannot be read, or, where those are skipped, if none can.
         """
-        return [self._batch([row]) for row in self._extreme]
-
-    @cached_property
-    def together(self) -> Batch:
-        """All of them as one batch."""
-        return self._batch(self._extreme)
-
-    @property
-    def of_student(self) -> SideOfRows:
-        """They as the student sees them."""
-        return SideOfRows(self.alone, self.together, self.processors)
+        return SideOfRows([self._batch([row]) for row in self._extreme], self._batch(self._extreme), self.processors)
 
     @property
     def of_teacher(self) -> SideOfRows:
-        """They as the teacher sees them."""
-        own = {m for _, m, _ in self.own_of_teacher}
-        processors = [one for one in self.processors if one[1] not in own] + self.own_of_teacher
-        return SideOfRows([batch.teacher_side for batch in self.alone], self.together.teacher_side, processors)
+        """The rows as the teacher sees them."""
+        own = {placed.modality for placed in self.of_teacher_alone}
+        processors = [placed for placed in self.processors if placed.modality not in own] + self.of_teacher_alone
+        alone = [batch.teacher_side for batch in self.of_student.alone]
+        return SideOfRows(alone, self.of_student.together.teacher_side, processors)
 
     @cached_property
-    def part(self) -> Batch:
+    def step(self) -> Batch:
         """As many training rows as a process computes at once: the longest ones, repeated where that takes more than a few."""
         training, examples = self.config.training, self.readers["train"].dataset
-        size = training.batch_size // (int(os.environ.get("WORLD_SIZE", "1")) * training.accumulate)
+        size = training.batch_size // (launched().size * training.accumulate)
         if self.device.type == "cpu":
             size = min(size, MOST_ON_CPU)
-        sizes = {}
+        texts = {placed.modality for placed in self.both_sides if placed.processor.kind == "tokens"}
+        characters = {}
         for i in evenly(len(examples), MOST_TEXTS):
             inputs = examples[i].inputs
-            sizes[i] = sum(len(inputs[m]) for m in self.tokens if isinstance(inputs.get(m), str))
-        longest = sorted(sizes, key=sizes.__getitem__, reverse=True)[: min(size, MOST_READ)]
+            characters[i] = sum(len(inputs[m]) for m in texts if isinstance(inputs.get(m), str))
+        longest = sorted(characters, key=characters.__getitem__, reverse=True)[: min(size, MOST_READ)]
         rows = self._readable([("train", i) for i in longest])
         return self._batch([rows[i % len(rows)] for i in range(size)])
 
     def check_files(self) -> None:
-        """Looks for what each example of each split is read from.
+        """Looks for the files of each example of each split.
 
         Raises:
             DataError: of the first one of which something is not there.
@@ -144,10 +139,10 @@ class ExtremeRows:
             reader.check_files()
 
     def check_texts(self) -> None:
-        """Looks for texts of which a tokenizer tells nothing.
+        """Looks for texts that a tokenizer makes no known word of.
 
         Raises:
-            ConfigError: if it tells nothing of any of some training texts.
+            ConfigError: if it makes none of some training texts.
             DataError: if it cannot read one, as it has no token for unknown words.
         """
         examples = self.readers["train"].dataset
@@ -163,7 +158,8 @@ class ExtremeRows:
 
     def _read_all(self, modality: str, processor: Tokenizer) -> None:
         for reader in self.readers.values():
-            for example in (reader.dataset[i] for i in range(len(reader.dataset))):
+            for i in range(len(reader.dataset)):
+                example = reader.dataset[i]
                 value = example.inputs.get(modality)
                 try:
                     if value is not None:
@@ -179,34 +175,37 @@ class ExtremeRows:
 
     @cached_property
     def _extreme(self) -> list[Row]:
-        found = [(use, 0) for use in self.readers]
+        """The first row of each split; and of each modality one row a split that lacks it, the longest and the shortest."""
+        places = [(use, 0) for use in self.readers]
         for _, modality, processor in self.both_sides:
             lengths: dict[tuple[str, int], int] = {}
             for use, reader in self.readers.items():
-                examples = reader.dataset
-                lengths |= {(use, i): n for i, n in self._lengths(use, modality, processor).items()}
-                lacking = (i for i in evenly(len(examples), MOST_FILES) if examples[i].inputs.get(modality) is None)
-                found += [(use, i) for i in islice(lacking, 1)]
+                for i, length in self._lengths(use, modality, processor).items():
+                    lengths[use, i] = length
+                for i in evenly(len(reader.dataset), MOST_FILES):
+                    if reader.dataset[i].inputs.get(modality) is None:
+                        places.append((use, i))
+                        break
             if lengths:
-                found += [max(lengths, key=lengths.__getitem__), min(lengths, key=lengths.__getitem__)]
-        return self._readable(list(dict.fromkeys(found)))
+                places += [max(lengths, key=lengths.__getitem__), min(lengths, key=lengths.__getitem__)]
+        return self._readable(list(dict.fromkeys(places)))
 
     def _lengths(self, use: str, modality: str, processor: Processor) -> dict[int, int]:
-        """The positions of those rows of a split that may be its longest or its shortest; nothing where all are of one size."""
+        """The lengths in positions of rows of a split that may be its longest or shortest; empty where all are of one size."""
         examples = self.readers[use].dataset
         if processor.kind == "pixels":
             return {}
         most = MOST_TEXTS if processor.kind == "tokens" else MOST_FILES
         values = {i: examples[i].inputs.get(modality) for i in evenly(len(examples), most)}
         places = [i for i, value in values.items() if value is not None]
-        if processor.kind == "tokens":
+        if processor.kind == "tokens":  # characters are counted fast, and tokens then of a few texts
             places.sort(key=lambda i: len(str(values[i])))
             places = [*places[:MEASURED], *places[MEASURED:][-MEASURED:]]
         lengths = {}
         for i in places:
             try:
                 lengths[i] = processor.length(values[i])
-            except DataError:  # it is read next, which tells its line, or leaves it out
+            except DataError:  # it is read next, which names its line, or leaves it out
                 lengths[i] = sys.maxsize
         return lengths
 
@@ -218,17 +217,18 @@ class ExtremeRows:
                 self.sources[loaded.example.id] = loaded.example.source
                 rows.append((index, loaded))
         if not rows:
-            raise DataError(next((text for r in self.readers.values() for text in r.skipped.values()), "data: has no example."))
+            skipped = [text for reader in self.readers.values() for text in reader.skipped.values()]
+            raise DataError(skipped[0] if skipped else "data: has no example.")
         return rows
 
     def _batch(self, rows: Sequence[Row]) -> Batch:
         """Rows as a batch that is computed in full, also where some of them are the same."""
         batch = self.collator([loaded for _, loaded in rows], tuple(i for i, _ in rows)).to(self.device)
-        data = self.config.data
-        if data.unlabelled or data.labelled_share < 1:
+        if self.config.data.unlabelled or self.config.data.labelled_share < 1:
             batch = replace(batch, num_labelled=batch.labelled.sum().double().clamp(min=1))
-        teacher_inputs = {m: x and replace(x, distinct=None) for m, x in batch.teacher_inputs.items()}
-        return replace(batch, inputs={m: replace(x, distinct=None) for m, x in batch.inputs.items()}, teacher_inputs=teacher_inputs)
+        inputs = {m: replace(x, distinct=None) for m, x in batch.inputs.items()}
+        of_teacher = {m: x and replace(x, distinct=None) for m, x in batch.teacher_inputs.items()}
+        return replace(batch, inputs=inputs, teacher_inputs=of_teacher)
 
 
 def evenly(length: int, most: int) -> list[int]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from torch import Tensor
 
 from msd_framework.build.data import Data, build_data
-from msd_framework.build.dry_run import DryRun
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import (
     Maskers,
@@ -179,33 +178,3 @@ def student_predictions(
     model.eval()
     masker.eval()
     return predict(ask, batches, views, world, precision, model.modalities, type(model).__name__)
-
-
-def waits_before_training(config: RunConfig, maskers: Maskers, objective: Objective) -> bool:
-    """Whether the training split is gone through before the first update: for statistics, or a teacher's answers."""
-    needs_fit = any(part.needs_fit for part in (*maskers.each, objective))
-    return needs_fit or (config.teacher is not None and bool(config.teacher.cache))
-
-
-def try_models(
-    dry_run: DryRun,
-    model: MultimodalModel,
-    maskers: Maskers,
-    teachers: Teachers,
-    objective: Objective,
-    metrics: Mapping[str, Metric],
-) -> None:
-    """Tries the student, and teachers that are asked anew each time, on the views that a run asks for.
-
-    Raises:
-        ConfigError: if one cannot take a row, with the key to change and the row.
-        DataError: if a row cannot be read.
-    """
-    dry_run.rows.check_files()
-    dry_run.rows.check_texts()
-    config = dry_run.config
-    views = [*config.evaluation.views, *getattr(objective, "student_views", ())]
-    dry_run.student(model, maskers.student, views, metrics)
-    if config.teacher is not None and not config.teacher.cache:
-        for one in teachers.trained:
-            dry_run.teacher(one.live(), one.views["train"])

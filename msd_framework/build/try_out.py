@@ -1,16 +1,22 @@
-"""A run that is only checked, tried out where its files are at hand."""
+"""A run is tried before its first update: on its longest rows, and, where it is only checked, as far as its files are at hand."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 
+from msd_framework.build.dry_run import DryRun
 from msd_framework.build.facts import RunFacts
-from msd_framework.build.run import build, try_models, waits_before_training
+from msd_framework.build.models import Maskers
+from msd_framework.build.run import Run, Training, build
 from msd_framework.build.splits import check_splits, open_splits
-from msd_framework.build.teachers import dry_run
+from msd_framework.build.teachers import Teachers, dry_run
 from msd_framework.config.schema import CheckpointConfig, RunConfig
 from msd_framework.engine.distributed import World
+from msd_framework.metrics.base import Metric
+from msd_framework.models.base import MultimodalModel
+from msd_framework.objectives.base import Objective
 
 
 def try_out(config: RunConfig) -> None:
@@ -24,18 +30,56 @@ def try_out(config: RunConfig) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         env, data = replace(config.env, save_dir=folder), replace(config.data, workers=0, length_pool=0)
-        config = replace(config, run_type="train", env=env, data=data, checkpoint=CheckpointConfig())
+        facts = RunFacts(replace(config, run_type="train", env=env, data=data, checkpoint=CheckpointConfig()))
         world = World.alone(config.env.device)
-        facts = RunFacts(config)
         splits = open_splits(facts, world)
         check_splits(facts, splits)
-        if not facts.weights_are_at_hand:
-            return
-        run = build(facts, world, splits)
-        assert run.training is not None
-        objective, trial = run.training.objective, dry_run(run.data)
-        try_models(trial, run.model, run.maskers, run.teachers, objective, run.metrics)
-        if waits_before_training(config, run.maskers, objective):
-            trial.training_mode(run.model)
-        else:
-            trial.step(objective)
+        if facts.weights_are_at_hand:
+            run = build(facts, world, splits)
+            assert run.training is not None
+            trial, waits = try_run(run, run.training)
+            if not waits:
+                trial.step(run.training.objective)
+
+
+def try_run(run: Run, training: Training) -> tuple[DryRun, bool]:
+    """Tries the models of a run that trains on its longest rows.
+
+    Returns:
+        What tries a training step, and whether the training split is gone through before the first one: for statistics, or a
+        teacher's outputs. A step can then be tried only after that.
+
+    Raises:
+        ConfigError: if a model cannot take a row, with the key to change and the row.
+        DataError: if a row cannot be read.
+    """
+    trial, objective, teacher = dry_run(run.data), training.objective, run.config.teacher
+    try_models(trial, run.model, run.maskers, run.teachers, objective, run.metrics)
+    waits = any(part.needs_fit for part in (*run.maskers.each, objective)) or (teacher is not None and bool(teacher.cache))
+    if waits:
+        trial.training_mode(run.model)
+    return trial, waits
+
+
+def try_models(
+    trial: DryRun,
+    model: MultimodalModel,
+    maskers: Maskers,
+    teachers: Teachers,
+    objective: Objective,
+    metrics: Mapping[str, Metric],
+) -> None:
+    """Tries the student, and teachers whose outputs are not cached, on the views that a run asks for.
+
+    Raises:
+        ConfigError: if one cannot take a row, with the key to change and the row.
+        DataError: if a row cannot be read.
+    """
+    config = trial.config
+    trial.rows.check_files()
+    trial.rows.check_texts()
+    views = [*config.evaluation.views, *getattr(objective, "student_views", ())]
+    trial.student(model, maskers.student, views, metrics)
+    if config.teacher is not None and not config.teacher.cache:
+        for one in teachers.trained:
+            trial.teacher(one.live(), one.views["train"])

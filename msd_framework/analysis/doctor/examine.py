@@ -22,11 +22,11 @@ from msd_framework.build.data import Data, OnDevice, build_data
 from msd_framework.build.extreme_rows import evenly
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import Maskers, build_maskers, build_metrics, build_model, build_recipe
-from msd_framework.build.run import try_models
 from msd_framework.build.splits import Splits, check_splits, content, open_splits
 from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import Teachers, build_teachers, cached_split, dry_run, trained_teachers
 from msd_framework.build.training import Batches, build_batches, build_objective
+from msd_framework.build.try_out import try_models
 from msd_framework.checks.run import checked
 from msd_framework.config.cards import card_of
 from msd_framework.config.load import Source, located
