@@ -37,6 +37,11 @@ def try_out(config: RunConfig) -> None:
         if facts.weights_are_at_hand:
             run = build(facts, world, splits)
             assert run.training is not None
+            if config.teacher is not None and config.teacher.cache is True and run.data.teacher_overrides:
+                # a run looks for what the teacher alone reads only when it fills the cache
+                rows = dry_run(run.data, teacher_asked=True).rows
+                rows.check_files()
+                rows.check_texts()
             trial, waits = try_run(run, run.training)
             if not waits:
                 trial.step(run.training.objective)

@@ -154,8 +154,13 @@ def _same_shape(value: Any, annotation: Any) -> bool:
 
 
 def _wanted(annotation: Any, value: Any) -> str:
-    unquoted = isinstance(value, str) and _looks_like(value, annotation)
-    return f"wanted {type_name(annotation)}, got {value!r} ({type(value).__name__})." + " Write it without quotes." * unquoted
+    hint = ""
+    if isinstance(value, str) and _looks_like(value, annotation):
+        hint = " Write it without quotes."
+    elif isinstance(value, (bool, int, float)) and str in (annotation, *get_args(annotation)):
+        # YAML reads yes, on, 1e5 and their like as no text
+        hint = " Put it in quotes if it is a text; on a command line: 'key=\"text\"'."
+    return f"wanted {type_name(annotation)}, got {value!r} ({type(value).__name__}).{hint}"
 
 
 def _looks_like(text: str, annotation: Any) -> bool:

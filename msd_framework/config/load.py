@@ -132,7 +132,13 @@ def resolve(source: Source) -> Source:
 def located(problem: Problem, source: Source) -> Problem:
     """The problem with the place that its key was written at in front of it."""
     origin = source.origin(problem.path)
-    return problem if origin in ("", DEFAULT) else Problem(f"{origin}: {problem.path}", problem.message)
+    if origin in ("", DEFAULT):
+        return problem
+    # a file's section may be spoiled by an option that is written over it
+    words = [path for path, place in source.origins.items() if place == COMMAND_LINE and path.startswith(f"{problem.path}.")]
+    if words and origin != COMMAND_LINE:
+        origin = f"{origin}, with {' and '.join(words)} of the {COMMAND_LINE}"
+    return Problem(f"{origin}: {problem.path}", problem.message)
 
 
 def refuse(problems: Iterable[Problem], source: Source) -> None:

@@ -143,6 +143,12 @@ SHARES = "split_shares: {train: 0.6, validation: 0.2, test: 0.2}"
 
 MISTAKES = [
     Mistake(
+        "a key twice in a line",
+        words(),
+        r"test\.jsonl:2: has the key 'title' twice, wanted it once",
+        raw(".jsonl", test=as_lines(rows("test")).replace(b'"photo": "photos/1.png"', b'"title": "other"', 1)),
+    ),
+    Mistake(
         "label of the test split", words(), r"test\.csv:5: colour is 'Red'.*Did you mean 'red'\?", changed("test", 3, colour="Red")
     ),
     Mistake(

@@ -68,6 +68,20 @@ MISTAKES = [
     Mistake("code as a value", ["masker=[!!python/name:os.system]"], r"masker: the value .* is not valid YAML"),
     Mistake("a name that is a number", ["name=2024"], r"name: wanted str, got 2024 \(int\)"),
     Mistake("a name that is true", ["name=on"], r"name: wanted str, got True \(bool\)"),
+    Mistake("a folder that is true", ["env.save_dir=yes"], r"env\.save_dir: wanted str, got True \(bool\)\. Put it in quotes if"),
+    Mistake(
+        "a key twice in a file", MINE, r"mine\.yaml:2: is not valid YAML: found duplicate key seed", yaml("seed: 1\nseed: 2\n")
+    ),
+    Mistake(
+        "a key twice in braces",
+        ["optimizer={type: sgd, lr: 0.1, lr: 0.2}"],
+        r"command line: optimizer: the value .* is not valid YAML",
+    ),
+    Mistake(
+        "a word that does not go with its section in the file",
+        ["training.max_epochs=2"],
+        r"\.yaml:\d+, with training\.max_epochs of the command line: training: wanted either max_updates or max_epochs, got both",
+    ),
     Mistake("what is not UTF-8", ["name=\udcff"], r"name: the value '\\udcff' is not UTF-8"),
     # paths
     Mistake("a run of nobody", ["env.save_dir=~nobody-here/x"], rf"command line: env\.save_dir: '~nobody-here/x' .*{NO_USER}"),

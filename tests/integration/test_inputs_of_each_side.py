@@ -327,3 +327,18 @@ def test_a_file_that_only_the_teacher_reads_is_missed_before_anything_is_asked(c
     with pytest.raises(DataError, match=r"2003\.png"):
         run(config_of_text, of_text(tiny_teacher, tmp_path / "run", *given))
     assert not any((tmp_path / "caches").glob("*/card.json"))
+
+
+@pytest.mark.parametrize("cache", ["true", "read"])
+def test_a_check_looks_for_what_only_a_teacher_reads_whose_cache_is_to_be_filled(
+    config_of_text, tiny_world, tiny_teacher, tmp_path, cache
+):
+    shutil.copytree(tiny_world, tmp_path / "world")
+    (tmp_path / "world" / "img" / "0007.png").unlink()
+    (tmp_path / "caches").mkdir()
+    given = of_text(tiny_teacher, tmp_path / "run", f"teacher.cache={cache}", f"data.dataset.root={tmp_path / 'world'}")
+    if cache == "read":
+        run(config_of_text, [*given, "run_type=check"])
+        return
+    with pytest.raises(DataError, match=r"train\.jsonl:8: .*0007\.png"):
+        run(config_of_text, [*given, "run_type=check"])

@@ -148,6 +148,9 @@ def test_what_fits_is_not_complained_about(value, annotation):
     assert mismatch(value, annotation) == ""
 
 
+QUOTES = "Put it in quotes if it is a text; on a command line: 'key=\"text\"'."
+
+
 @pytest.mark.parametrize(
     ("value", "annotation", "text"),
     [
@@ -160,14 +163,14 @@ def test_what_fits_is_not_complained_about(value, annotation):
         (1, bool, "wanted bool, got 1 (int)."),
         (1.0, int, "wanted int, got 1.0 (float)."),
         (None, int, "wanted int, got None (NoneType)."),
-        (3, str | None, "wanted str | None, got 3 (int)."),
+        (3, str | None, f"wanted str | None, got 3 (int). {QUOTES}"),
         ("3", int | None, "wanted int | None, got '3' (str). Write it without quotes."),
         ("a", list[str], "wanted list[str], got 'a' (str)."),
         ([1, "b"], list[int], "item 1: wanted int, got 'b' (str)."),
         ([1, "b"], int | list[int], "item 1: wanted int, got 'b' (str)."),
         ({"a": "b"}, dict[str, float], "a: wanted float, got 'b' (str)."),
         ([1], dict[str, float], "wanted dict[str, float], got [1] (list)."),
-        ({1: 2.0}, dict[str, float], "1: wanted str, got 1 (int)."),
+        ({1: 2.0}, dict[str, float], f"1: wanted str, got 1 (int). {QUOTES}"),
         ("skp", Literal["raise", "skip"], "wanted 'raise' | 'skip', got 'skp'. Did you mean 'skip'?"),
         ("skp", Literal["raise", "skip"] | None, "wanted 'raise' | 'skip', got 'skp'. Did you mean 'skip'?"),
         (True, Literal[1, 2], "wanted 1 | 2, got True."),

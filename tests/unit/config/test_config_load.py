@@ -90,6 +90,16 @@ def test_later_files_and_then_the_command_line_win(file):
     assert "base" not in source.values
 
 
+def test_a_problem_of_a_files_section_names_the_options_that_words_write_over_it():
+    source = Source({}, {"data.dataset": "a.yaml:3", "data.dataset.root": "command line", "model": "a.yaml:9"})
+    placed = [str(located(Problem(path, "is wrong."), source)) for path in ("data.dataset", "data.dataset.root", "model")]
+    assert placed == [
+        "a.yaml:3, with data.dataset.root of the command line: data.dataset: is wrong.",
+        "command line: data.dataset.root: is wrong.",
+        "a.yaml:9: model: is wrong.",
+    ]
+
+
 def test_every_value_knows_the_file_and_line_that_it_was_written_at(file):
     base = file("seed: 1\ntraining:\n  batch_size: 1\n  max_updates: 1\n", "base.yaml")
     run = file("base: base.yaml\nobjective:\n  views:\n  - full\n  - image\ntraining: {log_every: 3}\n")
