@@ -141,16 +141,20 @@ def markdown(config: ExperimentConfig, rows: Sequence[Row], seconds: float, draw
     """The table as a page."""
     seeds = f"Seeds {', '.join(map(str, config.seed_list))}; {seconds:g} s."
     lines = [f"# {escaped(config.name)}", "", seeds, "", *_table(config, rows).markdown()]
-    return "\n".join([*lines, *(["", "![](summary.png)"] if drawn else [])]) + "\n"
+    lines += ["", "![](summary.png)"] if drawn else []
+    return "\n".join(lines) + "\n"
 
 
 def _table(config: ExperimentConfig, rows: Sequence[Row], title: str | None = None) -> Table:
     """The rows in words, what was expected of a number in brackets behind it."""
-    cells = []
+    expected, lines = config.expected or {}, []
     for i, row in enumerate(rows):
-        wanted = {name: f" ({values[i]:.2f})" for name, values in (config.expected or {}).items()}
-        cells.append([(v if isinstance(v, str) else f"{v:.2f}") + wanted.get(c, "") for c, v in row.items()])
-    return Table(list(rows[0]), cells, title)
+        cells = []
+        for column, value in row.items():
+            wanted = f" ({expected[column][i]:.2f})" if column in expected else ""
+            cells.append((value if isinstance(value, str) else f"{value:.2f}") + wanted)
+        lines.append(cells)
+    return Table(list(rows[0]), lines, title)
 
 
 def _tidy(value: float | str) -> float | str:
@@ -158,10 +162,14 @@ def _tidy(value: float | str) -> float | str:
     return round(value, 10) if isinstance(value, float) else value
 
 
-def _value_problems(config: ExperimentConfig) -> Iterator[Problem]:
-    seeds = config.seed_list
+def seed_problems(seeds: Sequence[int], written: int | list[int]) -> Iterator[Problem]:
+    """What is wrong with the seeds of an experiment or a study, given what stands in its YAML."""
     if not seeds or min(seeds) < 0 or max(seeds) > LARGEST_SEED or len(set(seeds)) < len(seeds):
-        yield Problem("seeds", f"wanted 1 or more, or a list of different seeds from 0 to 2**63 - 1, got {config.seeds}.")
+        yield Problem("seeds", f"wanted 1 or more, or a list of different seeds from 0 to 2**63 - 1, got {written}.")
+
+
+def _value_problems(config: ExperimentConfig) -> Iterator[Problem]:
+    yield from seed_problems(config.seed_list, config.seeds)
     if config.env.threads < 1:
         yield Problem("env.threads", f"must be 1 or more, got {config.env.threads}.")
 

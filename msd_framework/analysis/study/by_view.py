@@ -1,9 +1,10 @@
-"""What a study says of each view: how right every method is when it is shown only that, and how near to its teacher."""
+"""A study by view: how right every method is on each view, and how near to its teacher; and the teachers' saliency."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ def view_tables(names: Sequence[str], metric: str, runs: Sequence[Mapping[str, A
         views = views_of(use, name, runs)
         if len(views) < 2:
             continue
-        keys = [name_on(view, use, name) for view in views]
-        rows = {method: tuple(_summary(method, key, runs) for key in keys) for method in names}
-        rows = {method: cells for method, cells in rows.items() if any(cells)}
+        rows = {}
+        for method in names:
+            summaries = tuple(_summary(method, name_on(view, use, name), runs) for view in views)
+            if any(summaries):
+                rows[method] = summaries
         yield ViewTable(title, name_on(FULL, use, name), views, rows)
 
 
@@ -55,9 +58,12 @@ def views_of(use: str, name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[st
     >>> views_of("test", "auroc", [{"metrics": {"test/auroc": 0.9, "test/image/auroc": 0.8, "test/kl": 0.1}}])
     ('full', 'image')
     """
-    keys = dict.fromkeys(key for run in runs for key in run["metrics"])
-    parts = [key.split("/") for key in keys if key.startswith(f"{use}/") and key.endswith(f"/{name}")]
-    return tuple(sorted(dict.fromkeys(p[1] if len(p) == 3 else FULL for p in parts), key=lambda view: view != FULL))
+    views = dict[str, None]()
+    for key in chain.from_iterable(run["metrics"] for run in runs):
+        if key.startswith(f"{use}/") and key.endswith(f"/{name}"):
+            _, *view, _ = key.split("/")
+            views[view[0] if view else FULL] = None
+    return tuple(sorted(views, key=lambda view: view != FULL))
 
 
 def name_on(view: str, use: str, name: str) -> str:
@@ -87,24 +93,18 @@ class SaliencyTable:
 
 def saliency_table(files: Sequence[Path]) -> SaliencyTable | None:
     """The means of what `msd saliency` wrote for each seed's teacher; None where it wrote nothing."""
-    found = [read_json(file) for file in files]
-    if not found:
+    saliencies = [read_json(file) for file in files]
+    if not saliencies:
         return None
-    labels, modalities = list(found[0]["scores"]), tuple(found[0]["modalities"])
-
-    def over_seeds(label: str, *path: str) -> Summary:
-        values = []
-        for told in found:
-            value = told["scores"][label]
-            for key in path:
-                value = value[key]
-            values.append(value)
-        return summarise(values)
-
-    most = {label: {m: over_seeds(label, "classes", "all", m, "most_salient") for m in modalities} for label in labels}
-    kinds = {label: list(found[0]["scores"][label].get("truth", {})) for label in labels}
-    truth = {label: {kind: over_seeds(label, "truth", kind, "value") for kind in kinds[label]} for label in labels if kinds[label]}
-    return SaliencyTable(modalities, most, truth)
+    first = saliencies[0]
+    modalities = tuple(first["modalities"])
+    most_salient, truth = {}, {}
+    for label, scores in first["scores"].items():
+        of_label = [saliency["scores"][label] for saliency in saliencies]
+        most_salient[label] = {m: summarise([s["classes"]["all"][m]["most_salient"] for s in of_label]) for m in modalities}
+        if scores.get("truth"):
+            truth[label] = {kind: summarise([s["truth"][kind]["value"] for s in of_label]) for kind in scores["truth"]}
+    return SaliencyTable(modalities, most_salient, truth)
 
 
 def _summary(method: str, key: str, runs: Sequence[Mapping[str, Any]]) -> Summary | None:

@@ -8,22 +8,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from msd_framework.analysis.experiment import seed_problems
+from msd_framework.analysis.study.by_view import name_on
 from msd_framework.analysis.study.grid import Variant, grid_problems, variants
 from msd_framework.build.facts import RunFacts
 from msd_framework.checks.components import component_problems
-from msd_framework.checks.numbers import LARGEST_SEED
 from msd_framework.checks.run import understood
 from msd_framework.components.registry import split
-from msd_framework.config.load import find_file, load, located, resolve
+from msd_framework.config.load import find_file, load, located, refuse, resolve
 from msd_framework.config.schema import Component, RunConfig, component
 from msd_framework.config.structure import component_specs, structure_problems, structured
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.metrics.fidelity import FIDELITY
 from msd_framework.registry import METRICS, OBJECTIVES
-from msd_framework.views import FULL
 from msd_framework.worlds import WorldPlan
 from msd_framework.worlds.make import _plan as plan_world
 
@@ -124,8 +125,12 @@ class StudyConfig:
     @property
     def run_files(self) -> dict[str, str]:
         """The YAML of the teacher, if there is one, and of each method, those of the grid last."""
-        own = ({TEACHER: self.teacher} if self.teacher else {}) | self.methods
-        return own | {name: self.methods[variant.of] for name, variant in self.variants.items()}
+        return self.written_files | {name: self.methods[variant.of] for name, variant in self.variants.items()}
+
+    @property
+    def written_files(self) -> dict[str, str]:
+        """The YAML of the teacher, if there is one, and of each method but those of the grid."""
+        return ({TEACHER: self.teacher} if self.teacher else {}) | self.methods
 
     @property
     def all_methods(self) -> list[str]:
@@ -153,24 +158,24 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
         ConfigError: with every problem that was found, each with the place that it was written at.
     """
     source = resolve(load(path, overrides, StudyConfig))
-    problems = structure_problems(source.values, StudyConfig)
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
+    refuse(structure_problems(source.values, StudyConfig), source)
     config = structured(source.values, StudyConfig)
+    folder = find_file(str(path)).parent
     problems = component_problems(component_specs(source.values, StudyConfig))
-    problems += [*_value_problems(config), *_file_problems(config, folder := find_file(str(path)).parent)]
-    if problems:
-        raise ConfigError(*(located(p, source) for p in problems))
+    refuse([*problems, *_value_problems(config), *_file_problems(config, folder)], source)
     methods = {name: str(_find(file, folder)) for name, file in config.methods.items()}
     config = replace(config, methods=methods, teacher=config.teacher and str(_find(config.teacher, folder)))
-    sources = {name: resolve(load(file, config.words(name))) for name, file in config.run_files.items()}
-    found = {name: understood(run.values) for name, run in sources.items()}
-    problems = [located(p, sources[name]) for name, (_, wrong) in found.items() for p in wrong]
-    if not problems:
-        runs = {name: run for name, (run, _) in found.items() if run is not None}
-        problems = [located(p, source) for p in (*_metric_problems(config, runs), *_density_problems(config, runs))]
-    if problems:
-        raise ConfigError(*dict.fromkeys(problems))
+    runs: dict[str, RunConfig] = {}
+    wrong: list[Problem] = []
+    for name, file in config.run_files.items():
+        of_run = resolve(load(file, config.words(name)))
+        run, problems = understood(of_run.values)
+        wrong += [located(problem, of_run) for problem in problems]
+        if run is not None:
+            runs[name] = run
+    if wrong:
+        raise ConfigError(*dict.fromkeys(wrong))
+    refuse([*_metric_problems(config, runs), *_density_problems(config, runs)], source)
     return config
 
 
@@ -195,9 +200,7 @@ def larger_is_better(metric: str) -> bool:
 
 
 def _value_problems(config: StudyConfig) -> Iterator[Problem]:
-    seeds = config.seed_list
-    if not seeds or min(seeds) < 0 or max(seeds) > LARGEST_SEED or len(set(seeds)) < len(seeds):
-        yield Problem("seeds", f"wanted 1 or more, or a list of different seeds from 0 to 2**63 - 1, got {config.seeds}.")
+    yield from seed_problems(config.seed_list, config.seeds)
     if config.jobs < 1:
         yield Problem("jobs", f"must be 1 or more, got {config.jobs}.")
     if not config.methods:
@@ -233,7 +236,7 @@ def _unknown(names: Sequence[str], key: str, known: Sequence[str]) -> Iterator[P
 
 
 def _file_problems(config: StudyConfig, folder: Path) -> Iterator[Problem]:
-    for name, file in (({TEACHER: config.teacher} if config.teacher else {}) | config.methods).items():
+    for name, file in config.written_files.items():
         if _find(file, folder) is None:
             hint = did_you_mean(Path(file).name, [p.name for p in folder.glob("*.yaml")])
             yield Problem(TEACHER if name == TEACHER else f"methods.{name}", f"there is no file {folder / file}.{hint}")
@@ -251,7 +254,7 @@ def _find(file: str, folder: Path) -> Path | None:
 
 def _metric_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterator[Problem]:
     """Metrics that no run would report."""
-    known = list(dict.fromkeys(name for run in runs.values() for name in _reported(run)))
+    known = list(dict.fromkeys(chain.from_iterable(map(_reported, runs.values()))))
     yield from _unknown(config.metrics, "metrics", known)
 
 
@@ -261,7 +264,7 @@ def _reported(run: RunConfig) -> Iterator[str]:
     for use in ("validation", "test"):
         if getattr(run.data, use) is not None:
             for view in run.evaluation.views:
-                yield from (f"{use}/{n}" if view == FULL else f"{use}/{view}/{n}" for n in names)
+                yield from (name_on(view, use, name) for name in names)
 
 
 def _density_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -58,9 +59,10 @@ def variants(grids: Iterable[Mapping[str, Any]]) -> Iterator[Variant]:
     >>> [variant.name for variant in variants([grid])]
     ['msd-drop-half', 'msd-drop-all', 'msd-noise-half', 'msd-noise-all']
     """
-    for grid in (structured(values, GridConfig) for values in grids):
-        named = [list(_named(values)) for values in grid.over.values()]
-        yield from (Variant(grid.of, dict(zip(grid.over, chosen))) for chosen in product(*named))
+    for values in grids:
+        grid = structured(values, GridConfig)
+        for chosen in product(*map(_named, grid.over.values())):
+            yield Variant(grid.of, dict(zip(grid.over, chosen)))
 
 
 def grid_problems(grids: Iterable[Any], methods: Iterable[str]) -> list[Problem]:
@@ -78,15 +80,14 @@ def grid_problems(grids: Iterable[Any], methods: Iterable[str]) -> list[Problem]
             text = f"{grid['of']!r} is none of {', '.join(methods)}.{did_you_mean(grid['of'], methods)}"
             wrong.append(Problem(f"{at}.of", text))
         if not wrong:
-            empty = [path for path, values in grid["over"].items() if not values]
-            wrong += [Problem(f"{at}.over.{path}", "wanted at least one alternative, got none.") for path in empty]
+            for path, values in grid["over"].items():
+                if not values:
+                    wrong.append(Problem(f"{at}.over.{path}", "wanted at least one alternative, got none."))
         problems += wrong
     if not problems:
-        names = [*methods, *(v.name for v in variants(grids))]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        problems = [
-            Problem("grid", f"two methods would be called {name!r}; give their values names of their own.") for name in twice
-        ]
+        counts = Counter([*methods, *(variant.name for variant in variants(grids))])
+        for name in sorted(name for name, count in counts.items() if count > 1):
+            problems.append(Problem("grid", f"two methods would be called {name!r}; give their values names of their own."))
     return problems
 
 
@@ -103,5 +104,6 @@ def name_of(value: Any) -> str:
     return re.sub(r"[^\w.+-]+", "_", "none" if value is None else str(value))
 
 
-def _named(values: list[Any] | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield from values.items() if isinstance(values, Mapping) else ((name_of(value), value) for value in values)
+def _named(values: list[Any] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Alternatives by name."""
+    return list(values.items()) if isinstance(values, Mapping) else [(name_of(value), value) for value in values]

@@ -1,4 +1,4 @@
-"""What a study has found: summary.json, summary.md, the same on the screen, and pictures."""
+"""The report of a study: summary.json, summary.md, the same on the screen, and pictures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ABSENT = "-"
 
 @dataclass(frozen=True)
 class Row:
-    """A method over its seeds.
+    """A method, or the teacher, over its seeds.
 
     Args:
         name: the method, or ``teacher``.
@@ -69,71 +69,93 @@ class Comparison:
         return f"{self.method} - {self.baseline}"
 
 
-def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], asked: Sequence[Path] = ()) -> dict[str, Any]:
-    """Compares the runs, and writes and shows what comes out.
+@dataclass(frozen=True)
+class Results:
+    """Everything that a study compares.
 
     Args:
         config: the study.
         runs: the report of each run, with the method as its `name`.
-        asked: what `msd saliency` wrote of each seed's teacher.
+        rows: the teacher and each method, over their seeds.
+        comparisons: of each method with the baselines.
+        by_view: a table of the main metric and of each fidelity by view, where there are several views.
+        saliency: the teachers' modalities, if the study asks for scores of them.
+    """
+
+    config: StudyConfig
+    runs: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
+    comparisons: Sequence[Comparison]
+    by_view: Sequence[ViewTable] = ()
+    saliency: SaliencyTable | None = None
+
+
+def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], saliency_files: Sequence[Path] = ()) -> dict[str, Any]:
+    """Compares the runs, and writes and shows the results.
+
+    Args:
+        config: the study.
+        runs: the report of each run, with the method as its `name`.
+        saliency_files: what `msd saliency` wrote of each seed's teacher.
 
     Returns:
         what `summary.json` holds.
     """
-    rows, comparisons = list(table(config, runs)), list(compare(config, runs))
     by_view = list(view_tables(list(config.run_files), config.metrics[0], runs))
-    saliency = saliency_table(asked)
-    kept = ("name", "seed", "metrics", "parameters", "seconds")
-    summary: dict[str, Any] = {
-        "name": config.name,
-        "seeds": config.seed_list,
-        "runs": [{key: r[key] for key in kept} for r in runs],
-        "table": [asdict(row) for row in rows],
-        "differences": [
-            {
-                "method": c.method,
-                "baseline": c.baseline,
-                "metric": c.metric,
-                **asdict(c.difference),
-                "p_holm": c.p,
-                "verdict": c.difference.verdict,
-            }
-            for c in comparisons
-        ],
-        "views": [asdict(found) for found in by_view],
-        "saliency": asdict(saliency) if saliency else None,
-        "note": config.note,
-    }
-    pictures = [*_draw_runs(config, runs), *_draw_densities(config)]
+    saliency = saliency_table(saliency_files)
+    results = Results(config, runs, list(table(config, runs)), list(compare(config, runs)), by_view, saliency)
+    summary = as_json(results)
+    pictures = [*_draw_runs(results), *_draw_densities(config)]
     write_json(config.folder / "summary.json", summary)
-    write_text(config.folder / "summary.md", markdown(config, rows, comparisons, pictures, by_view, saliency))
-    show(config, rows, comparisons, pictures)
+    write_text(config.folder / "summary.md", markdown(results, pictures))
+    show(results, pictures)
     return summary
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """The results as plain values."""
+    kept = ("name", "seed", "metrics", "parameters", "seconds")
+    differences = []
+    for c in results.comparisons:
+        names = {"method": c.method, "baseline": c.baseline, "metric": c.metric}
+        differences.append({**names, **asdict(c.difference), "p_holm": c.p, "verdict": c.difference.verdict})
+    return {
+        "name": results.config.name,
+        "seeds": results.config.seed_list,
+        "runs": [{key: run[key] for key in kept} for run in results.runs],
+        "table": [asdict(row) for row in results.rows],
+        "differences": differences,
+        "views": [asdict(view_table) for view_table in results.by_view],
+        "saliency": asdict(results.saliency) if results.saliency else None,
+        "note": results.config.note,
+    }
 
 
 def table(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
     """Means over seeds, a row for the teacher and each method."""
     for name in config.run_files:
-        own = [r for r in runs if r["name"] == name]
-        metrics = {
-            m: summarise([r["metrics"][m] for r in own])
-            for m in config.metrics
-            if all(r["metrics"].get(m) is not None for r in own)
-        }
-        yield Row(name, metrics, own[0]["parameters"], sum(r["seconds"] for r in own) / len(own))
+        own = [run for run in runs if run["name"] == name]
+        metrics = {}
+        for metric in config.metrics:
+            values = [run["metrics"].get(metric) for run in own]
+            if None not in values:
+                metrics[metric] = summarise(values)
+        yield Row(name, metrics, own[0]["parameters"], sum(run["seconds"] for run in own) / len(own))
 
 
 def compare(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
     """Every method against every baseline that comes before it, in each metric that both have."""
-    values = {(r["name"], r["seed"]): r["metrics"] for r in runs}
+    metrics = {(run["name"], run["seed"]): run["metrics"] for run in runs}
     for metric in config.metrics:
-        found = {}
+        differences = {}
         for method, baseline in pairs(config.all_methods, config.baselines):
-            theirs, its = ([values[name, seed].get(metric) for seed in config.seed_list] for name in (baseline, method))
-            if None not in (*theirs, *its):
-                found[method, baseline] = paired_difference(its, theirs, larger_is_better(metric))
-        corrected = holm([d.p for d in found.values()])
-        yield from (Comparison(*names, metric, d, p) for (names, d), p in zip(found.items(), corrected))
+            a = [metrics[method, seed].get(metric) for seed in config.seed_list]
+            b = [metrics[baseline, seed].get(metric) for seed in config.seed_list]
+            if None not in (*a, *b):
+                differences[method, baseline] = paired_difference(a, b, larger_is_better(metric))
+        corrected = holm([difference.p for difference in differences.values()])
+        for ((method, baseline), difference), p in zip(differences.items(), corrected):
+            yield Comparison(method, baseline, metric, difference, p)
 
 
 def pairs(methods: Sequence[str], baselines: Sequence[str]) -> list[tuple[str, str]]:
@@ -146,9 +168,13 @@ def pairs(methods: Sequence[str], baselines: Sequence[str]) -> list[tuple[str, s
     return [(m, b) for m in methods for b in earlier.get(m, baselines)]
 
 
-def scale(metric: str) -> float:
-    """What a metric is shown times: 100 where larger is better, as for shares and areas, 1 for distances."""
-    return 100.0 if larger_is_better(metric) else 1.0
+def number(metric: str, value: float, sign: str = "") -> str:
+    """A value of a metric: times 100 where larger is better, as for shares and areas; as it is for distances.
+
+    >>> number("test/accuracy", 0.8342), number("test/kl", 0.5, "+")
+    ('83.4', '+0.500')
+    """
+    return f"{100 * value:{sign}.1f}" if larger_is_better(metric) else f"{value:{sign}.3f}"
 
 
 def shown(metric: str, summary: Summary | None) -> str:
@@ -159,9 +185,8 @@ def shown(metric: str, summary: Summary | None) -> str:
     """
     if summary is None:
         return ABSENT
-    digits = 1 if larger_is_better(metric) else 3
-    spread = "" if math.isnan(summary.sd) else f" ± {scale(metric) * summary.sd:.{digits}f}"
-    return f"{scale(metric) * summary.mean:.{digits}f}{spread}"
+    mean = number(metric, summary.mean)
+    return mean if math.isnan(summary.sd) else f"{mean} ± {number(metric, summary.sd)}"
 
 
 def sentence(comparison: Comparison) -> str:
@@ -183,8 +208,8 @@ def tally(comparison: Comparison) -> str:
 
 def interval(comparison: Comparison) -> str:
     """A mean difference and its interval."""
-    d, digits = comparison.difference, 1 if larger_is_better(comparison.metric) else 3
-    mean, low, high = (f"{scale(comparison.metric) * x:+.{digits}f}" for x in (d.mean, d.low, d.high))
+    d = comparison.difference
+    mean, low, high = (number(comparison.metric, value, "+") for value in (d.mean, d.low, d.high))
     return f"{mean} [{low}, {high}]"
 
 
@@ -196,76 +221,73 @@ def caption(config: StudyConfig) -> str:
     return f"{units}; " + (f"mean ± standard deviation over {seeds} seeds." if seeds > 1 else "one seed.")
 
 
-def markdown(
-    config: StudyConfig,
-    rows: Sequence[Row],
-    comparisons: Sequence[Comparison],
-    pictures: Sequence[str],
-    by_view: Sequence[ViewTable] = (),
-    saliency: SaliencyTable | None = None,
-) -> str:
+def markdown(results: Results, pictures: Sequence[str]) -> str:
     """The summary as a page."""
+    config = results.config
     lines = [f"# {escaped(config.name)}", "", caption(config), ""]
-    lines += Table(["", *config.metrics, "parameters", "seconds"], cells(config, rows)).markdown()
-    for found in by_view:
-        lines += ["", f"## {escaped(found.title)}: {found.metric}", "", *view_table(found).markdown()]
-    lines += ["", "## What each modality is to the teacher", "", *saliency_columns(saliency).markdown()] if saliency else []
-    lines += ["", "## Differences", "", COMPARED, "", *comparison_table(comparisons).markdown()] if comparisons else []
-    lines += ["", config.note] if config.note else []
-    lines += [text for name in pictures for text in ("", f"![{name.removesuffix('.png')}]({name})")]
+    lines += Table(["", *config.metrics, "parameters", "seconds"], cells(results)).markdown()
+    for one in results.by_view:
+        lines += ["", f"## {escaped(one.title)}: {one.metric}", "", *view_table(one).markdown()]
+    if results.saliency:
+        lines += ["", "## What each modality is to the teacher", "", *modality_table(results.saliency).markdown()]
+    if results.comparisons:
+        lines += ["", "## Differences", "", COMPARED, "", *comparison_table(results.comparisons).markdown()]
+    if config.note:
+        lines += ["", config.note]
+    for name in pictures:
+        lines += ["", f"![{name.removesuffix('.png')}]({name})"]
     return "\n".join(lines) + "\n"
 
 
-def cells(config: StudyConfig, rows: Sequence[Row]) -> list[list[str]]:
+def cells(results: Results) -> list[list[str]]:
     """The means over seeds in words."""
-    return [
-        [row.name, *(shown(m, row.metrics.get(m)) for m in config.metrics), f"{row.parameters:,}", f"{row.seconds:.1f}"]
-        for row in rows
-    ]
+    rows = []
+    for row in results.rows:
+        means = [shown(metric, row.metrics.get(metric)) for metric in results.config.metrics]
+        rows.append([row.name, *means, f"{row.parameters:,}", f"{row.seconds:.1f}"])
+    return rows
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """The differences."""
     columns = ["", "metric", "difference", "wins, losses", "p (Holm)", ""]
     return Table(columns, [[c.title, c.metric, interval(c), tally(c), f"{c.p:.3f}", c.difference.verdict] for c in comparisons])
 
 
-def view_table(found: ViewTable) -> Table:
-    """One metric by view."""
-    rows = [[method, *(shown(found.metric, cell) for cell in summaries)] for method, summaries in found.rows.items()]
-    return Table(["", *found.views], rows)
+def view_table(by_view: ViewTable) -> Table:
+    rows = [[method, *(shown(by_view.metric, one) for one in summaries)] for method, summaries in by_view.rows.items()]
+    return Table(["", *by_view.views], rows)
 
 
-def saliency_columns(found: SaliencyTable) -> Table:
-    """How often each modality is the most salient one, and how well a score tells the truth."""
-    kinds = [f"AUROC, {kind}" for kind in next(iter(found.truth.values()), ())]
+def modality_table(saliency: SaliencyTable) -> Table:
+    """How often each modality is the most salient one, and how well a score tells what decides an example."""
+    kinds = [f"AUROC, {kind}" for kind in next(iter(saliency.truth.values()), ())]
     rows = []
-    for name, most in found.most_salient.items():
-        summaries = [*most.values(), *found.truth.get(name, {}).values()]
+    for name, most in saliency.most_salient.items():
+        summaries = [*most.values(), *saliency.truth.get(name, {}).values()]
         rows.append([name, *(shown("auroc", summary) for summary in summaries)])
-    return Table(["score", *(f"{m} first" for m in found.modalities), *kinds], rows)
+    return Table(["score", *(f"{m} first" for m in saliency.modalities), *kinds], rows)
 
 
-def show(config: StudyConfig, rows: Sequence[Row], comparisons: Sequence[Comparison], pictures: Sequence[str]) -> None:
+def show(results: Results, pictures: Sequence[str]) -> None:
     """The summary on the screen, with the comparisons of the main metric."""
+    config = results.config
     # A line end and no blanks, so that many metrics stand side by side.
     columns = ["", *(name.replace("/", "\n") for name in config.metrics), "para\nmeters", "seconds"]
-    narrow = [[name, *(cell.replace(" ", "") for cell in rest)] for name, *rest in cells(config, rows)]
-    texts = [sentence(c) for c in comparisons if c.metric == config.metrics[0]]
+    narrow = [[name, *(cell.replace(" ", "") for cell in rest)] for name, *rest in cells(results)]
+    texts = [sentence(c) for c in results.comparisons if c.metric == config.metrics[0]]
     texts += [config.note] if config.note else []
     texts.append(f"All of it is in {config.folder}: {', '.join(['summary.md', 'summary.json', *pictures])}.")
     Screen().show(Table(columns, narrow, config.name, caption(config)), *texts)
 
 
-def _draw_runs(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    metric = config.metrics[0]
-    values = {
-        n: [scale(metric) * r["metrics"][metric] for r in runs if r["name"] == n and r["metrics"].get(metric) is not None]
-        for n in config.run_files
-    }
-    draw_runs(
-        {name: found for name, found in values.items() if found}, f"{metric}, times {scale(metric):g}", config.folder / "runs.png"
-    )
+def _draw_runs(results: Results) -> list[str]:
+    metric, values = results.config.metrics[0], dict[str, list[float]]()
+    scale = 100 if larger_is_better(metric) else 1
+    for name in results.config.run_files:
+        own = [run["metrics"].get(metric) for run in results.runs if run["name"] == name]
+        if known := [scale * value for value in own if value is not None]:
+            values[name] = known
+    draw_runs(values, f"{metric}, times {scale}", results.config.folder / "runs.png")
     return ["runs.png"]
 
 

@@ -39,8 +39,8 @@ class Run:
         seed: the seed of the run and of its world.
         config: its YAML.
         folder: where it writes.
-        words: what the study sets.
-        options: what its method sets over the YAML.
+        words: what the study sets over its YAML, over what its method does.
+        options: what its method sets over its YAML.
     """
 
     name: str
@@ -58,25 +58,20 @@ class Run:
     def is_done(self) -> bool:
         return (self.folder / "report.json").is_file()
 
+    @property
     def differences(self) -> list[str]:
-        """What its folder was made with, where that is not what the study asks for and would give other numbers."""
-        made = self.folder / "config.yaml"
-        if not made.is_file():
+        """The options that its folder was made with and that would give other numbers than the study asks for."""
+        written = self.folder / "config.yaml"
+        if not written.is_file():
             return []
-        there = dict(_flat(load(made).values))
-        here = dict(_flat(resolve(load(self.config, (*self.options, *self.words))).values))
-        free = (*NO_NUMBERS, *(word.partition("=")[0] for word in self.words))  # folders of the study, which may have been moved
-        keys = [k for k in {**there, **here} if not any(k == own or k.startswith(f"{own}.") for own in free)]
-        return [
-            f"{k} is {there.get(k, 'not given')} there and {here.get(k, 'not given')} here"
-            for k in keys
-            if there.get(k) != here.get(k)
-        ]
+        here = resolve(load(self.config, (*self.options, *self.words))).values
+        # the study's words name its folders, which may have been moved
+        ignored = (*NO_NUMBERS, *(word.partition("=")[0] for word in self.words))
+        prefixes = tuple(f"{key}." for key in ignored)
+        return [text for key, text in _differences(load(written).values, here) if not f"{key}.".startswith(prefixes)]
 
     def report(self) -> dict[str, Any]:
-        """What it has reported."""
-        found: dict[str, Any] = read_json(self.folder / "report.json")
-        return found
+        return read_json(self.folder / "report.json")
 
 
 def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -98,16 +93,18 @@ def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]
     if config.run_type == "check":
         return {}
     do([*tasks(config, runs), *saliency_tasks(config, runs)], config)
-    asked = [saliency_file(r) for r in runs if config.saliency and r.name == TEACHER]
-    return write_report(config, [{**r.report(), "name": r.name, "seed": r.seed} for r in runs], asked)
+    saliency_files = [saliency_file(r) for r in runs if config.saliency and r.name == TEACHER]
+    return write_report(config, [{**r.report(), "name": r.name, "seed": r.seed} for r in runs], saliency_files)
 
 
 def planned(config: StudyConfig) -> Iterator[Run]:
     """All runs of a study: seed by seed, the teacher first."""
-    values = {n: load(file, config.words(n)).values for n, file in config.run_files.items()}
-    own = {n for n, v in values.items() if (v.get("teacher") or {}).get("ema") is not None}  # taught by an average of the student
-    taught = {n: needs_teacher(v["objective"]) and n not in own for n, v in values.items()}
-    made = {n: {m: complete(PROCESSORS, spec) for m, spec in v["data"]["processors"].items()} for n, v in values.items()}
+    needs_it, processors = {}, {}
+    for name, file in config.run_files.items():
+        values = load(file, config.words(name)).values
+        has_own_teacher = (values.get("teacher") or {}).get("ema") is not None  # an average of the student
+        needs_it[name] = needs_teacher(values["objective"]) and not has_own_teacher
+        processors[name] = {m: complete(PROCESSORS, spec) for m, spec in values["data"]["processors"].items()}
     for seed in config.seed_list:
         teacher = config.folder / TEACHER / f"seed_{seed}"
         for name, file in config.run_files.items():
@@ -116,10 +113,10 @@ def planned(config: StudyConfig) -> Iterator[Run]:
             if config.world is not None:
                 settings["data.dataset.root"] = str(_world_folder(config, seed))
             if config.teacher is not None and name != TEACHER:
-                # a student of other inputs than the teacher's that is not taught by it shares nothing with it
-                if taught[name] or made[name] == made[TEACHER]:
+                # a student that does not learn from the teacher may have other inputs, and then shares nothing with it
+                if needs_it[name] or processors[name] == processors[TEACHER]:
                     settings["data.processors_from"] = str(teacher)
-                if taught[name]:
+                if needs_it[name]:
                     settings["teacher.checkpoint"] = str(teacher)
             words = tuple(as_word(key, value) for key, value in settings.items())
             yield Run(name, seed, file, folder, words, config.words(name))
@@ -131,16 +128,14 @@ def refuse_others(config: StudyConfig, runs: Iterable[Run]) -> None:
     Raises:
         ConfigError: if something is not, with what differs.
     """
-    differing = [(r, r.differences()) for r in runs]
-    problems = [
-        f"{r.folder} holds a run of another configuration: {'; '.join(texts)}. Name another env.save_dir, or delete that folder."
-        for r, texts in differing
-        if texts
-    ]
+    problems = []
+    for one in runs:
+        if texts := one.differences:
+            text = f"{one.folder} holds a run of another configuration: {'; '.join(texts)}."
+            problems.append(f"{text} Name another env.save_dir, or delete that folder.")
     for seed in config.seed_list if config.world else ():
-        folder = _world_folder(config, seed)
         if texts := _world_differences(config, seed):
-            text = f"{folder} holds another made world, and the runs here are of that one: {'; '.join(texts)}."
+            text = f"{_world_folder(config, seed)} holds another made world, and the runs here are of that one: {'; '.join(texts)}."
             problems.append(f"{text} Name another env.save_dir, or delete {config.folder}.")
     if problems:
         raise ConfigError(*problems)
@@ -148,39 +143,38 @@ def refuse_others(config: StudyConfig, runs: Iterable[Run]) -> None:
 
 def tasks(config: StudyConfig, runs: Iterable[Run]) -> list[Task]:
     """What is left to do: the runs that are not done, and before them the worlds that they read."""
-    left = [r for r in runs if not r.is_done]
-    found: list[Task] = []
-    for run_left in left:
-        world = f"world, seed {run_left.seed}"
-        if config.world is not None and all(t.name != world for t in found):
-            folder = _world_folder(config, run_left.seed)
+    left: list[Task] = []
+    names: set[str] = set()
+    for one in (r for r in runs if not r.is_done):
+        world = f"world, seed {one.seed}"
+        if config.world is not None and world not in names:
+            folder = _world_folder(config, one.seed)
             log = folder.with_name(f"{folder.name}.log.txt")
-            found.append(Task(world, make_seed_world, (config.world, folder, run_left.seed), log))
-        before = {world, f"{TEACHER}, seed {run_left.seed}"}.intersection(t.name for t in found)
-        log = run_left.folder / "log.txt"
-        found.append(
-            Task(run_left.title, do_run, (run_left.config, (*run_left.options, *run_left.words)), log, tuple(sorted(before)))
-        )
-    return found
+            left.append(Task(world, make_seed_world, (config.world, folder, one.seed), log))
+            names.add(world)
+        needs = tuple(sorted(names & {world, f"{TEACHER}, seed {one.seed}"}))
+        call = (one.config, (*one.options, *one.words))
+        left.append(Task(one.title, do_run, call, one.folder / "log.txt", needs))
+        names.add(one.title)
+    return left
 
 
 def saliency_tasks(config: StudyConfig, runs: Iterable[Run]) -> Iterator[Task]:
-    """What each seed's teacher is still to be asked about its modalities."""
+    """The seeds' teachers whose modalities are not scored yet."""
     wanted = {label(spec) for spec in config.saliency}
     for teacher in (r for r in runs if config.saliency and r.name == TEACHER):
         file = saliency_file(teacher)
         if file.is_file() and set(read_json(file)["scores"]) == wanted:
             continue
-        asked = {"split": "test", "examples": 1, "resamples": 0, "scores": config.saliency}
-        words = (*teacher.options, *teacher.words, *(as_word(key, value) for key, value in asked.items()))
-        before = () if teacher.is_done else (teacher.title,)
-        yield Task(
-            f"saliency, seed {teacher.seed}", ask_saliency, (teacher.config, words), teacher.folder / "saliency.log.txt", before
-        )
+        options = {"split": "test", "examples": 1, "resamples": 0, "scores": config.saliency}
+        words = (*teacher.options, *teacher.words, *(as_word(key, value) for key, value in options.items()))
+        needs = () if teacher.is_done else (teacher.title,)
+        log = teacher.folder / "saliency.log.txt"
+        yield Task(f"saliency, seed {teacher.seed}", do_saliency, (teacher.config, words), log, needs)
 
 
 def saliency_file(teacher: Run) -> Path:
-    """Where what a teacher says of its modalities is written."""
+    """Where the scores of a teacher's modalities are written."""
     split = resolve(load(teacher.config, teacher.words)).values["data"]["test"]
     return teacher.folder / "saliency" / f"saliency_{split.replace('/', '_')}.json"
 
@@ -236,8 +230,8 @@ def do_run(config: str, words: Iterable[str]) -> None:
     run(config, words)
 
 
-def ask_saliency(config: str, words: Iterable[str]) -> None:
-    """Asks a teacher what each modality is to it, in a worker."""
+def do_saliency(config: str, words: Iterable[str]) -> None:
+    """Scores a teacher's modalities, in a worker."""
     torch.set_num_threads(1)
     run_saliency(config, tuple(words))
 
@@ -247,13 +241,19 @@ def _world_folder(config: StudyConfig, seed: int) -> Path:
 
 
 def _world_differences(config: StudyConfig, seed: int) -> list[str]:
-    """What the world of a seed was made with, where that is not what the study asks for."""
-    made = _world_folder(config, seed) / MANIFEST
-    if config.world is None or not made.is_file():
+    """What the world of a seed was made with that is not what the study asks for."""
+    manifest = _world_folder(config, seed) / MANIFEST
+    if config.world is None or not manifest.is_file():
         return []
-    there = dict(_flat(read_json(made)))
-    here = dict(_flat(asdict(config.world.plan(seed))))
-    return [f"world.{k} is {there.get(k)} there and {here.get(k)} here" for k in {**there, **here} if there.get(k) != here.get(k)]
+    return [f"world.{text}" for _, text in _differences(read_json(manifest), asdict(config.world.plan(seed)), None)]
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], absent: Any = "not given") -> Iterator[tuple[str, str]]:
+    """The keys in which two nests differ, each with a sentence."""
+    flat_there, flat_here = dict(_flat(there)), dict(_flat(here))
+    for key in {**flat_there, **flat_here}:
+        if flat_there.get(key) != flat_here.get(key):
+            yield key, f"{key} is {flat_there.get(key, absent)} there and {flat_here.get(key, absent)} here"
 
 
 def _flat(values: Any, at: str = "") -> Iterator[tuple[str, Any]]:

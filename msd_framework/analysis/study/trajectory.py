@@ -1,4 +1,4 @@
-"""How the weights of views went over a run, read from what it logged."""
+"""The weights of views over a run, from its logs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def weight_trajectories(folder: str | Path) -> dict[str, list[tuple[int, float]]
     ...     weight_trajectories(folder)
     {'text': [(50, 0.5)]}
     """
-    found: dict[str, list[tuple[int, float]]] = {}
+    trajectories: dict[str, list[tuple[int, float]]] = {}
     file = Path(folder) / "metrics.jsonl"
     for number, line in enumerate(read_text(file).splitlines(), 1):
         row = json_object(line.encode(), f"{file}:{number}")
-        for name in (n for n in row if n.startswith(PREFIX)):
-            found.setdefault(name.removeprefix(PREFIX), []).append((row["update"], row[name]))
-    return found
+        for name, weight in row.items():
+            if name.startswith(PREFIX):
+                trajectories.setdefault(name.removeprefix(PREFIX), []).append((row["update"], weight))
+    return trajectories
