@@ -35,13 +35,13 @@ DAY = 24 * 3600
 
 
 def main(words: Sequence[str]) -> int:
-    """Shows what is kept, fills what a run will ask for, compares it with what the teacher says, or throws it away."""
+    """Lists, fills, verifies or removes stores of teachers' outputs."""
     name, *rest = words or [""]
     if name not in COMMANDS:
         raise ConfigError(f"msd cache takes {', '.join(COMMANDS)}, got {name or 'nothing'}.{did_you_mean(name, COMMANDS)}")
-    told = COMMANDS[name](rest)
+    lines = COMMANDS[name](rest)
     if is_first():
-        Screen(width=WIDE).show(*told)
+        Screen(width=WIDE).show(*lines)
     return 0
 
 
@@ -96,29 +96,36 @@ def prune(
         yes: whether to do it; what would go is listed without.
     """
     folder = _folder(dir)
-    found = list(stores(folder))
-    names = [path.name for path, _ in found]
-    chosen = [name for name in names if only and name.startswith(only)]
-    if only and len(chosen) != 1:
-        hint = did_you_mean(only, names) if not chosen else ""
-        raise ConfigError(Problem("only", f"{len(chosen) or 'no'} stores of {dir} have names that begin with {only!r}.{hint}"))
-    limit, cards = time.time() - older_than_days * DAY, dict(found)
-    old = [p for p, card in found if (p.name in chosen if only else _last_used(p) < limit or _is_damaged(p, card))]
-    if not only:
-        left = [p for kind in ("new", "removed", "building") for p in sorted(folder.glob(f".{kind}-*"))]
-        old += [p for p in left if p.stat().st_mtime < time.time() - DAY]
+    cards = dict(stores(folder))
+    if only:
+        old = _named(only, list(cards), dir)
+    else:
+        limit = time.time() - older_than_days * DAY
+        old = [path for path, card in cards.items() if _last_used(path) < limit or _is_damaged(path, card)]
+        for kind in ("new", "removed", "building"):  # what killed processes left behind
+            old += [path for path in sorted(folder.glob(f".{kind}-*")) if path.stat().st_mtime < time.time() - DAY]
     if not old:
         yield f"nothing in {dir} has not been used for {older_than_days:g} days."
         return
-    listed = {p: f"  {p.name}  {shown_bytes(_size(p))}, last used {_ago(_last_used(p))}" for p in old}
+    lines = {path: f"  {path.name}  {shown_bytes(_size(path))}, last used {_ago(_last_used(path))}" for path in old}
     yield f"removed from {dir}:" if yes else f"would go from {dir}; yes=true removes them:"
-    for path, line in listed.items():
+    for path, line in lines.items():
         is_left = yes and not _removed(path, cards.get(path))
         yield f"  {path.name} is being filled and was left alone." if is_left else line
 
 
+def _named(beginning: str, paths: Sequence[Path], dir: str) -> list[Path]:
+    """The one store whose name begins so."""
+    chosen = [path for path in paths if path.name.startswith(beginning)]
+    if len(chosen) != 1:
+        hint = "" if chosen else did_you_mean(beginning, [path.name for path in paths])
+        text = f"{len(chosen) or 'no'} stores of {dir} have names that begin with {beginning!r}.{hint}"
+        raise ConfigError(Problem("only", text))
+    return chosen
+
+
 def build(words: Sequence[str]) -> list[str]:
-    """Fills what a run will ask for."""
+    """Fills the stores that a run will read."""
     config, overrides = take(words, "config")
     with _splits(config, overrides) as splits:
         for split in splits:
@@ -127,7 +134,7 @@ def build(words: Sequence[str]) -> list[str]:
 
 
 def verify(words: Sequence[str]) -> list[str]:
-    """Compares what is kept with what the teacher says."""
+    """Compares some rows of the stores that a run will read with the teacher's outputs now."""
     config, overrides = take(words, "config")
     mine = [word for word in overrides if word.startswith("rows=")]
     num_rows = read_words(mine, _compared, ["split"]).values.get("rows", 100)
@@ -136,7 +143,7 @@ def verify(words: Sequence[str]) -> list[str]:
 
 
 def _compared(split: CachedSplit, rows: int = 100) -> str:
-    """How far what is kept of a split lies from what the teacher says now.
+    """How far a split's store lies from the teacher's outputs now.
 
     Args:
         split: what is compared.
@@ -145,9 +152,9 @@ def _compared(split: CachedSplit, rows: int = 100) -> str:
     path = split.from_first(split.find_complete)
     if path is None:
         raise split.missing_error()
-    found = split.from_first(lambda: split.verify(TeacherStore(path), rows)) or []
-    count, largest = sum(c.stored.shape[1] for c in found), max((c.largest for c in found), default=0.0)
-    share = 100 * max((c.share for c in found), default=0.0)
+    compared = split.from_first(lambda: split.verify(TeacherStore(path), rows)) or []
+    count, largest = sum(c.stored.shape[1] for c in compared), max((c.largest for c in compared), default=0.0)
+    share = 100 * max((c.share for c in compared), default=0.0)
     return (
         f"{split.description}: {count} rows compared, the largest difference is {largest:.1e}, "
         f"{share:.0f} % of what rounding allows."
@@ -165,7 +172,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Iterable[str | Table]]] = {
 
 @contextmanager
 def _splits(file: str, words: Sequence[str]) -> Iterator[list[CachedSplit]]:
-    """The splits that a run asks its teacher about; the run's own folder is left alone."""
+    """The splits that a run's teachers are asked about, in a folder beside that of the run."""
     overrides = [*words, "teacher.cache=true", "run_type=train", "checkpoint.resume=false"]
     teacher = resolve(load(file, overrides)).values["teacher"]
     place = Path(teacher.get("cache_dir", TeacherConfig.cache_dir)) / ".building"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from itertools import chain
 from typing import Any, get_origin
 
 from msd_framework.checks.words import import_from_words
@@ -42,7 +41,9 @@ def show_components(kind: str | None = None, name: str | None = None) -> str:
     """
     if kind is None:
         return "\n\n".join(_table(plural) for plural in REGISTRIES)
-    plurals = {spelling: plural for plural, r in REGISTRIES.items() for spelling in (plural, r.kind, r.kind.replace(" ", "_"))}
+    plurals: dict[str, str] = {}
+    for plural, registry in REGISTRIES.items():
+        plurals |= dict.fromkeys((plural, registry.kind, registry.kind.replace(" ", "_")), plural)
     if kind not in plurals:
         raise ConfigError(f"there is no kind of component {kind!r}.{did_you_mean(kind, plurals)} Kinds: {', '.join(REGISTRIES)}.")
     return _table(plurals[kind]) if name is None else _component(plurals[kind], name)
@@ -88,11 +89,21 @@ def _is_worth_copying(option: Option) -> bool:
 
 def _in_place(plural: str, spec: Mapping[str, Any]) -> str:
     """A line of YAML that gives a component to whatever takes one of its kind."""
-    objectives_first = sorted(REGISTRIES.values(), key=lambda r: r.plural != "objectives")
-    options = (option for r in objectives_first for name in r.names() for option in settable(r, name))
-    takers = ((o.name, c) for o in options for r, c in [nested(o.annotation)] if r is REGISTRIES[plural])
-    key, container = next(chain(_slots(RunConfig, plural), takers), (REGISTRIES[plural].kind, None))
-    return f"{key}: {flow([spec] if container is list else {'image': spec} if container is dict else spec)}"
+    key, container = next(_takers(plural), (REGISTRIES[plural].kind, None))
+    if container is list:
+        return f"{key}: {flow([spec])}"
+    return f"{key}: {flow({'image': spec} if container is dict else spec)}"
+
+
+def _takers(plural: str) -> Iterator[tuple[str, Any]]:
+    """The keys of a run, then the options of components, that take a component of a kind; and whether each takes several."""
+    yield from _slots(RunConfig, plural)
+    for registry in sorted(REGISTRIES.values(), key=lambda r: r.plural != "objectives"):
+        for name in registry.names():
+            for option in settable(registry, name):
+                inner, container = nested(option.annotation)
+                if inner is REGISTRIES[plural]:
+                    yield option.name, container
 
 
 def _slots(schema: type, plural: str) -> Iterator[tuple[str, Any]]:

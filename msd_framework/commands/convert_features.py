@@ -28,7 +28,7 @@ SHOWN = 20
 
 
 def main(words: Sequence[str]) -> int:
-    """Makes a store, or compares one with what it was made of, and tells what came of it."""
+    """Makes a store, or compares one with its source."""
     spelled = ["check=true" if word == "--check" else word for word in words]
     put(convert_features(**read_words(spelled, convert_features).values))
     return 0
@@ -64,40 +64,40 @@ def convert_features(
         raise ConfigError(Problem("store", f"{store} lies in {reader.path}, whose images its files would be; name another place."))
     plan = plan_of(reader, precision, boxes)
     if is_made(folder, plan):
-        return f"{folder} holds these features already.\n{told(FeatureStore(folder))}"
+        return f"{folder} holds these features already.\n{contents_of(FeatureStore(folder))}"
     with naming(folder), held(World(), folder), bar("converting", len(reader), True) as advance:
-        found = convert(reader, StoreDraft(folder, plan), on_error == "skip", advance)
-    return report(found.store, started, found.begun, found.skipped)
+        converted = convert(reader, StoreDraft(folder, plan), on_error == "skip", advance)
+    return report(converted.store, started, converted.begun, converted.skipped)
 
 
-def told(store: FeatureStore) -> str:
-    """What a store holds, in lines."""
+def contents_of(store: FeatureStore) -> str:
+    """The contents of a store, in lines."""
     counts = np.load(store.path / "entries.npy", mmap_mode="r")["num_regions"]
     size = sum(file.stat().st_size for file in store.path.iterdir())
     regions = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     use = {"type": "region_features", "folder": str(store.path)}
-    return "\n".join(
-        [
-            f"  images:   {len(store):,}, {regions} regions each, {int(counts.sum()):,} in all",
-            f"  features: {store.feature_size} numbers, {store.precision}, {'with' if store.has_boxes else 'without'} boxes",
-            f"  size:     {shown_bytes(size)}",
-            f"  use:      {to_copy(f'data.processors.image={flow(use)}')}",
-        ]
-    )
+    lines = [
+        f"  images:   {len(store):,}, {regions} regions each, {int(counts.sum()):,} in all",
+        f"  features: {store.feature_size} numbers, {store.precision}, {'with' if store.has_boxes else 'without'} boxes",
+        f"  size:     {shown_bytes(size)}",
+        f"  use:      {to_copy(f'data.processors.image={flow(use)}')}",
+    ]
+    return "\n".join(lines)
 
 
 def _check(source: str, reader: FeatureReader, store: str | None, boxes: bool | None) -> str:
     made = None if store is None else FeatureStore(Path(store))
-    wanted = made.has_boxes if made is not None else reader.has_boxes if boxes is None else boxes
+    wanted = reader.has_boxes if boxes is None else boxes
+    if made is not None:
+        wanted = made.has_boxes
     with bar("checking", len(reader), True) as advance:
         wrong = list(compare(reader, made, wanted, advance))
     if made is not None and len(made) != len(reader) and not wrong:
         wrong = [f"{store}: holds {len(made):,} images, {source} {len(reader):,}"]
     if wrong:
         raise DataError("\n".join([f"{len(wrong)} of {len(reader):,} images are wrong:", *listed(wrong)]))
-    return (
-        f"{len(reader):,} images of {source} read, nothing is wrong with them" + (f", and {store} holds them" if made else "") + "."
-    )
+    held = f", and {store} holds them" if made else ""
+    return f"{len(reader):,} images of {source} read, nothing is wrong with them{held}."
 
 
 def is_made(folder: Path, plan: Plan) -> bool:
@@ -109,7 +109,7 @@ def is_made(folder: Path, plan: Plan) -> bool:
 
 
 def begun(folder: Path, plan: Plan) -> str:
-    """Begins a store, and says what is wrong if it cannot be."""
+    """Begins a store; returns what is wrong if it cannot be."""
     try:
         StoreDraft(folder, plan)
     except DataError as error:
@@ -118,18 +118,17 @@ def begun(folder: Path, plan: Plan) -> str:
 
 
 def held(world: World, folder: Path) -> AbstractContextManager[None]:
-    """Holds what keeps two commands from writing one store at once."""
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    return locked(
-        world, folder.absolute().with_name(f".{folder.name}.lock"), lambda: say(f"another process makes {folder}; waiting")
-    )
+    """Holds the lock that keeps two commands from writing one store at once."""
+    lock = folder.absolute().with_name(f".{folder.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return locked(world, lock, lambda: say(f"another process makes {folder}; waiting"))
 
 
 def report(store: FeatureStore, started: float, begun: int, skipped: list[str]) -> str:
-    """What has been made, how fast, and which images were left out."""
+    """The contents of a new store, how fast it was made, and which images were left out."""
     seconds = max(1e-3, time.monotonic() - started)
     rate = f"{(len(store) - begun) / seconds:,.1f} images a second"
-    lines = [f"{store.path} holds a store of features, made in {seconds:,.1f} s ({rate}).", told(store)]
+    lines = [f"{store.path} holds a store of features, made in {seconds:,.1f} s ({rate}).", contents_of(store)]
     lines += [f"  {begun:,} images had been written before."] if begun else []
     lines += [f"  {len(skipped):,} images were left out:", *listed(skipped)] if skipped else []
     return "\n".join(lines)

@@ -27,13 +27,13 @@ from msd_framework.structures import DatasetInfo, ModalityKind
 from msd_framework.table import Table
 
 SAMPLES = 20
-MOST_TOLD = 5
-"""How many mistakes of one kind are told of a split."""
+MOST_SHOWN = 5
+"""How many mistakes of one kind are listed of a split."""
 
 
 @dataclass
 class SplitCheck:
-    """What was found of a split.
+    """A split of a data set, filled in as its examples are read.
 
     Args:
         name: the split.
@@ -181,26 +181,31 @@ def _absent(example: Example, value: PurePath) -> str:
 def _read(examples: MultimodalDataset, index: int, kinds: Mapping[str, ModalityKind]) -> list[str]:
     """What is wrong with the inputs of an example, read whole."""
     example, wrong = read_example(examples, index, kinds), list[str]()
-    for modality, value in ((m, example.inputs[m]) for m in kinds):
+    for modality, kind in kinds.items():
+        value = example.inputs[modality]
+        if isinstance(value, str) and not value.strip():
+            wrong.append(f"{example.source}: {modality} is empty")
+        if not isinstance(value, PurePath):
+            continue
+        file = Path(value)
+        if not file.is_file():
+            wrong.append(_absent(example, value))
+            continue
         try:
-            if isinstance(value, PurePath) and not Path(value).is_file():
-                wrong.append(_absent(example, value))
-            elif isinstance(value, PurePath) and kinds[modality] == "pixels":
-                read_image(Path(value))
-            elif isinstance(value, PurePath) and not Path(value).stat().st_size:
+            if kind == "pixels":
+                read_image(file)
+            elif not file.stat().st_size:
                 wrong.append(f"{example.source}: {value}: is empty")
-            elif isinstance(value, PurePath) and kinds[modality] == "waveform":
-                read_wav(Path(value))
-            elif isinstance(value, str) and not value.strip():
-                wrong.append(f"{example.source}: {modality} is empty")
+            elif kind == "waveform":
+                read_wav(file)
         except DataError as error:
             wrong.append(f"{example.source}: {error}")
     return wrong
 
 
 def _first(texts: Sequence[str]) -> list[str]:
-    more = len(texts) - MOST_TOLD
-    return [*texts[:MOST_TOLD], *([f"... and {more:,} more like that"] if more > 0 else [])]
+    more = len(texts) - MOST_SHOWN
+    return [*texts[:MOST_SHOWN], *([f"... and {more:,} more like that"] if more > 0 else [])]
 
 
 def _word_problems(name: str, wanted: Mapping[str, Any]) -> list[Problem]:
@@ -222,9 +227,11 @@ def _table(name: str, options: Mapping[str, Any], found: Sequence[SplitCheck]) -
     """A row a split."""
     rows = []
     for split in found:
-        state = ("not there" if not split.wrong else "missing") if not split.is_there else "wrong" if split.wrong else "ok"
-        numbers = [split.found, split.published, split.skipped, split.absent, split.sampled]
-        if not split.is_there:
+        if split.is_there:
+            state = "wrong" if split.wrong else "ok"
+            numbers = [split.found, split.published, split.skipped, split.absent, split.sampled]
+        else:
+            state = "missing" if split.wrong else "not there"
             numbers = [None, split.published, None, None, None]
         rows.append([split.name, *("" if n is None else f"{n:,}" for n in numbers), state])
     columns = ("split", "examples", "publisher's", "left out", "files missing", "read whole", "state")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from msd_framework.checks.words import read_words
-from msd_framework.commands.convert_features import begun, held, is_made, report, told
+from msd_framework.commands.convert_features import begun, contents_of, held, is_made, report
 from msd_framework.data.files import files_below, folders
 from msd_framework.data.processors.images import Exif, Pixels
 from msd_framework.data.regions.base import Regions
@@ -31,10 +32,10 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 
 
 def main(words: Sequence[str]) -> int:
-    """Makes a store of what a network says of each cell of each image, in as many processes as there are."""
-    told = extract_features(**read_words(words, extract_features).values)
+    """Makes a store of a network's features of each cell of each image, in as many processes as there are."""
+    lines = extract_features(**read_words(words, extract_features).values)
     if is_first():
-        put(told)
+        put(lines)
     return 0
 
 
@@ -54,14 +55,14 @@ def extract_features(
     exif: Exif = "apply",
     allow_roots: list[str] | None = None,
 ) -> str:
-    """Makes a store of what a network says of each cell of each image.
+    """Makes a store of a network's features of each cell of each image.
 
     Args:
         images: a folder of images, those of folders in it included.
         store: the folder that the store takes.
         backbone: `torchvision:NAME`, such as torchvision:resnet50, or `transformers:FOLDER_OR_HUB_NAME`.
         weights: DEFAULT for the published ones; another name of torchvision's, or a file of them; or random.
-        layer: the module whose output is stored; if left out, the last one that says a grid.
+        layer: the module whose output is stored; if left out, the last one whose output is a grid.
         image_size: pixels of a side, or [height, width]; if left out, what the network was trained on.
         precision: of the features in the store, fp32 or fp16.
         batch_size: images that the network sees at once.
@@ -72,16 +73,17 @@ def extract_features(
         exif: whether the turn that a camera wrote beside the pixels (EXIF orientation) is applied or ignored.
         allow_roots: folders outside that of the images that links in it may lead to.
     """
-    sides = None if image_size is None else [image_size] * 2 if isinstance(image_size, int) else image_size
-    ranges = {
-        "batch_size": (batch_size, batch_size >= 1),
-        "workers": (workers, workers >= 0),
-        "image_size": (image_size, sides is None or (len(sides) == 2 and min(sides) >= 1)),
-    }
-    problems = [Problem(key, f"is out of range, got {value}.") for key, (value, fits) in ranges.items() if not fits]
+    sides = [image_size] * 2 if isinstance(image_size, int) else image_size
+    problems = []
+    if batch_size < 1:
+        problems.append(Problem("batch_size", f"is out of range, got {batch_size}."))
+    if workers < 0:
+        problems.append(Problem("workers", f"is out of range, got {workers}."))
+    if sides is not None and (len(sides) != 2 or min(sides) < 1):
+        problems.append(Problem("image_size", f"is out of range, got {image_size}."))
     if problems:
         raise ConfigError(*problems)
-    started, folder, found = time.monotonic(), Path(store), list_images(Path(images), folders(allow_roots))
+    started, folder, files = time.monotonic(), Path(store), list_images(Path(images), folders(allow_roots))
     with World.join(device) as world:
         with random_numbers_apart(seed):
             network = build_backbone(backbone, weights, layer, (sides[0], sides[1]) if sides else None).to(world.device)
@@ -97,7 +99,7 @@ def extract_features(
         plan = Plan(precision, size, True, origin)
         if is_made(folder, plan):
             world.wait()
-            return f"{folder} holds these features already.\n{told(FeatureStore(folder))}"
+            return f"{folder} holds these features already.\n{contents_of(FeatureStore(folder))}"
         with held(world, folder):
             problem = begun(folder, plan) if world.is_first else ""
             if problem := world.gather(problem)[0]:
@@ -105,10 +107,10 @@ def extract_features(
             draft = StoreDraft(folder, plan)
             done = draft.done()
             world.wait()  # all know what is done before anybody adds to it
-            rest = [image for image in found if image.name not in done][world.rank :: world.size]
+            rest = [image for image in files if image.name not in done][world.rank :: world.size]
             with naming(folder), draft.shard(world.rank) as shard, bar("extracting", len(rest), world.is_first) as advance:
                 skipped = extract(network, rest, shard, world.device, batch_size, workers, on_error == "skip", exif, advance)
-            everyones = [sentence for part in world.gather(skipped) for sentence in part]
+            everyones = list(chain.from_iterable(world.gather(skipped)))
             world.wait()
             if world.is_first:
                 draft.commit()
@@ -178,11 +180,11 @@ def list_images(folder: Path, allowed: Sequence[Path] = ()) -> list[ImageFile]:
     images = [ImageFile(str(name.with_suffix("")), folder / name) for name in names]
     if not images:
         raise DataError(f"{folder} holds no image; wanted files {', '.join(SUFFIXES)}")
-    seen: dict[str, Path] = {}
+    named: dict[str, Path] = {}
     for image in images:
-        if image.name in seen:
-            raise DataError(f"{image.file} and {seen[image.name]} would have features of one name; rename one")
-        seen[image.name] = image.file
+        if image.name in named:
+            raise DataError(f"{image.file} and {named[image.name]} would have features of one name; rename one")
+        named[image.name] = image.file
     return images
 
 
@@ -209,7 +211,7 @@ def extract(
         workers: processes that read images ahead.
         skip_errors: leaves out an image that cannot be read, in place of raising.
         exif: whether images are turned as their cameras say.
-        advance: is told how many more images are done.
+        advance: is called with how many more images are done.
 
     Returns:
         A sentence for each image that was left out.
@@ -227,8 +229,8 @@ def extract(
         skipped += wrong
         read = [one for one in batch if one.pixels is not None]
         if read:
-            seen = pixels.collate([one.pixels for one in read]).values.to(device)  # [B, 3, H, W]
-            grid = backbone(seen).float().cpu()  # [B, h, w, D]
+            values = pixels.collate([one.pixels for one in read]).values.to(device)  # [B, 3, H, W]
+            grid = backbone(values).float().cpu()  # [B, h, w, D]
             for one, cells in zip(read, grid):
                 boxes = cell_boxes(cells.shape[0], cells.shape[1], *one.size)
                 shard.add(one.name, Regions(cells.flatten(0, 1).numpy(), boxes.numpy(), one.size))

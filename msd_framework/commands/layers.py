@@ -47,14 +47,13 @@ class LayersConfig:
 
 def main(words: Sequence[str]) -> int:
     """Shows the table, and the suggestion as a line of YAML."""
-    found = run_layers(*take(words, "config"))
-    suggested = found.layers
-    rows = [[name, *(f"{v:.3f}" for v in row)] for name, row in zip(found.student, found.cka.tolist())]
-    bold = [(i - 1, j) for i, j in suggested.items()]
+    alike = run_layers(*take(words, "config"))
+    rows = [[name, *(f"{v:.3f}" for v in row)] for name, row in zip(alike.student, alike.cka.tolist())]
+    bold = [(i - 1, j) for i, j in alike.layers.items()]
     title = "CKA of the student's layers (rows) with the teacher's"
-    pairs = ", ".join(f"{i}: {j}" for i, j in suggested.items())
+    pairs = ", ".join(f"{i}: {j}" for i, j in alike.layers.items())
     if is_first():
-        Screen().show(Table(["", *found.teacher], rows, title, bold=bold), f"layers: {{{pairs}}}")
+        Screen().show(Table(["", *alike.teacher], rows, title, bold=bold), f"layers: {{{pairs}}}")
     return 0
 
 

@@ -13,28 +13,27 @@ from msd_framework.worlds import LAYOUTS, WorldSummary, make_world
 
 
 def main(words: Sequence[str]) -> int:
-    """Makes a world of digit cards, with a bar on the screen, and says what it holds."""
+    """Makes a world of digit cards, with a bar on the screen, and prints its contents."""
     source = read_words(words, make_world, ["progress"])
     bar = progress_bar()
     with locating(source), nullcontext() if bar.disable else bar:
         task = bar.add_task("making cards")
         made = make_world(**source.values, progress=lambda done, total: bar.update(task, completed=done, total=total))
-    put(_told(made))
+    put(_contents(made))
     return 0
 
 
-def _told(summary: WorldSummary) -> str:
-    """What a world holds and how to use it."""
+def _contents(summary: WorldSummary) -> str:
+    """The contents of a world and how to use it."""
     plan = summary.plan
     rows = ", ".join(f"{split} {size:,}" for split, size in plan.sizes.items() if size)
     mix = ", ".join(f"{kind} {share:g}" for kind, share in plan.mix.items() if share)
     verb = "holds this world already" if summary.reused else "now holds a made world"
     dataset = {**LAYOUTS[plan.layout].dataset, "root": str(summary.folder)}
-    return "\n".join(
-        [
-            f"{summary.folder} {verb} in the format of {plan.layout} (seed {plan.seed}).",
-            f"  rows: {rows}",
-            f"  mix:  {mix}",
-            f"  use:  {to_copy(f'data.dataset={flow(dataset)}')}",
-        ]
-    )
+    lines = [
+        f"{summary.folder} {verb} in the format of {plan.layout} (seed {plan.seed}).",
+        f"  rows: {rows}",
+        f"  mix:  {mix}",
+        f"  use:  {to_copy(f'data.dataset={flow(dataset)}')}",
+    ]
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What saliency has shown: tables as JSON, CSV and Markdown, a picture, a gallery of examples, and a summary on the screen."""
+"""The report of saliency: tables as JSON, CSV and Markdown, a picture, a gallery of examples, and a summary on the screen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,40 +33,35 @@ OPPOSITE = (
 )
 
 
-@dataclass(frozen=True)
-class Files:
-    """Where a split's report lies.
+KINDS = (
+    ("saliency", "md"),
+    ("saliency", "json"),
+    ("saliency", "csv"),
+    ("saliency", "png"),
+    ("scores", "csv"),
+    ("examples", "html"),
+)
+"""The files of a split's report: how their names begin and end."""
+
+
+def write_report(job: SaliencyRun, scored: Scored, found: Mapping[str, Any]) -> None:
+    """Writes and shows the scores of a split.
 
     Args:
-        folder: of all of it.
-        split: the data set's name of the split.
-    """
-
-    folder: Path
-    split: str
-
-    def named(self, kind: str, suffix: str) -> Path:
-        return self.folder / f"{kind}_{self.split.replace('/', '_')}.{suffix}"
-
-
-def write_report(asked: SaliencyRun, scored: Scored, found: Mapping[str, Any]) -> None:
-    """Writes and shows what was found of a split.
-
-    Args:
-        asked: the run.
+        job: the run.
         scored: the scores of each example.
         found: their summary.
     """
-    files = Files(asked.folder, found["split"])
-    write_json(files.named("saliency", "json"), found)
-    write_csv(files.named("saliency", "csv"), ["score", "class", "modality", *MEASURES], table_rows(found))
-    write_csv(files.named("scores", "csv"), *example_rows(scored))
-    picture = files.named("saliency", "png")
+    split, name = found["split"].replace("/", "_"), job.run.name
+    files = {kind: job.folder / f"{kind[0]}_{split}.{kind[1]}" for kind in KINDS}
+    write_json(files["saliency", "json"], found)
+    write_csv(files["saliency", "csv"], ["score", "class", "modality", *MEASURES], table_rows(found))
+    write_csv(files["scores", "csv"], *example_rows(scored))
     by_modality = {label: dict(zip(scored.modalities, values.T)) for label, values in scored.scores.items()}
-    draw_distributions(by_modality, picture)
-    write_text(files.named("saliency", "md"), markdown(asked.run.name, found, picture.name))
-    write_text(files.named("examples", "html"), gallery(asked.run.name, found))
-    show(asked.run.name, found, files)
+    draw_distributions(by_modality, files["saliency", "png"])
+    write_text(files["saliency", "md"], markdown(name, found, files["saliency", "png"].name))
+    write_text(files["examples", "html"], gallery(name, found))
+    show(name, found, list(files.values()))
 
 
 MEASURES = ("n", "mean", "sd", "q25", "median", "q75", "most_salient")
@@ -74,8 +69,8 @@ MEASURES = ("n", "mean", "sd", "q25", "median", "q75", "most_salient")
 
 def table_rows(found: Mapping[str, Any]) -> Iterator[list[Any]]:
     """A row a score, class and modality."""
-    for label, told in found["scores"].items():
-        for name, by_modality in told["classes"].items():
+    for label, score in found["scores"].items():
+        for name, by_modality in score["classes"].items():
             for modality, measured in by_modality.items():
                 yield [label, name, modality, *(_number(measured.get(key, "")) for key in MEASURES)]
 
@@ -83,15 +78,18 @@ def table_rows(found: Mapping[str, Any]) -> Iterator[list[Any]]:
 def example_rows(scored: Scored) -> tuple[list[str], Iterator[list[Any]]]:
     """The names of the columns, and a row an example: its id, what the data set keeps with it, and all its scores."""
     examples = [scored.example(row) for row in range(len(scored.places))]
-    kept = list(dict.fromkeys(name for e in examples for name in e.facts))
-    columns = [(label, m) for label in scored.scores for m in scored.modalities]
+    kept = list(dict.fromkeys(chain.from_iterable(example.facts for example in examples)))
+    columns = {}
+    for label, scores in scored.scores.items():
+        for i, modality in enumerate(scored.modalities):
+            columns[f"{label}/{modality}"] = scores[:, i]
 
     def rows() -> Iterator[list[Any]]:
-        values = [scored.scores[label][:, scored.modalities.index(m)] for label, m in columns]
         for row, example in enumerate(examples):
-            yield [example.id, *(example.facts.get(k, "") for k in kept), *(f"{v[row]:.9g}" for v in values)]
+            facts = [example.facts.get(name, "") for name in kept]
+            yield [example.id, *facts, *(f"{values[row]:.9g}" for values in columns.values())]
 
-    return ["id", *kept, *(f"{label}/{m}" for label, m in columns)], rows()
+    return ["id", *kept, *columns], rows()
 
 
 def markdown(name: str, found: Mapping[str, Any], picture: str) -> str:
@@ -116,7 +114,7 @@ def markdown(name: str, found: Mapping[str, Any], picture: str) -> str:
 
 def has_truth(found: Mapping[str, Any]) -> bool:
     """Whether it is known what decides each example."""
-    return any("truth" in told or "oracle" in told for told in found["scores"].values())
+    return any("truth" in score or "oracle" in score for score in found["scores"].values())
 
 
 def truth_caption(found: Mapping[str, Any]) -> str:
@@ -137,15 +135,17 @@ def truth_header(found: Mapping[str, Any]) -> list[str]:
 
 def truth_rows(found: Mapping[str, Any]) -> Iterator[list[str]]:
     """A row a score, the best first."""
-    scores = found["scores"].items()
-    for label, told in sorted(scores, key=lambda item: -item[1].get("truth", {}).get("mean", {}).get("value", 0.0)):
-        yield [label, *map(interval, told.get("truth", {}).values()), *map(interval, told.get("oracle", {}).values())]
+    scores = found["scores"]
+    areas = {label: score.get("truth", {}).get("mean", {}).get("value", 0.0) for label, score in scores.items()}
+    for label in sorted(scores, key=lambda label: -areas[label]):
+        truth, oracle = scores[label].get("truth", {}), scores[label].get("oracle", {})
+        yield [label, *map(interval, truth.values()), *map(interval, oracle.values())]
 
 
 def class_rows(found: Mapping[str, Any]) -> Iterator[list[str]]:
     """A row a score and class."""
-    for label, told in found["scores"].items():
-        for name, by_modality in told["classes"].items():
+    for label, score in found["scores"].items():
+        for name, by_modality in score["classes"].items():
             cells = [mean_and_share(measured) for measured in by_modality.values()]
             yield [label, name, f"{next(iter(by_modality.values()))['n']:,}", *cells]
 
@@ -192,7 +192,7 @@ def thumbnail(path: Path) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def show(name: str, found: Mapping[str, Any], files: Files) -> None:
+def show(name: str, found: Mapping[str, Any], files: Sequence[Path]) -> None:
     """The summary on the screen."""
     head = f"Saliency of {name}, split {found['split']}: {found['examples']:,} examples"
     if has_truth(found):
@@ -201,16 +201,8 @@ def show(name: str, found: Mapping[str, Any], files: Files) -> None:
         rows = [row for row in class_rows(found) if row[1] == "all"]
         caption = "Means; in brackets, how often the modality is the most salient one."
         table = Table(["score", "class", "n", *found["modalities"]], rows, head, caption)
-    kinds = [
-        ("saliency", "md"),
-        ("saliency", "json"),
-        ("saliency", "csv"),
-        ("saliency", "png"),
-        ("scores", "csv"),
-        ("examples", "html"),
-    ]
-    names = ", ".join(files.named(*kind).name for kind in kinds)
-    Screen().show(table, OPPOSITE, f"All of it is in {files.folder}: {names}.")
+    names = ", ".join(file.name for file in files)
+    Screen().show(table, OPPOSITE, f"All of it is in {files[0].parent}: {names}.")
 
 
 def interval(measured: Mapping[str, float]) -> str:
@@ -233,7 +225,6 @@ def mean_and_share(measured: Mapping[str, float]) -> str:
 
 
 def excerpt(text: str) -> str:
-    """The beginning of a text."""
     return text if len(text) <= EXCERPT else f"{text[:EXCERPT]}..."
 
 
@@ -251,11 +242,15 @@ def _number(value: Any) -> Any:
 
 
 def _card(example: Mapping[str, Any], picked_by: str, image_modalities: Sequence[str]) -> str:
-    pictures = {m: thumbnail(Path(value)) if m in image_modalities else "" for m, value in example["inputs"].items()}
-    texts = [excerpt(value) for m, value in example["inputs"].items() if not pictures[m]]
-    shown = "".join(f'<img alt="{html.escape(m)}" src="data:image/png;base64,{data}">' for m, data in pictures.items() if data)
+    pictures, texts = "", []
+    for modality, value in example["inputs"].items():
+        data = thumbnail(Path(value)) if modality in image_modalities else ""
+        if data:
+            pictures += f'<img alt="{html.escape(modality)}" src="data:image/png;base64,{data}">'
+        else:
+            texts.append(excerpt(value))
     scores = ", ".join(f"{m} {value:.3f}" for m, value in example["scores"][picked_by].items())
     facts = "".join(f", {k} {v}" for k, v in example["facts"].items())
     known = html.escape(f"{example['id']}, label {label_of(example['label'])}{facts}")
     text = html.escape(" / ".join(texts))
-    return f"<figure>{shown}<figcaption>{text}<br><small>{known}<br>{html.escape(scores)}</small></figcaption></figure>"
+    return f"<figure>{pictures}<figcaption>{text}<br><small>{known}<br>{html.escape(scores)}</small></figcaption></figure>"

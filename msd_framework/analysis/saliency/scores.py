@@ -1,9 +1,9 @@
-"""What a teacher's saliency says of a split: by class, example by example, and beside what is known to decide each example."""
+"""The saliency of a split's examples to a teacher: by class, example by example, and beside what is known to decide each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ from msd_framework.analysis.saliency.scored import Scored
 from msd_framework.analysis.saliency.statistics import Floats, Interval, auroc, spearman, with_interval
 from msd_framework.build.data import Data, build_data
 from msd_framework.build.facts import RunFacts
-from msd_framework.build.models import Maskers, build_maskers
+from msd_framework.build.models import build_maskers
 from msd_framework.build.splits import open_splits
 from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.components.registry import plain
-from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.collate import Collator
-from msd_framework.engine.evaluation import Predictions, predict
+from msd_framework.engine.evaluation import predict
 from msd_framework.errors import DataError
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.reading import together
@@ -40,7 +39,7 @@ ROWS = 1024
 
 
 def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
-    """Asks the teacher of a run what each modality is to it, and writes down what comes out.
+    """Scores the modalities of examples by a run's teacher, and writes a report.
 
     Args:
         path: the run's YAML.
@@ -52,37 +51,23 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         MSDError: if the user can mend what is wrong.
     """
-    asked = load_saliency(path, words)
-    found: dict[str, Any] = {}
-    with apart(asked.run, asked.source) as (config, world):
-        uses = asked.options.uses
+    job = load_saliency(path, words)
+    summaries: dict[str, Any] = {}
+    with apart(job.run, job.source) as (config, world):
+        uses = job.options.uses
         facts = RunFacts(config)
         data = build_data(facts, world, open_splits(facts, world, list(dict.fromkeys(["train", *uses]))))
         maskers = build_maskers(data)
         maskers.fit(data.all_training_examples())
-        teaching = Teaching(data, maskers, build_teachers(data, maskers))
-        saliencies = {name: s.to(world.device) for name, s in asked.saliencies(training_prior(data)).items()}
+        teachers = build_teachers(data, maskers)
+        maskers.eval()
+        saliencies = {name: s.to(world.device) for name, s in job.saliencies(training_prior(data)).items()}
         for use in uses:
-            scored = score(teaching, use, saliencies)
-            found[use] = summarise(asked, scored)
+            scored = score(data, teachers, use, saliencies)
+            summaries[use] = summarise(job, scored)
             if world.is_first:
-                write_report(asked, scored, found[use])
-    return found
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """The parts of a run that its teacher is asked with.
-
-    Args:
-        data: what the run reads.
-        maskers: how views hide a modality, once they have learned what they ask for.
-        teachers: who teaches.
-    """
-
-    data: Data
-    maskers: Maskers
-    teachers: Teachers
+                write_report(job, scored, summaries[use])
+    return summaries
 
 
 def training_prior(data: Data) -> list[float]:
@@ -100,91 +85,92 @@ def training_prior(data: Data) -> list[float]:
     return prior
 
 
-def score(teaching: Teaching, use: str, saliencies: Mapping[str, Saliency]) -> Scored:
-    """Every score of every labelled example of a split that lacks no modality, from one question to the teacher.
+def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Saliency]) -> Scored:
+    """Every score of every labelled example of a split that lacks no modality, in one pass of the teacher.
+
+    Args:
+        data: what the run reads.
+        teachers: who teaches, with maskers in eval mode.
+        use: what the run uses the split for.
+        saliencies: what is computed, by name.
 
     Raises:
         DataError: if no example has a label.
     """
-    data, teacher = teaching.data, teaching.teachers.of(use)
+    teacher = teachers.of(use)
     assert teacher is not None
-    teaching.maskers.eval()
     modalities = teacher.modalities
-    views = list(dict.fromkeys([FULL, *(v for s in saliencies.values() for v in s.views(modalities))]))
+    views = [FULL]
+    for saliency in saliencies.values():
+        views += saliency.views(modalities)
+    views = list(dict.fromkeys(views))
 
-    def ask(batch: Batch, labels: Sequence[str]) -> Tensor:
+    def scores_of(batch: Batch, labels: Sequence[str]) -> Tensor:
         outputs = {view: ModelOutput(logits.float()) for view, logits in zip(views, teacher.predict(batch, views).logits)}
+        full = outputs[FULL].logits
         targets = batch.targets.nan_to_num() if batch.targets.is_floating_point() else batch.targets
         scores = []
         for label in labels:
-            looks = saliencies[label].asks_model
-            looked = saliencies[label].look(teaching.teachers.trained[0].live().model, batch.teacher_side.inputs) if looks else {}
-            seen = outputs | {FULL: ModelOutput(outputs[FULL].logits, looked)}
-            scores.append(saliencies[label](seen, targets, modalities))
+            features = {}
+            if saliencies[label].asks_model:
+                features = saliencies[label].look(teachers.trained[0].live().model, batch.teacher_side.inputs)
+            scores.append(saliencies[label](outputs | {FULL: ModelOutput(full, features)}, targets, modalities))
         return torch.stack(scores)  # [K, B, M]
 
     reader = data.reader(data.splits[use])
     if any(saliency.asks_model for saliency in saliencies.values()):
-        reader = reader.with_teacher(data.teacher_overrides)  # which is looked at itself, though its answers may be cached
+        reader = reader.with_teacher(data.teacher_overrides)  # its weights read the inputs, though its logits may be cached
     batches = data.in_order(reader)
     with bar(f"asking the teacher ({use})", len(batches), data.world.is_first) as advance:
-        found = predict(ask, _told(batches, advance), list(saliencies), data.world).together()
-    lacking = {place for places in batches.reader.lacking.values() for place in places}
-    lacking = {place for share in data.world.gather(lacking) for place in share}
-    whole = torch.tensor([place not in lacking for place in found.places.tolist()])  # of the others nothing is to be compared
-    found = found if whole.all() else found.at(whole)
-    return _labelled(found, use, data.splits[use], saliencies, modalities)
+        predictions = predict(scores_of, _counted(batches, advance), list(saliencies), data.world).together()
+    # an example that lacks a modality has nothing to compare
+    lacking = set[int]().union(*data.world.gather(set[int]().union(*batches.reader.lacking.values())))
+    whole = torch.tensor([place not in lacking for place in predictions.places.tolist()])
+    known = predictions.at(whole) if not whole.all() else predictions
+    known = known.at(known.labelled)
+    if not len(known.places):
+        raise DataError(f"no example of the split for {use} has a label, as in a blind test; take another split.")
+    scores = {label: values.double().numpy() for label, values in known.logits.items()}
+    readings = {label: saliency.reading for label, saliency in saliencies.items()}
+    return Scored(use, data.splits[use], known.places.numpy(), known.targets.numpy(), scores, readings, modalities)
 
 
-def _told(batches: Any, advance: Any) -> Iterator[Batch]:
+def _counted(batches: Iterable[Batch], advance: Callable[[int], None]) -> Iterator[Batch]:
     for batch in batches:
         yield batch
         advance(1)
 
 
-def _labelled(
-    found: Predictions, use: str, dataset: MultimodalDataset, saliencies: Mapping[str, Saliency], modalities: tuple[str, ...]
-) -> Scored:
-    known = found.labelled
-    if not known.any():
-        raise DataError(f"no example of the split for {use} has a label, as in a blind test; take another split.")
-    scores = {label: values[known].double().numpy() for label, values in found.logits.items()}
-    readings = {label: s.reading for label, s in saliencies.items()}
-    return Scored(use, dataset, found.places[known].numpy(), found.targets[known].numpy(), scores, readings, modalities)
-
-
-def summarise(asked: SaliencyRun, scored: Scored) -> dict[str, Any]:
-    """What a split's scores say, as JSON has it: by class, the examples at the ends, and beside the truth where it is known."""
-    teacher = asked.run.teacher
+def summarise(job: SaliencyRun, scored: Scored) -> dict[str, Any]:
+    """A split's scores as JSON has them: by class, the examples at the ends, and beside the truth where it is known."""
+    teacher = job.run.teacher
     assert teacher is not None
-    classes = scored.classes(asked.facts.info.class_names, asked.facts.info.num_classes)
-    truth, oracle = known_truth(scored), oracle_saliency(asked, scored)
+    info, num_resamples = job.facts.info, job.options.resamples
+    classes = scored.classes(info.class_names, info.num_classes)
+    truth, oracle = known_truth(scored), oracle_saliency(job, scored)
     scores = {}
     for label, values in scored.scores.items():
-        told: dict[str, Any] = {
-            "reading": scored.readings[label],
-            "classes": {name: table(values[rows], scored.modalities) for name, rows in classes.items()},
-        }
+        by_class = {name: table(values[rows], scored.modalities) for name, rows in classes.items()}
+        scores[label] = {"reading": scored.readings[label], "classes": by_class}
         if truth:
-            told["truth"] = compare(scored.decided(label), truth, asked.options.resamples)
+            scores[label]["truth"] = compare(scored.decided(label), truth, num_resamples)
         if oracle is not None:
-            told["oracle"] = {
-                m: asdict(with_interval(spearman, values[:, i], oracle[:, i], asked.options.resamples))
-                for i, m in enumerate(scored.modalities)
-            }
-        scores[label] = told
+            rho = {}
+            for i, modality in enumerate(scored.modalities):
+                rho[modality] = asdict(with_interval(spearman, values[:, i], oracle[:, i], num_resamples))
+            scores[label]["oracle"] = rho
     first = next(iter(scored.scores))
-    # the run itself reads what stands for pixels as an image file; a text may hold any path
-    processors = RunFacts(asked.run).teacher_processors
+    # only what the run reads as pixels is shown as a picture: a text may hold any path
+    processors = RunFacts(job.run).teacher_processors
     return {
         "teacher": teacher.checkpoint,
-        "split": getattr(asked.run.data, scored.use),
+        "split": getattr(job.run.data, scored.use),
         "examples": len(scored.places),
         "modalities": list(scored.modalities),
         "pictures": [m for m in scored.modalities if processors[m].cls.kind == "pixels"],
         "scores": scores,
         "picked_by": first,
-        "picked": {name: pick(scored, values, asked.options.examples) for name, values in scored.decided(first).items()},
+        "picked": {name: pick(scored, values, job.options.examples) for name, values in scored.decided(first).items()},
     }
 
 
@@ -194,8 +180,9 @@ def table(scores: Floats, modalities: Sequence[str]) -> dict[str, Any]:
         return {m: {"n": 0} for m in modalities}
     winner = scores.argmax(1)
     low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75], axis=0)
-    return {
-        m: {
+    rows = {}
+    for i, modality in enumerate(modalities):
+        rows[modality] = {
             "n": len(scores),
             "mean": float(scores[:, i].mean()),
             "sd": float(scores[:, i].std(ddof=1)) if len(scores) > 1 else float("nan"),
@@ -204,27 +191,19 @@ def table(scores: Floats, modalities: Sequence[str]) -> dict[str, Any]:
             "q75": float(high[i]),
             "most_salient": float((winner == i).mean()),
         }
-        for i, m in enumerate(modalities)
-    }
+    return rows
 
 
 def pick(scored: Scored, values: Floats, count: int) -> list[dict[str, Any]]:
-    """The examples with the largest values, the largest first."""
-    rows = np.argsort(-values, kind="stable")[:count]
-    return [told(scored, int(row)) for row in rows]
-
-
-def told(scored: Scored, row: int) -> dict[str, Any]:
-    """An example as JSON has it."""
-    example = scored.example(row)
-    target = scored.targets[row].tolist()
-    return {
-        "id": example.id,
-        "label": target,
-        "scores": {label: dict(zip(scored.modalities, s[row].tolist())) for label, s in scored.scores.items()},
-        "inputs": {m: str(value) for m, value in example.inputs.items() if isinstance(value, (str, Path))},
-        "facts": dict(example.facts),
-    }
+    """The examples with the largest values as JSON has them, the largest first."""
+    picked = []
+    for row in np.argsort(-values, kind="stable")[:count].tolist():
+        example = scored.example(row)
+        scores = {label: dict(zip(scored.modalities, s[row].tolist())) for label, s in scored.scores.items()}
+        inputs = {m: str(value) for m, value in example.inputs.items() if isinstance(value, (str, Path))}
+        label, facts = scored.targets[row].tolist(), dict(example.facts)
+        picked.append({"id": example.id, "label": label, "scores": scores, "inputs": inputs, "facts": facts})
+    return picked
 
 
 def known_truth(scored: Scored) -> dict[str, Floats]:
@@ -236,24 +215,28 @@ def known_truth(scored: Scored) -> dict[str, Floats]:
     return {name: np.array([float(fact == name) for fact in facts]) for name in names if name in facts}
 
 
-def oracle_saliency(asked: SaliencyRun, scored: Scored) -> Floats | None:
+def oracle_saliency(job: SaliencyRun, scored: Scored) -> Floats | None:
     """The exact saliency of each example of a made world that has one, float [N, M]."""
-    root = plain(asked.run.data.dataset).get("root")
-    split = getattr(asked.run.data, scored.use)
+    root = plain(job.run.data.dataset).get("root")
+    split = getattr(job.run.data, scored.use)
     if not isinstance(root, str) or not (Path(root) / f"oracle_{split}.jsonl").is_file():
         return None
     try:
-        known = read_oracle(root, split)
+        oracle = read_oracle(root, split)
     except DataError:  # of a layout without exact posteriors
         return None
-    rows = [known.get(scored.example(row).id) for row in range(len(scored.places))]
-    if any(row is None for row in rows):
-        return None
-    return np.array([[row.saliency[m] for m in scored.modalities] for row in rows if row is not None])
+    rows = []
+    for row in range(len(scored.places)):
+        known = oracle.get(scored.example(row).id)
+        if known is None:
+            return None
+        rows.append([known.saliency[m] for m in scored.modalities])
+    return np.array(rows)
 
 
-def compare(found: Mapping[str, Floats], truth: Mapping[str, Floats], num_resamples: int) -> dict[str, Any]:
+def compare(decided: Mapping[str, Floats], truth: Mapping[str, Floats], num_resamples: int) -> dict[str, Any]:
     """How well each kind of example is told from all others, as an area under the ROC curve, and their mean."""
-    areas = {name: with_interval(auroc, found[name], is_one, num_resamples) for name, is_one in truth.items()}
-    mean = float(np.mean([a.value for a in areas.values()]))
-    return {name: asdict(area) for name, area in areas.items()} | {"mean": asdict(Interval(mean, float("nan"), float("nan")))}
+    areas = {name: with_interval(auroc, decided[name], is_one, num_resamples) for name, is_one in truth.items()}
+    mean = float(np.mean([area.value for area in areas.values()]))
+    areas["mean"] = Interval(mean, float("nan"), float("nan"))
+    return {name: asdict(area) for name, area in areas.items()}
