@@ -58,7 +58,6 @@ class Run:
     def is_done(self) -> bool:
         return (self.folder / "report.json").is_file()
 
-    @property
     def differences(self) -> list[str]:
         """The options that its folder was made with and that would give other numbers than the study asks for."""
         written = self.folder / "config.yaml"
@@ -130,7 +129,7 @@ def refuse_others(config: StudyConfig, runs: Iterable[Run]) -> None:
     """
     problems = []
     for one in runs:
-        if texts := one.differences:
+        if texts := one.differences():
             text = f"{one.folder} holds a run of another configuration: {'; '.join(texts)}."
             problems.append(f"{text} Name another env.save_dir, or delete that folder.")
     for seed in config.seed_list if config.world else ():
