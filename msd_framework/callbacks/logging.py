@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from msd_framework.callbacks.base import CALLBACKS, Callback, Watched
-from msd_framework.files import naming, write_text
+from msd_framework.files import finite, naming, write_text
 from msd_framework.reading import read_text
 
 
@@ -31,9 +30,11 @@ class JsonLines(Callback):
     def on_fit_start(self, runner: Watched) -> None:
         if not runner.world.is_first:
             return
-        old = read_text(self.path).split("\n") if self.path.exists() else []
-        kept = [line for line in old if _update(line) <= runner.update]
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        text = ""
+        for line in read_text(self.path).split("\n") if self.path.exists() else ():
+            if _update(line) <= runner.update:
+                text += f"{line}\n"
+        write_text(self.path, text)
 
     def on_log(self, runner: Watched, terms: Mapping[str, float]) -> None:
         self.write(runner, {f"train/{k}": v for k, v in terms.items()})
@@ -43,9 +44,8 @@ class JsonLines(Callback):
 
     def write(self, runner: Watched, values: Mapping[str, float]) -> None:
         if runner.world.is_first:
-            known = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no word for what is not defined
             with naming(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"update": runner.update, **known}) + "\n")
+                file.write(json.dumps({"update": runner.update, **finite(values)}) + "\n")
 
 
 @CALLBACKS.register("tensorboard")

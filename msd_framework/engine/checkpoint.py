@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import json
 import os
 import re
 import reprlib
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from msd_framework.errors import CheckpointError
+from msd_framework.files import sync_folder
 
 FORMAT = 1
 TENSORS = ("model", "objective", "optimizer", "random")
@@ -86,16 +86,17 @@ class CheckpointFolder:
         draft = self.folder / f".{final.name}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
         now_best = final.name if best else self.best
-        known = [name for name in self.written if (self.folder / name).is_dir()] + [final.name]
-        state = {**checkpoint.state, "best_checkpoint": now_best, "written": known}
+        written = [name for name in self.written if (self.folder / name).is_dir()] + [final.name]
+        state = {**checkpoint.state, "best_checkpoint": now_best, "written": written}
         try:
             write(replace(checkpoint, state=state), draft)
             draft.rename(final)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        self.best, self.written = now_best, known
-        _sync_folder(self.folder)
+        self.best, self.written = now_best, written
+        with suppress(OSError):  # network disks may not be able to
+            sync_folder(self.folder)
         self._link("best", self.best)
         self._link("last", final.name)
         self._prune({self.best, final.name})
@@ -110,8 +111,11 @@ class CheckpointFolder:
         """
         best = _name_of_best(self.folder, state)
         self.best = best if keeps_best else None
-        names = [str(name) for name in state.get("written", []) if keeps_best or name != best]
-        self.written = [name for name in names if NAME.fullmatch(name)]  # nobody's file makes us delete another folder
+        self.written = []
+        for name in map(str, state.get("written", [])):
+            # Whoever edits the file must not make us delete another folder.
+            if NAME.fullmatch(name) and (keeps_best or name != best):
+                self.written.append(name)
 
     def path(self, name: str) -> Path | None:
         """Where `best` or `last` is, if it is anywhere.
@@ -125,12 +129,12 @@ class CheckpointFolder:
         best = _name_of_best(self.folder, read_json(found[-1] / "state.json"))
         if best is None:  # of a run that never validated
             return found[-1]
-        # some tools copy what a link leads to, and leave out the rest
-        there = [self.folder / name for name in (best, "best") if self.folder / name in found]
-        if not there:
-            names = ", ".join(path.name for path in found)
-            raise CheckpointError(f"{self.folder / best}: the best checkpoint of this run is missing. Name another one: {names}.")
-        return there[0]
+        # Some tools copy what the link `best` leads to under its name, and leave out the rest.
+        for path in (self.folder / best, self.folder / "best"):
+            if path in found:
+                return path
+        names = ", ".join(path.name for path in found)
+        raise CheckpointError(f"{self.folder / best}: the best checkpoint of this run is missing. Name another one: {names}.")
 
     def newest_whole(self) -> tuple[Path | None, list[str]]:
         """The last checkpoint of which every file is what was written, and what is wrong with those that came after it.
@@ -159,9 +163,12 @@ class CheckpointFolder:
 
     def _free_name(self, update: int) -> Path:
         """Where an update's checkpoint goes; one that was made before is left alone."""
-        name = f"update_{update:08d}"
-        names = itertools.chain([name], (f"{name}.{i}" for i in itertools.count(1)))
-        return next(self.folder / n for n in names if not (self.folder / n).exists())
+        path = first = self.folder / f"update_{update:08d}"
+        again = 0
+        while path.exists():
+            again += 1
+            path = first.with_name(f"{first.name}.{again}")
+        return path
 
     def _link(self, name: str, target: str | None) -> None:
         """Lets a link lead to a checkpoint, or takes it away; where there are no links, nothing is lost."""
@@ -179,9 +186,12 @@ class CheckpointFolder:
     def _prune(self, wanted: Collection[str | None]) -> None:
         """Deletes checkpoints of this run that are too many, and what a process that is gone left half-written."""
         others = [name for name in self.written if name not in wanted]
-        drafts = [path for path in self.folder.iterdir() if (found := DRAFT.fullmatch(path.name)) and not _is_alive(int(found[1]))]
-        for old in [self.folder / name for name in others[: max(0, len(others) - self.keep)]] + drafts:
-            shutil.rmtree(old, ignore_errors=True)
+        for name in others[: max(0, len(others) - self.keep)]:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for path in list(self.folder.iterdir()):
+            draft = DRAFT.fullmatch(path.name)
+            if draft and not _is_alive(int(draft[1])):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def holds_run(folder: Path) -> bool:
@@ -190,9 +200,9 @@ def holds_run(folder: Path) -> bool:
         return True
     try:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        first = next((line["update"] for line in lines if any(key.startswith("validation/") for key in line)), None)
-        # the first validation is followed by a checkpoint; what is written later shows that there was one
-        return first is not None and any(line["update"] > first for line in lines)
+        validations = [line["update"] for line in lines if any(key.startswith("validation/") for key in line)]
+        # The first validation is followed by a checkpoint; a line of a later update shows that there was one.
+        return bool(validations) and any(line["update"] > validations[0] for line in lines)
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
@@ -210,16 +220,15 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
             path = folder / f"{name}.json"
             path.write_text(json.dumps(getattr(checkpoint, name), indent=1), encoding="utf-8")
         for name in TENSORS:
-            tensors = {k: t.detach().to("cpu").contiguous() for k, t in getattr(checkpoint, name).items()}
             path = folder / f"{name}.safetensors"
-            save_file(_apart(tensors), path)
+            save_file(_apart(getattr(checkpoint, name)), path)
             with suppress(OSError):  # safetensors lets nobody else read it, whatever the umask; some disks know no modes
                 path.chmod((folder / "card.json").stat().st_mode)
         hashes = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
         path = folder / "files.json"
         path.write_text(json.dumps({"format": FORMAT, "sha256": hashes}, indent=1), encoding="utf-8")
         for path in folder.iterdir():
-            _sync(path)
+            sync_folder(path)
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         why = "the disk is full" if full else getattr(error, "strerror", None) or str(error)
@@ -315,23 +324,33 @@ def misfit(saved: Any, own: Any, at: str = "") -> str:
     """
     if own is None:
         return ""
-    is_alike: bool = isinstance(saved, _form(own)) and not (isinstance(saved, int) and saved.bit_length() > 64)
+    is_alike = isinstance(saved, _types_in_json(own)) and not (isinstance(saved, int) and saved.bit_length() > 64)
     if not is_alike:
         return f"{at or 'it'} is {reprlib.repr(saved)} ({type(saved).__name__}), wanted {type(own).__name__}"
-    if isinstance(own, (list, tuple)) and len(saved) != len(own):
-        return f"{at} has {len(saved)} items, wanted {len(own)}"
-    texts: Iterable[str] = ()
+    pairs: list[tuple[Any, Any, str]] = []
     if isinstance(own, Mapping):
-        texts = (misfit(saved[k], own[k], f"{at}.{k}" if at else str(k)) for k in own if k in saved)
+        for key in own:
+            if key in saved:
+                pairs.append((saved[key], own[key], f"{at}.{key}" if at else str(key)))
     elif isinstance(own, (list, tuple)):
-        texts = (misfit(one, inner, f"{at}[{i}]") for i, (one, inner) in enumerate(zip(saved, own)))
-    return next((text for text in texts if text), "")
+        if len(saved) != len(own):
+            return f"{at} has {len(saved)} items, wanted {len(own)}"
+        for i, (one, inner) in enumerate(zip(saved, own)):
+            pairs.append((one, inner, f"{at}[{i}]"))
+    for one, inner, place in pairs:
+        if wrong := misfit(one, inner, place):
+            return wrong
+    return ""
 
 
-def _form(own: Any) -> tuple[type, ...]:
-    """The types that JSON has for a value of a state."""
-    forms = ((bool, (bool,)), ((int, float), (int, float)), ((list, tuple), (list, tuple)), (Mapping, (Mapping,)))
-    return next((allowed for types, allowed in forms if isinstance(own, types)), (type(own),))
+def _types_in_json(own: Any) -> tuple[type, ...]:
+    """The types in which JSON gives back a value."""
+    if isinstance(own, bool):
+        return (bool,)
+    for types in ((int, float), (list, tuple), (Mapping,)):
+        if isinstance(own, types):
+            return types
+    return (type(own),)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
@@ -340,44 +359,43 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     Raises:
         CheckpointError: if names or shapes differ, with the first of them.
     """
+    differences = []
     try:
         # A part that learned its tensors' shapes, such as the means of a masker, makes room for them in a hook of its own.
-        found = model.load_state_dict(dict(weights), strict=False)
-        differences = [f"{k} is missing there" for k in found.missing_keys]
-        differences += [f"{k} is unknown here" for k in found.unexpected_keys]
+        result = model.load_state_dict(dict(weights), strict=False)
+        missing, unknown = result.missing_keys, result.unexpected_keys
     except RuntimeError:
         own = model.state_dict()
-        differences = [
-            f"{k} is {tuple(own[k].shape)} here and {tuple(weights[k].shape)} there"
-            for k in own
-            if k in weights and own[k].shape != weights[k].shape
-        ]
-        differences += [f"{k} is missing there" for k in own if k not in weights]
-        differences += [f"{k} is unknown here" for k in weights if k not in own]
-        if not differences:
+        for name in own:
+            if name in weights and own[name].shape != weights[name].shape:
+                differences.append(f"{name} is {tuple(own[name].shape)} here and {tuple(weights[name].shape)} there")
+        missing = [name for name in own if name not in weights]
+        unknown = [name for name in weights if name not in own]
+        if not (differences or missing or unknown):
             raise
+    differences += [f"{name} is missing there" for name in missing]
+    differences += [f"{name} is unknown here" for name in unknown]
     if differences:
-        shown = "; ".join(differences[:3])
         count = f"{len(differences)} difference{'s' * (len(differences) != 1)}"
-        raise CheckpointError(f"{where}: holds the weights of another model: {shown} ({count}).")
+        raise CheckpointError(f"{where}: holds the weights of another model: {'; '.join(differences[:3])} ({count}).")
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        found: dict[str, Tensor] = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: is damaged: {error}. Take another checkpoint.") from error
-    return found
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory (tied weights) as copies, since the file format keeps none shared."""
-    seen: set[int] = set()
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU, and those that share memory (tied weights) as copies: the file format keeps none shared."""
+    storages: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
+        tensor = tensor.detach().to("cpu").contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
     return apart
 
 
@@ -389,24 +407,13 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # network disks that know no such thing
-        _sync(folder)
-
-
 def _saved(folder: Path) -> list[Path]:
     """The checkpoints of a folder, in the order in which they were made."""
-    inside = folder.iterdir() if folder.is_dir() else ()
-    own = [path for path in inside if not path.name.startswith(".") and not path.is_symlink() and (path / "files.json").is_file()]
-    return sorted(own, key=_order)
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not path.name.startswith(".") and not path.is_symlink() and (path / "files.json").is_file():
+            found.append(path)
+    return sorted(found, key=_order)
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -437,8 +444,10 @@ def _name_of_best(folder: Path, state: Mapping[str, Any]) -> str | None:
     if "best_checkpoint" in state or state.get("best") is None:
         found = state.get("best_checkpoint")
         return None if found is None else str(found)
-    equal = (path.name for path in _saved(folder) if read_json(path / "state.json").get("best") == state["best"])
-    return next(equal, None)
+    for path in _saved(folder):
+        if read_json(path / "state.json").get("best") == state["best"]:
+            return path.name
+    return None
 
 
 def _is_alive(process: int) -> bool:

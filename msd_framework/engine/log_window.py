@@ -48,8 +48,10 @@ class LogWindow:
         """Adds a part's loss and terms."""
         terms = {"loss": output.loss.detach(), **output.terms}
         self._make_room([name for name in terms if name not in self.names])
-        nothing = torch.zeros((), dtype=torch.float64, device=self.device) if len(terms) < len(self.names) else None
-        values = torch.stack([terms[name].double() if nothing is None or name in terms else nothing for name in self.names])
+        if len(terms) < len(self.names):
+            nothing = torch.zeros((), dtype=torch.float64, device=self.device)
+            terms = {**dict.fromkeys(self.names, nothing), **terms}
+        values = torch.stack([terms[name].double() for name in self.names])
         self.sums = self.sums + values
         self.count += 1
         self.first_bad = torch.where(~values.isfinite() & (self.first_bad == 0), update, self.first_bad)
@@ -65,13 +67,18 @@ class LogWindow:
 
     def health(self, world: World) -> Health:
         """What went wrong so far, the same on every process; waits for the device."""
-        found = torch.cat([torch.stack([self.gradient, self.skipped, self.in_a_row]), self.first_bad]).tolist()
-        names = dict(zip(self.names, found[3:]))
-        everywhere = world.gather((found[:3], names))
-        updates = [u for (gradient, *_), terms in everywhere for u in (gradient, *terms.values()) if u]
+        counts = torch.stack([self.gradient, self.skipped, self.in_a_row])
+        gradient, skipped, in_a_row, *first_bad = torch.cat([counts, self.first_bad]).tolist()  # one wait for all of them
+        everywhere = world.gather((gradient, skipped, in_a_row, dict(zip(self.names, first_bad))))
+
+        updates: list[int] = []
+        for gradient, _, _, terms in everywhere:
+            updates += filter(None, [gradient, *terms.values()])
         first = min(updates, default=0)
-        bad = [name for _, terms in everywhere for name, u in terms.items() if u and u == first]
-        return Health(first, tuple(dict.fromkeys(bad)), *(max(own[i] for own, _ in everywhere) for i in (1, 2)))
+        bad: dict[str, None] = {}
+        for _, _, _, terms in everywhere:
+            bad |= {name: None for name, update in terms.items() if update and update == first}
+        return Health(first, tuple(bad), max(own[1] for own in everywhere), max(own[2] for own in everywhere))
 
     def read(self, world: World) -> dict[str, float]:
         """The means over the window and over all processes; the window is empty after it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,8 +36,8 @@ class ModelParts:
     layer_decay: float | None = None
 
     def __post_init__(self) -> None:
-        for part, given in self.groups.items():
-            options = given if isinstance(given, Mapping) else {"lr": given}
+        for part in self.groups:
+            options = self._options(part)
             for key in options:
                 if key not in ("lr", "weight_decay"):
                     hint = did_you_mean(key, ("lr", "weight_decay"))
@@ -50,6 +50,10 @@ class ModelParts:
             not_negative(**{f"groups.{part}: weight_decay": options.get("weight_decay")})
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}.")
+
+    def _options(self, part: str) -> Mapping[str, float]:
+        given = self.groups[part]
+        return given if isinstance(given, Mapping) else {"lr": given}
 
     def freeze(self, model: nn.Module) -> None:
         """Keeps the frozen parts of a model from learning.
@@ -75,19 +79,20 @@ class ModelParts:
         """
         names = [n for n, p in module.named_parameters() if p.requires_grad]
         starts = {_start("groups", part, names): part for part in self.groups}
-        found: dict[str, dict[str, Any]] = {}
+        by_name: dict[str, dict[str, Any]] = {}
+        # The longest name comes last, and so has the parameter.
         for start in sorted(starts, key=len):
-            given = self.groups[starts[start]]
-            options = dict(given) if isinstance(given, Mapping) else {"lr": given}
-            found |= {name: {"part": starts[start], **options} for name in _within(start, names)}
-        used = {options["part"] for options in found.values()}
+            part = starts[start]
+            for name in _within(start, names):
+                by_name[name] = {"part": part, **self._options(part)}
+        used = {options["part"] for options in by_name.values()}
         for part in self.groups:
             if part not in used:
                 raise ValueError(f"groups.{part}: has no parameter of its own; all of them are in other groups. Leave it out.")
         if self.layer_decay is not None:
             for name, factor in layer_factors(module, self.layer_decay).items():
-                found.setdefault(name, {})["factor"] = factor
-        return found
+                by_name.setdefault(name, {})["factor"] = factor
+        return by_name
 
 
 def layer_factors(module: nn.Module, decay: float) -> dict[str, float]:
@@ -112,23 +117,31 @@ def layer_factors(module: nn.Module, decay: float) -> dict[str, float]:
     >>> factors["embed.weight"], factors["layers.0.linear1.bias"], factors["layers.1.linear1.bias"], "head.weight" in factors
     (0.125, 0.25, 0.5, False)
     """
-    stacks: dict[str, int] = {}
-    for path, part in module.named_modules():
-        if _is_stack(part) and not any(path.startswith(f"{outer}.") for outer in stacks):
-            stacks[path] = len(part)
+    stacks = _stacks(module)
     if not stacks:
         raise ValueError("layer_decay: the model has no stack of layers with attention. Leave it out, or name parts in groups.")
     factors: dict[str, float] = {}
     for name, _ in module.named_parameters():
         words = name.split(".")
-        stack = next((s for s in stacks if name.startswith(f"{s}.")), None)
-        if stack is not None:
-            number = int(words[stack.count(".") + 1])
-            factors[name] = decay ** (stacks[stack] - number)
-        elif any(BELOW.search(word) for word in words):
-            nearest = max(stacks, key=lambda s: (_num_shared(words, s.split(".")), stacks[s]))
-            factors[name] = decay ** (stacks[nearest] + 1)
+        for stack, num_layers in stacks.items():
+            if name.startswith(f"{stack}."):
+                layer = int(words[stack.count(".") + 1])
+                factors[name] = decay ** (num_layers - layer)
+                break
+        else:
+            if any(BELOW.search(word) for word in words):
+                nearest = max(stacks, key=lambda s: (_num_shared(words, s.split(".")), stacks[s]))
+                factors[name] = decay ** (stacks[nearest] + 1)
     return factors
+
+
+def _stacks(module: nn.Module) -> dict[str, int]:
+    """The number of layers of each stack by its path; a stack within another one is a part of that."""
+    stacks: dict[str, int] = {}
+    for path, part in module.named_modules():
+        if _is_stack(part) and not any(path.startswith(f"{outer}.") for outer in stacks):
+            stacks[path] = len(part)
+    return stacks
 
 
 def _start(option: str, part: str, names: Collection[str]) -> str:
@@ -137,12 +150,15 @@ def _start(option: str, part: str, names: Collection[str]) -> str:
         if _within(start, names):
             return start
     known: dict[str, None] = {}
+    parts: dict[str, None] = {}
     for name in names:
         words = name.removeprefix("model.").split(".")
-        known |= {".".join(words[:i]): None for i in range(1, len(words) + 1)}
-    parts = ", ".join(dict.fromkeys(name.removeprefix("model.").split(".")[0] for name in names))
+        parts[words[0]] = None
+        for i in range(1, len(words) + 1):
+            known[".".join(words[:i])] = None
     learning = " that learns" if option == "groups" else ""
-    raise ValueError(f"{option}: {part!r} is no part of the model{learning}.{did_you_mean(part, known)} Its parts: {parts}.")
+    hint = did_you_mean(part, known)
+    raise ValueError(f"{option}: {part!r} is no part of the model{learning}.{hint} Its parts: {', '.join(parts)}.")
 
 
 def _within(start: str, names: Iterable[str]) -> list[str]:
@@ -150,11 +166,20 @@ def _within(start: str, names: Iterable[str]) -> list[str]:
 
 
 def _is_stack(part: nn.Module) -> bool:
-    is_list = isinstance(part, (nn.ModuleList, nn.Sequential)) and len(part) > 0
-    return is_list and all(any("attention" in type(m).__name__.lower() for m in layer.modules()) for layer in part.children())
+    if not isinstance(part, (nn.ModuleList, nn.Sequential)) or not len(part):
+        return False
+    return all(_has_attention(layer) for layer in part)
 
 
-def _num_shared(words: list[str], others: list[str]) -> int:
+def _has_attention(layer: nn.Module) -> bool:
+    return any("attention" in type(part).__name__.lower() for part in layer.modules())
+
+
+def _num_shared(words: Sequence[str], others: Sequence[str]) -> int:
     """How many words two names begin with alike."""
-    same = [a == b for a, b in zip(words, others)]
-    return same.index(False) if False in same else len(same)
+    count = 0
+    for a, b in zip(words, others):
+        if a != b:
+            break
+        count += 1
+    return count

@@ -102,6 +102,11 @@ class Measured:
     loss_error: float
     gradient_error: float
 
+    @property
+    def is_close(self) -> bool:
+        """Whether the gradient is within the precision's bound."""
+        return self.gradient_error <= PRECISIONS[self.name].bound
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -135,12 +140,17 @@ def choose(measured: Sequence[Measured]) -> Choice:
     'precision: fp32; medium 1.03 x, 2e-7; bf16 1.43 x, 12.0 % (too far off)'
     """
     fp32 = next(m for m in measured if m.name == FP32.name)
-    close = [m for m in measured if m.gradient_error <= PRECISIONS[m.name].bound]
-    best = min([fp32, *(m for m in close if fp32.seconds >= GAIN * m.seconds)], key=lambda m: m.seconds)
-    gain = {m.name: f"{m.name} {fp32.seconds / m.seconds:.2f} x, {_shown(m.gradient_error)}" for m in measured}
-    others = [gain[m.name] + " (too far off)" * (m not in close) for m in measured if m not in (fp32, best)]
+    best = fp32
+    for one in measured:
+        if one.is_close and fp32.seconds >= GAIN * one.seconds and one.seconds < best.seconds:
+            best = one
     why = "" if best is fp32 else f" ({fp32.seconds / best.seconds:.2f} x fp32, gradient off by {_shown(best.gradient_error)})"
-    return Choice(best.name, "; ".join([f"precision: {best.name}{why}", *others]))
+    parts = [f"precision: {best.name}{why}"]
+    for one in measured:
+        if one not in (fp32, best):
+            note = "" if one.is_close else " (too far off)"
+            parts.append(f"{one.name} {fp32.seconds / one.seconds:.2f} x, {_shown(one.gradient_error)}{note}")
+    return Choice(best.name, "; ".join(parts))
 
 
 def probe_objective(
@@ -179,7 +189,7 @@ def probe_objective(
         errors = relative_errors(candidates, step_on(first), device)
         objective.train()
         seconds = median_seconds(candidates, map(step_on, chain(following, repeat(first))), device, rounds)
-    return [Measured(p.name, s, *e) for p, s, e in zip(candidates, seconds, errors, strict=True)]
+    return _measured(candidates, seconds, errors)
 
 
 def probe(
@@ -206,7 +216,10 @@ def probe(
     (0.0, 0.0026)
     """
     errors = relative_errors(candidates, step, device)
-    seconds = median_seconds(candidates, repeat(step), device, rounds)
+    return _measured(candidates, median_seconds(candidates, repeat(step), device, rounds), errors)
+
+
+def _measured(candidates: Sequence[Precision], seconds: Sequence[float], errors: Sequence[tuple[float, float]]) -> list[Measured]:
     return [Measured(p.name, s, *e) for p, s, e in zip(candidates, seconds, errors, strict=True)]
 
 
@@ -220,8 +233,12 @@ def relative_errors(candidates: Sequence[Precision], step: Step, device: torch.d
             return step(precision)
 
     loss, gradients = result(candidates[0])
-    results = map(result, candidates[1:])  # one at a time, since each is as large as the model
-    return [(0.0, 0.0), *((_relative_error([a], [loss]), _relative_error(g, gradients)) for a, g in results)]
+    errors = [(0.0, 0.0)]
+    # One result at a time, since each is as large as the model.
+    for precision in candidates[1:]:
+        other_loss, other_gradients = result(precision)
+        errors.append((_relative_error([other_loss], [loss]), _relative_error(other_gradients, gradients)))
+    return errors
 
 
 def median_seconds(
@@ -254,19 +271,22 @@ OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
 def left_as_it_was(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Puts back a module's modes, buffers and other attributes, and the states of all random numbers, however its block ends."""
     state = random_state(device)
-    modules = list(module.modules())
-    attributes = [{k: _copied(v) for k, v in vars(m).items() if k not in OF_TORCH} for m in modules]
-    buffers = [(m, n, b, b.clone()) for m in modules for n, b in m.named_buffers(recurse=False)]
+    attributes: list[tuple[nn.Module, dict[str, Any]]] = []
+    buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+    for part in module.modules():
+        attributes.append((part, {k: _copied(v) for k, v in vars(part).items() if k not in OF_TORCH}))
+        buffers += [(part, name, buffer, buffer.clone()) for name, buffer in part.named_buffers(recurse=False)]
     try:
         yield
     finally:
-        for one, kept in zip(modules, attributes):
-            for name in [n for n in vars(one) if n not in OF_TORCH and n not in kept]:
-                del vars(one)[name]
-            vars(one).update(kept)
-        for module, name, buffer, content in buffers:
+        for part, kept in attributes:
+            for name in vars(part).keys() - OF_TORCH - kept.keys():
+                delattr(part, name)
+            vars(part).update(kept)
+        # Some parts change a buffer in place, others put another tensor in its place.
+        for part, name, buffer, content in buffers:
             buffer.copy_(content)
-            setattr(module, name, buffer)
+            setattr(part, name, buffer)
         restore_random_state(state)
 
 
@@ -277,10 +297,12 @@ def _copied(value: Any) -> Any:
 
 def _relative_error(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:
     """The norm of the difference over the norm of what is wanted; infinite if anything is not finite."""
-    pairs = [(a.double(), b.double()) for a, b in zip(found, wanted, strict=True) if a is not None and b is not None]
-    off = math.sqrt(sum(float((a - b).square().sum()) for a, b in pairs))
-    norm = math.sqrt(sum(float(b.square().sum()) for _, b in pairs))
-    error = off / norm if norm else off
+    off = norm = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        if a is not None and b is not None:
+            off += float((a.double() - b.double()).square().sum())
+            norm += float(b.double().square().sum())
+    error = math.sqrt(off) / math.sqrt(norm) if norm else math.sqrt(off)
     return error if math.isfinite(error) else math.inf
 
 

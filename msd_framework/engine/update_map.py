@@ -40,7 +40,9 @@ def pull_back(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Seq
     [tensor([-0.1900, -0.3800])]
     """
     factor = factor_of(optimizer)
-    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    groups: dict[Tensor, Numbers] = {}
+    for group in optimizer.param_groups:
+        groups |= dict.fromkeys(group["params"], group)
     return [_pulled(p, g, groups[p], optimizer.state[p], factor) for p, g in zip(parameters, gradients)]
 
 
@@ -70,11 +72,12 @@ def factor_of(optimizer: Optimizer) -> Factor:
     Raises:
         ValueError: if nobody knows it.
     """
-    group = optimizer.defaults
-    odd = [name for name in ("maximize", "amsgrad", "dampening", "differentiable") if group.get(name)]
+    what = type(optimizer).__name__
+    odd = [name for name in ("maximize", "amsgrad", "dampening", "differentiable") if optimizer.defaults.get(name)]
+    if odd:
+        what += f" with {odd[0]}"
     if type(optimizer) not in KNOWN or odd:
-        what = f"{type(optimizer).__name__}{f' with {odd[0]}' if odd else ''}"
-        raise ValueError(f"learned weights look ahead by a step of {' or '.join(k.__name__ for k in KNOWN)}, not of {what}.")
+        raise ValueError(f"learned weights look ahead by a step of SGD or AdamW, not of {what}.")
     return KNOWN[type(optimizer)]
 
 
@@ -110,17 +113,22 @@ KNOWN: dict[type[Optimizer], Factor] = {SGD: sgd_factor, AdamW: adamw_factor}
 def _pulled(parameter: Tensor, gradient: Tensor, group: Numbers, state: Numbers, factor: Factor) -> Tensor:
     if parameter.grad is None:  # the step left it alone
         return torch.zeros_like(gradient)
+    # What has a number for each of the parameter's is cut into rows and chunks; the rest, such as a step count, goes along whole.
+    whole: dict[str, Any] = {}
     spread = {"u": gradient, "g": parameter.grad}
-    spread |= {n: t for n, t in state.items() if isinstance(t, Tensor) and t.shape == gradient.shape}
+    for name, value in state.items():
+        is_spread = isinstance(value, Tensor) and value.shape == gradient.shape
+        (spread if is_spread else whole)[name] = value
     rows = _used_rows(parameter.grad)
-    used = spread if rows is None else {n: t.index_select(0, rows) for n, t in spread.items()}
-    whole = {n: t for n, t in state.items() if n not in spread}
-    pulled = torch.empty_like(used["u"], memory_format=torch.contiguous_format)
+    if rows is not None:
+        spread = {name: value.index_select(0, rows) for name, value in spread.items()}
+
+    pulled = torch.empty_like(spread["u"], memory_format=torch.contiguous_format)
     size = CHUNK if gradient.device.type == "cpu" else max(1, pulled.numel())
-    pieces = [torch.split(x.flatten(), size) for x in used.values()]
-    for out, *chunk in zip(torch.split(pulled.view(-1), size), *pieces):
-        u, g, *rest = chunk
-        torch.mul(u, factor(group, g, {**whole, **dict(zip(list(used)[2:], rest))}), out=out)
+    chunks = [torch.split(values.flatten(), size) for values in spread.values()]
+    for out, *parts in zip(torch.split(pulled.view(-1), size), *chunks):
+        part = dict(zip(spread, parts))
+        torch.mul(part.pop("u"), factor(group, part.pop("g"), {**whole, **part}), out=out)
     return pulled if rows is None else gradient.contiguous().zero_().index_copy_(0, rows, pulled)
 
 

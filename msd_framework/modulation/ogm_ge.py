@@ -74,7 +74,7 @@ class OnTheFlyModulation(GradientModulation):
         self.right = right_class if task == "single_label" else partial(right_labels, outcomes=outcomes_of(task, outcomes))
         self.modalities: tuple[str, ...] = ()
         self.update, self.acts = 0, False
-        self.scores: list[Tensor] = []  # [M] of each part of this update
+        self.scores: list[Tensor] = []  # s of each part of this update, [M]
         self.encoders: list[list[nn.Parameter]] = []  # of the model that was looked at last
 
     def prepare(self, modalities: tuple[str, ...]) -> None:
@@ -94,15 +94,20 @@ class OnTheFlyModulation(GradientModulation):
             )
         if self.training and self.acts:
             self.encoders = [list(model.get_submodule(f"encoders.{m}").parameters()) for m in self.modalities]
-            with torch.no_grad(), evaluated(model):
-                alone = model.forward_views([{m: batch.inputs[m]} for m in self.modalities]).logits  # [M, B, C]
-            right = torch.stack([self.right(at_least_float32(z), batch.targets).double() for z in alone])  # [M, B]
-            if batch.having:  # of an example that lacks a modality nobody can say how well that one knows the answer
-                everyone = torch.ones_like(right[0], dtype=torch.bool)
-                having = torch.stack([batch.having.get(m, everyone) for m in self.modalities])
-                right = right * having * (len(batch) / having.sum(1, keepdim=True).clamp(min=1))
-            self.scores.append(right.sum(1))
+            self.scores.append(self._scores(model, batch))
         return {f"modulation/{m}": k for m, k in zip(self.modalities, self.coefficients.clone())}
+
+    @torch.no_grad()
+    def _scores(self, model: MultimodalModel, batch: Batch) -> Tensor:
+        """S of the examples of a batch, float64 [M]; of a modality that some lack, as if the others spoke for them."""
+        with evaluated(model):
+            logits = model.forward_views([{m: batch.inputs[m]} for m in self.modalities]).logits  # [M, B, C]
+        right = torch.stack([self.right(at_least_float32(z), batch.targets).double() for z in logits])  # [M, B]
+        if batch.having:
+            everyone = torch.ones_like(right[0], dtype=torch.bool)
+            having = torch.stack([batch.having.get(m, everyone) for m in self.modalities])
+            right = right * having * (len(batch) / having.sum(1, keepdim=True).clamp(min=1))
+        return right.sum(1)
 
     def after_backward(self, mean: Mean) -> None:
         if not self.scores:
@@ -113,6 +118,7 @@ class OnTheFlyModulation(GradientModulation):
         generator = torch.Generator(s.device).manual_seed(stream_seed(self.seed, self.update))
         for k, parameters in zip(self.coefficients, self.encoders):
             for g in (p.grad for p in parameters if p.grad is not None):
+                # The noise is as large as the gradient was before it shrinks.
                 noise = _noise(g, generator) if self.noise else 0.0
                 g.mul_(k.to(g.dtype)).add_(noise)
 

@@ -41,7 +41,7 @@ class DynamicWeightAverage(WeightingStrategy):
         super().__init__()
         positive(window=window, temperature=temperature)
         self.window, self.temperature = window, temperature
-        self.seen, self.parts = torch.zeros(()), 0  # the views' losses in this update so far, added up over its parts
+        self.losses, self.parts = torch.zeros(()), 0  # the sum over the parts of this update so far, [V]
         self.ends_window = False
 
     def prepare(self, views: tuple[View, ...]) -> None:
@@ -55,15 +55,15 @@ class DynamicWeightAverage(WeightingStrategy):
     def begin_update(self, progress: Progress) -> None:
         length = self.window * progress.num_updates if self.window < 1 else self.window
         self.ends_window = (progress.update + 1) % max(1, round(length)) == 0
-        self.seen, self.parts = torch.zeros(()), 0
+        self.losses, self.parts = torch.zeros(()), 0
 
     def forward(self, evidence: Evidence) -> Tensor:
-        self.seen = evidence.mean(evidence.losses.double()) + self.seen.to(evidence.losses.device)
+        self.losses = evidence.mean(evidence.losses.double()) + self.losses.to(evidence.losses.device)
         self.parts += 1
         return self.weights.to(evidence.losses.dtype, copy=True)  # the buffer changes in place
 
     def end_update(self, mean: Mean) -> None:
-        self.total += mean(self.seen / self.parts)
+        self.total += mean(self.losses / self.parts)
         self.count += 1
         if self.ends_window:
             self.before.copy_(self.last)

@@ -60,12 +60,12 @@ class FixedWeights(WeightingStrategy):
 
 def unknown_views(option: str, options: Mapping[str, Any], views: Sequence[View]) -> list[str]:
     """A sentence for each key of an option that is no view."""
-    names = [v.name for v in views]
-    return [
-        f"{option}: {name!r} is not one of the views {', '.join(names)}.{did_you_mean(name, names)}"
-        for name in options.get(option) or {}
-        if name not in names
-    ]
+    problems, names = [], [view.name for view in views]
+    for name in options.get(option) or {}:
+        if name not in names:
+            hint = did_you_mean(name, names)
+            problems.append(f"{option}: {name!r} is not one of the views {', '.join(names)}.{hint}")
+    return problems
 
 
 def constants(weights: Sequence[float], like: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class GradNormWeights(WeightingStrategy):
         not_negative(alpha=alpha)
         positive(lr=lr, every=every)
         self.alpha, self.lr, self.every = alpha, lr, every
-        self.seen: list[tuple[Tensor, Tensor]] = []  # the views' losses and gradients in the parts of this update
+        self.parts: list[tuple[Tensor, Tensor]] = []  # losses [V] and gradients [V, P] of the parts of this update
         self.looks = False
 
     def prepare(self, views: tuple[View, ...]) -> None:
@@ -57,7 +57,7 @@ class GradNormWeights(WeightingStrategy):
 
     def begin_update(self, progress: Progress) -> None:
         self.looks = progress.update % self.every == 0
-        self.seen.clear()
+        self.parts.clear()
 
     def watched(self, model: MultimodalModel) -> Sequence[nn.Parameter]:
         """The weights of the linear layers that give the logits, in the updates in which it looks.
@@ -78,13 +78,13 @@ class GradNormWeights(WeightingStrategy):
 
     def forward(self, evidence: Evidence) -> Tensor:
         if evidence.gradients is not None:
-            self.seen.append((evidence.mean(evidence.losses.double()), evidence.gradients))
+            self.parts.append((evidence.mean(evidence.losses.double()), evidence.gradients))
         return self.weights.to(evidence.losses.dtype, copy=True)  # the buffer changes in place
 
     def end_update(self, mean: Mean) -> None:
-        if not self.seen:
+        if not self.parts:
             return
-        losses, gradients = (mean(torch.stack(parts).mean(0)) for parts in zip(*self.seen))  # [V], [V, P]
+        losses, gradients = (mean(torch.stack(values).mean(0)) for values in zip(*self.parts))  # [V], [V, P]
         self.first.copy_(torch.where(self.first.isinf(), losses, self.first))
         norms = gradients.double().norm(dim=1)
         pulls = self.weights * norms

@@ -102,8 +102,8 @@ class LearnedWeights(WeightingStrategy):
         self.lr, self.weight_decay, self.seed = lr, weight_decay, seed
         self.num_classes, self.task, self.outcomes = num_classes, task, outcomes
         self._held_out = HeldOut(held_out, held_out_batch_size, every, rehearsed=order == "before")
-        self.asked: list[Tensor] = []  # what the net was shown in each part of an update that it learns from, [V', ..]
-        self.seen: list[Tensor] = []  # the means of its inputs in each part of this update, [V, F]
+        self.inputs_of_parts: list[Tensor] = []  # the net's, in each part of an update that it learns from, [V', ..]
+        self.means_of_parts: list[Tensor] = []  # the means of its inputs in each part of this update, [V, F]
 
     @property
     def held_out(self) -> HeldOut:
@@ -114,7 +114,7 @@ class LearnedWeights(WeightingStrategy):
 
     def prepare(self, views: tuple[View, ...]) -> None:
         self.inputs = WeightInputs(self.names, len(views), self.num_classes, self.task, self.outcomes)
-        self.mine = [i for i, mine in enumerate(self.learned(views)) if mine]
+        self.rows = [i for i, is_learned in enumerate(self.learned(views)) if is_learned]
         with random_numbers_apart(self.seed):  # all processes make the same net
             hidden, out = nn.Linear(self.inputs.size, self.hidden_size), nn.Linear(self.hidden_size, 1)
         nn.init.zeros_(out.weight)
@@ -124,39 +124,44 @@ class LearnedWeights(WeightingStrategy):
         self.register_buffer("shown", torch.zeros(len(views), self.inputs.size, dtype=torch.float64))
 
     def begin_update(self, progress: Progress) -> None:
-        self.looks_ahead = bool(self.mine) and progress.update % self._held_out.every == 0
-        self.asked.clear()
-        self.seen.clear()
+        self.looks_ahead = bool(self.rows) and progress.update % self._held_out.every == 0
+        self.inputs_of_parts.clear()
+        self.means_of_parts.clear()
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Weights [V, B], or [V] where all examples share them."""
         with torch.autocast(evidence.losses.device.type, enabled=False):
             inputs = self.inputs(evidence)  # [V, B, F]
             if self.per == "view":
-                self.seen.append(evidence.mean(inputs.double()))
+                self.means_of_parts.append(evidence.mean(inputs.double()))
                 inputs = self.shown
-            inputs = inputs[self.mine].to(next(self.net.parameters()))  # [V', F] or [V', B, F]
+            inputs = inputs[self.rows].to(next(self.net.parameters()))  # [V', F] or [V', B, F]
             if self.looks_ahead:
-                self.asked.append(inputs)
-            learned = iter(self.largest * self.net(inputs).squeeze(-1).sigmoid().to(evidence.losses))
+                self.inputs_of_parts.append(inputs)
+            learned = self.largest * self.net(inputs).squeeze(-1).sigmoid().to(evidence.losses)  # [V'] or [V', B]
         fixed = evidence.losses.new_full(inputs.shape[1:-1], 0.0 if self.full_weight is None else self.full_weight)
-        return torch.stack([next(learned) if i in self.mine else fixed for i in range(len(evidence.views))])
+        weights = [fixed] * len(evidence.views)
+        for row, weight in zip(self.rows, learned):
+            weights[row] = weight
+        return torch.stack(weights)
 
     def learn(self, slopes: Sequence[Tensor], mean: Mean) -> None:
-        names, parameters = zip(*((n, p.detach().requires_grad_()) for n, p in self.net.named_parameters()))
-        asked, changes = torch.stack(self.asked), torch.stack([s[self.mine] for s in slopes])  # [parts, V', ..], [parts, V', B]
-        with torch.autocast(asked.device.type, enabled=False):
-            scores = functional_call(self.net, dict(zip(names, parameters)), (asked,)).squeeze(-1)
+        parameters = {name: p.detach().requires_grad_() for name, p in self.net.named_parameters()}
+        inputs = torch.stack(self.inputs_of_parts)  # [parts, V', ..]
+        changes = torch.stack([part[self.rows] for part in slopes])  # [parts, V', B]
+        with torch.autocast(inputs.device.type, enabled=False):
+            scores = functional_call(self.net, parameters, (inputs,)).squeeze(-1)
             changes = changes.sum(-1) if self.per == "view" else changes
-            loss = (F.logsigmoid(scores) * changes.to(scores)).sum()  # of which the held-out loss has the same gradient
-        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+            # Weights are W sigmoid(scores), so this has the same gradient as the held-out loss: slopes are by log weights.
+            loss = (F.logsigmoid(scores) * changes.to(scores)).sum()
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(parameters.values()))])
         moved = self.adam(nn.utils.parameters_to_vector(self.net.parameters()), mean(gradient))
         nn.utils.vector_to_parameters(moved, self.net.parameters())
         self.looks_ahead = False
 
     def end_update(self, mean: Mean) -> None:
-        if self.seen:
-            self.shown.copy_(mean(torch.stack(self.seen).mean(0)))
+        if self.means_of_parts:
+            self.shown.copy_(mean(torch.stack(self.means_of_parts).mean(0)))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:

@@ -118,11 +118,15 @@ def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: 
     """
     if shown is not None and scores.ndim == 1:
         scores = scores[:, None].expand(shown.shape)
-    by_view = list(zip(views, scores))
     others = [i for i, view in enumerate(views) if view.name != FULL]
-    counted = None if shown is None or not others else torch.stack([shown[i] for i in others])
-    weights = iter(normalise(torch.stack([scores[i] for i in others]), shown=counted) if others else ())
-    return torch.stack([torch.full_like(score, full_weight) if view.name == FULL else next(weights) for view, score in by_view])
+    weights = [torch.full_like(score, full_weight) for score in scores]
+    if others:
+        # Rows are stacked one by one, since a list of indices would be copied to the device in each step.
+        counted = None if shown is None else torch.stack([shown[i] for i in others])
+        normalised = normalise(torch.stack([scores[i] for i in others]), shown=counted)
+        for i, weight in zip(others, normalised):
+            weights[i] = weight
+    return torch.stack(weights)
 
 
 def non_negative(name: str, weight: float) -> float:

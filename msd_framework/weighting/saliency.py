@@ -35,9 +35,12 @@ def view_saliency(scores: Tensor, modalities: Sequence[str], views: Sequence[Vie
     >>> view_saliency(torch.tensor([1.0, 2.0, 4.0]), ["audio", "image", "text"], views)
     tensor([7., 2., 5.])
     """
-    of = dict(zip(modalities, scores.unbind(-1)))
-    seen = [visible_modalities(v.teacher, modalities) for v in views]
-    return torch.stack([torch.stack([of[m] for m in shown]).sum(0) for shown in seen])
+    score_of = dict(zip(modalities, scores.unbind(-1)))
+    sums = []
+    for view in views:
+        visible = visible_modalities(view.teacher, modalities)
+        sums.append(torch.stack([score_of[m] for m in visible]).sum(0))
+    return torch.stack(sums)
 
 
 @WEIGHTINGS.register("instance")
@@ -92,23 +95,24 @@ class InstanceWeights(WeightingStrategy):
         below_one(floor=floor)
         self.register_buffer("scale", torch.zeros(2, dtype=torch.float64))  # the mean score so far, and of how many updates
         self.register_load_state_dict_pre_hook(_expect_scale)  # type: ignore[no-untyped-call]
-        self.seen: list[Tensor] = []  # mean scores of the parts of this update
+        self.means: list[Tensor] = []  # mean scores of the parts of this update
 
     def begin_update(self, progress: Progress) -> None:
-        self.seen.clear()
+        self.means.clear()
 
     def forward(self, evidence: Evidence) -> Tensor:
         assert evidence.saliency is not None
         scores = view_saliency(evidence.saliency, evidence.modalities, evidence.views)  # [V, B]
         if self.training:
-            self.seen.append(evidence.saliency.double().mean())
+            self.means.append(evidence.saliency.double().mean())
         floor = (self.floor * self.scale[0]).clamp(min=noise(scores.dtype, evidence.teacher.dtype)).to(scores.dtype)
         return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor), evidence.shown)
 
     def end_update(self, mean: Mean) -> None:
-        if self.seen:
-            known, count = self.scale
-            self.scale.copy_(torch.stack([known + (mean(torch.stack(self.seen).mean()) - known) / (count + 1), count + 1]))
+        if self.means:
+            old, count = self.scale
+            now = mean(torch.stack(self.means).mean())
+            self.scale.copy_(torch.stack([old + (now - old) / (count + 1), count + 1]))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
@@ -167,11 +171,14 @@ class PopulationWeights(WeightingStrategy):
         Raises:
             ValueError: if there is none.
         """
-        sums = [(s.double().nansum(0), (~s.isnan()).sum(0)) for s in scores]
+        sums, counts = [], []
+        for batch in scores:
+            sums.append(batch.double().nansum(0))
+            counts.append((~batch.isnan()).sum(0))
         if not sums:
             raise ValueError("population weights were given no training example to take the mean saliency of.")
-        counts = torch.stack([n for _, n in sums]).sum(0)  # [M]
-        self.mean_saliency = (torch.stack([s for s, _ in sums]).sum(0) / counts.clamp(min=1)).float()
+        count = torch.stack(counts).sum(0)  # [M]
+        self.mean_saliency = (torch.stack(sums).sum(0) / count.clamp(min=1)).float()
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Weights [V].
@@ -193,12 +200,14 @@ class PopulationWeights(WeightingStrategy):
 
 
 def saliency_problems(options: Mapping[str, Any]) -> list[str]:
-    """A sentence on a saliency that looks at the teacher's model, which is not at hand in training."""
+    """A sentence on a saliency that looks at the teacher's model, which a cached teacher does not have."""
     if options.get("saliency") is None:
         return []
     name, _ = split(options["saliency"], "saliency", SALIENCIES)
+    if not SALIENCIES.get(name).asks_model:
+        return []
     text = f"{name} looks at the teacher's model and not at its answers, so it is for `msd saliency`. Take drop, keep, loss or gap."
-    return [f"saliency: {text}"] if SALIENCIES.get(name).asks_model else []
+    return [f"saliency: {text}"]
 
 
 def noise(scores: torch.dtype, logits: torch.dtype) -> float:

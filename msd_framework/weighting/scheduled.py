@@ -43,7 +43,7 @@ class ScheduledWeights(WeightingStrategy):
         for option, weights in {"start": first, "end": last}.items():
             for name, weight in weights.items():
                 non_negative(f"{option}: the weight of {name!r}", weight)
-        self.ramps = {n: Schedule(first.get(n, 1.0), last.get(n, 1.0), begin, over, shape) for n in {**first, **last}}
+        self.schedules = {n: Schedule(first.get(n, 1.0), last.get(n, 1.0), begin, over, shape) for n in {**first, **last}}
         self.constant = Schedule(1.0, 1.0, begin, over, shape)
         self.share = 0.0
 
@@ -51,7 +51,7 @@ class ScheduledWeights(WeightingStrategy):
         self.share = progress.share
 
     def forward(self, evidence: Evidence) -> Tensor:
-        return constants([self.ramps.get(v.name, self.constant).at(self.share) for v in evidence.views], evidence.losses)
+        return constants([self.schedules.get(v.name, self.constant).at(self.share) for v in evidence.views], evidence.losses)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:

@@ -81,11 +81,10 @@ def measure(
         activations = sum(sizes.values()) / 1e6
         output.loss.backward()
     peak = torch.cuda.max_memory_allocated(device) / 1e6 if cuda else None
-    gradients = {name: p.grad for name, p in objective.named_parameters()}
-    trained = {n: p for n, p in objective.model.named_parameters() if p.requires_grad}
+    loss = float(output.loss.detach())
     terms = {name: float(value) for name, value in output.terms.items()}
-    loss, bad = float(output.loss.detach()), not_finite(gradients)
-    unreached = tuple(n for n, p in trained.items() if p.grad is None)
+    bad = not_finite({name: p.grad for name, p in objective.named_parameters()})
+    unreached = tuple(n for n, p in objective.model.named_parameters() if p.requires_grad and p.grad is None)
     del output
     forget(objective)
 
@@ -161,10 +160,15 @@ def _of_moves(step: StepCheck) -> Iterator[Finding]:
 
 def row(step: StepCheck) -> list[str]:
     """A step in the table."""
-    seconds = ["" if s is None else f"{1000 * s:.1f} ms" for s in (step.teacher_seconds, step.student_seconds)]
-    peak = "" if step.peak is None else f"{step.peak:.0f} MB"
-    gradients = "not finite" if step.not_finite else "finite"
-    return [step.precision, *seconds, f"{step.activations:.2f} MB", peak, f"{step.loss:.4f}", gradients]
+    return [
+        step.precision,
+        "" if step.teacher_seconds is None else f"{1000 * step.teacher_seconds:.1f} ms",
+        f"{1000 * step.student_seconds:.1f} ms",
+        f"{step.activations:.2f} MB",
+        "" if step.peak is None else f"{step.peak:.0f} MB",
+        f"{step.loss:.4f}",
+        "not finite" if step.not_finite else "finite",
+    ]
 
 
 def forget(objective: Objective) -> None:
