@@ -18,7 +18,7 @@ from msd_framework.models.base import MultimodalModel
 from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.modulation.base import GradientModulation
 from msd_framework.objectives.base import OBJECTIVES, Objective
-from msd_framework.objectives.features import FEATURE_TERMS, FeatureTerm, FeatureTerms, Told
+from msd_framework.objectives.features import FEATURE_TERMS, FeaturesByView, FeatureTerm, FeatureTerms
 from msd_framework.objectives.look_ahead import MIXED, TracedPass, trace
 from msd_framework.objectives.terms import DistillationTerms
 from msd_framework.saliency.base import Saliency, scores_of
@@ -140,7 +140,7 @@ class DistillationObjective(Objective):
         """The views that the student is asked about, V' of them, each once; the full view first."""
         return tuple(dict.fromkeys([FULL, *(v.student for v in self.views), *self.features.student_views]))
 
-    def student_outputs(self, inputs: Sequence[Inputs], traced: TracedPass | None) -> tuple[ModelOutput, Told]:
+    def student_outputs(self, inputs: Sequence[Inputs], traced: TracedPass | None) -> tuple[ModelOutput, FeaturesByView]:
         """What the student says of its views, logits [V', B, C], and what goes on inside it, by view.
 
         A pass that is traced tells its logits alone; what goes on inside the student is then seen in another one.
@@ -164,7 +164,7 @@ class DistillationObjective(Objective):
         pairs = ((logits, teacher[v.teacher].logits, rows) for logits, v, rows in zip(student[1:], self.views, seen))
         return torch.stack([compare_shown(self.distill_loss, mine, taught, targets, rows) for mine, taught, rows in pairs])
 
-    def teacher_outputs(self, shown: Views) -> tuple[dict[str, ModelOutput], Told]:
+    def teacher_outputs(self, shown: Views) -> tuple[dict[str, ModelOutput], FeaturesByView]:
         """What the teacher says of its side of each view and of those that the saliency looks at, and what goes on inside it."""
         names = self.teacher_views
         wanted = self.features.of_teacher(names)

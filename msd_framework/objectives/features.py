@@ -1,4 +1,4 @@
-"""Terms of an objective that compare what goes on inside a student with what goes on inside its teacher."""
+"""Terms of an objective that compare intermediates of a student with those of its teacher."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from msd_framework.views import FULL, View, visible_modalities
 Shown: TypeAlias = Callable[[Batch, View], Tensor | None]
 """Which examples of a batch have something of a view, bool [B]; None if all do."""
 
-Told: TypeAlias = Mapping[str, Mapping[str, Feature]]
-"""Intermediates by the view that they were seen on and by name."""
+FeaturesByView: TypeAlias = Mapping[str, Mapping[str, Feature]]
+"""Intermediates by view and by name."""
 
 
 class FeatureTerm:
@@ -37,8 +37,8 @@ class FeatureTerm:
         loss: what compares them.
         student: the name of the student's, such as `image.2.hidden`, `fused.last.attention`, `text.*.hidden`, `fused.pooled`.
         teacher: the name of the teacher's; the same as the student's if null.
-        view: the view on which both are seen, or `{teacher: name, student: name}`.
-        weight: beta, what each pair counts, 0 or more; `{start: 1, end: 0}` changes it as the run goes.
+        view: the view on which both are compared, or `{teacher: name, student: name}`.
+        weight: beta, the weight of each pair, 0 or more; `{start: 1, end: 0}` changes it as the run goes.
         layers: the teacher's layer for each of the student's where the names have a `*`: `even`, or such as `{1: 4, 2: 12}`, in
             which layers may be left out.
         adaptor: what makes the student's as wide as the teacher's, or gives it as many heads: `auto` learns a linear map where they
@@ -71,28 +71,29 @@ class FeatureTerm:
         """The names of what is compared, the student's first.
 
         Args:
-            student: the intermediates that the student offers, and what each is.
+            student: the kind of each intermediate that the student has.
             teacher: the same of the teacher.
 
         Raises:
-            ValueError: if one of them is not offered, or is nothing that the loss compares.
+            ValueError: if there is no such intermediate, or the loss does not compare its kind.
         """
         if "*" in self.student:
-            mine, theirs = _numbered("student", self.student, student), _numbered("teacher", self.teacher, teacher)
-            found = [(mine[i], theirs[j]) for i, j in self._layers(len(mine), len(theirs)).items()]
+            of_student, of_teacher = _numbered("student", self.student, student), _numbered("teacher", self.teacher, teacher)
+            layers = self._layers(len(of_student), len(of_teacher))
+            pairs = [(of_student[i], of_teacher[j]) for i, j in layers.items()]
         else:
-            found = [(_resolved("student", self.student, student), _resolved("teacher", self.teacher, teacher))]
-        for s, t in found:
+            pairs = [(_resolved("student", self.student, student), _resolved("teacher", self.teacher, teacher))]
+        for s, t in pairs:
             self._check_kinds(s, student[s], t, teacher[t])
-        return found
+        return pairs
 
     def _layers(self, num_student: int, num_teacher: int) -> Mapping[int, int]:
         if self.layers == "even":
             return even_layers(num_student, num_teacher)
         for i, j in self.layers.items():
-            for who, layer, count in (("student", i, num_student), ("teacher", j, num_teacher)):
+            for side, layer, count in (("student", i, num_student), ("teacher", j, num_teacher)):
                 if not 1 <= layer <= count:
-                    raise ValueError(f"layers: the {who} has layers 1 to {count}, got {layer}.")
+                    raise ValueError(f"layers: the {side} has layers 1 to {count}, got {layer}.")
         return self.layers
 
     def _check_kinds(self, student: str, kind: FeatureKind, teacher: str, other: FeatureKind) -> None:
@@ -106,20 +107,23 @@ class FeatureTerm:
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        """What would not work in a run whatever the models offer, as sentences."""
-        taught = setting.teacher_modalities or tuple(setting.data.modalities)
-        modalities = {"teacher": taught, "student": setting.student_modalities}
+        """What would not work in a run with any models of these modalities, as sentences."""
+        modalities = {
+            "teacher": setting.teacher_modalities or tuple(setting.data.modalities),
+            "student": setting.student_modalities,
+        }
         try:
             view = View.parse(options.get("view", FULL))
-            shown = {who: visible_modalities(getattr(view, who), known) for who, known in modalities.items()}
+            views = {"teacher": view.teacher, "student": view.student}
+            visible = {side: visible_modalities(views[side], modalities[side]) for side in views}
         except ValueError as error:
             return [f"view: {error}"]
         problems = []
-        for who in ("student", "teacher"):
-            name = options.get(who) or options["student"]
+        for side in ("student", "teacher"):
+            name = options.get(side) or options["student"]
             part = name.partition(".")[0]
-            if part in modalities[who] and part not in shown[who]:
-                problems.append(f"{who}: {name!r} belongs to {part}, which the view {getattr(view, who)!r} hides.")
+            if part in modalities[side] and part not in visible[side]:
+                problems.append(f"{side}: {name!r} belongs to {part}, which the view {views[side]!r} hides.")
         return problems
 
 
@@ -149,7 +153,7 @@ class Pair(nn.Module):
         option: the option that sets its weight.
     """
 
-    def __init__(self, term: FeatureTerm, student: str, teacher: str, option: str):
+    def __init__(self, term: FeatureTerm, student: str, teacher: str, option: str = ""):
         super().__init__()
         self.option = option
         self.view, self.student, self.teacher, self.choice = term.view, student, teacher, term.adaptor
@@ -161,32 +165,35 @@ class Pair(nn.Module):
     def prepare(
         self, kind: FeatureKind, student: Tensor, teacher: Tensor, num_examples: int | None, apart: Sequence[str] = ()
     ) -> None:
-        """Makes what depends on shapes, of what both said in a dry run.
+        """Makes the adaptor and what else depends on shapes.
 
         Args:
             kind: what both are.
-            student: the student's.
-            teacher: the teacher's.
+            student: the values of the student's in a dry run.
+            teacher: the values of the teacher's.
             num_examples: how many examples the training split has.
-            apart: modalities of which both see other positions.
+            apart: modalities that have other positions for student and teacher.
 
         Raises:
             ValueError: if they cannot be compared.
         """
-        mine, theirs = (shape_of(kind, values, num_examples) for values in (student, teacher))
-        if self.loss.same_positions and (wrong := other_positions((self.student, self.teacher), mine, theirs, apart)):
-            raise ValueError(f"{self.name}: {wrong}")
+        student_shape, teacher_shape = shape_of(kind, student, num_examples), shape_of(kind, teacher, num_examples)
+        if self.loss.same_positions:
+            wrong = other_positions((self.student, self.teacher), student_shape, teacher_shape, apart)
+            if wrong:
+                raise ValueError(f"{self.name}: {wrong}")
         try:
-            self.adaptor = Adaptor(self.loss, mine, theirs, self.choice)
-            self.loss.prepare(self.adaptor.shape, theirs)
+            self.adaptor = Adaptor(self.loss, student_shape, teacher_shape, self.choice)
+            self.loss.prepare(self.adaptor.shape, teacher_shape)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
         self.to(student.device, student.dtype)
 
-    def forward(self, student: Told, teacher: Told, batch: Batch) -> Tensor:
+    def forward(self, student: FeaturesByView, teacher: FeaturesByView, batch: Batch) -> Tensor:
         """One value an example, float [B]."""
-        mine, theirs = student[self.view.student][self.student], teacher[self.view.teacher][self.teacher]
-        value: Tensor = self.loss(self.adaptor(mine, theirs.values.shape[1]), theirs, batch)
+        target = teacher[self.view.teacher][self.teacher]
+        feature = self.adaptor(student[self.view.student][self.student], target.values.shape[1])
+        value: Tensor = self.loss(feature, target, batch)
         return value
 
 
@@ -211,15 +218,15 @@ class FeatureTerms(nn.Module):
         return tuple(term.view.teacher for term in self.terms)
 
     def of_student(self, views: Sequence[str]) -> list[set[str]]:
-        """What is wanted of the student on each of some views."""
+        """The names that are wanted of the student on each of some views."""
         return [{pair.student for pair in self._ready() if pair.view.student == view} for view in views]
 
     def of_teacher(self, views: Sequence[str]) -> list[set[str]]:
-        """What is wanted of the teacher on each of some views."""
+        """The names that are wanted of the teacher on each of some views."""
         return [{pair.teacher for pair in self._ready() if pair.view.teacher == view} for view in views]
 
     def prepare(self, batch: Batch, model: MultimodalModel, teacher: Teacher, num_examples: int | None = None) -> None:
-        """Finds out what is compared and makes what depends on shapes, of one look at the full view; nothing is drawn before.
+        """Finds the pairs and makes what depends on shapes by a pass of both over the full view; no random number is drawn before.
 
         Args:
             batch: some examples.
@@ -228,7 +235,7 @@ class FeatureTerms(nn.Module):
             num_examples: how many examples the training split has.
 
         Raises:
-            ValueError: if something is not offered, or cannot be compared.
+            ValueError: if there is no such intermediate, or two cannot be compared.
         """
         pairs = []
         for i, term in enumerate(self.terms):
@@ -240,16 +247,16 @@ class FeatureTerms(nn.Module):
                 raise ValueError(f"{name} is listed twice. Give it one weight instead.")
         was_training = model.training
         with torch.no_grad():
-            (mine,) = model.eval().forward_features([batch.inputs], [{pair.student for pair in pairs}])[1]
-            (theirs,) = teacher.predict_features(batch, [FULL], [{pair.teacher for pair in pairs}])[1]
+            (student,) = model.eval().forward_features([batch.inputs], [{pair.student for pair in pairs}])[1]
+            (of_teacher,) = teacher.predict_features(batch, [FULL], [{pair.teacher for pair in pairs}])[1]
         model.train(was_training)
         apart = otherwise_cut(batch)
         for pair in pairs:
-            values = mine[pair.student].values, theirs[pair.teacher].values
-            pair.prepare(model.feature_kinds[pair.student], *values, num_examples, apart)
+            kind = model.feature_kinds[pair.student]
+            pair.prepare(kind, student[pair.student].values, of_teacher[pair.teacher].values, num_examples, apart)
         self.pairs = nn.ModuleList(pairs)
 
-    def forward(self, student: Told, teacher: Told, batch: Batch, shown: Shown | None = None) -> list[LossTerm]:
+    def forward(self, student: FeaturesByView, teacher: FeaturesByView, batch: Batch, shown: Shown | None = None) -> list[LossTerm]:
         """The term of each pair, float [B]; 0 where an example lacks what is compared.
 
         Args:
@@ -261,12 +268,11 @@ class FeatureTerms(nn.Module):
         terms = []
         for pair in self._ready():
             values = pair(student, teacher, batch)
-            having = [
+            for rows in (
                 shown and shown(batch, pair.view),
                 batch.having.get(parsed(pair.student)[0]),
                 batch.teacher_side.having.get(parsed(pair.teacher)[0]),
-            ]
-            for rows in having:
+            ):
                 values = values if rows is None else values.where(rows, 0.0)
             terms.append(LossTerm(f"feature/{pair.name}", values, weight=pair.weight.value, option=pair.option))
         return terms
@@ -278,7 +284,7 @@ class FeatureTerms(nn.Module):
 
 
 def otherwise_cut(batch: Batch) -> list[str]:
-    """Modalities of which a teacher sees other positions; images of two sizes are two grids of the same picture."""
+    """Modalities that have other positions for the teacher; images of two sizes have not, as two grids of the same picture."""
     return [m for m, x in batch.teacher_inputs.items() if x is not None and x.values.ndim != 4]
 
 
@@ -295,7 +301,8 @@ def other_positions(names: Sequence[str], student: FeatureShape, teacher: Featur
     if student.kind == "pooled":
         return ""
     parts = {parsed(name)[0] for name in names}
-    if others := apart if FUSED in parts else [m for m in apart if m in parts]:
+    others = apart if FUSED in parts else [m for m in apart if m in parts]
+    if others:
         text = f"student and teacher see other tensors of {', '.join(others)}, and it compares position by position"
         return f"{text}. Take a loss of summaries, such as pkd or sp."
     if FUSED in parts and student.num_positions != teacher.num_positions:
@@ -310,20 +317,24 @@ def shape_of(kind: FeatureKind, values: Tensor, num_examples: int | None) -> Fea
     return FeatureShape(kind, values.shape[-1], values.shape[1] if kind == "hidden" else 1, num_examples)
 
 
-def _numbered(who: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> dict[int, str]:
+def _numbered(side: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> dict[int, str]:
     """The intermediates of a name with a `*`, counted from 1.
 
     Raises:
         ValueError: if there are none.
     """
-    found = numbered(name, feature_kinds)
-    if not found:
-        known = dict.fromkeys(f"{part}.*.{what}" for part, layer, what in map(parsed, feature_kinds) if layer is not None)
-        raise ValueError(f"{who}: it has no layers of the name {name!r}.{did_you_mean(name, known)} {_offers(feature_kinds)}")
-    return found
+    layers = numbered(name, feature_kinds)
+    if not layers:
+        patterns: dict[str, None] = {}
+        for part, layer, what in map(parsed, feature_kinds):
+            if layer is not None:
+                patterns[f"{part}.*.{what}"] = None
+        hint = did_you_mean(name, patterns)
+        raise ValueError(f"{side}: it has no layers of the name {name!r}.{hint} {_offers(feature_kinds)}")
+    return layers
 
 
-def _resolved(who: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> str:
+def _resolved(side: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> str:
     """The name that a model offers; `last` is the last numbered layer.
 
     Raises:
@@ -333,7 +344,7 @@ def _resolved(who: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> 
         return name
     layers = numbered(name.replace(".last.", ".*."), feature_kinds) if ".last." in name else {}
     if not layers:
-        raise ValueError(f"{who}: it offers no {name!r}.{did_you_mean(name, feature_kinds)} {_offers(feature_kinds)}")
+        raise ValueError(f"{side}: it offers no {name!r}.{did_you_mean(name, feature_kinds)} {_offers(feature_kinds)}")
     return layers[max(layers)]
 
 

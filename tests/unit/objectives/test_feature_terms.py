@@ -66,6 +66,11 @@ def test_the_loss_gains_the_weighted_terms() -> None:
     means = [inside(m, batch.inputs, "image.1.mean") for m in (student, teacher)]
     g, h = (F.normalize(x @ x.T, dim=1) for x in means)
     similar = (g - h).square().mean()
+    options = {t.name: t.option for t in found.loss_terms if t.name.startswith("feature")}
+    assert options == {
+        "feature/hint/fused.1.hidden": "objective.features[0].weight",
+        "feature/sp/image.1.mean": "objective.features[1].weight",
+    }
     assert abs(found.terms["feature/hint/fused.1.hidden"] - hint) <= 1e-12
     assert abs(found.terms["feature/sp/image.1.mean"] - similar) <= 1e-12
     assert abs(found.loss - (plain.loss + lam * (0.25 * hint + 3 * similar))) <= 1e-12
