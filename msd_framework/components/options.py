@@ -59,7 +59,10 @@ def _options(component: type | Callable[..., Any]) -> Mapping[str, Option]:
         hints = get_type_hints(constructor)
     except NameError as error:
         raise ConfigError(f"{place} has an annotation that cannot be resolved: {error}. Import it where it is defined.") from error
-    docs = (argument_docs(_owner(component)) if isinstance(component, type) else {}) | argument_docs(component)
+    # an option that several components share may be described once, in a class that they extend
+    docs: dict[str, str] = {}
+    for described in reversed(component.__mro__) if isinstance(component, type) else (component,):
+        docs |= argument_docs(described)
     return {p.name: Option(p.name, hints.get(p.name, Any), p.default, docs.get(p.name, "")) for p in parameters}
 
 

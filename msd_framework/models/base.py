@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -40,10 +40,10 @@ class MultimodalModel(nn.Module, ABC):
     """Whether its `encoders`, a module for each modality by its name, see one modality each."""
 
     narrows: ClassVar[tuple[str, ...]] = ()
-    """How the names of tensors begin whose first rows and columns are those of a narrower model of the kind."""
+    """How the names of tensors begin that are cut to their first rows and columns for a narrower model of the kind."""
 
     reads: ClassVar[frozenset[str]] = frozenset()
-    """Options that name files or published weights, which the constructor reads."""
+    """Options that name files or published weights."""
 
     modalities: tuple[str, ...]
     num_classes: int
@@ -55,15 +55,11 @@ class MultimodalModel(nn.Module, ABC):
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        """What would not work in a run, as sentences, without building it."""
+        """What would not work in a run, a sentence each, without building the model."""
         return []
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that rebuild this model where the files that its first weights came from are not at hand.
-
-        Args:
-            options: those that it was built with, of a YAML.
-        """
+        """Its options of a YAML, changed so that the model can be built without the files that its first weights came from."""
         return dict(options)
 
     @abstractmethod
@@ -84,21 +80,21 @@ class MultimodalModel(nn.Module, ABC):
     def output_layers(self) -> list[nn.Linear]:
         """The linear layers whose outputs are the logits, or are added up to them.
 
-        They are the last one with C outputs of what is called `classifier` or `head`, and of each of the `classifiers`; of a model
-        without such a part, the last one with C outputs that it was given.
+        They are the last one with C outputs in `classifier`, in `head`, and in each of the `classifiers`; in a model without such
+        a part, the last one with C outputs of all.
         """
         named = dict(self.named_children())
         parts = [named[name] for name in ("classifier", "head") if name in named]
         parts += named["classifiers"].children() if "classifiers" in named else []
-        found = []
+        layers = []
         for part in parts or [self]:
-            wide = [m for m in part.modules() if isinstance(m, nn.Linear) and m.out_features == self.num_classes]
-            found += wide[-1:]
-        return found
+            of_part = [m for m in part.modules() if isinstance(m, nn.Linear) and m.out_features == self.num_classes]
+            layers += of_part[-1:]
+        return layers
 
     @property
     def feature_kinds(self) -> Mapping[str, FeatureKind]:
-        """The intermediates that `forward_features` can tell, and what each is; `models/features.py` says how they are named."""
+        """The intermediates that `forward_features` can return, and what each is; `models/features.py` says how they are named."""
         return {}
 
     def forward_features(
@@ -114,19 +110,19 @@ class MultimodalModel(nn.Module, ABC):
         return self.forward_views(views), [{} for _ in views]
 
     def record_views(self, views: Sequence[Inputs], watched: Collection[int]) -> RecordedViews | None:
-        """A forward pass whose gradients' inner products with a direction can be had once it was gone back through.
+        """A forward pass that gives the inner products of a direction with each view's gradients, once backward ran through it.
 
-        None where a model has modules that are not linear in their parameters, or does not tell one view's part from another's.
+        None where a model has modules that are not linear in their parameters, or cannot tell one view's part from another's.
 
         Args:
             views: V views of the same examples.
-            watched: those that inner products are asked for.
+            watched: those whose inner products are wanted.
         """
         return None
 
     @property
     def summary_size(self) -> int | None:
-        """D, where a model makes its logits of a summary of what it saw and tells both parts; else None."""
+        """D, where a model makes its logits of a summary that it can return; else None."""
         return None
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
@@ -153,7 +149,7 @@ MODELS: Registry[MultimodalModel] = Registry("model", "models", MultimodalModel)
 
 
 class SummaryModel(MultimodalModel):
-    """A model that makes its logits of a summary of what it saw, and can tell both apart."""
+    """A model that makes its logits of a summary, and can return both."""
 
     @property
     @abstractmethod
@@ -188,16 +184,23 @@ class Encoded:
 
     def features(self, names: Collection[str]) -> Features:
         """The intermediates of these names, of those that every encoder has."""
-        made: dict[str, Callable[[], Feature]] = {
-            "last.hidden": lambda: hidden_feature(self.tokens, self.mask),
-            "last.mean": lambda: Feature(masked_mean(self.tokens, self.mask)),
-            "pooled": lambda: Feature(self.pooled),
-        }
-        return {name: make() for name, make in made.items() if name in names}
+        features: Features = {}
+        if "last.hidden" in names:
+            features["last.hidden"] = hidden_feature(self.tokens, self.mask)
+        if "last.mean" in names:
+            features["last.mean"] = Feature(masked_mean(self.tokens, self.mask))
+        if "pooled" in names:
+            features["pooled"] = Feature(self.pooled)
+        return features
 
 
 class Encoder(nn.Module, ABC):
     """Turns one modality into tokens and a summary of them. A masked position never changes either.
+
+    It describes an option that most encoders have.
+
+    Args:
+        freeze: whether it does not learn, and drops nothing in training.
 
     Attributes:
         width: D.
@@ -210,16 +213,16 @@ class Encoder(nn.Module, ABC):
     """The kinds of values that it takes."""
 
     reads: ClassVar[frozenset[str]] = frozenset()
-    """Options that name files or published weights, which the constructor reads."""
+    """Options that name files or published weights."""
 
     width: int
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that rebuild this encoder where the files that its first weights came from are not at hand."""
+        """Its options, changed so that the encoder can be built without the files that its first weights came from."""
         return dict(options)
 
     def rebuild_spec(self, spec: Any) -> dict[str, Any]:
-        """The part of a YAML that this encoder was built from, with options that rebuild it."""
+        """The part of a YAML that this encoder was built from, with such options."""
         name, options = split(spec, "encoder", ENCODERS)
         return {"type": name, **self.rebuild_options(options)}
 
@@ -228,7 +231,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The intermediates that `forward_features` can tell, without the modality in front; one with layers adds theirs."""
+        """The intermediates that `forward_features` can return, without the modality in front; one with layers adds theirs."""
         return {"last.hidden": "hidden", "last.mean": "pooled", "pooled": "pooled"}
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
@@ -241,14 +244,7 @@ ENCODERS: Registry[Encoder] = Registry("encoder", "encoders", Encoder)
 
 
 def encoder_problems(at: str, spec: Any, modality: str, setting: Setting) -> list[str]:
-    """A sentence if an encoder of a YAML is for other values than those that a modality has.
-
-    Args:
-        at: the option that holds the encoder, such as `encoders.text`.
-        spec: what the YAML says there.
-        modality: what it is to encode.
-        setting: says the kinds of values.
-    """
+    """A sentence if the encoder that a YAML has at an option is for other values than those that a modality has."""
     name, _ = split(spec, at, ENCODERS)
     kinds, kind = ENCODERS.get(name).kinds, setting.kinds.get(modality)
     if kind is None or kind in kinds:
@@ -258,11 +254,7 @@ def encoder_problems(at: str, spec: Any, modality: str, setting: Setting) -> lis
 
 
 def refuse_positions(inputs: ModalityInputs) -> None:
-    """Refuses words that say themselves where they stand, for models that count them.
-
-    Raises:
-        ValueError: if they do.
-    """
+    """Refuses words that come with their positions, for models that count these themselves."""
     if "positions" in inputs.extras:
         raise ValueError("this model counts positions itself, and got extras['positions']; mask words in place of dropping them")
 

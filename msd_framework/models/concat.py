@@ -30,18 +30,16 @@ class ConcatModel(ImageTextModel):
     and the last one :math:`W x + b` alone. What an example has no content of is zeros, however it was hidden.
 
     Args:
-        text_width: features of the text's vector.
-        num_classes: C.
-        feature_size: F, features a region.
-        image_encoder: turns pixels into regions; none if the image comes as features.
-        num_regions: the image's vector is so many regions side by side, zeros where masked; their mean if None.
-        num_layers: hidden layers of the perceptron.
+        text_width: features of the text's vector; all others are options of the subclasses.
+        feature_size: F, features a region. An image encoder sets it.
+        num_regions: the image's vector is so many regions side by side, zeros where masked; their mean if left out.
+        num_layers: hidden layers of the perceptron; MMF takes 2.
         hidden_size: features of each.
         dropout: the share of features that is dropped after each.
-        batch_norm: whether each has a batch norm.
+        batch_norm: whether each has a batch norm, as in MMF's weights and the authors'.
 
     Raises:
-        ValueError: if a size is not positive, or the width of the image's features is not told.
+        ValueError: if a size is not positive, or nothing says the width of the image's features.
     """
 
     def __init__(
@@ -78,8 +76,8 @@ class ConcatModel(ImageTextModel):
         features: list[Features] = []
         for summary, names in zip(summaries, wanted):
             text, image = summary.split([self.text_width, self.image_width], -1)
-            found = {"image.pooled": Feature(image), "text.pooled": Feature(text), SUMMARY: Feature(summary)}
-            features.append({name: found[name] for name in names})
+            of_view = {"image.pooled": Feature(image), "text.pooled": Feature(text), SUMMARY: Feature(summary)}
+            features.append({name: of_view[name] for name in names})
         return ModelOutput(self.classify(summaries)), features
 
     @property
@@ -131,24 +129,15 @@ class ConcatModel(ImageTextModel):
 class ConcatBert(ConcatModel):
     r"""The summary of a text encoder beside the image's features, numerically that of MMBT's authors and of MMF.
 
-    .. math:: z = \mathrm{mlp}([\mathrm{encoder}(\mathrm{text}); v]), \qquad
-        \text{each layer of it } \mathrm{dropout}(\mathrm{ReLU}(\mathrm{norm}(W x + b)))
+    .. math:: z = \mathrm{mlp}([\mathrm{encoder}(\mathrm{text}); v])
 
-    What an example has no content of is zeros in its place, however it was hidden. A batch norm takes one view at a time in
-    training and its running statistics from all of them, so it is off unless asked for.
+    with the perceptron of `ConcatModel`. What an example has no content of is zeros in its place, however it was hidden. A batch
+    norm takes one view at a time in training and its running statistics from all of them, so it is off by default.
 
     Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 4.1, "ConcatBert".
 
     Args:
         text_encoder: makes a summary of the text; `bert` for the published model.
-        num_classes: C.
-        feature_size: F, features a region. An image encoder sets it.
-        image_encoder: turns pixels into regions; none if the image comes as features.
-        num_regions: the image's vector is so many regions side by side, zeros where masked; their mean if left out.
-        num_layers: hidden layers of the perceptron; MMF takes 2.
-        hidden_size: features of each.
-        dropout: the share of features that is dropped after each.
-        batch_norm: whether each has a batch norm, as in MMF's weights and the authors'.
         pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors.
         pretrained_head: whether the perceptron too is taken from it, which then must have as many classes.
 
@@ -204,17 +193,9 @@ class ConcatBow(ConcatModel):
     Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 4.1, "ConcatBow".
 
     Args:
-        num_classes: C.
         vocab_size: how many word ids there are.
         embedding_size: features of a word.
         pool: whether the text's vector is the mean of its words or their sum.
-        feature_size: F, features a region. An image encoder sets it.
-        image_encoder: turns pixels into regions; none if the image comes as features.
-        num_regions: the image's vector is so many regions side by side, zeros where masked; their mean if left out.
-        num_layers: hidden layers of the perceptron; MMF takes 2.
-        hidden_size: features of each.
-        dropout: the share of features that is dropped after each.
-        batch_norm: whether each has a batch norm, as in MMF.
 
     Raises:
         ValueError: if a size is not positive.
@@ -251,10 +232,8 @@ class ConcatBow(ConcatModel):
         return self.pool(self.embedding(text.values.masked_fill(~words, 0)), words)
 
 
-def masked_sum(tokens: Tensor, mask: Tensor) -> Tensor:
-    """The sum [B, D] of the unmasked positions of a sequence [B, L, D]."""
-    return visible(tokens, mask).sum(1)
-
-
-POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": masked_mean, "sum": masked_sum}
-"""How words become one vector."""
+POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": masked_mean,
+    "sum": lambda words, mask: visible(words, mask).sum(1),
+}
+"""How words [B, L, D] become one vector [B, D], of the positions where a mask [B, L] is True."""

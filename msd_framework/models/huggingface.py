@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, cut, of_layers
-from msd_framework.models.pretrained.adapters import CARRIERS, WORDS, Seen, adapter_of, blanked
+from msd_framework.models.pretrained.adapters import CARRIERS, WORDS, Encodings, adapter_of, blanked
 from msd_framework.models.pretrained.transformers import (
     forward_arguments,
     load_published,
@@ -27,8 +27,8 @@ from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInput
 class HuggingFace(MultimodalModel):
     r"""A model of transformers without its heads, and :math:`z = W\, \mathrm{dropout}(\mathrm{summary}(x)) + b`.
 
-    How an architecture is asked stands in `models/pretrained/adapters.py`: ViLT, LXMERT, FLAVA, CLIP, SigLIP, BridgeTower and
-    VisualBERT are known, any other is asked by the names of its arguments. What is masked never changes the logits. Words and
+    `models/pretrained/adapters.py` has how an architecture is run: ViLT, LXMERT, FLAVA, CLIP, SigLIP, BridgeTower and
+    VisualBERT are known, any other is run by the names of its arguments. What is masked never changes the logits. Words and
     regions are hidden by their attention masks; a whole image is masked where the architecture can (ViLT, FLAVA), is zeros in
     the place of its embedding where image and text do not look at each other (CLIP, SigLIP), and is a black image else. Leaving a
     modality out is the same; [CLS] and [SEP] stand in for a text where there must be one.
@@ -83,80 +83,89 @@ class HuggingFace(MultimodalModel):
         kind = model_type(name, config)
         self.num_classes, self.pad_id = num_classes, pad_id
         self.register_buffer("no_text", torch.tensor([cls_id, sep_id]), persistent=False)
-        sizes = {
-            "vocab_size": vocab_size,
-            "pad_token_id": pad_id,
-            "image_size": _side(image_size),
-            "num_channels": image_channels,
-            "visual_embedding_dim": feature_size,
-            "visual_feat_dim": feature_size,
-        }
-        self.model = load_published(name, attn_implementation="eager") if name is not None else start_at_random(config or {}, sizes)
+        if name is not None:
+            self.model = load_published(name, attn_implementation="eager")
+        else:
+            sizes = {
+                "vocab_size": vocab_size,
+                "pad_token_id": pad_id,
+                "image_size": _side(image_size),
+                "num_channels": image_channels,
+                "visual_embedding_dim": feature_size,
+                "visual_feat_dim": feature_size,
+            }
+            self.model = start_at_random(config or {}, sizes)
+        sizes_of_model = self.model.config
         self.adapter = adapter_of(kind)
         carriers = self.adapter.carriers(list(inspect.signature(self.model.forward).parameters))
         self.carriers = _chosen(kind, carriers, inputs)
         self.modalities = tuple(self.carriers)
         self.needs = frozenset(carriers).difference(self.adapter.optional)
-        num_words, self.max_positions = _of_text(self.model.config, "vocab_size"), _longest_text(self.model)
+        num_words, self.max_positions = _of_text(sizes_of_model, "vocab_size"), _longest_text(self.model)
         if vocab_size is not None and num_words is not None and WORDS in self.carriers.values() and vocab_size > num_words:
             raise ValueError(f"the tokenizer has {vocab_size} words and {name or 'config'} has embeddings for {num_words}")
         self.can_miss_text = num_words is None or max(cls_id, sep_id) < num_words
-        self.image_shape = _image_shape(self.model.config)
-        self.region_size = getattr(self.model.config, "visual_embedding_dim", getattr(self.model.config, "visual_feat_dim", 1))
+        self.image_shape = _image_shape(sizes_of_model)
+        self.region_size = getattr(sizes_of_model, "visual_embedding_dim", getattr(sizes_of_model, "visual_feat_dim", 1))
         for part in self.adapter.unused(self.model):
             if part is not None:
                 part.requires_grad_(False)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(self.adapter.width(self.model.config), num_classes)
+        self.classifier = nn.Linear(self.adapter.width(sizes_of_model), num_classes)
 
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
         try:
-            return tuple(_told(options))
+            return tuple(_carriers(options))
         except ValueError as error:
             raise ConfigError(Problem("model", str(error))) from error
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        told = {m: (carrier, CARRIERS[carrier][1]) for m, carrier in _told(options).items() if carrier in CARRIERS}
-        return [
-            f"{told[m][0]!r} carries {told[m][1]}, and the processor of {m!r} makes {made}."
-            for m, made in setting.kinds.items()
-            if m in told and made != told[m][1]
-        ]
+        problems, carriers = [], _carriers(options)
+        for modality, kind in setting.kinds.items():
+            carrier = carriers.get(modality, "")
+            carried = CARRIERS[carrier][1] if carrier in CARRIERS else kind
+            if kind != carried:
+                problems.append(f"{carrier!r} carries {carried}, and the processor of {modality!r} makes {kind}.")
+        return problems
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "name": None, "config": written_config(self.model)}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
-        return ModelOutput(self.classify(self.see(inputs).summary))  # [B, C]
+        return ModelOutput(self.classify(self.encode(inputs).summary))  # [B, C]
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The states of the layers that the architecture tells, of each modality and of both together."""
-        layers = self.adapter.layers(self.model.config, list(self.carriers.values()))
-        names = {f"{part}.{i}": i for carrier, told in layers.items() if (part := self._part(carrier)) for i in told}
-        kinds: dict[str, FeatureKind] = {"hidden": "hidden", "mean": "pooled"}
-        return {f"{name}.{what}": kind for name in names for what, kind in kinds.items()} | {SUMMARY: "pooled"}
+        """The states of the layers that the architecture returns, of each modality and of both together."""
+        kinds: dict[str, FeatureKind] = {}
+        modalities = {carrier: m for m, carrier in self.carriers.items()} | {FUSED: FUSED}
+        for carrier, layers in self.adapter.layers(self.model.config, list(self.carriers.values())).items():
+            if carrier in modalities:
+                for layer in layers:
+                    kinds[f"{modalities[carrier]}.{layer}.hidden"] = "hidden"
+                    kinds[f"{modalities[carrier]}.{layer}.mean"] = "pooled"
+        return kinds | {SUMMARY: "pooled"}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        seen = [self.see(view, any(n != SUMMARY for n in names)) for view, names in zip(views, wanted)]
-        logits = self.classify(torch.stack([one.summary for one in seen]))  # [V, B, C]
-        return ModelOutput(logits), [self._features(one, names) for one, names in zip(seen, wanted)]
+        encodings = [self.encode(view, any(n != SUMMARY for n in names)) for view, names in zip(views, wanted)]
+        logits = self.classify(torch.stack([of_view.summary for of_view in encodings]))  # [V, B, C]
+        return ModelOutput(logits), list(map(self._features, encodings, wanted))
 
     @property
     def summary_size(self) -> int:
         return self.classifier.in_features
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
-        return torch.stack([self.see(view).summary for view in views])  # [V, B, D]
+        return torch.stack([self.encode(view).summary for view in views])  # [V, B, D]
 
     def classify(self, summary: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(summary))
         return logits
 
-    def see(self, inputs: Inputs, states: bool = False) -> Seen:
-        """What the architecture makes of a view, with the states of its layers if they are asked for."""
+    def encode(self, inputs: Inputs, states: bool = False) -> Encodings:
+        """The encodings of a view, with the states of layers if they are wanted."""
         own = self.own(inputs)
         given = {carrier: own[m] for m, carrier in self.carriers.items() if m in own}
         like = next(iter(given.values())).mask
@@ -167,7 +176,7 @@ class HuggingFace(MultimodalModel):
             raise ValueError(
                 f"a text has {length} positions and this model takes {self.max_positions}; set the max_length of its processor"
             )
-        return self.adapter.see(self.model, {c: blanked(x, self.pad_id) for c, x in given.items()}, states)
+        return self.adapter.encode(self.model, {c: blanked(x, self.pad_id) for c, x in given.items()}, states)
 
     def _stand_in(self, carrier: str, like: Tensor) -> ModalityInputs:
         """What stands in for a modality that is left out: [CLS] and [SEP], or nothing that is looked at."""
@@ -185,31 +194,23 @@ class HuggingFace(MultimodalModel):
         zeros = torch.zeros(batch, *shape, device=device, dtype=self.classifier.weight.dtype)
         return ModalityInputs(zeros, torch.zeros(batch, 1, dtype=torch.bool, device=device))
 
-    def _part(self, carrier: str) -> str | None:
-        return FUSED if carrier == FUSED else next((m for m, c in self.carriers.items() if c == carrier), None)
-
-    def _features(self, seen: Seen, names: Collection[str]) -> Features:
-        features: Features = {SUMMARY: Feature(seen.summary)} if SUMMARY in names else {}
+    def _features(self, encodings: Encodings, names: Collection[str]) -> Features:
+        features: Features = {SUMMARY: Feature(encodings.summary)} if SUMMARY in names else {}
         for name, (part, layer, what) in of_layers(names).items():
             carrier = self.carriers.get(part, part)
-            if carrier in seen.states:
-                states, mask = seen.states[carrier][layer], seen.masks[carrier]
+            if carrier in encodings.states:
+                states, mask = encodings.states[carrier][layer], encodings.masks[carrier]
                 features[name] = cut(KINDS[what], states, Span(0, mask.shape[1], mask))
         return features
 
 
-def _told(options: Mapping[str, Any]) -> dict[str, str]:
-    """The argument of each modality, by what a YAML says; the architecture is looked up only where that does not tell."""
+def _carriers(options: Mapping[str, Any]) -> dict[str, str]:
+    """The argument of each modality, by a YAML's options; the architecture is looked up only where these do not say."""
     if options.get("inputs"):
         return dict(sorted(options["inputs"].items()))
     kind = model_type(options.get("name"), options.get("config"))
-    return _chosen(kind, _carriers_of(kind), None)
-
-
-def _carriers_of(kind: str) -> tuple[str, ...]:
-    """The arguments of an architecture that carry a modality, without building it."""
     adapter = adapter_of(kind)
-    return adapter.takes or adapter.carriers(forward_arguments(kind))
+    return _chosen(kind, adapter.takes or adapter.carriers(forward_arguments(kind)), None)
 
 
 def _chosen(kind: str, carriers: Sequence[str], inputs: Mapping[str, str] | None) -> dict[str, str]:
@@ -246,16 +247,16 @@ def _longest_text(model: nn.Module) -> int | None:
     num_positions = _of_text(model.config, "max_position_embeddings")
     if num_positions is None or num_positions < 1:
         return None
-    tables = [
-        part for name, part in model.named_modules() if name.endswith("position_embeddings") and isinstance(part, nn.Embedding)
-    ]
-    paddings = [table.padding_idx for table in tables if table.padding_idx is not None]
-    return num_positions - max((padding + 1 for padding in paddings), default=0)  # RoBERTa counts from the padding's on
+    first = 0
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            first = max(first, part.padding_idx + 1)  # RoBERTa counts from the padding's on
+    return num_positions - first
 
 
 def _image_shape(config: Any) -> tuple[int, int, int]:
     """[C, H, W] of an image that stands in for one that is left out."""
-    own = [c for p in ("vision_config", "image_config") if (c := getattr(config, p, None)) is not None] or [config]
-    size, channels = getattr(own[0], "image_size", None) or 224, getattr(own[0], "num_channels", 3)
+    own = getattr(config, "vision_config", None) or getattr(config, "image_config", None) or config
+    size, channels = getattr(own, "image_size", None) or 224, getattr(own, "num_channels", 3)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return channels, height, width

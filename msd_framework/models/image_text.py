@@ -20,15 +20,39 @@ NO_WEIGHTS_OR_HEAD: Mapping[str, Any] = {"pretrained": None, "pretrained_head": 
 class ImageTextModel(SummaryModel):
     """A model of a text and an image, which comes as regions or through an encoder of pixels.
 
+    It describes the options that several of these models have; a subclass describes those that it adds or reads otherwise.
+
+    Args:
+        num_classes: C.
+        vocab_size: how many word ids there are; 30522 if neither this nor `pretrained` says.
+        pad_id: the id of [PAD], which has no meaning to learn.
+        feature_size: F, features a region; 2048 if neither this nor `pretrained` says. An image encoder sets it.
+        hidden_size: D; 768 if neither this nor `pretrained` says.
+        num_layers: transformer layers; 12 if neither this nor `pretrained` says.
+        num_heads: heads of each attention; 12 if neither this nor `pretrained` says, which a file of weights alone never does.
+        intermediate_size: features inside each layer's perceptron; 3072 if neither this nor `pretrained` says.
+        max_positions: the longest text; 512 if neither this nor `pretrained` says.
+        num_segments: segments that words and regions can have; 2 if neither this nor `pretrained` says.
+        layer_norm_eps: what layer norms add to the variance; 1e-12 if neither this nor `pretrained` says.
+        dropout: the share of features that is dropped.
+        attention_dropout: the share of attention weights that is dropped.
+        head: the classifier, one linear layer or MMF's dense, GELU, layer norm and linear.
+        pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors; or a folder or hub name
+            with transformers' weights of a BERT.
+        pretrained_head: whether the classifier too is taken from the file, which then must have as many classes.
+        image_encoder: turns pixels into regions; none if the image comes as features.
+        cls_id: the id of [CLS], used only where the text is left out.
+        sep_id: the id of [SEP], used only where the text is left out.
+        initializer_range: standard deviation of the initial weights.
+
     Attributes:
+        without_weights: those of its options that say which published weights it begins with, as they are where there are none.
         image_encoder: turns pixels into regions; None if the image comes as features.
         sizes: a data class of what fixes the shapes of its weights, where published weights may do so; else None.
     """
 
     modalities = ("image", "text")
     without_weights: ClassVar[Mapping[str, Any]] = {}
-    """Those of its options that say which published weights it begins with, as they are where there are none."""
-
     image_encoder: Encoder | None
     sizes: Any = None
 

@@ -41,8 +41,6 @@ class LateFusion(ModelOfEncoders, SummaryModel):
     norm learns, once a view.
 
     Args:
-        encoders: an encoder for each modality, by its name.
-        num_classes: C.
         fusion: how the modalities' vectors become one: concat, sum, mean or gated.
         hidden_size: features of each modality's vector, and inside the classifier.
         dropout: the share of features that is dropped before either layer of the classifier.

@@ -29,8 +29,6 @@ class LogitFusion(ModelOfEncoders):
     layers and batch norms, which in training take one view at a time.
 
     Args:
-        encoders: an encoder for each modality, by its name.
-        num_classes: C.
         hidden_size: channels of each modality's projection.
         dropout: the share of channels that is dropped after each hidden layer.
         num_layers: hidden layers of each modality's projection; with none, a classifier reads its encoder's summary.

@@ -47,29 +47,11 @@ class Mmbt(ImageTextModel, SingleSequence):
     Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 3.
 
     Args:
-        num_classes: C.
-        vocab_size: how many word ids there are; 30522 if neither this nor `pretrained` says.
-        pad_id: the id of [PAD], which has no meaning to learn.
-        feature_size: F, features a region; 2048 if neither this nor `pretrained` says. An image encoder sets it.
-        hidden_size: D; 768 if neither this nor `pretrained` says.
-        num_layers: transformer layers; 12 if neither this nor `pretrained` says.
-        num_heads: heads of each attention; 12 if neither this nor `pretrained` says, which a file of weights alone never does.
-        intermediate_size: features inside each layer's perceptron; 3072 if neither this nor `pretrained` says.
         max_positions: the longest text, and the most regions and two; 512 if neither this nor `pretrained` says.
-        num_segments: segments that words and regions can have; 2 if neither this nor `pretrained` says.
-        layer_norm_eps: what layer norms add to the variance; 1e-12 if neither this nor `pretrained` says.
-        dropout: the share of features that is dropped.
-        attention_dropout: the share of attention weights that is dropped.
         image_segment: the segment of the image's part; 1 for MMF's weights.
         text_segment: the segment of the text, to which its own segments are added; 0 for MMF's weights.
-        head: the classifier, one linear layer as published, or MMF's dense, GELU, layer norm and linear.
-        pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors; or a folder or hub name
-            with transformers' weights of a BERT.
-        pretrained_head: whether the classifier too is taken from the file, which then must have as many classes.
-        image_encoder: turns pixels into regions; none if the image comes as features.
         cls_id: the id of [CLS].
         sep_id: the id of [SEP].
-        initializer_range: standard deviation of the initial weights.
 
     Raises:
         ValueError: if a size contradicts the pretrained weights, if they do not fit, or if there are no such words or segments.
@@ -145,14 +127,14 @@ class Mmbt(ImageTextModel, SingleSequence):
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         image_parts = OncePerInput(self._image_parts)
-        found = []
+        parts = []
         for view in map(self.own, views):
             mask = next(iter(view.values())).mask
             first = self._mark(0, torch.zeros_like(mask[:, :1], dtype=torch.long), torch.ones_like(mask[:, :1]))
             image = image_parts(view["image"]) if "image" in view else []
             text = view["text"] if "text" in view else self.embeddings.empty(len(mask))
-            found.append([first, *image, self._words(text)])
-        return found
+            parts.append([first, *image, self._words(text)])
+        return parts
 
     def _image_parts(self, image: ModalityInputs) -> list[Segment]:
         features, mask = regions_of(image, self.image_encoder, self.sizes.feature_size)

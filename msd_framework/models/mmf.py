@@ -92,7 +92,7 @@ class MmfModel(MultimodalModel):
         positive(num_classes=num_classes, num_regions=num_regions, feature_size=feature_size)
         self.name, self.num_classes, self.output, self.num_regions = name, num_classes, output, num_regions
         self.pad_id, self.dataset_name = pad_id, dataset_name
-        self.fields = _fields(inputs)
+        self.fields = fields_of(inputs)
         self.modalities = tuple(self.fields)
         self.register_buffer("no_text", torch.tensor([cls_id, sep_id]), persistent=False)
         height, width = [image_size] * 2 if isinstance(image_size, int) else image_size
@@ -101,21 +101,21 @@ class MmfModel(MultimodalModel):
             "image": (image_channels, height, width),
         }
         self.sample_list = imported("mmf.common.sample").SampleList
-        self.model, self.patches = made(name, config or {}, num_classes)
+        self.model, self.patches = build(name, config or {}, num_classes)
         if pretrained is not None:
             load_tensors(self.model, read_published(pretrained).tensors, pretrained)
 
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(_fields(options.get("inputs")))
+        return tuple(fields_of(options.get("inputs")))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         problems = [] if importlib.util.find_spec("mmf") else [f"type: {HOW_TO_INSTALL}."]
-        for modality, field in _fields(options.get("inputs")).items():
-            made, wanted = setting.kinds.get(modality), KINDS.get(field)
-            if made and wanted and made != wanted:
-                problems.append(f"inputs.{modality}: {field!r} carries {wanted}, and the processor of {modality!r} makes {made}.")
+        for modality, field in fields_of(options.get("inputs")).items():
+            kind, wanted = setting.kinds.get(modality), KINDS.get(field)
+            if kind and wanted and kind != wanted:
+                problems.append(f"inputs.{modality}: {field!r} carries {wanted}, and the processor of {modality!r} makes {kind}.")
         return problems
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,8 +126,8 @@ class MmfModel(MultimodalModel):
             output = self.model(self.sample_list(self._sample(self.own(inputs))))
         scores = output.get(self.output) if isinstance(output, Mapping) else None
         if not isinstance(scores, Tensor):
-            told = ", ".join(map(str, output)) if isinstance(output, Mapping) else type(output).__name__
-            raise ValueError(f"MMF's {self.name} gives {told or 'nothing'}, in which {self.output!r} is no tensor; set output")
+            got = ", ".join(map(str, output)) if isinstance(output, Mapping) else type(output).__name__
+            raise ValueError(f"MMF's {self.name} gives {got or 'nothing'}, in which {self.output!r} is no tensor; set output")
         if scores.ndim != 2 or scores.shape[1] != self.num_classes:
             raise ValueError(
                 f"{self.output!r} of MMF's {self.name} has the shape {list(scores.shape)}, wanted [B, {self.num_classes}]; "
@@ -140,10 +140,13 @@ class MmfModel(MultimodalModel):
         like = next(iter(own.values())).mask
         sample: dict[str, Any] = {}
         for modality, field in self.fields.items():
-            x = own[modality] if modality in own else self._absent(field, like)
-            sample |= FIELDS[field](blanked(x, self.pad_id)) if field in FIELDS else {field: blanked(x, self.pad_id).values}
-        if self.num_regions is not None and "image_feature_0" in sample:
-            sample |= filled_up(sample, self.num_regions)
+            x = blanked(own[modality] if modality in own else self._absent(field, like), self.pad_id)
+            if field == "input_ids":
+                sample |= words(x)
+            elif field == "image_feature_0":
+                sample |= regions(x, self.num_regions)
+            else:
+                sample[field] = x.values
         return sample | {"dataset_name": self.dataset_name, "dataset_type": "train" if self.training else "val"}
 
     def _absent(self, field: str, like: Tensor) -> ModalityInputs:
@@ -164,8 +167,15 @@ def words(text: ModalityInputs) -> dict[str, Any]:
     return {"input_ids": text.values, "input_mask": text.mask.long(), "segment_ids": segments, "text": text.values}
 
 
-def regions(image: ModalityInputs) -> dict[str, Any]:
+def regions(image: ModalityInputs, num_regions: int | None = None) -> dict[str, Any]:
     """The fields of an image's regions [B, L, D], those that are there in front, as MMF counts them.
+
+    Args:
+        image: the regions, zeros where nothing is to be seen.
+        num_regions: up to how many they are filled up with zeros.
+
+    Raises:
+        ValueError: if an image has more.
 
     >>> image = ModalityInputs(torch.tensor([[[0.0], [7.0], [8.0]]]), torch.tensor([[False, True, True]]))
     >>> fields = regions(image)
@@ -177,28 +187,13 @@ def regions(image: ModalityInputs) -> dict[str, Any]:
     whole = image.values.new_tensor([0.0, 0.0, 1.0, 1.0, 1.0])
     places = whole.expand(*image.mask.shape, 5) if boxes is None else with_area(boxes).to(image.values.dtype)  # [B, L, 5]
     places = places.masked_fill(~image.mask[..., None], 0.0)
-    info = {"max_features": image.mask.sum(1), "bbox": places.take_along_dim(front, 1)}
-    return {"image_feature_0": image.values.take_along_dim(front, 1), "image_info_0": info}
-
-
-def filled_up(sample: Mapping[str, Any], num_regions: int) -> dict[str, Any]:
-    """The fields of an image with as many regions as a model wants.
-
-    Raises:
-        ValueError: if an image has more.
-    """
-    features, info = sample["image_feature_0"], sample["image_info_0"]
-    more = num_regions - features.shape[1]
-    if more < 0:
-        raise ValueError(f"an image has {features.shape[1]} regions, and num_regions is {num_regions}")
-    return {
-        "image_feature_0": pad(features, (0, 0, 0, more)),
-        "image_info_0": info | {"bbox": pad(info["bbox"], (0, 0, 0, more))},
-    }
-
-
-FIELDS: Mapping[str, Callable[[ModalityInputs], dict[str, Any]]] = {"input_ids": words, "image_feature_0": regions}
-"""The fields that come with others."""
+    features, boxes = image.values.take_along_dim(front, 1), places.take_along_dim(front, 1)
+    if num_regions is not None:
+        more = num_regions - features.shape[1]
+        if more < 0:
+            raise ValueError(f"an image has {features.shape[1]} regions, and num_regions is {num_regions}")
+        features, boxes = pad(features, (0, 0, 0, more)), pad(boxes, (0, 0, 0, more))
+    return {"image_feature_0": features, "image_info_0": {"max_features": image.mask.sum(1), "bbox": boxes}}
 
 
 def imported(module: str) -> Any:
@@ -217,28 +212,18 @@ def imported(module: str) -> Any:
         ) from error
 
 
-def registered(name: str) -> Any:
-    """The class of a model of MMF.
-
-    Raises:
-        ValueError: if none has that name.
-    """
-    imported("mmf.models")
-    registry = imported("mmf.common.registry").registry
-    found = registry.get_model_class(name)
-    if found is None:
-        names = sorted(registry.mapping["model_name_mapping"])
-        raise ValueError(f"MMF has no model {name!r}; it has {', '.join(names)}.{did_you_mean(name, names)}")
-    return found
-
-
-def made(name: str, config: Mapping[str, Any], num_classes: int) -> tuple[nn.Module, Patches]:
+def build(name: str, config: Mapping[str, Any], num_classes: int) -> tuple[nn.Module, Patches]:
     """A model of MMF with its own first weights, for classification, and the methods of transformers that it runs with.
 
     Raises:
         ValueError: if there is none of that name, or if it refuses its configuration.
     """
-    cls = registered(name)
+    imported("mmf.models")
+    registry = imported("mmf.common.registry").registry
+    cls = registry.get_model_class(name)
+    if cls is None:
+        names = sorted(registry.mapping["model_name_mapping"])
+        raise ValueError(f"MMF has no model {name!r}; it has {', '.join(names)}.{did_you_mean(name, names)}")
     before = bert_methods()
     try:
         model = cls(configured(cls, name, config, num_classes))
@@ -247,8 +232,7 @@ def made(name: str, config: Mapping[str, Any], num_classes: int) -> tuple[nn.Mod
     except Exception as error:  # nothing narrower: downloads, configurations and old code may raise anything
         raise ValueError(f"MMF cannot build {name} with config {dict(config)}: {raised_at(error)}") from error
     finally:
-        for (owner, attribute), method in before.items():
-            setattr(owner, attribute, method)
+        _set(before)
     model.is_pretrained = True  # it returns what it computes, and no losses
     model.is_pl_enabled = True  # it leaves its inputs on the device that they are on
     return model, patches
@@ -271,12 +255,15 @@ def swapped(patches: Patches) -> Iterator[None]:
     """Runs with other methods and puts back those that were there, so that the other models of a run keep theirs."""
     before = {(owner, attribute): getattr(owner, attribute) for owner, attribute in patches}
     try:
-        for (owner, attribute), method in patches.items():
-            setattr(owner, attribute, method)
+        _set(patches)
         yield
     finally:
-        for (owner, attribute), method in before.items():
-            setattr(owner, attribute, method)
+        _set(before)
+
+
+def _set(methods: Patches) -> None:
+    for (owner, attribute), method in methods.items():
+        setattr(owner, attribute, method)
 
 
 def configured(cls: Any, name: str, config: Mapping[str, Any], num_classes: int) -> Any:
@@ -285,8 +272,8 @@ def configured(cls: Any, name: str, config: Mapping[str, Any], num_classes: int)
 
     path = cls.config_path()
     whole = OmegaConf.create() if path is None else imported("mmf.utils.configuration").load_yaml(path)
-    said: Any = OmegaConf.to_container(whole)
-    defaults = (said.get("model_config") or {}).get(name) or {}
+    usual: Any = OmegaConf.to_container(whole)
+    defaults = (usual.get("model_config") or {}).get(name) or {}
     known: dict[str, Any] = {"num_labels": num_classes}
     if "training_head_type" in defaults:
         known["training_head_type"] = "classification"
@@ -303,13 +290,11 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
         ValueError: if they do not fit.
     """
     rename = getattr(model, "format_state_key", lambda name: name)
-    own = {n: t for n, t in model.state_dict().items() if n.endswith(COUNTED)}
-    theirs = {rename(n): t for n, t in tensors.items() if not n.endswith(COUNTED)}
+    own = {n: t for n, t in model.state_dict().items() if n.endswith("position_ids")}
+    theirs = {rename(n): t for n, t in tensors.items() if not n.endswith("position_ids")}
     load_exactly(model, own | theirs, source)
 
 
-COUNTED = ("position_ids",)
-
-
-def _fields(inputs: Mapping[str, str] | None) -> dict[str, str]:
+def fields_of(inputs: Mapping[str, str] | None) -> dict[str, str]:
+    """The field that carries each modality, sorted by the modality."""
     return dict(sorted((inputs or USUAL_FIELDS).items()))

@@ -74,9 +74,10 @@ class TorchModule(MultimodalModel):
         for modality in self.masks:
             if modality not in inputs:
                 raise ValueError(f"masks.{modality}: inputs has no such modality, only {', '.join(self.modalities)}")
-        self.module = made(target, options or {}, num_classes)
+        self.module = build(target, options or {}, num_classes)
         arguments = inspect.signature(self.module.forward).parameters
-        self.required = [name for name, p in arguments.items() if p.default is p.empty and p.kind not in VARIABLE]
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        self.required = [name for name, p in arguments.items() if p.default is p.empty and p.kind not in variable]
         self._refuse_arguments(arguments)
         self.classifier = None if summary_size is None else nn.Linear(summary_size, num_classes)
 
@@ -93,44 +94,43 @@ class TorchModule(MultimodalModel):
         return super().check(options, setting)
 
     def forward(self, inputs: Inputs) -> ModelOutput:
-        found = self._read(self.module(**self._arguments(inputs)))
+        output = self._tensor(self.module(**self._arguments(inputs)))
         wanted = self.num_classes if self.classifier is None else self.classifier.in_features
-        if found.ndim == 3 and self.classifier is None:
+        shape = f"{self.output!r} of {self.target} has the shape {list(output.shape)}, wanted [B, {wanted}]"
+        if output.ndim == 3 and self.classifier is None:
             raise ValueError(
-                f"{self.output!r} of {self.target} has the shape {list(found.shape)}, wanted [B, {wanted}]: an answer at each "
-                f"place is that of a model that writes texts, and generative models are not supported yet"
+                f"{shape}: an answer at each place is that of a model that writes texts, "
+                f"and generative models are not supported yet"
             )
-        if found.ndim != 2 or found.shape[-1] != wanted:
+        if output.ndim != 2 or output.shape[-1] != wanted:
             raise ValueError(
-                f"{self.output!r} of {self.target} has the shape {list(found.shape)}, wanted [B, {wanted}]; "
-                f"say in options how many classes there are, or give summary_size for an output that is not the logits"
+                f"{shape}; say in options how many classes there are, or give summary_size for an output that is not the logits"
             )
-        return ModelOutput(found if self.classifier is None else self.classifier(found))  # [B, C]
+        return ModelOutput(output if self.classifier is None else self.classifier(output))  # [B, C]
 
     def _arguments(self, inputs: Inputs) -> dict[str, Tensor]:
         own, arguments = self.own(inputs), {}
-        for modality, x in own.items():
-            arguments[self.inputs[modality]] = blanked(x, self.pad_id).values
-            if modality in self.masks:
-                arguments[self.masks[modality]] = x.mask.long()
-        for modality in self.modalities:
-            if modality not in own and self.inputs[modality] in self.required:
+        for modality, argument in self.inputs.items():
+            if modality in own:
+                arguments[argument] = blanked(own[modality], self.pad_id).values
+                if modality in self.masks:
+                    arguments[self.masks[modality]] = own[modality].mask.long()
+            elif argument in self.required:
                 raise ValueError(
-                    f"{self.target} needs {self.inputs[modality]!r} and {modality!r} was left out; "
-                    f"hide it by another masker, such as attention"
+                    f"{self.target} needs {argument!r} and {modality!r} was left out; hide it by another masker, such as attention"
                 )
         return arguments
 
-    def _read(self, output: Any) -> Tensor:
+    def _tensor(self, output: Any) -> Tensor:
         if isinstance(output, Tensor):
             return output
         entries = _entries(output)
-        found = entries.get(self.output)
-        if not isinstance(found, Tensor):
+        tensor = entries.get(self.output)
+        if not isinstance(tensor, Tensor):
             hint = did_you_mean(self.output, entries)
-            told = f"{type(output).__name__} of {', '.join(entries)}" if entries else type(output).__name__
-            raise ValueError(f"{self.target} gives a {told}, in which {self.output!r} is no tensor; set output.{hint}")
-        return found
+            got = f"{type(output).__name__} of {', '.join(entries)}" if entries else type(output).__name__
+            raise ValueError(f"{self.target} gives a {got}, in which {self.output!r} is no tensor; set output.{hint}")
+        return tensor
 
     def _refuse_arguments(self, arguments: Mapping[str, inspect.Parameter]) -> None:
         takes_any = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
@@ -155,9 +155,6 @@ def _entries(output: Any) -> dict[str, Any]:
     return dict(vars(output)) if hasattr(output, "__dict__") else {}
 
 
-VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
 def imported(target: str) -> Callable[..., nn.Module]:
     """What a dotted name stands for: a class of modules, or a function that is annotated to return one.
 
@@ -173,43 +170,37 @@ def imported(target: str) -> Callable[..., nn.Module]:
         raise ValueError(f"target {target!r} cannot be imported: {raised_at(error)}") from error
     if not hasattr(package, attribute):
         raise ValueError(f"target {target!r}: {module} has no {attribute!r}.{did_you_mean(attribute, vars(package))}")
-    found = getattr(package, attribute)
-    if not _makes_modules(found):
-        what = f"the class {found.__qualname__}" if isinstance(found, type) else f"of type {type(found).__name__}"
+    factory = getattr(package, attribute)
+    returned = factory
+    if inspect.isfunction(factory):
+        try:
+            returned = get_type_hints(factory).get("return")
+        except Exception:  # an annotation of a user's may name anything
+            returned = None
+    if not (isinstance(returned, type) and issubclass(returned, nn.Module)) or inspect.isabstract(returned):
+        what = f"the class {factory.__qualname__}" if isinstance(factory, type) else f"of type {type(factory).__name__}"
         raise ValueError(
             f"target {target!r} must be a class of nn.Module, or a function annotated to return one (-> nn.Module), and is {what}"
         )
-    makes: Callable[..., nn.Module] = found
-    return makes
+    checked: Callable[..., nn.Module] = factory
+    return checked
 
 
-def _makes_modules(found: Any) -> bool:
-    made = found
-    if inspect.isfunction(found):
-        try:
-            made = get_type_hints(found).get("return")
-        except Exception:  # an annotation of a user's may name anything
-            return False
-    return isinstance(made, type) and issubclass(made, nn.Module) and not inspect.isabstract(made)
-
-
-def made(target: str, options: Mapping[str, Any], num_classes: int) -> nn.Module:
-    """The module that a class or function makes of options, and of the number of classes if it asks for it by name.
+def build(target: str, options: Mapping[str, Any], num_classes: int) -> nn.Module:
+    """The module that a class or function makes of options, and of the number of classes if it takes it by name.
 
     Raises:
-        ValueError: if it has no such option, refuses them, or makes something else.
+        ValueError: if it has no such option, or refuses them.
     """
-    make = imported(target)
-    takes = inspect.signature(make).parameters
+    factory = imported(target)
+    takes = inspect.signature(factory).parameters
     given = {"num_classes": num_classes, **options} if "num_classes" in takes else dict(options)
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         for name in given:
             if name not in takes:
-                raise ValueError(
-                    f"options.{name}: {target} has no such argument, only {', '.join(takes)}.{did_you_mean(name, takes)}"
-                )
+                hint = did_you_mean(name, takes)
+                raise ValueError(f"options.{name}: {target} has no such argument, only {', '.join(takes)}.{hint}")
     try:
-        module = make(**given)
+        return factory(**given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{target} cannot be made with options {given}: {error}") from error
-    return module

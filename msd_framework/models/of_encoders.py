@@ -13,10 +13,10 @@ from msd_framework.structures import FeatureKind, ModalityInputs, Setting
 
 
 class ModelOfEncoders(MultimodalModel):
-    """A model with the option ``encoders``, an encoder by the name of each modality that it reads.
+    """A model with the option ``encoders``, which a subclass registers among its modules.
 
     Args:
-        encoders: them, which a subclass registers among its modules.
+        encoders: an encoder for each modality, by its name.
         num_classes: C.
 
     Raises:

@@ -51,12 +51,13 @@ class SingleSequence(SummaryModel):
         """Where each modality has its positions in the sequence of a view, and all of them as `fused`."""
         spans: dict[str, Span] = {}
         start = 0
-        for part in view:
-            stop = start + part.mask.shape[1]
-            if part.modality is not None:
-                spans[part.modality] = Span(start, stop, part.mask if part.special is None else part.mask & ~part.special)
+        for segment in view:
+            stop = start + segment.mask.shape[1]
+            if segment.modality is not None:
+                own = segment.mask if segment.special is None else segment.mask & ~segment.special
+                spans[segment.modality] = Span(start, stop, own)
             start = stop
-        return spans | {FUSED: Span(0, start, torch.cat([part.mask for part in view], 1))}
+        return spans | {FUSED: Span(0, start, _mask(view))}
 
     @property
     def summary_size(self) -> int:
@@ -69,19 +70,19 @@ class SingleSequence(SummaryModel):
     def feature_kinds(self) -> dict[str, FeatureKind]:
         """Layers of the whole sequence and of each modality's part of it, to which [CLS] and [SEP] do not belong."""
         num_layers, of_modality = len(self.encoder.layers), [what for what in KINDS if what != "cls"]
-        found: dict[str, FeatureKind] = layer_features(FUSED, num_layers) | {SUMMARY: "pooled"}
+        kinds: dict[str, FeatureKind] = layer_features(FUSED, num_layers) | {SUMMARY: "pooled"}
         for modality in self.modalities:
-            found |= layer_features(modality, num_layers, of_modality)
-        return found
+            kinds |= layer_features(modality, num_layers, of_modality)
+        return kinds
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         parts = self.parts(views)
         summaries, states = self._read(parts, layers_of(name for names in wanted for name in names))
         features: list[Features] = []
         for view, of_view, names, summary in zip(parts, states, wanted, summaries):
-            spans = self.spans(view) if names else {}
-            found = Trace(self.encoder, of_view, spans[FUSED].mask, spans).features(names) if names else {}
-            features.append(found | ({SUMMARY: Feature(summary)} if SUMMARY in names else {}))
+            spans = self.spans(view)
+            of_layers = Trace(self.encoder, of_view, spans[FUSED].mask, spans).features(names)
+            features.append(of_layers | {SUMMARY: Feature(summary)} if SUMMARY in names else of_layers)
         return ModelOutput(self.classify(summaries)), features
 
     def encode(self, inputs: Inputs) -> Encoded:
@@ -94,11 +95,11 @@ class SingleSequence(SummaryModel):
         """The sequence that the transformer reads, padded, float [B, L, D], and its mask, bool [B, L]."""
         norm, dropout = self.before_first_layer
         embedded = []
-        for part in view:
+        for segment in view:
             # what is hidden may be no number at all, which even an attention of 0 would let through
-            contents = [visible(x, part.mask) if x.is_floating_point() else x for x in part.contents]
-            embedded.append(dropout(norm(part.embed(*contents))))
-        return torch.cat(embedded, 1), torch.cat([part.mask for part in view], 1)
+            contents = [visible(x, segment.mask) if x.is_floating_point() else x for x in segment.contents]
+            embedded.append(dropout(norm(segment.embed(*contents))))
+        return torch.cat(embedded, 1), _mask(view)
 
     def pool(self, first: Tensor) -> Tensor:
         """The summary [.., D] of the first position's last state [.., D]."""
@@ -106,17 +107,19 @@ class SingleSequence(SummaryModel):
 
     def _read(self, views: Sequence[Sequence[Segment]], layers: Collection[int]) -> tuple[Tensor, list[Mapping[int, Tensor]]]:
         """The summaries [V, B, D] of several views, and the states [B, L, D] of some layers in each of them."""
-        states: list[Mapping[int, Tensor]]
+        states: list[dict[int, Tensor]]
         if self.packed:
             x, rows, place = self._packed(views)
             first, packed = read_layers(self.encoder, x, rows, place, layers)  # [V * B, D]
-            unpacked = {layer: rows.unpack(x) for layer, x in packed.items()}
-            states = [{layer: x[v] for layer, x in unpacked.items()} for v in range(len(views))]
+            states = [{} for _ in views]
+            for layer, sequence in packed.items():
+                for of_view, x in zip(states, rows.unpack(sequence)):
+                    of_view[layer] = x
         else:
             padded = [self.encoder.trace(*self.embed(view), layers) for view in views]
             first = torch.cat([hidden[:, 0] for hidden, _ in padded])
             states = [of_view for _, of_view in padded]
-        return self.pool(first).view(len(views), -1, self.summary_size), states
+        return self.pool(first).view(len(views), -1, self.summary_size), [*states]
 
     def _packed(self, views: Sequence[Sequence[Segment]]) -> tuple[Tensor, PackedRows, Move]:
         """What the first layer reads of all views, [U, D] or [N, D], its rows, and what puts it into them."""
@@ -127,3 +130,7 @@ class SingleSequence(SummaryModel):
         if self.share_embedding_dropout or not self.training:
             return dropout(embeddings), rows, rows.place
         return dropout(rows.place(embeddings)), rows, whole
+
+
+def _mask(view: Sequence[Segment]) -> Tensor:
+    return torch.cat([segment.mask for segment in view], 1)

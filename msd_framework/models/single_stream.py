@@ -54,8 +54,6 @@ class SingleStream(ModelOfEncoders, SingleSequence):
     the encoder gets no gradient: under DDP one view of a step must show it, as the full view does.
 
     Args:
-        encoders: an encoder for each modality, by its name.
-        num_classes: C.
         hidden_size: D.
         num_layers: transformer layers.
         num_heads: heads of each attention.

@@ -68,20 +68,32 @@ class UnimodalModel(MultimodalModel):
 
 @MODELS.register("unimodal_text")
 class UnimodalText(UnimodalModel):
-    """A classifier of the text alone."""
+    """A classifier of the text alone.
+
+    Args:
+        encoder: makes a summary of the text.
+    """
 
     modality = "text"
 
 
 @MODELS.register("unimodal_image")
 class UnimodalImage(UnimodalModel):
-    """A classifier of the image alone."""
+    """A classifier of the image alone.
+
+    Args:
+        encoder: makes a summary of the image.
+    """
 
     modality = "image"
 
 
 @MODELS.register("unimodal_audio")
 class UnimodalAudio(UnimodalModel):
-    """A classifier of the sound alone."""
+    """A classifier of the sound alone.
+
+    Args:
+        encoder: makes a summary of the sound.
+    """
 
     modality = "audio"

@@ -110,15 +110,9 @@ class Vilbert(ImageTextModel):
     Source: Lu et al., ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations, NeurIPS 2019.
 
     Args:
-        num_classes: C.
-        vocab_size: how many word ids there are; 30522 if neither this nor `pretrained` says.
-        pad_id: the id of [PAD], which has no meaning to learn.
-        feature_size: F, features a region; 2048 if neither this nor `pretrained` says. An image encoder sets it.
         hidden_size: features of the text stream; 768 if neither this nor `pretrained` says.
         num_layers: layers of the text stream; 12 if neither this nor `pretrained` says.
-        num_heads: heads of its attentions; 12 if neither this nor `pretrained` says, which a file of weights alone never does.
         intermediate_size: features inside its perceptrons; 3072 if neither this nor `pretrained` says.
-        max_positions: the longest text; 512 if neither this nor `pretrained` says.
         num_segments: segments that words can have; 2 if neither this nor `pretrained` says.
         image_hidden_size: features of the image stream; 1024 if neither this nor `pretrained` says.
         image_num_layers: layers of the image stream; 6 if neither this nor `pretrained` says.
@@ -127,17 +121,10 @@ class Vilbert(ImageTextModel):
         co_hidden_size: features of the connections and of both summaries; 1024 if neither this nor `pretrained` says.
         co_num_heads: heads of the connections; 8 if this does not say.
         num_connections: how many there are; 6 if neither this nor `pretrained` says.
-        dropout: the share of features that is dropped.
-        attention_dropout: the share of attention weights that is dropped.
         fusion: how the two summaries become one, mul or sum.
-        head: the classifier, one linear layer or MMF's dense, GELU, layer norm and linear.
         pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors; or a folder or hub name
             with transformers' weights of a BERT, with which the text stream begins.
         pretrained_head: whether the classifier too is taken from `pretrained`, a file of MMF's, with as many classes.
-        image_encoder: turns pixels into regions; none if the image comes as features.
-        cls_id: the id of [CLS], used only where the text is left out.
-        sep_id: the id of [SEP], used only where the text is left out.
-        initializer_range: standard deviation of the initial weights.
 
     Raises:
         ValueError: if a size contradicts the pretrained weights, or if they do not fit.

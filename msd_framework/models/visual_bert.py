@@ -80,27 +80,10 @@ class VisualBert(ImageTextModel, SingleSequence):
     Source: Li et al., VisualBERT: A Simple and Performant Baseline for Vision and Language, 2019.
 
     Args:
-        num_classes: C.
-        vocab_size: how many word ids there are; 30522 if neither this nor `pretrained` says.
-        pad_id: the id of [PAD], which has no meaning to learn.
-        feature_size: F, features a region; 2048 if neither this nor `pretrained` says. An image encoder sets it.
-        hidden_size: D; 768 if neither this nor `pretrained` says.
-        num_layers: transformer layers; 12 if neither this nor `pretrained` says.
-        num_heads: heads of each attention; 12 if neither this nor `pretrained` says.
-        intermediate_size: features inside each layer's perceptron; 3072 if neither this nor `pretrained` says.
-        max_positions: the longest text; 512 if neither this nor `pretrained` says.
-        num_segments: segments that words and regions can have; 2 if neither this nor `pretrained` says.
-        layer_norm_eps: what layer norms add to the variance; 1e-12 if neither this nor `pretrained` says.
-        dropout: the share of features that is dropped.
-        attention_dropout: the share of attention weights that is dropped.
         visual_token_type: the segment of the regions. Weights trained by VisualBERT's authors or transformers have 1; MMF
             feeds 0, and its weights give other numbers with 1.
-        head: the classifier, one linear layer or MMF's dense, GELU, layer norm and linear.
         pretrained: a folder or hub name with transformers' weights of a VisualBERT, or of a BERT whose segments and positions
             then begin those of the regions.
-        image_encoder: turns pixels into regions; none if the image comes as features.
-        cls_id: the id of [CLS], used only where the text is left out.
-        sep_id: the id of [SEP], used only where the text is left out.
         initializer_range: standard deviation of the initial weights; 0.1 suits a model of 64 features from scratch.
         packed: whether views share one pass without padding; if not, each runs padded and for itself, with the same numbers.
         share_embedding_dropout: whether views that show the same words or regions drop the same features of their embeddings, so
@@ -173,17 +156,19 @@ class VisualBert(ImageTextModel, SingleSequence):
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         regions = OncePerInput(self._regions)
-        found = []
+        parts = []
         for view in map(self.own, views):
             text = view["text"] if "text" in view else self.embeddings.empty(len(view["image"].mask))
             image = [regions(view["image"])] if "image" in view else []
-            found.append([self._words(text), *image])
-        return found
+            parts.append([self._words(text), *image])
+        return parts
 
     def _words(self, text: ModalityInputs) -> Segment:
         e, ids = self.embeddings, text.values
+        # Views of one text share these objects, whatever they hide, so its words are embedded once for all of them.
         made_of: tuple[object, ...] = (ids, text.extras.get("positions"), text.extras.get("segments"))
-        if not (can_look(ids) and text.mask[:, 0].all()):  # a row that may begin with a hidden word, which is read as [PAD]
+        # A hidden word has no place in a row, so its id does not matter; only the first one keeps its place, and is read as [PAD].
+        if not (can_look(ids) and text.mask[:, 0].all()):
             ids = ids.masked_fill(~text.mask, e.pad_id)
             made_of = (ids,)
         positions, segments = e.positions(text).expand(ids.shape), e.segments(text)
@@ -200,7 +185,8 @@ class VisualBert(ImageTextModel, SingleSequence):
         parts = self.parts(views)
         embeddings, rows = pack(parts, self.encoder.token_cost, watched)  # [U, D]
         sequence = rows.place(embeddings)  # [N, D]; from here on, each row has positions of its own
-        # dropout as a factor, drawn as `_packed` draws it: the norm before it runs on the sequence here, for a product a row
+        # The norm runs on the sequence, not on distinct tokens as in `_packed`: the tape needs its input and gradient row by row.
+        # Dropout behind it is a factor, drawn for distinct tokens or for the sequence as `_packed` does.
         shared = self.share_embedding_dropout or not self.training
         kept = rows.place(drop(torch.ones_like(embeddings))) if shared else drop(torch.ones_like(sequence))
 
@@ -208,7 +194,7 @@ class VisualBert(ImageTextModel, SingleSequence):
             return tape.along(direction, e, lambda: pack(parts, self.encoder.token_cost)[0])  # [U, D]
 
         places, firsts, by_view = orders(rows, len(views), watched)
-        # an embedding's inputs are ids, which tell nothing of a direction: the tape embeds anew, along it
+        # embeddings have ids for inputs, so the tape embeds all views anew along a direction, each token once
         tape.keep(sequence, (), places, lambda u: places.take(rows.place(embed(u))))
         *layers, last = cast("list[TransformerLayer]", list(self.encoder.layers))
         # of the last layer, keys and values are made of all positions, and all else of the first one of each row

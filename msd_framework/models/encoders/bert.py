@@ -27,7 +27,6 @@ class Bert(Encoder):
         name: a folder or a name on the Hugging Face hub.
         config: what its config.json would say, `model_type` included, to start from random weights instead.
         vocab_size: how many word ids there are; the model must have an embedding for each.
-        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if not exactly one of `name` and `config` is given, if there is no such model, or if it takes no texts or

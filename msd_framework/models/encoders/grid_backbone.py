@@ -1,4 +1,4 @@
-"""Any image network of torchvision or transformers as a grid of features: what it says of each cell of an image."""
+"""Any image network of torchvision or transformers as a grid of features, one vector a cell of an image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_SPECIAL = 8
 
 @dataclass(frozen=True)
 class Sight:
-    """How a network wants to see images.
+    """How images are prepared for a network.
 
     Args:
         size: height and width in pixels.
@@ -50,9 +50,9 @@ class GridBackbone(nn.Module):
     are left out: h and w follow from the size of the patches, or else from the sides of the image, with S as small as can be.
 
     Args:
-        network: sees pixels float [B, 3, H, W]; it is put into eval mode.
+        network: takes pixels float [B, 3, H, W]; it is put into eval mode.
         layer: the name of the module whose output is taken; empty for the network's own output.
-        sight: how it wants to see images.
+        sight: how images are prepared for it.
         patch_size: pixels of a patch's side, where the network has patches.
 
     Raises:
@@ -71,17 +71,17 @@ class GridBackbone(nn.Module):
                 f"the network has no layer {layer!r}.{did_you_mean(layer, modules)} Its last ones: {', '.join([*modules][-5:])}"
             )
         self.network, self.layer, self.sight, self.patch_size = network.eval(), layer, sight, patch_size
-        self._seen: list[Any] = []
-        modules[layer].register_forward_hook(lambda module, inputs, output: self._seen.append(output))
+        self._outputs: list[Any] = []
+        modules[layer].register_forward_hook(lambda module, inputs, output: self._outputs.append(output))
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """Features, float [B, h, w, D].
 
         Raises:
-            ValueError: if what the layer says is no grid, or the network cannot see images of this size.
+            ValueError: if the output of the layer is no grid, or the network takes no images of this size.
         """
-        self._seen.clear()
+        self._outputs.clear()
         try:
             self.network(pixels)
         except (RuntimeError, ValueError, AssertionError) as error:
@@ -91,13 +91,13 @@ class GridBackbone(nn.Module):
             raise ValueError(
                 f"the network cannot see images of {size} pixels ({str(error).splitlines()[0]}); name its image_size"
             ) from error
-        if not self._seen:
+        if not self._outputs:
             raise ValueError(f"the layer {self.layer!r} was not used for an image; name another")
-        return as_grid(_tensor(self._seen.pop()), (pixels.shape[2], pixels.shape[3]), self.patch_size)
+        return as_grid(_tensor(self._outputs.pop()), (pixels.shape[2], pixels.shape[3]), self.patch_size)
 
 
 def as_grid(values: Tensor, sides: tuple[int, int], patch_size: int | None = None) -> Tensor:
-    """What a layer says of images as a grid, float [B, h, w, D].
+    """The output of a layer as a grid, float [B, h, w, D].
 
     Args:
         values: a map [B, D, h, w] or [B, h, w, D], or tokens [B, S + h w, D].
@@ -168,11 +168,12 @@ def torchvision_backbone(
     network = models.get_model(name, weights=chosen, **without)
     if is_file:
         load_exactly(network, read_tensors(Path(weights).expanduser()), weights)
-    mean, std, wanted = IMAGENET[0], IMAGENET[1], getattr(network, "image_size", IMAGE_SIZE)
+    (mean, std), side = IMAGENET, IMAGE_SIZE
     if chosen is not None:
         transforms = chosen.transforms()
-        mean, std, wanted = tuple(transforms.mean), tuple(transforms.std), getattr(network, "image_size", transforms.crop_size[0])
-    sight = Sight(size or (wanted, wanted), mean, std)
+        mean, std, side = tuple(transforms.mean), tuple(transforms.std), transforms.crop_size[0]
+    side = getattr(network, "image_size", side)
+    sight = Sight(size or (side, side), mean, std)
     return GridBackbone(
         network, layer if layer is not None else _last_grid(network, sight.size), sight, getattr(network, "patch_size", None)
     )
@@ -207,10 +208,10 @@ def transformers_backbone(
     network = next((getattr(network, tower) for tower in TOWERS if hasattr(network, tower)), network).float()
     if getattr(network, "main_input_name", "pixel_values") != "pixel_values":
         raise ValueError(f"{name} takes {network.main_input_name}, wanted a model that takes pixel_values")
-    sees = _preprocessing(name)
-    mean, std = tuple(sees.get("image_mean", IMAGENET[0])), tuple(sees.get("image_std", IMAGENET[1]))
-    wanted, patch = getattr(network.config, "image_size", None), getattr(network.config, "patch_size", None)
-    sight = Sight(size or _sides(wanted or sees.get("crop_size") or sees.get("size") or IMAGE_SIZE), mean, std)
+    given = _preprocessing(name)
+    mean, std = tuple(given.get("image_mean", IMAGENET[0])), tuple(given.get("image_std", IMAGENET[1]))
+    side, patch = getattr(network.config, "image_size", None), getattr(network.config, "patch_size", None)
+    sight = Sight(size or _sides(side or given.get("crop_size") or given.get("size") or IMAGE_SIZE), mean, std)
     return GridBackbone(network, layer or "", sight, patch if isinstance(patch, int) else None)
 
 
@@ -235,38 +236,40 @@ def build_backbone(
 
 def _last_grid(network: nn.Module, sides: tuple[int, int]) -> str:
     """The last module before the head whose output is a grid, from a look at a blank image."""
-    found: list[str] = []
+    grids: list[str] = []
 
     def note(name: str) -> Any:
         def look(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim in (3, 4):
-                found.append(name)
+                grids.append(name)
 
         return look
 
-    named = [(n, m) for n, m in network.named_modules() if n and n.partition(".")[0] not in HEADS]
-    hooks = [module.register_forward_hook(note(name)) for name, module in named]
+    hooks = []
+    for name, module in network.named_modules():
+        if name and name.partition(".")[0] not in HEADS:
+            hooks.append(module.register_forward_hook(note(name)))
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, 3, *sides))
     finally:
         for hook in hooks:
             hook.remove()
-    if not found:
+    if not grids:
         raise ValueError("no layer of the network says a grid of features; name one")
-    return found[-1]
+    return grids[-1]
 
 
 def _tensor(output: Any) -> Tensor:
-    """What a module says, where it may say more than one thing."""
+    """The tensor in an output that may have more than one."""
     if isinstance(output, Tensor):
         return output
-    found = getattr(output, "last_hidden_state", None)
-    if found is None:
-        found = next(iter(output.values() if isinstance(output, Mapping) else output), None)
-    if not isinstance(found, Tensor):
+    values = getattr(output, "last_hidden_state", None)
+    if values is None:
+        values = next(iter(output.values() if isinstance(output, Mapping) else output), None)
+    if not isinstance(values, Tensor):
         raise ValueError(f"the layer says a {type(output).__name__}, wanted a tensor; name another")
-    return found
+    return values
 
 
 def _alike(grid: Any, sides: tuple[int, int]) -> bool:
@@ -278,10 +281,10 @@ def _alike(grid: Any, sides: tuple[int, int]) -> bool:
 def _preprocessing(name: str) -> dict[str, Any]:
     try:
         file = find_file(name, "preprocessor_config.json")
-    except ValueError:  # a model need not say how it wants to see images
+    except ValueError:  # a model need not say how images are prepared for it
         return {}
-    found: dict[str, Any] = read_json(file)
-    return found
+    preprocessing: dict[str, Any] = read_json(file)
+    return preprocessing
 
 
 def _sides(size: Any) -> tuple[int, int]:

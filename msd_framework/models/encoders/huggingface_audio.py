@@ -46,7 +46,6 @@ class HuggingFaceAudio(Encoder):
         config: what its config.json would say, `model_type` included, to start from random weights instead.
         extractor: what its preprocessor_config.json would say, such as `{do_normalize: false}`; beside a `name`, it goes before
             the file's.
-        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if not exactly one of `name` and `config` is given, if there is no such model, if it takes no sounds or is
@@ -74,24 +73,26 @@ class HuggingFaceAudio(Encoder):
         super().__init__()
         positive(sample_rate=sample_rate)
         kind = model_type(name, config)
-        if kind not in KNOWN:
-            raise ValueError(f"{name or 'config'} is a model of type {kind}; sound encoders are {', '.join(KNOWN)}")
-        self.asked = KNOWN[kind]
+        if kind not in ARCHITECTURES:
+            raise ValueError(f"{name or 'config'} is a model of type {kind}; sound encoders are {', '.join(ARCHITECTURES)}")
+        self.architecture = ARCHITECTURES[kind]
         if name is not None:
             model = load_published(name, encoder_only=True, attn_implementation="eager")
         else:
             model = start_at_random(config or {}, {}, encoder_only=True)
-        made = _extractor(model.config, name, extractor or {}, {} if name else self.asked.sizes(model.config, sample_rate))
-        if made.sampling_rate != sample_rate:
+        sizes = {} if name else self.architecture.sizes(model.config, sample_rate)
+        prepares = _extractor(model.config, name, extractor or {}, sizes)
+        if prepares.sampling_rate != sample_rate:
             raise ValueError(
-                f"{name or 'the model'} is for {made.sampling_rate} samples a second, and the sounds have {sample_rate}; "
+                f"{name or 'the model'} is for {prepares.sampling_rate} samples a second, and the sounds have {sample_rate}; "
                 f"convert the files, and set the processor's sample_rate"
             )
-        known = _options(type(made))
-        self.settings: dict[str, Any] = json.loads(json.dumps({k: v for k, v in made.to_dict().items() if k in known}))
+        options = _options(type(prepares))
+        settings = {key: value for key, value in prepares.to_dict().items() if key in options}
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.published = model.config
-        self.front = self.asked.front(model.config, made, sample_rate)
-        self.model = self.asked.encoder(model)
+        self.front = self.architecture.front(model.config, prepares, sample_rate)
+        self.model = self.architecture.encoder(model)
         self.width = int(model.config.hidden_size)
         if freeze:
             self.requires_grad_(False)
@@ -104,20 +105,22 @@ class HuggingFaceAudio(Encoder):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The states of each layer, as transformers tells them."""
+        """The states of each layer, as transformers returns them."""
         return super().feature_kinds | layer_features("", self.published.num_hidden_layers, ("hidden", "mean"))
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
-        samples, heard = self._cut(inputs)
+        samples, is_sound = self._cut(inputs)
         with torch.autocast(samples.device.type, enabled=False):
-            read = self.front(samples, heard)
+            read = self.front(samples, is_sound)
         layered = of_layers(wanted)
-        seen = self.asked.see(self.model, read, heard, bool(layered))
-        mask = seen.mask & inputs.mask.any(1, keepdim=True)  # [B, L]; of nothing there is no position
-        encoded = Encoded(seen.tokens, mask, masked_mean(seen.tokens, mask) if seen.summary is None else seen.summary)
-        span = Span(0, mask.shape[1], mask)
-        of_layer = {name: cut(KINDS[what], seen.states[layer], span) for name, (_, layer, what) in layered.items()}
-        return encoded, encoded.features(wanted) | of_layer
+        output = self.architecture.encode(self.model, read, is_sound, bool(layered))
+        mask = output.mask & inputs.mask.any(1, keepdim=True)  # [B, L]; a sound that is masked as a whole has no position
+        pooled = masked_mean(output.tokens, mask) if output.summary is None else output.summary
+        encoded = Encoded(output.tokens, mask, pooled)
+        features, span = encoded.features(wanted), Span(0, mask.shape[1], mask)
+        for name, (_, layer, what) in layered.items():
+            features[name] = cut(KINDS[what], output.states[layer], span)
+        return encoded, features
 
     def _cut(self, inputs: ModalityInputs) -> tuple[Tensor, Tensor]:
         """Samples [B, T] at a length that the architecture takes, and which of them are of a sound, bool [B, T]."""
@@ -129,14 +132,14 @@ class HuggingFaceAudio(Encoder):
 
 
 @dataclass(frozen=True)
-class Heard:
+class SoundEncoding:
     """What a model made of sounds.
 
     Args:
         tokens: float [B, L, D].
         summary: float [B, D]; None if it makes none.
         mask: bool [B, L], the positions with sound.
-        states: float [B, L, D] after each layer, where they were asked for.
+        states: float [B, L, D] after each layer, where they are wanted.
     """
 
     tokens: Tensor
@@ -145,16 +148,23 @@ class Heard:
     states: Sequence[Tensor]
 
 
-class Asked(ABC):
-    """How one kind of architecture is asked."""
+class Architecture(ABC):
+    """How one kind of architecture is run."""
 
     @abstractmethod
     def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
         """What makes of a sound what it reads."""
 
     @abstractmethod
-    def see(self, model: Any, read: Tensor, heard: Tensor, states: bool) -> Heard:
-        """What it makes of what it reads; `heard`, bool [B, T], says which samples are of a sound."""
+    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> SoundEncoding:
+        """What it makes of what it reads, with the states of its layers if they are wanted.
+
+        Args:
+            model: its sound encoder.
+            read: what `front` made of the sounds.
+            is_sound: which samples are of a sound, bool [B, T].
+            states: whether the states are wanted.
+        """
 
     def encoder(self, model: Any) -> Any:
         """The part that is a sound encoder, made ready to be trained."""
@@ -165,7 +175,7 @@ class Asked(ABC):
         return {"sampling_rate": sample_rate}
 
 
-class Convolved(Asked):
+class Convolved(Architecture):
     """Wav2Vec2 and those that followed it: convolutions over samples, then a transformer."""
 
     def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
@@ -181,16 +191,16 @@ class Convolved(Asked):
             model.masked_spec_embed.requires_grad_(False)  # what SpecAugment puts in the place of sound
         return model
 
-    def see(self, model: Any, read: Tensor, heard: Tensor, states: bool) -> Heard:
-        lengths = heard.sum(1)
+    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> SoundEncoding:
+        lengths = is_sound.sum(1)
         with _own_statistics(model, lengths):
-            output = model(read, attention_mask=heard.long(), output_hidden_states=states)
+            output = model(read, attention_mask=is_sound.long(), output_hidden_states=states)
         tokens: Tensor = output.last_hidden_state
         count = model._get_feat_extract_output_lengths(lengths)
-        return Heard(tokens, None, _first(tokens, count), output.hidden_states or ())
+        return SoundEncoding(tokens, None, _first(tokens, count), output.hidden_states or ())
 
 
-class Spectrogram(Asked):
+class Spectrogram(Architecture):
     """The Audio Spectrogram Transformer: patches of a spectrogram of fixed length, as of an image."""
 
     def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
@@ -200,13 +210,15 @@ class Spectrogram(Asked):
     def sizes(self, config: Any, sample_rate: int) -> dict[str, Any]:
         return {"sampling_rate": sample_rate, "num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
 
-    def see(self, model: Any, read: Tensor, heard: Tensor, states: bool) -> Heard:
+    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> SoundEncoding:
         output = model(read, output_hidden_states=states)
         tokens: Tensor = output.last_hidden_state
-        return Heard(tokens, output.pooler_output, torch.ones_like(tokens[..., 0], dtype=torch.bool), output.hidden_states or ())
+        return SoundEncoding(
+            tokens, output.pooler_output, torch.ones_like(tokens[..., 0], dtype=torch.bool), output.hidden_states or ()
+        )
 
 
-class Whisper(Asked):
+class Whisper(Architecture):
     """Whisper's encoder: two convolutions and a transformer over a spectrogram of fixed length."""
 
     def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
@@ -220,19 +232,19 @@ class Whisper(Asked):
     def sizes(self, config: Any, sample_rate: int) -> dict[str, Any]:
         return {"sampling_rate": sample_rate, "feature_size": config.num_mel_bins}
 
-    def see(self, model: Any, read: Tensor, heard: Tensor, states: bool) -> Heard:
+    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> SoundEncoding:
         output = model(read, output_hidden_states=states)
         tokens: Tensor = output.last_hidden_state
-        per_position = heard.shape[1] // tokens.shape[1]  # samples
-        return Heard(tokens, None, _first(tokens, -(-heard.sum(1) // per_position)), output.hidden_states or ())
+        per_position = is_sound.shape[1] // tokens.shape[1]  # samples
+        return SoundEncoding(tokens, None, _first(tokens, -(-is_sound.sum(1) // per_position)), output.hidden_states or ())
 
 
-KNOWN: Mapping[str, Asked] = {
+ARCHITECTURES: Mapping[str, Architecture] = {
     **dict.fromkeys(("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"), Convolved()),
     "audio-spectrogram-transformer": Spectrogram(),
     "whisper": Whisper(),
 }
-"""How each kind of model is asked."""
+"""How each kind of model is run."""
 
 
 def _first(tokens: Tensor, count: Tensor) -> Tensor:
@@ -295,5 +307,5 @@ def _extractor(config: Any, name: str | None, given: Mapping[str, Any], sizes: M
 
 
 def _options(kind: type[Any]) -> list[str]:
-    """What a feature extractor can be told."""
+    """The options of a feature extractor."""
     return [option for option in inspect.signature(kind.__init__).parameters if option not in ("self", "kwargs")]

@@ -36,7 +36,6 @@ class LogMelEncoder(Encoder):
         num_channels: channels of the first convolution; the second has twice as many.
         hidden_size: D.
         dropout: the share of features that is dropped.
-        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if a size is not positive, or there are more bands than frequencies.
@@ -93,9 +92,9 @@ class LogMelEncoder(Encoder):
         """The normalised log-mel spectrogram, float [B, L, bands], and the windows that hold sound, bool [B, L]."""
         samples = visible(inputs.values, inputs.mask)  # [B, T]
         samples = F.pad(samples.to(torch.promote_types(samples.dtype, torch.float32)), (0, self.window))
-        heard = F.pad(inputs.mask, (0, self.window))
+        is_sound = F.pad(inputs.mask, (0, self.window))
         windows = samples.unfold(1, self.window, self.hop)  # [B, L, window], one for each start within the sound
-        mask = heard.unfold(1, self.window, self.hop)[..., : self.hop].any(2)  # [B, L]
+        mask = is_sound.unfold(1, self.window, self.hop)[..., : self.hop].any(2)  # [B, L]
         spectrum = torch.fft.rfft(windows * self.taper.to(windows))
         energy = spectrum.abs().square()  # [B, L, F]
         bands = (energy @ self.filters.to(energy) + LOUDNESS_FLOOR).log()  # [B, L, bands]

@@ -33,7 +33,6 @@ class Patches(Encoder):
         num_layers: transformer layers after the embedding.
         num_heads: heads of each attention.
         dropout: the share of features that is dropped.
-        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if patches of this size do not fill the image, or a size is not positive.

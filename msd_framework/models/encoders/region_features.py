@@ -18,7 +18,6 @@ class RegionFeatures(Encoder):
         feature_size: F, features a region.
         hidden_size: D.
         dropout: the share of features that is dropped inside the perceptron.
-        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if a size is not positive.

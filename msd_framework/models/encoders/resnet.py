@@ -94,11 +94,13 @@ class ResNet(Encoder):
         except ValueError as error:
             raise ValueError(f"{error}; raise training.batch_size or the image's size, or set freeze_batch_norm") from error
         encoded = _cells(self.cells(grid), inputs.mask)
-        found = encoded.features(wanted)
+        features = encoded.features(wanted)
         for number, grid in stages.items():
-            stage = _cells(grid, inputs.mask).features([f"last.{what}" for what in within(number, wanted)])
-            found |= {f"{number}.{name.removeprefix('last.')}": feature for name, feature in stage.items()}
-        return encoded, found
+            # a stage has `hidden` and `mean`, which are those of a last grid of its own
+            stage = _cells(grid, inputs.mask)
+            for what in within(number, wanted):
+                features[f"{number}.{what}"] = stage.features([f"last.{what}"])[f"last.{what}"]
+        return encoded, features
 
 
 def _cells(grid: Tensor, mask: Tensor) -> Encoded:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NOT_HEARD = 1e-7
+SILENCE = 1e-7
 """What is added to the variance of a sound that is brought to variance 1."""
 
 
@@ -28,8 +28,8 @@ class SoundFeatures(nn.Module, ABC):
     most: int | None = None
 
     @abstractmethod
-    def forward(self, samples: Tensor, heard: Tensor) -> Tensor:
-        """What the architecture reads of samples [B, T]; `heard`, bool [B, T], says which are of a sound: the first of each."""
+    def forward(self, samples: Tensor, is_sound: Tensor) -> Tensor:
+        """What the architecture reads of samples [B, T]; `is_sound`, bool [B, T], says which are of a sound: the first of each."""
 
 
 class RawSamples(SoundFeatures):
@@ -48,13 +48,13 @@ class RawSamples(SoundFeatures):
             self.fewest = (self.fewest - 1) * stride + kernel
         self.least, self.normalise = self.fewest, normalise
 
-    def forward(self, samples: Tensor, heard: Tensor) -> Tensor:
+    def forward(self, samples: Tensor, is_sound: Tensor) -> Tensor:
         """Samples [B, T]."""
         if not self.normalise:
             return samples
-        count = heard.sum(1, keepdim=True)
-        centred = torch.where(heard, samples - samples.sum(1, keepdim=True) / count, 0.0)
-        return centred * (centred.square().sum(1, keepdim=True) / count + NOT_HEARD).rsqrt()
+        count = is_sound.sum(1, keepdim=True)
+        centred = torch.where(is_sound, samples - samples.sum(1, keepdim=True) / count, 0.0)
+        return centred * (centred.square().sum(1, keepdim=True) / count + SILENCE).rsqrt()
 
 
 class KaldiMel(SoundFeatures):
@@ -87,14 +87,14 @@ class KaldiMel(SoundFeatures):
         self.register_buffer("filters", kaldi_filters(sample_rate, self.FFT, num_bands), persistent=False)
         self.register_buffer("taper", torch.hann_window(self.WINDOW, periodic=False), persistent=False)
 
-    def forward(self, samples: Tensor, heard: Tensor) -> Tensor:
+    def forward(self, samples: Tensor, is_sound: Tensor) -> Tensor:
         """Spectrograms [B, num_windows, bands]."""
         frames = samples.unfold(1, self.WINDOW, self.HOP)  # [B, L, window]
         frames = frames - frames.mean(-1, keepdim=True)
         before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
         spectrum = torch.fft.rfft((frames - self.EMPHASIS * before) * self.taper.to(frames), self.FFT)
         bands = (spectrum.abs().square() @ self.filters.to(frames)).clamp(min=self.FLOOR).log()  # [B, L, bands]
-        count = (heard.sum(1) - self.WINDOW) // self.HOP + 1  # [B]
+        count = (is_sound.sum(1) - self.WINDOW) // self.HOP + 1  # [B]
         filled = torch.arange(bands.shape[1], device=bands.device) < count[:, None]
         bands = torch.where(filled[..., None], bands, torch.zeros_like(bands))
         return (F.pad(bands, (0, 0, 0, self.num_windows - bands.shape[1])) - self.mean) / self.scale
@@ -122,7 +122,7 @@ class WhisperMel(SoundFeatures):
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("taper", torch.hann_window(fft), persistent=False)
 
-    def forward(self, samples: Tensor, heard: Tensor) -> Tensor:
+    def forward(self, samples: Tensor, is_sound: Tensor) -> Tensor:
         """Spectrograms [B, bands, num_windows]."""
         spectrum = torch.stft(samples, self.fft, self.hop, window=self.taper.to(samples), return_complex=True)[..., :-1]
         energy = self.filters.to(samples).T @ spectrum.abs().square()  # [B, bands, L]

@@ -30,7 +30,6 @@ class TextTransformer(Encoder):
         dropout: the share of features that is dropped.
         attention_dropout: the share of attention weights that is dropped.
         norm_first: whether layer norms stand before each part of a layer, which needs no warm-up, or after, as in BERT.
-        freeze: whether it does not learn, and drops nothing in training.
 
     Raises:
         ValueError: if a size is not positive, or if there is no such padding id.

@@ -32,8 +32,7 @@ class Concat(Fusion):
     """All vectors, one after the other: width M D."""
 
     def __init__(self, num_modalities: int, hidden_size: int):
-        super().__init__(num_modalities, hidden_size)
-        self.width = num_modalities * hidden_size
+        super().__init__(num_modalities, num_modalities * hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)

@@ -1,4 +1,4 @@
-"""Classifiers on a summary of what a model saw."""
+"""Classifiers on a summary of an example."""
 
 from __future__ import annotations
 
@@ -10,28 +10,24 @@ from torch import nn
 HeadName: TypeAlias = Literal["linear", "transform"]
 
 
-def linear_head(width: int, num_classes: int, layer_norm_eps: float) -> nn.Module:
-    """One linear layer."""
-    return nn.Linear(width, num_classes)
-
-
 def transform_head(width: int, num_classes: int, layer_norm_eps: float) -> nn.Module:
     """MMF's head: BERT's transform of predictions, then a linear layer."""
-    return nn.Sequential(
-        nn.Linear(width, width),
-        nn.GELU(),
-        nn.LayerNorm(width, layer_norm_eps),
-        nn.Linear(width, num_classes),
-    )
+    norm = nn.LayerNorm(width, layer_norm_eps)
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), norm, nn.Linear(width, num_classes))
 
 
-HEADS: dict[HeadName, Callable[[int, int, float], nn.Module]] = {"linear": linear_head, "transform": transform_head}
+HEADS: dict[HeadName, Callable[[int, int, float], nn.Module]] = {
+    "linear": lambda width, num_classes, layer_norm_eps: nn.Linear(width, num_classes),
+    "transform": transform_head,
+}
+"""Classifiers by name, each made of its width, the number of classes, and what its layer norms add to the variance."""
 
 
 def hidden_layers(width: int, hidden_size: int, num_layers: int, dropout: float, batch_norm: bool) -> list[nn.Module]:
     """The hidden layers of MMF's perceptron: each linear, a batch norm if there is to be one, ReLU and dropout."""
     layers: list[nn.Module] = []
-    for i in range(num_layers):
+    for _ in range(num_layers):
         norm = [nn.BatchNorm1d(hidden_size)] if batch_norm else []
-        layers += [nn.Linear(hidden_size if i else width, hidden_size), *norm, nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(width, hidden_size), *norm, nn.ReLU(), nn.Dropout(dropout)]
+        width = hidden_size
     return layers

@@ -1,4 +1,4 @@
-"""How models of transformers are asked: what carries each modality, how it is hidden, where the summary and the states are."""
+"""How models of transformers are run: what carries each modality, how it is hidden, where the summary and the states are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,14 @@ MASKS = {WORDS: "attention_mask", REGIONS: "visual_attention_mask", VISUALS: "vi
 """The argument that says which positions of another one are looked at."""
 
 SUMMARIES = ("pooler_output", "pooled_output")
-"""Where a model puts the summary of what it saw."""
+"""Where a model puts its summary."""
+
+States: TypeAlias = dict[int, Tensor]
+"""States [B, L, D] by layer."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class Encodings:
     """What a model of transformers made of its inputs.
 
     Args:
@@ -45,17 +48,17 @@ class Seen:
     """
 
     summary: Tensor
-    states: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    states: Mapping[str, States] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Adapter(ABC):
-    """Asks one kind of architecture. Inputs stand under the names of the arguments that carry them.
+    """Runs one kind of architecture. Inputs stand under the names of the arguments that carry them.
 
     What is masked has been replaced by zeros and padding before.
 
     Attributes:
-        takes: the arguments of its forward that carry a modality, where they are known without asking transformers; else none.
+        takes: the arguments of its forward that carry a modality, where they are known without loading transformers; else none.
         optional: those of them that need not have anything; all others get a stand-in of which nothing is looked at.
     """
 
@@ -76,19 +79,19 @@ class Adapter(ABC):
 
     @abstractmethod
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
-        """The layers whose states it tells, by part."""
+        """The layers whose states it returns, by part."""
 
     @abstractmethod
-    def see(self, model: Any, inputs: Inputs, states: bool) -> Seen:
-        """What a model makes of inputs, with the states of its layers if they are asked for."""
+    def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
+        """The encodings of inputs, with the states of layers if they are wanted."""
 
 
 def words(text: ModalityInputs, takes: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The arguments of a text, of those that a model takes."""
-    found = {WORDS: text.values, "attention_mask": text.mask.long()}
+    arguments = {WORDS: text.values, "attention_mask": text.mask.long()}
     if "segments" in text.extras and (takes is None or "token_type_ids" in takes):
-        found["token_type_ids"] = text.extras["segments"]
-    return found
+        arguments["token_type_ids"] = text.extras["segments"]
+    return arguments
 
 
 def content(text: ModalityInputs) -> Tensor:
@@ -101,20 +104,20 @@ def whole(image: ModalityInputs, length: int) -> Tensor:
     return image.present[:, None].expand(-1, length)
 
 
-def numbered(states: Sequence[Tensor], first: int = 0) -> dict[int, Tensor]:
+def numbered(states: Sequence[Tensor], first: int = 0) -> States:
     return dict(enumerate(states, first))
 
 
 @dataclass(frozen=True)
 class ByArguments(Adapter):
-    """Any architecture, asked by the names of its arguments: words, pixels, regions or a waveform.
+    """Any architecture, by the names of its arguments: words, pixels, regions or a waveform.
 
     Words and regions are masked where there is an argument for it. Pixels and waveforms that are hidden are zeros, and so are
-    those that are left out. The summary is the pooler's; without one, the mean of the last states; of a model that tells an
-    embedding each of text and image, both, with zeros for what is hidden.
+    those that are left out. The summary is the pooler's; without one, the mean of the last states; of a model with an embedding
+    each of text and image, both, with zeros for what is hidden.
 
     Args:
-        takes: the arguments that carry a modality, where they are known without asking transformers.
+        takes: the arguments that carry a modality, where they are known without loading transformers.
         optional: those of them that need not have anything.
         text_first: whether words and regions are one sequence in this order, so that states can be told apart.
         num_summaries: how many times its hidden size is the summary's.
@@ -128,57 +131,67 @@ class ByArguments(Adapter):
     idle: tuple[str, ...] = ()
 
     def width(self, config: Any) -> int:
-        own = [config, *(c for p in ("text_config", "multimodal_config") if (c := getattr(config, p, None)) is not None)]
-        sizes = [getattr(c, "hidden_size", None) or (getattr(c, "hidden_sizes", None) or [None])[-1] for c in own]
-        if hasattr(config, "projection_dim") and sizes[0] is None:
+        own = _hidden_size(config)
+        if own is None and hasattr(config, "projection_dim"):
             return 2 * int(config.projection_dim)
-        found = next((size for size in sizes if size is not None), None)
-        if found is None:
-            raise ValueError(f"the configuration of {config.model_type} does not tell its hidden_size")
-        return int(found) * self.num_summaries
+        parts = [getattr(config, part, None) for part in ("text_config", "multimodal_config")]
+        for size in (own, *map(_hidden_size, parts)):
+            if size is not None:
+                return int(size) * self.num_summaries
+        raise ValueError(f"the configuration of {config.model_type} does not tell its hidden_size")
 
     def unused(self, model: Any) -> Sequence[nn.Module | nn.Parameter | None]:
         return [model.get_submodule(name) for name in self.idle]
 
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
-        parts = [FUSED, *carriers] if self.text_first else carriers if len(carriers) == 1 else []
         count = getattr(config, "num_hidden_layers", None) if getattr(config, "hidden_size", None) else None
-        return {} if count is None else {part: range(count + 1) for part in parts}
+        if count is None or not (self.text_first or len(carriers) == 1):
+            return {}
+        return {part: range(count + 1) for part in ([FUSED, *carriers] if self.text_first else carriers)}
 
-    def see(self, model: Any, inputs: Inputs, states: bool) -> Seen:
+    def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
         takes = inspect.signature(model.forward).parameters
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, Any] = {"output_hidden_states": True} if states else {}
         for carrier, x in inputs.items():
             if carrier == WORDS:
                 arguments |= words(x, list(takes))
-            else:
-                arguments[carrier] = x.values
-                arguments |= {MASKS[carrier]: x.mask.long()} if MASKS.get(carrier) in takes else {}
-        if states:
-            arguments["output_hidden_states"] = True
+                continue
+            arguments[carrier] = x.values
+            if MASKS.get(carrier) in takes:
+                arguments[MASKS[carrier]] = x.mask.long()
         output = model(**arguments)
         summary = summary_of(output, inputs)
         if not states:
-            return Seen(summary)
-        return Seen(summary, *self._told(numbered(output.hidden_states), inputs))
+            return Encodings(summary)
+        by_layer = numbered(output.hidden_states)
+        if self.text_first:
+            image = (VISUALS, inputs[VISUALS].mask) if VISUALS in inputs else None
+            return Encodings(summary, *split(by_layer, inputs[WORDS], image))
+        ((carrier, x),) = inputs.items()
+        mask = content(x) if carrier == WORDS else whole(x, by_layer[0].shape[1])
+        return Encodings(summary, {carrier: by_layer}, {carrier: mask})
 
-    def _told(self, states: dict[int, Tensor], inputs: Inputs) -> tuple[dict[str, dict[int, Tensor]], dict[str, Tensor]]:
-        if not self.text_first:
-            (carrier,) = inputs
-            x, length = inputs[carrier], states[0].shape[1]
-            return {carrier: states}, {carrier: content(x) if carrier == WORDS else whole(x, length)}
-        return cut(states, inputs[WORDS], None if VISUALS not in inputs else (VISUALS, inputs[VISUALS].mask))
+
+def _hidden_size(config: Any) -> Any:
+    # convolutional networks have a list of them, one a stage
+    return getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [None])[-1]
 
 
-def cut(
-    states: dict[int, Tensor], text: ModalityInputs, image: tuple[str, Tensor] | None
-) -> tuple[dict[str, dict[int, Tensor]], dict[str, Tensor]]:
-    """States [B, L, D] of a sequence of words and then of an image: all of them, those of either, and what counts of them."""
+def split(states: States, text: ModalityInputs, image: tuple[str, Tensor] | None) -> tuple[dict[str, States], dict[str, Tensor]]:
+    """States [B, L, D] of a sequence of words and then of an image: all of them, those of either, and what counts of them.
+
+    Args:
+        states: of the whole sequence.
+        text: the words.
+        image: the argument that carries the image, and its mask, bool [B, L].
+    """
     length = text.mask.shape[1]
-    mask = text.mask if image is None else torch.cat([text.mask, image[1]], 1)
-    parts, masks = {FUSED: states, WORDS: {i: x[:, :length] for i, x in states.items()}}, {FUSED: mask, WORDS: content(text)}
+    parts = {FUSED: states, WORDS: {i: x[:, :length] for i, x in states.items()}}
+    masks = {FUSED: text.mask, WORDS: content(text)}
     if image is not None:
-        parts[image[0]], masks[image[0]] = {i: x[:, length:] for i, x in states.items()}, image[1]
+        carrier, mask = image
+        parts[carrier], masks[carrier] = {i: x[:, length:] for i, x in states.items()}, mask
+        masks[FUSED] = torch.cat([text.mask, mask], 1)
     return parts, masks
 
 
@@ -188,9 +201,9 @@ def summary_of(output: Any, inputs: Inputs) -> Tensor:
     Raises:
         ValueError: if there is nothing in it that could be one.
     """
-    found = next((output[name] for name in SUMMARIES if name in output and output[name] is not None), None)
-    if found is not None:
-        return _flat(found)
+    for name in SUMMARIES:
+        if output.get(name) is not None:
+            return _flat(output[name])
     if "text_embeds" in output and "image_embeds" in output:
         text, image = inputs[WORDS].present[:, None], inputs[PIXELS].present[:, None]
         return torch.cat([output["text_embeds"] * text, output["image_embeds"] * image], 1)
@@ -222,15 +235,16 @@ class Vilt(Adapter):
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
         return {part: range(config.num_hidden_layers + 1) for part in (FUSED, *carriers)}
 
-    def see(self, model: Any, inputs: Inputs, states: bool) -> Seen:
+    def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
         text, image = inputs[WORDS], inputs[PIXELS]
-        patches = self.patches(model.embeddings, image.values)  # [B, L, D]
+        patches = self._patches(model.embeddings, image.values)  # [B, L, D]
         mask = whole(image, patches.shape[1])
         output = model(image_embeds=patches, pixel_mask=mask.long(), output_hidden_states=states, **words(text))
-        told = cut(numbered(output.hidden_states), text, (PIXELS, mask)) if states else ({}, {})
-        return Seen(output.pooler_output, *told)
+        if not states:
+            return Encodings(output.pooler_output)
+        return Encodings(output.pooler_output, *split(numbered(output.hidden_states), text, (PIXELS, mask)))
 
-    def patches(self, embeddings: Any, pixels: Tensor) -> Tensor:
+    def _patches(self, embeddings: Any, pixels: Tensor) -> Tensor:
         """Pixels to [CLS] of the image and its patches, at places that are stretched to the image."""
         projected = embeddings.patch_embeddings(pixels)  # [B, D, H, W]
         first, grid = embeddings.position_embeddings.split([1, embeddings.position_embeddings.shape[1] - 1], 1)
@@ -263,16 +277,16 @@ class Lxmert(Adapter):
         joined = config.x_layers + 1
         return {WORDS: range(1, config.l_layers + joined), REGIONS: range(1, config.r_layers + joined)}
 
-    def see(self, model: Any, inputs: Inputs, states: bool) -> Seen:
+    def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
         text, image = inputs[WORDS], inputs[REGIONS]
         everything = image.values.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(*image.mask.shape, -1)
         boxes = image.extras.get("boxes", everything)[..., :4].to(image.values.dtype) * image.mask[..., None]
-        told = {"visual_feats": image.values, "visual_pos": boxes, "visual_attention_mask": image.mask.long()}
-        output = model(**words(text), **told, output_hidden_states=states)
+        regions = {"visual_feats": image.values, "visual_pos": boxes, "visual_attention_mask": image.mask.long()}
+        output = model(**words(text), **regions, output_hidden_states=states)
         if not states:
-            return Seen(output.pooled_output)
+            return Encodings(output.pooled_output)
         by_part = {WORDS: numbered(output.language_hidden_states, 1), REGIONS: numbered(output.vision_hidden_states, 1)}
-        return Seen(output.pooled_output, by_part, {WORDS: content(text), REGIONS: image.mask})
+        return Encodings(output.pooled_output, by_part, {WORDS: content(text), REGIONS: image.mask})
 
 
 class Flava(Adapter):
@@ -292,26 +306,28 @@ class Flava(Adapter):
         configs = {WORDS: config.text_config, PIXELS: config.image_config, FUSED: config.multimodal_config}
         return {part: range(c.num_hidden_layers + 1) for part, c in configs.items()}
 
-    def see(self, model: Any, inputs: Inputs, states: bool) -> Seen:
-        parts: dict[str, dict[int, Tensor]] = {}
+    def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
+        parts: dict[str, States] = {}
         masks: dict[str, Tensor] = {}
-        joined: list[tuple[Tensor, Tensor]] = []
+        tokens, seen = [], []
         if PIXELS in inputs:
             image = inputs[PIXELS]
-            parts[PIXELS] = numbered(model.image_model(image.values, output_hidden_states=True).hidden_states)
-            masks[PIXELS] = whole(image, parts[PIXELS][0].shape[1])
-            joined.append((model.image_to_mm_projection(parts[PIXELS][len(parts[PIXELS]) - 1]), masks[PIXELS]))
+            output = model.image_model(image.values, output_hidden_states=True)
+            parts[PIXELS], masks[PIXELS] = numbered(output.hidden_states), whole(image, output.hidden_states[0].shape[1])
+            tokens.append(model.image_to_mm_projection(output.hidden_states[-1]))
+            seen.append(masks[PIXELS])
         if WORDS in inputs:
             text = inputs[WORDS]
-            parts[WORDS] = numbered(model.text_model(**words(text), output_hidden_states=True).hidden_states)
-            masks[WORDS] = content(text)
-            joined.append((model.text_to_mm_projection(parts[WORDS][len(parts[WORDS]) - 1]), text.mask))
-        tokens, mask = (torch.cat([pair[i] for pair in joined], 1) for i in (0, 1))
-        mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)  # with [CLS], which the model puts before
-        output = model.multimodal_model(tokens, attention_mask=mask.to(tokens.dtype), output_hidden_states=states)
+            output = model.text_model(**words(text), output_hidden_states=True)
+            parts[WORDS], masks[WORDS] = numbered(output.hidden_states), content(text)
+            tokens.append(model.text_to_mm_projection(output.hidden_states[-1]))
+            seen.append(text.mask)
+        mask = torch.cat([torch.ones_like(seen[0][:, :1]), *seen], 1)  # with [CLS], which the model puts before
+        joined = torch.cat(tokens, 1)
+        output = model.multimodal_model(joined, attention_mask=mask.to(joined.dtype), output_hidden_states=states)
         if states:
             parts[FUSED], masks[FUSED] = numbered(output.hidden_states), mask
-        return Seen(output.last_hidden_state[:, 0], parts, masks)
+        return Encodings(output.last_hidden_state[:, 0], parts, masks)
 
 
 @dataclass(frozen=True)
@@ -324,12 +340,13 @@ class TwoTowers(Adapter):
 
     all_words: bool = False
 
-    takes = optional = (WORDS, PIXELS)  # no annotations, which would make options of them
+    # without annotations, which would make fields of them
+    takes = optional = (WORDS, PIXELS)
 
     def width(self, config: Any) -> int:
-        return sum(self.widths(config).values())
+        return sum(self._widths(config).values())
 
-    def widths(self, config: Any) -> dict[str, int]:
+    def _widths(self, config: Any) -> dict[str, int]:
         """D of the embedding of either."""
         if not self.all_words:
             return {WORDS: int(config.projection_dim), PIXELS: int(config.projection_dim)}
@@ -343,27 +360,33 @@ class TwoTowers(Adapter):
         configs = {WORDS: config.text_config, PIXELS: config.vision_config}
         return {part: range(c.num_hidden_layers + 1) for part, c in configs.items()}
 
-    def see(self, model: Any, inputs: Inputs, states: bool) -> Seen:
+    def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
         like = next(iter(inputs.values())).mask
-        parts: dict[str, dict[int, Tensor]] = {}
+        parts: dict[str, States] = {}
         masks: dict[str, Tensor] = {}
         embedded: list[Tensor] = []
-        for carrier, width in self.widths(model.config).items():
+        for carrier, width in self._widths(model.config).items():
             if carrier not in inputs:
                 embedded.append(torch.zeros(len(like), width, device=like.device, dtype=model.dtype))
                 continue
             x = inputs[carrier]
-            output = self.text(model, x, states) if carrier == WORDS else model.vision_model(x.values, output_hidden_states=states)
-            pooled = output.pooler_output if carrier == PIXELS or self.all_words else _last(output.last_hidden_state, x.mask)
-            projection = getattr(model, "text_projection" if carrier == WORDS else "visual_projection", nn.Identity())
-            embedded.append(projection(pooled) * x.present[:, None])
+            if carrier == WORDS:
+                output, projection = self._text(model, x, states), getattr(model, "text_projection", None)
+                pooled = output.pooler_output if self.all_words else _last(output.last_hidden_state, x.mask)
+            else:
+                output, projection = (
+                    model.vision_model(x.values, output_hidden_states=states),
+                    getattr(model, "visual_projection", None),
+                )
+                pooled = output.pooler_output
+            embedded.append((pooled if projection is None else projection(pooled)) * x.present[:, None])
             if states:
                 parts[carrier] = numbered(output.hidden_states)
                 length = parts[carrier][0].shape[1]
                 masks[carrier] = _longer(content(x), length) if carrier == WORDS else whole(x, length)
-        return Seen(torch.cat(embedded, 1), parts, masks)
+        return Encodings(torch.cat(embedded, 1), parts, masks)
 
-    def text(self, model: Any, text: ModalityInputs, states: bool) -> Any:
+    def _text(self, model: Any, text: ModalityInputs, states: bool) -> Any:
         if not self.all_words:
             return model.text_model(input_ids=text.values, attention_mask=text.mask.long(), output_hidden_states=states)
         sizes = model.config.text_config
@@ -395,11 +418,11 @@ ADAPTERS: Mapping[str, Adapter] = {
     "visual_bert": ByArguments((WORDS, VISUALS), optional=(VISUALS,), text_first=True),
     "vit": ByArguments((PIXELS,)),
 }
-"""How architectures are asked that more is known of than the names of their arguments."""
+"""How architectures are run that need more than the names of their arguments, or whose arguments are known."""
 
 
 def adapter_of(kind: str) -> Adapter:
-    """How an architecture is asked; one that nothing is known of, by the names of its arguments."""
+    """How an architecture is run; one that is not known here, by the names of its arguments."""
     return ADAPTERS.get(kind, ByArguments())
 
 
@@ -408,5 +431,7 @@ def blanked(x: ModalityInputs, pad_id: int) -> ModalityInputs:
     refuse_positions(x)
     fill = 0 if x.values.is_floating_point() else pad_id
     shown = x.mask.view(x.mask.shape + (1,) * (x.values.ndim - x.mask.ndim))
-    segments = {"segments": x.extras["segments"].masked_fill(~x.mask, 0)} if "segments" in x.extras else {}
-    return replace(x, values=torch.where(shown, x.values, x.values.new_full((), fill)), extras={**x.extras, **segments})
+    extras = dict(x.extras)
+    if "segments" in extras:
+        extras["segments"] = extras["segments"].masked_fill(~x.mask, 0)
+    return replace(x, values=torch.where(shown, x.values, x.values.new_full((), fill)), extras=extras)

@@ -102,10 +102,12 @@ class Inheritance:
         self.stacks = self._stacks(layers)
         self.state: Mapping[str, Tensor] = source.state_dict()
         self.taken = {name: self.name_of(name) for name in model.state_dict() if self._is_taken(name)}
-        attentions = {name: m for name, m in model.named_modules() if isinstance(m, SelfAttention) and self._is_taken(f"{name}.")}
+        self.attentions: dict[str, tuple[SelfAttention, SelfAttention]] = {}
         modules = dict(source.named_modules())
-        found = {name: (m, modules.get(self.name_of(name))) for name, m in attentions.items()}
-        self.attentions = {name: (m, other) for name, (m, other) in found.items() if isinstance(other, SelfAttention)}
+        for name, module in model.named_modules():
+            other = modules.get(self.name_of(name))
+            if isinstance(module, SelfAttention) and isinstance(other, SelfAttention) and self._is_taken(f"{name}."):
+                self.attentions[name] = module, other
         self.problems = self.problems or self._part_problems() or self._shape_problems() or self._head_problems()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -117,11 +119,12 @@ class Inheritance:
         if self.problems:
             raise ValueError(" ".join(self.problems))
         own = self.model.state_dict()
-        found = {name: _first(self.state[there], own[name].shape) for name, there in self.taken.items()}
+        tensors = {name: _first(self.state[there], own[name].shape) for name, there in self.taken.items()}
         for name, (attention, other) in self.attentions.items():
             if _sizes(attention) != _sizes(other):
-                found |= {f"{name}.{part}": tensor for part, tensor in smaller_attention(attention, other, self.cut).items()}
-        return found
+                for part, tensor in smaller_attention(attention, other, self.cut).items():
+                    tensors[f"{name}.{part}"] = tensor
+        return tensors
 
     def name_of(self, name: str) -> str:
         """What a part of the model is called in the source."""
@@ -148,11 +151,11 @@ class Inheritance:
 
     def _part_problems(self) -> list[str]:
         parts = sorted({name.partition(".")[0] for name in self.model.state_dict()})
-        return [
-            f"only[{i}]: the model has no part {part!r}; it has {', '.join(parts)}."
-            for i, part in enumerate(self.only)
-            if not any(name.startswith(f"{part}.") for name in self.model.state_dict())
-        ]
+        problems = []
+        for i, part in enumerate(self.only):
+            if not any(name.startswith(f"{part}.") for name in self.model.state_dict()):
+                problems.append(f"only[{i}]: the model has no part {part!r}; it has {', '.join(parts)}.")
+        return problems
 
     def _shape_problems(self) -> list[str]:
         missing = [name for name, there in self.taken.items() if there not in self.state]
@@ -209,17 +212,20 @@ def smaller_attention(attention: SelfAttention, source: SelfAttention, cut: Cut)
     if cut == "slice" or size == their_size:
         query, key, value, read = query[:, :size], key[:, :size], value[:, :size], read[..., :size]
     else:
-        scale = (size / their_size) ** 0.5  # scores are divided by the root of a head's size
+        # scores are divided by the root of a head's size, which changes
+        scale = (size / their_size) ** 0.5
         scored = [low_rank(scale * q.T, k, size) for q, k in zip(query, key)]  # [D' + 1, d'] and [d', D' + 1]
         query, key = torch.stack([q.T for q, _ in scored]), torch.stack([k for _, k in scored])
-        bias = bias + (read @ value[..., -1:]).sum((0, 2))  # weights of an attention add up to 1, so a bias passes through it
+        # the weights of an attention add up to 1, so the bias of its values passes through it
+        bias = bias + (read @ value[..., -1:]).sum((0, 2))
         passed = [low_rank(o, v[:, :-1], size) for o, v in zip(read, value)]  # [D', d'] and [d', D']
         read, value = torch.stack([o for o, _ in passed]), torch.stack([v for _, v in passed])
         value = torch.cat([value, value.new_zeros(heads, size, 1)], -1)
-    layers = {"query": query, "key": key, "value": value}
-    found = {f"{n}.{part}": x for n, w in layers.items() for part, x in (("weight", w[..., :-1]), ("bias", w[..., -1]))}
-    found = {name: x.reshape(heads * size, *x.shape[2:]) for name, x in found.items()}
-    return found | {"output.weight": read.transpose(0, 1).reshape(width, heads * size), "output.bias": bias}
+    tensors = {"output.weight": read.transpose(0, 1).reshape(width, heads * size), "output.bias": bias}
+    for name, rows_of_heads in {"query": query, "key": key, "value": value}.items():  # [h, d, D' + 1]
+        tensors[f"{name}.weight"] = rows_of_heads[..., :-1].reshape(heads * size, width)
+        tensors[f"{name}.bias"] = rows_of_heads[..., -1].reshape(heads * size)
+    return tensors
 
 
 def _sizes(attention: SelfAttention) -> tuple[int, int]:

@@ -118,16 +118,17 @@ def _class_of(config: type[Any]) -> Any:
     """The model without a head of a configuration's class."""
     from transformers import MODEL_MAPPING
 
-    found = MODEL_MAPPING[config]
-    return found[0] if isinstance(found, (list, tuple)) else found
+    model = MODEL_MAPPING[config]
+    return model[0] if isinstance(model, (list, tuple)) else model
 
 
 def _wrapped_state(name: str) -> dict[str, Tensor] | None:
     """The weights of a folder whose names torch has changed, with their own names; transformers takes none of those changes off."""
-    file = next((path for path in (Path(name).expanduser() / weights for weights in WEIGHT_FILES) if path.is_file()), None)
-    if file is None or not has_wrappers(file):
-        return None
-    return read_tensors(file)
+    for weights in WEIGHT_FILES:
+        file = Path(name).expanduser() / weights
+        if file.is_file():
+            return read_tensors(file) if has_wrappers(file) else None
+    return None
 
 
 def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any], encoder_only: bool = False) -> Any:
@@ -151,7 +152,8 @@ def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any], encoder
             of_part, written = (getattr(built, part, None), config.get(part) or {}) if part else (built, config)
             for key, value in sizes.items():
                 of_words = part not in PARTS[:2] and key in OF_WORDS
-                if of_part is not None and value is not None and hasattr(of_part, key) and key not in written and not of_words:
+                is_size = value is not None and not of_words and of_part is not None and hasattr(of_part, key)
+                if is_size and key not in written:
                     setattr(of_part, key, value)
     except Exception as error:  # sizes that nobody expects can make it raise anything
         raise ValueError(f"{text}: {reason_of(error)}") from error
@@ -159,18 +161,19 @@ def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any], encoder
         refuse_generative(built.to_dict(), "config")
     try:
         return AutoModel.from_config(built, attn_implementation="eager", trust_remote_code=False)
-    except Exception as error:
+    except Exception as error:  # likewise
         raise ValueError(f"{text}: {reason_of(error)}") from error
 
 
 def written_config(model: Any) -> dict[str, Any]:
     """The configuration that `start_at_random` makes a model of these sizes of."""
-    told = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "architectures", "transformers_version")}
-    return {**json.loads(json.dumps(told, default=str)), "model_type": model.config.model_type}
+    left_out = "_name_or_path", "architectures", "transformers_version"
+    config = {key: value for key, value in model.config.to_dict().items() if key not in left_out}
+    return {**json.loads(json.dumps(config, default=str)), "model_type": model.config.model_type}
 
 
 def reason_of(error: Exception) -> str:
-    """Why transformers loads something not, on one line; code that a folder brings is never run, whatever its advice."""
+    """Why transformers does not load something, on one line; code that a folder brings is never run, whatever its advice."""
     if "trust_remote_code" in str(error):
         return "it needs code of its own (auto_map), which is never run; write a model of your own around it"
     return str(error).strip().split("\n")[0] or type(error).__name__
@@ -183,5 +186,5 @@ def _refuse_sizes(name: str, config: Mapping[str, Any]) -> None:
 
 
 def _config_of(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(find_file(name, "config.json"))
-    return found
+    config: dict[str, Any] = read_json(find_file(name, "config.json"))
+    return config

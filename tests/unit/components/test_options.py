@@ -78,6 +78,24 @@ def test_an_inherited_constructor_counts():
     assert (size.doc, name.doc) == ("how large it is, in units of its own.", "here it is a title.")
 
 
+class Describes:
+    """Has no such option itself.
+
+    Args:
+        size: how large its subclasses are.
+    """
+
+
+class IsDescribed(Describes):
+    def __init__(self, size: int):
+        self.size = size
+
+
+def test_a_class_may_describe_the_options_of_those_that_extend_it():
+    (size,) = options_of(IsDescribed).values()
+    assert (size.doc, size.required) == ("how large its subclasses are.", True)
+
+
 def test_a_module_without_a_constructor_has_no_options():
     assert options_of(WithoutConstructor) == {}
     assert options_of(object) == {}

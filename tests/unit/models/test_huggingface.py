@@ -125,12 +125,12 @@ SUMMARIES: dict[str, Callable[[Any], Tensor]] = {
 @pytest.mark.parametrize("kind", SUMMARIES)
 def test_the_summary_is_that_of_transformers_own_forward(kind: str) -> None:
     model, inputs = build(kind), both(kind, padded=kind != "flava")  # transformers 4.41 shows FLAVA the padding
-    summary = model.see(inputs).summary
+    summary = model.encode(inputs).summary
     if kind == "clip":
         summary = torch.cat([normal(half) for half in summary.chunk(2, 1)], 1)
     wanted = SUMMARIES[kind](model.model(**asked(kind, inputs)))
     close(summary, wanted)
-    close(model(inputs).logits, model.classifier(model.see(inputs).summary))
+    close(model(inputs).logits, model.classifier(model.encode(inputs).summary))
     assert (summary[0] - summary[1]).abs().max() > 1e-3
 
 
@@ -140,7 +140,7 @@ def test_siglip_reads_texts_padded_to_its_longest_as_it_was_trained() -> None:
     pad = model.model.config.text_config.pad_token_id
     ids[~torch.nn.functional.pad(texts(True).mask, (0, 7))] = pad
     output = model.model(input_ids=ids, pixel_values=inputs["image"].values)
-    text, image = model.see(inputs).summary.chunk(2, 1)
+    text, image = model.encode(inputs).summary.chunk(2, 1)
     close(normal(text), output.text_embeds)
     close(normal(image), output.image_embeds)
 
@@ -150,20 +150,20 @@ def test_a_model_of_one_modality_is_summarised_by_its_pooler(kind: str, summary:
     model, inputs = build(kind), both(kind)
     arguments = {"input_ids": texts(True).values, "attention_mask": texts(True).mask.long()}
     output = model.model(**(arguments if kind == "bert" else {"pixel_values": images(kind).values}))
-    close(model.see(inputs).summary, output[summary].flatten(1))
+    close(model.encode(inputs).summary, output[summary].flatten(1))
 
 
 def test_without_a_pooler_the_summary_is_the_mean_of_the_words() -> None:
     model, text = build("distilbert"), texts(True)
     states = model.model(input_ids=text.values, attention_mask=text.mask.long()).last_hidden_state
-    close(model.see({"text": text}).summary[2], states[2, :3].mean(0))
+    close(model.encode({"text": text}).summary[2], states[2, :3].mean(0))
 
 
 def test_images_of_another_size_than_vilts_stretch_its_positions() -> None:
     model, inputs = build("vilt"), both("vilt")
     wide = replace(inputs["image"], values=torch.randn(3, 3, 8, 16))
     output = model.model(**asked("vilt", inputs | {"image": wide}), pixel_mask=torch.ones(3, 8, 16, dtype=torch.long))
-    close(model.see(inputs | {"image": wide}).summary, output.pooler_output)
+    close(model.encode(inputs | {"image": wide}).summary, output.pooler_output)
 
 
 # ---- hidden modalities ----
@@ -200,8 +200,8 @@ def test_only_where_an_image_cannot_be_masked_is_it_black(kind: str, black: bool
 
 def test_clip_has_zeros_in_the_place_of_what_is_hidden() -> None:
     model, inputs = build("clip"), both("clip")
-    text, image = model.see({"text": inputs["text"]}).summary.chunk(2, 1)
-    close(text, model.see(inputs).summary[:, :6])
+    text, image = model.encode({"text": inputs["text"]}).summary.chunk(2, 1)
+    close(text, model.encode(inputs).summary[:, :6])
     assert image.eq(0).all()
 
 
@@ -229,7 +229,7 @@ def test_the_states_of_layers_are_told_by_name(kind: str) -> None:
         assert last.values[~last.mask].eq(0).all()
         if modality == "text":
             assert torch.equal(last.mask.sum(1), (x.mask & ~x.special).sum(1))
-    close(features["fused.pooled"].values, model.see(inputs).summary)
+    close(features["fused.pooled"].values, model.encode(inputs).summary)
 
 
 def test_vilts_states_are_those_of_transformers() -> None:
@@ -254,7 +254,7 @@ def test_a_folder_is_loaded_and_its_checkpoint_rebuilt_without_it(kind: str, tmp
     assert HuggingFace.modalities_of(spec) == saved.modalities
     loaded = MODELS.build(spec, facts=FACTS).eval()
     assert isinstance(loaded, HuggingFace)
-    close(loaded.see(inputs).summary, saved.see(inputs).summary)
+    close(loaded.encode(inputs).summary, saved.encode(inputs).summary)
 
     options = json.loads(json.dumps(loaded.rebuild_options({"name": spec["name"]})))  # as a card holds it
     for file in (tmp_path / "hub").iterdir():
