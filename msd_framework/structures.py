@@ -56,12 +56,11 @@ class ModalityInputs:
         extras: tensors aligned with the positions. ``special``, bool [B, L]: positions that belong to the model
             rather than to the content, such as [CLS] and [SEP]; they stay when the modality is hidden.
             ``positions``, int64 [B, L]: position ids where they are not 0, 1, 2 and so on, which models of transformers and of MMF,
-            and `module`, refuse. ``boxes``, float [B, L, 4 or 5];
-            ``segments``, int64 [B, L].
-        num_special: the most special positions that an example has, where whoever made the batch counted them; a shape that
-            depends on it then needs no word from the device.
-        distinct: which rows are the same, extras included; None if that is not known or all differ. Who changes single rows
-            must leave it out.
+            and `module`, refuse. ``boxes``, float [B, L, 4 or 5]; ``segments``, int64 [B, L].
+        num_special: the most special positions that an example has, where they were counted before the batch went to the device:
+            shapes that depend on it then need not wait for the device.
+        distinct: which rows are the same, extras included; None if unknown or if all differ. Code that changes single rows
+            leaves it out.
     """
 
     values: Tensor
@@ -81,15 +80,14 @@ class ModalityInputs:
         return (self.mask & ~self.special).any(1)
 
     def once(self, encode: Callable[[ModalityInputs], T]) -> T:
-        """What a function makes of the rows, with those that are the same computed once.
-
-        It must look at one row at a time. If it drops features at random, rows that are the same lose the same ones.
+        """A function of the rows, with rows that are the same computed once.
 
         Args:
-            encode: makes a tensor, or a nest of them, whose first dimension is that of its inputs.
+            encode: gives a tensor, or a nest of them, whose first dimension is that of its inputs, and treats each row by itself.
+                If it drops features at random, rows that are the same lose the same ones.
 
         Returns:
-            The same for all B rows; gradients of rows that are the same are added up.
+            Its result for all B rows; gradients of rows that are the same are added up.
 
         >>> rows = torch.tensor([[1.0], [2.0], [1.0]])
         >>> same = Distinct(torch.tensor([0, 1]), torch.tensor([0, 1, 0]))
@@ -119,10 +117,10 @@ class Batch:
         places: where they stand in their split, where that matters.
         num_labelled: where examples may lack a label, how many have one; in training, their mean over the parts of an update. A
             float64 scalar.
-        having: of each modality that some example lacks, which examples have it, bool [B]; nothing where none lacks any. An example
-            has a modality if it has a position of it that is neither masked nor special.
+        having: for each modality that some example lacks, which examples have it, bool [B]. An example has a modality if it has
+            a position of it that is neither masked nor special.
         teacher_inputs: the modalities that a teacher sees as other tensors than the student; empty where both see the same. None
-            stands for tensors that nobody made, as the teacher's answers are cached.
+            stands for tensors that a cached teacher does not need.
         teacher_having: `having` of those modalities, as the teacher sees them.
         example_of: int64 [N], the example that each target belongs to, where examples have several; None where N = B.
     """
@@ -184,47 +182,51 @@ class Batch:
 
         Args:
             view: its name.
-            modalities: those of who looks at it.
+            modalities: those of the model that sees it.
         """
-        seen = [self.having.get(m) for m in visible_modalities(view, modalities)]
-        return None if any(having is None for having in seen) else torch.stack([h for h in seen if h is not None]).any(0)
+        having = []
+        for modality in visible_modalities(view, modalities):
+            if modality not in self.having:
+                return None
+            having.append(self.having[modality])
+        return torch.stack(having).any(0)
 
     @property
     def teacher_side(self) -> Batch:
         """The same examples as a teacher sees them; the batch itself where it sees what the student does."""
         if not self.teacher_inputs:
             return self
-        seen = {**self.inputs, **self.teacher_inputs}
-        inputs = {m: x for m in sorted(seen) if (x := seen[m]) is not None}
+        both = {**self.inputs, **self.teacher_inputs}
+        inputs = {m: x for m, x in sorted(both.items()) if x is not None}
         having = {m: rows for m, rows in self.having.items() if m not in self.teacher_inputs}
         return replace(self, inputs=inputs, having={**having, **self.teacher_having}, teacher_inputs={}, teacher_having={})
 
     def with_inputs(self, inputs: Inputs) -> Batch:
-        """The same examples seen through other inputs."""
-        return replace(self, inputs={m: inputs[m] for m in sorted(inputs)})
+        """The same examples with other inputs."""
+        return replace(self, inputs=dict(sorted(inputs.items())))
 
     def to(self, device: torch.device) -> Batch:
         return tree_map(lambda t: t.to(device, non_blocking=True), self)
 
     def pin_memory(self) -> Batch:
-        """The batch where a GPU fetches it faster; torch's loader asks for it."""
+        """The batch in memory that a GPU copies faster; torch's loader calls this."""
         return tree_map(lambda t: t.pin_memory(), self)
 
 
 FeatureKind: TypeAlias = Literal["pooled", "hidden", "attention", "scores"]
-"""What an intermediate is: a summary [B, D], a state for each position [B, L, D], who looks at whom as probabilities or, before
-the softmax, as scores [B, H, L, L]."""
+"""What an intermediate is: a summary [B, D], a state for each position [B, L, D], attention probabilities [B, H, L, L] or, before
+the softmax, attention scores of the same shape."""
 
 
 @dataclass(frozen=True)
 class FeatureShape:
-    """What is known of an intermediate before any example is seen, from a dry run.
+    """The shape of an intermediate, from a dry run before training.
 
     Args:
         kind: what it is.
         width: D, or the heads H of an attention.
         num_positions: L in the dry run; 1 for a summary.
-        num_examples: how many examples the training split has, where that is known.
+        num_examples: how many examples the training split has, if known.
     """
 
     kind: FeatureKind
@@ -249,11 +251,11 @@ class Feature:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a model says of a batch.
+    """A model's predictions for a batch.
 
     Args:
         logits: float [N, C], or [V, N, C] for several views.
-        features: named intermediates ``<modality or fused>.<layer>.<kind>``, only those that were asked for.
+        features: the wanted intermediates by name, ``<modality or fused>.<layer>.<kind>``.
     """
 
     logits: Tensor
@@ -339,7 +341,7 @@ def has_label(targets: Tensor) -> Tensor:
 
 
 def outcomes_of(task: Task, trained: Outcomes | None = None) -> Outcomes:
-    """How a model's logits are read: as it was trained, and where nobody says, as is usual for the task.
+    """How a model's logits are read: as it was trained, if that is given, else as is usual for the task.
 
     >>> outcomes_of("single_label"), outcomes_of("soft_target"), outcomes_of("soft_target", "softmax")
     ('softmax', 'bernoulli', 'softmax')
@@ -354,13 +356,13 @@ def probabilities(logits: Tensor, outcomes: Outcomes) -> Tensor:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set without reading it, and how a run reads what its model says of it.
+    """A description of a data set, and how a run reads its model's logits for it.
 
     Args:
         modalities: the kind of each modality's values, by name.
         num_classes: C.
         task: how its targets are read.
-        class_names: C names, for reports; empty where nobody named them.
+        class_names: C names, for reports; empty if the classes have none.
         trained: how the run's task loss reads logits, where that is not the usual way of the task.
     """
 
@@ -378,7 +380,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a component may look at when it is checked, before anything is loaded.
+    """What a component is checked against, before anything is loaded.
 
     Args:
         data: the data set's description.

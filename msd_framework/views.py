@@ -57,19 +57,19 @@ def visible_modalities(view: str, modalities: Sequence[str]) -> tuple[str, ...]:
     >>> visible_modalities("audio+image", ["audio", "image", "text"])
     ('audio', 'image')
     """
+    known = sorted(modalities)
     if view == FULL:
-        return tuple(sorted(modalities))
+        return tuple(known)
     named = named_in(view)
     for name in named:
-        if name not in modalities:
+        if name not in known:
             hint = did_you_mean(name, [*modalities, FULL])
-            raise ValueError(
-                f"view {view!r} names {name!r}, which is not one of the modalities {', '.join(sorted(modalities))}.{hint}"
-            )
-    shown = [m for m in modalities if (m in named) != view.startswith("~")]
-    if not shown:
-        raise ValueError(f"view {view!r} hides every modality of {', '.join(sorted(modalities))}.")
-    return tuple(sorted(shown))
+            raise ValueError(f"view {view!r} names {name!r}, which is not one of the modalities {', '.join(known)}.{hint}")
+    hides = view.startswith("~")
+    visible = tuple(m for m in known if (m in named) != hides)
+    if not visible:
+        raise ValueError(f"view {view!r} hides every modality of {', '.join(known)}.")
+    return visible
 
 
 def shows(view: str, modalities: Sequence[str]) -> bool:

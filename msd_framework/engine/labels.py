@@ -1,4 +1,4 @@
-"""How many examples of an update have a label, told to each of its parts before any of them is computed."""
+"""The parts of an update, each with how many examples of the whole update have a label."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from msd_framework.structures import Batch
 def parts_of_update(batches: Iterator[Batch], num_parts: int, world: World) -> Iterator[Batch]:
     """The parts of an update that this process computes, on its device.
 
-    Where examples may lack a label, all parts are read before the first is computed, and each is told how many labelled examples a
-    part has on average over all parts and processes. The mean over the parts of losses that are divided by this number is the sum
-    over all labelled examples divided by their number, exactly.
+    Where examples may lack a label, all parts are read before the first is computed, and `num_labelled` of each becomes its mean
+    over all parts and processes. The mean over the parts of losses that are divided by this number is then exactly the sum over
+    all labelled examples divided by their number.
 
     Args:
         batches: the parts of this update and of those after it.
@@ -32,4 +32,5 @@ def parts_of_update(batches: Iterator[Batch], num_parts: int, world: World) -> I
     parts = [first, *others]
     counts = torch.stack([part.num_labelled for part in parts if part.num_labelled is not None])
     mean = world.mean(counts.sum()) / num_parts
-    yield from (replace(part, num_labelled=mean) for part in parts)
+    for part in parts:
+        yield replace(part, num_labelled=mean)

@@ -1,4 +1,4 @@
-"""What turns a student's intermediate into the shape of its teacher's: wider, with more heads, with more positions."""
+"""Turns a student's intermediate into the shape of its teacher's: wider, with more heads, with more positions."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class Widen(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Features [.., D] to [.., D']."""
-        widened: Tensor = self.map(values)
-        return widened
+        return self.map(values)  # type: ignore[no-any-return]
 
 
 class MixHeads(nn.Module):
@@ -70,10 +69,10 @@ class Adaptor(nn.Module):
     Positions are averaged or repeated until there are as many as the teacher's: square numbers of them as a grid, others as a line.
 
     Args:
-        loss: what will compare them.
+        loss: the loss that compares them.
         student: the shape of the student's.
         teacher: the shape of the teacher's.
-        choice: what is learned.
+        choice: whether a map is learned.
 
     Raises:
         ValueError: if they cannot be compared.

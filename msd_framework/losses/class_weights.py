@@ -1,4 +1,4 @@
-"""How much each class counts, for labels that are not equally frequent."""
+"""Weights of classes that are not equally frequent."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from msd_framework.errors import did_you_mean
 from msd_framework.losses.base import TaskLoss
 
 ClassWeights: TypeAlias = list[float] | dict[str | int, float] | Literal["balanced"]
-"""A number a class in their order, a number by a class's name (1 for those that are left out), or what its frequency says."""
+"""A number for each class in their order, a number by a class's name (1 for the others), or weights from their frequency."""
 
 
 class WeighedTaskLoss(TaskLoss):
     """A task loss in which classes may count differently.
 
     Args:
-        weights: how much each class counts, float [C], NaN where `balance` is to say it; None if all count the same.
+        weights: how much each class counts, float [C], NaN until `balance` is called; None if all count the same.
     """
 
     weights: Tensor | None
 
     def __init__(self, weights: Tensor | None):
         super().__init__()
-        learned = weights is not None and bool(weights.isnan().any())
-        self.register_buffer("weights", weights, persistent=learned)  # what a YAML says is not kept with a checkpoint
+        # weights that stand in the YAML are no part of a checkpoint
+        self.register_buffer("weights", weights, persistent=weights is not None and bool(weights.isnan().any()))
 
     @property
     def needs_counts(self) -> bool:
@@ -47,11 +47,11 @@ class WeighedTaskLoss(TaskLoss):
 
 
 def as_weights(option: str, given: ClassWeights | None, num_classes: int | None, names: Sequence[str]) -> Tensor | None:
-    """A weight for each class, float [C], NaN where they are still to come from the training examples; None if all are 1.
+    """A weight for each class, float [C], NaN where they will come from the training examples; None if all are 1.
 
     Args:
-        option: what the user calls them.
-        given: what the user wrote.
+        option: its name in a YAML.
+        given: its value.
         num_classes: C, if known.
         names: of the classes, if they have some.
 

@@ -1,4 +1,4 @@
-"""Contrast: a student's vector of an example must point to its teacher's among those of many other examples."""
+"""Contrastive distillation of representations (CRD)."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ class ContrastiveRepresentation(FeatureLoss):
         momentum: :math:`\mu`, how much of what it remembered stays, at least 0 and below 1.
 
     Raises:
-        ValueError: if an option is out of range, if nobody knows how many training examples there are or it is one alone, or
-            if a batch does not say where its examples stand in the training split.
+        ValueError: if an option is out of range, if the number of training examples is unknown or 1, or if a batch has no places.
     """
 
     takes: ClassVar[frozenset[FeatureKind]] = frozenset({"pooled", "hidden"})
@@ -77,7 +76,8 @@ class ContrastiveRepresentation(FeatureLoss):
         for name in ("student", "teacher"):
             memory = torch.empty(student.num_examples, self.embedding_size).uniform_(-bound, bound)
             self.register_buffer(f"{name}_memory", memory)  # [N, E]
-            self.register_buffer(f"{name}_z", torch.zeros(()))  # 0 until it is known
+            # 0 until the first batch
+            self.register_buffer(f"{name}_z", torch.zeros(()))
 
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
         if len(batch.places) != len(batch.targets):
@@ -115,5 +115,5 @@ class ContrastiveRepresentation(FeatureLoss):
 
     @torch.no_grad()
     def remember(self, memory: Tensor, vectors: Tensor, places: Tensor) -> None:
-        """Draws what is remembered of some examples towards their vectors."""
+        """Moves the remembered vectors of some examples towards their new ones."""
         memory[places] = F.normalize(torch.lerp(vectors.to(memory.dtype), memory[places], self.momentum), dim=1)

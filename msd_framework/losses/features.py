@@ -1,4 +1,4 @@
-"""Losses between intermediates: states, attention and summaries that a student shall have as its teacher has them."""
+"""Losses between intermediates of student and teacher: states, attention and summaries."""
 
 from __future__ import annotations
 
@@ -138,7 +138,8 @@ class RelationTransfer(FeatureLoss):
 
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
         both = _both(student, teacher)
-        with torch.autocast(both.device.type, enabled=False):  # which would compute products in half precision
+        # autocast would compute products in half precision
+        with torch.autocast(both.device.type, enabled=False):
             log_q, log_p = self.relations(student, both), self.relations(teacher, both).detach()  # [B, A, L, L]
         return _mean((log_p.exp() * (log_p - log_q)).sum(-1).mean(1), both)
 

@@ -1,4 +1,4 @@
-"""What the teacher says of all classes but the right one, for teachers that see another modality."""
+"""Divergence of all classes but the right one, for teachers that see another modality."""
 
 from __future__ import annotations
 

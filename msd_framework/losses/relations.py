@@ -1,4 +1,4 @@
-"""Relations between the examples of a batch: a student need not be where its teacher is, only see the same likenesses."""
+"""Losses on relations between the examples of a batch: the student shall find the same ones alike as its teacher."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ def summary(feature: Feature) -> Tensor:
 
 
 class _Relations(FeatureLoss):
-    """What losses on the relations within a batch share."""
+    """A loss on the relations between the examples of a batch, from a summary of each."""
 
     takes: ClassVar[frozenset[FeatureKind]] = frozenset({"pooled", "hidden"})
     mixes_examples: ClassVar[bool] = True
 
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
         s, t = summary(student), summary(teacher).detach()  # [B, D] and [B, D']
-        with torch.autocast(s.device.type, enabled=False):  # which would compute products in half precision
+        # autocast would compute products in half precision
+        with torch.autocast(s.device.type, enabled=False):
             return self.compare(s, t)
 
     @abstractmethod
@@ -158,8 +159,11 @@ class Affinity(_Relations):
         self.temperature = positive_scheduled("temperature", temperature)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        log_q, log_p = (_others(_cosines(x, x) / self.temperature.value).log_softmax(1) for x in (student, teacher))  # [B, B - 1]
-        return kl(log_p, log_q)
+        return kl(self._log_shares(teacher), self._log_shares(student))
+
+    def _log_shares(self, x: Tensor) -> Tensor:
+        """Log-probabilities of the other examples, [B, B - 1]."""
+        return _others(_cosines(x, x) / self.temperature.value).log_softmax(1)
 
 
 @FEATURE_LOSSES.register("modality_affinity")
@@ -203,7 +207,8 @@ class ModalityAffinity(FeatureLoss):
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
         there = _positions(student) & _positions(teacher)  # [M, B]
         log_q, log_p = self.log_affinities(student, there), self.log_affinities(teacher, there).detach()  # [M, M, B, B]
-        others = there.any(1) & ~torch.eye(len(there), dtype=torch.bool, device=there.device)  # [M, M], whom a modality looks at
+        # each modality is compared with the others that some example has
+        others = there.any(1) & ~torch.eye(len(there), dtype=torch.bool, device=there.device)  # [M, M]
         counts = there[:, None] & others[..., None]  # [M, M, B]
         return (kl(log_p, log_q) * counts).sum((0, 1)) / counts.sum((0, 1)).clamp(min=1)
 

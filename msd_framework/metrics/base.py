@@ -1,4 +1,4 @@
-"""What a metric promises: one number for all predictions of a split."""
+"""The contract of metrics: one number for all predictions of a split."""
 
 from __future__ import annotations
 

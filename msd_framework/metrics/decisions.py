@@ -35,22 +35,23 @@ class Decisions(CountedMetric):
     tasks: ClassVar[frozenset[Task]] = BOTH
 
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Hits, decided, true, and the examples that the class is a question for, int64 [4, C]."""
+        """Hits, decided, true, and the targets for which the class counts, int64 [4, C]."""
         num_classes = logits.shape[1]
         if targets.ndim == 1:
-            decided, true = (F.one_hot(y, num_classes).bool() for y in (logits.argmax(1), targets))  # [B, C] each
-            asked = decided | true
+            decided = F.one_hot(logits.argmax(1), num_classes).bool()  # [N, C]
+            true = F.one_hot(targets, num_classes).bool()  # [N, C]
+            counted = decided | true
         else:
-            decided, true = logits > 0, targets.int().bool()  # [B, C] each
-            asked = torch.ones_like(true)
-        return torch.stack([kind.sum(0) for kind in (decided & true, decided, true, asked)])
+            decided, true = logits > 0, targets.int().bool()  # [N, C] each
+            counted = torch.ones_like(true)
+        return torch.stack([(decided & true).sum(0), decided.sum(0), true.sum(0), counted.sum(0)])
 
     def value(self, counts: Tensor) -> float:
-        hits, decided, true, asked = counts.double()
-        return float(self.average(hits, decided, true, asked > 0))
+        hits, decided, true, counted = counts.double()
+        return float(self.average(hits, decided, true, counted > 0))
 
     @abstractmethod
-    def average(self, hits: Tensor, decided: Tensor, true: Tensor, asked: Tensor) -> Tensor:
+    def average(self, hits: Tensor, decided: Tensor, true: Tensor, counted: Tensor) -> Tensor:
         """The metric from counts, float64 [C], and whether each class counts, bool [C]."""
 
     @abstractmethod
@@ -74,17 +75,17 @@ class _F1(Decisions):
 
 
 class _Macro(Decisions):
-    def average(self, hits: Tensor, decided: Tensor, true: Tensor, asked: Tensor) -> Tensor:
-        return self.score(hits, decided, true)[asked].mean()
+    def average(self, hits: Tensor, decided: Tensor, true: Tensor, counted: Tensor) -> Tensor:
+        return self.score(hits, decided, true)[counted].mean()
 
 
 class _Micro(Decisions):
-    def average(self, hits: Tensor, decided: Tensor, true: Tensor, asked: Tensor) -> Tensor:
+    def average(self, hits: Tensor, decided: Tensor, true: Tensor, counted: Tensor) -> Tensor:
         return self.score(hits.sum(), decided.sum(), true.sum())
 
 
 class _Weighted(Decisions):
-    def average(self, hits: Tensor, decided: Tensor, true: Tensor, asked: Tensor) -> Tensor:
+    def average(self, hits: Tensor, decided: Tensor, true: Tensor, counted: Tensor) -> Tensor:
         return _ratio((self.score(hits, decided, true) * true).sum(), true.sum())
 
 
@@ -103,7 +104,7 @@ class _OfOneClass(Decisions):
     def __init__(self, num_classes: int = 2, class_names: Sequence[str] = (), positive: int | str | None = None):
         self.positive = _class(num_classes, class_names, positive)
 
-    def average(self, hits: Tensor, decided: Tensor, true: Tensor, asked: Tensor) -> Tensor:
+    def average(self, hits: Tensor, decided: Tensor, true: Tensor, counted: Tensor) -> Tensor:
         return self.score(hits, decided, true)[self.positive]
 
 
@@ -217,7 +218,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def _class(num_classes: int, names: Sequence[str], positive: int | str | None) -> int:
-    """The number of the class that is asked about."""
+    """The number of the positive class."""
     known = ", ".join(names) if names else f"0 to {num_classes - 1}"
     if positive is None:
         if num_classes > 2:
@@ -227,7 +228,8 @@ def _class(num_classes: int, names: Sequence[str], positive: int | str | None) -
         if positive not in names:
             raise ValueError(f"positive is {positive!r}, wanted a class: {known}.{did_you_mean(positive, names)}")
         return list(names).index(positive)
-    if str(positive) in names:  # a class that is named by a number
+    # a class may be named by a number
+    if str(positive) in names:
         return list(names).index(str(positive))
     if not 0 <= positive < num_classes:
         raise ValueError(f"positive is {positive}, wanted a class: {known}.")

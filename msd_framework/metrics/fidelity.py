@@ -12,7 +12,7 @@ from msd_framework.losses.defaults import default_distillation_loss
 from msd_framework.structures import ModelOutput, Outcomes, Task, outcomes_of, probabilities
 
 FIDELITY = {"agreement": True, "kl": False, "total_variation": False, "pearson": True}
-"""What every student is compared with its teacher by, and whether a larger value is a better one."""
+"""The metrics of a student beside its teacher, and whether a larger value is better."""
 
 ROUNDING = 1e-28
 """The largest mean square by which a probability differs from its mean that is rounding alone."""
@@ -78,7 +78,7 @@ class Comparison:
         )
 
     def report(self) -> dict[str, float]:
-        """What `fidelity` tells, by name."""
+        """The metrics of `fidelity`, by name."""
         agreement, kl, distance = (self.sums / self.num_examples).tolist()
         x, y, both = self.products
         varies = torch.minimum(x, y) > ROUNDING * self.num_examples

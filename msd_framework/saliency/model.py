@@ -1,4 +1,4 @@
-"""Saliency by looking at the teacher itself rather than at its predictions."""
+"""Saliency from inside the teacher rather than from its predictions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from msd_framework.losses.base import at_least_float32
 from msd_framework.models.base import MultimodalModel
 from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.structures import Inputs, ModelOutput, Outcomes, Task, outcomes_of
@@ -17,9 +18,9 @@ from msd_framework.views import FULL
 
 
 class ModelSaliency(Saliency):
-    """A score that is read off a single-stream model, such as VisualBERT, on its way to the full prediction.
+    """A score that is read off a single-stream model, such as VisualBERT, as it predicts the full view.
 
-    It is for `msd saliency`, or for whoever calls `look` and gives `forward` what it returns, as features of the view `full`.
+    `msd saliency` computes it; elsewhere, call `look` and give `forward` its result as features of the view `full`.
     """
 
     non_negative: ClassVar[bool] = True
@@ -65,11 +66,11 @@ class GradientXInput(ModelSaliency):
         self.outcomes = outcomes_of(task, outcomes)
 
     def read(self, model: SingleStream, inputs: Inputs) -> dict[str, Tensor]:
-        seen = watch(model, inputs)
+        trace = trace_tokens(model, inputs)
         with torch.enable_grad():
-            (slope,) = torch.autograd.grad(log_odds(seen.logits, self.outcomes).sum(), seen.tokens)
-        relevance = (seen.tokens.detach() * slope).sum(-1).abs()  # [B, L]
-        return {m: (relevance * own).sum(1) for m, own in seen.of.items()}
+            (slope,) = torch.autograd.grad(log_odds(trace.logits, self.outcomes).sum(), trace.tokens)
+        relevance = (trace.tokens.detach() * slope).sum(-1).abs()  # [B, L]
+        return {m: (relevance * own).sum(1) for m, own in trace.content.items()}
 
 
 @SALIENCIES.register("attention_rollout")
@@ -88,11 +89,11 @@ class AttentionRollout(ModelSaliency):
     """
 
     def read(self, model: SingleStream, inputs: Inputs) -> dict[str, Tensor]:
-        seen = watch(model, inputs)
-        flow = torch.eye(seen.tokens.shape[1], dtype=seen.tokens.dtype, device=seen.tokens.device)  # [L, L]
-        for weights in seen.attention:  # [B, H, L, L]
+        trace = trace_tokens(model, inputs)
+        flow = torch.eye(trace.tokens.shape[1], dtype=trace.tokens.dtype, device=trace.tokens.device)  # [L, L]
+        for weights in trace.attention:  # [B, H, L, L]
             flow = (flow + weights.mean(1) @ flow) / 2  # [B, L, L]
-        return {m: (flow[:, 0] * own).sum(1) for m, own in seen.of.items()}
+        return {m: (flow[:, 0] * own).sum(1) for m, own in trace.content.items()}
 
 
 class SingleStream(Protocol):
@@ -113,40 +114,35 @@ class SingleStream(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a single-stream model read of the full view, and said of it.
+class TokenTrace:
+    """A single-stream model's forward pass on the full view.
 
     Args:
         tokens: float [B, L, D], the sequence before the first layer; a leaf of the logits' graph.
-        of: which positions hold content of a modality, bool [B, L], by its name; special ones are nobody's.
+        content: which positions hold content of a modality, bool [B, L], by its name; special ones belong to none.
         attention: the weights of each layer, float [B, H, L, L], without graph.
         logits: float [B, C].
     """
 
     tokens: Tensor
-    of: Mapping[str, Tensor]
+    content: Mapping[str, Tensor]
     attention: tuple[Tensor, ...]
     logits: Tensor
 
 
-def watch(model: SingleStream, inputs: Inputs) -> Seen:
-    """Runs a model, padded, on the full view and notes what its transformer reads; nothing of the model is changed.
-
-    Args:
-        model: such as a VisualBERT, packed or not.
-        inputs: all modalities of the model.
-    """
+def trace_tokens(model: SingleStream, inputs: Inputs) -> TokenTrace:
+    """Runs a model, packed or not, on the padded full view and records its transformer's tokens and attention."""
     (parts,) = model.parts([inputs])
     tokens, mask = model.embed(parts)  # [B, L, D], [B, L]
     tokens = tokens.detach().requires_grad_()
     attention: list[Tensor] = []
 
-    def note_attention(layer: nn.Module, arguments: tuple[Tensor, Tensor]) -> None:
+    def record_attention(layer: nn.Module, arguments: tuple[Tensor, Tensor]) -> None:
         with torch.no_grad():
             attention.append(_weights(layer, *arguments))
 
     layers: Any = model.encoder.layers
-    hooks = [layer.attention.register_forward_pre_hook(note_attention) for layer in layers]
+    hooks = [layer.attention.register_forward_pre_hook(record_attention) for layer in layers]
     try:
         with torch.enable_grad():
             logits = model.classify(model.pool(model.encoder(tokens, mask)[:, 0]))
@@ -154,30 +150,30 @@ def watch(model: SingleStream, inputs: Inputs) -> Seen:
         for hook in hooks:
             hook.remove()
     spans, length = model.spans(parts), mask.shape[1]
-    of = {m: nn.functional.pad(spans[m].mask, (spans[m].start, length - spans[m].stop)) for m in model.modalities}  # [B, L]
-    return Seen(tokens, of, tuple(attention), logits)
+    content = {}
+    for modality in model.modalities:
+        span = spans[modality]
+        content[modality] = nn.functional.pad(span.mask, (span.start, length - span.stop))  # [B, L]
+    return TokenTrace(tokens, content, tuple(attention), logits)
 
 
 def _weights(attention: Any, x: Tensor, mask: Tensor) -> Tensor:
-    """How much each position of a sequence [B, L, D] reads in each other one, [B, H, L, L]."""
-    query, key = (
-        project(x).view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2) for project in (attention.query, attention.key)
-    )
+    """The attention weights of a sequence [B, L, D], [B, H, L, L]."""
+    heads = (*x.shape[:2], attention.num_heads, -1)
+    query, key = attention.query(x).view(heads).transpose(1, 2), attention.key(x).view(heads).transpose(1, 2)
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
     weights: Tensor = scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(-1)
     return weights
 
 
 def log_odds(logits: Tensor, outcomes: Outcomes) -> Tensor:
-    """How sure a model is of its own answer, float [B]: of a class against all others, or of each label, added up.
+    """How sure a model is of its own answer, float [N]: of a class against all others, or of each label, added up.
 
     >>> log_odds(torch.tensor([[2.0, -1.0]]), "softmax"), log_odds(torch.tensor([[2.0, -1.0]]), "bernoulli")
     (tensor([3.]), tensor([3.]))
     """
-    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if outcomes == "softmax":
-        top, answer = z.max(-1)
-        odds = top - z.scatter(-1, answer[..., None], -torch.inf).logsumexp(-1)
-    else:
-        odds = z.abs().sum(-1)
-    return odds.view(len(odds), -1).mean(1)
+    z = at_least_float32(logits)
+    if outcomes == "bernoulli":
+        return z.abs().sum(1)
+    top, answer = z.max(1)
+    return top - z.scatter(1, answer[:, None], -torch.inf).logsumexp(1)

@@ -19,7 +19,7 @@ from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.encoders.resnet import ResNet
 from msd_framework.models.mmbt import Mmbt
 from msd_framework.registry import MODELS
-from msd_framework.saliency.model import watch
+from msd_framework.saliency.model import trace_tokens
 from msd_framework.structures import Inputs, ModalityInputs
 from tests.bert_equations import Weights, bert_layer, layer_shapes, linear, norm, random_weights, transform_head, word_shapes
 
@@ -253,14 +253,14 @@ def test_features_are_those_of_the_padded_pass() -> None:
 
 def test_a_saliency_that_looks_inside_finds_either_modality() -> None:
     model, inputs = build(), make_inputs(torch.float32)
-    seen = watch(model, inputs)
+    seen = trace_tokens(model, inputs)
     torch.testing.assert_close(seen.logits, model(inputs).logits, atol=1e-5, rtol=1e-5)
     nobodys = torch.ones(4, 16, dtype=torch.bool)
     nobodys[:, 1:8], nobodys[:, 9:] = False, False  # [CLS], the image's [SEP]
     own = inputs["text"].mask[:, 1:] & ~inputs["text"].special[:, 1:]
-    assert torch.equal(seen.of["image"][:, 1:8], inputs["image"].mask)
-    assert torch.equal(seen.of["text"][:, 9:], own)
-    assert not (nobodys & (seen.of["image"] | seen.of["text"])).any()
+    assert torch.equal(seen.content["image"][:, 1:8], inputs["image"].mask)
+    assert torch.equal(seen.content["text"][:, 9:], own)
+    assert not (nobodys & (seen.content["image"] | seen.content["text"])).any()
 
 
 def test_all_that_is_offered_can_be_had() -> None:
