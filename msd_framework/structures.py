@@ -270,9 +270,9 @@ class LossTerm:
 
     Args:
         name: as in the log, such as `task` or `distill/text`.
-        values: t, float [B], or a scalar.
+        values: t, float [B], or [N] where the term has a value for each target, or a scalar.
         share: s, what the term and its neighbours are multiplied by, such as lambda.
-        weight: w, what it alone is multiplied by; a number, or float [1] or [B].
+        weight: w, what it alone is multiplied by; a number, or float [1], or of the shape of t.
         option: the option that sets it, such as `objective.features[0].weight`; empty if none does.
         setting: the value of that option; the mean weight if None.
     """

@@ -172,7 +172,7 @@ class Measures:
     def add(self, found: Predictions) -> None:
         """Counts a batch in."""
         known = found.labelled
-        self.num_examples += len(found.places.unique())
+        self.num_examples += len(set(found.places.tolist()))
         self.num_labelled += int(known.sum())
         if not known.any():
             return

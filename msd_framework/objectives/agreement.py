@@ -11,10 +11,11 @@ from torch import Tensor
 
 from msd_framework.losses import default_task_loss
 from msd_framework.losses.base import TaskLoss, at_least_float32
+from msd_framework.losses.labelled import known_losses
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import OBJECTIVES, Objective
-from msd_framework.structures import Batch, LossTerm, ModelOutput, Setting, StepOutput, Task
+from msd_framework.structures import Batch, LossTerm, ModelOutput, Setting, StepOutput, Task, check_logits
 from msd_framework.views import FULL
 
 
@@ -57,13 +58,17 @@ class AgreementObjective(Objective):
     def forward(self, batch: Batch) -> StepOutput:
         shown = Views(self.masker, batch)
         names = [FULL, *self.model.modalities]
-        full, *alone = at_least_float32(self.model.forward_views([shown[name].inputs for name in names]).logits)  # [B, C] each
+        logits = self.model.forward_views([shown[name].inputs for name in names]).logits
+        full, *alone = at_least_float32(check_logits(logits, batch, type(self.model).__name__))  # [N, C] each
 
-        having = [batch.having.get(m) for m in self.model.modalities]  # an example that lacks one is not asked about it
-        losses = [_where(self.task_loss(ModelOutput(z), batch.targets), mine) for z, mine in zip(alone, having)]
-        pairs = combinations(zip(alone, having), 2)
-        gaps = [_where((z - other).square().mean(-1), mine, theirs) for (z, mine), (other, theirs) in pairs]
-        task, apart = torch.stack(losses).sum(0), torch.stack(gaps).sum(0)  # [B]
+        # an example that lacks a modality has no loss of it alone
+        having = [batch.spread(batch.having[m]) if m in batch.having else None for m in self.model.modalities]
+        losses = [_where(known_losses(self.task_loss, ModelOutput(z), batch), own) for z, own in zip(alone, having)]
+        gaps = []
+        for (z, own), (other, theirs) in combinations(zip(alone, having), 2):
+            gaps.append(_where((z - other).square().mean(1), own, theirs))
+        task = batch.mean_of_targets(torch.stack(losses).sum(0))  # [B]
+        apart = batch.mean_of_targets(torch.stack(gaps).sum(0))  # [B]
 
         loss = (task + self.agree_weight * apart).mean()
         terms = (
@@ -75,15 +80,13 @@ class AgreementObjective(Objective):
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         taken = setting.student_modalities
-        return (
-            []
-            if len(taken) > 1
-            else [f"agreement is between two modalities or more, and the model takes {', '.join(taken)} alone."]
-        )
+        if len(taken) > 1:
+            return []
+        return [f"agreement is between two modalities or more, and the model takes {', '.join(taken)} alone."]
 
 
 def _where(losses: Tensor, *having: Tensor | None) -> Tensor:
-    """Losses [B], 0 of examples that lack something."""
+    """Losses [N], 0 of examples that lack something."""
     for rows in having:
         losses = losses if rows is None else losses.where(rows, 0.0)
     return losses

@@ -23,7 +23,7 @@ from msd_framework.objectives.look_ahead import MIXED, TracedPass, trace
 from msd_framework.objectives.terms import DistillationTerms
 from msd_framework.saliency.base import Saliency, scores_of
 from msd_framework.schedules import HeldOut, Number, Scheduled, Step
-from msd_framework.structures import Batch, Inputs, ModelOutput, Setting, StepOutput, Task
+from msd_framework.structures import Batch, Inputs, ModelOutput, Setting, StepOutput, Task, check_logits
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, View, visible_modalities
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy, mean_of_shown
@@ -38,7 +38,8 @@ class DistillationObjective(Objective):
         + \lambda \left[\sum_v w_v(x) \, D(f(x_v), f_T(x_v)) + \sum_k \beta_k \, F_k(f(x_{v_k}), f_T(x_{v_k}))\right]
 
     averaged over the batch, with :math:`f` the student, :math:`f_T` the teacher, :math:`x_v` the example with the
-    modalities that view :math:`v` shows, and :math:`F_k` losses of what goes on inside both, if any.
+    modalities that view :math:`v` shows, and :math:`F_k` losses of what goes on inside both, if any. Where an example has
+    several targets, :math:`\ell` and :math:`w_v D` are means over them; targets of -100 are then padding and do not count.
     An example without a modality (`docs/own_data.md`) is not distilled on views that show nothing of it: D and F are 0 there.
     The single view `full` is distillation as in Hinton et al. (2015, arXiv:1503.02531); the views `full` and each modality
     alone are modality-specific distillation (Jin et al., 2021, arXiv:2101.01881); a view `{teacher: audio, student: image}`
@@ -101,24 +102,25 @@ class DistillationObjective(Objective):
         inputs = [views[name].inputs for name in self.student_views]
         traced = trace(self, self.model, inputs, self.own_rows()) if self.weighting.looks_ahead else None
         output, features = self.student_outputs(inputs, traced)
-        student = self.by_view(output.logits)  # [1 + V, B, C], the full view first
+        logits = check_logits(output.logits, batch, type(self.model).__name__)
+        student = self.by_view(logits)  # [1 + V, N, C], the full view first
         teacher, teacher_features = self.teacher_outputs(views)
         full = ModelOutput(student[0])
 
-        shown = self.shown(batch)  # [V, B]
+        shown = self.shown(batch)  # [V, N]
         task = labelled_losses(self.task_loss, full, batch)  # [B]
-        distill = self.distill_losses(student, teacher, batch.targets, shown)  # [V, B]
-        weights = self.weighting(self.evidence(batch, teacher, student[1:], distill, shown))  # [V] or [V, B]
-        weights = weights if weights.ndim == 2 else weights[:, None]
-        weights = weights if shown is None else weights.where(shown, 0.0)
+        distill = self.distill_losses(student, teacher, batch.targets, shown)  # [V, N]
+        weights = self.weights(self.evidence(batch, teacher, student[1:], distill, shown), batch)  # [V, 1] or [V, N]
         compared = self.features(features, teacher_features, batch, self.shown_in)  # [B] each
         penalty = self.weighting.penalty()
 
         lam = self.distill_weight.value
-        terms = DistillationTerms(self.views, lam, task, distill, weights, compared, penalty, shown)
+        terms = DistillationTerms(batch, self.views, lam, task, distill, weights, compared, penalty, shown)
         if traced is not None:
             again = partial(self.distill_losses, teacher=teacher, targets=batch.targets, shown=shown)
-            self.traced.append(traced.weighed(lambda z: again(self.by_view(z)), lam * weights / len(batch)))
+            share = batch.target_share(weights.dtype)
+            factors = lam * weights / len(batch) if share is None else lam * weights * share / len(batch)
+            self.traced.append(traced.weighed(lambda z: again(self.by_view(z)), factors))
         return StepOutput(terms.loss(), {**terms.logged(), **self.modulate(batch)}, full, tuple(terms.each()))
 
     def shown_in(self, batch: Batch, view: View) -> Tensor | None:
@@ -128,12 +130,16 @@ class DistillationObjective(Objective):
         return torch.stack(found).all(0) if found else None
 
     def shown(self, batch: Batch) -> Tensor | None:
-        """The same of all views, bool [V, B]."""
-        if not batch.having and not batch.teacher_having:
+        """Which targets are distilled on each view, bool [V, N]: no padding, and of examples that it shows; None where all are."""
+        if not batch.having and not batch.teacher_having and batch.example_of is None:
             return None
-        found = [self.shown_in(batch, view) for view in self.views]
-        everyone = torch.ones_like(batch.targets if batch.targets.ndim == 1 else batch.targets[:, 0], dtype=torch.bool)
-        return torch.stack([everyone if one is None else one for one in found])
+        everyone = torch.ones(len(batch), dtype=torch.bool, device=batch.targets.device)
+        examples = []
+        for view in self.views:
+            shown = self.shown_in(batch, view)
+            examples.append(everyone if shown is None else shown)
+        targets = batch.spread(torch.stack(examples))
+        return targets if batch.is_target is None else targets & batch.is_target
 
     @property
     def student_views(self) -> tuple[str, ...]:
@@ -141,7 +147,7 @@ class DistillationObjective(Objective):
         return tuple(dict.fromkeys([FULL, *(v.student for v in self.views), *self.features.student_views]))
 
     def student_outputs(self, inputs: Sequence[Inputs], traced: TracedPass | None) -> tuple[ModelOutput, FeaturesByView]:
-        """What the student says of its views, logits [V', B, C], and what goes on inside it, by view.
+        """What the student says of its views, logits [V', N, C], and what goes on inside it, by view.
 
         A pass that is traced tells its logits alone; what goes on inside the student is then seen in another one.
         """
@@ -152,14 +158,14 @@ class DistillationObjective(Objective):
         return output if traced is None else ModelOutput(traced.logits), dict(zip(self.student_views, told))
 
     def by_view(self, logits: Tensor) -> Tensor:
-        """The student's logits on the full view and on its side of each view, [1 + V, B, C], of those on its views [V', B, C]."""
+        """The student's logits on the full view and on its side of each view, [1 + V, N, C], of those on its views [V', N, C]."""
         of = dict(zip(self.student_views, logits))
         return torch.stack([of[FULL], *(of[v.student] for v in self.views)])
 
     def distill_losses(
         self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor, shown: Tensor | None = None
     ) -> Tensor:
-        """How far the student is from the teacher on each view, [V, B]; 0 where an example is not shown."""
+        """How far the student is from the teacher on each view, [V, N]; 0 of a target that is not shown."""
         seen = [None] * len(self.views) if shown is None else shown
         pairs = ((logits, teacher[v.teacher].logits, rows) for logits, v, rows in zip(student[1:], self.views, seen))
         return torch.stack([compare_shown(self.distill_loss, mine, taught, targets, rows) for mine, taught, rows in pairs])
@@ -172,6 +178,7 @@ class DistillationObjective(Objective):
             output, told = self.teacher.predict_features(shown.batch, names, wanted, shown)
         else:
             output, told = self.teacher.predict(shown.batch, names, shown), []
+        check_logits(output.logits, shown.batch, self.teacher.name)
         return {name: ModelOutput(one) for name, one in zip(names, output.logits)}, dict(zip(names, told))
 
     def evidence(
@@ -190,7 +197,26 @@ class DistillationObjective(Objective):
             targets=batch.targets,
             gradients=self.gradients(losses, shown),
             shown=shown,
+            example_of=batch.example_of,
         )
+
+    def weights(self, evidence: Evidence, batch: Batch) -> Tensor:
+        """How much each view counts for each target, [V, 1] where they share it, else [V, N]; 0 of a target that is not shown.
+
+        Raises:
+            ValueError: if the weighting gives them for something else.
+        """
+        weights: Tensor = self.weighting(evidence)
+        if weights.ndim == 1:
+            weights = weights[:, None]
+        elif self.weighting.per_example:
+            weights = batch.spread(weights)
+        if weights.shape[1] not in (1, len(batch.targets)):
+            raise ValueError(
+                f"{type(self.weighting).__name__} gives weights {list(weights.shape)} for {len(batch)} examples with "
+                f"{len(batch.targets)} targets, wanted [V], [V, N], or with per_example = True [V, B]."
+            )
+        return weights if evidence.shown is None else weights.where(evidence.shown, 0.0)
 
     def gradients(self, losses: Tensor, shown: Tensor | None) -> Tensor | None:
         """The gradient of each view's mean loss with respect to the parameters that the weighting watches, [V, P]."""
@@ -241,7 +267,7 @@ class DistillationObjective(Objective):
         return self.saliency.views(self.teacher.modalities) if self.saliency else ()
 
     def scores(self, batch: Batch, teacher: Mapping[str, ModelOutput]) -> Tensor | None:
-        """The saliency of each of the teacher's modalities, [B, M], if the weighting wants it."""
+        """The saliency of each of the teacher's modalities, [N, M], if the weighting wants it."""
         return (
             scores_of(self.saliency, teacher, batch.teacher_side, self.teacher.modalities, lacking=0.0) if self.saliency else None
         )
@@ -264,7 +290,8 @@ class DistillationObjective(Objective):
         assert self.saliency is not None
         for batch in batches:
             names = self.saliency_views()
-            outputs = dict(zip(names, map(ModelOutput, self.teacher.predict(batch, names).logits)))
+            logits = check_logits(self.teacher.predict(batch, names).logits, batch, self.teacher.name)
+            outputs = dict(zip(names, map(ModelOutput, logits)))
             yield scores_of(self.saliency, outputs, batch.teacher_side, self.teacher.modalities)
 
     @classmethod

@@ -11,7 +11,7 @@ from msd_framework.maskers.modality_dropout import modality_dropout
 from msd_framework.models.base import MultimodalModel
 from msd_framework.modulation.base import GradientModulation
 from msd_framework.objectives.base import OBJECTIVES, Objective
-from msd_framework.structures import Batch, LossTerm, StepOutput, Task
+from msd_framework.structures import Batch, LossTerm, StepOutput, Task, check_logits
 
 
 @OBJECTIVES.register("supervised")
@@ -52,6 +52,7 @@ class SupervisedObjective(Objective):
     def forward(self, batch: Batch) -> StepOutput:
         seen = modality_dropout(batch, self.modality_dropout if self.training else 0.0)
         output = self.model(seen.inputs)
+        check_logits(output.logits[None], batch, type(self.model).__name__)
         task = labelled_losses(self.task_loss, output, batch)  # [B]
         loss = task.mean()
         return StepOutput(loss, {"task": loss.detach(), **self.modulate(batch)}, output, (LossTerm("task", task),))

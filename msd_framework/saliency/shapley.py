@@ -109,7 +109,7 @@ class ShapleySaliency(Saliency):
 
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
         full = predictions[FULL]
-        v = {(): self.worth(ModelOutput(self.nothing(full.logits)), full, targets)}
+        v: dict[tuple[str, ...], Tensor] = {(): self.worth(ModelOutput(self.nothing(full.logits)), full, targets)}
         for s in subsets(modalities):
             if s:
                 v[s] = self.worth(predictions[view_name(s, modalities)], full, targets)  # [N] each

@@ -25,16 +25,17 @@ class Evidence:
     Args:
         views: V views.
         modalities: M names of the teacher's modalities, sorted.
-        teacher: the teacher's logits on the teacher's side of each view, float [V, B, C].
-        student: the student's logits on the student's side of each view, float [V, B, C].
-        losses: distillation losses, float [V, B].
-        teacher_losses: the teacher's task loss on each view, float [V, B]; 0 for an example without a label.
-        saliency: scores float [B, M] if the strategy has a `saliency`, else None.
-        targets: int64 [B] or float [B, C].
+        teacher: the teacher's logits on the teacher's side of each view, float [V, N, C].
+        student: the student's logits on the student's side of each view, float [V, N, C].
+        losses: distillation losses, float [V, N].
+        teacher_losses: the teacher's task loss on each view, float [V, N]; 0 for an unknown target.
+        saliency: scores float [N, M] if the strategy has a `saliency`, else None.
+        targets: int64 [N] or float [N, C].
         gradients: of each view's mean loss with respect to the P numbers that the strategy watches, float [V, P]; None where it
             watches nothing, and where nothing is learned.
-        shown: bool [V, B], False where an example has nothing of what a view shows: what is said of it there does not count, and
-            its weight is 0. None where each example has something of each view.
+        shown: bool [V, N], False of padding and where an example has nothing of what a view shows: such a target does not count,
+            and its weight is 0. None where each target counts on each view.
+        example_of: int64 [N], the example of each target where examples have several; None where N = B.
     """
 
     views: tuple[View, ...]
@@ -47,14 +48,15 @@ class Evidence:
     targets: Tensor
     gradients: Tensor | None = None
     shown: Tensor | None = None
+    example_of: Tensor | None = None
 
     def mean(self, values: Tensor) -> Tensor:
-        """Values [V, B, ..] averaged over the examples that have something of the view, [V, ..]."""
+        """Values [V, N, ..] averaged over the targets that count on the view, [V, ..]."""
         return mean_of_shown(values, self.shown)
 
 
 def mean_of_shown(values: Tensor, shown: Tensor | None) -> Tensor:
-    """Values [V, B, ..] averaged over the examples that count, bool [V, B], all of them if None; 0 where none does.
+    """Values [V, N, ..] averaged over the targets that count, bool [V, N], all of them if None; 0 where none does.
 
     >>> mean_of_shown(torch.tensor([[1.0, 3.0], [2.0, 9.0]]), torch.tensor([[True, True], [True, False]]))
     tensor([2., 2.])
@@ -83,6 +85,9 @@ class WeightingStrategy(UpdateHook, ABC):
     asks_labels: ClassVar[bool] = False
     """Whether it looks at labels in a way that training examples without one do not allow."""
 
+    per_example: ClassVar[bool] = False
+    """Whether its weights [V, B] are of examples, whose targets share them, rather than of N targets."""
+
     saliency: Saliency | None
 
     def __init__(self) -> None:
@@ -92,7 +97,7 @@ class WeightingStrategy(UpdateHook, ABC):
 
     @abstractmethod
     def forward(self, evidence: Evidence) -> Tensor:
-        """Weights [V] when shared by all examples, else [V, B]."""
+        """Weights [V] when shared by all targets, else [V, N], or [V, B] of a strategy that weighs examples (`per_example`)."""
 
     def prepare(self, views: tuple[View, ...]) -> None:
         """Makes the parameters and buffers that depend on the views, when an objective takes the strategy."""

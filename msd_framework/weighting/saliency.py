@@ -14,7 +14,7 @@ from msd_framework.ranges import below_one
 from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.saliency.prediction import DropSaliency
 from msd_framework.schedules import Mean, Progress
-from msd_framework.structures import Outcomes, Setting, Task
+from msd_framework.structures import Outcomes, Setting, Task, has_label
 from msd_framework.views import View, visible_modalities
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 from msd_framework.weighting.normalise import Normalise, non_negative, normaliser, weigh
@@ -104,7 +104,7 @@ class InstanceWeights(WeightingStrategy):
         assert evidence.saliency is not None
         scores = view_saliency(evidence.saliency, evidence.modalities, evidence.views)  # [V, B]
         if self.training:
-            self.means.append(evidence.saliency.double().mean())
+            self.means.append(_mean_score(evidence))
         floor = (self.floor * self.scale[0]).clamp(min=noise(scores.dtype, evidence.teacher.dtype)).to(scores.dtype)
         return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor), evidence.shown)
 
@@ -229,6 +229,16 @@ def _fitting(saliency: Saliency, normalise: Normalise) -> Saliency:
             f"the scores of {type(saliency).__name__} can be negative, which no ratio can use; take normalise: softmax."
         )
     return saliency
+
+
+def _mean_score(evidence: Evidence) -> Tensor:
+    """The mean score of a batch, padding left out, a float64 scalar."""
+    assert evidence.saliency is not None
+    scores = evidence.saliency.double()
+    if evidence.example_of is None:
+        return scores.mean()
+    counted = has_label(evidence.targets)[:, None]
+    return scores.where(counted, 0.0).sum() / (counted.sum() * scores.shape[1]).clamp(min=1)
 
 
 def _expect_mean(weights: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
