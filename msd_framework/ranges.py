@@ -19,7 +19,9 @@ def positive(**values: float | None) -> None:
     ...
     ValueError: hidden_size must be above 0, got -4.
     """
-    _refuse({name: value for name, value in values.items() if value is not None and not 0 < value < math.inf}, "above 0")
+    for name, value in values.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0, got {value}.")
 
 
 def not_negative(**values: float | None) -> None:
@@ -28,7 +30,9 @@ def not_negative(**values: float | None) -> None:
     Raises:
         ValueError: with the first of them.
     """
-    _refuse({name: value for name, value in values.items() if value is not None and not 0 <= value < math.inf}, "0 or more")
+    for name, value in values.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be 0 or more, got {value}.")
 
 
 def below_one(**values: float) -> None:
@@ -37,7 +41,9 @@ def below_one(**values: float) -> None:
     Raises:
         ValueError: with the first of them.
     """
-    _refuse({name: value for name, value in values.items() if not 0 <= value < 1}, "0 or more and below 1")
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be 0 or more and below 1, got {value}.")
 
 
 LARGEST = 2**31 - 1
@@ -69,8 +75,3 @@ def too_large(options: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, i
 def most_of(name: str) -> int:
     """The largest number that a size of this name may be."""
     return DEEPEST if re.search(r"(layers?|depths?|blocks)(\[\d+\])*$", name) else LARGEST
-
-
-def _refuse(wrong: dict[str, float], wanted: str) -> None:
-    for name, value in wrong.items():
-        raise ValueError(f"{name} must be {wanted}, got {value}.")

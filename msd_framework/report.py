@@ -1,4 +1,4 @@
-"""What a run writes down: predictions, how right they are, and a report for people and for programs."""
+"""The report of a run: predictions, metrics, and what was left out, for people and for programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from msd_framework.config.values import to_copy
 from msd_framework.data.base import SubmissionFile
 from msd_framework.data.batches.reader import ExampleReader
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import Measures, in_order, in_step
+from msd_framework.engine.evaluation import Measures, Predictions, in_order, in_step
 from msd_framework.engine.memory import keep_freed_memory
 from msd_framework.engine.prediction_table import PredictionTable
 from msd_framework.escaping import CsvWriter
@@ -29,6 +29,7 @@ from msd_framework.escaping import markdown as escaped
 from msd_framework.files import draft, write_json, write_text
 from msd_framework.metrics.fidelity import Comparison, compare
 from msd_framework.screen import Screen
+from msd_framework.structures import DatasetInfo
 from msd_framework.table import Table
 from msd_framework.views import FULL
 
@@ -59,8 +60,8 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     examples: dict[str, int] = {}
     for use in SPLITS[config.run_type]:
         if use in run.data.evaluation:
-            found, examples[use] = evaluate_split(run, use)
-            metrics |= {f"{use}/{name}": value for name, value in found.items()}
+            of_split, examples[use] = evaluate_split(run, use)
+            metrics |= {f"{use}/{name}": value for name, value in of_split.items()}
     result = {
         "name": config.name,
         "run_type": config.run_type,
@@ -102,32 +103,41 @@ def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
     measures = Measures({} if run.config.run_type == "predict" else run.metrics)
     compared: dict[str, Comparison] = {}
 
-    def made() -> Iterator[list[tuple[int, tuple[list[Any], str]]]]:
-        for found, told in zip(student, teacher or repeat(None)):
-            measures.add(found)
-            for view, logits in told.logits.items() if told else ():
-                rows = torch.ones_like(found.labelled)
-                for side in (found.shown, told.shown if told else {}):
-                    rows = rows & side.get(view, rows)
-                if rows.any():
-                    part = compare(found.logits[view][rows], logits[rows], info.task, info.outcomes)
-                    compared[view] = compared[view] + part if view in compared else part
-            places = found.places.tolist()
-            entries = dataset.submission_entries(places, found.logits[FULL]) if submission else repeat("")
-            yield list(zip(places, zip(table.rows(found), entries)))
+    def rows() -> Iterator[list[tuple[int, tuple[list[Any], str]]]]:
+        """Of each batch, the place of each example, its row and its entry; the batch is measured on the way."""
+        for predictions, of_teacher in zip(student, teacher or repeat(None)):
+            measures.add(predictions)
+            if of_teacher:
+                _add_comparisons(compared, predictions, of_teacher, info)
+            places = predictions.places.tolist()
+            entries = dataset.submission_entries(places, predictions.logits[FULL]) if submission else repeat("")
+            yield list(zip(places, zip(table.rows(predictions), entries)))
 
     path = run.folder / f"predictions_{getattr(run.config.data, use).replace('/', '_')}.csv"
     with prediction_files(path, table.header, submission) if world.is_first else nullcontext(_ignore) as write:
-        for row, entry in in_order(made(), world):
+        for row, entry in in_order(rows(), world):
             write(row, entry)
         examples, labelled = measures.seen(world)
     metrics = measures.values(world) if labelled else {}
-    shares = world.gather(compared)
-    for view in dict.fromkeys(view for share in shares for view in share):
-        first, *rest = (share[view] for share in shares if view in share)
-        faithful = sum(rest, first).report()
-        metrics |= {name if view == FULL else f"{view}/{name}": value for name, value in faithful.items()}
+    whole: dict[str, Comparison] = {}
+    for share in world.gather(compared):
+        for view, comparison in share.items():
+            whole[view] = whole[view] + comparison if view in whole else comparison
+    for view, comparison in whole.items():
+        for name, value in comparison.report().items():
+            metrics[name if view == FULL else f"{view}/{name}"] = value
     return metrics, examples
+
+
+def _add_comparisons(compared: dict[str, Comparison], student: Predictions, teacher: Predictions, info: DatasetInfo) -> None:
+    """Adds how far student and teacher agree on each view, where both see something of an example."""
+    for view, logits in teacher.logits.items():
+        rows = torch.ones_like(student.labelled)
+        for shown in (student.shown, teacher.shown):
+            rows = rows & shown.get(view, rows)
+        if rows.any():
+            part = compare(student.logits[view][rows], logits[rows], info.task, info.outcomes)
+            compared[view] = compared[view] + part if view in compared else part
 
 
 @contextmanager
@@ -161,27 +171,31 @@ def _ignore(row: Sequence[Any], entry: str) -> None:
     """What a process that writes nothing does with a row."""
 
 
-def readers_of(run: Run) -> dict[str, ExampleReader]:
-    """What has read each split, by its use."""
-    training = {} if run.data.training is None else {"train": run.data.training}
-    return {**training, **{use: batches.reader for use, batches in run.data.evaluation.items()}}
+def _readers(run: Run) -> dict[str, ExampleReader]:
+    """The reader of each split, by its use."""
+    readers = {} if run.data.training is None else {"train": run.data.training}
+    for use, batches in run.data.evaluation.items():
+        readers[use] = batches.reader
+    return readers
 
 
 def skipped(run: Run) -> list[str]:
     """What was wrong with each line or file that was left out, by any process."""
     mine: list[str] = []
-    for reader in readers_of(run).values():
+    for reader in _readers(run).values():
         mine += [*getattr(reader.dataset, "skipped", []), *reader.skipped.values()]
-    return list(dict.fromkeys(text for texts in run.world.gather(mine) for text in texts))
+    return list(dict.fromkeys(chain.from_iterable(run.world.gather(mine))))
 
 
 def lacking(run: Run) -> dict[str, dict[str, int]]:
     """How many of the examples that were read lack each modality, by the use of their split."""
-    mine = [(use, m, places) for use, reader in readers_of(run).items() for m, places in sorted(reader.lacking.items())]
-    found: dict[str, dict[str, set[int]]] = {}
-    for use, modality, places in (entry for share in run.world.gather(mine) for entry in share):
-        found.setdefault(use, {}).setdefault(modality, set()).update(places)
-    return {use: {m: len(places) for m, places in by_modality.items()} for use, by_modality in found.items()}
+    mine = {use: dict(sorted(reader.lacking.items())) for use, reader in _readers(run).items()}
+    places: dict[str, dict[str, set[int]]] = {}
+    for share in run.world.gather(mine):
+        for use, by_modality in share.items():
+            for modality, lacking_it in by_modality.items():
+                places.setdefault(use, {}).setdefault(modality, set()).update(lacking_it)
+    return {use: {m: len(found) for m, found in by_modality.items()} for use, by_modality in places.items()}
 
 
 def environment(world: World) -> dict[str, Any]:
@@ -215,19 +229,18 @@ def markdown(result: Mapping[str, Any]) -> str:
     if result["lacking"]:
         lines += ["", f"{escaped(lacking_line(result))} Views that show nothing of an example are not measured on it."]
     if result["skipped"]:
-        lines += [
-            "",
-            f"{left_out_line(result)}:",
-            "",
-            *(f"- {escaped(text)}" for text in result["skipped"][:20]),
-        ]
+        lines += ["", f"{left_out_line(result)}:", ""]
+        lines += [f"- {escaped(text)}" for text in result["skipped"][:20]]
     return "\n".join(lines) + "\n"
 
 
 def lacking_line(result: Mapping[str, Any]) -> str:
     """How many examples lack what, as sentences."""
-    counts = [(use, m, n) for use, found in result["lacking"].items() for m, n in found.items()]
-    return " ".join(f"{n:,} {use} example{'s have' if n != 1 else ' has'} no {m}." for use, m, n in counts)
+    sentences = []
+    for use, counts in result["lacking"].items():
+        for modality, count in counts.items():
+            sentences.append(f"{count:,} {use} example{'s have' if count != 1 else ' has'} no {modality}.")
+    return " ".join(sentences)
 
 
 def left_out_line(result: Mapping[str, Any]) -> str:

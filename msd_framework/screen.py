@@ -24,7 +24,7 @@ class Screen(Console):
     """A terminal, or the file or pipe in its place, that shows texts as they are.
 
     Args:
-        stderr: for what is said of a run as it goes, beside its results.
+        stderr: for the lines of a run as it goes, beside its results.
         width: columns where it is no terminal.
     """
 

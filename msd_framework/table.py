@@ -52,8 +52,8 @@ class Table:
     def markdown(self) -> list[str]:
         """The lines of the table in a page."""
         rule = ["---:" if is_number else "---" for is_number in self.is_number]
-        cells = [map(markdown, self.columns), rule, *(map(markdown, row) for row in self.rows)]
-        return [f"| {' | '.join(line)} |" for line in cells]
+        head, *body = [list(map(markdown, row)) for row in (self.columns, *self.rows)]
+        return [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)]
 
     def __rich__(self) -> rich.Table:
         table = rich.Table(
@@ -68,7 +68,11 @@ class Table:
         for name, is_number in zip(self.columns, self.is_number):
             table.add_column(name, justify="right" if is_number else "left", overflow="fold", vertical="bottom")
         for i, row in enumerate(self.rows):
-            table.add_row(*(Text(visible(text), "bold") if (i, j) in self.bold else text for j, text in enumerate(row)))
+            cells: list[str | Text] = list(row)
+            for j, text in enumerate(row):
+                if (i, j) in self.bold:
+                    cells[j] = Text(visible(text), "bold")
+            table.add_row(*cells)
         return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,19 +67,23 @@ def alike_layers(
     reader = (data.training_reader if use == "train" else data.evaluation[use].reader).with_teacher(data.teacher_overrides)
     size = min(num_examples, data.config.evaluation.batch_size)
     batches = EvaluationBatches(reader, Collator(data.processors, data.info, teacher_overrides=reader.teacher_overrides), size)
-    seen: dict[tuple[str, str], list[Tensor]] = {}
+    means: dict[tuple[str, str], list[Tensor]] = {}
     for batch in _first(batches, num_examples):
-        here = batch.to(data.world.device)
-        seen_by = {"student": here, "teacher": here.teacher_side}
-        for who, model, names in (("student", student.eval(), mine), ("teacher", teacher, theirs)):
-            (features,) = model.forward_features([seen_by[who].inputs], [names])[1]
+        on_device = batch.to(data.world.device)
+        sides = (
+            ("student", student.eval(), on_device.inputs, mine),
+            ("teacher", teacher, on_device.teacher_side.inputs, theirs),
+        )
+        for side, model, inputs, names in sides:
+            (features,) = model.forward_features([inputs], [names])[1]
             for name in names:
-                if not (mean := summary(features[name]).double().cpu()).isfinite().all():
-                    raise TrainingError(f"{name} of the {who} is not finite on data.{use}. Take another checkpoint.")
-                seen.setdefault((who, name), []).append(mean)
-    states = {key: torch.cat(parts)[:num_examples] for key, parts in seen.items()}
-    table = cka_table([states["student", name] for name in mine], [states["teacher", name] for name in theirs])
-    return Alike(tuple(mine), tuple(theirs), table)
+                mean = summary(features[name]).double().cpu()
+                if not mean.isfinite().all():
+                    raise TrainingError(f"{name} of the {side} is not finite on data.{use}. Take another checkpoint.")
+                means.setdefault((side, name), []).append(mean)
+    of_student = [torch.cat(means["student", name])[:num_examples] for name in mine]
+    of_teacher = [torch.cat(means["teacher", name])[:num_examples] for name in theirs]
+    return Alike(tuple(mine), tuple(theirs), cka_table(of_student, of_teacher))
 
 
 def usual_layers(model: MultimodalModel) -> str:
@@ -92,22 +96,22 @@ def usual_layers(model: MultimodalModel) -> str:
 def _layers(model: MultimodalModel, at: str, pattern: str) -> list[str]:
     """The names of the layers of a pattern, that are states or summaries."""
     kinds: Mapping[str, str] = model.feature_kinds
-    found = [name for name in numbered(pattern, kinds).values() if kinds[name] in ("hidden", "pooled")]
-    if not found:
+    names = [name for name in numbered(pattern, kinds).values() if kinds[name] in ("hidden", "pooled")]
+    if not names:
         known = dict.fromkeys(f"{part}.*.{what}" for part, layer, what in map(parsed, kinds) if layer is not None)
         text = f"there are no layers with states of the name {pattern!r}.{did_you_mean(pattern, known)}"
         raise ConfigError(Problem(at, f"{text} The model offers {listing(kinds)}."))
-    return found
+    return names
 
 
-def _first(batches: EvaluationBatches, num_examples: int) -> list[Batch]:
+def _first(batches: EvaluationBatches, num_examples: int) -> Iterator[Batch]:
     """As many batches as hold so many examples."""
-    found: list[Batch] = []
+    count = 0
     for batch in batches:
-        found.append(batch)
-        if sum(map(len, found)) >= num_examples:
-            break
-    return found
+        yield batch
+        count += len(batch)
+        if count >= num_examples:
+            return
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
@@ -164,9 +168,9 @@ def suggested_layers(table: Tensor) -> dict[int, int]:
     for i in range(1, n + 1):
         for j in range(1, m + 1):
             best[i, j] = torch.maximum(best[i, j - 1], best[i - 1, j - apart] + table[i - 1, j - 1])
-    found, j = {}, m
+    layers, j = {}, m
     for i in range(n, 0, -1):
         while best[i, j - 1] == best[i, j]:
             j -= 1
-        found[i], j = j, j - apart
-    return dict(sorted(found.items()))
+        layers[i], j = j, j - apart
+    return dict(sorted(layers.items()))

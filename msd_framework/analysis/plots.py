@@ -1,10 +1,10 @@
-"""Pictures of a study: every run's score, and the densities of what models put out on each view."""
+"""Pictures of a study: every run's score, and the densities of models' outputs on each view."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,13 @@ def read_log_odds(path: Path) -> dict[str, NDArray[np.float64]]:
     width = (len(header) - first) // len(views)  # the predicted class, which older files lack, and a probability a class
     if width * len(views) != len(header) - first or width - ("prediction" in header[first : first + 1]) != 2:
         raise DataError(f"{path}: has {len(header) - first} columns for {len(views)} views; densities are drawn for two classes.")
-    shown = [[cell or "nan" for cell in row[first + width - 1 :: width]] for row in rows]  # empty where a view shows nothing
-    p = np.array(shown, float).clip(SMALLEST, 1 - SMALLEST)  # [N, V]
-    return {view or FULL: column[~np.isnan(column)] for view, column in zip(views, np.log(p / (1 - p)).T)}
+    log_odds = {}
+    for i, view in enumerate(views):
+        column = first + width * (i + 1) - 1  # of the second class
+        p = np.array([row[column] for row in rows if row[column]], float)  # empty where a view shows nothing of an example
+        p = p.clip(SMALLEST, 1 - SMALLEST)
+        log_odds[view or FULL] = np.log(p / (1 - p))
+    return log_odds
 
 
 def gaussian_density(values: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -76,7 +80,7 @@ def draw_densities(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], path
         path: the PNG.
     """
     figure, axes = _figure(len(panels), width=3.6, height=3.0)
-    everything = np.concatenate([values for views in panels.values() for values in views.values()])
+    everything = np.concatenate(list(chain.from_iterable(views.values() for views in panels.values())))
     low, high = np.quantile(everything, [0.005, 0.995])
     at = np.linspace(float(low) - 1, float(high) + 1, 400)
     for axis, (name, views) in zip(axes, panels.items()):
@@ -100,9 +104,9 @@ def draw_runs(values: Mapping[str, Sequence[float]], metric: str, path: Path) ->
         path: the PNG.
     """
     figure, (axis,) = _figure(1, width=6.4, height=1.0 + 0.4 * len(values))
-    for place, (colour, found) in enumerate(zip(COLOURS * len(values), values.values())):
-        axis.plot(found, [place] * len(found), "o", color=colour, alpha=0.55, markersize=6)
-        axis.plot([np.mean(found)] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
+    for place, (colour, scores) in enumerate(zip(COLOURS * len(values), values.values())):
+        axis.plot(scores, [place] * len(scores), "o", color=colour, alpha=0.55, markersize=6)
+        axis.plot([np.mean(scores)] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
     axis.set_yticks(range(len(values)), list(values))
     axis.invert_yaxis()
     axis.set_xlabel(metric)
@@ -125,7 +129,7 @@ def draw_lines(
         errors: what is drawn above and below a column's values, by the column's name.
     """
     figure, axes = _figure(len(panels), width=4.2, height=3.2, share_y=False)
-    colours = dict(zip((name for columns in panels.values() for name in columns), COLOURS * len(panels)))
+    colours = dict(zip(chain.from_iterable(panels.values()), COLOURS * len(panels)))
     for axis, (measure, columns) in zip(axes, panels.items()):
         for name, values in columns.items():
             spread = (errors or {}).get(name)

@@ -54,12 +54,12 @@ def channel_saliency(
         return (answer(shuffled) - reference).square().mean()
 
     times, own = len(permutations), torch.eye(num_channels, dtype=torch.bool, device=channels.device)
-    asked = own.repeat(times, 1), columns.repeat(times, *[1] * (columns.ndim - 1)), permutations.flatten(0, 1)  # M D of each
+    shuffles = own.repeat(times, 1), columns.repeat(times, *[1] * (columns.ndim - 1)), permutations.flatten(0, 1)  # M D of each
     with torch.no_grad():
         if at_once > 1:
-            distances = torch.func.vmap(distance, chunk_size=at_once)(*asked)
+            distances = torch.func.vmap(distance, chunk_size=at_once)(*shuffles)
         else:
-            distances = torch.stack([distance(*one) for one in zip(*asked)])
+            distances = torch.stack([distance(*one) for one in zip(*shuffles)])
         return min_max(distances.view(times, num_channels).mean(0))
 
 

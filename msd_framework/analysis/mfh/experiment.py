@@ -1,4 +1,4 @@
-"""Channel saliency of trained models: which channels of one of them are of use to the other, which sees another modality."""
+"""Channel saliency of trained models: which channels of one of them are of use to another, of another modality."""
 
 from __future__ import annotations
 
@@ -72,16 +72,25 @@ class ChannelSaliency(Experiment):
         rows: list[Row] = []
         for seed in seeds:
             scores = self.scores(seed)
-            found = {"layer": self.layer, "view": self.views[0], "against": self.views[1], "saliency": scores.tolist()}
-            weights = read_json(find_checkpoint(self.folders[0].replace(SEED, str(seed))) / "files.json")["sha256"]
-            write_json(folder / f"seed_{seed}" / SALIENCY_FILE, {**found, "weights": weights["model.safetensors"]})
+            checkpoint = find_checkpoint(self.folders[0].replace(SEED, str(seed)))
+            saliency = {
+                "layer": self.layer,
+                "view": self.views[0],
+                "against": self.views[1],
+                "saliency": scores.tolist(),
+                "weights": read_json(checkpoint / "files.json")["sha256"]["model.safetensors"],
+            }
+            write_json(folder / f"seed_{seed}" / SALIENCY_FILE, saliency)
             above = (scores > 0.5).sum().item()
             rows.append({"seed": str(seed), "channels": str(len(scores)), "mean": scores.mean().item(), "above a half": str(above)})
         return rows
 
     def scores(self, seed: int) -> Tensor:
         """The saliency of each channel, float [D]."""
-        first, second = (Shown.open(f.replace(SEED, str(seed)), v, self.num_examples) for f, v in zip(self.folders, self.views))
+        first, second = (
+            TrainedModel.open(folder.replace(SEED, str(seed)), view, self.num_examples)
+            for folder, view in zip(self.folders, self.views)
+        )
         if first.batch.ids != second.batch.ids:
             raise DataError(f"{self.folders[0]} and {self.folders[1]} were not trained on the same examples in the same order.")
         try:
@@ -94,8 +103,8 @@ class ChannelSaliency(Experiment):
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A trained model and the examples that it is shown.
+class TrainedModel:
+    """A trained model and a view of some examples.
 
     Args:
         run: its run, with the trained model in it.
@@ -106,7 +115,7 @@ class Shown:
     batch: Batch
 
     @classmethod
-    def open(cls, folder: str, view: str, num_examples: int) -> Shown:
+    def open(cls, folder: str, view: str, num_examples: int) -> TrainedModel:
         """The model of a finished run and the first examples of its training split.
 
         Raises:

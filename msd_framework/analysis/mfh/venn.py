@@ -100,9 +100,9 @@ def estimate_venn(teacher: Tensor, student: Tensor, y: Tensor, *, num_permutatio
     parts = []
     for x in (teacher, student, torch.cat([teacher, student], 1)):
         basis = basis_of(x)
-        found = explained(basis, targets)
+        share = explained(basis, targets)
         chance = max(explained(basis, targets[order]) for order in shuffles)
-        parts.append(found if found > chance else 0.0)
+        parts.append(share if share > chance else 0.0)
     a, b, both = parts
     return Venn(a, b, min(max(a + b - both, 0.0), a, b))
 

@@ -1,9 +1,10 @@
-"""The words of ``msd saliency``, and the run whose teacher it asks."""
+"""The options of ``msd saliency``, and the run whose teacher it asks."""
 
 # ruff: noqa: RUF009 -- component() is dataclasses.field() under a name of ours
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from msd_framework.checks.words import own_options
 from msd_framework.components.registry import plain
 from msd_framework.components.specs import Spec
 from msd_framework.config.cards import read_as
-from msd_framework.config.load import Source, load, located, resolve
+from msd_framework.config.load import Source, load, located, refuse, resolve
 from msd_framework.config.schema import USES, Component, RunConfig, TeacherConfig, component
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.registry import SALIENCIES
@@ -60,12 +61,12 @@ class SaliencyRun:
     """A run whose teacher is asked, once nothing is wrong with it.
 
     Args:
-        options: what is wanted of it.
+        options: of the command.
         run: the run, whose objective and evaluation ask for the views of all scores.
         source: where its values were written.
-        facts: what is known of it before anything is loaded.
+        facts: of the run, before anything is loaded.
         modalities: the teacher's.
-        specs: the saliencies' parts of a YAML, by what they are called.
+        specs: the saliencies' parts of a YAML, by their labels.
         folder: where it writes.
     """
 
@@ -78,7 +79,7 @@ class SaliencyRun:
     folder: Path
 
     def saliencies(self, prior: list[float]) -> dict[str, Saliency]:
-        """The saliencies by what they are called.
+        """The saliencies by their labels.
 
         Args:
             prior: the share of each class in the training split, for those that ask for it and were given none.
@@ -88,7 +89,7 @@ class SaliencyRun:
 
 
 def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
-    """The run and what is wanted of its teacher. The teacher of a run that has none is its own trained model.
+    """The run and the options of the command. The teacher of a run that has none is its own trained model.
 
     Args:
         path: the run's YAML.
@@ -97,40 +98,43 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     Raises:
         ConfigError: with everything that is wrong.
     """
-    options, asked, of_run = own_options(words, SaliencyConfig)
+    options, options_source, of_run = own_options(words, SaliencyConfig)
     source = resolve(load(path, of_run))
     config, problems = understood(source.values)
-    if problems or config is None:
-        raise ConfigError(*(located(p, source) for p in dict.fromkeys(problems)))
+    refuse(problems, source)
+    assert config is not None
     folder = Path(options.folder or f"{config.env.save_dir}/saliency")
-    given = config.teacher
-    config = replace(config, teacher=TeacherConfig(config.env.save_dir) if given is None or given.ema is not None else given)
-    assert config.teacher is not None
-    asking = RunFacts(config)
+    teacher = config.teacher
+    if teacher is None or teacher.ema is not None:
+        teacher = TeacherConfig(config.env.save_dir)
+    config = replace(config, teacher=teacher)
+    facts = RunFacts(config)
     try:
-        cards = [asking.card(folder) for folder in config.teacher_folders]
+        cards = [facts.card(folder) for folder in config.teacher_folders]
         modalities = union([card["modalities"] for card in cards])
-        model = max(cards, key=lambda card: len(card["modalities"]))["rebuild"]
     except CheckpointError as error:
         at = "teacher.checkpoint" if "teacher" in source.values else "env.save_dir"
-        raise ConfigError(located(Problem(at, f"holds no teacher, nor a model of the run's own: {error}"), source)) from error
-    loss = SOFT[read_as(cards[0])] if asking.info.task == "soft_target" else None
+        problem = Problem(at, f"holds no teacher, nor a model of the run's own: {error}")
+        raise ConfigError(located(problem, source)) from error
+    loss = SOFT[read_as(cards[0])] if facts.info.task == "soft_target" else None
     objective = {"type": "distillation", "task_loss": loss}
-    asking = RunFacts(replace(config, run_type="train", objective=objective))
-    scores = options.scores or _fitting(asking, modalities)
+    facts = RunFacts(replace(config, run_type="train", objective=objective))
+    scores = options.scores or _fitting(facts, modalities)
     specs = [Spec(f"scores[{i}]", SALIENCIES, spec) for i, spec in enumerate(scores)]
-    problems = _problems(options, asking, modalities, specs)
-    if problems:
-        raise ConfigError(*(located(p, asked) for p in dict.fromkeys(problems)))
-    wanted = [view for spec in specs for view in asking.build(spec).views(modalities)]
-    views = list(dict.fromkeys([FULL, *wanted]))
+    refuse(_problems(options, facts, modalities, specs), options_source)
+    views = [FULL]
+    for spec in specs:
+        views += facts.build(spec).views(modalities)
+    views = list(dict.fromkeys(views))
+    # Nothing is trained. The student is only there to make a run complete: the teacher that takes the most modalities stands in.
+    largest = max(cards, key=lambda card: len(card["modalities"]))
     values = source.values
     run = {
         **values,
         "run_type": "train",
-        "model": model,  # a teacher's: nobody is taught
+        "model": largest["rebuild"],
         "init": None,
-        "teacher": asdict(config.teacher),
+        "teacher": asdict(teacher),
         "objective": {**objective, "views": views},
         "evaluation": {**values.get("evaluation", {}), "views": views, "monitor": None},
         "training": {"max_updates": 1},
@@ -140,7 +144,7 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
         "env": {**values.get("env", {}), "save_dir": f"{folder}/.asking"},
     }
     rewritten = Source(run, source.origins)
-    return SaliencyRun(options, checked(rewritten), rewritten, asking, modalities, {label(s): s for s in scores}, folder)
+    return SaliencyRun(options, checked(rewritten), rewritten, facts, modalities, {label(s): s for s in scores}, folder)
 
 
 def label(spec: Any) -> str:
@@ -157,12 +161,7 @@ def label(spec: Any) -> str:
     return " ".join(named)
 
 
-def _problems(
-    options: SaliencyConfig,
-    run: RunFacts,
-    modalities: Sequence[str],
-    specs: Sequence[Spec],
-) -> list[Problem]:
+def _problems(options: SaliencyConfig, run: RunFacts, modalities: Sequence[str], specs: Sequence[Spec]) -> list[Problem]:
     """What is wrong with the options, given the run."""
     problems = []
     for use in options.uses:
@@ -188,19 +187,22 @@ def _problems(
         except ValueError as error:
             problems.append(Problem(spec.path, str(error)))
         problems += looks_inside(run, spec)
-    labels = [label(spec.value) for spec in specs]
-    problems += [Problem("scores", f"{name} is listed twice.") for name in dict.fromkeys(labels) if labels.count(name) > 1]
+    for name, count in Counter(label(spec.value) for spec in specs).items():
+        if count > 1:
+            problems.append(Problem("scores", f"{name} is listed twice."))
     return problems
 
 
 def _fitting(run: RunFacts, modalities: Sequence[str]) -> list[Component]:
     """All scores, each with all distances, that fit the task and the teacher."""
-    apart: list[Component] = [
-        {"type": name} | ({"distance": distance} if distance else {})
-        for name in ("drop", "keep")
-        for distance in (None, TVD[run.info.outcomes], "mse")
-    ]
-    shapley: list[Component] = [] if len(modalities) > MOST else ["shapley", {"type": "shapley", "value": "loss"}]
-    looking = ("gradient_x_input", "attention_rollout")
-    fitting = [name for name in looking if not list(looks_inside(run, Spec("scores", SALIENCIES, name)))]
-    return [*apart, "loss", "gap", *shapley, *fitting]
+    scores: list[Component] = []
+    for name in ("drop", "keep"):
+        scores.append({"type": name})
+        scores += [{"type": name, "distance": distance} for distance in (TVD[run.info.outcomes], "mse")]
+    scores += ["loss", "gap"]
+    if len(modalities) <= MOST:
+        scores += ["shapley", {"type": "shapley", "value": "loss"}]
+    for name in ("gradient_x_input", "attention_rollout"):
+        if not list(looks_inside(run, Spec("scores", SALIENCIES, name))):
+            scores.append(name)
+    return scores

@@ -42,11 +42,12 @@ class Scored:
 
     def decided(self, label: str) -> dict[str, Floats]:
         """How much each modality decides each example alone, and all together, float [N] each."""
-        found = decided(torch.from_numpy(self.scores[label]), self.modalities, self.readings[label])
-        return {name: values.numpy() for name, values in found.items()}
+        by_kind = decided(torch.from_numpy(self.scores[label]), self.modalities, self.readings[label])
+        return {name: values.numpy() for name, values in by_kind.items()}
 
     def classes(self, names: Sequence[str], num_classes: int) -> dict[str, NDArray[np.bool_]]:
         """Which examples are of each class, bool [N] by its name, and of any."""
-        y = self.targets
-        of = {names[c] if names else str(c): y == c if y.ndim == 1 else y[:, c] > 0.5 for c in range(num_classes)}
-        return {"all": np.ones(len(y), bool)} | of
+        y, classes = self.targets, {"all": np.ones(len(self.targets), bool)}
+        for c in range(num_classes):
+            classes[names[c] if names else str(c)] = y == c if y.ndim == 1 else y[:, c] > 0.5
+        return classes
