@@ -33,9 +33,11 @@ ORDER = (
 
 def commands() -> dict[str, str]:
     """The files of `commands/`, a command each, and their first lines: what the command takes and what it does."""
-    files = {file.stem.replace("_", "-"): file for file in Path(__file__).with_name("commands").glob("[!_]*.py")}
-    names = [*(name for name in ORDER if name in files), *sorted(set(files) - set(ORDER))]
-    return {name: files[name].read_text(encoding="utf-8").splitlines()[0].strip('"') for name in names}
+    lines = {}
+    for file in Path(__file__).with_name("commands").glob("[!_]*.py"):
+        lines[file.stem.replace("_", "-")] = file.read_text(encoding="utf-8").splitlines()[0].strip('"')
+    places = {name: place for place, name in enumerate(ORDER)}
+    return {name: lines[name] for name in sorted(lines, key=lambda name: (places.get(name, len(ORDER)), name))}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

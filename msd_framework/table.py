@@ -47,7 +47,8 @@ class Table:
     @property
     def is_number(self) -> list[bool]:
         """Which columns hold numbers; the first one names its row."""
-        return [i > 0 and all(NUMBER.match(row[i]) for row in self.rows) for i in range(len(self.columns))]
+        are_numbers = [all(NUMBER.match(row[i]) for row in self.rows) for i in range(len(self.columns))]
+        return [False, *are_numbers[1:]]
 
     def markdown(self) -> list[str]:
         """The lines of the table in a page."""

@@ -58,8 +58,18 @@ def settable(registry: Registry[Any], name: str) -> list[Option]:
 def _table(plural: str) -> str:
     registry = REGISTRIES[plural]
     rows = [(name, summary(registry.get(name))) for name in registry.names()]
-    width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join([f"{plural}:", *(f"  {name:<{width}}  {text}" for name, text in rows)])
+    return "\n".join([f"{plural}:", *_aligned(rows)])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, in which each column but the last is as wide as its longest text."""
+    *widths, _ = [max(map(len, column)) for column in zip(*rows)] or [0]
+    lines = []
+    for row in rows:
+        *texts, last = row
+        padded = [text.ljust(width) for text, width in zip(texts, widths)]
+        lines.append("  " + "  ".join([*padded, last]))
+    return lines
 
 
 def _component(plural: str, name: str) -> str:
@@ -70,21 +80,18 @@ def _component(plural: str, name: str) -> str:
         raise ConfigError(*(Problem("", p.message.partition(" A module of your own")[0]) for p in error.problems)) from error
     options = settable(registry, name)
     rows = [(o.name, type_name(o.annotation), _default(o), o.doc) for o in options]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-    table = [f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}" for row in rows]
-    copied = {"type": name} | {o.name: "???" if o.required else o.default for o in options if _is_worth_copying(o)}
+    copied = {"type": name}
+    for option in options:
+        if option.name not in STAND_INS and (option.required or option.default is not None):
+            copied[option.name] = "???" if option.required else option.default
     head = [f"{name}: {registry.kind}, {cls.__module__}.{cls.__qualname__}", "", f"  {summary(cls)}", ""]
-    return "\n".join([*head, "options:", *(table or ["  none"]), "", "to copy:", f"  {_in_place(plural, copied)}"])
+    return "\n".join([*head, "options:", *(_aligned(rows) or ["  none"]), "", "to copy:", f"  {_in_place(plural, copied)}"])
 
 
 def _default(option: Option) -> str:
     if option.name in STAND_INS:
         return "= the run's"
     return "required" if option.required else f"= {flow(option.default)}"
-
-
-def _is_worth_copying(option: Option) -> bool:
-    return option.name not in STAND_INS and (option.required or option.default is not None)
 
 
 def _in_place(plural: str, spec: Mapping[str, Any]) -> str:

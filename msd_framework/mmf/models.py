@@ -87,7 +87,7 @@ class Family:
 
 
 def family_of(tensors: Tensors, config: Mapping[str, Any], name: str | None = None) -> str:
-    """The name of the model that weights are of: what is said, what its configuration says, or what its tensors are called.
+    """The name of the model that weights are of: the name given, that of its configuration, or what its tensors are called.
 
     Raises:
         ConfigError: if it is none of those that can be converted.

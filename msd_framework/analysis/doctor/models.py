@@ -90,9 +90,9 @@ def measure(
     """What a model in eval mode does with a batch.
 
     Args:
-        who: what it is called.
+        who: its name in the report.
         model: the model, whose mode is left as it is.
-        ask: how it is asked.
+        ask: its logits of a view of a batch.
         masker: hides modalities from it.
         batch: the batch in full.
         outcomes: how its logits are read.

@@ -92,7 +92,7 @@ def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metri
     """Scores a teacher on rows of the run's validation split.
 
     Args:
-        who: what it is called.
+        who: its name in the report.
         data: what the run reads.
         one: the teacher.
         usual: the run's own metrics, for a teacher whose run's are not known.
@@ -239,9 +239,9 @@ def batches_of(data: Data, rows: MultimodalDataset) -> EvaluationBatches:
 def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int]:
     """The class that each output seems to mean, where that is not its own and fits far better; else nothing.
 
-    Outputs are matched with classes on one half of the rows by the covariance of probabilities and targets, the largest first. The
-    match counts if on the other half it agrees better with the targets than the outputs' own order, by three standard errors and by
-    a fifth. Of more than `MOST_COLUMNS` classes nothing is said.
+    Outputs are matched with classes on one half of the rows, so that the covariances of probabilities and targets add up
+    to the most. The match counts if on the other half it agrees better with the targets than the outputs' own order, by
+    three standard errors and by a fifth. Of more than `MOST_COLUMNS` classes nothing is returned.
 
     Args:
         logits: float [N, C].
@@ -252,31 +252,19 @@ def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int
     >>> other_order(5 * F.one_hot(y, 3).float().roll(1, 1), y, "softmax")
     [2, 0, 1]
     """
+    from scipy.optimize import linear_sum_assignment
+
     if len(logits) < FEWEST or logits.shape[1] > MOST_COLUMNS:
         return []
     p = probabilities(logits.double(), outcomes)
     y = F.one_hot(targets, p.shape[1]).double() if targets.ndim == 1 else targets.double()
     p, y = p - p.mean(0), y - y.mean(0)
-    means, p, y = matched(p[::2].T @ y[::2]), p[1::2], y[1::2]
+    means: list[int] = linear_sum_assignment(p[::2].T @ y[::2], maximize=True)[1].tolist()
+    p, y = p[1::2], y[1::2]
     own, other = (p * y).sum(1), (p * y[:, means]).sum(1)  # [N / 2]
     gain, error = other - own, 3 * (other - own).std() / math.sqrt(len(own))
     is_better = float(gain.mean() - error) > 1e-6 and float(other.mean()) > 1.2 * float(own.mean())
     return means if is_better else []
-
-
-def matched(scores: Tensor) -> list[int]:
-    """A column for each row of a square table, the largest entry first.
-
-    >>> matched(torch.tensor([[0.5, 0.9], [0.4, 0.8]]))
-    [1, 0]
-    """
-    size, left = len(scores), scores.clone()
-    columns = [0] * size
-    for _ in range(size):
-        row, column = divmod(int(left.argmax()), size)
-        columns[row] = column
-        left[row], left[:, column] = -math.inf, -math.inf
-    return columns
 
 
 def _other_rows(recorded: Recorded, data: Data, length: int) -> str:

@@ -1,1 +1,1 @@
-"""Many runs over seeds, and what may be said of their differences."""
+"""Many runs over seeds, and their differences."""

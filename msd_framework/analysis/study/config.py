@@ -100,7 +100,7 @@ class StudyConfig:
     """More methods, each another one with other values: `{of: msd, over: {masker: [attention, noise]}}` adds two."""
 
     saliency: list[Component] = component("saliencies", default_factory=list)
-    """The scores of each modality that every seed's teacher is asked for on the test split; no table of them if none is named."""
+    """The scores of each modality to every seed's teacher on the test split; no table of them if none is named."""
 
     densities: list[str] = field(default_factory=list)
     """The methods (or `teacher`) whose outputs on each view are drawn, those of the first seed; two classes only."""
