@@ -195,7 +195,10 @@ def lacking(run: Run) -> dict[str, dict[str, int]]:
         for use, by_modality in share.items():
             for modality, lacking_it in by_modality.items():
                 places.setdefault(use, {}).setdefault(modality, set()).update(lacking_it)
-    return {use: {m: len(found) for m, found in by_modality.items()} for use, by_modality in places.items()}
+    counts = {}
+    for use, by_modality in places.items():
+        counts[use] = {modality: len(lacking_it) for modality, lacking_it in by_modality.items()}
+    return counts
 
 
 def environment(world: World) -> dict[str, Any]:

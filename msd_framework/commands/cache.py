@@ -51,12 +51,12 @@ def info(dir: str = TeacherConfig.cache_dir) -> Iterator[str | Table]:
     Args:
         dir: the folder of the caches.
     """
-    found = list(stores(_folder(dir)))
-    if not found:
+    cards = dict(stores(_folder(dir)))
+    if not cards:
         yield f"{dir} holds no teacher cache."
         return
-    yield Table(COLUMNS, [_row(path, card) for path, card in found], dir)
-    for path, card in found:
+    yield Table(COLUMNS, [_row(path, card) for path, card in cards.items()], dir)
+    for path, card in cards.items():
         if isinstance(card, CacheError):
             yield f"{path.name[:12]}: {card}"
 

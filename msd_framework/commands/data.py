@@ -38,7 +38,7 @@ class SplitCheck:
     Args:
         name: the split.
         published: how many examples the publisher says there are; None if it says nothing.
-        found: how many there are; None if they cannot be read.
+        num_examples: how many there are; None if they cannot be read.
         skipped: how many records cannot be read.
         absent: how many files are not there.
         sampled: how many examples were read whole.
@@ -50,7 +50,7 @@ class SplitCheck:
 
     name: str
     published: int | None = None
-    found: int | None = None
+    num_examples: int | None = None
     skipped: int = 0
     absent: int = 0
     sampled: int = 0
@@ -82,9 +82,10 @@ def main(words: Sequence[str]) -> int:
     if names[0] in DATASETS.names() or "." in names[0]:
         problems += DATASETS.check({"type": names[0], **options}, "dataset", context=CONTEXT["datasets"])
     refuse([Problem(p.path.removeprefix("dataset").lstrip("."), p.message) for p in problems], source)
-    found = check_folder(names[0], options, **wanted)
-    Screen().show(_table(names[0], options, found), *_lines(found))
-    return 0 if all(not split.wrong for split in found) and any(split.is_there for split in found) else 1
+    checks = check_folder(names[0], options, **wanted)
+    Screen().show(_table(names[0], options, checks), *_lines(checks))
+    is_ok = any(check.is_there for check in checks) and not any(check.wrong for check in checks)
+    return 0 if is_ok else 1
 
 
 def check_folder(
@@ -111,12 +112,14 @@ def check_folder(
     dataset = DATASETS.get(name)
     info = dataset_info({**options, "type": name}, at="")
     must_be_there = splits is not None
-    found = {split: _check_split(dataset, options, split, info, must_be_there, samples, seed) for split in splits or dataset.splits}
+    checks = {}
+    for split in splits or dataset.splits:
+        checks[split] = _check_split(dataset, options, split, info, must_be_there, samples, seed)
     if not shared_rows:
-        opened = {split: one.rows for split, one in found.items() if one.rows is not None}
+        opened = {split: check.rows for split, check in checks.items() if check.rows is not None}
         for split, text in shared_splits(opened, dataset.overlapping):
-            found[split].wrong.append(text)
-    return list(found.values())
+            checks[split].wrong.append(text)
+    return list(checks.values())
 
 
 def _check_split(
@@ -128,33 +131,33 @@ def _check_split(
     samples: int,
     seed: int,
 ) -> SplitCheck:
-    found = SplitCheck(split, dataset.published.get(split))
+    check = SplitCheck(split, dataset.published.get(split))
     missing = call_class_method(lambda: dataset.check(options, split), f"check of {dataset.__name__}", "")
     if missing:
-        found.is_there, found.wrong = False, missing if must_be_there else []
-        return found
+        check.is_there, check.wrong = False, missing if must_be_there else []
+        return check
     given = {**options, "split": split, "on_error": "skip"}
     accepted = {key: value for key, value in given.items() if key in options_of(dataset)}
     try:
         examples: MultimodalDataset = call_class_method(lambda: dataset(**accepted), f"split {split!r} of {dataset.__name__}", "")
-        call_class_method(lambda: _look_at(examples, found, info, samples, seed), f"split {split!r} of {dataset.__name__}", "")
+        call_class_method(lambda: _look_at(examples, check, info, samples, seed), f"split {split!r} of {dataset.__name__}", "")
     except MSDError as error:
-        found.wrong.append(str(error))
-    return found
+        check.wrong.append(str(error))
+    return check
 
 
-def _look_at(examples: MultimodalDataset, found: SplitCheck, info: DatasetInfo, samples: int, seed: int) -> None:
-    """Adds what is found in the examples of a split.
+def _look_at(examples: MultimodalDataset, check: SplitCheck, info: DatasetInfo, samples: int, seed: int) -> None:
+    """Reads the examples of a split.
 
     Raises:
         DataError: with the first example that cannot be made.
     """
     skipped: list[str] = getattr(examples, "skipped", [])
-    found.found, found.skipped = len(examples), len(skipped)
-    found.wrong += _first(skipped)
-    if found.published is not None and found.found != found.published:
-        found.wrong.append(f"{found.name} has {found.found:,} examples, and its publisher says {found.published:,}.")
-    found.rows = (examples, examples.row_keys or survey(examples, info))
+    check.num_examples, check.skipped = len(examples), len(skipped)
+    check.wrong += _first(skipped)
+    if check.published is not None and check.num_examples != check.published:
+        check.wrong.append(f"{check.name} has {check.num_examples:,} examples, and its publisher says {check.published:,}.")
+    check.rows = (examples, examples.row_keys or survey(examples, info))
     absent: dict[PurePath, str] = {}
     for index in range(len(examples)):
         example = read_example(examples, index, info.modalities)
@@ -162,16 +165,16 @@ def _look_at(examples: MultimodalDataset, found: SplitCheck, info: DatasetInfo, 
             break  # arrays, which are read only when they are asked for
         for modality, value in example.inputs.items():
             if value is None:
-                found.lacking[modality] = found.lacking.get(modality, 0) + 1
+                check.lacking[modality] = check.lacking.get(modality, 0) + 1
             elif isinstance(value, PurePath) and value not in absent:
                 absent[value] = "" if Path(value).is_file() else _absent(example, value)
     texts = [text for text in absent.values() if text]
-    found.absent = len(texts)
-    found.wrong += _first(texts)
+    check.absent = len(texts)
+    check.wrong += _first(texts)
     chosen = np.random.default_rng(seed).permutation(len(examples))[:samples].tolist()
     for index in sorted(chosen):
-        found.sampled += 1
-        found.wrong += [text for text in _read(examples, index, info.modalities) if text not in texts]
+        check.sampled += 1
+        check.wrong += [text for text in _read(examples, index, info.modalities) if text not in texts]
 
 
 def _absent(example: Example, value: PurePath) -> str:
@@ -223,27 +226,27 @@ def _word_problems(name: str, wanted: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _table(name: str, options: Mapping[str, Any], found: Sequence[SplitCheck]) -> Table:
+def _table(name: str, options: Mapping[str, Any], checks: Sequence[SplitCheck]) -> Table:
     """A row a split."""
     rows = []
-    for split in found:
-        if split.is_there:
-            state = "wrong" if split.wrong else "ok"
-            numbers = [split.found, split.published, split.skipped, split.absent, split.sampled]
+    for check in checks:
+        if check.is_there:
+            state = "wrong" if check.wrong else "ok"
+            numbers = [check.num_examples, check.published, check.skipped, check.absent, check.sampled]
         else:
-            state = "missing" if split.wrong else "not there"
-            numbers = [None, split.published, None, None, None]
-        rows.append([split.name, *("" if n is None else f"{n:,}" for n in numbers), state])
+            state = "missing" if check.wrong else "not there"
+            numbers = [None, check.published, None, None, None]
+        rows.append([check.name, *("" if n is None else f"{n:,}" for n in numbers), state])
     columns = ("split", "examples", "publisher's", "left out", "files missing", "read whole", "state")
     return Table(columns, rows, f"{name} in {options.get('root', 'its default root')}")
 
 
-def _lines(found: Sequence[SplitCheck]) -> Iterator[str]:
+def _lines(checks: Sequence[SplitCheck]) -> Iterator[str]:
     """A sentence for each mistake."""
-    for split in found:
-        for modality, count in split.lacking.items():
-            yield f"{split.name}: {count:,} of {split.found:,} examples have no {modality}."
-        for text in split.wrong:
-            yield f"{split.name}: {text}"
-    if not any(split.is_there for split in found):
+    for check in checks:
+        for modality, count in check.lacking.items():
+            yield f"{check.name}: {count:,} of {check.num_examples:,} examples have no {modality}."
+        for text in check.wrong:
+            yield f"{check.name}: {text}"
+    if not any(check.is_there for check in checks):
         yield "Nothing of it is there."

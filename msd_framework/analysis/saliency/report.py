@@ -44,32 +44,32 @@ KINDS = (
 """The files of a split's report: how their names begin and end."""
 
 
-def write_report(job: SaliencyRun, scored: Scored, found: Mapping[str, Any]) -> None:
+def write_report(job: SaliencyRun, scored: Scored, summary: Mapping[str, Any]) -> None:
     """Writes and shows the scores of a split.
 
     Args:
         job: the run.
         scored: the scores of each example.
-        found: their summary.
+        summary: of the scores, as JSON has it.
     """
-    split, name = found["split"].replace("/", "_"), job.run.name
+    split, name = summary["split"].replace("/", "_"), job.run.name
     files = {kind: job.folder / f"{kind[0]}_{split}.{kind[1]}" for kind in KINDS}
-    write_json(files["saliency", "json"], found)
-    write_csv(files["saliency", "csv"], ["score", "class", "modality", *MEASURES], table_rows(found))
+    write_json(files["saliency", "json"], summary)
+    write_csv(files["saliency", "csv"], ["score", "class", "modality", *MEASURES], table_rows(summary))
     write_csv(files["scores", "csv"], *example_rows(scored))
     by_modality = {label: dict(zip(scored.modalities, values.T)) for label, values in scored.scores.items()}
     draw_distributions(by_modality, files["saliency", "png"])
-    write_text(files["saliency", "md"], markdown(name, found, files["saliency", "png"].name))
-    write_text(files["examples", "html"], gallery(name, found))
-    show(name, found, list(files.values()))
+    write_text(files["saliency", "md"], markdown(name, summary, files["saliency", "png"].name))
+    write_text(files["examples", "html"], gallery(name, summary))
+    show(name, summary, list(files.values()))
 
 
 MEASURES = ("n", "mean", "sd", "q25", "median", "q75", "most_salient")
 
 
-def table_rows(found: Mapping[str, Any]) -> Iterator[list[Any]]:
+def table_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
     """A row a score, class and modality."""
-    for label, score in found["scores"].items():
+    for label, score in summary["scores"].items():
         for name, by_modality in score["classes"].items():
             for modality, measured in by_modality.items():
                 yield [label, name, modality, *(_number(measured.get(key, "")) for key in MEASURES)]
@@ -92,35 +92,35 @@ def example_rows(scored: Scored) -> tuple[list[str], Iterator[list[Any]]]:
     return ["id", *kept, *columns], rows()
 
 
-def markdown(name: str, found: Mapping[str, Any], picture: str) -> str:
+def markdown(name: str, summary: Mapping[str, Any], picture: str) -> str:
     """The summary as a page."""
-    modalities = found["modalities"]
+    modalities = summary["modalities"]
     lines = [
-        f"# Saliency of {escaped(name)}, split {escaped(found['split'])}",
+        f"# Saliency of {escaped(name)}, split {escaped(summary['split'])}",
         "",
-        f"Teacher {escaped(found['teacher'])}, {found['examples']:,} labelled examples. {OPPOSITE}",
+        f"Teacher {escaped(summary['teacher'])}, {summary['examples']:,} labelled examples. {OPPOSITE}",
     ]
-    if has_truth(found):
-        lines += ["", "## What decides an example", "", truth_caption(found), ""]
-        lines += Table(truth_header(found), list(truth_rows(found))).markdown()
+    if has_truth(summary):
+        lines += ["", "## What decides an example", "", truth_caption(summary), ""]
+        lines += Table(truth_header(summary), list(truth_rows(summary))).markdown()
     lines += ["", "## By class", "", "Means; in brackets the share of examples in which the modality is the most salient one.", ""]
-    lines += Table(["score", "class", "n", *modalities], list(class_rows(found))).markdown()
-    for kind, examples in found["picked"].items():
-        lines += ["", f"## {title(kind, modalities)}", "", f"The first by `{found['picked_by']}`.", ""]
-        lines += Table(["id", "label", *modalities, "shown", "facts"], list(example_table(found, examples))).markdown()
+    lines += Table(["score", "class", "n", *modalities], list(class_rows(summary))).markdown()
+    for kind, examples in summary["picked"].items():
+        lines += ["", f"## {title(kind, modalities)}", "", f"The first by `{summary['picked_by']}`.", ""]
+        lines += Table(["id", "label", *modalities, "shown", "facts"], list(example_table(summary, examples))).markdown()
     lines += ["", f"![distribution of the scores]({picture})"]
     return "\n".join(lines) + "\n"
 
 
-def has_truth(found: Mapping[str, Any]) -> bool:
+def has_truth(summary: Mapping[str, Any]) -> bool:
     """Whether it is known what decides each example."""
-    return any("truth" in score or "oracle" in score for score in found["scores"].values())
+    return any("truth" in score or "oracle" in score for score in summary["scores"].values())
 
 
-def truth_caption(found: Mapping[str, Any]) -> str:
+def truth_caption(summary: Mapping[str, Any]) -> str:
     """How the numbers beside the truth are to be read."""
     texts = []
-    first = next(iter(found["scores"].values()))
+    first = next(iter(summary["scores"].values()))
     if "truth" in first:
         texts.append("AUROC (times 100) with which a score tells the examples that each kind decides from all others.")
     if "oracle" in first:
@@ -128,44 +128,44 @@ def truth_caption(found: Mapping[str, Any]) -> str:
     return " ".join([*texts, "In brackets, 95 % bootstrap intervals over examples."])
 
 
-def truth_header(found: Mapping[str, Any]) -> list[str]:
-    first = next(iter(found["scores"].values()))
+def truth_header(summary: Mapping[str, Any]) -> list[str]:
+    first = next(iter(summary["scores"].values()))
     return ["score", *first.get("truth", {}), *(f"rho {m}" for m in first.get("oracle", {}))]
 
 
-def truth_rows(found: Mapping[str, Any]) -> Iterator[list[str]]:
+def truth_rows(summary: Mapping[str, Any]) -> Iterator[list[str]]:
     """A row a score, the best first."""
-    scores = found["scores"]
+    scores = summary["scores"]
     areas = {label: score.get("truth", {}).get("mean", {}).get("value", 0.0) for label, score in scores.items()}
     for label in sorted(scores, key=lambda label: -areas[label]):
         truth, oracle = scores[label].get("truth", {}), scores[label].get("oracle", {})
         yield [label, *map(interval, truth.values()), *map(interval, oracle.values())]
 
 
-def class_rows(found: Mapping[str, Any]) -> Iterator[list[str]]:
+def class_rows(summary: Mapping[str, Any]) -> Iterator[list[str]]:
     """A row a score and class."""
-    for label, score in found["scores"].items():
+    for label, score in summary["scores"].items():
         for name, by_modality in score["classes"].items():
             cells = [mean_and_share(measured) for measured in by_modality.values()]
             yield [label, name, f"{next(iter(by_modality.values()))['n']:,}", *cells]
 
 
-def example_table(found: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+def example_table(summary: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     """A row an example."""
     for example in examples:
-        scores = example["scores"][found["picked_by"]]
+        scores = example["scores"][summary["picked_by"]]
         facts = ", ".join(f"{k} {v}" for k, v in example["facts"].items())
         shown = "; ".join(excerpt(text) for text in example["inputs"].values())
-        yield [example["id"], label_of(example["label"]), *(f"{scores[m]:.3f}" for m in found["modalities"]), shown, facts]
+        yield [example["id"], label_of(example["label"]), *(f"{scores[m]:.3f}" for m in summary["modalities"]), shown, facts]
 
 
-def gallery(name: str, found: Mapping[str, Any]) -> str:
+def gallery(name: str, summary: Mapping[str, Any]) -> str:
     """The picked examples as a page of their own, with small copies of the pictures in it."""
-    parts = [f"<h1>Saliency of {html.escape(name)}, split {html.escape(found['split'])}</h1><p>{html.escape(OPPOSITE)}</p>"]
-    for kind, examples in found["picked"].items():
-        cards = "".join(_card(example, found["picked_by"], found["pictures"]) for example in examples)
-        heading = html.escape(title(kind, found["modalities"]))
-        parts.append(f"<h2>{heading}</h2><p>The first by {html.escape(found['picked_by'])}.</p><div>{cards}</div>")
+    parts = [f"<h1>Saliency of {html.escape(name)}, split {html.escape(summary['split'])}</h1><p>{html.escape(OPPOSITE)}</p>"]
+    for kind, examples in summary["picked"].items():
+        cards = "".join(_card(example, summary["picked_by"], summary["pictures"]) for example in examples)
+        heading = html.escape(title(kind, summary["modalities"]))
+        parts.append(f"<h2>{heading}</h2><p>The first by {html.escape(summary['picked_by'])}.</p><div>{cards}</div>")
     return f'<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>{"".join(parts)}\n'
 
 
@@ -192,15 +192,15 @@ def thumbnail(path: Path) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def show(name: str, found: Mapping[str, Any], files: Sequence[Path]) -> None:
+def show(name: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
     """The summary on the screen."""
-    head = f"Saliency of {name}, split {found['split']}: {found['examples']:,} examples"
-    if has_truth(found):
-        table = Table(truth_header(found), list(truth_rows(found)), head, truth_caption(found))
+    head = f"Saliency of {name}, split {summary['split']}: {summary['examples']:,} examples"
+    if has_truth(summary):
+        table = Table(truth_header(summary), list(truth_rows(summary)), head, truth_caption(summary))
     else:
-        rows = [row for row in class_rows(found) if row[1] == "all"]
+        rows = [row for row in class_rows(summary) if row[1] == "all"]
         caption = "Means; in brackets, how often the modality is the most salient one."
-        table = Table(["score", "class", "n", *found["modalities"]], rows, head, caption)
+        table = Table(["score", "class", "n", *summary["modalities"]], rows, head, caption)
     names = ", ".join(file.name for file in files)
     Screen().show(table, OPPOSITE, f"All of it is in {files[0].parent}: {names}.")
 
