@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from msd_framework.data.rows.rows import Block, Record, Row, RowFile, is_whole
+from msd_framework.data.rows.row import Record, Row, is_whole
+from msd_framework.data.rows.rows import Block, RowFile
 from msd_framework.errors import DataError
 from msd_framework.reading import not_utf8
 
@@ -38,7 +39,7 @@ class CsvFile(RowFile):
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "dev.csv"
     >>> _ = file.write_text('id,text\n7,"a, b"\n8,"two\nlines"\n')
-    >>> rows = CsvFile(file).open("id", lambda row: row.text("text"))
+    >>> rows = CsvFile(file).open("id", lambda rows: rows.texts("text"))
     >>> [row.record["text"] for row in rows], rows[1].number
     (['a, b', 'two\nlines'], 3)
     """
@@ -92,11 +93,12 @@ class CsvFile(RowFile):
         if not raw or raw.isspace():
             return None
         try:
-            text = io.StringIO(raw.decode(), newline="")
+            # as lines that end with a line feed alone: then csv names a carriage return within one, and does not see two rows
+            text = io.StringIO(raw.decode(), newline="\n")
             (values,) = csv.reader(text, delimiter=self.delimiter, strict=True)
         except UnicodeDecodeError as error:
             raise DataError(not_utf8(place, error, self.encoding is not None)) from error
-        except (csv.Error, ValueError) as error:
+        except csv.Error as error:
             raise DataError(f"{place}: is not CSV ({_reason(error)}), wanted a row of {len(self.columns)} values") from error
         if len(values) != len(self.columns):
             names = ", ".join(self.columns)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from msd_framework.data.rows.rows import Block, Row, RowFile
+from msd_framework.data.rows.row import Row
+from msd_framework.data.rows.rows import Block, RowFile
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import json_object, keys_are_once
 
@@ -31,7 +32,7 @@ class JsonArray(RowFile):
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "questions.json"
     >>> _ = file.write_text('{"info": {}, "questions": [{"id": 1, "text": "why?"}, {"id": 2, "text": "how?"}]}')
-    >>> questions = JsonArray(file, "questions").open("id", lambda row: row.text("text"))
+    >>> questions = JsonArray(file, "questions").open("id", lambda rows: rows.texts("text"))
     >>> questions[1].record, questions[1].place.rpartition("/")[2]
     ({'id': 2, 'text': 'how?'}, 'questions.json:questions:2')
     """

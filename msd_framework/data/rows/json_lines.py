@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from msd_framework.data.rows.rows import Block, Record, Row, RowFile
+from msd_framework.data.rows.row import Record, Row
+from msd_framework.data.rows.rows import Block, RowFile
 from msd_framework.reading import json_object, keys_are_once
 
 
@@ -21,7 +22,7 @@ class JsonLines(RowFile):
     >>> from pathlib import Path
     >>> file = Path(tempfile.mkdtemp()) / "dev.jsonl"
     >>> _ = file.write_text('{"id": 7, "text": "hello"}\n{"id": 8, "text": "world"}\n')
-    >>> lines = JsonLines(file).open("id", lambda line: line.text("text"))
+    >>> lines = JsonLines(file).open("id", lambda rows: rows.texts("text"))
     >>> len(lines), lines[1].record, lines[1].place.rpartition("/")[2]
     (2, {'id': 8, 'text': 'world'}, 'dev.jsonl:2')
     """

@@ -1,4 +1,4 @@
-"""Records of a file of any length: each is checked when the file is opened, and read again when its example is asked for.
+"""Records of a file of any length: each is checked once, when the file is opened, and read again when its example is asked for.
 
 What is kept of an example is where its record begins, how long it is and which one it is, 16 bytes.
 """
@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import reprlib
 import weakref
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd_framework.data.base import MultimodalDataset, RowKeys
-from msd_framework.data.files import DataFolder
-from msd_framework.errors import DataError, did_you_mean
+from msd_framework.data.rows.row import NotAnExample, Record, Row, RowBatch
+from msd_framework.errors import DataError
 from msd_framework.reading import START, copy_as_utf8, is_utf8, other_format
 
 if TYPE_CHECKING:
@@ -31,109 +30,11 @@ if TYPE_CHECKING:
 OnError: TypeAlias = Literal["raise", "skip"]
 """What becomes of a record that cannot be read: the run stops, or the record is left out and its sentence is kept."""
 
-Record: TypeAlias = Mapping[str, Any]
+Hashes: TypeAlias = NDArray[np.int64]
+CheckRows: TypeAlias = Callable[[RowBatch], Iterable[Hashable] | None]
 
 BLOCK_BYTES = 1 << 17
 """How much of a file is looked at together."""
-
-
-class Row(NamedTuple):
-    """One record of a file, with the place to name where it is wrong.
-
-    Args:
-        record: what it holds.
-        file: the file's name, and that of the list in it if there are several.
-        number: the record's line, or its place in the list, from 1.
-
-    >>> row = Row({"id": "00127", "label": 1, "txt": "hello"}, "dev.jsonl", 3)
-    >>> row.identifier("id"), row.label("label", (0, 1))
-    ('00127', 1)
-    >>> row.text("text")
-    Traceback (most recent call last):
-    msd_framework.errors.DataError: dev.jsonl:3: has no 'text', only 'id', 'label', 'txt'. Did you mean 'txt'?
-    """
-
-    record: Record
-    file: str
-    number: int
-
-    @property
-    def place(self) -> str:
-        """``file:line``."""
-        return f"{self.file}:{self.number}"
-
-    def text(self, key: str) -> str:
-        """A text.
-
-        Raises:
-            DataError: if it is none, or holds half a character (a lone surrogate), which no tokenizer can read.
-        """
-        value = self.record.get(key)
-        if not isinstance(value, str):
-            raise self.wrong(key, "a text")
-        if not is_whole(value):
-            raise self.wrong(key, "whole Unicode characters")
-        return value
-
-    def identifier(self, key: str) -> str:
-        """An id, a text or a whole number; a text keeps its leading zeros.
-
-        Raises:
-            DataError: if it is neither.
-        """
-        value = self.record.get(key)
-        if isinstance(value, str) and value:
-            return self.text(key)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        raise self.wrong(key, "an id, a text or a whole number")
-
-    def integer(self, key: str) -> int:
-        """A whole number of 0 or more.
-
-        Raises:
-            DataError: if it is none.
-        """
-        value = self.record.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
-            return value
-        raise self.wrong(key, "a whole number")
-
-    def label(self, key: str, spellings: Sequence[int | str]) -> int:
-        """The class whose spelling a value is.
-
-        Raises:
-            DataError: if it is none of them, type included.
-        """
-        value = self.record.get(key)
-        for label, spelling in enumerate(spellings):
-            if type(value) is type(spelling) and value == spelling:
-                return label
-        raise self.wrong(key, f"one of {', '.join(map(repr, spellings))}")
-
-    def path(self, folder: DataFolder, relative: str) -> str:
-        """A path relative to the data set's folder, which it must not leave.
-
-        Raises:
-            DataError: if it does.
-        """
-        try:
-            folder.check(relative)
-        except DataError as error:
-            raise DataError(f"{self.place}: {error}") from error
-        return relative
-
-    def wrong(self, key: str, wanted: str) -> DataError:
-        """The error of a value that is not there, or is not what was wanted."""
-        if key not in self.record:
-            found = ", ".join(map(repr, self.record)) or "nothing"
-            return DataError(f"{self.place}: has no {key!r}, only {found}.{did_you_mean(key, self.record)}")
-        value = self.record[key]
-        return DataError(f"{self.place}: {key} is {reprlib.repr(value)} ({type(value).__name__}), wanted {wanted}")
-
-
-class NotAnExample(Exception):  # noqa: N818
-    """Raised by a check of a row that holds no example, which is no mistake."""
 
 
 class Block(NamedTuple):
@@ -179,38 +80,35 @@ class RowFile(ABC):
     def open(
         self,
         key: str | None,
-        check: Callable[[Row], object],
+        check: CheckRows,
         on_error: OnError = "raise",
         limit: int | None = None,
-        sure: Callable[[Sequence[Record]], bool] | None = None,
-        contents: Callable[[Sequence[Record]], Iterable[Hashable]] | None = None,
+        on_taken: Callable[[Sequence[Record]], object] | None = None,
     ) -> Self:
         """Reads the file once, a block at a time, and returns itself.
 
         A record is then read from the file whenever it is asked for, in any thread, and in any process that has been forked or
-        has got a copy.
+        has got a copy. It is not checked again.
 
         Args:
             key: which value of a record is its id, unique in the file; None if they have none.
-            check: raises a `DataError` for a record that cannot be read, `NotAnExample` for one to leave out without a word; it
-                sees the records in order, each id once, but for those that ``sure`` was sure of.
+            check: raises a `DataError` for rows that cannot be read, and `NotAnExample` for some to leave out without a word. It
+                gets many rows at once, in order; and one row after the other where it has refused many. What it returns is what a
+                model sees of each row, for `keys`, which take 16 bytes a row; if it returns None, nothing is kept.
             on_error: whether a record that cannot be read stops the opening, or is left out.
             limit: how many records to take at most; None for all.
-            sure: whether it is beyond doubt that ``check`` would refuse none of many records, and need see none of them. It may
-                raise `KeyError`, `TypeError` or `AttributeError` in place of an answer.
-            contents: what records that were checked hold beside their ids and labels, for `keys`, which take 16 bytes a record; if
-                left out, nothing is kept.
+            on_taken: gets the records that were taken, in order.
 
         Raises:
             DataError: with the file, the line, what was got and what was wanted; or if there is no example at all.
         """
-        opening = _Opening(self, key, check, on_error, limit, sure or (lambda records: False), contents)
+        opening = _Opening(self, key, check, on_error, limit, on_taken)
         for block in self._blocks():
-            if opening.is_full:
+            if opening.room == 0:
                 break
             opening.take(block)
-        nothing = np.empty(0, np.int64)
-        self.keys = RowKeys(opening.names.hashes if contents else nothing, np.array(opening.kept, np.int64))
+        contents = np.array(opening.contents, np.int64)
+        self.keys = RowKeys(opening.names.hashes if len(contents) else contents, contents)
         if not self._starts:
             raise DataError(f"{self.name}: holds no example that can be read" + (f": {self.skipped[0]}" if self.skipped else ""))
         return self
@@ -306,6 +204,11 @@ class RowDataset(MultimodalDataset):
 
     rows: RowFile
 
+    @property
+    def skipped(self) -> list[str]:
+        """A sentence for each row that was left out for a mistake."""
+        return self.rows.skipped
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -320,63 +223,48 @@ class RowDataset(MultimodalDataset):
 
 @dataclass
 class _Opening:
-    """Takes the records of a file, many at once where none of them is in doubt; see `RowFile.open`."""
+    """Takes the records of a file, see `RowFile.open`."""
 
     rows: RowFile
     key: str | None
-    check: Callable[[Row], object]
+    check: CheckRows
     on_error: OnError
     limit: int | None
-    sure: Callable[[Sequence[Record]], bool]
-    contents: Callable[[Sequence[Record]], Iterable[Hashable]] | None
+    on_taken: Callable[[Sequence[Record]], object] | None
     names: _Names = field(default_factory=lambda: _Names())
-    kept: array[int] = field(default_factory=lambda: array("q"))
+    contents: array[int] = field(default_factory=lambda: array("q"))
 
     @property
-    def is_full(self) -> bool:
-        return len(self.rows) == self.limit
+    def room(self) -> int | None:
+        """How many more records are wanted; None for all."""
+        return None if self.limit is None else self.limit - len(self.rows)
 
     def take(self, block: Block) -> None:
-        if not self._take_all(block):
+        """Takes the records of a block: together where nothing is wrong with any of them, else one by one."""
+        if block.records is None or not self._take_all(block, block.records):
             self._take_each(block)
 
-    def _take_all(self, block: Block) -> bool:
-        if block.records is None:
-            return False
+    def _take_all(self, block: Block, records: Sequence[Record]) -> bool:
+        rows, room = RowBatch(records, self.rows.name, block.numbers), self.room
         try:
-            hashes = self._hashes(block.records)
-            if hashes is None or len(self.names.doubtful(hashes)) or not self.sure(block.records):
+            names = [] if self.key is None else rows.ids(self.key)
+            hashes = np.fromiter(map(_HASH, names), np.int64, len(names))
+            if len(self.names.doubtful(hashes)):
                 return False
-        except (KeyError, TypeError, AttributeError):
+            contents = list(map(hash, self.check(rows) or ()))
+        except (DataError, NotAnExample):
             return False
-        room = None if self.limit is None else self.limit - len(self.rows)
-        self.names.take(hashes[:room])
-        self._take_contents(block.records[:room])
-        self.rows._keep(block, slice(room))
+        self._keep(block, slice(room), records[:room], hashes[:room], contents[:room])
         return True
 
-    def _take_contents(self, records: Sequence[Record]) -> None:
-        if self.contents is not None:
-            self.kept.extend(map(hash, self.contents(records)))
-
-    def _hashes(self, records: Sequence[Record]) -> np.ndarray[Any, Any] | None:
-        """What stands for the records' ids, None if one of them may be no id."""
-        if self.key is None:
-            return np.empty(0, np.int64)
-        names = [record[self.key] for record in records]
-        if set(map(type, names)) == {int}:
-            names = list(map(str, names))
-        elif not all_texts(names) or not all(names):
-            return None
-        return np.fromiter(map(_HASH, names), np.int64, len(names))
-
     def _take_each(self, block: Block) -> None:
-        found = [self._read(block, i) for i in range(len(block.ends))]
-        hashes = np.array([h for _, h in found if h is not None], np.int64)
-        doubtful = set(self.names.doubtful(hashes).tolist())
-        taken: list[int] = []
-        for i, (row, hashed) in enumerate(found):
-            if self.limit is not None and len(self.rows) + len(taken) >= self.limit:
+        read = [self._read(block, i) for i in range(len(block.ends))]
+        doubtful = set(self.names.doubtful(_array(hashed for _, hashed in read)).tolist())
+        taken: dict[int, Row] = {}
+        contents: list[int] = []
+        room = self.room
+        for i, (row, hashed) in enumerate(read):
+            if len(taken) == room:
                 break
             try:
                 if isinstance(row, DataError):
@@ -384,19 +272,16 @@ class _Opening:
                 if row is None:
                     continue
                 if hashed in doubtful:
-                    before = [self.rows[j] for j in self.names.like(hashed)]
-                    self._check_differ(row, before + [r for j in taken if isinstance(r := found[j][0], Row)])
-                self.check(row)
-                taken.append(i)
+                    self._check_id(row, [*(self.rows[j] for j in self.names.like(hashed)), *taken.values()])
+                contents += map(hash, self.check(RowBatch([row.record], row.file, [row.number])) or ())
+                taken[i] = row
             except NotAnExample:
                 continue
             except DataError as error:
                 if self.on_error == "raise":
                     raise
                 self.rows.skipped.append(str(error))
-        self.names.take(np.array([h for i in taken if (h := found[i][1]) is not None], np.int64))
-        self._take_contents([row.record for i in taken if isinstance(row := found[i][0], Row)])
-        self.rows._keep(block, taken)
+        self._keep(block, list(taken), [row.record for row in taken.values()], _array(read[i][1] for i in taken), contents)
 
     def _read(self, block: Block, i: int) -> tuple[Row | DataError | None, int | None]:
         """A record, or what is wrong with it, and the hash of its id if it has one."""
@@ -409,12 +294,25 @@ class _Opening:
         except DataError as error:
             return error, None
 
-    def _check_differ(self, row: Row, others: Iterable[Row]) -> None:
+    def _check_id(self, row: Row, others: Iterable[Row]) -> None:
         assert self.key is not None
         name = row.identifier(self.key)
         for other in others:
             if name == other.identifier(self.key):
                 raise DataError(f"{row.place}: {self.key} {name!r} is already that of {other.place}; ids must differ")
+
+    def _keep(
+        self, block: Block, chosen: slice | list[int], records: Sequence[Record], hashes: Hashes, contents: list[int]
+    ) -> None:
+        self.names.add(hashes)
+        self.contents.extend(contents)
+        if self.on_taken is not None:
+            self.on_taken(records)
+        self.rows._keep(block, chosen)
+
+
+def _array(hashes: Iterable[int | None]) -> Hashes:
+    return np.array([hashed for hashed in hashes if hashed is not None], np.int64)
 
 
 class _Names:
@@ -422,15 +320,15 @@ class _Names:
 
     def __init__(self) -> None:
         self._hashes = array("q")  # in the order of the examples
-        self._runs: list[np.ndarray[Any, Any]] = []  # the same in sorted runs, each more than twice as long as the next
+        self._runs: list[Hashes] = []  # the same in sorted runs, each more than twice as long as the next
         self._marks = np.zeros(1 << 16, bool)  # by the last bits of a hash: whether any ends like that
 
     @property
-    def hashes(self) -> np.ndarray[Any, Any]:
+    def hashes(self) -> Hashes:
         """Those of all names, int64 [N]."""
         return np.array(self._hashes, np.int64)
 
-    def doubtful(self, hashes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def doubtful(self, hashes: Hashes) -> Hashes:
         """Those that an example has already, or that are there twice."""
         ordered = np.sort(hashes)
         found = [ordered[1:][ordered[1:] == ordered[:-1]]]
@@ -445,7 +343,7 @@ class _Names:
         found: list[int] = np.flatnonzero(np.array(self._hashes) == hashed).tolist()
         return found
 
-    def take(self, hashes: np.ndarray[Any, Any]) -> None:
+    def add(self, hashes: Hashes) -> None:
         """Makes these the names of the next examples."""
         self._hashes.frombytes(hashes.tobytes())
         if 16 * len(self._hashes) > len(self._marks):
@@ -458,43 +356,8 @@ class _Names:
         if len(run):
             self._runs.append(run)
 
-    def _mark(self, hashes: np.ndarray[Any, Any]) -> None:
+    def _mark(self, hashes: Hashes) -> None:
         self._marks[hashes & (len(self._marks) - 1)] = True
-
-
-def all_texts(values: Iterable[Any]) -> bool:
-    r"""Whether all values are texts of whole characters.
-
-    >>> all_texts(["a", "b"]), all_texts(["a", 1]), all_texts(["\ud800"])
-    (True, False, False)
-    """
-    values = list(values)
-    return set(map(type, values)) <= {str} and is_whole("".join(values))
-
-
-def all_labels(values: Iterable[Any], spellings: Sequence[int | str]) -> bool:
-    """Whether each value is one of some spellings, type included.
-
-    >>> all_labels([0, 1, 1], (0, 1)), all_labels([True], (0, 1))
-    (True, False)
-    """
-    values = list(values)
-    return (
-        len(set(map(type, spellings))) == 1
-        and set(map(type, values)) <= set(map(type, spellings))
-        and set(values) <= set(spellings)
-    )
-
-
-def all_counts(values: Iterable[Any]) -> bool:
-    """Whether all values are whole numbers of 0 or more that 63 bits hold."""
-    values = list(values)
-    return set(map(type, values)) <= {int} and min(values, default=0) >= 0 and max(values, default=0) < 1 << 63
-
-
-def is_whole(text: str) -> bool:
-    """Whether a text holds no half of a character, a lone surrogate."""
-    return text.isascii() or not _HALF_A_CHARACTER.search(text)
 
 
 def _chunks(descriptor: int) -> Iterator[bytes]:
@@ -510,4 +373,3 @@ def _stamp(descriptor: int) -> tuple[int, int]:
 
 
 _HASH: Callable[[str], int] = hash
-_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from msd_framework.data.base import DATASETS, Example, SubmissionFile, check_opening
 from msd_framework.data.files import DataFolder, find_layout, missing, plain_paths, plain_texts, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import Record, Row, RowDataset, all_labels, all_texts
+from msd_framework.data.rows.row import RowBatch
+from msd_framework.data.rows.rows import RowDataset
 from msd_framework.files import csv_line
 from msd_framework.structures import DatasetInfo
 
 ROOT = "data/hateful_memes"
 PAGE = "https://hatefulmemeschallenge.com"
-
-
-class _Row(NamedTuple):
-    text: str
-    image: str
-    target: int | None
-    facts: Mapping[str, str]
 
 
 @DATASETS.register("hateful_memes")
@@ -86,9 +80,9 @@ class HatefulMemes(RowDataset):
     ):
         check_opening(type(self), {"root": root}, split, max_examples)
         file, images = find_layout(Path(root), f"{split}.jsonl")
-        self.split, self.folder, self.blind = split, DataFolder(images, allow_roots), unlabelled or split.startswith("test")
-        self.rows = JsonLines(file).open("id", self._row, on_error, max_examples, self._is_sure_of, _contents)
-        self.skipped, self.may_share_rows = self.rows.skipped, allow_overlap
+        self.split, self.folder, self.may_share_rows = split, DataFolder(images, allow_roots), allow_overlap
+        self.may_lack_labels = unlabelled or split.startswith("test")
+        self.rows = JsonLines(file).open("id", self._check, on_error, max_examples)
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -126,29 +120,14 @@ class HatefulMemes(RowDataset):
         return [f"{csv_line([i])},{p:.6f},{int(p > 0.5)}" for i, p in zip(ids, hateful)]
 
     def __getitem__(self, index: int) -> Example:
-        line = self.rows[index]
-        text, image, target, facts = self._row(line)
-        return Example(line.identifier("id"), {"image": self.folder.root / image, "text": text}, target, line.place, facts)
+        row = self.rows[index]
+        record = row.record
+        inputs = {"image": self.folder.root / record["img"], "text": record["text"]}
+        return Example(str(record["id"]), inputs, record.get("label"), row.place, row.facts("decided_by"))
 
-    def _row(self, line: Row) -> _Row:
-        return _Row(
-            line.text("text"),
-            line.path(self.folder, line.text("img")),
-            None if self.blind and "label" not in line.record else line.label("label", (0, 1)),
-            {"decided_by": line.text("decided_by")} if "decided_by" in line.record else {},
-        )
-
-    def _is_sure_of(self, records: Sequence[Record]) -> bool:
-        """Whether `_row` would refuse none of many records; quicker than to ask it."""
-        images, labels = [r["img"] for r in records], [r["label"] for r in records if not (self.blind and "label" not in r)]
-        return (
-            all_texts([r["text"] for r in records])
-            and all_texts([r["decided_by"] for r in records if "decided_by" in r])
-            and all_texts(images)
-            and self.folder.is_sure_of(images)
-            and all_labels(labels, (0, 1))
-        )
-
-
-def _contents(records: Sequence[Record]) -> Iterable[tuple[str, ...]]:
-    return zip(plain_paths([r["img"] for r in records]), plain_texts([r["text"] for r in records]))
+    def _check(self, rows: RowBatch) -> Iterable[tuple[str, str]]:
+        texts = rows.texts("text")
+        images = rows.paths(self.folder, rows.texts("img"))
+        rows.labels("label", (0, 1), optional=self.may_lack_labels)
+        rows.texts("decided_by", optional=True)
+        return zip(plain_paths(images), plain_texts(texts))

@@ -12,7 +12,8 @@ import numpy as np
 from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, check_opening
 from msd_framework.data.files import DataFolder, find_layout, missing, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import OnError, Row, is_whole
+from msd_framework.data.rows.row import Row, RowBatch, all_texts
+from msd_framework.data.rows.rows import OnError
 from msd_framework.data.sets.films import DROPPED, GENRES, Films
 from msd_framework.data.sets.films_hdf5 import FILE as HDF5
 from msd_framework.data.sets.films_hdf5 import MODALITIES as HDF5_MODALITIES
@@ -157,8 +158,9 @@ class MmfFilms(Films):
         self.folder, count = DataFolder(folder, allowed), 0
         longest: dict[str, tuple[int, int, Sequence[float]]] = {}  # of each film: the length of its plot, its line, its genres
 
-        def check(row: Row) -> None:
+        def check(rows: RowBatch) -> None:
             nonlocal count
+            row = rows.one()  # its genres must be those of the film's lines before it
             name, film = self._name(row), _film(row)
             length, _, genres = longest.get(name, (-1, 0, film.genres))
             if genres != film.genres:
@@ -196,7 +198,7 @@ class _Film(NamedTuple):
 def _film(row: Row) -> _Film:
     plots = row.record.get("plot")
     plots = [plots] if isinstance(plots, str) else plots
-    if not isinstance(plots, list) or not plots or not all(isinstance(p, str) and is_whole(p) for p in plots):
+    if not isinstance(plots, list) or not plots or not all_texts(plots):
         raise row.wrong("plot", "a text, or a list of texts")
     given = row.record.get("genres")
     if not isinstance(given, list):

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from msd_framework.data.base import DATASETS, Example, MultimodalDataset, check_opening
 from msd_framework.data.files import DataFolder, missing, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import Row
+from msd_framework.data.rows.row import Record, RowBatch
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.structures import DatasetInfo
 
 ROOT = "data/nlvr"
 PAGE = "https://lil.nlp.cornell.edu/nlvr/"
+LABELS = ("false", "true")
 NUM_PERMUTATIONS = 6
-
-
-class _Row(NamedTuple):
-    identifier: str
-    sentence: str
-    directory: str
-    target: int
 
 
 @DATASETS.register("nlvr")
@@ -83,14 +77,15 @@ class NLVR(MultimodalDataset):
         held_out, directories = set(hold_out or []), set[str]()
         orders = array("B")  # for each line, one bit an order of its boxes that is used
 
-        def check(line: Row) -> None:
-            row = self._row(line)
-            directories.add(row.directory)
-            chosen = not part or (row.directory in held_out) == (part == "held_out")
-            orders.append(sum(self._is_there(row, k) << k for k in range(permutations)) if chosen else 0)
+        def choose(records: Sequence[Record]) -> None:
+            for record in records:
+                directory = record["directory"]
+                directories.add(directory)
+                is_chosen = not part or (directory in held_out) == (part == "held_out")
+                orders.append(self._orders(record) if is_chosen else 0)
 
         file = self.data.root / self.folder / f"{self.folder}.json"
-        self.lines = JsonLines(file).open("identifier", check, on_error)
+        self.lines = JsonLines(file).open("identifier", self._check, on_error, on_taken=choose)
         self.skipped = self.lines.skipped
         if part:
             _check_directories(held_out, directories, file)
@@ -101,7 +96,7 @@ class NLVR(MultimodalDataset):
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
-        return DatasetInfo({"image": "pixels", "text": "tokens"}, 2, "single_label", ("false", "true"))
+        return DatasetInfo({"image": "pixels", "text": "tokens"}, 2, "single_label", LABELS)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
@@ -119,27 +114,32 @@ class NLVR(MultimodalDataset):
 
     def __getitem__(self, index: int) -> Example:
         number, k = divmod(int(self.used[index]), 8)
-        line = self.lines[number]
-        row = self._row(line)
-        inputs = {"image": self.data.root / self._image(row, k), "text": row.sentence}
-        return Example(f"{row.identifier}-{k}", inputs, row.target, line.place, {"directory": row.directory})
+        row = self.lines[number]
+        record = row.record
+        inputs = {"image": self.data.root / self._image(record, k), "text": record["sentence"]}
+        name, target = f"{record['identifier']}-{k}", LABELS.index(record["label"])
+        return Example(name, inputs, target, row.place, row.facts("directory"))
 
     @property
     def fingerprint(self) -> str:
         return self.lines.fingerprint
 
-    def _row(self, line: Row) -> _Row:
-        row = _Row(line.text("identifier"), line.text("sentence"), line.text("directory"), line.label("label", ("false", "true")))
+    def _check(self, rows: RowBatch) -> None:
+        for key in ("identifier", "sentence", "directory"):
+            rows.texts(key)
+        rows.labels("label", LABELS)
         for k in range(self.permutations):
-            line.path(self.data, self._image(row, k))
-        return row
+            rows.paths(self.data, [self._image(record, k) for record in rows.records])
 
-    def _is_there(self, row: _Row, k: int) -> bool:
-        """Whether an order of the boxes is used: the first one always is, so that its file is missed if it is not there."""
-        return k == 0 or os.path.isfile(f"{self.data.root}/{self._image(row, k)}")
+    def _image(self, record: Record, k: int) -> str:
+        return f"{self.folder}/images/{record['directory']}/{self.folder}-{record['identifier']}-{k}.png"
 
-    def _image(self, row: _Row, k: int) -> str:
-        return f"{self.folder}/images/{row.directory}/{self.folder}-{row.identifier}-{k}.png"
+    def _orders(self, record: Record) -> int:
+        """The orders of the boxes that are used, a bit each. The first one always is: a run then says that its file is missing."""
+        used = 1
+        for k in range(1, self.permutations):
+            used |= os.path.isfile(self.data.root / self._image(record, k)) << k
+        return used
 
 
 def _check_directories(held_out: set[str], directories: set[str], file: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_framework.data.rows.rows import Record, Row
+from msd_framework.data.rows.row import Record, Row
 from msd_framework.errors import DataError, did_you_mean
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, NamedTuple
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from msd_framework.data.base import DATASETS, Example, check_opening
 from msd_framework.data.files import DataFolder, find_layout, missing, plain_texts, unknown_split
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import NotAnExample, Record, Row, RowDataset
+from msd_framework.data.rows.row import NotAnExample, Record, RowBatch
+from msd_framework.data.rows.rows import RowDataset
 from msd_framework.structures import DatasetInfo
 
 ROOT = "data/snli_ve"
@@ -20,13 +22,6 @@ NO_LABEL = "-"
 
 SPELLINGS = ("Flickr30K_ID", "Flickr30kID", "Flikr30kID")
 """How the key of the photo's id is spelled in one release or another."""
-
-
-class _Row(NamedTuple):
-    hypothesis: str
-    photo: str
-    target: int
-    facts: Mapping[str, str]
 
 
 @DATASETS.register("snli_ve")
@@ -71,8 +66,7 @@ class SNLIVE(RowDataset):
         check_opening(type(self), {"root": root}, split, max_examples)
         file, folder = find_layout(Path(root), f"snli_ve_{split}.jsonl")
         self.folder = DataFolder(folder / images, allow_roots)
-        self.rows = JsonLines(file).open("pairID", self._row, on_error, max_examples, contents=_contents)
-        self.skipped = self.rows.skipped
+        self.rows = JsonLines(file).open("pairID", self._check, on_error, max_examples)
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -89,33 +83,32 @@ class SNLIVE(RowDataset):
         return unknown_split("snli_ve", split, cls.splits) or missing(file, PAGE, tree)
 
     def __getitem__(self, index: int) -> Example:
-        line = self.rows[index]
-        row = self._row(line)
-        inputs = {"image": self.folder.root / row.photo, "text": row.hypothesis}
-        return Example(line.identifier("pairID"), inputs, row.target, line.place, row.facts)
+        row = self.rows[index]
+        record = row.record
+        inputs = {"image": self.folder.root / photo_of(record), "text": record["sentence2"]}
+        return Example(str(record["pairID"]), inputs, LABELS.index(record["gold_label"]), row.place, row.facts("decided_by"))
 
-    def _row(self, line: Row) -> _Row:
-        if line.record.get("gold_label") == NO_LABEL:
+    def _check(self, rows: RowBatch) -> Iterable[tuple[str, str]]:
+        if NO_LABEL in rows.column("gold_label"):
             raise NotAnExample
-        return _Row(
-            line.text("sentence2"),
-            line.path(self.folder, _photo(line)),
-            line.label("gold_label", LABELS),
-            {"decided_by": line.text("decided_by")} if "decided_by" in line.record else {},
-        )
+        texts = rows.texts("sentence2")
+        for key in {_photo_key(record) for record in rows.records}:
+            rows.ids(key)
+        photos = rows.paths(self.folder, [photo_of(record) for record in rows.records])
+        rows.labels("gold_label", LABELS)
+        rows.texts("decided_by", optional=True)
+        return zip(plain_texts(texts), photos)
 
 
-def _contents(records: Sequence[Record]) -> Iterable[tuple[str, ...]]:
-    photos = [str(r[next((spelling for spelling in SPELLINGS if spelling in r), "pairID")]) for r in records]
-    return zip(plain_texts([r["sentence2"] for r in records]), photos)
-
-
-def _photo(line: Row) -> str:
+def photo_of(record: Record) -> str:
     """The name of the photo's file.
 
-    >>> _photo(Row({"Flickr30kID": 4705552913}, "dev", 1)), _photo(Row({"pairID": "47.jpg#2r1n"}, "dev", 1))
+    >>> photo_of({"Flickr30kID": 4705552913}), photo_of({"pairID": "47.jpg#2r1n"})
     ('4705552913.jpg', '47.jpg')
     """
-    key = next((spelling for spelling in SPELLINGS if spelling in line.record), "pairID")
-    name = line.identifier(key).partition("#")[0]
-    return name if PurePosixPath(name).suffix else f"{name}.jpg"
+    name = str(record[_photo_key(record)]).partition("#")[0]
+    return name if os.path.splitext(name)[1] else f"{name}.jpg"
+
+
+def _photo_key(record: Record) -> str:
+    return next((spelling for spelling in SPELLINGS if spelling in record), "pairID")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from msd_framework.data.base import DATASETS, Example, MultimodalDataset, RowKeys, check_opening
+from msd_framework.data.base import DATASETS, Example, RowKeys, check_opening
 from msd_framework.data.files import DataFolder, plain_paths, plain_texts
 from msd_framework.data.rows.csv_rows import CsvFile
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import Record, Row, RowFile, all_texts
+from msd_framework.data.rows.row import Record, Row, RowBatch, all_ids
+from msd_framework.data.rows.rows import RowDataset, RowFile
 from msd_framework.data.sets.one_file import OneFile
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import encoding_problem
@@ -32,7 +33,7 @@ Labels = Literal["single_label", "multi_label", "soft_target"]
 
 @DATASETS.register("jsonl")
 @DATASETS.register("csv")
-class Table(MultimodalDataset):
+class Table(RowDataset):
     r"""Data of your own: a file a split, or one file for all, whose columns are modalities and labels.
 
     A file is JSON lines (`.jsonl`: an object a line) or CSV with a header (`.csv`; `.tsv` with tabs), whichever of its two names
@@ -129,21 +130,23 @@ class Table(MultimodalDataset):
         # as `check` and `describe` get them from a YAML
         options = {name: value for name, value in locals().items() if name not in ("self", "split")}
         check_opening(type(self), options, split, max_examples)
-        self.modalities, self.targets = _modalities(options), _targets(options)
+        self.modalities, self.targets, self.one_file = _modalities(options), _targets(options), _one_file(options)
         self.folder, self.id_column, self.keep = DataFolder(Path(root), allow_roots), id_column, keep or []
-        self.split, self.blind, self.one_file = split, frozenset(blind or []), _one_file(options)
-        self.columns = tuple(dict.fromkeys(key for column in self.modalities.values() for key in column.keys))
-        self.columns_seen = set[str]()
-        self.are_texts = not any("{" in column.pattern for column in self.modalities.values())
+        self.columns: dict[str, bool] = {}  # of the inputs, and whether they are paths
+        for modality in self.modalities.values():
+            for key in modality.keys:
+                self.columns[key] = modality.is_file or self.columns.get(key, False)
+        self.columns_in_rows = set[str]()
+        self.split, self.blind = split, blind or []
+        self.named_splits = self.one_file if self.one_file is not None and self.one_file.column is not None else None
         limit = None if self.one_file else max_examples
         path = _file(options, split)
-        self.rows = _rows(path, delimiter, encoding).open(id_column, self._check, on_error, limit, self._is_sure_of, self._contents)
+        self.rows = _rows(path, delimiter, encoding).open(id_column, self._check, on_error, limit, self._note)
         self.order = np.arange(len(self.rows))
         if self.one_file is not None:
             self.order = self.one_file.rows_of(split, str(path), self.rows.keys.contents)[:max_examples]
-        self.skipped = self.rows.skipped
-        for key in (key for column in self.modalities.values() for key in column.keys):
-            if key not in self.columns_seen:
+        for key in self.columns:
+            if key not in self.columns_in_rows:
                 raise self.rows[0].wrong(key, "a value in some row")
 
     @classmethod
@@ -169,7 +172,14 @@ class Table(MultimodalDataset):
         return len(self.order)
 
     def __getitem__(self, index: int) -> Example:
-        return self._example(self.rows[int(self.order[index])])
+        row = self.rows[int(self.order[index])]
+        inputs: dict[str, Any] = {}
+        for name, modality in self.modalities.items():
+            value = modality.inputs(RowBatch([row.record], row.file, [row.number]))[0]
+            inputs[name] = self.folder.root / value if modality.is_file and value is not None else value
+        target = self._target(row)
+        name = str(row.number) if self.id_column is None else row.identifier(self.id_column)
+        return Example(name, inputs, target, row.place, {key: _spelling(row.record[key]) for key in self.keep})
 
     @property
     def row_keys(self) -> RowKeys:
@@ -181,72 +191,58 @@ class Table(MultimodalDataset):
         chosen = "" if self.one_file is None else f" {hashlib.sha256(self.order.tobytes()).hexdigest()}"
         return f"{self.rows.fingerprint} {[(name, column.pattern) for name, column in self.modalities.items()]}{chosen}"
 
-    def _contents(self, records: Sequence[Record]) -> Iterable[tuple[Any, ...]]:
-        """What rows show a model. A pattern's columns may be numbers here and texts there.
+    def _check(self, rows: RowBatch) -> Iterable[Hashable]:
+        inputs = [modality.check(rows, self.folder) for modality in self.modalities.values()]
+        if all(None in values for values in inputs) and any(row.count(None) == len(row) for row in zip(*inputs)):
+            raise DataError(f"{rows.one().place}: has no {' and no '.join(self.modalities)}, so there is nothing to look at")
+        self._check_targets(rows)
+        for key in self.keep:
+            _check_spelled(rows, key, may_be_empty=True)
+        return self._contents(rows)
+
+    def _check_targets(self, rows: RowBatch) -> None:
+        column = self.named_splits and self.named_splits.column
+        splits = rows.column(column) if column else []
+        if None in splits or "" in splits or not self.targets.are_sure(rows):
+            for row in rows:
+                self._target(row)
+
+    def _target(self, row: Row) -> int | Sequence[float] | None:
+        """A class, or a number a class; None where a row of a blind split has no label."""
+        split = self.split if self.named_splits is None else self.named_splits.split_of(row)
+        return None if split in self.blind and self.targets.are_missing(row) else self.targets.of(row)
+
+    def _contents(self, rows: RowBatch) -> Iterable[Hashable]:
+        """What a model sees of rows.
 
         Of a row that lacks a modality it is all that it holds: two posts without a photo may well say the same.
         """
-        columns = [[record.get(key) for record in records] for key in self.columns]
-        lack_none = not any(None in values or "" in values for values in columns)
-        texts: list[list[Any]] = columns if self.are_texts and lack_none else [list(map(str, values)) for values in columns]
-        of_files = {key for column in self.modalities.values() if column.kind != "tokens" for key in column.keys}
-        plain = [plain_paths(v) if key in of_files else plain_texts(v) for key, v in zip(self.columns, texts)]
+        columns = {key: rows.column(key) for key in self.columns}
+        lack_none = not any(None in values or "" in values for values in columns.values())
+        contents = list(zip(*(self._plain(key, values) for key, values in columns.items())))
         if lack_none:
-            return zip(*plain)
-        return [
-            tuple(sorted(zip(record, plain_texts(list(map(str, record.values())))))) if self._lacks_some(record) else content
-            for record, content in zip(records, zip(*plain))
-        ]
+            return contents
+        modalities = self.modalities.values()
+        for i, record in enumerate(rows.records):
+            if any(modality.is_lacking(record) for modality in modalities):
+                contents[i] = tuple(sorted((key, *self._plain(key, [value])) for key, value in record.items()))
+        return contents
 
-    def _lacks_some(self, record: Record) -> bool:
-        return any(column.is_lacking(record) for column in self.modalities.values())
+    def _plain(self, key: str, values: Sequence[Any]) -> Sequence[str]:
+        """The values of a column, a number like a text of its digits, as a pattern has it."""
+        texts = values if set(map(type, values)) == {str} else list(map(str, values))
+        return plain_paths(texts) if self.columns.get(key) else plain_texts(texts)
 
-    def _check(self, row: Row) -> None:
-        self._example(row)
+    def _note(self, records: Sequence[Record]) -> None:
+        if not self.columns_in_rows.issuperset(self.columns):
+            self.columns_in_rows.update(*records)
         if self.one_file is not None:
-            self.one_file.add([row.record])
-
-    def _may_lack_label(self, row: Row) -> bool:
-        split = self.split if self.one_file is None or self.one_file.column is None else self.one_file.split_of(row)
-        return split in self.blind
-
-    def _example(self, row: Row) -> Example:
-        inputs: dict[str, Any] = {}
-        self.columns_seen |= row.record.keys()
-        for name, column in self.modalities.items():
-            value = column.of(row)
-            is_file = value is not None and column.kind != "tokens"
-            inputs[name] = self.folder.root / row.path(self.folder, str(value)) if is_file else value
-        if all(value is None for value in inputs.values()):
-            raise DataError(f"{row.place}: has no {' and no '.join(inputs)}, so there is nothing to look at")
-        may_lack = self._may_lack_label(row)
-        target = None if may_lack and self.targets.are_missing(row) else self.targets.of(row)
-        name = str(row.number) if self.id_column is None else row.identifier(self.id_column)
-        return Example(name, inputs, target, row.place, {key: _kept(row, key) for key in self.keep})
-
-    def _is_sure_of(self, records: Sequence[Record]) -> bool:
-        """Whether `_example` would refuse none of many records; quicker than to ask it."""
-        inputs = [column.of_all(records) for column in self.modalities.values()]
-        for column, found in zip(self.modalities.values(), inputs):
-            values = [value for value in found if value is not None]
-            if values and not (all_texts(values) and (column.kind == "tokens" or self.folder.is_sure_of(values))):
-                return False
-        if all(None in found for found in inputs) and any(row.count(None) == len(row) for row in zip(*inputs)):
-            return False  # a row has nothing to look at
-        if not all(_all_short([r[key] for r in records]) for key in self.keep) or not self.targets.are_sure(records):
-            return False
-        if not self.columns_seen.issuperset(self.columns):
-            self.columns_seen.update(*records)
-        if self.one_file is not None:
-            if self.one_file.column is not None and not {None, ""}.isdisjoint([r[self.one_file.column] for r in records]):
-                return False
             self.one_file.add(records)
-        return True
 
 
 @dataclass(frozen=True)
-class _Column:
-    """Where a modality's input stands in a row.
+class _Modality:
+    """Where the input of a modality stands in a row.
 
     Args:
         pattern: the column, or a text with columns in braces.
@@ -257,37 +253,49 @@ class _Column:
     kind: ModalityKind
 
     @property
+    def is_file(self) -> bool:
+        return self.kind != "tokens"
+
+    @property
+    def is_pattern(self) -> bool:
+        return "{" in self.pattern
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The columns that it is made of."""
         return tuple(_BRACES.findall(self.pattern)) or (self.pattern,)
 
-    def of(self, row: Row) -> str | None:
-        """The input, None where the row lacks it."""
-        if self.is_lacking(row.record):
-            return None
-        if "{" not in self.pattern:
-            found = row.text(self.pattern)
-        else:
-            found = _BRACES.sub(lambda found: row.identifier(found[1]), self.pattern)
-        return found if self.kind == "tokens" else found.replace("\\", "/")  # as Windows writes paths
-
-    def of_all(self, records: Sequence[Record]) -> list[Any]:
-        if "{" not in self.pattern:
-            values = [record.get(self.pattern) for record in records]
-            if self.kind == "tokens" or ("" not in values and not any("\\" in value for value in values if type(value) is str)):
-                return values
-        having = [record for record in records if not self.is_lacking(record)]
-        if "{" in self.pattern and not all(_all_short([record[key] for record in having]) for key in self.keys):
-            raise TypeError("one may be no id")
-        return [None if self.is_lacking(record) else self._filled(record) for record in records]
-
     def is_lacking(self, record: Record) -> bool:
-        nothing = (None,) if self.kind == "tokens" and "{" not in self.pattern else (None, "")
+        nothing = ("", None) if self.is_file or self.is_pattern else (None,)
         return any(record.get(key) in nothing for key in self.keys)
 
-    def _filled(self, record: Record) -> Any:
-        found = _BRACES.sub(lambda found: str(record[found[1]]), self.pattern) if "{" in self.pattern else record[self.pattern]
-        return found.replace("\\", "/") if self.kind != "tokens" and type(found) is str else found
+    def inputs(self, rows: RowBatch) -> list[Any]:
+        """The input of each row, None where the row lacks it. Slashes of Windows' paths are turned."""
+        if self.is_pattern:
+            inputs = [None if self.is_lacking(r) else self._filled(r) for r in rows.records]
+        else:
+            inputs = rows.column(self.pattern)
+        return [(value or "").replace("\\", "/") or None for value in inputs] if self.is_file else inputs
+
+    def _filled(self, record: Record) -> str:
+        return _BRACES.sub(lambda found: str(record[found[1]]), self.pattern)
+
+    def check(self, rows: RowBatch, folder: DataFolder) -> list[str | None]:
+        """The inputs of rows.
+
+        Raises:
+            DataError: if one is no text, or a path that leaves the folder.
+        """
+        there = rows
+        if any(None in rows.column(key) or "" in rows.column(key) for key in self.keys):
+            having = [row for row in rows if not self.is_lacking(row.record)]
+            there = RowBatch([row.record for row in having], rows.file, [row.number for row in having])
+        for key in self.keys:
+            there.ids(key) if self.is_pattern else there.texts(key)
+        inputs = self.inputs(rows)
+        if self.is_file:
+            there.paths(folder, inputs if there is rows else self.inputs(there))
+        return inputs
 
 
 @dataclass(frozen=True)
@@ -313,11 +321,11 @@ class _Targets:
     def are_missing(self, row: Row) -> bool:
         return all(row.record.get(column) in (None, "") for column in self.columns)
 
-    def are_sure(self, records: Sequence[Record]) -> bool:
+    def are_sure(self, rows: RowBatch) -> bool:
         """Whether each of many records has one label, and a known one."""
         if self.task != "single_label":
             return False
-        values = [record[self.column] for record in records]
+        values = rows.column(self.column)
         return set(map(type, values)) <= {str, int} and set(map(str, set(values))) <= set(self.classes)
 
     def of(self, row: Row) -> int | Sequence[float]:
@@ -368,18 +376,18 @@ _KINDS: dict[str, ModalityKind] = {"texts": "tokens", "images": "pixels", "featu
 _BRACES = re.compile(r"\{([^{}]+)\}")
 
 
-def _modalities(options: Mapping[str, Any]) -> dict[str, _Column]:
+def _modalities(options: Mapping[str, Any]) -> dict[str, _Modality]:
     """The modalities by name.
 
     Raises:
         ValueError: if there is none, or two have one name.
     """
-    found: dict[str, _Column] = {}
+    found: dict[str, _Modality] = {}
     for option, kind in _KINDS.items():
         for name, pattern in (options.get(option) or {}).items():
             if name in found:
                 raise ValueError(f"{name!r} is a modality of two kinds, one of them in {option}; give each modality another name")
-            found[name] = _Column(pattern, kind)
+            found[name] = _Modality(pattern, kind)
     if not found:
         raise ValueError(f"no column is a modality; name some in {', '.join(_KINDS)}, such as texts: {{text: caption}}")
     return dict(sorted(found.items()))
@@ -426,28 +434,25 @@ def _read_classes(
     """The different labels of a file, numbers in their order, texts by their letters."""
     found: set[str] = set()
 
-    def check(row: Row) -> None:
+    def add(names: Iterable[str]) -> None:
+        if len(found) <= MOST_CLASSES:
+            found.update(names)
+
+    def look(rows: RowBatch) -> None:
+        row = rows.one()
         if task == "multi_label":
-            labels = _listed(row, column, separator)
-        elif task == "single_label":
-            labels = [_spelled(row, column)]
+            add(_listed(row, column, separator))
         elif isinstance(given := row.record.get(column), dict):
-            labels = list(map(str, given))
+            add(map(str, given))
         else:
             raise row.wrong(column, "a mapping of class to score; give the classes for a list of scores")
-        if len(found) <= MOST_CLASSES:
-            found.update(labels)
 
-    def are_sure(records: Sequence[Record]) -> bool:
-        values = [record[column] for record in records]
-        if task != "single_label" or not _all_short(values) or "" in values:
-            return False
-        if len(found) <= MOST_CLASSES:
-            found.update(map(str, values))
-        return True
-
-    # a row that is wrong is told by whoever opens the file for its examples
-    _rows(file, delimiter, encoding).open(None, check, "skip", None, are_sure)
+    # a row that is wrong is refused by the data set, which opens the file for its examples
+    rows = _rows(file, delimiter, encoding)
+    if task == "single_label":
+        rows.open(None, lambda rows: add(map(_spelling, _check_spelled(rows, column))), "skip")
+    else:
+        rows.open(None, look, "skip")
     if len(found) > MOST_CLASSES:
         raise DataError(
             f"{file}: {column} has over {MOST_CLASSES:,} different values, which are no labels; give data.dataset.classes"
@@ -514,23 +519,29 @@ def _of_known_format(file: Path) -> Path:
 def _spelled(row: Row, key: str) -> str:
     """A value as a text: a text, a whole number, or true and false."""
     value = row.record.get(key)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
     if isinstance(value, str) and value:
         return row.text(key)
+    if isinstance(value, int):
+        return _spelling(value)
     raise row.wrong(key, "a text, a whole number, true or false")
 
 
-def _kept(row: Row, key: str) -> str:
-    """A value that is kept with the predictions, an empty text included."""
-    return "" if row.record.get(key) == "" else _spelled(row, key)
+def _check_spelled(rows: RowBatch, key: str, may_be_empty: bool = False) -> list[Any]:
+    """The values of a column, each of which is written as a text.
+
+    Raises:
+        DataError: if one is none.
+    """
+    values = rows.column(key)
+    if not all_ids([value for value in values if value != ""] if may_be_empty else values):
+        for row in rows:
+            if not may_be_empty or row.record.get(key) != "":
+                _spelled(row, key)
+    return values
 
 
-def _all_short(values: Sequence[Any]) -> bool:
-    """Whether all values are texts or whole numbers."""
-    return set(map(type, values)) <= {str, int} and all_texts([value for value in values if type(value) is str])
+def _spelling(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _listed(row: Row, key: str, separator: str) -> list[str]:

@@ -16,7 +16,8 @@ from torch import Tensor
 from msd_framework.data.base import DATASETS, Example, SubmissionFile, check_opening
 from msd_framework.data.files import DataFolder, missing, plain_texts, unknown_split
 from msd_framework.data.rows.json_array import JsonArray
-from msd_framework.data.rows.rows import OnError, Record, Row, RowDataset, all_counts, all_texts
+from msd_framework.data.rows.row import Record, Row, RowBatch, all_texts
+from msd_framework.data.rows.rows import OnError, RowDataset
 from msd_framework.data.sets.vqa_answers import agree, answer_scores, normalise_answer, on_one_line
 from msd_framework.errors import DataError
 from msd_framework.files import write_text
@@ -102,10 +103,7 @@ class VQA2(RowDataset):
             self.normalised[normalise_answer(on_one_line(answer))].append(c)
         annotated, asked = annotations_file(self.folder, split), questions_file(self.folder, split)
         self.given = _Given(annotated, on_error) if annotated.is_file() else None
-        self.rows = JsonArray(asked, "questions").open(
-            "question_id", self._check, on_error, max_examples, self._are_sure, _contents
-        )
-        self.skipped = [*(self.given.rows.skipped if self.given else ()), *self.rows.skipped]
+        self.rows = JsonArray(asked, "questions").open("question_id", self._check, on_error, max_examples)
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -126,14 +124,17 @@ class VQA2(RowDataset):
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
-        photo = self.folder / self._photo(row.integer("image_id"))
-        inputs = {"image": photo, "text": row.text("question")}
-        number = row.integer("question_id")
-        given = None if self.given is None else self.given.of(number)
-        if given is None:
+        number, photo = row.record["question_id"], self.folder / photo_of(self.split, row.record["image_id"])
+        inputs = {"image": photo, "text": row.record["question"]}
+        place = None if self.given is None else self.given.place(number)
+        if self.given is None or place is None:
             return Example(str(number), inputs, None, row.place)
-        facts = {name: given.text(name) for name in KEPT if name in given.record}
-        return Example(str(number), inputs, self._target(given), row.place, facts)
+        given = self.given.row(place)
+        return Example(str(number), inputs, self._target(given), row.place, given.facts(*KEPT))
+
+    @property
+    def skipped(self) -> list[str]:
+        return [*([] if self.given is None else self.given.rows.skipped), *self.rows.skipped]
 
     @property
     def submission(self) -> SubmissionFile:
@@ -141,36 +142,21 @@ class VQA2(RowDataset):
         return SubmissionFile(f"submission_{self.split}.json", "[", ", ", "]")
 
     def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
-        ids = (self.rows[place].integer("question_id") for place in places)
+        ids = [self.rows[place].record["question_id"] for place in places]
         chosen = logits.argmax(1).tolist()
         return [json.dumps({"question_id": number, "answer": self.answers[c]}) for number, c in zip(ids, chosen)]
 
-    def _check(self, row: Row) -> None:
-        number, image = row.integer("question_id"), row.integer("image_id")
-        row.text("question")
-        row.path(self.photos, self._photo(image))
+    def _check(self, rows: RowBatch) -> Iterable[tuple[int, str]]:
+        numbers, images, texts = rows.integers("question_id"), rows.integers("image_id"), rows.texts("question")
+        rows.paths(self.photos, [photo_of(self.split, image) for image in images])
         if self.given is not None:
-            self.given.check(row, number, image)
-
-    def _are_sure(self, records: Sequence[Record]) -> bool:
-        """Whether `_check` would refuse none of many questions; quicker than to ask it."""
-        numbers, images = [r["question_id"] for r in records], [r["image_id"] for r in records]
-        return (
-            all_texts([r["question"] for r in records])
-            and all_counts(numbers)
-            and all_counts(images)
-            and self.photos.is_sure_of(list(map(self._photo, images)))
-            and (self.given is None or self.given.are_about(numbers, images))
-        )
-
-    def _photo(self, image: int) -> str:
-        photos = self.split.replace("test-dev", "test")
-        return f"{photos}/COCO_{photos}_{image:012d}.jpg"
+            self.given.check(rows, numbers, images)
+        return zip(images, plain_texts(texts))
 
     def _target(self, given: Row) -> array[float]:
         """How right each answer of the list is: [C]."""
         target = array("f", bytes(4 * len(self.answers)))
-        people = _answers(given)
+        people = [one["answer"] for one in given.record["answers"]]
         classes = self.written if agree(people) else self.normalised
         for answer, score in answer_scores(people).items():
             for c in classes.get(answer, ()):
@@ -187,56 +173,64 @@ class _Given:
     """
 
     def __init__(self, file: Path, on_error: OnError):
-        known, images = array("q"), array("q")
+        numbers, images = array("q"), array("q")
 
-        def check(row: Row) -> None:
-            number, image = row.integer("question_id"), row.integer("image_id")
-            _answers(row)
-            for name in KEPT:
-                if name in row.record:
-                    row.text(name)
-            known.append(number)
-            images.append(image)
+        def note(records: Sequence[Record]) -> None:
+            numbers.extend(record["question_id"] for record in records)
+            images.extend(record["image_id"] for record in records)
 
-        def are_sure(records: Sequence[Record]) -> bool:
-            numbers, about = [r["question_id"] for r in records], [r["image_id"] for r in records]
-            answers = [r["answers"] for r in records]
-            kept = [r[name] for name in KEPT for r in records if name in r]
-            are_lists = set(map(type, answers)) <= {list} and all(answers)
-            if not (are_lists and all_counts(numbers) and all_counts(about) and all_texts(kept)):
-                return False
-            if not all_texts([one["answer"] for given in answers for one in given]):
-                return False
-            known.extend(numbers)
-            images.extend(about)
-            return True
+        self.rows = JsonArray(file, "annotations").open("question_id", _check_answers, on_error, on_taken=note)
+        self.order = np.array(numbers).argsort()  # rows in the order of their questions' ids
+        self.numbers, self.images = np.array(numbers)[self.order], np.array(images)[self.order]
 
-        self.rows = JsonArray(file, "annotations").open("question_id", check, on_error, sure=are_sure)
-        self.order = np.array(known).argsort()  # rows in the order of their questions' ids
-        self.known, self.images = np.array(known)[self.order], np.array(images)[self.order]
+    def place(self, number: int) -> int | None:
+        """Where a question is among `numbers`; None if it was left out."""
+        at = int(self.numbers.searchsorted(number))
+        return at if at < len(self.numbers) and self.numbers[at] == number else None
 
-    def of(self, number: int) -> Row | None:
-        """What people answered to a question; None if it was left out."""
-        at = int(self.known.searchsorted(number))
-        return self.rows[int(self.order[at])] if at < len(self.known) and self.known[at] == number else None
+    def row(self, place: int) -> Row:
+        """What people answered."""
+        return self.rows[int(self.order[place])]
 
-    def are_about(self, numbers: Sequence[int], images: Sequence[int]) -> bool:
-        """Whether many questions all have answers, about their images."""
-        at = self.known.searchsorted(numbers).clip(max=len(self.known) - 1)
-        return bool((self.known[at] == numbers).all() and (self.images[at] == images).all())
-
-    def check(self, question: Row, number: int, image: int) -> None:
-        """Whether a question has answers, and they are about its image.
+    def check(self, questions: RowBatch, numbers: Sequence[int], images: Sequence[int]) -> None:
+        """Whether questions have answers, and they are about their images.
 
         Raises:
             DataError: if not.
         """
-        at = int(self.known.searchsorted(number))
-        if at == len(self.known) or self.known[at] != number:
-            raise DataError(f"{question.place}: question {number} has no answers in {self.rows.file}")
-        if self.images[at] != image:
-            place = self.rows[int(self.order[at])].place
-            raise DataError(f"{question.place}: question {number} is about image {image}, and in {place} about {self.images[at]}")
+        at = self.numbers.searchsorted(numbers).clip(max=len(self.numbers) - 1)
+        if (self.numbers[at] == numbers).all() and (self.images[at] == images).all():
+            return
+        for question, number, image in zip(questions, numbers, images):
+            place = self.place(number)
+            if place is None:
+                raise DataError(f"{question.place}: question {number} has no answers in {self.rows.file}")
+            if (about := self.images[place]) != image:
+                where = self.row(place).place
+                raise DataError(f"{question.place}: question {number} is about image {image}, and in {where} about {about}")
+
+
+def _check_answers(rows: RowBatch) -> None:
+    rows.integers("question_id")
+    rows.integers("image_id")
+    answers: list[Any] = []
+    for given in rows.column("answers"):
+        people = given if type(given) is list and given else [None]
+        answers += [one.get("answer") if type(one) is dict else None for one in people]
+    if not all_texts(answers):
+        raise rows.one().wrong("answers", "a list of {answer: text}, one a person")
+    for name in KEPT:
+        rows.texts(name, optional=True)
+
+
+def photo_of(split: str, image: int) -> str:
+    """The path of a photo; `test-dev2015` has some of those of `test2015`.
+
+    >>> photo_of("test-dev2015", 42)
+    'test2015/COCO_test2015_000000000042.jpg'
+    """
+    photos = split.replace("test-dev", "test")
+    return f"{photos}/COCO_{photos}_{image:012d}.jpg"
 
 
 def questions_file(root: Path, split: str) -> Path:
@@ -288,7 +282,7 @@ def common_answers(files: Sequence[Path], min_count: int) -> list[str]:
     """
     spelled = Counter[str]()
     for file in files:
-        JsonArray(file, "annotations").open(None, lambda row: spelled.update([row.text(COMMONEST)]))
+        JsonArray(file, "annotations").open(None, lambda rows: spelled.update(rows.texts(COMMONEST)))
     counts = Counter[str]()
     for answer, count in spelled.items():
         counts[normalise_answer(answer)] += count
@@ -310,18 +304,3 @@ def _read_answers(file: Path, size: int, changed: int) -> tuple[str, ...]:
     if len(answers) == first:
         raise DataError(f"{file}: has no answers, wanted one a line")
     return tuple(answers[first:])
-
-
-def _contents(records: Sequence[Record]) -> Iterable[tuple[int, str]]:
-    return zip([r["image_id"] for r in records], plain_texts([r["question"] for r in records]))
-
-
-def _answers(row: Row) -> list[str]:
-    """What people answered."""
-    given = row.record.get("answers")
-    if not isinstance(given, list) or not given:
-        raise row.wrong("answers", "a list of {answer: text}, one a person")
-    answers: list[Any] = [one.get("answer") if isinstance(one, dict) else None for one in given]
-    if not all_texts(answers):
-        raise row.wrong("answers", "a list of {answer: text}, one a person")
-    return answers

@@ -136,6 +136,16 @@ def test_rows_of_another_spelling_are_the_same(tmp_path, made, text, image):
     assert found is None if image_is_array else found is not None
 
 
+@pytest.mark.parametrize("image", ["./x.png", "img/../x.png", "x.png"])
+def test_rows_that_lack_a_modality_are_the_same_however_their_paths_are_spelled(tmp_path, image):
+    def opened(split, path):
+        row = {"id": "a7", "text": None, "image": path, "label": "0"}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row))
+        return Table(split, str(tmp_path), **OPTIONS)
+
+    assert shared_rows(keyed(opened("train", "x.png")), keyed(opened("test", image))) is not None
+
+
 def test_a_path_in_code_is_the_same_however_it_is_spelled():
     class OfFiles(Made):
         def __getitem__(self, index):

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from msd_framework.data.files import DataFolder, inside
 from msd_framework.data.rows import rows
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import Row, all_texts
+from msd_framework.data.rows.row import Row, RowBatch
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import not_utf8
 
 GOOD = {"id": 1, "text": "a meme", "label": 0}
 
 
-def check(line: Row) -> None:
-    line.text("text")
+def check(rows: RowBatch) -> None:
+    rows.texts("text")
 
 
 def opened(folder: Path, *lines: bytes, **options) -> JsonLines:
@@ -164,18 +164,13 @@ odd = st.sampled_from([b"", b" ", b"\r", b"\xff", b"[]", b"7", b"\xef\xbb\xbf{}"
 any_lines = st.lists(fine | spelled | broken | odd | spelled.map(lambda raw: raw + b"\r"), max_size=12)
 
 
-def is_sure(records) -> bool:
-    return all_texts([record["text"] for record in records])
-
-
 @given(
     lines=any_lines,
     limit=st.none() | st.integers(1, 4),
     clash=st.booleans(),
     block=st.sampled_from([1, 7, 60, 1 << 17]),
-    sure=st.sampled_from([None, is_sure]),
 )
-def test_every_file_is_read_as_by_a_reader_that_keeps_all_of_it(folder, lines, limit, clash, block, sure):
+def test_every_file_is_read_as_by_a_reader_that_keeps_all_of_it(folder, lines, limit, clash, block):
     file = folder / "any.jsonl"
     file.write_bytes(b"\n".join(lines))
     wanted, wrong = reference(file, limit)
@@ -185,14 +180,14 @@ def test_every_file_is_read_as_by_a_reader_that_keeps_all_of_it(folder, lines, l
             patch.setattr(rows, "_HASH", lambda name: 7)
         if not wanted:
             with pytest.raises(DataError) as caught:
-                JsonLines(file).open("id", check, "skip", limit, sure)
+                JsonLines(file).open("id", check, "skip", limit)
             assert str(caught.value) == f"{file}: holds no example that can be read" + (f": {wrong[0]}" if wrong else "")
         else:
-            found = JsonLines(file).open("id", check, "skip", limit, sure)
+            found = JsonLines(file).open("id", check, "skip", limit)
             assert (entries(found), found.skipped) == (wanted, wrong)
         if wrong:
             with pytest.raises(DataError) as caught:
-                JsonLines(file).open("id", check, "raise", limit, sure)
+                JsonLines(file).open("id", check, "raise", limit)
             assert str(caught.value) == wrong[0]
 
 

@@ -25,7 +25,7 @@ from msd_framework.data.regions.lmdb import Lmdb
 from msd_framework.data.rows.csv_rows import CsvFile
 from msd_framework.data.rows.json_array import JsonArray
 from msd_framework.data.rows.json_lines import JsonLines
-from msd_framework.data.rows.rows import Row
+from msd_framework.data.rows.row import Row, RowBatch
 from msd_framework.data.sets.films import GENRES
 from msd_framework.data.sets.mm_imdb import MMIMDB
 from msd_framework.errors import DataError
@@ -130,6 +130,10 @@ def text_of(row: Row) -> str:
     return row.text("text")
 
 
+def texts_of(rows: RowBatch) -> None:
+    rows.texts("text")
+
+
 def write_jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -145,9 +149,9 @@ def write_array(rows: list[dict[str, Any]]) -> str:
 
 
 FORMATS: dict[str, tuple[Callable[[list[dict[str, Any]]], str], Callable[[Path], Any]]] = {
-    "lines.jsonl": (write_jsonl, lambda file: JsonLines(file).open("id", text_of)),
-    "table.csv": (write_csv, lambda file: CsvFile(file).open("id", text_of)),
-    "list.json": (write_array, lambda file: JsonArray(file, "list").open("id", text_of)),
+    "lines.jsonl": (write_jsonl, lambda file: JsonLines(file).open("id", texts_of)),
+    "table.csv": (write_csv, lambda file: CsvFile(file).open("id", texts_of)),
+    "list.json": (write_array, lambda file: JsonArray(file, "list").open("id", texts_of)),
 }
 words = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6)
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "shift-jis", "gb18030", "utf-7"]

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from msd_framework.cli import main
 from msd_framework.data.base import Example
-from msd_framework.data.rows.rows import Row
 from msd_framework.data.sets.hateful_memes import HatefulMemes
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.registry import DATASETS
@@ -161,37 +158,6 @@ def test_a_submission_is_what_the_challenge_takes(root):
     assert file.name == "submission_test_unseen.csv"
     assert [(row["id"], row["label"]) for row in rows] == [("08291", "1"), ("42953", "0")]
     assert float(rows[0]["proba"]) == pytest.approx(1 / (1 + torch.e**-1), abs=1e-6)
-
-
-values = st.sampled_from([0, 1, True, None, "x", "img/1.png", "../x", "\ud800", "img/out.png", "a\0b", 2, [], "é"])
-changes = st.dictionaries(st.sampled_from(["img", "text", "label", "decided_by"]), values, max_size=2)
-
-
-@given(changed=st.lists(changes, min_size=1, max_size=4), blind=st.booleans())
-def test_many_lines_are_beyond_doubt_only_if_each_of_them_is_read(tmp_path_factory, changed, blind):
-    root = tmp_path_factory.getbasetemp() / "doubt"
-    (root / "img").mkdir(parents=True, exist_ok=True)
-    if not (root / "img/out.png").is_symlink():
-        (root / "img/out.png").symlink_to("/etc/passwd")
-    split = "test_seen" if blind else "train"
-    write(root, split, LINES[0])
-    dataset = HatefulMemes(split, str(root))
-    good = {"id": 1, "img": "img/2.png", "text": "a", "label": 1}
-    rows = [Row({k: v for k, v in (good | change).items() if v is not None}, "f", 1) for change in changed]
-
-    def is_read(row: Row) -> bool:
-        try:
-            return dataset._row(row) is not None
-        except DataError:
-            return False
-
-    try:
-        sure = dataset._is_sure_of([row.record for row in rows])
-    except (KeyError, TypeError):
-        sure = False
-    assert sure <= all(map(is_read, rows))
-    if all(change == {} for change in changed):
-        assert sure
 
 
 def test_a_run_that_uses_splits_with_memes_in_common_is_refused(tiny_config, tmp_path, capsys):

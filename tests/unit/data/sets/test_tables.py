@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msd_framework.data.rows import csv_rows
 from msd_framework.data.rows import rows as rows_module
 from msd_framework.data.rows.csv_rows import CsvFile
-from msd_framework.data.rows.rows import Row, all_texts
+from msd_framework.data.rows.row import RowBatch
 from msd_framework.data.sets.tables import Table
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.registry import DATASETS
@@ -185,6 +185,13 @@ def test_a_wrong_target_is_named(tmp_path, mood, options, sentence):
         opened(tmp_path, **columns, **options)
 
 
+def test_a_row_without_its_label_is_named(tmp_path):
+    row = {key: value for key, value in ROWS[1].items() if key != "mood"}
+    write(tmp_path, "train.jsonl", [ROWS[0], row])
+    with pytest.raises(DataError, match=r"train\.jsonl:2: has no 'mood', only"):
+        opened(tmp_path, classes=["bad", "good"])
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -249,12 +256,8 @@ def test_one_fingerprint_is_one_file_read_in_one_way(tmp_path):
     assert opened(tmp_path).fingerprint != opened(tmp_path, texts={"text": "source"}).fingerprint
 
 
-def check(row: Row) -> None:
-    row.text("text")
-
-
-def is_sure(records) -> bool:
-    return all_texts([record["text"] for record in records])
+def check(rows: RowBatch) -> None:
+    rows.texts("text")
 
 
 cells = st.text(st.sampled_from(list('ab"\n\r,;é日 ')), max_size=5)
@@ -264,10 +267,9 @@ cells = st.text(st.sampled_from(list('ab"\n\r,;é日 ')), max_size=5)
     rows=st.lists(st.tuples(cells, cells), max_size=12),
     block=st.sampled_from([1, 7, 1 << 17]),
     group=st.integers(1, 5),
-    sure=st.sampled_from([None, is_sure]),
     mark=st.booleans(),
 )
-def test_csv_is_read_as_the_csv_module_reads_it(tmp_path_factory, rows, block, group, sure, mark):
+def test_csv_is_read_as_the_csv_module_reads_it(tmp_path_factory, rows, block, group, mark):
     file = tmp_path_factory.getbasetemp() / "any.csv"
     text = io.StringIO(newline="")
     csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([("text", "other"), *rows])
@@ -280,7 +282,7 @@ def test_csv_is_read_as_the_csv_module_reads_it(tmp_path_factory, rows, block, g
             with pytest.raises(DataError, match=r"any.csv: holds no example that can be read"):
                 CsvFile(file).open(None, check)
             return
-        found = CsvFile(file).open(None, check, sure=sure)
+        found = CsvFile(file).open(None, check)
     assert [row.record for row in found] == wanted
     assert [row.number for row in found] == [2 + sum(1 + "".join(r).count("\n") for r in rows[:i]) for i in range(len(rows))]
 
@@ -310,6 +312,7 @@ def test_any_bytes_of_a_csv_file_are_read_or_named(tmp_path_factory, garbage):
         (b'"text"x\n', r":1: is not CSV \(.+\), wanted the names of the columns"),
         (b"other\na\n", r":2: has no 'text', only 'other'"),
         (b"text,other\ra,b\r", r":1: is not CSV \(its lines end with a carriage return alone, save the file with"),
+        (b"text,other\na,b\rc,d\n", r":2: is not CSV \(its lines end with a carriage return alone, save the file with"),
         (b'text,other\na,"' + b"b" * (1 << 24) + b'bb"\n', r":2: is not CSV \(a value of more than 16,777,216 letters; is a quot"),
         (b"PK\x03\x04" + bytes(99), ": is a zip archive or an Excel workbook"),
     ],

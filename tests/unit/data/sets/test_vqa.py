@@ -212,7 +212,7 @@ def test_an_object_of_a_list_with_a_key_twice_is_named_and_can_be_skipped(tmp_pa
 
 
 def array_of(file: Path, **options) -> JsonArray:
-    return JsonArray(file, "list").open("id", lambda row: row.text("text"), **options)
+    return JsonArray(file, "list").open("id", lambda rows: rows.texts("text"), **options)
 
 
 records = st.lists(
