@@ -31,8 +31,9 @@ ANY_ENCODER = {"type": "features", "feature_size": 1}
 class Unfilled(TorchFunctionMode):
     """A context in which weights get no first numbers, so that memory is only set aside and a big model costs no time.
 
-    The device `meta` is for this as well, but its first operation imports torch's compiler, which takes a second. Truncated
-    normal numbers are left out by another way: torch draws them until all lie in their range, which empty memory may never do.
+    The device `meta` is for this as well, but its first operation imports torch's compiler: 2.1 s of CPU time for a layer of a
+    transformer in place of 0.004 (torch 2.14; 0.6 s with 2.6). `trunc_normal_` is replaced in `torch.nn.init` because this mode
+    does not see it, and it draws until all numbers lie in their range, which empty memory may never do.
     """
 
     def __enter__(self) -> Unfilled:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.data.base import PROCESSORS, Processor
-from msd_framework.data.processors.images import image_facts
+from msd_framework.data.processors.images import height_and_width, image_facts
 from msd_framework.errors import DataError
 from msd_framework.ranges import positive
 from msd_framework.structures import ModalityInputs
@@ -39,11 +39,7 @@ class PixelArray(Processor):
     kind = "pixels"
 
     def __init__(self, size: int | list[int], channels: int = 1, largest: float = 255.0, mean: float = 0.0, std: float = 1.0):
-        self.size = [size, size] if isinstance(size, int) else list(size)
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size is {size}, wanted a positive number, or [height, width]")
-        if channels not in (1, 3):
-            raise ValueError(f"channels is {channels}, wanted 3 for colour or 1 for grey")
+        self.size = height_and_width(size, channels)
         positive(largest=largest, std=std)
         self.channels, self.largest, self.mean, self.std = channels, largest, mean, std
 

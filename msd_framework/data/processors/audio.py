@@ -66,9 +66,9 @@ class Waveform(Processor):
         is_file = isinstance(value, (str, PurePath))
         samples = read_wav(Path(value), self.sample_rate) if is_file else _in_memory(value, self.sample_rate)  # [T]
         loudness = np.abs(samples.astype(np.int32))
-        (heard,) = np.nonzero(loudness > self.silence * loudness.max())
-        first, last = (heard[0], heard[-1] + 1) if len(heard) else (0, 1)
-        return torch.from_numpy(samples[first:last][: self.max_samples].copy())
+        (loud,) = np.nonzero(loudness > self.silence * loudness.max())
+        start, end = (loud[0], loud[-1] + 1) if len(loud) else (0, 1)
+        return torch.from_numpy(samples[start:end][: self.max_samples].copy())
 
     def blank(self) -> Tensor:
         return torch.zeros(1, dtype=torch.int16)
@@ -113,10 +113,8 @@ def read_wav(path: Path, sample_rate: int | None = None) -> np.ndarray[Any, np.d
         raise DataError(f"{path}: is cut off after {len(content) // (2 * channels)} of {count} samples")
     if not count:
         raise DataError(f"{path}: holds no sample")
-    samples: np.ndarray[Any, np.dtype[np.int16]] = (
-        np.frombuffer(content, "<i2").reshape(-1, channels).mean(1).astype(np.int16)
-    )  # [T]
-    return samples
+    mean: np.ndarray[Any, Any] = np.frombuffer(content, "<i2").reshape(-1, channels).mean(1)  # [T]
+    return mean.astype(np.int16)
 
 
 def _in_memory(value: Any, sample_rate: int) -> np.ndarray[Any, np.dtype[np.int16]]:

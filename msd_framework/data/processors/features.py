@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.data.base import PROCESSORS, Processor
+from msd_framework.data.base import PROCESSORS
 from msd_framework.data.files import FilesThatAreThere
+from msd_framework.data.processors.feature_size import FeatureProcessor
 from msd_framework.data.regions.base import FeatureReader, names_of, respelled, wanted
 from msd_framework.data.regions.open import open_features, parse_source, source_problems
-from msd_framework.errors import CheckpointError, DataError
-from msd_framework.files import write_text
+from msd_framework.errors import DataError
 from msd_framework.structures import ModalityInputs
-
-FILE = "region_features.json"
 
 
 class LoadedRegions(NamedTuple):
@@ -38,7 +35,7 @@ class LoadedRegions(NamedTuple):
 
 
 @PROCESSORS.register("region_features")
-class RegionFeatures(Processor):
+class RegionFeatures(FeatureProcessor):
     """Region features in place of an image, found by the last parts of its path without suffix: ``img/42953`` or ``42953``.
 
     In place of its path there may be the features themselves, an array [N, D], where no boxes are wanted.
@@ -66,8 +63,7 @@ class RegionFeatures(Processor):
     (torch.Size([1, 10, 2048]), torch.float32)
     """
 
-    kind = "features"
-    fits_on_loaded = True
+    size_file = "region_features.json"
     free_options = frozenset({"folder", "allow_roots"})
 
     def __init__(
@@ -110,19 +106,19 @@ class RegionFeatures(Processor):
             return self._in_memory(value)
         reader = self.reader
         for name in self._names(value):
-            found = reader.find(name, self.max_regions, self.boxes)
-            if found is not None:
+            regions = reader.find(name, self.max_regions, self.boxes)
+            if regions is not None:
                 break
         else:
             raise reader.missing(Path(value).stem)
-        stored, boxes, size = found
-        if not stored.size:
+        features, boxes, size = regions
+        if not features.size:  # the detector found nothing: the array may have any shape, and the image any size
+            features = features.reshape(0, self.feature_size or features.shape[-1])
             boxes, size = None if boxes is None else boxes.reshape(0, 4), (1.0, 1.0)
-            stored = stored.reshape(0, self.feature_size or stored.shape[-1])
-        if stored.shape[1] != self.feature_size is not None:
-            shape = [reader.count(name), stored.shape[1]]
+        if self.feature_size not in (None, features.shape[1]):
+            shape = [reader.count(name), features.shape[1]]
             raise DataError(f"{reader.place(name)}: holds an array of shape {shape}, {wanted(self.feature_size)}")
-        return LoadedRegions(torch.from_numpy(stored), None if boxes is None else torch.from_numpy(boxes), size)
+        return LoadedRegions(torch.from_numpy(features), None if boxes is None else torch.from_numpy(boxes), size)
 
     def _in_memory(self, value: Any) -> LoadedRegions:
         """Features that were read already.
@@ -158,7 +154,7 @@ class RegionFeatures(Processor):
         return min(reader.count(name), self.max_regions)
 
     def blank(self) -> LoadedRegions:
-        return LoadedRegions(torch.zeros(1, known_size(self.feature_size)), torch.zeros(1, 4) if self.boxes else None, (1.0, 1.0))
+        return LoadedRegions(torch.zeros(1, self.known_size()), torch.zeros(1, 4) if self.boxes else None, (1.0, 1.0))
 
     def _names(self, value: Any) -> Iterator[str]:
         """The names that an image's features may have, the likeliest first."""
@@ -176,44 +172,12 @@ class RegionFeatures(Processor):
         return ModalityInputs(values, mask, {"boxes": locations(boxes, torch.tensor([regions.size for regions in loaded]))})
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """``feature_size``, once it is known."""
-        return {} if self.feature_size is None else {"feature_size": self.feature_size}
-
-    @property
     def files(self) -> str:
         return str(parse_source(self.folder)[1].resolve())
 
     @property
     def fingerprint(self) -> str:
         return f"region_features {self.max_regions} {self.feature_size}" + " boxes" * self.boxes
-
-    def save(self, folder: Path) -> None:
-        """Writes the feature size."""
-        write_text(folder / FILE, json.dumps(self.facts))
-
-    def restore(self, folder: Path) -> None:
-        """Reads the feature size, unless it was given.
-
-        Raises:
-            CheckpointError: if it is missing or damaged.
-        """
-        try:
-            saved = json.loads((folder / FILE).read_text(encoding="utf-8"))["feature_size"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder / FILE}: cannot be read ({error!r}), wanted the feature size of a run") from error
-        self.feature_size = self.feature_size or saved
-
-
-def known_size(feature_size: int | None) -> int:
-    """The size of features, where an example has none.
-
-    Raises:
-        DataError: if nobody knows it.
-    """
-    if feature_size is None:
-        raise DataError("an example has no features, and none that was read before says how long they are; give feature_size")
-    return feature_size
 
 
 def locations(boxes: Tensor, sizes: Tensor) -> Tensor:

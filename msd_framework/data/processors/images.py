@@ -22,7 +22,7 @@ from msd_framework.structures import ModalityInputs
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MOST_NAMES = 1000
-"""Among how many names of a folder the nearest one is looked for."""
+"""Names of a folder among which the nearest one is looked for."""
 
 MAX_PIXELS = 100_000_000
 Exif: TypeAlias = Literal["apply", "ignore"]
@@ -68,11 +68,7 @@ class Pixels(Processor):
         augment: Literal["none", "crop_flip"] = "none",
         exif: Exif = "apply",
     ):
-        self.size = [size, size] if isinstance(size, int) else list(size)
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size is {size}, wanted a positive number, or [height, width]")
-        if channels not in (1, 3):
-            raise ValueError(f"channels is {channels}, wanted 3 for colour or 1 for grey")
+        self.size = height_and_width(size, channels)
         self.channels, self.interpolation, self.augment, self.exif = channels, interpolation, augment, exif
         self.mean, self.std = _statistics(mean, IMAGENET_MEAN, channels), _statistics(std, IMAGENET_STD, channels)
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
@@ -93,7 +89,7 @@ class Pixels(Processor):
         return self.load_sized(value)[0]
 
     def load_sized(self, value: Any) -> tuple[Tensor, tuple[int, int]]:
-        """An image as `load` gives it, and its width and height as it was seen."""
+        """An image as `load` gives it, and the width and height that it had before it was resized."""
         image = read_image(Path(value), self.exif) if isinstance(value, (str, PurePath)) else _in_memory(value, self.exif)
         pixels: Tensor = self._transform(image if self.channels == 3 else image.convert("L"))
         return pixels, image.size  # [C, H, W]
@@ -121,6 +117,20 @@ class Pixels(Processor):
 
     def deterministic(self) -> Pixels:
         return Pixels(self.size, self.channels, self.mean, self.std, self.interpolation, exif=self.exif)
+
+
+def height_and_width(size: int | list[int], channels: int) -> list[int]:
+    """The two sides of an image.
+
+    Raises:
+        ValueError: if one is not positive, or there are other than 1 or 3 channels.
+    """
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"size is {size}, wanted a positive number, or [height, width]")
+    if channels not in (1, 3):
+        raise ValueError(f"channels is {channels}, wanted 3 for colour or 1 for grey")
+    return sides
 
 
 def image_facts(size: list[int], channels: int) -> dict[str, Any]:
@@ -224,9 +234,8 @@ def _nearest(file: Path) -> str:
     if not file.parent.is_dir():
         return f"; there is no folder {file.parent}"
     names = _names_in(str(file.parent))
-    spelled = {_plain(name): name for name in names}
-    found = spelled.get(_plain(file.name), "")
-    hint = f" Did you mean {found!r}?" if found else did_you_mean(file.name, names[:MOST_NAMES])
+    same = {_plain(name): name for name in names}.get(_plain(file.name))
+    hint = f" Did you mean {same!r}?" if same else did_you_mean(file.name, names[:MOST_NAMES])
     return f"; {file.parent} holds {len(names):,} names.{hint}" if hint else ""
 
 

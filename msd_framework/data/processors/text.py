@@ -85,9 +85,9 @@ class Tokenizer(Processor):
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[str]:
         name = options.get("name")
-        learnt = [key for key in ("max_vocabulary", "min_frequency", "algorithm", "lowercase") if key in options]
-        if name is not None and learnt:
-            return [f"{', '.join(learnt)} is for a tokenizer that is learnt, and this one is that of {name}; leave it out."]
+        unused = [key for key in ("max_vocabulary", "min_frequency", "algorithm", "lowercase") if key in options]
+        if name is not None and unused:
+            return [f"{', '.join(unused)} is for a tokenizer that is learnt, and this one is that of {name}; leave it out."]
         is_path = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.endswith(".json"))
         if not is_path or Path(str(name)).expanduser().exists():
             return []
@@ -129,24 +129,32 @@ class Tokenizer(Processor):
     @property
     def facts(self) -> dict[str, Any]:
         """``vocab_size``, ``pad_id``, and ``cls_id`` and ``sep_id`` where the tokenizer marks beginning and end."""
-        ids, special = self._marked()
-        marks = {"cls_id": ids[0] if special[0] else None, "sep_id": ids[-1] if special[-1] else None}
-        sizes = {"vocab_size": max(self.tokenizer.get_vocab().values()) + 1, "pad_id": self.tokenizer.padding["pad_id"]}
-        return sizes | {name: i for name, i in marks.items() if i is not None}
+        ids, special = self._encoded_word()
+        facts = {"vocab_size": max(self.tokenizer.get_vocab().values()) + 1, "pad_id": self.tokenizer.padding["pad_id"]}
+        if special[0]:
+            facts["cls_id"] = ids[0]
+        if special[-1]:
+            facts["sep_id"] = ids[-1]
+        return facts
 
     def problem_with(self, texts: Iterable[str]) -> str:
-        """Why this is not the tokenizer for texts, of which it tells nothing; empty if it tells something of one of them."""
-        unknown, example, made = getattr(self.tokenizer.model, "unk_token", None), "", "no token"
-        for text in (text for text in texts if text.strip()):
-            example, found = text, self._encoded(_text(text))
-            for token, special in zip(found.tokens, found.special_tokens_mask):
-                if not special and token.strip(BLANKS):
-                    if token != unknown:
-                        return ""
-                    made = f"only {unknown}"
+        """Why this is not the tokenizer for texts; empty if it knows a word of one of them, or all are empty."""
+        unknown, example, tokens = getattr(self.tokenizer.model, "unk_token", None), "", "no token"
+        for text in texts:
+            if not text.strip():
+                continue
+            example, encoding = text, self._encoded(_text(text))
+            for token, special in zip(encoding.tokens, encoding.special_tokens_mask):
+                if special or not token.strip(BLANKS):
+                    continue
+                if token != unknown:
+                    return ""
+                tokens = f"only {unknown}"
         if not example:
             return ""
-        return f"makes {made} of texts such as {example[:60]!r}: it knows none of their words. Take another tokenizer, or options."
+        return (
+            f"makes {tokens} of texts such as {example[:60]!r}: it knows none of their words. Take another tokenizer, or options."
+        )
 
     @property
     def needs_known_words(self) -> bool:
@@ -157,8 +165,8 @@ class Tokenizer(Processor):
             return True
         return False
 
-    def _marked(self) -> tuple[list[int], list[bool]]:
-        """The ids of a text of one word, and which of them belong to the model: a word that this tokenizer can read.
+    def _encoded_word(self) -> tuple[list[int], list[bool]]:
+        """The ids of a text of one known word, and which of them are special.
 
         Raises:
             DataError: if it can read none of its own.
@@ -322,12 +330,12 @@ def read_tokenizer(name: str) -> Any:
 
 
 def _check_agreement(folder: Path) -> None:
-    """Refuses a folder whose two files say different things of capital letters, of which transformers goes by the other one."""
-    told = read_json(folder / CONFIG).get("do_lower_case") if (folder / CONFIG).is_file() else None
+    """Refuses a folder whose two files disagree on capital letters: transformers reads the one, we the other."""
+    config = read_json(folder / CONFIG).get("do_lower_case") if (folder / CONFIG).is_file() else None
     normalizer = read_json(folder / FILE).get("normalizer")
-    does = normalizer.get("lowercase") if isinstance(normalizer, dict) else None
-    if isinstance(told, bool) and isinstance(does, bool) and told != does:
-        text = f"{folder}: {CONFIG} says do_lower_case={str(told).lower()} and {FILE} lowercase={str(does).lower()}"
+    file = normalizer.get("lowercase") if isinstance(normalizer, dict) else None
+    if isinstance(config, bool) and isinstance(file, bool) and config != file:
+        text = f"{folder}: {CONFIG} says do_lower_case={str(config).lower()} and {FILE} lowercase={str(file).lower()}"
         raise DataError(f"{text}; make them agree on what the model was trained with")
 
 

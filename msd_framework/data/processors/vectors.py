@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from msd_framework.data.base import PROCESSORS, Processor
-from msd_framework.data.processors.features import known_size
-from msd_framework.errors import CheckpointError, DataError
+from msd_framework.data.processors.feature_size import FeatureProcessor, read_number
+from msd_framework.errors import DataError
 from msd_framework.files import write_text
 from msd_framework.ranges import MOST_WORDS, positive
 from msd_framework.structures import ModalityInputs
@@ -51,9 +51,8 @@ class TokenIds(Processor):
         if self.num_words is None:
             largest = max((int(_ids(value).max()) for value in values), default=0)
             if largest >= MOST_WORDS:
-                raise DataError(
-                    f"a text has the id {largest:,}, wanted ids of words below {MOST_WORDS:,}; give num_words if it is right"
-                )
+                hint = "give num_words if it is right"
+                raise DataError(f"a text has the id {largest:,}, wanted ids of words below {MOST_WORDS:,}; {hint}")
             self.num_words = largest + 1
 
     def load(self, value: Any) -> Tensor:
@@ -89,20 +88,14 @@ class TokenIds(Processor):
         return f"token_ids {self.max_length} {self.num_words}"
 
     def save(self, folder: Path) -> None:
-        """Writes the number of words."""
         write_text(folder / "token_ids.json", json.dumps({"num_words": self.num_words}))
 
     def restore(self, folder: Path) -> None:
-        """Reads the number of words, unless it was given.
-
-        Raises:
-            CheckpointError: if it is missing or damaged.
-        """
-        self.num_words = self.num_words or _number(folder / "token_ids.json", "num_words")
+        self.num_words = self.num_words or read_number(folder / "token_ids.json", "num_words")
 
 
 @PROCESSORS.register("vectors")
-class Vectors(Processor):
+class Vectors(FeatureProcessor):
     """An input that is given as one vector [D] of features, or as several [N, D].
 
     Args:
@@ -116,8 +109,7 @@ class Vectors(Processor):
     tensor([[[1., 2.]]])
     """
 
-    kind = "features"
-    fits_on_loaded = True
+    size_file = "vectors.json"
 
     def __init__(self, feature_size: int | None = None):
         positive(feature_size=feature_size)
@@ -136,7 +128,7 @@ class Vectors(Processor):
         """
         array = np.asarray(value)
         if not array.size and array.ndim in (1, 2) and array.shape[-1] in (0, self.feature_size):
-            return torch.zeros(0, known_size(self.feature_size))
+            return torch.zeros(0, self.known_size())
         array = array[None] if array.ndim == 1 else array  # [N, D]
         wanted = f"wanted finite numbers [{self.feature_size or 'D'}] or [N, {self.feature_size or 'D'}]"
         if array.dtype.kind not in "iuf" or array.ndim != 2 or 0 in array.shape or self.feature_size not in (None, array.shape[1]):
@@ -150,7 +142,7 @@ class Vectors(Processor):
         return len(self.load(value))
 
     def blank(self) -> Tensor:
-        return torch.zeros(1, known_size(self.feature_size))
+        return torch.zeros(1, self.known_size())
 
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Features float32 [B, L, D], padded with zeros to the most vectors of the batch, and which are there [B, L]."""
@@ -160,25 +152,8 @@ class Vectors(Processor):
         return ModalityInputs(values, torch.arange(values.shape[1]) < lengths[:, None])
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """``feature_size``, once it is known."""
-        return {} if self.feature_size is None else {"feature_size": self.feature_size}
-
-    @property
     def fingerprint(self) -> str:
         return f"vectors {self.feature_size}"
-
-    def save(self, folder: Path) -> None:
-        """Writes the feature size."""
-        write_text(folder / "vectors.json", json.dumps({"feature_size": self.feature_size}))
-
-    def restore(self, folder: Path) -> None:
-        """Reads the feature size, unless it was given.
-
-        Raises:
-            CheckpointError: if it is missing or damaged.
-        """
-        self.feature_size = self.feature_size or _number(folder / "vectors.json", "feature_size")
 
 
 def _ids(value: Any) -> np.ndarray[Any, Any]:
@@ -186,10 +161,3 @@ def _ids(value: Any) -> np.ndarray[Any, Any]:
     if ids.dtype.kind not in "iu" or ids.ndim != 1 or not len(ids) or ids.min() < 0:
         raise DataError(f"a text is an array of {ids.dtype} {list(ids.shape)}, wanted the ids of its words, whole numbers from 0")
     return ids.astype(np.int64)
-
-
-def _number(file: Path, key: str) -> int:
-    try:
-        return int(json.loads(file.read_text(encoding="utf-8"))[key])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error!r}), wanted the {key} of a run") from error

@@ -24,14 +24,13 @@ SPELLINGS = {
     "height": ("image_height", "image_h"),
     "count": ("num_boxes",),
 }
-"""What the fields of an image are called in files, by what they are."""
-
+"""The names that files give to the fields of an image."""
 
 DEPTHS = (0, 2)
 """In how many folders the names of images lie, where nothing more is known."""
 
 MOST_NAMES = 1000
-"""Among how many names the nearest one is looked for."""
+"""Names among which the nearest one is looked for."""
 
 NO_FOLDERS = frozenset({"", ".", ".."})
 
@@ -41,7 +40,7 @@ class Regions(NamedTuple):
 
     Args:
         features: float [N, D], in the precision in which they are stored.
-        boxes: float32 [N, 4], x1, y1, x2 and y2 in pixels; None where they are not stored, or were not asked for.
+        boxes: float32 [N, 4], x1, y1, x2 and y2 in pixels; None where they are not stored, or not wanted.
         size: width and height of the image in pixels; zeros where there are no boxes.
     """
 
@@ -58,7 +57,7 @@ class FeatureReader(ABC):
     """
 
     kind: ClassVar[str]
-    """What is written before a path to say what it is, as in ``lmdb:features/detectron``."""
+    """The prefix of a path of this kind, as in ``lmdb:features/detectron``."""
 
     feature_size: int | None = None
     """D, where it is known without reading an image."""
@@ -133,9 +132,8 @@ class FeatureReader(ABC):
 
     @property
     def stamp(self) -> list[int]:
-        """Numbers that are others once the file is another: its size and when it was written."""
-        found = self.path.stat()
-        return [found.st_size, found.st_mtime_ns]
+        """Numbers that change with the file: its size and when it was written."""
+        return stamp_of(self.path)
 
     def place(self, name: str) -> str:
         """Where the features of an image lie, for errors."""
@@ -143,17 +141,24 @@ class FeatureReader(ABC):
 
     def missing(self, name: str) -> DataError:
         """The error of an image that is not there, with names that are."""
-        return DataError(f"{self.path}: has no features of {name!r} among {len(self):,} images{self.told_names(name)}")
+        return DataError(f"{self.path}: has no features of {name!r} among {len(self):,} images{self.known_names(name)}")
 
-    def told_names(self, name: str) -> str:
-        """How images are called that are there, and the nearest one, as the end of a sentence."""
+    def known_names(self, name: str) -> str:
+        """Some names of images that are there, and the nearest one, as the end of a sentence."""
         known = self._first_names
-        shown = ", ".join(map(repr, known[:3])) + ", ..." * (len(known) > 3)
-        return f"; they are called {shown}.{did_you_mean(name, known)}" if known else ""
+        if not known:
+            return ""
+        return f"; they are called {', '.join(map(repr, known[:3]))}{', ...' * (len(known) > 3)}.{did_you_mean(name, known)}"
 
     @cached_property
     def _first_names(self) -> list[str]:
         return list(itertools.islice(self.names(), MOST_NAMES))
+
+
+def stamp_of(file: Path) -> list[int]:
+    """The size of a file and when it was written."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def names_of(value: Any, depths: tuple[int, int] = DEPTHS) -> list[str]:
@@ -168,14 +173,20 @@ def names_of(value: Any, depths: tuple[int, int] = DEPTHS) -> list[str]:
     >>> names_of("../42953")
     ['42953']
     """
+    fewest, most = depths
     folder, _, last = os.fspath(value).rpartition("/")
     stem = last.rpartition(".")[0] or last
-    found = [stem] if stem == last else [stem, last]
-    if depths[1] == 0:
-        return found
-    folders = folder.rsplit("/", depths[1])[-depths[1] :] if folder else []
-    starts = [folders[len(folders) - depth :] for depth in range(len(folders), depths[0] - 1, -1)]
-    return ["/".join([*start, name]) for name in found for start in starts if NO_FOLDERS.isdisjoint(start)]
+    spellings = [stem] if stem == last else [stem, last]
+    if most == 0:
+        return spellings
+    folders = folder.rsplit("/", most)[-most:] if folder else []
+    names = []
+    for spelling in spellings:
+        for depth in range(len(folders), fewest - 1, -1):
+            parents = folders[len(folders) - depth :]
+            if NO_FOLDERS.isdisjoint(parents):
+                names.append("/".join([*parents, spelling]))
+    return names
 
 
 def respelled(value: Any) -> list[str]:
@@ -186,12 +197,16 @@ def respelled(value: Any) -> list[str]:
     >>> respelled("COCO_train2014_000000000042.jpg")
     ['42', '000000000042', '42.jpg', '000000000042.jpg']
     """
-    found = [name.replace("/", "\\") for name in names_of(value) if "/" in name]
-    stem = names_of(value, (0, 0))[0]
+    plain = names_of(value)
+    names = [name.replace("/", "\\") for name in plain if "/" in name]
+    stem, *with_suffix = names_of(value, (0, 0))
     number = re.fullmatch(r"(?:COCO_[a-z]+\d{4}_)?0*(\d{1,12})", stem)
-    numbers = [number[1], number[1].zfill(12)] if number else []
-    suffix = names_of(value, (0, 0))[-1].removeprefix(stem)
-    return found + [name for name in dict.fromkeys([*numbers, *(n + suffix for n in numbers)]) if name not in names_of(value)]
+    if number is None:
+        return names
+    suffix = with_suffix[0].removeprefix(stem) if with_suffix else ""
+    short, long = number[1], number[1].zfill(12)
+    names += [name for name in dict.fromkeys([short, long, short + suffix, long + suffix]) if name not in plain]
+    return names
 
 
 def checked(
@@ -240,14 +255,14 @@ def checked(
 
 
 def check_shape(place: str, features: Any) -> None:
-    """What can be said of features before they are read.
+    """Refuses features that are not floats [N, D], before they are read.
 
     Raises:
-        DataError: if they are not floats [N, D].
+        DataError: if they are not.
     """
     if features.dtype.kind != "f" or features.dtype.itemsize > 8:
         raise DataError(f"{place}: holds {features.dtype}, {wanted()}")
-    is_empty = tuple(features.shape) in ((0,), (0, 0))  # nothing was found, and nothing says how long features are
+    is_empty = tuple(features.shape) in ((0,), (0, 0))  # the detector found nothing, so D is not known
     if not is_empty and (len(features.shape) != 2 or features.shape[1] == 0):
         raise DataError(f"{place}: holds an array of shape {list(features.shape)}, {wanted()}")
 
@@ -258,11 +273,11 @@ def wanted(feature_size: int | None = None) -> str:
 
 
 def from_fields(place: str, fields: Mapping[str, Any], limit: int | None, boxes: bool, features: Any = None) -> Regions:
-    """The regions of an image whose fields are spelled as files spell them.
+    """The regions of an image from its fields, under any of their spellings.
 
     Args:
         place: which file and image this is, for errors.
-        fields: what the file holds of it.
+        fields: by the name that the file gives them.
         limit: how many regions are kept at most.
         boxes: whether boxes are wanted.
         features: its features, where they are not among the fields.
@@ -273,11 +288,11 @@ def from_fields(place: str, fields: Mapping[str, Any], limit: int | None, boxes:
     features = np.asarray(field(place, fields, "features")) if features is None else features
     corners = np.asarray(field(place, fields, "boxes")) if boxes else None
     size = (field(place, fields, "width"), field(place, fields, "height")) if boxes else (0.0, 0.0)
-    count = next((fields[key] for key in SPELLINGS["count"] if key in fields), None)
-    if count is not None and features.ndim == 2:
-        number = np.asarray(count).reshape(-1)
+    (key,) = SPELLINGS["count"]
+    if fields.get(key) is not None and features.ndim == 2:
+        number = np.asarray(fields[key]).reshape(-1)
         if number.dtype.kind not in "iu" or number.shape != (1,) or not 0 <= number[0] <= len(features):
-            raise DataError(f"{place}: num_boxes is {count!r} for features of {len(features)} regions")
+            raise DataError(f"{place}: num_boxes is {fields[key]!r} for features of {len(features)} regions")
         features, corners = features[: number[0]], None if corners is None else corners[: number[0]]  # the rest is padding
     return checked(place, features, corners, size, limit)
 

@@ -15,11 +15,11 @@ from msd_framework.errors import DataError
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of a conversion.
+    """The result of a conversion.
 
     Args:
         store: the store.
-        begun: how many images an earlier command had written already.
+        begun: images that an earlier command had written.
         skipped: a sentence for each image that was left out.
     """
 
@@ -29,7 +29,7 @@ class Converted:
 
 
 def plan_of(reader: FeatureReader, precision: Precision, boxes: bool | None) -> Plan:
-    """What a store of these features will hold, as the first image that can be read tells.
+    """What a store of these features will hold, from the first image that can be read.
 
     Args:
         reader: the features.
@@ -61,7 +61,7 @@ def convert(
         reader: the features.
         draft: the store that is being written.
         skip_errors: leaves out an image that cannot be read, in place of raising.
-        advance: is told how many more images are done.
+        advance: called with the number of images that are done since the last call.
 
     Raises:
         DataError: if an image cannot be read, or does not fit into the store.
@@ -89,7 +89,7 @@ def compare(reader: FeatureReader, store: FeatureStore | None, boxes: bool, adva
         reader: the features.
         store: what was made of them; None to read them alone.
         boxes: whether their boxes are read as well.
-        advance: is told how many more images are done.
+        advance: called with the number of images that are done since the last call.
     """
     for name, read in _read_all(reader, boxes):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -43,14 +44,14 @@ class Hdf5(FeatureReader):
     @cached_property
     def together(self) -> dict[str, int] | None:
         """The row of each image where all are in one array; None where each has its own."""
-        with damage_told(str(self.path)):
+        with damage_as_data_error(str(self.path)):
             return self._together()
 
     def _together(self) -> dict[str, int] | None:
         if not any(key in self._file for key in SPELLINGS["features"]):
             return None
-        held = {key: self._own(self._file, key) for key in self._file}
-        features, ids = field(str(self.path), held, "features"), next((held[key] for key in IDS if key in held), None)
+        arrays = {key: self._own(self._file, key) for key in self._file}
+        features, ids = field(str(self.path), arrays, "features"), next((arrays[key] for key in IDS if key in arrays), None)
         if not hasattr(features, "shape") or len(features.shape) != 3:
             raise DataError(f"{self.path}: features are {list(getattr(features, 'shape', []))}, wanted [M, N, D] for M images")
         if ids is None:
@@ -64,52 +65,58 @@ class Hdf5(FeatureReader):
         return {name: row for row, name in enumerate(names)}
 
     def names(self) -> Iterator[str]:
-        with damage_told(str(self.path)):
+        with damage_as_data_error(str(self.path)):
             return iter(list(self._file) if self.together is None else self.together)
 
     def __len__(self) -> int:
-        with damage_told(str(self.path)):
+        with damage_as_data_error(str(self.path)):
             return len(self._file if self.together is None else self.together)
 
     def __contains__(self, name: str) -> bool:
-        with damage_told(self.place(name)):
+        with damage_as_data_error(self.place(name)):
             return bool(name.strip("./")) and name in (self._file if self.together is None else self.together)
 
     def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
         if name not in self:
             raise self.missing(name)
-        with damage_told(self.place(name)):
+        with damage_as_data_error(self.place(name)):
             return self._read(name, limit, boxes)
 
     def size_of(self, name: str) -> int | None:
         """D, from the shape of the image's array."""
-        with damage_told(self.place(name)):
-            found = self._own(self._file, name) if self.together is None else self._file
-            if not hasattr(found, "shape"):
-                key = next((key for key in SPELLINGS["features"] if key in found), None)
-                found = None if key is None else self._own(found, key)
-            return int(found.shape[-1]) if getattr(found, "size", 0) else None
+        with damage_as_data_error(self.place(name)):
+            features = self._own(self._file, name) if self.together is None else self._file
+            if not hasattr(features, "shape"):
+                key = next((key for key in SPELLINGS["features"] if key in features), None)
+                features = None if key is None else self._own(features, key)
+            return int(features.shape[-1]) if getattr(features, "size", 0) else None
 
     @property
     def has_boxes(self) -> bool:
-        with damage_told(str(self.path)):
-            found = self._file if self.together is not None else next((self._own(self._file, key) for key in self._file), {})
-            return not hasattr(found, "shape") and any(key in found for key in SPELLINGS["boxes"])
+        with damage_as_data_error(str(self.path)):
+            group = self._file
+            if self.together is None:
+                group = next((self._own(self._file, key) for key in self._file), {})
+            return not hasattr(group, "shape") and any(key in group for key in SPELLINGS["boxes"])
 
     def _read(self, name: str, limit: int | None, boxes: bool) -> Regions:
-        place = self.place(name)
+        place, fields = self.place(name), dict[str, Any]()
         if self.together is not None:
-            row, known = self.together[name], [key for keys in SPELLINGS.values() for key in keys if key in self._file]
-            held = {key: self._own(self._file, key) for key in known}
-            return from_fields(place, {key: _row(place, key, values, row) for key, values in held.items()}, limit, boxes)
-        found = self._own(self._file, name)
-        if hasattr(found, "shape"):
+            for key in itertools.chain(*SPELLINGS.values()):
+                if key in self._file:
+                    fields[key] = _row(place, key, self._own(self._file, key), self.together[name])
+            return from_fields(place, fields, limit, boxes)
+        group = self._own(self._file, name)
+        if hasattr(group, "shape"):
             if boxes:
                 raise DataError(f"{place}: is an array of features alone, wanted a group with features, bbox and the image's size")
-            check_shape(place, found)
-            return checked(place, found[:limit])
-        held = {key: self._own(found, key) for key in found}
-        fields = {**found.attrs, **{key: value[()] for key, value in held.items() if hasattr(value, "shape")}}
+            check_shape(place, group)
+            return checked(place, group[:limit])
+        fields |= group.attrs
+        for key in group:
+            value = self._own(group, key)
+            if hasattr(value, "shape"):
+                fields[key] = value[()]
         return from_fields(place, fields, limit, boxes)
 
     def _own(self, group: Any, key: str) -> Any:
@@ -119,10 +126,10 @@ class Hdf5(FeatureReader):
             DataError: if it is a link, or its numbers lie in another file.
         """
         link = type(group.get(key, getlink=True)).__name__
-        found = group[key] if link == "HardLink" else None
-        if found is None or getattr(found, "external", None) or getattr(found, "is_virtual", False):
+        value = group[key] if link == "HardLink" else None
+        if value is None or getattr(value, "external", None) or getattr(value, "is_virtual", False):
             raise DataError(f"{self.path}: {key!r} leads elsewhere ({link}), wanted the numbers themselves")
-        return found
+        return value
 
     @property
     def _file(self) -> Any:
@@ -143,12 +150,8 @@ class Hdf5(FeatureReader):
 
 
 @contextmanager
-def damage_told(place: str) -> Iterator[None]:
-    """A context in which what h5py says of a damaged part of a file is told with its place.
-
-    Raises:
-        DataError: in the place of h5py's error.
-    """
+def damage_as_data_error(place: str) -> Iterator[None]:
+    """Raises a `DataError` with the place in place of h5py's errors on a damaged part of a file."""
     try:
         yield
     except DataError:

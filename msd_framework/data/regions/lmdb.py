@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from msd_framework.data.regions.base import FeatureReader, Regions, from_fields, optional
+from msd_framework.data.regions.base import FeatureReader, Regions, from_fields, optional, stamp_of
 from msd_framework.data.regions.restricted_pickle import read_pickle
 from msd_framework.errors import DataError
 
@@ -35,11 +35,11 @@ class Lmdb(FeatureReader):
     @cached_property
     def listed(self) -> list[str]:
         """The names of the images, in the order in which they are listed."""
-        found = self._get(KEYS)
-        if found is None:
+        pickled = self._get(KEYS)
+        if pickled is None:
             with self._reading() as transaction:
                 return [key.decode("utf-8", "replace") for key in transaction.cursor().iternext(values=False)]
-        keys = read_pickle(found, f"{self.path}: 'keys'")
+        keys = read_pickle(pickled, f"{self.path}: 'keys'")
         if not isinstance(keys, (list, tuple)) or not all(isinstance(key, (bytes, str)) for key in keys):
             raise DataError(f"{self.path}: 'keys' holds a {type(keys).__name__}, wanted a list of the keys of images")
         return [key.decode("utf-8", "replace") if isinstance(key, bytes) else key for key in keys]
@@ -70,8 +70,7 @@ class Lmdb(FeatureReader):
 
     @property
     def stamp(self) -> list[int]:
-        found = self._file.stat()
-        return [found.st_size, found.st_mtime_ns]
+        return stamp_of(self._file)
 
     @property
     def _file(self) -> Path:
@@ -89,7 +88,7 @@ class Lmdb(FeatureReader):
         """A transaction.
 
         Raises:
-            DataError: if a page that is looked at is damaged, as far as lmdb notices; a wrong length it follows blindly.
+            DataError: if a page that is read is damaged, as far as lmdb notices; it follows a wrong length blindly.
         """
         environment = self._environment
         try:
@@ -135,12 +134,12 @@ def _open(path: Path, file: Path) -> _Opened:
     try:
         options = {"readonly": True, "lock": False, "readahead": False, "create": False}
         environment = lmdb.open(str(path), subdir=path.is_dir(), **options)
-        told = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     except lmdb.Error as error:
         raise DataError(f"{path}: is no LMDB that can be read ({error})") from error
-    found = file.stat().st_size
-    if found < told:  # to read behind the end of a mapped file would end the process
+    actual_size = file.stat().st_size
+    if actual_size < size:  # to read behind the end of a mapped file would end the process
         environment.close()
-        raise DataError(f"{path}: holds {found:,} bytes, wanted {told:,}: it was cut off")
+        raise DataError(f"{path}: holds {actual_size:,} bytes, wanted {size:,}: it was cut off")
     opened = _OPENED[key] = _Opened(environment)
     return opened

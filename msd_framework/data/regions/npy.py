@@ -82,14 +82,15 @@ class NpyFolder(FeatureReader):
         return len(self._open(name)[1])
 
     def size_of(self, name: str) -> int | None:
-        """D, from the first bytes of the image's file; what is wrong with it otherwise is told when it is read."""
+        """D, from the first bytes of the image's file; its other faults are found when it is read."""
         with (self.path / f"{name}.npy").open("rb") as file:
-            found = _SHAPE.search(file.read(HEAD))
-        return int(found[2]) if found and int(found[1]) else None
+            shape = _SHAPE.search(file.read(HEAD))
+        return int(shape[2]) if shape and int(shape[1]) else None
 
     @property
     def has_boxes(self) -> bool:
-        return any(self._info(self._file(name)).is_file() for name in [next(self.names(), None)] if name is not None)
+        first = next(self.names(), None)
+        return first is not None and self._info(self._file(first)).is_file()
 
     @property
     def stamp(self) -> list[int]:
@@ -99,7 +100,7 @@ class NpyFolder(FeatureReader):
         return str(self._file(name))
 
     def missing(self, name: str) -> DataError:
-        return DataError(f"{self._file(name)}: no such feature file{self.told_names(name)}")
+        return DataError(f"{self._file(name)}: no such feature file{self.known_names(name)}")
 
     def _file(self, name: str) -> Path:
         return inside(self.path, f"{name}.npy", self.allowed, "allow_roots")

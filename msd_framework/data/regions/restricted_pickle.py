@@ -22,14 +22,14 @@ from msd_framework.errors import DataError
 REASON = "which is refused, for it could run any code; wanted numpy arrays, str, int, float, list, dict and tuple alone"
 
 OPCODE_NAMES = {opcode.code: opcode.name for opcode in pickletools.opcodes}
-SAID = """
+ALLOWED_OPCODES = """
     MARK STOP POP POP_MARK DUP FLOAT INT BININT BININT1 LONG BININT2 NONE REDUCE STRING BINSTRING SHORT_BINSTRING UNICODE
     BINUNICODE APPEND BUILD GLOBAL DICT EMPTY_DICT APPENDS GET BINGET LONG_BINGET LIST EMPTY_LIST PUT BINPUT LONG_BINPUT
     SETITEM TUPLE EMPTY_TUPLE SETITEMS BINFLOAT PROTO TUPLE1 TUPLE2 TUPLE3 NEWTRUE NEWFALSE LONG1 LONG4 BINBYTES
     SHORT_BINBYTES SHORT_BINUNICODE BINUNICODE8 BINBYTES8 STACK_GLOBAL MEMOIZE FRAME BYTEARRAY8
 """
-OPCODES = frozenset(SAID.split())
-"""What a pickle may say: nothing that makes an object of a class, or asks for what lies outside of it."""
+OPCODES = frozenset(ALLOWED_OPCODES.split())
+"""None of them makes an object of a class, or loads what lies outside of the pickle."""
 
 
 def read_pickle(content: bytes, place: str) -> Any:
@@ -103,10 +103,9 @@ class _Unpickler(pickle._Unpickler):
     dispatch = _Opcodes({code: read for code, read in pickle._Unpickler.dispatch.items() if OPCODE_NAMES[chr(code)] in OPCODES})
 
     def find_class(self, module: str, name: str) -> Any:
-        found = ALLOWED.get((module, name))
-        if found is None:
+        if (module, name) not in ALLOWED:
             raise _RefusedError(f"{module}.{name}")
-        return found
+        return ALLOWED[module, name]
 
 
 class _Allowed:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from msd_framework.array_files import MappedArrays, key_of, read_card
 from msd_framework.components.options import mismatch
-from msd_framework.data.regions.base import FeatureReader, Regions
+from msd_framework.data.regions.base import FeatureReader, Regions, stamp_of
 from msd_framework.errors import DataError
 
 FORMAT = 1
@@ -171,8 +171,7 @@ class FeatureStore(FeatureReader):
 
     @property
     def stamp(self) -> list[int]:
-        status = (self.path / CARD).stat()
-        return [status.st_size, status.st_mtime_ns]
+        return stamp_of(self.path / CARD)
 
     def _search(self, key: bytes) -> tuple[Any, ...] | None:
         """The fields of `Entry`, as a plain tuple: a look-up is made for each image of a batch."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from msd_framework.data.base import Example
-from msd_framework.data.regions.hdf5 import damage_told
+from msd_framework.data.regions.hdf5 import damage_as_data_error
 from msd_framework.data.rows.rows import OnError
 from msd_framework.data.sets.films import GENRES, Films
 from msd_framework.errors import DataError
@@ -54,7 +54,7 @@ class Hdf5Films(Films):
                 f"{self.path}: allow_roots is for links to films and posters, and this is one file of all; leave it out"
             )
         self._process, self._opened = -1, None
-        with damage_told(str(self.path)):
+        with damage_as_data_error(str(self.path)):
             self._look_at(self._file, split, limit)
 
     def _look_at(self, file: Any, split: str, limit: int | None) -> None:
@@ -84,7 +84,7 @@ class Hdf5Films(Films):
         Raises:
             DataError: if the file is damaged there.
         """
-        with damage_told(f"{self.path}: {ARRAYS[modality]}[{row}]"):
+        with damage_as_data_error(f"{self.path}: {ARRAYS[modality]}[{row}]"):
             array = self._file[ARRAYS[modality]][row]
         return array.transpose(1, 2, 0) if modality == "image" else array
 
