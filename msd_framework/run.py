@@ -25,11 +25,11 @@ from msd_framework.config.values import dump
 from msd_framework.engine.distributed import World
 from msd_framework.engine.memory import keep_freed_memory
 from msd_framework.engine.precision import AUTO
-from msd_framework.engine.random_state import seed_everything
 from msd_framework.engine.resume import resume
 from msd_framework.engine.runner import Runner
 from msd_framework.files import write_json, write_text
 from msd_framework.launch import launched
+from msd_framework.randomness import seed_everything
 from msd_framework.report import SPLITS, environment, report
 from msd_framework.screen import say
 

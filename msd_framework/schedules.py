@@ -1,4 +1,4 @@
-"""How far a run is, and numbers that change as it goes."""
+"""How far a run is, numbers that change as it goes, and the hooks around an update."""
 
 from __future__ import annotations
 

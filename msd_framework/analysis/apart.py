@@ -16,7 +16,7 @@ import torch
 from msd_framework.config.load import Source, locating
 from msd_framework.config.schema import RunConfig
 from msd_framework.engine.distributed import World
-from msd_framework.engine.random_state import seed_everything
+from msd_framework.randomness import seed_everything
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from msd_framework.data.batches.subset import Subset
 from msd_framework.engine.distributed import World
 from msd_framework.engine.locks import locked
 from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precision, median_seconds
-from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.errors import CacheError, MSDError
 from msd_framework.files import naming
+from msd_framework.randomness import random_state_kept
 from msd_framework.screen import bar, say, shown_bytes
 from msd_framework.structures import Batch, ModelOutput, Outcomes, probabilities
 from msd_framework.teachers.cached import Opened
@@ -51,11 +51,8 @@ def open_split(split: Callable[[], CachedSplit], device: torch.device) -> Opened
     Raises:
         CacheError: if the store is damaged, out of date, or not there and not to be filled.
     """
-    state = random_state(device)
-    try:
+    with random_state_kept(device):
         return split().open()
-    finally:
-        restore_random_state(state)
 
 
 @dataclass(frozen=True)

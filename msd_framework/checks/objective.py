@@ -16,7 +16,7 @@ from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.launch import launched
 from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.models.single_sequence import SingleSequence
-from msd_framework.objectives.look_ahead import MIXED
+from msd_framework.objectives.traced import MIXED
 from msd_framework.registry import FEATURE_TERMS, MASKERS, MODELS, MODULATIONS, WEIGHTINGS
 from msd_framework.structures import FeatureKind
 from msd_framework.teachers.store import SUMMARY

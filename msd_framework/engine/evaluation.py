@@ -14,9 +14,9 @@ from torch import Tensor
 
 from msd_framework.engine.distributed import World
 from msd_framework.engine.precision import FP32, Precision
-from msd_framework.engine.random_state import random_state, restore_random_state, seed_everything
 from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.base import CountedMetric, Metric
+from msd_framework.randomness import random_state, restore_random_state, seed_everything
 from msd_framework.structures import Batch, check_logits, has_label
 from msd_framework.views import FULL
 

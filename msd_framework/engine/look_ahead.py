@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.precision import Precision
-from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.engine.update_map import factor_of, pull_back, pull_back_clipping
 from msd_framework.models.base import evaluated
 from msd_framework.objectives.base import Objective
+from msd_framework.randomness import random_state_kept
 from msd_framework.schedules import Mean
 from msd_framework.structures import Batch
 
@@ -130,10 +130,10 @@ class OptimizerStep:
 def undone(objective: Objective, optimizer: Optimizer, device: torch.device) -> Iterator[None]:
     """Takes back at its end what an update has changed: what is trained, the optimizer, the model's statistics, random numbers."""
     tensors = [*(p for p in objective.parameters() if p.requires_grad), *objective.model.buffers()]
-    kept, state, random = [t.detach().clone() for t in tensors], copy.deepcopy(optimizer.state_dict()), random_state(device)
-    yield
+    contents, state = [t.detach().clone() for t in tensors], copy.deepcopy(optimizer.state_dict())
+    with random_state_kept(device):
+        yield
     with torch.no_grad():
-        for tensor, content in zip(tensors, kept):
+        for tensor, content in zip(tensors, contents):
             tensor.copy_(content)
     optimizer.load_state_dict(state)
-    restore_random_state(random)

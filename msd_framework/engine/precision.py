@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from msd_framework.engine.random_state import random_state, restore_random_state
 from msd_framework.objectives.base import Objective
+from msd_framework.randomness import random_state, random_state_kept, restore_random_state
 from msd_framework.structures import Batch
 
 AUTO = "auto"
@@ -270,14 +270,14 @@ OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
 @contextmanager
 def left_as_it_was(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Puts back a module's modes, buffers and other attributes, and the states of all random numbers, however its block ends."""
-    state = random_state(device)
     attributes: list[tuple[nn.Module, dict[str, Any]]] = []
     buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
     for part in module.modules():
         attributes.append((part, {k: _copied(v) for k, v in vars(part).items() if k not in OF_TORCH}))
         buffers += [(part, name, buffer, buffer.clone()) for name, buffer in part.named_buffers(recurse=False)]
     try:
-        yield
+        with random_state_kept(device):
+            yield
     finally:
         for part, kept in attributes:
             for name in vars(part).keys() - OF_TORCH - kept.keys():
@@ -287,7 +287,6 @@ def left_as_it_was(module: nn.Module, device: torch.device) -> Iterator[None]:
         for part, name, buffer, content in buffers:
             buffer.copy_(content)
             setattr(part, name, buffer)
-        restore_random_state(state)
 
 
 def _copied(value: Any) -> Any:

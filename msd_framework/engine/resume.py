@@ -12,9 +12,9 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.components.registry import raised_at
 from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, misfit, read
 from msd_framework.engine.precision import Choice
-from msd_framework.engine.random_state import restore_random_state
 from msd_framework.engine.runner import Runner
 from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem
+from msd_framework.randomness import restore_random_state
 
 
 def resume(runner: Runner) -> list[str]:

@@ -23,9 +23,9 @@ from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.log_window import MOST_SKIPPED, LogWindow
 from msd_framework.engine.look_ahead import Batches, LookAhead, OptimizerStep, undone
 from msd_framework.engine.precision import Choice, Precision, choose, probe_objective
-from msd_framework.engine.random_state import random_state
 from msd_framework.errors import ConfigError, MSDError, Problem, TrainingError, is_ours
 from msd_framework.objectives.base import Objective
+from msd_framework.randomness import random_state
 from msd_framework.schedules import Progress
 from msd_framework.structures import Batch, StepOutput
 

@@ -19,8 +19,8 @@ from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.modulation.base import GradientModulation
 from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.objectives.features import FEATURE_TERMS, FeaturesByView, FeatureTerm, FeatureTerms
-from msd_framework.objectives.look_ahead import MIXED, TracedPass, trace
 from msd_framework.objectives.terms import DistillationTerms
+from msd_framework.objectives.traced import MIXED, TracedPass, trace
 from msd_framework.saliency.base import Saliency, scores_of
 from msd_framework.schedules import HeldOut, Number, Scheduled, Step
 from msd_framework.structures import Batch, Inputs, ModelOutput, Setting, StepOutput, Task, check_logits

@@ -34,8 +34,8 @@ from msd_framework.models import visual_bert
 from msd_framework.models.layers import packed, recorded
 from msd_framework.models.layers.recorded import called_with
 from msd_framework.objectives.distillation import DistillationObjective
-from msd_framework.objectives.look_ahead import Recorded, Replayed
 from msd_framework.objectives.supervised import SupervisedObjective
+from msd_framework.objectives.traced import Recorded, Replayed
 from msd_framework.registry import OBJECTIVES, WEIGHTINGS
 from msd_framework.run import run
 from msd_framework.schedules import Progress
