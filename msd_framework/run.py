@@ -35,7 +35,7 @@ from msd_framework.screen import say
 
 
 def run(config: Config, overrides: Overrides = ()) -> dict[str, Any]:
-    """Does what a configuration says: load, check, build, fit, report.
+    """Runs a configuration: load, check, build, fit, report.
 
     Args:
         config: a YAML file, or the values of one: a dict, or a `DictConfig` of OmegaConf.
@@ -142,7 +142,7 @@ def fit(run: Run, training: Training, source: Source) -> None:
 
 
 def facts_of(runner: Runner, started: float) -> dict[str, Any]:
-    """What a report says of a training that has ended."""
+    """The facts of a training that has ended, for its report."""
     facts = {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
     return {**facts, "skipped_updates": runner.skipped} if runner.skipped else facts
 
@@ -154,7 +154,7 @@ def with_teachers(values: Mapping[str, Any], folders: Sequence[str]) -> dict[str
 
 
 def check_files(run: Run) -> None:
-    """Looks for what each example is read from, before a trained model is asked about the first.
+    """Checks that all files of the examples exist, before a trained model is evaluated.
 
     Raises:
         DataError: of the first one of which something is not there.

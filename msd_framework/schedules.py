@@ -30,7 +30,7 @@ class Progress:
     """How far a run is.
 
     Args:
-        update: updates made so far.
+        update: updates so far.
         num_updates: updates of the whole run.
     """
 
@@ -45,13 +45,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Training examples that are kept out of the batches, for an objective that learns from them how it should weigh the others.
+    """Training examples outside the batches, from which an objective learns how to weigh those inside.
 
     Args:
         share: what part of the training examples, above 0 and below 1.
-        batch_size: how many of them are looked at at a time, over all processes.
-        every: updates from one look at them to the next.
-        rehearsed: whether an update with a look is made twice: on trial, to learn from where it leads, and then in earnest.
+        batch_size: how many of them are in a batch, over all processes.
+        every: how many updates from one batch of them to the next.
+        rehearsed: whether such an update is made twice: on trial, to learn from where it leads, and then in earnest.
     """
 
     share: float

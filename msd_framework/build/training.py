@@ -71,12 +71,12 @@ def build_objective(data: Data, model: MultimodalModel, teachers: Teachers, mask
     objective.masker, objective.teacher_masker = maskers.student, maskers.own_of_teacher
     objective = objective.to(data.world.device)
     if objective.needs_dry_run:
-        _show_examples(objective, data, teachers)
+        _dry_run(objective, data, teachers)
     return objective
 
 
-def _show_examples(objective: Objective, data: Data, teachers: Teachers) -> None:
-    """Shows an objective the first training examples; a teacher whose answers are cached is asked itself."""
+def _dry_run(objective: Objective, data: Data, teachers: Teachers) -> None:
+    """A pass over the first training examples; a cached teacher makes it itself."""
     reader = data.training_reader.with_teacher(data.teacher_overrides)
     collator = Collator(data.processors, data.info, teacher_overrides=reader.teacher_overrides)
     batch = next(iter(EvaluationBatches(reader, collator, DRY_RUN_EXAMPLES)))
@@ -86,7 +86,7 @@ def _show_examples(objective: Objective, data: Data, teachers: Teachers) -> None
 
 
 def fit_objective(data: Data, objective: Objective) -> None:
-    """Lets an objective look at the training split once, if it has to; it may ask the teachers about each example."""
+    """Takes what an objective needs of the training split before the first update: statistics, and class counts of its losses."""
     if objective.needs_fit:
         objective.fit(data.all_training_examples())
     losses = [m for m in objective.modules() if isinstance(m, WeighedTaskLoss) and m.needs_counts]
@@ -107,7 +107,7 @@ def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
         DataError: if holding some out leaves nothing on one side.
     """
     config = data.config
-    trained_on, held = _chosen(data, held_out)
+    trained_on, held = _split_off(data, held_out)
     num_examples = len(data.training_reader.dataset) if trained_on is None else len(trained_on)
     num_updates = _num_updates(config, num_examples)
     place = (data.world.rank, data.world.size)
@@ -121,8 +121,8 @@ def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
     return Batches(batches, _training_batches(data, plan, held), num_examples, num_updates)
 
 
-def _chosen(data: Data, held_out: HeldOut | None) -> tuple[Indices | None, Indices | None]:
-    """The examples of the training split that are trained on, and those that are held out; all and none where both are None."""
+def _split_off(data: Data, held_out: HeldOut | None) -> tuple[Indices | None, Indices | None]:
+    """The examples of the training split that are trained on, None for all, and those that are held out, None for none."""
     if held_out is None:
         return None, None
     length = len(data.training_reader.dataset)
@@ -186,9 +186,8 @@ def build_plan(data: Data, batches: Batches, metrics: Mapping[str, Metric]) -> P
     if last / every > MOST_VALIDATIONS:
         text = f"a validation every {every:,.4g} of {last:,} updates is more than {MOST_VALIDATIONS:,} of them."
         raise ConfigError(Problem("evaluation.every_updates", f"{text} Make fewer."))
-    ends = {math.ceil(i * every) for i in range(1, math.floor(last / every) + 1)}
-    validations = {u for u in ends if u < last} | {last}
-    regular = range(checkpoint.every_updates, last, checkpoint.every_updates) if checkpoint.every_updates else None
+    validations = {min(math.ceil(i * every), last) for i in range(1, math.floor(last / every) + 1)} | {last}
+    saves = set(range(checkpoint.every_updates, last, checkpoint.every_updates)) if checkpoint.every_updates else validations
     monitor = evaluation.monitor or next(iter(metrics))
     return Plan(
         num_updates=last,
@@ -197,7 +196,7 @@ def build_plan(data: Data, batches: Batches, metrics: Mapping[str, Metric]) -> P
         precision=training.precision,
         log_every=training.log_every,
         validate_at=frozenset(validations),
-        save_at=frozenset({*(validations if regular is None else regular), last}),
+        save_at=frozenset(saves | {last}),
         monitor=monitor,
         larger_is_better=metrics[monitor.rpartition("/")[2]].larger_is_better,
         measured=_measured(data, monitor),
@@ -209,8 +208,9 @@ def _measured(data: Data, monitor: str) -> dict[str, Any]:
     """What the monitored metric's value depends on beside the model."""
     specs = {plain(spec)["type"]: plain(spec) for spec in data.config.evaluation.metrics}
     examples = data.splits["validation"].fingerprint if "validation" in data.splits else None
-    found = {"metric": specs[monitor.rpartition("/")[2]], "examples": examples, "at_most": limit(data.config, "validation")}
-    return dict(json.loads(json.dumps(found)))
+    measured = {"metric": specs[monitor.rpartition("/")[2]], "examples": examples, "at_most": limit(data.config, "validation")}
+    # as a checkpoint gives it back, to compare with
+    return dict(json.loads(json.dumps(measured)))
 
 
 def build_callbacks(data: Data) -> list[Callback]:
@@ -241,18 +241,18 @@ def build_runner(
         metrics: those of a validation.
         validate: makes a validation for a runner, of a run that has a split for it.
     """
-    optimizer, schedule = build_optimization(data, recipe, objective, batches.num_updates)
+    optimizer, scheduler = build_optimization(data, recipe, objective, batches.num_updates)
     runner = Runner(
-        objective,
-        batches.training,
-        optimizer,
-        schedule,
-        build_plan(data, batches, metrics),
-        data.world,
-        (lambda: validate(runner)) if "validation" in data.splits else None,
-        CheckpointFolder(Path(data.config.env.save_dir) / "checkpoints", data.config.checkpoint.keep),
-        card_of_student(data, objective.model),
-        build_callbacks(data),
-        batches.held_out,
+        objective=objective,
+        batches=batches.training,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        plan=build_plan(data, batches, metrics),
+        world=data.world,
+        validate=(lambda: validate(runner)) if "validation" in data.splits else None,
+        checkpoints=CheckpointFolder(Path(data.config.env.save_dir) / "checkpoints", data.config.checkpoint.keep),
+        card=card_of_student(data, objective.model),
+        callbacks=build_callbacks(data),
+        held_out=batches.held_out,
     )
     return runner

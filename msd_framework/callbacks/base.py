@@ -1,4 +1,4 @@
-"""What a callback may watch."""
+"""The contract of callbacks, and what they may watch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WatchedWorld(Protocol):
 
 
 class Watched(Protocol):
-    """What a callback sees of the runner that calls it."""
+    """The part of the runner that a callback may read."""
 
     @property
     def update(self) -> int:
@@ -98,7 +98,7 @@ class Callback:
         """Takes what `state` gave; called only where a checkpoint holds a state of a callback of this class."""
 
     def still_stops(self, runner: Watched) -> bool:
-        """Whether a run that this callback has ended stays ended when it is resumed; asked once its state is back."""
+        """Whether a run that this callback has ended stays ended when it is resumed; called once its state is restored."""
         return True
 
 

@@ -13,7 +13,7 @@ from msd_framework.structures import StepOutput
 
 @CALLBACKS.register("progress")
 class ProgressBar(Callback):
-    """A bar with the updates made, the time left, the last loss and the last validation.
+    """A bar with the number of updates, the time left, the last loss and the last validation.
 
     On a screen that is no terminal it prints a line at each validation and no bar.
 

@@ -15,7 +15,7 @@ from msd_framework.structures import Batch
 def find_cause(objective: Objective, batches: Iterable[Batch]) -> str:
     """A sentence on the first input, or the first of the teacher's predictions, that is not finite; empty if all are.
 
-    A teacher that is an average of the student has taken over what the student got wrong, so it is not asked.
+    A teacher that is an average of the student has taken over its numbers, so its predictions are not looked at.
 
     Args:
         objective: what was minimised.
@@ -36,7 +36,7 @@ def find_cause(objective: Objective, batches: Iterable[Batch]) -> str:
                         f"It comes from the teacher: its prediction of example {batch.ids[row]} on the view {view!r} is not "
                         f"finite. Look at teacher.checkpoint with `msd doctor`."
                     )
-    except Exception:  # what is reported is what went wrong before; there is then no more to say about it
+    except Exception:  # the error that is reported is the one before; this one adds nothing
         return ""
     return ""
 

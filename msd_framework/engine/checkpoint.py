@@ -30,10 +30,10 @@ WEIGHTS = ("model", "objective")
 """Those that a model, and what hides modalities from it, are rebuilt from."""
 
 NAME = re.compile(r"update_(\d{8,})(?:\.(\d+))?")
-"""What a checkpoint's folder is called: by its update, and by how often that had been made before."""
+"""The name of a checkpoint's folder: its update, and how many checkpoints of that update there were before."""
 
 DRAFT = re.compile(r"\.update_\d{8,}(?:\.\d+)?\.(\d+)")
-"""What it is called while a process, whose number comes last, is writing it."""
+"""The name while a process, whose number comes last, is writing it."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of a run: one folder each, found by what is in them.
+    """The checkpoints of a run, a folder each.
 
-    Where symbolic links can be made, `best` and `last` lead to two of them, for people; nothing here relies on them, since object
-    stores, archives and some file systems keep none.
+    Where the file system has symbolic links, `best` and `last` lead to two of them, for people. Nothing here relies on links, since
+    object stores, archives and some file systems lose them.
 
     Args:
         folder: where they are.
@@ -123,17 +123,17 @@ class CheckpointFolder:
         Raises:
             CheckpointError: if the best one is missing.
         """
-        found = _saved(self.folder)
-        if not found or name == "last":
-            return found[-1] if found else None
-        best = _name_of_best(self.folder, read_json(found[-1] / "state.json"))
+        saved = _saved(self.folder)
+        if not saved or name == "last":
+            return saved[-1] if saved else None
+        best = _name_of_best(self.folder, read_json(saved[-1] / "state.json"))
         if best is None:  # of a run that never validated
-            return found[-1]
+            return saved[-1]
         # Some tools copy what the link `best` leads to under its name, and leave out the rest.
         for path in (self.folder / best, self.folder / "best"):
-            if path in found:
+            if path in saved:
                 return path
-        names = ", ".join(path.name for path in found)
+        names = ", ".join(path.name for path in saved)
         raise CheckpointError(f"{self.folder / best}: the best checkpoint of this run is missing. Name another one: {names}.")
 
     def newest_whole(self) -> tuple[Path | None, list[str]]:
@@ -162,7 +162,7 @@ class CheckpointFolder:
         return self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir())
 
     def _free_name(self, update: int) -> Path:
-        """Where an update's checkpoint goes; one that was made before is left alone."""
+        """A new folder for an update's checkpoint."""
         path = first = self.folder / f"update_{update:08d}"
         again = 0
         while path.exists():
@@ -277,16 +277,16 @@ def find_checkpoint(path: str | Path) -> Path:
     """
     given = Path(path)
     is_link = given.is_symlink() or not given.exists()
-    if given.name in ("best", "last") and is_link and _saved(given.parent):  # whatever the link says, if it is there
-        found = CheckpointFolder(given.parent).path(given.name)
-        assert found is not None
-        return found.resolve()
+    if given.name in ("best", "last") and is_link and _saved(given.parent):  # wherever the link leads, if it is one
+        named = CheckpointFolder(given.parent).path(given.name)
+        assert named is not None
+        return named.resolve()
     if (given / "files.json").is_file():
         return given.resolve()
     for folder in (given / "checkpoints", given):
-        found = CheckpointFolder(folder).path("best")
-        if found is not None:
-            return found.resolve()
+        best = CheckpointFolder(folder).path("best")
+        if best is not None:
+            return best.resolve()
     if not given.exists():
         raise CheckpointError(f"there is no folder {given}; wanted the folder of a finished run, or one of its checkpoints.")
     raise CheckpointError(f"{given} holds no checkpoint; wanted the folder of a finished run, or one of its checkpoints.")
@@ -304,14 +304,14 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if it is missing or damaged.
     """
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: is missing, so this is no complete checkpoint. Take another one.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged: {error}. Take another checkpoint.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: is damaged: wanted an object, got a {type(found).__name__}. Take another checkpoint.")
-    return found
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: is damaged: wanted an object, got a {type(content).__name__}. Take another checkpoint.")
+    return content
 
 
 def misfit(saved: Any, own: Any, at: str = "") -> str:
@@ -408,12 +408,12 @@ def _sha256(path: Path) -> str:
 
 
 def _saved(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, in the order in which they were made."""
-    found = []
+    """The checkpoints of a folder, oldest first."""
+    saved = []
     for path in folder.iterdir() if folder.is_dir() else ():
         if not path.name.startswith(".") and not path.is_symlink() and (path / "files.json").is_file():
-            found.append(path)
-    return sorted(found, key=_order)
+            saved.append(path)
+    return sorted(saved, key=_order)
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -423,27 +423,27 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _order(path: Path) -> tuple[int, int]:
-    """The update of a checkpoint, and how often it had been made before; by its name, where its state cannot be read."""
-    found = NAME.fullmatch(path.name)
+    """The update of a checkpoint, by its name where its state cannot be read, and how many of that update there were before."""
+    name = NAME.fullmatch(path.name)
     try:
         update = _update(path)
     except CheckpointError:
-        update = int(found[1]) if found else -1
-    return update, int(found[2] or 0) if found else -1
+        update = int(name[1]) if name else -1
+    return update, int(name[2] or 0) if name else -1
 
 
 def _update(path: Path) -> int:
-    found = read_json(path / "state.json").get("update")
-    if not isinstance(found, int):
+    update = read_json(path / "state.json").get("update")
+    if not isinstance(update, int):
         raise CheckpointError(f"{path / 'state.json'}: is damaged: it names no update. Take another checkpoint.")
-    return found
+    return update
 
 
 def _name_of_best(folder: Path, state: Mapping[str, Any]) -> str | None:
     """The best checkpoint of a run that has come to this state; older versions wrote down its value alone, and a link."""
     if "best_checkpoint" in state or state.get("best") is None:
-        found = state.get("best_checkpoint")
-        return None if found is None else str(found)
+        name = state.get("best_checkpoint")
+        return None if name is None else str(name)
     for path in _saved(folder):
         if read_json(path / "state.json").get("best") == state["best"]:
             return path.name

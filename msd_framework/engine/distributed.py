@@ -33,10 +33,10 @@ from msd_framework.screen import say
 Result = TypeVar("Result")
 
 PATIENCE = 20.0
-"""Seconds after which it is said that other processes are waited for."""
+"""Seconds after which a process prints that it waits for others."""
 
 LONGEST = 60
-"""Characters of a value that two processes do not agree on."""
+"""Characters that are printed of a value that two processes do not agree on."""
 
 # The tensors of the last calls between processes. A thread of gloo drops those of a call a moment after the call has returned. If
 # its reference were the last one, it would wait for Python's lock while it holds the group's, and the destructor of the group
@@ -209,7 +209,7 @@ class World:
             dist.barrier()
 
     def together(self, make: Callable[[], Result]) -> Result:
-        """What every process makes of its own; where one cannot, none goes on.
+        """Calls a function on every process; where it fails on one, none goes on.
 
         Raises:
             MSDError: what went wrong here, or else in the first process in which something did.
@@ -218,18 +218,18 @@ class World:
             return make()
         problem: MSDError | None = None
         try:
-            made = make()
+            result = make()
         except MSDError as error:
             problem = error
-        told = self.gather(f"process {self.rank} on {socket.gethostname()}: {problem}" if problem else "")
+        problems = self.gather(f"process {self.rank} on {socket.gethostname()}: {problem}" if problem else "")
         if problem:
             raise problem
-        if any(told):
-            raise ConfigError(next(filter(None, told)))
-        return made
+        for text in filter(None, problems):
+            raise ConfigError(text)
+        return result
 
     def agree(self, facts: Mapping[str, str], why: str) -> None:
-        """Compares what every process knows by itself.
+        """Compares values that must be the same on every process.
 
         Args:
             facts: texts that must be the same, by the keys of a configuration that they are about.
@@ -239,12 +239,13 @@ class World:
             ConfigError: with the first one that differs, and between which processes.
         """
         everywhere = self.gather((socket.gethostname(), dict(facts)))
-        for rank, (host, found) in enumerate(everywhere):
-            first_host, wanted = everywhere[0]
-            for key in (key for key in {**wanted, **found} if wanted.get(key) != found.get(key)):
-                short = [_short(known.get(key, "not given")) for known in (wanted, found)]
-                text = f"is {short[0]} for process 0 on {first_host} and {short[1]} for process {rank} on {host}. {why}"
-                raise ConfigError(Problem(key, text))
+        first_host, first = everywhere[0]
+        for rank, (host, own) in enumerate(everywhere):
+            for key in {**first, **own}:
+                if first.get(key) != own.get(key):
+                    wanted, got = _short(first.get(key, "not given")), _short(own.get(key, "not given"))
+                    text = f"is {wanted} for process 0 on {first_host} and {got} for process {rank} on {host}. {why}"
+                    raise ConfigError(Problem(key, text))
 
     def share(self, folder: Path) -> None:
         """Sees to it that a folder is the same one for every process.
@@ -265,18 +266,18 @@ class World:
 
         self.together(write if self.is_first else lambda: None)
         names, hosts = zip(*self.gather((file.name, socket.gethostname())))
-        seen = self.gather((folder / names[0]).exists())
+        exists = self.gather((folder / names[0]).exists())
         if self.is_first:
             file.unlink(missing_ok=True)
-        if not all(seen):
-            rank = seen.index(False)
+        if not all(exists):
+            rank = exists.index(False)
             text = f"{folder} is not one folder for all processes: process {rank} on {hosts[rank]} does not see what process 0"
             text += f" on {hosts[0]} writes there. Name a folder on a disk that all machines share."
             raise ConfigError(Problem("env.save_dir", text))
 
 
 def _meet(backend: str, started: Launch) -> None:
-    """Finds the other processes; says so where that takes long."""
+    """Joins the other processes; prints that it waits where that takes long."""
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     patience = threading.Timer(PATIENCE, say, [f"waiting at {place} for {started.size} processes; this one is {started.rank}."])
     patience.daemon = True

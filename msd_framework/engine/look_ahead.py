@@ -34,12 +34,12 @@ HeldOutLoss: TypeAlias = Callable[[Batch], Tensor]
 
 
 class LookAhead:
-    r"""Goes back from the loss of held-out examples after an update to the gradient that the update was made with.
+    r"""The derivative of the loss of held-out examples after an update with respect to the gradient of that update.
 
     .. math:: u = \left(\frac{\partial \theta'}{\partial g}\right)^\top \nabla_{\theta'} \ell_\mathrm{held\ out}(\theta')
 
-    with :math:`\theta'` the parameters after the update, and g its gradient before it was clipped. A weight w that stands
-    before a loss D in what was minimised then has the derivative :math:`\langle u, \nabla_\theta D \rangle`. The student is
+    with :math:`\theta'` the parameters after the update, and g its gradient before clipping. A weight w of a loss D in what was
+    minimised then has the derivative :math:`\langle u, \nabla_\theta D \rangle`. The student is
     in eval mode on held-out examples.
 
     Args:
@@ -104,7 +104,7 @@ class OptimizerStep:
         precision: what its update was computed in.
         norm: that of its gradient before it was clipped.
         world: this process among all.
-        held_out: goes back from a loss of held-out examples; None without any.
+        held_out: differentiates a loss of held-out examples; None without any.
     """
 
     update: int

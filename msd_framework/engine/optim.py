@@ -16,14 +16,14 @@ from msd_framework.engine.parts_of_model import ModelParts
 from msd_framework.ranges import below_one, not_negative, positive
 
 TRIED = 1000
-"""At how many updates a schedule is asked beforehand what the learning rate will be."""
+"""Updates at which the learning rate is tried before a run."""
 
 
 class OptimizerRecipe(ABC):
     """Makes an optimizer once the parameters are known."""
 
     parts: ModelParts = ModelParts()
-    """Which parts of a model learn in another way than the rest; what is frozen was frozen before the optimizer is made."""
+    """Parts of a model that learn in another way than the rest; frozen ones are so before the optimizer is built."""
 
     @abstractmethod
     def build(self, module: nn.Module) -> Optimizer:
@@ -115,7 +115,7 @@ def decay_groups(module: nn.Module, weight_decay: float, lr: float = 1.0, parts:
     """The trainable parameters in two groups: matrices, which decay, and biases and normalisation, which do not.
 
     After them come those that learn in another way, in as many groups as there are ways: a part with an attribute `lr_factor`,
-    which learns that much faster and does not decay, and what the parts say.
+    which learns that much faster and does not decay, and those of `parts`.
 
     Args:
         module: what is trained.
@@ -130,7 +130,7 @@ def decay_groups(module: nn.Module, weight_decay: float, lr: float = 1.0, parts:
     for path, part in module.named_modules():
         if hasattr(part, "lr_factor"):
             faster = {"part": path, "lr": lr * part.lr_factor, "weight_decay": 0.0}
-            own |= {f"{path}.{name}" if path else name: faster for name, _ in part.named_parameters()}
+            own |= {name: faster for name, _ in part.named_parameters(prefix=path)}
     own |= (parts or ModelParts()).options_of(module)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {
         (): {"params": [], "weight_decay": weight_decay},
@@ -143,12 +143,12 @@ def decay_groups(module: nn.Module, weight_decay: float, lr: float = 1.0, parts:
         if options is None:
             groups[() if is_matrix else (False,)]["params"].append(parameter)
             continue
-        made = {
+        group = {
             "part": options.get("part", ""),
             "lr": options.get("lr", lr) * options.get("factor", 1.0),
             "weight_decay": options.get("weight_decay", weight_decay) if is_matrix else 0.0,
         }
-        groups.setdefault((*made.values(), is_matrix), {"params": [], **made})["params"].append(parameter)
+        groups.setdefault((*group.values(), is_matrix), {"params": [], **group})["params"].append(parameter)
     return list(groups.values())
 
 
@@ -178,8 +178,28 @@ class Schedule(ABC):
 SCHEDULERS: Registry[Schedule] = Registry("scheduler", "schedulers", Schedule)
 
 
+class WarmUp(Schedule):
+    """A linear rise.
+
+    Args:
+        warmup: updates of the rise; below 1, a share of all updates.
+    """
+
+    def __init__(self, warmup: float = 0.1):
+        not_negative(warmup=warmup)
+        self.warmup = warmup
+
+    def rise(self, update: int, num_updates: int) -> float:
+        """The share at an update as far as the rise goes."""
+        return min(1.0, (update + 1) / max(1.0, self.length(num_updates)))
+
+    def length(self, num_updates: int) -> float:
+        """Updates of the rise."""
+        return self.warmup * num_updates if self.warmup < 1 else self.warmup
+
+
 @SCHEDULERS.register("constant")
-class ConstantSchedule(Schedule):
+class ConstantSchedule(WarmUp):
     """The same learning rate throughout, after a linear rise.
 
     Args:
@@ -187,53 +207,25 @@ class ConstantSchedule(Schedule):
     """
 
     def __init__(self, warmup: float = 0):
-        self.warmup = _warmup(warmup)
+        super().__init__(warmup)
 
     def factor(self, update: int, num_updates: int) -> float:
-        return _rise(update, num_updates, self.warmup)
+        return self.rise(update, num_updates)
 
 
 @SCHEDULERS.register("warmup_linear")
-class LinearSchedule(Schedule):
-    """A linear rise, then a linear fall to 0.
-
-    Args:
-        warmup: updates of the rise; below 1, a share of all updates.
-    """
-
-    def __init__(self, warmup: float = 0.1):
-        self.warmup = _warmup(warmup)
+class LinearSchedule(WarmUp):
+    """A linear rise, then a linear fall to 0."""
 
     def factor(self, update: int, num_updates: int) -> float:
-        start = _updates(self.warmup, num_updates)
-        fall = (num_updates - update) / max(1.0, num_updates - start)
-        return min(_rise(update, num_updates, self.warmup), max(0.0, fall))
+        fall = (num_updates - update) / max(1.0, num_updates - self.length(num_updates))
+        return min(self.rise(update, num_updates), max(0.0, fall))
 
 
 @SCHEDULERS.register("warmup_cosine")
-class CosineSchedule(Schedule):
-    """A linear rise times half a cosine wave from 1 to 0 (Loshchilov & Hutter, ICLR 2017, without restarts).
-
-    Args:
-        warmup: updates of the rise; below 1, a share of all updates.
-    """
-
-    def __init__(self, warmup: float = 0.1):
-        self.warmup = _warmup(warmup)
+class CosineSchedule(WarmUp):
+    """A linear rise times half a cosine wave from 1 to 0 (Loshchilov & Hutter, ICLR 2017, without restarts)."""
 
     def factor(self, update: int, num_updates: int) -> float:
         wave = 0.5 * (1 + math.cos(math.pi * min(1.0, update / max(1, num_updates))))
-        return _rise(update, num_updates, self.warmup) * wave
-
-
-def _rise(update: int, num_updates: int, warmup: float) -> float:
-    return min(1.0, (update + 1) / max(1.0, _updates(warmup, num_updates)))
-
-
-def _updates(warmup: float, num_updates: int) -> float:
-    return warmup * num_updates if warmup < 1 else warmup
-
-
-def _warmup(warmup: float) -> float:
-    not_negative(warmup=warmup)
-    return warmup
+        return self.rise(update, num_updates) * wave

@@ -1,4 +1,4 @@
-"""How matrix products are computed, and which way pays on this machine: measured at the start, not assumed."""
+"""How matrix products are computed, and which way is fastest on this machine, measured when a run begins."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Choice:
-    """The precision of a run, and a line that says why.
+    """The precision of a run, and a line with the reason.
 
     Args:
         name: the precision.
@@ -290,14 +290,14 @@ def left_as_it_was(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _copied(value: Any) -> Any:
-    """What a module adds to as it computes, such as the losses of an update so far, as it is now."""
+    """A container that a forward pass adds to is copied, such as the losses of an update so far."""
     return copy(value) if isinstance(value, (list, dict, set, deque)) else value
 
 
-def _relative_error(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:
-    """The norm of the difference over the norm of what is wanted; infinite if anything is not finite."""
+def _relative_error(values: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> float:
+    """The norm of the difference over the norm of the wanted values; infinite if anything is not finite."""
     off = norm = 0.0
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(values, wanted, strict=True):
         if a is not None and b is not None:
             off += float((a.double() - b.double()).square().sum())
             norm += float(b.double().square().sum())

@@ -140,7 +140,7 @@ def _restore_callbacks(runner: Runner, state: Mapping[str, Any]) -> list[str]:
 
 
 def _restore_stop(runner: Runner, stopper: Callback | None, state: Mapping[str, Any]) -> list[str]:
-    """A run that a callback has stopped stays so if that callback still says so."""
+    """A run that a callback has stopped stays so if the callback still wants that."""
     reason = state["stop_reason"]
     if not reason:
         return []

@@ -40,8 +40,8 @@ class Plan:
         clip_norm: the largest norm of the gradient; None does not clip.
         precision: ``fp32``, ``medium``, ``bf16`` or ``fp16``; ``auto`` takes what `Runner.choose_precision` finds.
         log_every: updates between two logs.
-        validate_at: the updates after which a validation is made.
-        save_at: the updates after which a checkpoint is written, beside those that are the best so far.
+        validate_at: the updates that a validation follows.
+        save_at: the updates that a checkpoint follows, beside those that are the best so far.
         monitor: the metric that chooses the best checkpoint.
         larger_is_better: whether it does so by its largest value.
         measured: what else its value depends on, in JSON's types: the metric's options, the examples that it is measured on.
@@ -78,7 +78,7 @@ class Runner:
         held_out: held-out examples, for an objective that learns from them.
 
     Attributes:
-        update: updates made so far.
+        update: updates so far.
         best: the best value of the monitored metric so far, None before the first validation.
         skipped: updates that fp16 has skipped, as of the last log.
     """
@@ -136,7 +136,7 @@ class Runner:
                 if improved or self.update in self.plan.save_at:
                     self.save(best=improved)
         except BaseException:
-            with suppress(OSError):  # what went wrong first is told
+            with suppress(OSError):  # the first error is the one to report
                 self.emit("on_fit_end")
             raise
         self.emit("on_fit_end")

@@ -17,16 +17,16 @@ CHUNK = 2**17
 
 
 def pull_back(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
-    r"""A gradient with respect to the parameters after a step, as one with respect to the gradient that the step was made with.
+    r"""A gradient with respect to the parameters after a step, as one with respect to the gradient of that step.
 
     .. math:: \left(\frac{\partial \theta'}{\partial g}\right)^\top \nabla_{\theta'} L
 
-    It is asked after the step, while the parameters still have the gradients g that it was made with. Both optimizers go by each
-    number alone, so that their derivative is a factor for each. What does not depend on g, decay among it, does not count. Where a
-    row of a table has no gradient, nothing that was minimised depends on it, and it is left at 0.
+    Call it after the step, while the parameters still have their gradients g. Both optimizers treat each number by itself, so that
+    the derivative is a factor for each number. What does not depend on g, such as decay, does not count. A row of a table without
+    a gradient stays 0, as nothing that was minimised depends on it.
 
     Args:
-        optimizer: one of `KNOWN`, which has just made a step.
+        optimizer: one of `KNOWN`, after its step.
         parameters: some of those that it changes.
         gradients: of the loss, with respect to each of them; they are used up.
 

@@ -1,4 +1,4 @@
-"""What changes the gradients of a student's encoders before an update is made of them."""
+"""The contract of modulations: they change the gradients of a student's encoders before the optimizer's step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from msd_framework.structures import Batch, Setting
 class GradientModulation(UpdateHook, ABC):
     """Changes how much the encoder of each modality learns from an update.
 
-    It looks at the examples in each forward pass of an update and overrides `after_backward`, where it must do the same on every
-    process: it takes means over all of them of what it saw, and draws random numbers from a seed of the run's. What it
-    keeps from one update to the next is in buffers.
+    It looks at the examples in each forward pass of an update, and changes gradients in `after_backward`, in the same way on every
+    process: by means over all of them, and random numbers from a seed of the run's. State that it keeps from one update to the
+    next is in buffers.
     """
 
     def prepare(self, modalities: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The modality that is learned fastest is slowed down, so that the others are learned at all."""
+"""On-the-fly gradient modulation: the modality that is learned fastest is slowed down, so that the others are learned too."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class OnTheFlyModulation(GradientModulation):
     `training.clip_norm`, and the noise is the same on all processes and in a resumed run. `modulation/<modality>` in
     the log is :math:`k_m` of the update before.
 
-    What is ours: the paper takes a linear classifier apart into one for each modality, here the student is asked about each
-    modality alone, in eval mode and without a gradient, which is one more forward pass of each encoder in each update; it
-    has two modalities, and with more :math:`s_m` is compared with the mean of the others'; and it has single labels, where for
-    several :math:`p` is the mean probability of the labels that an example has. The released code changes
-    convolutions only, here it is all parameters of an encoder.
+    What differs from the paper: it splits a linear classifier into one for each modality; here the student predicts from each
+    modality alone, in eval mode and without a gradient, which is one more forward pass of each encoder in each update. It has
+    two modalities; with more, :math:`s_m` is compared with the mean of the others'. It has single labels; for several,
+    :math:`p` is the mean probability of the labels that an example has. The released code changes convolutions only; here all
+    parameters of an encoder are changed.
 
     Args:
         alpha: how strongly it acts, at least 0; 0 changes nothing but for the noise.

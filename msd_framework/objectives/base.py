@@ -1,4 +1,4 @@
-"""What an objective promises: a batch in, a loss out."""
+"""The contract of objectives: a batch in, a loss out."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ T = TypeVar("T", bound="Objective")
 
 
 class Objective(nn.Module, ABC):
-    """What is minimised. Data-parallel training wraps the objective, not the model, so that one call is one step.
+    """A loss of a model. Data-parallel training wraps the objective, not the model, so that one call is one step.
 
     Attributes:
         model: the model that is trained.
-        masker: how views hide a modality; the run fits it before the first step, and it is saved with the objective.
-        teacher_masker: how they hide it from the teacher, where that is another way.
-        modulation: what balances how fast the encoders of modalities learn, where something does.
+        masker: hides modalities in views; the run fits it before the first step, and it is saved with the objective.
+        teacher_masker: hides them from the teacher, where that is another masker.
+        modulation: balances how fast the encoders of modalities learn, if there is one.
     """
 
     needs_teacher: ClassVar[bool] = False
@@ -59,7 +59,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def teacher_views(self) -> tuple[str, ...]:
-        """The views that the teacher is asked about in training; one that is asked once must know them."""
+        """The views on which the teacher predicts in training; a cached teacher is asked for all of them beforehand."""
         return ()
 
     @property
@@ -68,11 +68,11 @@ class Objective(nn.Module, ABC):
         return False
 
     def dry_run(self, batch: Batch, teacher: Teacher | None = None, num_examples: int | None = None) -> None:
-        """Looks at one batch, where parameters depend on the shapes of what goes on inside the models; trains nothing.
+        """Makes parameters that depend on the shapes of the models' intermediates, by a pass over one batch; trains nothing.
 
         Args:
             batch: training examples, the same ones in every process.
-            teacher: a live teacher, where the objective's own one has been asked before.
+            teacher: a live teacher, where the objective's own one is cached.
             num_examples: how many examples the training split has.
         """
 
@@ -105,13 +105,13 @@ class Objective(nn.Module, ABC):
         return (module for module in self.modules() if isinstance(module, UpdateHook))
 
     def take(self, modulation: GradientModulation | None) -> None:
-        """Takes what balances the modalities, for a constructor that has the model."""
+        """Takes the modulation, in a constructor, once the model is known."""
         self.modulation = modulation
         if modulation is not None:
             modulation.prepare(self.model.modalities)
 
     def modulate(self, batch: Batch) -> dict[str, Tensor]:
-        """Lets it look at a batch, after the model's own forward pass; what it has to log."""
+        """Lets the modulation look at a batch after the model's own forward pass; returns scalars for the log."""
         return {} if self.modulation is None else self.modulation(self.model, batch)
 
     @property

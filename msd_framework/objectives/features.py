@@ -30,7 +30,7 @@ FeaturesByView: TypeAlias = Mapping[str, Mapping[str, Feature]]
 class FeatureTerm:
     r"""A loss between an intermediate of the student and one of its teacher; or, with a `*` for the layer, between several.
 
-    The student's layers 1 to N are paired with the teacher's 1 to M: evenly, layer i with layer i M / N (rounded), or as you say.
+    The student's layers 1 to N are paired with the teacher's 1 to M: evenly, layer i with layer i M / N (rounded), or by `layers`.
     Each pair has a loss and an adaptor of its own.
 
     Args:
@@ -335,7 +335,7 @@ def _numbered(side: str, name: str, feature_kinds: Mapping[str, FeatureKind]) ->
 
 
 def _resolved(side: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> str:
-    """The name that a model offers; `last` is the last numbered layer.
+    """The name of an intermediate that a model has; `last` is the last numbered layer.
 
     Raises:
         ValueError: if there is none.

@@ -1,4 +1,4 @@
-"""A teacher that is the student itself, averaged over the updates that it has made."""
+"""A teacher that is the moving average of the student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that the user states, the same for all examples."""
+"""Weights that are options, the same for all examples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class UniformWeights(WeightingStrategy):
     """Every view counts 1.
 
     Args:
-        modality_scale: what every view but `full` counts, at least 0.
+        modality_scale: the weight of every view but `full`, at least 0.
 
     Raises:
         ValueError: if the scale is negative.
@@ -36,7 +36,7 @@ class UniformWeights(WeightingStrategy):
 
 @WEIGHTINGS.register("fixed")
 class FixedWeights(WeightingStrategy):
-    """Every view counts what the user says, 1 unless stated.
+    """A fixed weight for every view, 1 unless stated.
 
     Args:
         weights: weight by the view's name, such as `{full: 1.0, text: 0.5}`; a view on which teacher and student see
@@ -69,5 +69,5 @@ def unknown_views(option: str, options: Mapping[str, Any], views: Sequence[View]
 
 
 def constants(weights: Sequence[float], like: Tensor) -> Tensor:
-    """Numbers as a tensor [V], made on the device without a copy to it."""
+    """Numbers as a tensor [V], without a copy from the CPU to the device."""
     return torch.stack([like.new_full((), w) for w in weights])

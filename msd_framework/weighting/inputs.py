@@ -1,4 +1,4 @@
-"""What a net that makes weights is shown of each view of each example."""
+"""The inputs of a net that computes weights, for each view of each example."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from msd_framework.weighting.saliency import view_saliency
 
 Input: TypeAlias = Literal["view", "loss", "teacher_loss", "entropy", "probabilities", "saliency"]
 """`view`: which of the views it is; `loss`: the distillation loss; `teacher_loss`: the teacher's task loss; `entropy` and
-`probabilities`: of what the teacher says; `saliency`: of the modalities that the teacher sees."""
+`probabilities`: of the teacher's predictions; `saliency`: of the modalities that the teacher sees."""
 
 
 class WeightInputs:
-    """The numbers that are shown of each view of each example, F of them.
+    """F numbers for each view of each example.
 
     Args:
         names: which ones.
@@ -49,7 +49,7 @@ class WeightInputs:
         self.outcomes = outcomes_of(task, outcomes)
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        """What is shown, [V, B, F], in the precision of the losses."""
+        """The inputs, [V, B, F], in the precision of the losses."""
         read = [READINGS[name](evidence, self.outcomes).to(evidence.losses) for name in self.names]
         return torch.cat(read, -1)
 

@@ -40,14 +40,14 @@ class LearnedWeights(WeightingStrategy):
     objective, and are the same on all processes.
 
     Args:
-        per: whether each `example` has weights of its own, or all share those of the `view`; the net is then shown the means
-            of its inputs over the update before.
-        inputs: what the net is shown of each view of each example: `view` (which one it is), `loss` (the distillation loss),
-            `teacher_loss` (the teacher's task loss), `entropy` and `probabilities` (of what the teacher says), `saliency`; the
+        per: whether each `example` has weights of its own, or all share those of the `view`; the net's inputs are then the
+            means over the update before.
+        inputs: the net's inputs for each view of each example: `view` (which one it is), `loss` (the distillation loss),
+            `teacher_loss` (the teacher's task loss), `entropy` and `probabilities` (of the teacher's predictions), `saliency`; the
             view and the loss if null.
         held_out: the share of the training examples that is kept out of the batches and learned from, above 0 and below 1.
-        held_out_batch_size: how many of them are looked at at a time, over all processes; 100 as published.
-        every: updates from one look to the next.
+        held_out_batch_size: how many of them are in a batch, over all processes; 100 as published.
+        every: updates from one change of the net to the next.
         order: whether the weights learn from an update `after` it is made, for the next one; or `before`, for this one, which
             is then made on trial first, as published, at the price of a second one.
         hidden_size: features between the net's two layers.
@@ -55,7 +55,7 @@ class LearnedWeights(WeightingStrategy):
         full_weight: the weight of the view `full`, at least 0; learned as well if null.
         lr: the learning rate of the net's Adam, above 0.
         weight_decay: its weight decay, decoupled from the gradient, at least 0.
-        saliency: S_m, where the net is shown it; `drop` with the task's usual distance if null.
+        saliency: S_m, where it is among the inputs; `drop` with the task's usual distance if null.
         num_classes: C.
         task: how targets are read.
         outcomes: how logits are read; as is usual for the task if null.

@@ -1,4 +1,4 @@
-"""From scores to weights whose mean is 1, so that a scheme changes what is weighed and not how much."""
+"""Scores become weights whose mean is 1, so that a scheme changes how views share the weight and not how much there is."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: 
 
 
 def non_negative(name: str, weight: float) -> float:
-    """A weight that a user stated.
+    """Refuses a weight below 0.
 
     Raises:
         ValueError: if it is negative or not a number.

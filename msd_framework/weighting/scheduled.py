@@ -1,4 +1,4 @@
-"""Weights that the user lets change over the run."""
+"""Weights that change over the run as options say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from msd_framework.weighting.normalise import non_negative
 
 @WEIGHTINGS.register("scheduled")
 class ScheduledWeights(WeightingStrategy):
-    """Every view's weight goes from what the user says to what the user says; 1 where nothing is said.
+    """Every view's weight goes from one number to another; 1 where none is stated.
 
     Args:
         start: weight by the view's name until it begins to change, such as `{image: 0}`.

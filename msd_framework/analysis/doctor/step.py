@@ -1,4 +1,4 @@
-"""What a training step costs, whether its numbers are sound, and whether some updates on one batch change its loss."""
+"""The cost of a training step, whether its numbers are finite, and whether some updates on one batch change its loss."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ COLUMNS = ("precision", "teacher", "student", "activations", "GPU peak", "loss",
 
 @dataclass(frozen=True)
 class StepCheck:
-    """What a training step costs, and whether it is sound.
+    """The cost of a training step, and whether its numbers are finite.
 
     Args:
         precision: what it is computed in.
-        teacher_seconds: the teacher's answers to all views of the step; None without a teacher.
+        teacher_seconds: the teacher's outputs on all views of the step; None without a teacher.
         student_seconds: forward and backward pass of the whole step less that, the median.
         activations: megabytes that the forward pass keeps for the backward pass.
         peak: megabytes of the GPU at the step's worst moment; None on a CPU.
@@ -62,12 +62,12 @@ class StepCheck:
 def measure(
     objective: Objective, batch: Batch, ask_teacher: Callable[[], object] | None, precision: Precision, device: torch.device
 ) -> StepCheck:
-    """Makes a step of the objective without changing weights, and times it.
+    """Measures a step of the objective that changes no weights.
 
     Args:
         objective: in training mode.
         batch: its examples, on the device.
-        ask_teacher: asks the teacher what a step asks it.
+        ask_teacher: computes the teacher's outputs that a step needs.
         precision: what both are computed in.
         device: where both are.
     """
@@ -172,7 +172,7 @@ def row(step: StepCheck) -> list[str]:
 
 
 def forget(objective: Objective) -> None:
-    """Lets go of passes that weights would have been learned from at the end of an update."""
+    """Drops passes that weights would have been learned from at the end of an update."""
     if isinstance(objective, DistillationObjective):
         objective.traced.clear()
 
@@ -183,7 +183,7 @@ def kept(module: nn.Module) -> Iterator[dict[int, int]]:
 
     >>> layer = nn.Linear(2, 3)
     >>> with kept(layer) as sizes:
-    ...     made = layer(torch.ones(5, 2)).sigmoid()
+    ...     output = layer(torch.ones(5, 2)).sigmoid()
     >>> sum(sizes.values())  # the input and the sigmoid: 5 x (2 + 3) numbers of 4 bytes
     100
     """

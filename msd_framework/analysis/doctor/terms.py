@@ -1,4 +1,4 @@
-"""How hard each part of the loss pulls at the student, and the weights with which all would pull alike."""
+"""How hard each term of the loss pulls at the student, and the weights with which all would pull alike."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ COLUMNS = ("term", "value", "counts", "gradient", "x the first", "option", "now"
 
 @dataclass(frozen=True)
 class TermCheck:
-    """How hard a part of the loss pulls at the student.
+    """How hard a term of the loss pulls at the student.
 
     Args:
-        name: what it is called in logs.
-        option: the option that says what it counts.
+        name: as in the log.
+        option: the option that sets its weight.
         value: its mean over the batch, without its weight.
-        weight: what it counts.
+        weight: its factor in the loss.
         gradient: the norm of the gradient of the student's parameters, weight included.
         ratio: that norm as a multiple of the first term's that has one.
         setting: the option's value.
@@ -66,14 +66,14 @@ def compare(terms: Sequence[LossTerm], parameters: Sequence[nn.Parameter]) -> li
     for term in terms:
         by_option.setdefault(term.option or term.name, []).append(term)
 
-    found: list[TermCheck] = []
+    checks: list[TermCheck] = []
     for same in by_option.values():
         value = torch.stack([term.contribution for term in same]).sum()
         gradient = gradient_norm(value, parameters)
         if gradient is not None:
-            found.append(_check(same, float(value.detach()), gradient))
-    first = next((term for term in found if term.gradient > 0), None)
-    return found if first is None else [_beside(term, first) for term in found]
+            checks.append(_check(same, float(value.detach()), gradient))
+    first = next((term for term in checks if term.gradient > 0), None)
+    return checks if first is None else [_beside(term, first) for term in checks]
 
 
 def _check(terms: Sequence[LossTerm], value: float, gradient: float) -> TermCheck:
