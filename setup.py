@@ -57,6 +57,8 @@ setup(
             "tensorboard>=2.14",
             "lmdb>=1.4",
             "h5py>=3.10",
+            "accelerate>=1.1",
+            "lightning>=2.6",
         ],
         "bench": ["torchdistill>=1.1.5"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "import-linter>=2.17"],

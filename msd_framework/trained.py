@@ -105,6 +105,10 @@ class TrainedModel:
         return self.model.modalities
 
     @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return names_of(self.info)
 

@@ -6,6 +6,7 @@ import ast
 import csv
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,13 @@ from PIL import Image
 
 import msd_framework
 from msd_framework import ConfigError, DataError, MSDError, check, components, load, run
+from msd_framework.build.facts import RunFacts
+from msd_framework.build.run import build
+from msd_framework.checks.run import checked
+from msd_framework.config.load import load as load_config
+from msd_framework.data.sets.hateful_memes import HatefulMemes
 from msd_framework.engine import checkpoint
+from msd_framework.engine.distributed import World
 from msd_framework.errors import CheckpointError
 from msd_framework.maskers.base import MASKERS
 
@@ -129,6 +136,21 @@ def test_a_data_frame_is_its_records_in_which_nan_stands_for_nothing(finished, t
     assert torch.equal(model.predict(Frame(records))["full"].logits, model.predict(rows)["full"].logits)
     records[0]["image"], rows[0]["image"] = float("nan"), None
     assert torch.equal(model.predict(Frame(records))["full"].logits, model.predict(rows)["full"].logits)
+
+
+def test_the_examples_of_a_data_set_are_rows(finished, tiny_world):
+    dataset, model = HatefulMemes("test_seen", str(tiny_world)), load(finished, device="cpu")
+    wanted = model.predict(rows_of(tiny_world, "test_seen"))["full"].logits
+    assert torch.equal(model.predict([dataset[i] for i in range(len(dataset))])["full"].logits, wanted)
+
+
+def test_a_batch_holds_the_targets_that_it_is_given_and_one_for_each_row(finished, tiny_world):
+    model, rows = load(finished, device="cpu"), rows_of(tiny_world, "test_seen")
+    batch = model.batch(rows, targets=[i % 2 for i in range(12)])
+    assert batch.targets.tolist() == [i % 2 for i in range(12)]
+    assert torch.equal(model.model(batch.inputs).logits, model.predict(rows)["full"].logits)
+    with pytest.raises(DataError, match="there are 12 rows and 3 targets, wanted one for each row"):
+        model.batch(rows, targets=[0, 1, 0])
 
 
 def test_a_model_that_was_put_into_training_predicts_in_eval_mode(finished, tiny_world):
@@ -455,3 +477,79 @@ def test_a_name_that_is_not_there_is_an_error_of_python():
 
 def test_the_masker_of_a_run_is_a_registered_one(finished):
     assert MASKERS.name_of(load(finished, device="cpu").masker) == "drop"
+
+
+# ---- pages ----
+
+
+def code_of(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def beside_a_teacher(tiny_teacher, tmp_path, monkeypatch) -> Path:
+    """A folder to work in with a finished run in `runs/teacher`."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "teacher").symlink_to(tiny_teacher)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return tmp_path
+
+
+def test_the_page_can_be_followed(beside_a_teacher, tiny_config, capsys):
+    blocks = code_of("docs/python.md")
+    assert len(blocks) == 2
+    (beside_a_teacher / "img").mkdir()
+    Image.new("RGB", (8, 8)).save("img/01.png")
+    shutil.copy(tiny_config, "student.yaml")
+    names: dict[str, Any] = {}
+    exec("\n".join(blocks), names)  # noqa: S102
+    assert names["answers"]["image"].shown.tolist() == [True, False]
+    assert names["report"]["name"] == "mine"
+    assert "standard_deviation" in capsys.readouterr().out
+
+
+def test_the_lines_of_the_readme_can_be_followed(beside_a_teacher, tiny_world, tiny_config, monkeypatch):
+    (code,) = code_of("README.md")
+    assert len(code.splitlines()) <= 7
+    (beside_a_teacher / "img").symlink_to(tiny_world / "img")
+    code = code.replace("projects/quickstart/configs/teacher.yaml", str(tiny_config)).replace("data/cards", str(tiny_world))
+    code = code.replace("img/01.png", "img/0001.png").replace("runs/teacher", "runs/mine")
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102
+    assert list(names["answers"]) == ["full", "image", "text"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries, about loggers, workers and what they will change
+@pytest.mark.parametrize(
+    ("page", "packages", "options"),
+    [
+        ("own_loop", [], {"distill_loss": {"type": "kl", "temperature": 2.0}}),
+        ("lightning", ["lightning"], {}),
+        ("accelerate", ["accelerate"], {}),
+        ("trainer", ["transformers", "accelerate"], {}),
+    ],
+)
+def test_a_page_trains_a_student_by_the_loss_of_a_run(beside_a_teacher, tiny_config, page, packages, options):
+    for package in packages:
+        pytest.importorskip(package)
+    (code,) = code_of(f"docs/{page}.md")
+    assert len(code.splitlines()) < 40
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(code, names)  # noqa: S102
+    losses, fifth = names["losses"], len(names["losses"]) // 5
+    assert sum(losses[-fifth:]) < 0.8 * sum(losses[:fifth])
+    batch = names["teacher"].batch(names["rows"], [row["label"] for row in names["rows"]])
+    # a run of the same parts, with a student of the same weights
+    values = {
+        "env.save_dir": "runs/student",
+        "model.hidden_size": 16,
+        "teacher.checkpoint": "runs/teacher",
+        "objective": {"type": "distillation", "views": VIEWS, **options},
+    }
+    built = build(RunFacts(checked(load_config(tiny_config, values))), World())
+    built.model.load_state_dict(names["student"].state_dict())
+    # the page's schedule has ended, at what a run without one has all along
+    wanted = built.training.objective.eval()(batch).loss
+    torch.testing.assert_close(names["objective"].eval()(batch).loss, wanted)
