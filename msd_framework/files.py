@@ -17,10 +17,10 @@ from msd_framework.escaping import cell
 
 @contextmanager
 def draft(path: Path) -> Iterator[TextIO]:
-    """A text file to write into, which takes its name once all of it is written; what went wrong before leaves nothing.
+    """A text file to write into, which takes its name once all of it is written; an error before leaves nothing.
 
     Args:
-        path: the name that it takes; its folder is made if need be.
+        path: its name; the folder is made if need be.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "deep" / "numbers.txt"
@@ -44,7 +44,7 @@ def draft(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
-    """Says which file could not be written, as on a full disk, where the system does not say it or names a draft of the file."""
+    """Puts the name of the file into an error such as a full disk's, where the system gives none or that of a draft."""
     try:
         yield
     except OSError as error:
@@ -85,7 +85,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """A nest of plain values with None in place of numbers that are not finite, for which JSON has no word."""
+    """Nested plain values with None in place of numbers that are not finite, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -94,13 +94,13 @@ def finite(value: Any) -> Any:
 
 
 def sync(file: IO[Any]) -> None:
-    """Sees to it that what was written reaches the disk."""
+    """Waits until what was written has reached the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Sees to it that the names of a folder's files reach the disk."""
+    """Waits until the names of a folder's files have reached the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

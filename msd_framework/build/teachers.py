@@ -25,7 +25,7 @@ from msd_framework.structures import Outcomes
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.cached import CachedTeacher, Opened
 from msd_framework.teachers.ema import EmaTeacher
-from msd_framework.teachers.ensemble import EnsembleTeacher, asked_of, union
+from msd_framework.teachers.ensemble import EnsembleTeacher, union, views_of_teachers
 from msd_framework.teachers.filling import only_head
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.marginals import MarginalsTeacher
@@ -180,7 +180,7 @@ def asked_views(data: Data, use: str) -> list[tuple[str, ...]]:
         views = data.facts.stand_in_objective.teacher_views
     else:
         views = tuple(v for v in data.config.evaluation.views if v == FULL or shows(v, modalities))
-    return [views] if len(of_each) == 1 else asked_of(views, of_each, data.facts.combination)
+    return [views] if len(of_each) == 1 else views_of_teachers(views, of_each, data.facts.combination)
 
 
 def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, whole: str) -> CachedSplit:

@@ -19,7 +19,7 @@ from msd_framework.models.pretrained.inherit import Inheritance
 from msd_framework.registry import MASKERS, MODELS, PROCESSORS, WEIGHTINGS
 from msd_framework.structures import DatasetInfo
 from msd_framework.teachers.ema import decay_of
-from msd_framework.teachers.ensemble import asked_of, shared_out
+from msd_framework.teachers.ensemble import names_by_teacher, views_of_teachers
 from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import SUMMARY
 from msd_framework.views import FULL, shows
@@ -169,12 +169,12 @@ def _combination(run: RunFacts) -> Iterator[Problem]:
     for key, _, text in (found.partition(": ") for found in wrong):
         yield Problem(f"{at}.{key}", text)
     views = [] if wrong or run.config.is_evaluated else _asked_views(run)
-    lost = [view for view in views if not shared_out(view, modalities, run.combination)]
+    lost = [view for view in views if not names_by_teacher(view, modalities, run.combination)]
     for view in lost:
         yield Problem(at, f"no teacher answers for the view {view!r}. Name one for it, or one for full.")
     if lost or not views:
         return
-    for folder, asked in zip(run.config.teacher_folders, asked_of(views, modalities, run.combination)):
+    for folder, asked in zip(run.config.teacher_folders, views_of_teachers(views, modalities, run.combination)):
         if not asked:
             text = f"{folder} is asked about none of the objective's views. Leave it out, or name another view for it."
             yield Problem(at, text)

@@ -172,6 +172,7 @@ class Schedule(ABC):
                 raise ValueError(f"factor of {type(self).__name__} at update {update}: {raised_at(error)}") from error
             if not 0 <= factor < math.inf:
                 raise ValueError(f"factor of {type(self).__name__} at update {update} is {factor}, wanted a number from 0 on.")
+        # torch's own LinearLR and CosineAnnealingLR multiply the rate of the update before: their last bits differ
         return LambdaLR(optimizer, lambda update: self.factor(update, num_updates))
 
 

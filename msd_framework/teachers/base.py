@@ -1,4 +1,4 @@
-"""What a teacher promises: its predictions for views of a batch, always in eval mode and without a graph."""
+"""The contract of a teacher: predictions for views of a batch, always in eval mode and without a graph."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
 
 
 class Teacher(ABC):
-    """Answers what it predicts for some views of some examples.
+    """Predicts for some views of some examples.
 
     Not a module: its weights are neither trained, nor synchronised between processes, nor saved with the student. One that changes
-    in the run (`EmaTeacher`) is a module as well, and so a part of what is saved.
+    in the run (`EmaTeacher`) is a module as well, and so saved.
 
     Attributes:
-        modalities: the names of what it takes, sorted.
+        modalities: the names of its inputs, sorted.
         num_classes: C.
     """
 
@@ -35,18 +35,18 @@ class Teacher(ABC):
         Args:
             batch: the examples.
             views: names of V views.
-            shown: the views as the student sees them, for a teacher that looks at them in the same way.
+            shown: the views as the student sees them, for a teacher with the same masker.
         """
 
     @property
     def feature_kinds(self) -> Mapping[str, FeatureKind]:
-        """The intermediates that `predict_features` can tell, and what each is."""
+        """The intermediates that `predict_features` can return, and the kind of each."""
         return {}
 
     def predict_features(
         self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None
     ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
-        """What `predict` returns, and what was wanted of each view, by name.
+        """What `predict` returns, and the wanted intermediates of each view, by name.
 
         Args:
             batch: the examples.

@@ -1,10 +1,11 @@
-"""Several teachers that answer as one: by their mean, by fixed weights, a view each, or whoever is surest."""
+"""Several teachers combined into one: by their mean, by fixed weights, a view each, or by confidence."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +21,23 @@ from msd_framework.views import FULL, view_name, visible_modalities
 
 
 class Combination(ABC):
-    """How much each of several teachers counts in their common answer."""
+    """How much each of several teachers counts in their common output."""
 
-    def asked(self, view: str, seeing: Sequence[int]) -> Sequence[int]:
-        """Which teachers are asked about a view.
+    renamed: ClassVar[Mapping[str, str]] = {"asked": "choose"}
+    """Methods of before, which a class of a user's own may still define."""
+
+    def choose(self, view: str, teachers: Sequence[int]) -> Sequence[int]:
+        """Which teachers predict for a view.
 
         Args:
             view: its name.
-            seeing: the numbers of those that see something of it.
+            teachers: the numbers of those that take a modality that it shows.
         """
-        return seeing
+        return teachers
 
     @abstractmethod
     def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
-        """What each answer counts, not negative, float [K] or [K, B]; they are divided by their sum.
+        """The weight of each teacher, not negative, float [K] or [K, B]; they are divided by their sum.
 
         Args:
             teachers: the numbers of K teachers.
@@ -77,13 +81,13 @@ class WeightedTeachers(Combination):
 
     def __init__(self, weights: list[float]):
         positive(**{f"weights[{k}]": weight for k, weight in enumerate(weights)})
-        self.given = weights
+        self.teacher_weights = weights
 
     def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
-        return log_p.new_tensor([self.given[k] for k in teachers])
+        return log_p.new_tensor([self.teacher_weights[k] for k in teachers])
 
     def problems(self, modalities: Sequence[Sequence[str]]) -> list[str]:
-        return _one_each("weights", self.given, modalities)
+        return _one_each("weights", self.teacher_weights, modalities)
 
 
 @COMBINATIONS.register("by_view")
@@ -99,9 +103,9 @@ class TeacherOfEachView(Combination):
     def __init__(self, views: list[str]):
         self.views = views
 
-    def asked(self, view: str, seeing: Sequence[int]) -> Sequence[int]:
-        named = [k for k in seeing if self.views[k] == view]
-        return named or [k for k in seeing if self.views[k] == FULL]
+    def choose(self, view: str, teachers: Sequence[int]) -> Sequence[int]:
+        named = [k for k in teachers if self.views[k] == view]
+        return named or [k for k in teachers if self.views[k] == FULL]
 
     def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
         return log_p.new_ones(len(teachers))
@@ -146,17 +150,17 @@ class SurestTeachers(Combination):
 
 
 class EnsembleTeacher(Teacher):
-    r"""Several teachers of the same classes, live or cached, that answer as one.
+    r"""Several teachers of the same classes, live or cached, with a common output.
 
     .. math:: f_T(x) = \log \sum_k w_k p_k(x) + \sum_k w_k \log \sum_c e^{f_k(x)_c}
 
     where logits are read by a softmax, as for one label, with :math:`p_k` that of teacher k's logits :math:`f_k`; the second term,
     which no softmax feels, gives the logits the level of the teachers' own. Where each class is read by a sigmoid, as for several
-    labels, it is the logit of :math:`\sum_k w_k p_k`, with :math:`p_k` the sigmoid. Teachers that agree therefore say together
-    what each says alone.
+    labels, it is the logit of :math:`\sum_k w_k p_k`, with :math:`p_k` the sigmoid. Teachers that agree therefore have their own
+    output in common.
 
-    A teacher that takes fewer modalities than the others is shown those of a view that are its own; of a view that shows none of
-    them it is not asked. Each teacher is asked once about each view.
+    A teacher that takes fewer modalities than the others gets those of a view that are its own; it does not count for a view that
+    shows none of them. Each teacher predicts once for each view.
 
     Args:
         teachers: K teachers.
@@ -165,7 +169,7 @@ class EnsembleTeacher(Teacher):
         outcomes: how the teachers' logits are read; as is usual for the task if None.
 
     Raises:
-        ValueError: if they tell another number of classes apart.
+        ValueError: if they have different numbers of classes.
     """
 
     def __init__(
@@ -182,76 +186,79 @@ class EnsembleTeacher(Teacher):
         self.modalities, self.num_classes = union([t.modalities for t in teachers]), classes[0]
 
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
-        parts = {view: shared_out(view, [t.modalities for t in self.teachers], self.combination) for view in views}
-        said: dict[int, dict[str, Tensor]] = {}
-        for k, teacher in enumerate(self.teachers):
-            names = tuple(dict.fromkeys(part[k] for part in parts.values() if k in part))
-            said[k] = dict(zip(names, teacher.predict(batch, names, shown).logits)) if names else {}
-        together = []
-        for part in parts.values():
-            seen = {k: batch.teacher_side.shown(name, self.teachers[k].modalities) for k, name in part.items()}
-            together.append(self._together({k: said[k][name] for k, name in part.items()}, seen))
-        return ModelOutput(torch.stack(together))
+        modalities = [teacher.modalities for teacher in self.teachers]
+        names_by_view = {view: names_by_teacher(view, modalities, self.combination) for view in views}
+        logits: list[dict[str, Tensor]] = []  # of each teacher, by its own name of a view
+        for teacher, names in zip(self.teachers, views_of_teachers(views, modalities, self.combination)):
+            logits.append(dict(zip(names, teacher.predict(batch, names, shown).logits)) if names else {})
+        combined = []
+        for own_names in names_by_view.values():
+            has_input = {k: batch.teacher_side.shown(name, modalities[k]) for k, name in own_names.items()}
+            combined.append(self._combine({k: logits[k][name] for k, name in own_names.items()}, has_input))
+        return ModelOutput(torch.stack(combined))
 
-    def _together(self, answers: Mapping[int, Tensor], shown: Mapping[int, Tensor | None]) -> Tensor:
-        """The common logits [B, C] of those who were asked, [B, C] each.
+    def _combine(self, logits: Mapping[int, Tensor], has_input: Mapping[int, Tensor | None]) -> Tensor:
+        """The common logits [B, C] of some teachers, [B, C] each.
 
         Args:
-            answers: by the teacher's number.
-            shown: the examples of which each has seen something, bool [B]; None if of all. On others it is not listened to.
+            logits: by the teacher's number.
+            has_input: the examples that have a modality of the teacher's, bool [B]; None if all have. On others it does not count.
         """
-        z = at_least_float32(torch.stack(list(answers.values())))  # [K, B, C]
+        z = at_least_float32(torch.stack(list(logits.values())))  # [K, B, C]
         if len(z) == 1:
             return z[0]
-        one = self.outcomes == "softmax"
-        log_p = z.log_softmax(-1) if one else torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], -1)  # [K, B, .., O]
-        w = self.combination.weights(tuple(answers), log_p.flatten(2, -2) if log_p.ndim > 3 else log_p[:, :, None])  # [K] or [K, B]
-        if any(rows is not None for rows in shown.values()):
-            everyone = torch.ones(z.shape[1], dtype=torch.bool, device=z.device)
-            seen = torch.stack([everyone if rows is None else rows for rows in shown.values()])  # [K, B]
-            seen = seen | ~seen.any(0)
-            w = (w if w.ndim == 2 else w[:, None]) * seen
+        is_softmax = self.outcomes == "softmax"
+        log_p = z.log_softmax(-1) if is_softmax else torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], -1)  # [K, B, .., O]
+        questions = log_p.flatten(2, -2) if log_p.ndim > 3 else log_p[:, :, None]  # [K, B, Q, O]
+        w = self.combination.weights(tuple(logits), questions)  # [K] or [K, B]
+        if any(examples is not None for examples in has_input.values()):
+            every = torch.ones(z.shape[1], dtype=torch.bool, device=z.device)
+            counts = torch.stack([every if examples is None else examples for examples in has_input.values()])  # [K, B]
+            counts = counts | ~counts.any(0)  # an example without any input keeps all of them
+            w = (w if w.ndim == 2 else w[:, None]) * counts
         w = w / w.sum(0)
         w = w.view(*w.shape, *[1] * (log_p.ndim - w.ndim))  # [K, B or 1, 1, ..]
-        together = (log_p + w.log()).logsumexp(0)  # [B, .., O]
-        if not one:
-            return together[..., 0] - together[..., 1]
-        return together + (w * z.logsumexp(-1, keepdim=True)).sum(0)
+        log_mean = (log_p + w.log()).logsumexp(0)  # [B, .., O]
+        if not is_softmax:
+            return log_mean[..., 0] - log_mean[..., 1]
+        return log_mean + (w * z.logsumexp(-1, keepdim=True)).sum(0)
 
 
-def shared_out(view: str, modalities: Sequence[Sequence[str]], combination: Combination) -> dict[int, str]:
-    """The teachers that are asked about a view, each by its number, with what the view is called where only its modalities are.
+def names_by_teacher(view: str, modalities: Sequence[Sequence[str]], combination: Combination) -> dict[int, str]:
+    """The teachers that predict for a view, by number, with the name of the view where only the teacher's modalities are.
 
     Args:
         view: its name.
         modalities: what each teacher takes.
-        combination: chooses among those that see something of it.
+        combination: chooses among those that take a modality of the view.
 
     >>> both, image = ("image", "text"), ("image",)
-    >>> shared_out("full", [both, image], MeanOfTeachers()), shared_out("text", [both, image], MeanOfTeachers())
+    >>> names_by_teacher("full", [both, image], MeanOfTeachers()), names_by_teacher("text", [both, image], MeanOfTeachers())
     ({0: 'full', 1: 'full'}, {0: 'text'})
     """
-    known = union(modalities)
-    visible = visible_modalities(view, known)
-    seen = {k: tuple(m for m in visible if m in own) for k, own in enumerate(modalities)}
-    asked = combination.asked(view, [k for k, own in seen.items() if own])
-    return {k: view if tuple(modalities[k]) == known else view_name(seen[k], modalities[k]) for k in asked}
+    every = union(modalities)
+    visible = visible_modalities(view, every)
+    visible_to = {k: tuple(m for m in visible if m in own) for k, own in enumerate(modalities)}
+    names = {}
+    for k in combination.choose(view, [k for k, own in visible_to.items() if own]):
+        names[k] = view if tuple(modalities[k]) == every else view_name(visible_to[k], modalities[k])
+    return names
 
 
-def asked_of(views: Sequence[str], modalities: Sequence[Sequence[str]], combined: Combination) -> list[tuple[str, ...]]:
-    """The views that each of several teachers is asked about, by what each calls them.
+def views_of_teachers(views: Sequence[str], modalities: Sequence[Sequence[str]], combination: Combination) -> list[tuple[str, ...]]:
+    """The views that each of several teachers predicts for, by its own names of them.
 
     Args:
-        views: what all together are asked about.
+        views: those of all together.
         modalities: what each teacher takes.
-        combined: how they answer as one.
+        combination: how they are combined.
     """
-    parts = [shared_out(view, modalities, combined) for view in views]
-    return [tuple(dict.fromkeys(part[k] for part in parts if k in part)) for k in range(len(modalities))]
+    names_by_view = [names_by_teacher(view, modalities, combination) for view in views]
+    return [tuple(dict.fromkeys(names[k] for names in names_by_view if k in names)) for k in range(len(modalities))]
 
 
 def union(modalities: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """All modalities that somebody takes, sorted."""
+    """All modalities that a teacher takes, sorted."""
     return tuple(sorted({m for own in modalities for m in own}))
 
 

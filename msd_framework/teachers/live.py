@@ -1,4 +1,4 @@
-"""A teacher that is asked anew each time: a frozen model in eval mode."""
+"""A teacher that runs its model for each prediction: frozen and in eval mode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LiveTeacher(Teacher):
 
     @torch.no_grad()
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
-        return self.model.forward_views(self._seen(batch, views, shown))
+        return self.model.forward_views(self._inputs(batch, views, shown))
 
     @property
     def feature_kinds(self) -> Mapping[str, FeatureKind]:
@@ -37,14 +37,15 @@ class LiveTeacher(Teacher):
     def predict_features(
         self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None
     ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
-        return self.model.forward_features(self._seen(batch, views, shown), wanted)
+        return self.model.forward_features(self._inputs(batch, views, shown), wanted)
 
     @torch.no_grad()
     def summarise(self, batch: Batch, views: Sequence[str]) -> Tensor:
-        """What the model's classifier reads of each view, float [V, B, D], of a model that tells."""
-        return self.model.summarise_views(self._seen(batch, views, None))
+        """What the model's classifier reads of each view, float [V, B, D], of a model that gives it."""
+        return self.model.summarise_views(self._inputs(batch, views, None))
 
-    def _seen(self, batch: Batch, views: Sequence[str], shown: Views | None) -> list[Inputs]:
-        shares = shown is not None and shown.masker is self.masker and not batch.teacher_inputs
-        seen = shown if shown is not None and shares else Views(self.masker, batch.teacher_side)
-        return [seen[name].inputs for name in views]
+    def _inputs(self, batch: Batch, views: Sequence[str], shown: Views | None) -> list[Inputs]:
+        # views that were made for the student are used again where they would be the same
+        if shown is None or shown.masker is not self.masker or batch.teacher_inputs:
+            shown = Views(self.masker, batch.teacher_side)
+        return [shown[name].inputs for name in views]

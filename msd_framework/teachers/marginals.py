@@ -15,12 +15,12 @@ from msd_framework.teachers.base import Teacher
 
 
 class MarginalsTeacher(Teacher):
-    r"""Says of each class by itself what another teacher says of all together.
+    r"""Gives the marginal of each class of another teacher, as a logit of its own.
 
     .. math:: \sigma(z'_c) = p_c, \qquad z'_c = \log p_c - \log (1 - p_c) = z_c - \log \sum_{k \neq c} e^{z_k}
 
-    with :math:`p` the softmax of the other teacher's logits z. The other way round nothing is to be done: labels that are
-    independent, with probabilities :math:`\sigma(z_c)`, follow the softmax of z once it is known that one alone is right.
+    with :math:`p` the softmax of the other teacher's logits z. The reverse needs no class: labels that are independent, with
+    probabilities :math:`\sigma(z_c)`, follow the softmax of z once it is known that one alone is right.
 
     Args:
         teacher: the other one.

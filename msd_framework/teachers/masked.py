@@ -95,8 +95,8 @@ def read_saliency(folder: str, layer: str) -> Tensor:
     """
     at, path = "teacher.channels.saliency", Path(folder) / SALIENCY_FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        scores, of = torch.tensor(found["saliency"], dtype=torch.float32), found["layer"]
+        values = json.loads(path.read_text(encoding="utf-8"))
+        scores, of = torch.tensor(values["saliency"], dtype=torch.float32), values["layer"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         text = f"{path} cannot be read ({error!r}). Make it with the experiment `channel_saliency`."
         raise ConfigError(Problem(at, text)) from error

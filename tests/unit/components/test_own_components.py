@@ -176,6 +176,11 @@ def __getitem__(self, index): ...
             "has offered, which nothing asks for any more: write feature_kinds",
         ),
         (
+            "combinations",
+            "def weights(self, teachers, log_p): ...\ndef asked(self, view, seeing): ...",
+            "has asked, which nothing asks for any more: write choose",
+        ),
+        (
             "datasets",
             "def submission_entry(self, places, logits): ...",
             "has submission_entry, which nothing asks for. Did you mean",

@@ -35,7 +35,7 @@ from msd_framework.teachers.ensemble import (
     SurestTeachers,
     TeacherOfEachView,
     WeightedTeachers,
-    shared_out,
+    names_by_teacher,
 )
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch
@@ -147,9 +147,9 @@ def test_every_combination_gives_probabilities_between_those_of_its_teachers(nam
 def test_a_teacher_is_shown_its_own_part_of_a_view_and_not_asked_about_what_it_cannot_see() -> None:
     both, image, sound = ("image", "text"), ("image",), ("audio", "image", "text")
     mean = MeanOfTeachers()
-    assert shared_out("image", [both, image], mean) == {0: "image", 1: "full"}
-    assert shared_out("~audio", [both, image, sound], mean) == {0: "full", 1: "full", 2: "~audio"}
-    assert shared_out("audio+text", [both, image, sound], mean) == {0: "text", 2: "audio+text"}
+    assert names_by_teacher("image", [both, image], mean) == {0: "image", 1: "full"}
+    assert names_by_teacher("~audio", [both, image, sound], mean) == {0: "full", 1: "full", 2: "~audio"}
+    assert names_by_teacher("audio+text", [both, image, sound], mean) == {0: "text", 2: "audio+text"}
     teachers = [Said(0), Said(1, image)]
     ensemble = EnsembleTeacher(teachers, mean)
     assert ensemble.modalities == ("image", "text")
