@@ -6,7 +6,6 @@ import difflib
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from msd_framework.components.options import mismatch, type_name
@@ -22,23 +21,27 @@ def broken(found: type, contract: type) -> str:
         methods = f"method{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
         hint = did_you_mean(lacking[0], [name for name in vars(found) if name not in dir(contract)])
         return f"lacks the {methods}, which {place(contract)} asks for.{hint and f'{hint} Rename it.'}"
-    unset = [name for name in _class_variables(contract) if not hasattr(found, name)]
+    unset = []
+    for name, annotation in inspect.get_annotations(contract).items():
+        if "ClassVar" in str(annotation) and not hasattr(contract, name) and not hasattr(found, name):
+            unset.append(name)
     if unset:
         return f"does not say {', '.join(unset)}, as a class of {place(contract)} must. Set {unset[0]} = ... in the class."
-    for text in (*map(partial(_other_method, found, contract), vars(contract)), _other_value(found, contract)):
-        if text:
+    for name in vars(contract):
+        if text := _other_method(found, contract, name):
             return text
-    return _ignored(found, contract)
+    return _other_value(found, contract) or _unknown_name(found, contract)
 
 
 def unfinished(built: Any, contract: type) -> str:
     """What the constructor of a component has left undone; empty if nothing."""
     if hasattr(built, "register_buffer") and "_modules" not in vars(built):  # a module of torch
         return "does not call super().__init__(). Its __init__ must, before all else."
-    declared = inspect.get_annotations(contract)
-    wanted = [name for name, annotation in declared.items() if "ClassVar" not in str(annotation) and "None" not in str(annotation)]
-    unset = [name for name in wanted if not hasattr(built, name)]
-    return f"does not set {', '.join(f'self.{name}' for name in unset)}. Its __init__ must." if unset else ""
+    unset = []
+    for name, annotation in inspect.get_annotations(contract).items():
+        if "ClassVar" not in str(annotation) and "None" not in str(annotation) and not hasattr(built, name):
+            unset.append(f"self.{name}")
+    return f"does not set {', '.join(unset)}. Its __init__ must." if unset else ""
 
 
 def place(cls: Any) -> str:
@@ -54,30 +57,27 @@ def written_at(cls: type) -> str:
         return cls.__module__
 
 
-def _class_variables(contract: type) -> list[str]:
-    """What each class of a contract must say itself."""
-    declared = inspect.get_annotations(contract)
-    return [name for name, annotation in declared.items() if "ClassVar" in str(annotation) and not hasattr(contract, name)]
-
-
 def _other_value(found: type, contract: type) -> str:
-    """What a class says that is not of its contract's type, such as a text for a set; empty if nothing."""
+    """A class variable that is not of its contract's type, such as a text for a set; empty if there is none."""
     for name, hint in get_type_hints(contract).items():
         value: Any = getattr(found, name, None)
         if get_origin(hint) is not ClassVar or value is getattr(contract, name, None) or isinstance(value, property):
             continue
-        (wanted,) = get_args(hint)
-        parts = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
-        text = ""
-        if get_origin(wanted) in (frozenset, tuple) and get_origin(member := get_args(wanted)[0]) is Literal:
-            is_group = isinstance(value, (frozenset, set, tuple, list))
-            text = f"wanted a set of {type_name(member)}, got {value!r}."
-            text = next(filter(None, (mismatch(one, member) for one in value)), "") if is_group else text
-        elif wanted is bool or {get_origin(part) or part for part in parts} <= {Literal, type(None)}:
-            text = mismatch(value, wanted)
-        if text:
+        if text := _no_choice(value, *get_args(hint)):
             return f"says {name}: {text}"
     return ""
+
+
+def _no_choice(value: Any, wanted: Any) -> str:
+    """Why a value is no truth, none of a few words, or no set of them; empty where it is, and where anything else is wanted."""
+    member = get_args(wanted)[0] if get_origin(wanted) in (frozenset, tuple) else None
+    if get_origin(member) is Literal:
+        if not isinstance(value, (frozenset, set, tuple, list)):
+            return f"wanted a set of {type_name(member)}, got {value!r}."
+        return next(filter(None, (mismatch(one, member) for one in value)), "")
+    choices = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+    is_choice = all(get_origin(choice) is Literal or choice is type(None) for choice in choices)
+    return mismatch(value, wanted) if wanted is bool or is_choice else ""
 
 
 def _plain_function(method: Any) -> Callable[..., Any]:
@@ -99,30 +99,29 @@ def _other_method(found: type, contract: type, name: str) -> str:
     try:
         own.bind(*given)
     except TypeError:
-        return (
-            f"has a method {name} that is called with ({', '.join(p.name for p in given)}) and takes ({', '.join(own.parameters)})."
-        )
+        called = ", ".join(p.name for p in given)
+        return f"has a method {name} that is called with ({called}) and takes ({', '.join(own.parameters)})."
     return ""
 
 
-def _ignored(found: type, contract: type) -> str:
-    """What a user's class has under a name that nothing asks for, once part of its contract or nearly so; empty if nothing."""
-    bases = [base for base in found.__mro__ if issubclass(base, contract)]
-    own, ours = [], dict[str, Any]()
-    for base in bases:
-        if base.__module__.partition(".")[0] == OURS:
+def _unknown_name(found: type, contract: type) -> str:
+    """A name in a user's class that nothing uses, and that once was one of its contract or is nearly one; empty if none."""
+    written, ours = dict[str, Any](), dict[str, Any]()
+    for base in found.__mro__:
+        if issubclass(base, contract) and base.__module__.partition(".")[0] == OURS:
             ours |= {**inspect.get_annotations(base), **vars(base)}
-        else:
-            own.append(base)
-    written = {name: value for base in own for name, value in vars(base).items()}
-    asked = {word for value in written.values() for word in _names_in(getattr(_plain_function(value), "__code__", None))}
+        elif issubclass(base, contract):
+            written |= vars(base)
+    used = set[str]()
+    for value in written.values():
+        used |= _names_in(getattr(_plain_function(value), "__code__", None))
+    left = [known for known in ours if known not in written and not known.startswith("_")]
     renamed: Mapping[str, str] = getattr(contract, "renamed", {})
     for name in sorted(written):
         if name in renamed:
             return f"has {name}, which nothing asks for any more: write {renamed[name]} in its place."
-        if name.startswith("_") or name in ours or name in asked:
+        if name.startswith("_") or name in ours or name in used:
             continue
-        left = [known for known in ours if known not in written and not known.startswith("_")]
         near = difflib.get_close_matches(name, left, n=1, cutoff=0.85)
         hooks = [known for known in left if known.startswith("on_") and name.startswith("on_")]
         if near or hooks:
@@ -132,6 +131,8 @@ def _ignored(found: type, contract: type) -> str:
 
 
 def _names_in(code: types.CodeType | None) -> set[str]:
-    """Every name that a function asks something for, those of functions within it included."""
-    inner = [one for one in code.co_consts if isinstance(one, types.CodeType)] if code else []
-    return set(code.co_names if code else ()).union(*map(_names_in, inner))
+    """Every global and attribute that a function uses, those of functions within it included."""
+    if code is None:
+        return set()
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return set(code.co_names).union(*map(_names_in, inner))

@@ -49,15 +49,17 @@ def agreed(facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     >>> agreed({"seed": 0, "modalities": {"text": {"pad_id": 0, "vocab_size": 9}, "title": {"pad_id": 0, "vocab_size": 7}}})
     ({'seed': 0, 'pad_id': 0}, {'vocab_size': 'must be given: that of text is 9 and that of title is 7.'})
     """
-    known, disputed = {n: v for n, v in facts.items() if n != "modalities"}, {}
-    told: dict[str, dict[str, Any]] = {}
-    for modality, found in facts.get("modalities", {}).items():
-        for name, value in found.items():
-            told.setdefault(name, {})[modality] = value
-    for name, values in told.items():
+    known = {name: value for name, value in facts.items() if name != "modalities"}
+    by_name: dict[str, dict[str, Any]] = {}
+    for modality, own in facts.get("modalities", {}).items():
+        for name, value in own.items():
+            by_name.setdefault(name, {})[modality] = value
+    disputed = {}
+    for name, values in by_name.items():
         first = next(iter(values.values()))
         if all(value == first for value in values.values()):
             known[name] = first
         else:
-            disputed[name] = f"must be given: {' and '.join(f'that of {m} is {v}' for m, v in values.items())}."
+            differ = " and ".join(f"that of {m} is {v}" for m, v in values.items())
+            disputed[name] = f"must be given: {differ}."
     return known, disputed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -37,21 +37,18 @@ class Option:
         return self.default is REQUIRED
 
 
-def options_of(component: type | Callable[..., Any]) -> Mapping[str, Option]:
+@cache
+def options_of(component: Any) -> Mapping[str, Option]:
     """The options of a component, in the order of its constructor; or the arguments of a function.
 
     Raises:
         ConfigError: if it takes ``*args`` or ``**kwargs``, or its annotations cannot be resolved: it cannot be checked.
     """
-    return _options(component)
-
-
-@cache
-def _options(component: type | Callable[..., Any]) -> Mapping[str, Option]:
-    constructor: Any = component.__init__ if isinstance(component, type) else component  # type: ignore[misc]
-    if isinstance(component, type) and _owner(component).__module__.partition(".")[0] in ("builtins", "torch"):
+    is_class = isinstance(component, type)
+    constructor: Any = component.__init__ if is_class else component
+    if is_class and _owner(component).__module__.partition(".")[0] in ("builtins", "torch"):
         return {}  # nobody wrote a constructor: what nn.Module has takes nothing of ours
-    parameters = list(inspect.signature(constructor).parameters.values())[isinstance(component, type) :]
+    parameters = list(inspect.signature(constructor).parameters.values())[is_class:]
     place = f"{component.__module__}.{component.__qualname__}"
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise ConfigError(f"{place} takes *args or **kwargs; a component must name each of its options.")
@@ -61,7 +58,7 @@ def _options(component: type | Callable[..., Any]) -> Mapping[str, Option]:
         raise ConfigError(f"{place} has an annotation that cannot be resolved: {error}. Import it where it is defined.") from error
     # an option that several components share may be described once, in a class that they extend
     docs: dict[str, str] = {}
-    for described in reversed(component.__mro__) if isinstance(component, type) else (component,):
+    for described in reversed(component.__mro__) if is_class else (component,):
         docs |= argument_docs(described)
     return {p.name: Option(p.name, hints.get(p.name, Any), p.default, docs.get(p.name, "")) for p in parameters}
 
@@ -91,12 +88,13 @@ def type_name(annotation: Any) -> str:
     if annotation is type(None):
         return "None"
     if get_origin(annotation) in (Union, types.UnionType):
-        return " | ".join(type_name(a) for a in get_args(annotation))
+        return " | ".join(map(type_name, get_args(annotation)))
     if get_origin(annotation) is Literal:
-        return " | ".join(repr(a) for a in get_args(annotation))
+        return " | ".join(map(repr, get_args(annotation)))
     if get_args(annotation):
         name = "dict" if get_origin(annotation) in (dict, Mapping) else "list"
-        return f"{name}[{', '.join(type_name(a) for a in get_args(annotation) if a is not ...)}]"
+        arguments = [a for a in get_args(annotation) if a is not ...]
+        return f"{name}[{', '.join(map(type_name, arguments))}]"
     return str(getattr(annotation, "__name__", annotation))
 
 
@@ -114,25 +112,29 @@ def mismatch(value: Any, annotation: Any) -> str:
         return ""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        found = [mismatch(value, a) for a in arguments]
-        if "" in found:
+        texts = {a: mismatch(value, a) for a in arguments}
+        if "" in texts.values():
             return ""
-        nearest = [text for a, text in zip(arguments, found) if _same_shape(value, a)]
+        nearest = [text for a, text in texts.items() if _same_shape(value, a)]
         return nearest[0] if len(nearest) == 1 else _wanted(annotation, value)
     if origin is Literal:
-        if any(value == a and type(value) is type(a) for a in arguments):
+        if (type(value), value) in [(type(a), a) for a in arguments]:  # True is no 1
             return ""
-        return f"wanted {type_name(annotation)}, got {value!r}." + did_you_mean(str(value), [str(a) for a in arguments])
+        return f"wanted {type_name(annotation)}, got {value!r}.{did_you_mean(str(value), map(str, arguments))}"
     if origin in (list, Sequence, tuple):
         if not isinstance(value, (list, tuple)):
             return _wanted(annotation, value)
-        items = [(f"item {i}", mismatch(v, arguments[0])) for i, v in enumerate(value)]
-        return next((f"{at}: {text}" for at, text in items if text), "")
+        for i, item in enumerate(value):
+            if text := mismatch(item, arguments[0]):
+                return f"item {i}: {text}"
+        return ""
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             return _wanted(annotation, value)
-        entries = [(k, mismatch(k, arguments[0]) or mismatch(v, arguments[1])) for k, v in value.items()]
-        return next((f"{k}: {text}" for k, text in entries if text), "")
+        for key, item in value.items():
+            if text := mismatch(key, arguments[0]) or mismatch(item, arguments[1]):
+                return f"{key}: {text}"
+        return ""
     if annotation in (float, int):
         if isinstance(value, int) and abs(value) >= 2**128:
             return f"wanted {type_name(annotation)}, got a number of {value.bit_length():,} bits; 64 are the most."

@@ -200,9 +200,11 @@ class Registry(Generic[T]):
             return f"is not a class but of type {type(found).__name__}."
         if issubclass(found, self.contract):
             return broken(found, self.contract)
-        others = [registry.kind for contract, registry in BY_CONTRACT.items() if issubclass(found, contract)]
         text = f"is no {self.kind}: it does not extend {place(self.contract)}."
-        return text + f" It is a {others[0]}." if others else text
+        for contract, registry in BY_CONTRACT.items():
+            if issubclass(found, contract):
+                return f"{text} It is a {registry.kind}."
+        return text
 
     def _discover(self) -> None:
         if self._discovered:
@@ -253,8 +255,10 @@ def raised_at(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}."
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename and f.filename != __file__]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: {text}." if frames else f"{text}."
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if "importlib" not in frame.filename and frame.filename != __file__:
+            return f"{frame.filename}:{frame.lineno}: {text}."
+    return f"{text}."
 
 
 def split(spec: Any, at: str, registry: Registry[Any]) -> tuple[str, dict[str, Any]]:
@@ -317,8 +321,10 @@ def map_nested(option: Option, value: Any, change: Callable[[Registry[Any], Any,
 def nested(annotation: Any) -> tuple[Registry[Any] | None, type[dict[Any, Any]] | type[list[Any]] | None]:
     """The registry that an annotation takes components from, and whether it takes a dict or a list of them."""
     if get_origin(annotation) in (Union, types.UnionType):
-        found = [nested(a) for a in get_args(annotation)]
-        return next((f for f in found if f[0] is not None), (None, None))
+        for choice in get_args(annotation):
+            if nested(choice)[0] is not None:
+                return nested(choice)
+        return None, None
     if get_origin(annotation) in (dict, Mapping):
         return nested(get_args(annotation)[1])[0], dict
     if get_origin(annotation) is list:
