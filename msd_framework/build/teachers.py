@@ -1,4 +1,4 @@
-"""Who teaches in a run: trained models, asked anew each time or once for all, or an average of the student."""
+"""The teachers of a run: trained models, live or with cached outputs, or an average of the student."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msd_framework.build.extreme_rows import ExtremeRows
 from msd_framework.build.models import Maskers
 from msd_framework.build.splits import content
 from msd_framework.build.teacher_cache import CachedSplit, open_split
-from msd_framework.config.cards import card_of, read_as, rebuilt, weights_of
+from msd_framework.config.cards import read_as, rebuilt, weights_of
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
 from msd_framework.data.batches.reader import DecodedInputs, ExampleReader
@@ -34,7 +34,7 @@ from msd_framework.views import FULL, shows
 
 
 class Weights:
-    """A trained teacher with its weights, which are read at the first call: a run whose answers are cached may never need them.
+    """A trained teacher with its weights, which are read at the first call: a run with a full cache may never need them.
 
     Args:
         read: reads them.
@@ -76,13 +76,13 @@ class TrainedTeacher:
 
 @dataclass(frozen=True)
 class Teachers:
-    """Who teaches in a run; nobody where all is empty.
+    """The teachers of a run; all is empty where there is none.
 
     Args:
         trained: the trained models, in their order.
-        kept: the cached answers of each to a split, by its use; nothing where it is asked anew each time.
+        kept: the cached outputs of each for a split, by its use; empty where it runs live.
         average: the average of the student, where that teaches.
-        by_use: who is asked about a split, by its use: all together, in logits that are read as the student's are.
+        by_use: the teacher of a split, by its use: all together, in logits that are read as the student's are.
     """
 
     trained: Sequence[TrainedTeacher] = ()
@@ -91,14 +91,14 @@ class Teachers:
     by_use: Mapping[str, Teacher] = field(default_factory=dict)
 
     def of(self, use: str) -> Teacher | None:
-        """Who is asked about the split of a use; None where there is nobody."""
+        """The teacher of the split of a use; None where there is none."""
         return self.by_use.get(use)
 
     def open_caches(self, data: Data, uses: Sequence[str]) -> bool:
-        """Has cached answers to splits ready, asked for if need be; the weights of the teachers are then let go.
+        """Opens the caches of splits, and fills them if need be; the weights of the teachers are then let go.
 
         Args:
-            data: what the run reads, which leaves out examples that a teacher could not be asked about.
+            data: what the run reads, which leaves out examples that a teacher could not read.
             uses: of the splits; those that the run does not have are left out.
 
         Returns:
@@ -111,19 +111,22 @@ class Teachers:
         for teacher, kept in zip(self.trained, self.kept):
             if not kept:
                 continue
-            found = {use: kept[use].opened for use in uses if use in kept and teacher.views[use]}
-            for use, answers in found.items():
-                data.leave_out(use, answers.unanswered, f"the teacher {teacher.folder} could not read it")
-                some_left_out = some_left_out or bool(answers.unanswered)
+            needs_head = False
+            for use in uses:
+                if use in kept and teacher.views[use]:
+                    cached = kept[use].opened
+                    data.leave_out(use, cached.unanswered, f"the teacher {teacher.folder} could not read it")
+                    some_left_out = some_left_out or bool(cached.unanswered)
+                    # a store of summaries makes logits of them with the teacher's last layer
+                    needs_head = needs_head or cached.classify is not None
             live = teacher.live.let_go()
-            # a store of summaries makes logits of them with the teacher's last layer
-            if live is not None and any(answers.classify is not None for answers in found.values()):
+            if live is not None and needs_head:
                 only_head(live.model)
         return some_left_out
 
 
 def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None = None) -> Teachers:
-    """Who teaches. Weights are read here, unless the answers are cached.
+    """The teachers. Weights are read here, unless their outputs are cached.
 
     Args:
         data: what it reads.
@@ -147,10 +150,25 @@ def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None =
     by_use: dict[str, Teacher] = {}
     for use in data.splits:
         alone: list[Teacher] = []
-        for one, answers in zip(trained, kept):
-            alone.append(_as_the_student(answers[use] if teacher.cache else one.live(), one, data))
-        by_use[use] = alone[0] if len(alone) == 1 else _together(data, alone)
+        for one, caches in zip(trained, kept):
+            asked: Teacher = caches[use] if teacher.cache else one.live()
+            # all answer in logits that are read as the student's are
+            is_other = (one.outcomes, data.info.outcomes) == ("softmax", "bernoulli")
+            alone.append(MarginalsTeacher(asked) if is_other else asked)
+        if len(alone) == 1:
+            by_use[use] = alone[0]
+        else:
+            by_use[use] = EnsembleTeacher(alone, data.facts.combination, data.info.task, data.info.outcomes)
     return Teachers(trained, kept, None, by_use)
+
+
+def _cached(one: TrainedTeacher, data: Data, maskers: Maskers, whole: Callable[[str], str]) -> dict[str, CachedTeacher]:
+    """A teacher's cached outputs for each split; a store is opened at the first question, when the maskers are fitted."""
+
+    def opening(use: str) -> Opened:
+        return open_split(lambda: cached_split(one, use, data, maskers, whole(use)), data.world.device)
+
+    return {use: CachedTeacher(one.modalities, data.info.num_classes, partial(opening, use)) for use in data.splits}
 
 
 def trained_teachers(data: Data, maskers: Maskers) -> list[TrainedTeacher]:
@@ -159,21 +177,19 @@ def trained_teachers(data: Data, maskers: Maskers) -> list[TrainedTeacher]:
     teacher = config.teacher
     if teacher is None or teacher.ema is not None or not config.has_teacher:
         return []
-    folders = config.teacher_folders
     uses = [*data.splits] if config.is_evaluated else list(dict.fromkeys(["train", *data.splits]))
-    views = {use: asked_views(data, use) for use in uses}
+    views = {use: _views(data, use) for use in uses}
     trained = []
-    for k, folder in enumerate(folders):
-        card = card_of(folder, config)
+    for k, folder in enumerate(config.teacher_folders):
+        card = data.facts.card(folder)
         live = Weights(partial(_read, folder, data, maskers))
         own = {use: views[use][k] for use in uses}
         trained.append(TrainedTeacher(folder, tuple(card["modalities"]), read_as(card), own, live))
     return trained
 
 
-def asked_views(data: Data, use: str) -> list[tuple[str, ...]]:
-    """The views that each trained teacher is asked about: in training, those of the objective; else those of the evaluation."""
-    assert data.config.teacher is not None
+def _views(data: Data, use: str) -> list[tuple[str, ...]]:
+    """The views that each trained teacher predicts: in training, those of the objective; else those of the evaluation."""
     of_each = [one.modalities for one in data.facts.teachers]
     modalities = union(of_each)
     if use == "train":
@@ -184,7 +200,7 @@ def asked_views(data: Data, use: str) -> list[tuple[str, ...]]:
 
 
 def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, whole: str) -> CachedSplit:
-    """A split, and the store of a teacher's answers to it.
+    """A split, and the store of a teacher's outputs for it.
 
     Args:
         one: the teacher.
@@ -199,8 +215,7 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     config, teacher = data.config, data.config.teacher
     assert teacher is not None
     layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)
-    specs = {m: spec.value for m, spec in data.facts.teacher_processors.items()}
-    processors = data.teacher_processors
+    processors, specs = data.teacher_processors, {m: spec.value for m, spec in data.facts.teacher_processors.items()}
     key = cache_key(config, use, whole, one.folder, processors, specs, maskers.teacher, layout)
     # what the student decoded is not what the teacher's own processors make of it
     decoded = DecodedInputs() if data.teacher_overrides else data.decoded
@@ -248,15 +263,6 @@ def dry_run(data: Data, finite: bool = True, teacher_asked: bool = False) -> Dry
     return DryRun(data.config, rows, finite)
 
 
-def _cached(one: TrainedTeacher, data: Data, maskers: Maskers, whole: Callable[[str], str]) -> dict[str, CachedTeacher]:
-    """A teacher's cached answers to each split; a store is opened at the first question, when the maskers are fitted."""
-
-    def opening(use: str) -> Opened:
-        return open_split(lambda: cached_split(one, use, data, maskers, whole(use)), data.world.device)
-
-    return {use: CachedTeacher(one.modalities, data.info.num_classes, partial(opening, use)) for use in data.splits}
-
-
 def _read(folder: str, data: Data, maskers: Maskers) -> LiveTeacher:
     """A trained teacher with its weights, in eval mode on this process's device."""
     teacher = data.config.teacher
@@ -268,12 +274,3 @@ def _read(folder: str, data: Data, maskers: Maskers) -> LiveTeacher:
     if teacher.channels is not None:
         keep_channels(model, **vars(teacher.channels))
     return LiveTeacher(model.to(data.world.device), maskers.teacher)
-
-
-def _as_the_student(asked: Teacher, one: TrainedTeacher, data: Data) -> Teacher:
-    """A teacher in logits that are read as the student's are."""
-    return MarginalsTeacher(asked) if (one.outcomes, data.info.outcomes) == ("softmax", "bernoulli") else asked
-
-
-def _together(data: Data, teachers: Sequence[Teacher]) -> EnsembleTeacher:
-    return EnsembleTeacher(teachers, data.facts.combination, data.info.task, data.info.outcomes)

@@ -189,7 +189,8 @@ def _with_bases(own: Source, path: Path, stack: tuple[Path, ...]) -> list[Source
     below: list[Source] = []
     for key in ("base", "includes"):
         origin = own.origin(key)
-        for name in _names(own.values.pop(key, None)):
+        named = own.values.pop(key, None) or []
+        for name in named if isinstance(named, list) else [named]:
             below += read(_base(path, name, origin), stack)
     for layer in below:
         layer.values.pop("expected", None)
@@ -317,24 +318,23 @@ def _no_key(key: str, written: str) -> ConfigError:
 
 def _defaults(schema: type) -> Source:
     """What lies below every file: names of components, whose options alone may be given, and what is filled in from other keys."""
-    named = {f.name: f.default for f in fields(schema) if isinstance(f.default, str)}
-    filled = {
-        section.name: {f.name: f.default for f in fields(cast(type, section.default_factory)) if "${" in str(f.default)}
-        for section in fields(schema)
-        if is_dataclass(section.default_factory)
-    }
-    values = named | {name: keys for name, keys in filled.items() if keys}
-    return Source(values, dict.fromkeys([*named, *(f"{n}.{key}" for n, keys in filled.items() for key in keys)], DEFAULT))
+    source = Source()
+    for f in fields(schema):
+        if isinstance(f.default, str):
+            source.values[f.name] = f.default
+            source.origins[f.name] = DEFAULT
+        elif is_dataclass(f.default_factory):
+            for inner in fields(cast(type, f.default_factory)):
+                if "${" in str(inner.default):
+                    source.values.setdefault(f.name, {})[inner.name] = inner.default
+                    source.origins[f"{f.name}.{inner.name}"] = DEFAULT
+    return source
 
 
 def _expanded(source: Source) -> Source:
     """The source with paths below a user's own folder filled in."""
     with locating(source):
         return Source(expand(source.values), source.origins)
-
-
-def _names(bases: Any) -> list[Any]:
-    return bases if isinstance(bases, list) else [] if bases is None else [bases]
 
 
 def _base(path: Path, name: Any, origin: str) -> Path:
@@ -376,8 +376,12 @@ def _size(node: Any, known: dict[int, int]) -> int:
     """How many values a part of a YAML file stands for; those of an alias count wherever it stands."""
     if id(node) not in known:
         known[id(node)] = 1
-        inner = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else []
-        inner = node.value if isinstance(node, yaml.SequenceNode) else inner
+        inner: list[Any] = []
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner += [key, value]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
         known[id(node)] = 1 + sum(_size(one, known) for one in inner)
     return known[id(node)]
 
