@@ -216,14 +216,17 @@ class ExtremeRows:
             if loaded is not None:
                 self.sources[loaded.example.id] = loaded.example.source
                 rows.append((index, loaded))
-        if not rows:
-            skipped = [text for reader in self.readers.values() for text in reader.skipped.values()]
-            raise DataError(skipped[0] if skipped else "data: has no example.")
-        return rows
+        if rows:
+            return rows
+        for reader in self.readers.values():
+            for text in reader.skipped.values():
+                raise DataError(text)
+        raise DataError("data: has no example.")
 
     def _batch(self, rows: Sequence[Row]) -> Batch:
         """Rows as a batch that is computed in full, also where some of them are the same."""
-        batch = self.collator([loaded for _, loaded in rows], tuple(i for i, _ in rows)).to(self.device)
+        places, examples = zip(*rows)
+        batch = self.collator(examples, places).to(self.device)
         if self.config.data.unlabelled or self.config.data.labelled_share < 1:
             batch = replace(batch, num_labelled=batch.labelled.sum().double().clamp(min=1))
         inputs = {m: replace(x, distinct=None) for m, x in batch.inputs.items()}

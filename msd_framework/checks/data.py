@@ -141,7 +141,7 @@ def metrics(run: RunFacts) -> Iterator[Problem]:
             yield Problem(spec.path, "stops by what a validation finds. Name a split in data.validation, or leave it out.")
     compared = FIDELITY if config.teacher else ()  # what compares student and teacher is reported as well
     in_views = _in_views(run, [*names, *compared])
-    reported = [f"{use}/{name}" for use in ("validation", "test") for name in in_views]
+    reported = [*(f"validation/{name}" for name in in_views), *(f"test/{name}" for name in in_views)]
     for key in config.expected:
         if key not in reported:
             text = f"no such metric is reported.{did_you_mean(key, reported)} Reported: {', '.join(reported)}."

@@ -114,16 +114,19 @@ def _is_for(path: str, modality: str) -> bool:
 
 
 def _shown_otherwise(spec: Spec, processor: Any, name: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
-    used = complete(PROCESSORS, spec.value) | {key: getattr(processor, key) for key in ("mean", "std", "size")}
-    left = {key: value for key, value in wanted.items() if spec.options.get(key) is None and used[key] != value}
-    if used["channels"] != 3:
-        left = {key: value for key, value in left.items() if key not in ("mean", "std")}
-    if left:
-        was = ", ".join(f"{key} {value}" for key, value in left.items())
-        is_now = ", ".join(f"{key} {used[key]}" for key in left)
-        fix = ", ".join(f"{key}: {value}" for key, value in left.items())
-        text = f"{name} was trained on images with {was} (its {IMAGES}), and would see {is_now}."
-        yield Problem(spec.path, f"{text} Write {fix}, or the values that you want.")
+    used = complete(PROCESSORS, spec.value)
+    was, is_now, fix = [], [], []
+    for key, value in wanted.items():
+        now = getattr(processor, key) if key in ("mean", "std", "size") else used[key]
+        # numbers of three channels say nothing of an image of one
+        is_of_colours = key in ("mean", "std") and used["channels"] != 3
+        if spec.options.get(key) is None and now != value and not is_of_colours:
+            was.append(f"{key} {value}")
+            is_now.append(f"{key} {now}")
+            fix.append(f"{key}: {value}")
+    if was:
+        text = f"{name} was trained on images with {', '.join(was)} (its {IMAGES}), and would see {', '.join(is_now)}."
+        yield Problem(spec.path, f"{text} Write {', '.join(fix)}, or the values that you want.")
 
 
 def _wanted(name: str, download: bool) -> Iterator[tuple[str, Any]]:

@@ -69,10 +69,13 @@ def apply_rules(run: RunFacts, *rules: Rule) -> list[Problem]:
 
 def _problems_of_run(config: RunConfig, earlier: Sequence[Problem]) -> list[Problem]:
     """What parts of a configuration get wrong together, as far as that does not follow from what is wrong already."""
+    touched = set[str]()
+    for problem in earlier:
+        root = re.split(r"[.\[]", problem.path)[0]
+        touched |= {root, nearest(root, hints_of(RunConfig))}
 
     def untouched(*sections: str) -> bool:
-        roots = {re.split(r"[.\[]", p.path)[0] for p in earlier}
-        return not set(sections) & {root for key in roots for root in (key, nearest(key, hints_of(RunConfig)))}
+        return touched.isdisjoint(sections)
 
     run = RunFacts(config)
     apply = partial(apply_rules, run)
@@ -87,7 +90,7 @@ def _problems_of_run(config: RunConfig, earlier: Sequence[Problem]) -> list[Prob
         problems += apply(data.metrics)
     if untouched("data", "evaluation", "teacher") and not alone and _is_complete(config, earlier):
         problems += _problems_together(run)
-    return [p for p in problems if not any(_inside(e.path, p.path) or _inside(p.path, e.path) for e in earlier)]
+    return [p for p in problems if not any(_overlap(p.path, e.path) for e in earlier)]
 
 
 def _problems_together(run: RunFacts) -> list[Problem]:
@@ -106,8 +109,10 @@ def _problems_together(run: RunFacts) -> list[Problem]:
     return problems or apply(teacher.cache, teacher.initial_weights, objective.held_out, objective.optimizer)
 
 
-def _inside(path: str, section: str) -> bool:
-    return path == section or path.startswith((f"{section}.", f"{section}["))
+def _overlap(one: str, other: str) -> bool:
+    """Whether two keys are the same, or one is inside the other."""
+    inner, outer = sorted((one, other), key=len, reverse=True)
+    return inner == outer or inner.startswith((f"{outer}.", f"{outer}["))
 
 
 def _is_complete(config: RunConfig, earlier: Sequence[Problem]) -> bool:

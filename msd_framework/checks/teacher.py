@@ -1,4 +1,4 @@
-"""What is wrong with who teaches a run, with what the model starts from, and with a cache of the teacher's predictions."""
+"""What is wrong with a run's teachers, with what the model starts from, and with a cache of the teachers' outputs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def _of_folders(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
         yield Problem(at, f"must be given: {text}")
     lost = [path for path in folders if has_magic(path) and not os.path.exists(path)]
     if lost and not run.config.is_evaluated:
-        yield from (Problem(at, f"no folder matches {path!r}.") for path in lost)
+        for path in lost:
+            yield Problem(at, f"no folder matches {path!r}.")
         return
     for folder in sorted({f for f in folders if folders.count(f) > 1}):
         yield Problem(at, f"{folder} is listed twice. To let a teacher count more, take teacher.combine=weighted.")
@@ -106,7 +107,7 @@ def agreement(run: RunFacts) -> Iterator[Problem]:
             problems += _trained_otherwise(run, folder)
         except (CheckpointError, ConfigError) as error:
             problems.append(Problem("teacher.checkpoint", str(error)))
-    problems += _own_processors(run) if not problems else []
+    problems = problems or [*_named_processors(run), *_other_tensors(run), *_ignored_processors(run)]
     yield from dict.fromkeys(problems)
     if len(run.teachers) > 1 and not problems:
         yield from _combination(run)
@@ -124,41 +125,53 @@ def _trained_otherwise(run: RunFacts, folder: str) -> Iterator[Problem]:
         yield Problem(at, f"{text} Take a teacher of this data set.")
 
 
-def _own_processors(run: RunFacts) -> Iterator[Problem]:
-    """How modalities become tensors for teachers, where that is another way than for the student, or than they were trained."""
+def _named_processors(run: RunFacts) -> Iterator[Problem]:
+    """Processors that are named for teachers, of modalities that no teacher takes, or with random transforms."""
     assert run.config.teacher is not None
-    given, taken = run.config.teacher.processors, run.teacher_processors
-    for m in given:
+    taken = run.teacher_processors
+    for m, value in run.config.teacher.processors.items():
+        at = f"teacher.processors.{m}"
         if m not in taken:
-            text = f"no teacher takes {m!r}.{did_you_mean(m, taken)} They take {', '.join(taken)}."
-            yield Problem(f"teacher.processors.{m}", text)
-        elif PROCESSORS.build(given[m], f"teacher.processors.{m}").random:
+            yield Problem(at, f"no teacher takes {m!r}.{did_you_mean(m, taken)} They take {', '.join(taken)}.")
+        elif PROCESSORS.build(value, at).random:
             text = "has random transforms, and what a teacher sees by itself is made without. Take them out."
-            yield Problem(f"teacher.processors.{m}", text)
+            yield Problem(at, text)
+
+
+def _other_tensors(run: RunFacts) -> Iterator[Problem]:
+    """Teachers that were trained on other tensors than they would see."""
     first: dict[str, str] = {}
     for folder in run.config.teacher_folders:
         saved = run.card(folder)["processors"]
         for m in run.card(folder)["modalities"]:
-            other = other_tensors(taken[m].value, saved[m]["spec"])
+            spec = run.teacher_processors[m]
+            other = other_tensors(spec.value, saved[m]["spec"])
             if other and m in first:
                 text = f"{folder} was trained on other {m} tensors than {first[m]}: {other}. Several teachers must see the same."
                 yield Problem("teacher.checkpoint", text)
             elif other:
-                yield Problem(taken[m].path, f"the teacher was trained on other tensors: {other}. Write its own options, or none.")
+                yield Problem(spec.path, f"the teacher was trained on other tensors: {other}. Write its own options, or none.")
             first.setdefault(m, folder)
-    for m, spec in run.processors.items():
-        if m in taken and m not in run.student.modalities and taken[m] != spec and m not in given:
-            text = f"the student does not take {m!r}, and the teacher was trained on other tensors"
-            other = other_tensors(spec.value, taken[m].value)
-            yield Problem(spec.path, f"{text}: {other}. Leave it out, for the teacher's checkpoint says how {m} becomes tensors.")
 
 
-def _other_classes(who: str, facts: Mapping[str, Any], info: DatasetInfo) -> str:
-    """In what the classes that a saved model tells apart are others than a data set's; empty if in nothing that is known."""
+def _ignored_processors(run: RunFacts) -> Iterator[Problem]:
+    """Processors of the data that nothing would use: the student does not take the modality, and the teacher has its own."""
+    assert run.config.teacher is not None
+    for m, taken in run.teacher_processors.items():
+        spec = run.processors.get(m)
+        if spec is None or spec == taken or m in run.student.modalities or m in run.config.teacher.processors:
+            continue
+        other = other_tensors(spec.value, taken.value)
+        text = f"the student does not take {m!r}, and the teacher was trained on other tensors: {other}."
+        yield Problem(spec.path, f"{text} Leave it out, for the teacher's checkpoint says how {m} becomes tensors.")
+
+
+def _other_classes(model: str, facts: Mapping[str, Any], info: DatasetInfo) -> str:
+    """In what the classes of a saved model are others than a data set's; empty if in nothing that is known."""
     if facts["num_classes"] != info.num_classes:
-        return f"{who} tells {facts['num_classes']} classes apart and the data set has {info.num_classes}."
+        return f"{model} tells {facts['num_classes']} classes apart and the data set has {info.num_classes}."
     if info.class_names and facts["class_names"] and list(facts["class_names"]) != list(info.class_names):
-        return f"{who}'s classes are {', '.join(facts['class_names'])} and the data set's {', '.join(info.class_names)}."
+        return f"{model}'s classes are {', '.join(facts['class_names'])} and the data set's {', '.join(info.class_names)}."
     return ""
 
 
@@ -166,21 +179,22 @@ def _combination(run: RunFacts) -> Iterator[Problem]:
     """What several teachers cannot answer together."""
     at, modalities = "teacher.combine", [one.modalities for one in run.teachers]
     wrong = run.combination.problems(modalities)
-    for key, _, text in (found.partition(": ") for found in wrong):
+    for problem in wrong:
+        key, _, text = problem.partition(": ")
         yield Problem(f"{at}.{key}", text)
-    views = [] if wrong or run.config.is_evaluated else _asked_views(run)
+    views = [] if wrong or run.config.is_evaluated else _teacher_views(run)
     lost = [view for view in views if not names_by_teacher(view, modalities, run.combination)]
     for view in lost:
         yield Problem(at, f"no teacher answers for the view {view!r}. Name one for it, or one for full.")
     if lost or not views:
         return
-    for folder, asked in zip(run.config.teacher_folders, views_of_teachers(views, modalities, run.combination)):
-        if not asked:
+    for folder, own in zip(run.config.teacher_folders, views_of_teachers(views, modalities, run.combination)):
+        if not own:
             text = f"{folder} is asked about none of the objective's views. Leave it out, or name another view for it."
             yield Problem(at, text)
 
 
-def _asked_views(run: RunFacts) -> list[str]:
+def _teacher_views(run: RunFacts) -> list[str]:
     """The teacher's side of the views that the objective lists, of those that show the teachers something."""
     assert run.teacher is not None
     views = []
@@ -214,11 +228,12 @@ def cache(run: RunFacts) -> Iterator[Problem]:
 
 
 def _cache_features(run: RunFacts, names: list[str]) -> Iterator[Problem]:
-    at = "teacher.cache_features"
-    unknown = [(i, name) for i, name in enumerate(names) if name != SUMMARY]
-    for i, name in unknown:
-        yield Problem(f"{at}[{i}]", f"no feature {name!r} can be kept, only {SUMMARY!r}.{did_you_mean(name, [SUMMARY])}")
-    if unknown or not names:
+    at, are_known = "teacher.cache_features", True
+    for i, name in enumerate(names):
+        if name != SUMMARY:
+            are_known = False
+            yield Problem(f"{at}[{i}]", f"no feature {name!r} can be kept, only {SUMMARY!r}.{did_you_mean(name, [SUMMARY])}")
+    if not names or not are_known:
         return
     for folder in run.config.teacher_folders:
         model = Spec(at, MODELS, run.card(folder)["model"])

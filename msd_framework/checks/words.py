@@ -126,6 +126,8 @@ def read_words(words: Sequence[str], function: Callable[..., Any], hidden: Colle
             problems.append(Problem(key, f"no such option.{did_you_mean(key, options)} Options: {', '.join(options)}."))
         elif text := mismatch(value, options[key].annotation):
             problems.append(Problem(key, text))
-    problems += [Problem(n, f"must be given: {o.doc}") for n, o in options.items() if o.required and n not in source.values]
+    for key, option in options.items():
+        if option.required and key not in source.values:
+            problems.append(Problem(key, f"must be given: {option.doc}"))
     refuse(problems, source)
     return source

@@ -37,13 +37,17 @@ class Option:
         return self.default is REQUIRED
 
 
-@cache
-def options_of(component: Any) -> Mapping[str, Option]:
+def options_of(component: type | Callable[..., Any]) -> Mapping[str, Option]:
     """The options of a component, in the order of its constructor; or the arguments of a function.
 
     Raises:
         ConfigError: if it takes ``*args`` or ``**kwargs``, or its annotations cannot be resolved: it cannot be checked.
     """
+    return _options_of(component)
+
+
+@cache  # by itself, since mypy takes a class for nothing that can be hashed
+def _options_of(component: Any) -> Mapping[str, Option]:
     is_class = isinstance(component, type)
     constructor: Any = component.__init__ if is_class else component
     if is_class and _owner(component).__module__.partition(".")[0] in ("builtins", "torch"):

@@ -21,15 +21,18 @@ def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]
         folder: what `user_dir` says, looked for here and then among the project's own files. It becomes a package of a
             name of its own, so that its files may import each other (``from . import layers``).
     """
-    problems = [p for i, module in enumerate(modules) for p in _import(module, f"imports[{i}]")]
+    problems: list[Problem] = []
+    for i, module in enumerate(modules):
+        problems += _import(module, f"imports[{i}]")
     if folder is None:
         return problems
     place = next((base / folder for base in (Path(), ROOT, SHARE) if (base / folder).is_dir()), None)
     if place is None:
         return [*problems, Problem("user_dir", f"there is no folder {folder}.")]
     package = _package(place.resolve())
-    files = sorted(f.relative_to(place).with_suffix("") for f in place.rglob("*.py"))
-    return problems + [p for file in files for p in _import(".".join([package, *file.parts]), "user_dir")]
+    for file in sorted(f.relative_to(place).with_suffix("") for f in place.rglob("*.py")):
+        problems += _import(".".join([package, *file.parts]), "user_dir")
+    return problems
 
 
 def _package(folder: Path) -> str:
@@ -47,6 +50,9 @@ def _import(module: str, at: str) -> list[Problem]:
         return [Problem(at, str(error))]
     except (Exception, SystemExit) as error:  # a module of a user's may raise anything, and end the program
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None and module.startswith(error.name)
-        text = f"there is no module {module!r}" if missing else f"{module!r} cannot be imported: {raised_at(error)}"
-        return [Problem(at, text.removesuffix(".") + "." + " Install it, or put its folder under `user_dir`." * missing)]
+        if missing:
+            text = f"there is no module {module!r}. Install it, or put its folder under `user_dir`."
+        else:
+            text = f"{module!r} cannot be imported: {raised_at(error)}"
+        return [Problem(at, text)]
     return []

@@ -166,7 +166,9 @@ def find_file(path: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    names = [p.name for place in places for p in place.parent.glob("*.yaml")]
+    names: list[str] = []
+    for place in places:
+        names += [file.name for file in place.parent.glob("*.yaml")]
     raise ConfigError(Problem("config", f"there is no file {path}.{did_you_mean(Path(path).name, names)}"))
 
 

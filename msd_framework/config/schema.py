@@ -163,8 +163,10 @@ class TeacherConfig:
 
         A pattern that nothing matches stands for itself, as a folder that is not there.
         """
-        written = [self.checkpoint] if isinstance(self.checkpoint, str) else self.checkpoint or []
-        return tuple(folder for path in written for folder in _matches(path) or [path])
+        folders: list[str] = []
+        for path in [self.checkpoint] if isinstance(self.checkpoint, str) else self.checkpoint or []:
+            folders += _matches(path) or [path]
+        return tuple(folders)
 
 
 @dataclass(frozen=True)
@@ -367,12 +369,9 @@ def field_docs(schema: type) -> dict[str, str]:
     """The sentence under each field of a schema, by the field's name."""
     body = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
     assert isinstance(body, ast.ClassDef)
-    pairs = zip(body.body, body.body[1:])
-    return {
-        named.target.id: " ".join(str(text.value.value).split())
-        for named, text in pairs
-        if isinstance(named, ast.AnnAssign)
-        and isinstance(named.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-    }
+    docs = {}
+    for named, text in zip(body.body, body.body[1:]):
+        is_field = isinstance(named, ast.AnnAssign) and isinstance(named.target, ast.Name)
+        if is_field and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            docs[ast.unparse(named.target)] = " ".join(str(text.value.value).split())
+    return docs

@@ -92,10 +92,12 @@ def default_of(f: Field[Any]) -> Any:
     return {} if is_dataclass(value) else value
 
 
-@cache
-def hints_of(schema: Any) -> dict[str, Any]:
+def hints_of(schema: type) -> dict[str, Any]:
     """The types of a schema's fields."""
-    return get_type_hints(schema)
+    return _hints_of(schema)
+
+
+_hints_of = cache(get_type_hints)
 
 
 def section_of(annotation: Any) -> Any:
