@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path, PurePath
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import yaml
 from omegaconf import OmegaConf
@@ -325,8 +325,10 @@ def _defaults(schema: type) -> Source:
         if isinstance(f.default, str):
             source.values[f.name] = f.default
             source.origins[f.name] = DEFAULT
-        elif is_dataclass(f.default_factory):
-            for inner in fields(cast(type, f.default_factory)):
+            continue
+        section: Any = f.default_factory
+        if is_dataclass(section):
+            for inner in fields(section):
                 if "${" in str(inner.default):
                     source.values.setdefault(f.name, {})[inner.name] = inner.default
                     source.origins[f"{f.name}.{inner.name}"] = DEFAULT

@@ -371,7 +371,8 @@ def field_docs(schema: type) -> dict[str, str]:
     assert isinstance(body, ast.ClassDef)
     docs = {}
     for named, text in zip(body.body, body.body[1:]):
-        is_field = isinstance(named, ast.AnnAssign) and isinstance(named.target, ast.Name)
-        if is_field and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            docs[ast.unparse(named.target)] = " ".join(str(text.value.value).split())
+        if not (isinstance(named, ast.AnnAssign) and isinstance(named.target, ast.Name)):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            docs[named.target.id] = " ".join(str(text.value.value).split())
     return docs

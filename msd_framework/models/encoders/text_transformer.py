@@ -63,6 +63,7 @@ class TextTransformer(Encoder):
         self.width, self.pad_id = hidden_size, pad_id
         self.word = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_id)
         self.position = nn.Embedding(max_positions, hidden_size)
+        self.max_positions = max_positions  # compared with the longest text before a run, by checks/components.py
         for table in (self.word, self.position):
             nn.init.normal_(table.weight, std=0.05)
         self.dropout = nn.Dropout(dropout)

@@ -32,6 +32,7 @@ class WordTables(nn.Module):
             raise ValueError(f"pad_id must be in 0..{sizes.vocab_size - 1}, got {pad_id}")
         self.word = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=pad_id)
         self.position = nn.Embedding(sizes.max_positions, sizes.hidden_size)
+        self.max_positions = sizes.max_positions  # compared with the longest text before a run, by checks/components.py
         self.segment = nn.Embedding(sizes.num_segments, sizes.hidden_size)
         self.pad_id = pad_id
         self.has_marks = min(marks) >= 0 and max(marks) < sizes.vocab_size
