@@ -24,7 +24,7 @@ Task: TypeAlias = Literal["single_label", "multi_label", "soft_target"]
 """How targets are read: a class [N], a set of labels [N, C] of 0 and 1, or a score a class [N, C] in [0, 1]."""
 
 IGNORED = -100
-"""The class of a target that nobody knows; where examples have several targets, of padding, which is no target."""
+"""The class of an unknown target; where examples have several targets, of padding, which is no target."""
 
 Outcomes: TypeAlias = Literal["softmax", "bernoulli"]
 """How logits become probabilities: of C classes that exclude each other, or of yes or no for each class by itself."""

@@ -113,7 +113,7 @@ def labels(run: RunFacts) -> Iterator[Problem]:
         return
     for spec in run.of(SALIENCIES, WEIGHTINGS):
         component = run.build(spec) if spec.registry is SALIENCIES else spec.cls
-        if component.asks_labels:
+        if component.needs_labels:
             text = f"{spec.name} looks at the labels of training examples, of which some have none ({key}). Take drop or keep."
             yield Problem(spec.path, text)
 

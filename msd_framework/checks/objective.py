@@ -52,7 +52,7 @@ def saliencies(run: RunFacts) -> Iterator[Problem]:
 def looks_inside(run: RunFacts, saliency: Spec) -> Iterator[Problem]:
     """Why a saliency that looks at the teacher itself cannot look at a run's teacher."""
     at, name, teacher = saliency.path, saliency.name, run.config.teacher
-    if not saliency.cls.asks_model or teacher is None or not run.config.has_teacher:
+    if not saliency.cls.needs_model or teacher is None or not run.config.has_teacher:
         return
     folders = run.config.teacher_folders
     if len(folders) > 1:

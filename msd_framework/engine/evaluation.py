@@ -20,8 +20,8 @@ from msd_framework.randomness import random_state, restore_random_state, seed_ev
 from msd_framework.structures import Batch, check_logits, has_label
 from msd_framework.views import FULL
 
-Ask = Callable[[Batch, Sequence[str]], Tensor]
-"""Logits [V, N, C] of some views of a batch: a student's, or a teacher's."""
+PredictViews = Callable[[Batch, Sequence[str]], Tensor]
+"""Gives logits [V, N, C] of some views of a batch: a student's, or a teacher's."""
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class PredictedBatches:
     Random maskers draw from a stream of their own, so that what is measured does not depend on when it is. Padding is left out.
 
     Args:
-        ask: the model.
+        predict_views: gives the model's logits.
         batches: this process's share of the split.
         views: names of V views.
         world: this process among all.
@@ -75,7 +75,7 @@ class PredictedBatches:
         name: the model's, for sentences.
     """
 
-    ask: Ask
+    predict_views: PredictViews
     batches: Iterable[Batch]
     views: Sequence[str]
     world: World
@@ -91,25 +91,30 @@ class PredictedBatches:
             TrainingError: if one is not finite.
         """
         stream, device = _RandomStream(self.world.device), self.world.device
-        seen = 0
+        num_before = 0
         for batch in self.batches:
             with torch.no_grad(), stream.drawn_from(), self.precision.active(device):
-                logits = check_logits(self.ask(batch.to(device), self.views), batch, self.name).float().cpu()  # [V, N, C]
+                logits = self.predict_views(batch.to(device), self.views)  # [V, N, C]
+                logits = check_logits(logits, batch, self.name).float().cpu()
             if not logits.isfinite().all():
                 raise TrainingError(
                     "the model predicts values that are not finite: training went wrong. Lower optimizer.lr, or set "
                     "training.clip_norm."
                 )
-            places = batch.spread(torch.tensor(batch.places or range(seen, seen + len(batch))))
-            seen += len(batch)
-            found = Predictions(places, batch.targets.cpu(), dict(zip(self.views, logits)), self._shown(batch))
-            yield found if batch.is_target is None else found.at(batch.is_target)
+            places = batch.spread(torch.tensor(batch.places or range(num_before, num_before + len(batch))))
+            num_before += len(batch)
+            predictions = Predictions(places, batch.targets.cpu(), dict(zip(self.views, logits)), self._shown(batch))
+            yield predictions if batch.is_target is None else predictions.at(batch.is_target)
 
     def _shown(self, batch: Batch) -> dict[str, Tensor]:
         if not self.modalities:
             return {}
-        rows = {view: batch.shown(view, self.modalities) for view in self.views if view != FULL}
-        return {view: batch.spread(examples).cpu() for view, examples in rows.items() if examples is not None}
+        shown = {}
+        for view in self.views:
+            examples = None if view == FULL else batch.shown(view, self.modalities)
+            if examples is not None:
+                shown[view] = batch.spread(examples).cpu()
+        return shown
 
     def together(self) -> Predictions:
         """Predictions of all examples on each process, in the split's order: for splits that fit into memory.
@@ -121,7 +126,7 @@ class PredictedBatches:
 
 
 def predict(
-    ask: Ask,
+    predict_views: PredictViews,
     batches: Iterable[Batch],
     views: Sequence[str],
     world: World,
@@ -130,19 +135,19 @@ def predict(
     name: str = "the model",
 ) -> PredictedBatches:
     """Predictions of a split for `measure` or a loop, as `PredictedBatches` says; nothing is computed before."""
-    return PredictedBatches(ask, batches, views, world, precision, modalities, name)
+    return PredictedBatches(predict_views, batches, views, world, precision, modalities, name)
 
 
-def measure(found: PredictedBatches | Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:
+def measure(predictions: PredictedBatches | Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Every metric of every view; those of views other than the full one are named ``<view>/<metric>``.
 
     Raises:
         DataError: if no example has a label.
     """
     measures = Measures(metrics)
-    for batch in [found] if isinstance(found, Predictions) else found:
+    for batch in [predictions] if isinstance(predictions, Predictions) else predictions:
         measures.add(batch)
-    world = World() if isinstance(found, Predictions) else found.world
+    world = World() if isinstance(predictions, Predictions) else predictions.world
     if not measures.seen(world)[1]:
         raise DataError("no example of this split has a label, as in a blind test; use run_type=predict.")
     return measures.values(world)
@@ -169,22 +174,22 @@ class Measures:
         self._counts: dict[tuple[str, str], Tensor | None] = {}
         self._kept: list[Predictions] = []
 
-    def add(self, found: Predictions) -> None:
+    def add(self, predictions: Predictions) -> None:
         """Counts a batch in."""
-        known = found.labelled
-        self.num_examples += len(set(found.places.tolist()))
+        known = predictions.labelled
+        self.num_examples += len(set(predictions.places.tolist()))
         self.num_labelled += int(known.sum())
         if not known.any():
             return
-        found = found if known.all() else found.at(known)
-        for view in found.logits:
-            logits, targets = found.of(view)
+        predictions = predictions if known.all() else predictions.at(known)
+        for view in predictions.logits:
+            logits, targets = predictions.of(view)
             for name, metric in self.metrics.items():
                 if isinstance(metric, CountedMetric):
                     counts = metric.count(logits, targets) if len(targets) else None
                     self._counts[view, name] = _added(self._counts.get((view, name)), counts)
         if not all(isinstance(metric, CountedMetric) for metric in self.metrics.values()):
-            self._kept.append(found)
+            self._kept.append(predictions)
 
     def seen(self, world: World) -> tuple[int, int]:
         """How many examples all processes have seen, and how many of their targets are known.
@@ -203,20 +208,20 @@ class Measures:
         for counts in world.gather(self._counts):
             for key, count in counts.items():
                 totals[key] = _added(totals.get(key), count)
-        needs_all = {name: m for name, m in self.metrics.items() if not isinstance(m, CountedMetric)}
+        needs_all = any(not isinstance(metric, CountedMetric) for metric in self.metrics.values())
         whole = _gathered(self._kept, world) if needs_all else None
         views = whole.logits if whole else dict.fromkeys(view for view, _ in totals)
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for view in views:
             for name, metric in self.metrics.items():
                 label = name if view == FULL else f"{view}/{name}"
                 if isinstance(metric, CountedMetric):
                     total = totals[view, name]
-                    found[label] = math.nan if total is None else float(metric.value(total))
+                    values[label] = math.nan if total is None else float(metric.value(total))
                 elif whole is not None:
                     logits, targets = whole.of(view)
-                    found[label] = float(metric(logits, targets)) if len(targets) else math.nan
-        return found
+                    values[label] = float(metric(logits, targets)) if len(targets) else math.nan
+        return values
 
 
 def _added(total: Tensor | None, count: Tensor | None) -> Tensor | None:

@@ -133,11 +133,11 @@ def compare_shown(loss: DistillationLoss, student: Tensor, teacher: Tensor, targ
     if loss.mixes_examples:
         # this waits for the device: no other way leaves the rest of a batch alone
         rows = shown.nonzero().squeeze(1)
-        found = compare(loss, ModelOutput(student[rows]), ModelOutput(teacher[rows]), targets[rows])
-        return found.new_zeros(len(student)).index_copy(0, rows, found)
-    there = shown[:, None]
-    found = compare(loss, ModelOutput(student.where(there, 0.0)), ModelOutput(teacher.where(there, 0.0)), targets)
-    return found.where(shown, 0.0)
+        values = compare(loss, ModelOutput(student[rows]), ModelOutput(teacher[rows]), targets[rows])
+        return values.new_zeros(len(student)).index_copy(0, rows, values)
+    rows = shown[:, None]
+    values = compare(loss, ModelOutput(student.where(rows, 0.0)), ModelOutput(teacher.where(rows, 0.0)), targets)
+    return values.where(shown, 0.0)
 
 
 def compare(loss: DistillationLoss, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None) -> Tensor:

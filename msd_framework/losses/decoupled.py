@@ -1,4 +1,4 @@
-"""The divergence of Hinton et al. in two parts: how sure of the right class, and what about the wrong ones."""
+"""The divergence of Hinton et al. in two parts: of the right class against the others, and among the others."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ class DecoupledKL(LabelledDistillationLoss):
         b &= (p_y, 1 - p_y), \qquad \hat p_c = p_c / (1 - p_y) \quad (c \ne y)
 
     with :math:`p` the softmax of the logits divided by :math:`T` and :math:`y` the target (Zhao et al., CVPR 2022,
-    arXiv:2203.08679, section 3). With :math:`\alpha = 1` and :math:`\beta = 1 - p^T_y` it is `kl`, which hardly
-    listens to what a sure teacher says of the wrong classes. Two classes leave one wrong class and nothing to say of it:
-    :math:`\alpha` times `kl`. Where the target is not known, as in examples without a label, the teacher's likeliest class
-    takes its place.
+    arXiv:2203.08679, section 3). With :math:`\alpha = 1` and :math:`\beta = 1 - p^T_y` it is `kl`, in which the
+    wrong classes of a sure teacher hardly count. With two classes, one wrong class, it is :math:`\alpha` times `kl`. Where the
+    target is unknown, as in examples without a label, the teacher's likeliest class takes its place.
 
     The paper lets D grow over the first epochs: `distill_weight: {start: 0, end: 0.5, over: 0.1}` does so.
 

@@ -1,4 +1,4 @@
-"""The losses that a task usually has, for whoever does not name one."""
+"""The usual losses of each task."""
 
 from __future__ import annotations
 

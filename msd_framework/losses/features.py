@@ -65,7 +65,7 @@ class CosineDistance(FeatureLoss):
 
 @FEATURE_LOSSES.register("attention_transfer")
 class AttentionTransfer(FeatureLoss):
-    r"""Mean squared difference of who looks at whom, head by head.
+    r"""Mean squared difference of attention, head by head.
 
     .. math:: D = \frac{1}{H |P|^2} \sum_h \sum_{l, k \in P} (A^s_{hlk} - A^t_{hlk})^2
 
@@ -132,9 +132,9 @@ class RelationTransfer(FeatureLoss):
                 f"minilm compares attention head by head, and the student has {student.width} heads and the teacher "
                 f"{teacher.width}. Take query, key and value, or set adaptor=linear."
             )
-        for who, shape in (("student", student), ("teacher", teacher)):
+        for side, shape in (("student", student), ("teacher", teacher)):
             if shape.kind == "hidden" and shape.width % self.num_heads:
-                raise ValueError(f"num_heads must divide the {who}'s {shape.width} features, got {self.num_heads}.")
+                raise ValueError(f"num_heads must divide the {side}'s {shape.width} features, got {self.num_heads}.")
 
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
         both = _both(student, teacher)

@@ -148,7 +148,7 @@ class Affinity(_Relations):
     relations, and two examples leave nothing to choose.
 
     Args:
-        temperature: T, above 0, or a schedule such as `{start: 0.2, end: 0.07}`; smaller listens to the nearest examples alone.
+        temperature: T, above 0, or a schedule such as `{start: 0.2, end: 0.07}`; the smaller, the more the nearest examples count.
 
     Raises:
         ValueError: if the temperature is not positive.

@@ -43,17 +43,20 @@ def scores_of(
 class Saliency(nn.Module, ABC):
     """A score S_m for each modality m of each target of an example x; larger means more salient."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"asks_labels": "needs_labels", "asks_model": "needs_model"}
+    """Names of earlier versions, and those that took their place."""
+
     non_negative: ClassVar[bool]
     """Whether a score can never be below 0, so that scores can be used as weights as they are."""
 
     reading: ClassVar[Reading] = "share"
     """What a large score means: the modality is needed, is enough, or has a large share."""
 
-    asks_labels: bool = False
-    """Whether it looks at the targets, which unlabelled examples do not have."""
+    needs_labels: bool = False
+    """Whether its scores depend on the targets, which unlabelled examples do not have."""
 
-    asks_model: ClassVar[bool] = False
-    """Whether it looks at the teacher's model itself, which a teacher whose answers are cached does not have."""
+    needs_model: ClassVar[bool] = False
+    """Whether `look` needs the teacher's model, which a cached teacher does not have."""
 
     def look(self, model: MultimodalModel, inputs: Inputs) -> dict[str, Tensor]:
         """What it reads off the teacher's model on the full view; `forward` finds it among the features of the view `full`."""

@@ -29,7 +29,7 @@ class _ErrorSaliency(Saliency):
     """
 
     non_negative: ClassVar[bool] = False
-    asks_labels = True
+    needs_labels = True
 
     def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
         super().__init__()

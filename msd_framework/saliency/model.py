@@ -24,7 +24,7 @@ class ModelSaliency(Saliency):
     """
 
     non_negative: ClassVar[bool] = True
-    asks_model: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = True
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         return (FULL,)

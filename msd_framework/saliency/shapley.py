@@ -31,7 +31,7 @@ class ShapleySaliency(Saliency):
 
     with :math:`v(s)` the worth of the teacher's prediction :math:`f_T(x_s)` when it sees the modalities s (Shapley, 1953):
 
-    - ``prediction``: :math:`v(s) = -D(f_T(x), f_T(x_s))`, how near it is to what the teacher says of the whole;
+    - ``prediction``: :math:`v(s) = -D(f_T(x), f_T(x_s))`, how near it is to the full prediction;
     - ``loss``: :math:`v(s) = -\ell(f_T(x_s), y)`, how right it is.
 
     No model can be shown nothing. There, the prediction is the `prior`: a probability for each class, such as its share among the
@@ -39,7 +39,7 @@ class ShapleySaliency(Saliency):
     full effect :math:`v(\text{all}) - v(\text{none})`, exactly, and may be below 0.
 
     **With two modalities this is the mean of both opposite views**: half of what the modality adds to nothing (`keep` plus a
-    constant), and half of what it adds to the other one (`drop`, or `gap`). All :math:`2^M - 1` views are asked for.
+    constant), and half of what it adds to the other one (`drop`, or `gap`). It needs all :math:`2^M - 1` views.
 
     Args:
         value: v, by the teacher's own full answer or by the target.
@@ -77,7 +77,7 @@ class ShapleySaliency(Saliency):
         name, idle = {"prediction": ("task_loss", task_loss), "loss": ("distance", distance)}[value]
         if idle is not None:
             raise ValueError(f"{name} is not looked at by value: {value}. Leave it out, or take the other value.")
-        self.value, self.asks_labels = value, value == "loss"
+        self.value, self.needs_labels = value, value == "loss"
         self.distance = fitting_distance(distance, task, outcomes)
         self.task_loss = fitting_loss(task_loss, task, outcomes)
         nothing = None if prior is None else _logits(prior, num_classes, outcomes_of(task, outcomes))

@@ -79,10 +79,13 @@ class WeightingStrategy(UpdateHook, ABC):
         looks_ahead: whether it learns from held-out examples in the update that is under way.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"asks_labels": "needs_labels"}
+    """Names of earlier versions, and those that took their place."""
+
     needs_fit: ClassVar[bool] = False
     """Whether `fit` must see the training examples before the first step."""
 
-    asks_labels: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
     """Whether it looks at labels in a way that training examples without one do not allow."""
 
     per_example: ClassVar[bool] = False

@@ -204,7 +204,7 @@ def saliency_problems(options: Mapping[str, Any]) -> list[str]:
     if options.get("saliency") is None:
         return []
     name, _ = split(options["saliency"], "saliency", SALIENCIES)
-    if not SALIENCIES.get(name).asks_model:
+    if not SALIENCIES.get(name).needs_model:
         return []
     text = f"{name} looks at the teacher's model and not at its answers, so it is for `msd saliency`. Take drop, keep, loss or gap."
     return [f"saliency: {text}"]

@@ -112,13 +112,13 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
         scores = []
         for label in labels:
             features = {}
-            if saliencies[label].asks_model:
+            if saliencies[label].needs_model:
                 features = saliencies[label].look(teachers.trained[0].live().model, batch.teacher_side.inputs)
             scores.append(saliencies[label](outputs | {FULL: ModelOutput(full, features)}, targets, modalities))
         return torch.stack(scores)  # [K, B, M]
 
     reader = data.reader(data.splits[use])
-    if any(saliency.asks_model for saliency in saliencies.values()):
+    if any(saliency.needs_model for saliency in saliencies.values()):
         reader = reader.with_teacher(data.teacher_overrides)  # its weights read the inputs, though its logits may be cached
     batches = data.in_order(reader)
     with bar(f"asking the teacher ({use})", len(batches), data.world.is_first) as advance:

@@ -181,6 +181,17 @@ def __getitem__(self, index): ...
             "has asked, which nothing asks for any more: write choose",
         ),
         (
+            "saliencies",
+            "non_negative = True\nasks_labels = True\ndef views(self, modalities): ...\n"
+            "def forward(self, predictions, targets, modalities): ...",
+            "has asks_labels, which nothing asks for any more: write needs_labels",
+        ),
+        (
+            "weightings",
+            "asks_labels = True\ndef forward(self, evidence): ...",
+            "has asks_labels, which nothing asks for any more: write needs_labels",
+        ),
+        (
             "datasets",
             "def submission_entry(self, places, logits): ...",
             "has submission_entry, which nothing asks for. Did you mean",

@@ -328,7 +328,7 @@ def test_what_needs_labels_that_are_not_there_is_told_in_one_sentence(
     assert re.search(said, str(found)), found
 
 
-BLIND = [name for name in SALIENCIES.names() if not (SALIENCIES.get(name).asks_labels or SALIENCIES.get(name).asks_model)]
+BLIND = [name for name in SALIENCIES.names() if not (SALIENCIES.get(name).needs_labels or SALIENCIES.get(name).needs_model)]
 
 
 @pytest.mark.parametrize("name", BLIND)
