@@ -1,7 +1,7 @@
 """Modality-specific knowledge distillation: any multimodal model teaches any other, one modality at a time.
 
-What a program uses is here by name (`from msd_framework import load, run, DistillationObjective`), and imported when it is first
-asked for: the package itself imports nothing.
+What a program uses is here by name (`from msd_framework import load, run, DistillationObjective`), and imported when
+it is first asked for: the package itself imports nothing.
 """
 
 from __future__ import annotations
@@ -199,9 +199,9 @@ class _CalledModule(ModuleType):
 class _Package(ModuleType):
     """The package, which lets the modules that have a function's name be called.
 
-    `msd_framework.run` is a function to who writes `from msd_framework import run`, and a module to who writes `from
-    msd_framework.run import run`. Python sets a module as an attribute of its package once it is imported, whoever imports it
-    first, so that the module is what both of them get.
+    `from msd_framework import run` asks for a function, and `from msd_framework.run import run` imports a module of the
+    same name. Python sets every module that is imported as an attribute of its package, so both get the module, in
+    whichever order they come; it can be called, and does what the function does.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

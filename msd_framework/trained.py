@@ -1,4 +1,4 @@
-"""A trained model with its processors, loaded from the folder of its run, to be asked about rows that a program holds."""
+"""A trained model with its processors, loaded from the folder of its run, to predict rows that a program holds."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ class ViewPredictions:
 
     Args:
         logits: float32 [N, C]; NaN where nothing is shown.
-        probabilities: float32 [N, C], of the classes, or of yes for each of several labels; NaN where nothing is shown.
-        classes: the name of the likeliest class of each row; of several labels, a list of those above 0.5; None where nothing is
+        probabilities: float32 [N, C], of the classes, or of yes for each of several labels; NaN where nothing is
             shown.
+        classes: the name of the likeliest class of each row; of several labels, a list of those above 0.5; None
+            where nothing is shown.
         shown: of which rows the view shows something, bool [N].
     """
 
@@ -112,12 +113,18 @@ class TrainedModel:
     def class_names(self) -> tuple[str, ...]:
         return names_of(self.info)
 
-    def predict(self, rows: Any, views: str | Sequence[str] = FULL, batch_size: int | None = None) -> dict[str, ViewPredictions]:
+    def predict(
+        self,
+        rows: Any,
+        views: str | Sequence[str] = FULL,
+        batch_size: int | None = None,
+    ) -> dict[str, ViewPredictions]:
         """What the model predicts of rows, as its run would.
 
         Args:
-            rows: dicts with a value for each modality, a single one, or a DataFrame. A text is a str; an image is the path of a
-                file, a PIL image or an array; a sound is the path of a file or its samples; features are an array, or their name.
+            rows: dicts with a value for each modality, a single one, or a DataFrame. A text is a str; an image is the
+                path of a file, a PIL image or an array; a sound is the path of a file or its samples; features are an
+                array, or their name.
             views: names of views, such as ``["full", "image"]``.
             batch_size: how many rows are predicted at once; as in its run if None.
 
@@ -193,9 +200,11 @@ def load(folder: str | Path, device: str | torch.device = "auto", allow: Collect
         masker = _masker(config, checkpoint, path, own)
     load_weights(model, checkpoint.model, str(path))
     facts, kinds = checkpoint.card["facts"], {m: p.kind for m, p in processors.items()}
-    info = DatasetInfo(kinds, facts["num_classes"], facts["task"], tuple(facts.get("class_names") or ()), read_as(checkpoint.card))
+    class_names = tuple(facts.get("class_names") or ())
+    info = DatasetInfo(kinds, facts["num_classes"], facts["task"], class_names, read_as(checkpoint.card))
     if model.modalities != tuple(processors) or not model.num_classes == info.num_classes == len(names_of(info)):
-        raise CheckpointError(f"{path}: its card.json describes another model than it rebuilds. Take another checkpoint.")
+        text = f"{path}: its card.json describes another model than it rebuilds."
+        raise CheckpointError(f"{text} Take another checkpoint.")
     precision = trained_precision(config).precision
     model, masker = model.to(world.device).eval(), masker.to(world.device).eval()
     return TrainedModel(model, masker, processors, info, facts, world, precision, config.evaluation.batch_size)
@@ -221,7 +230,8 @@ def _config_of(folder: str, path: Path) -> RunConfig:
     """
     file = (processors_folder(folder).parent / "config.yaml").resolve()
     if not file.is_file():
-        raise CheckpointError(f"{file}: is missing, so nobody knows how views hide a modality; copy the whole folder of the run.")
+        text = f"{file}: is missing, which says how views hide a modality"
+        raise CheckpointError(f"{text}; copy the whole folder of the run.")
     try:
         values = resolve(load_config(file)).values
     except ConfigError as error:
@@ -249,7 +259,8 @@ def _processors(checkpoint: Checkpoint, path: Path, learned: Mapping[str, Path])
         except Exception as error:  # options that were edited can make a constructor raise anything
             raise CheckpointError(f"{where} cannot be made: {str(error) or type(error).__name__}") from error
         if fingerprint(processor) != kept["fingerprint"]:
-            raise CheckpointError(f"{where} makes other tensors than it was trained on; copy the whole folder of the run again.")
+            text = f"{where} makes other tensors than it was trained on"
+            raise CheckpointError(f"{text}; copy the whole folder of the run again.")
         found[modality] = processor.deterministic()
     return found
 
@@ -275,6 +286,7 @@ def _masker(config: RunConfig, checkpoint: Checkpoint, path: Path, own: frozense
         raise CheckpointError(f"{where} cannot be made: {str(error) or type(error).__name__}") from error
     learned = part_of(checkpoint.objective, "masker.")
     if masker.needs_fit and not learned:
-        raise CheckpointError(f"{where} learns from the training examples, and nothing that it learned is in the checkpoint.")
+        text = "learns from the training examples, and nothing that it learned is in the checkpoint"
+        raise CheckpointError(f"{where} {text}. Take another checkpoint.")
     masker.load_state_dict(learned, strict=False)
     return masker

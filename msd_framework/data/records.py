@@ -15,9 +15,9 @@ class Records(MultimodalDataset):
     """Examples of rows in memory.
 
     Args:
-        rows: each a mapping with a value for each modality, or an `Example`; a single one of them; or a DataFrame. A row lacks a
-            modality where its value is None or NaN, or where it names nothing but other modalities. Its ``id``, or else its
-            place, says what noise a masker draws for it.
+        rows: each a mapping with a value for each modality, or an `Example`; a single one of them; or a DataFrame. A
+            row lacks a modality where its value is None or NaN, or where it names nothing but other modalities. Its
+            ``id``, or else its place, says what noise a masker draws for it.
         modalities: those that are read.
         targets: what each row's answer is, a class or C scores; None where nobody knows.
 
@@ -26,9 +26,9 @@ class Records(MultimodalDataset):
 
     >>> Records({"text": "what a day", "image": None}, ["image", "text"])[0].inputs
     {'image': None, 'text': 'what a day'}
-    >>> Records([{"txt": "what a day", "image": None}], ["image", "text"])
+    >>> Records([{"txt": "what a day"}], ["text"])
     Traceback (most recent call last):
-    msd_framework.errors.DataError: rows[0]: has no 'text', only 'txt', 'image'; what a row lacks is None there. Did you mean 'txt'?
+    msd_framework.errors.DataError: rows[0]: has no 'text', only 'txt'; what a row lacks is None there. Did you mean 'txt'?
     """
 
     splits: ClassVar[tuple[str, ...]] = ()
@@ -38,7 +38,8 @@ class Records(MultimodalDataset):
         listed = _listed(rows)
         if targets is not None and len(targets) != len(listed):
             raise DataError(f"there are {len(listed)} rows and {len(targets)} targets, wanted one for each row")
-        self.examples = [self._example(i, row, None if targets is None else targets[i]) for i, row in enumerate(listed)]
+        known = [None] * len(listed) if targets is None else targets
+        self.examples = [self._example(i, row, target) for i, (row, target) in enumerate(zip(listed, known))]
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:

@@ -368,7 +368,7 @@ def test_a_precision_that_was_edited_is_a_sentence(copied, precision):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, "config.yaml: is missing, so nobody knows how views hide a modality; copy the whole folder"),
+        (None, "config.yaml: is missing, which says how views hide a modality; copy the whole folder"),
         ("- a\n", "config.yaml: cannot be read: .*wanted a mapping"),
         ("model: {type: late_fusion}\n", "config.yaml: is not that of a run of this version: data: must be given"),
         ("masker: {type: noise, size: 3}\n", "masker of its config.yaml cannot be made: masker.size"),
