@@ -16,7 +16,7 @@ from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.loader import EvaluationBatches
-from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, TeacherOverrides
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, NotMade, TeacherOverrides
 from msd_framework.engine.distributed import World
 from msd_framework.errors import DataError
 from msd_framework.randomness import random_numbers_apart
@@ -74,7 +74,9 @@ class Data:
     def overrides_in_batches(self) -> TeacherOverrides:
         """What batches hold for the teachers alone: no tensors where their outputs are cached."""
         teacher = self.config.teacher
-        return dict.fromkeys(self.teacher_overrides) if teacher is not None and teacher.cache else self.teacher_overrides
+        if teacher is None or not teacher.cache:
+            return self.teacher_overrides
+        return {modality: NotMade(processor) for modality, processor in self.teacher_overrides.items()}
 
     def reader(self, examples: MultimodalDataset) -> ExampleReader:
         """Reads examples as an evaluation does, without random transforms."""

@@ -14,7 +14,7 @@ import torch
 from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
-from msd_framework.data.batches.reader import ExampleReader, Loaded, TeacherOverrides
+from msd_framework.data.batches.reader import ExampleReader, Loaded, TeacherOverrides, made
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.launch import launched
@@ -88,7 +88,7 @@ class ExtremeRows:
         processors, overrides = {m: p.deterministic() for m, p in processors.items()}, teacher_overrides or {}
         self.collator = Collator(processors, info, teacher_overrides=overrides)
         self.processors = [Placed(f"data.processors.{m}", m, p) for m, p in processors.items()]
-        self.of_teacher_alone = [Placed(f"teacher.processors.{m}", m, p) for m, p in overrides.items() if p is not None]
+        self.of_teacher_alone = [Placed(f"teacher.processors.{m}", m, p) for m, p in made(overrides).items()]
         self.both_sides = [*self.processors, *self.of_teacher_alone]
         # readers of their own: what is left out here is not counted as left out of the run
         skips = config.data.on_error == "skip"

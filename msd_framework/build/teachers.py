@@ -17,7 +17,7 @@ from msd_framework.build.teacher_cache import CachedSplit, open_split
 from msd_framework.config.cards import read_as, rebuilt, weights_of
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
-from msd_framework.data.batches.reader import DecodedInputs, ExampleReader
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, NotMade
 from msd_framework.engine.checkpoint import load_weights
 from msd_framework.models.base import MultimodalModel
 from msd_framework.randomness import random_numbers_apart
@@ -223,7 +223,7 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     def batches(examples: MultimodalDataset) -> EvaluationBatches:
         own = {m: processors[m].deterministic() for m in one.modalities}
         # other modalities may be dear to read; a row that has one of them alone is a row all the same
-        others = dict.fromkeys(m for m in processors if m not in own)
+        others = {m: NotMade(processor) for m, processor in processors.items() if m not in own}
         return data.in_order(ExampleReader(examples, own, decoded, config.data.on_error == "skip", others), shared=False)
 
     def try_out() -> None:

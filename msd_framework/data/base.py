@@ -222,6 +222,16 @@ class Processor(ABC):
         """
         return self.collate([self.load(value)]).mask.shape[1]
 
+    def is_present(self, value: Any) -> bool:
+        """Whether a model sees anything of an input, see `ModalityInputs.present`; an image without a region shows nothing.
+
+        It is called where a cached teacher's inputs are not made. A processor that need not load the input for that overrides it.
+
+        Raises:
+            DataError: if the input cannot be read.
+        """
+        return self.kind in ("pixels", "waveform") or bool(self.collate([self.load(value)]).present[0])
+
     def deterministic(self) -> Processor:
         """This processor with nothing random, for evaluation and for a teacher's cache."""
         return self

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.data.base import Example, Processor, input_name
-from msd_framework.data.batches.reader import Loaded, TeacherOverrides
+from msd_framework.data.batches.reader import Loaded, NotMade, TeacherOverrides
 from msd_framework.errors import DataError
 from msd_framework.structures import Batch, DatasetInfo, Distinct, ModalityInputs, tree_map
 
@@ -57,11 +57,11 @@ class Collator:
         present: dict[str, Tensor] = {}
         for m, processor in sorted(self.teacher_overrides.items()):
             values = [one.example.inputs[m] for one in loaded]
-            if processor is None:
-                teacher_inputs[m], present[m] = None, torch.tensor([_is_there(value) for value in values])
-                continue
-            made = collate(processor, values, [one.teacher_values.get(m) for one in loaded])
-            teacher_inputs[m], present[m] = made, made.present
+            if isinstance(processor, NotMade):
+                teacher_inputs[m], present[m] = None, torch.tensor([processor.is_present(value) for value in values])
+            else:
+                inputs = collate(processor, values, [one.teacher_values.get(m) for one in loaded])
+                teacher_inputs[m], present[m] = inputs, inputs.present
         return replace(batch, teacher_inputs=teacher_inputs, teacher_having=_some_lack(present))
 
     def num_labelled(self, examples: Sequence[Example]) -> Tensor | None:
@@ -84,11 +84,6 @@ class Collator:
             return torch.tensor([-100 if e.target is None else e.target for e in examples])
         unknown = [float("nan")] * self.info.num_classes
         return torch.from_numpy(np.array([unknown if e.target is None else e.target for e in examples], np.float32))
-
-
-def _is_there(value: Any) -> bool:
-    """Whether a raw input that nobody makes tensors of is one: a text without a word is none to any tokenizer."""
-    return value is not None and not (isinstance(value, str) and not value.strip())
 
 
 def _some_lack(present: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -28,9 +29,22 @@ class Loaded(NamedTuple):
     teacher_values: dict[str, Any]
 
 
-TeacherOverrides: TypeAlias = Mapping[str, Processor | None]
-"""How modalities become tensors that a teacher sees and the student does not; None where the teacher need not see them, as its
-answers are cached."""
+@dataclass(frozen=True)
+class NotMade:
+    """A processor of a cached teacher, whose inputs are not made: it only says which examples have the modality."""
+
+    processor: Processor
+
+    def is_present(self, value: Any) -> bool:
+        """Whether the teacher sees anything of an input; what is in files that are gone since was there."""
+        try:
+            return value is not None and self.processor.is_present(value)
+        except DataError:
+            return True
+
+
+TeacherOverrides: TypeAlias = Mapping[str, Processor | NotMade]
+"""How modalities become tensors that a teacher sees and the student does not."""
 
 Kept: TypeAlias = dict[tuple[Any, ...], Any]
 """Loaded inputs by modality and name."""
@@ -120,7 +134,7 @@ class ExampleReader:
     @property
     def _read_by(self) -> list[tuple[str, Processor]]:
         """Each modality with who reads it; one that both sides read their own way is there twice."""
-        return [*self.processors.items(), *((m, p) for m, p in self.teacher_overrides.items() if p is not None)]
+        return [*self.processors.items(), *made(self.teacher_overrides).items()]
 
     def with_teacher(self, teacher_overrides: TeacherOverrides) -> ExampleReader:
         """A reader of the same examples for another teacher side, which knows and tells what this one does of broken rows."""
@@ -149,9 +163,9 @@ class ExampleReader:
             for modality, processor in self.processors.items():
                 value = example.inputs[modality]
                 loaded.inputs[modality] = None if value is None else self.decoded.load(modality, processor, value, beside)
-            for modality, own in self.teacher_overrides.items():
+            for modality, own in made(self.teacher_overrides).items():
                 value = example.inputs[modality]
-                if value is not None and own is not None:
+                if value is not None:
                     # under a name of its own, for it is not what the student's processor makes of the same input
                     loaded.teacher_values[modality] = self.decoded.load(f"{modality} of the teacher", own, value, beside)
             return loaded
@@ -209,6 +223,11 @@ class ExampleReader:
             if not self.skip_errors:
                 raise DataError(f"{example.source}: {error}") from error
             return 0
+
+
+def made(teacher_overrides: TeacherOverrides) -> dict[str, Processor]:
+    """Those processors whose tensors are made."""
+    return {m: p for m, p in teacher_overrides.items() if isinstance(p, Processor)}
 
 
 def read_example(dataset: MultimodalDataset, index: int, modalities: Collection[str]) -> Example:

@@ -153,6 +153,9 @@ class RegionFeatures(FeatureProcessor):
         name = next((name for name in self._names(value) if name in reader), Path(value).stem)
         return min(reader.count(name), self.max_regions)
 
+    def is_present(self, value: Any) -> bool:
+        return self.length(value) > 0
+
     def blank(self) -> LoadedRegions:
         return LoadedRegions(torch.zeros(1, self.known_size()), torch.zeros(1, 4) if self.boxes else None, (1.0, 1.0))
 

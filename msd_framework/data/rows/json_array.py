@@ -46,9 +46,34 @@ class JsonArray(RowFile):
         return f"{self.file}:{self.list_name}"
 
     def _blocks(self) -> Iterator[Block]:
-        text = _Text(self.name, self._chunks())
-        self._find_list(text)
+        text, keys = _Text(self.name, self._chunks()), list[str]()
+        if text.follows(_BYTE_ORDER_MARK[0]):
+            for byte in _BYTE_ORDER_MARK:
+                text.take(byte)
+        text.take("{")
+        more = True
+        while more:
+            keys.append(str(text.value()))
+            text.take(":")
+            if keys[-1] in keys[:-1]:
+                raise DataError(f"{self.file}: has the key {reprlib.repr(keys[-1])} twice, wanted it once")
+            text.forget()
+            if keys[-1] == self.list_name:
+                yield from self._objects(text)
+            else:
+                value = text.value()
+                if not keys_are_once(text.since_forgotten.decode("latin-1"), [[value]]):
+                    raise DataError(f"{self.file}: has a key twice in {reprlib.repr(keys[-1])}, wanted it once")
+            more = text.take(",}") == ","
+        if self.list_name not in keys:
+            hint = did_you_mean(self.list_name, keys)
+            raise DataError(f"{self.file}: has no list {self.list_name!r}, only {', '.join(map(repr, keys))}.{hint}")
+
+    def _objects(self, text: _Text) -> Iterator[Block]:
+        text.take("[")
         number, more = 1, not text.follows("]")
+        if not more:
+            text.take("]")
         while more:
             text.forget()
             start, ends, values = text.place, list[int](), list[Any]()
@@ -60,24 +85,6 @@ class JsonArray(RowFile):
             is_certain = set(map(type, values)) == {dict} and raw.isascii() and keys_are_once(raw[:-1].decode(), values)
             yield Block(start, raw, np.array(ends), range(number, number + len(ends)), values if is_certain else None)
             number += len(ends)
-
-    def _find_list(self, text: _Text) -> None:
-        """Goes to where the list begins."""
-        known: list[str] = []
-        if text.follows(_BYTE_ORDER_MARK[0]):
-            for byte in _BYTE_ORDER_MARK:
-                text.take(byte)
-        text.take("{")
-        while True:
-            known.append(str(text.value()))
-            text.take(":")
-            if known[-1] == self.list_name:
-                text.take("[")
-                return
-            text.value()
-            if text.take(",}") == "}":
-                hint = did_you_mean(self.list_name, known)
-                raise DataError(f"{self.file}: has no list {self.list_name!r}, only {', '.join(map(repr, known))}.{hint}")
 
     def _parse(self, raw: bytes, number: int) -> Row | None:
         return Row(json_object(raw.strip(b", \t\r\n"), f"{self.name}:{number}"), self.name, number)

@@ -267,6 +267,9 @@ def test_a_truncated_json_file_is_named(tmp_path_factory, length):
         ('{"list": {}}', r"has '\{' at byte 10, wanted '\['"),
         ('{"list": []}', "holds no example that can be read"),
         ('{"list": [{"id": 1, "text": "a"} {"id": 2}]}', r"has '\{' at byte \d+, wanted ',' or '\]'"),
+        ('{"list": [{"id": 1, "text": "a"}], "list": []}', r"x\.json: has the key 'list' twice, wanted it once"),
+        ('{"info": {"a": 1, "a": 2}, "list": [{"id": 1, "text": "a"}]}', r"x\.json: has a key twice in 'info', wanted it once"),
+        ('{"list": [{"id": 1, "text": "a"}], "z": {"a": 1, "a": 2}}', r"x\.json: has a key twice in 'z', wanted it once"),
         ('{"list": [7]}', r"list:1: is 7 \(int\), wanted an object"),
     ],
 )
