@@ -149,7 +149,7 @@ def _shared(one: str, shared: Shared, length: int) -> str:
     are = f"{shared.count:,} of its {length:,} rows are rows of {one} too"
     if shared.by == "ids":
         are = f"{shared.count:,} of its {length:,} ids are ids of {one} too, for rows of another content"
-    more = ", ..." if shared.count > len(shared.told) else ""
+    more = ", ..." if shared.count > len(shared.first) else ""
     why = "a score on rows that were seen before says nothing of new ones"
     fix = "Take them out of one of the two, or set data.shared_rows=true to say that you know"
-    return f"{are} ({'; '.join(shared.told)}{more}): {why}. {fix}."
+    return f"{are} ({'; '.join(shared.first)}{more}): {why}. {fix}."

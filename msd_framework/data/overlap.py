@@ -21,7 +21,7 @@ from msd_framework.errors import DataError, did_you_mean
 from msd_framework.structures import DatasetInfo
 
 Hashes: TypeAlias = NDArray[np.int64]
-MOST_TOLD = 3
+MOST_NAMED = 3
 """How many shared rows are named."""
 
 
@@ -32,12 +32,12 @@ class Shared:
     Args:
         count: how many.
         by: what they have in common, "content" or "ids".
-        told: the first of them, each with its two places.
+        first: the first of them, each with its two places.
     """
 
     count: int
     by: str
-    told: Sequence[str]
+    first: Sequence[str]
 
 
 def survey(dataset: MultimodalDataset, info: DatasetInfo, needs_labels: bool = False) -> RowKeys:
@@ -78,18 +78,18 @@ def shared_rows(first: tuple[MultimodalDataset, RowKeys], second: tuple[Multimod
     """
     (one, known), (other, asked) = first, second
     if np.isin(asked.contents, known.contents).any():
-        return _told("content", one, known.contents, other, asked.contents)
+        return _shared("content", one, known.contents, other, asked.contents)
     if np.isin(asked.ids, known.ids).any() and not (_are_counted(one) and _are_counted(other)):
-        return _told("ids", one, known.ids, other, asked.ids)
+        return _shared("ids", one, known.ids, other, asked.ids)
     return None
 
 
-def _told(by: str, one: MultimodalDataset, known: Hashes, other: MultimodalDataset, asked: Hashes) -> Shared:
-    told, both = [], np.isin(asked, known)
-    for place in np.flatnonzero(both)[:MOST_TOLD].tolist():
+def _shared(by: str, one: MultimodalDataset, known: Hashes, other: MultimodalDataset, asked: Hashes) -> Shared:
+    first, both = [], np.isin(asked, known)
+    for place in np.flatnonzero(both)[:MOST_NAMED].tolist():
         here, there = other[place], one[int(np.argmax(known == asked[place]))]
-        told.append(f"{here.id!r} at {here.source} and {there.id!r} at {there.source}")
-    return Shared(int(both.sum()), by, told)
+        first.append(f"{here.id!r} at {here.source} and {there.id!r} at {there.source}")
+    return Shared(int(both.sum()), by, first)
 
 
 def _are_counted(dataset: MultimodalDataset) -> bool:

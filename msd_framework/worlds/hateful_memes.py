@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +12,6 @@ from msd_framework.worlds.cards import INKS, PLAIN_INKS, RED, draw_card
 from msd_framework.worlds.latents import ADJECTIVES, KINDS, LEXICONS, draw_latents
 from msd_framework.worlds.layout import Drawn, Layout, Recipe, Split, spoil
 from msd_framework.worlds.words import NOUNS, choose
-from msd_framework.worlds.write import write_json_lines
 
 FRAMES = (
     "this is a {adjective} {noun}",
@@ -91,10 +89,6 @@ class HatefulMemesLayout(Layout):
 
     def image_path(self, split: str, number: int) -> str:
         return _image(number)
-
-    def write_index(self, folder: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        for split, lines in records.items():
-            write_json_lines(lines, folder / f"{split}.jsonl")
 
 
 def _image(number: int) -> str:

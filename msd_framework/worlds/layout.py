@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_framework.worlds.handwriting import Bank, GlyphBank
+from msd_framework.worlds.write import write_json_lines
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class Layout(ABC):
     dataset: ClassVar[Mapping[str, Any]]
     """What a run's `data.dataset` says to read it, beside its root."""
 
+    index: ClassVar[str] = "{split}.jsonl"
+    """The file of a split's records, a line each."""
+
     @abstractmethod
     def draw(self, recipe: Recipe) -> Drawn:
         """A block of rows, one an id of the recipe."""
@@ -88,9 +92,10 @@ class Layout(ABC):
     def image_path(self, split: str, number: int) -> str:
         """Where the image of the row with this id lies, under the world's folder."""
 
-    @abstractmethod
     def write_index(self, folder: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Writes all that the public format has beside the images, from the records of each split."""
+        for split, lines in records.items():
+            write_json_lines(lines, folder / self.index.format(split=split))
 
 
 def draw_kinds(recipe: Recipe) -> list[str]:

@@ -87,7 +87,7 @@ class MmImdbLayout(Layout):
         digits = _lay_out(on_poster, generator)
         inks = generator.integers(0, len(PLAIN_INKS), digits.shape)
         images = draw_poster(digits, inks, recipe.bank, recipe.noise, generator)
-        plots = [_plot(told, generator) for told in in_plot]
+        plots = [_plot(genres, generator) for genres in in_plot]
         labels = films ^ (generator.random(films.shape) < recipe.label_noise)
         labels = np.where(labels.any(axis=1, keepdims=True), labels, films)  # every film keeps a genre
         return Drawn(
@@ -138,10 +138,10 @@ def _lay_out(on_poster: NDArray[np.bool_], generator: np.random.Generator) -> ND
     return generator.permuted(np.where(shown, shown_first, stray), axis=1)
 
 
-def _plot(told: NDArray[np.bool_], generator: np.random.Generator) -> str:
+def _plot(in_plot: NDArray[np.bool_], generator: np.random.Generator) -> str:
     """Twelve words in any order: one or two of each genre that the plot tells, perhaps a stray one, and common ones."""
     lexicons = [genre.words for genre in GENRES.values()]
-    words = [lexicons[g][w] for g in np.flatnonzero(told) for w in generator.integers(0, 8, generator.integers(1, 3))]
+    words = [lexicons[g][w] for g in np.flatnonzero(in_plot) for w in generator.integers(0, 8, generator.integers(1, 3))]
     if generator.random() < STRAY_WORD:
         words.append(lexicons[generator.integers(len(lexicons))][generator.integers(8)])
     words += [COMMON_WORDS[w] for w in generator.integers(0, len(COMMON_WORDS), PLOT_LENGTH - len(words))]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy as np
 from msd_framework.worlds.cards import INKS, PLAIN_INKS, RED, draw_card
 from msd_framework.worlds.layout import Drawn, Layout, Recipe, Split, draw_kinds, spoil
 from msd_framework.worlds.words import BIG, NOUNS, NUMBERS, SMALL, choose
-from msd_framework.worlds.write import write_json_lines
 
 LABELS = ("entailment", "neutral", "contradiction")
 RED_DIGITS = ((0, 1, 2), (3, 4, 5), (6, 7, 8, 9))
@@ -78,6 +76,7 @@ class SnliVeLayout(Layout):
 
     splits: ClassVar[Mapping[str, Split]] = {"train": Split("train", 3000), "dev": Split("dev", 500), "test": Split("test", 2000)}
     dataset: ClassVar[Mapping[str, Any]] = {"type": "snli_ve"}
+    index: ClassVar[str] = "snli_ve_{split}.jsonl"
     mix: ClassVar[Mapping[str, float]] = {"text": 0.3, "image": 0.2, "both": 0.5}
 
     def draw(self, recipe: Recipe) -> Drawn:
@@ -108,10 +107,6 @@ class SnliVeLayout(Layout):
 
     def image_path(self, split: str, number: int) -> str:
         return f"flickr30k_images/{number}.jpg"
-
-    def write_index(self, folder: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        for split, lines in records.items():
-            write_json_lines(lines, folder / f"snli_ve_{split}.jsonl")
 
     @staticmethod
     def _line(number: int, hypothesis: str, label: str, kind: str) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +16,6 @@ from msd_framework.worlds.latents import LEXICONS
 from msd_framework.worlds.layout import Drawn, Layout, Recipe, Split, spoil
 from msd_framework.worlds.tones import draw_tones
 from msd_framework.worlds.words import NOUNS, choose, lexicon
-from msd_framework.worlds.write import write_json_lines
 
 ADJECTIVES = LEXICONS | {
     "innocent": lexicon(
@@ -167,7 +165,3 @@ class TalkingCardsLayout(Layout):
 
     def image_path(self, split: str, number: int) -> str:
         return f"img/{number}.png"
-
-    def write_index(self, folder: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        for split, lines in records.items():
-            write_json_lines(lines, folder / f"{split}.jsonl")

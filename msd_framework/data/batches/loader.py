@@ -19,9 +19,12 @@ from msd_framework.structures import Batch
 
 @dataclass(frozen=True)
 class _Read:
-    """A part's batch, None if nothing of it could be read, what was wrong with the examples left out of it, and what stops the run.
+    """What was read of a micro-batch.
 
-    An error is a text here: torch's loader would add a worker's traceback to one that is raised there.
+    Args:
+        batch: None if none of its examples could be read.
+        skipped: what was wrong with the examples that were left out.
+        error: what stops the run. It is a text, since torch's loader adds a worker's traceback to an error that is raised there.
     """
 
     batch: Batch | None
@@ -31,8 +34,8 @@ class _Read:
     def pin_memory(self) -> _Read:
         return _Read(self.batch and self.batch.pin_memory(), self.skipped, self.error)
 
-    def told_to(self, reader: ExampleReader) -> Batch | None:
-        """The batch, once the reader knows what was left out: a worker's own reader knows more than this one."""
+    def shared_with(self, reader: ExampleReader) -> Batch | None:
+        """The batch; this process's reader learns what a worker's reader has left out."""
         if self.error:
             raise DataError(self.error)
         reader.skipped |= self.skipped
@@ -44,25 +47,25 @@ class _Read:
         return self.batch
 
 
-class _Parts(Dataset[_Read]):
-    """Parts by what they hold; torch's loader reads them here or in its workers.
+class _MicroBatches(Dataset[_Read]):
+    """Micro-batches by their examples; torch's loader reads them here or in its workers.
 
     Args:
         reader: the split's examples.
         collator: makes batches of them.
         seed: the seed of random transforms.
-        full: whether the next example takes the place of one that is left out, so that all parts count the same.
-        among: the examples that parts count, and that take each other's places; all of the split if None.
+        full: whether the next example takes the place of one that is left out, so that all micro-batches are of one size.
+        among: the examples that indices count, and that take each other's places; all of the split if None.
     """
 
     def __init__(self, reader: ExampleReader, collator: Collator, seed: int, full: bool, among: Indices | None = None):
         self.reader, self.collator, self.seed, self.full, self.among = reader, collator, seed, full, among
 
-    def __getitem__(self, part: MicroBatch) -> _Read:
-        with random_numbers_apart(stream_seed(self.seed, part.number)):  # transforms depend on the part, not on who reads it when
+    def __getitem__(self, wanted: MicroBatch) -> _Read:
+        with random_numbers_apart(stream_seed(self.seed, wanted.number)):  # random transforms do not depend on who reads it when
             decoded: Kept = {}
             try:
-                read = [x for i in part.indices if (x := self._read(i, decoded)) is not None]
+                read = [x for i in wanted.indices if (x := self._read(i, decoded)) is not None]
                 places, loaded = tuple(i for i, _ in read), [x for _, x in read]
                 return _Read(self.collator(loaded, places) if loaded else None, dict(self.reader.skipped))
             except DataError as error:
@@ -76,7 +79,7 @@ class _Parts(Dataset[_Read]):
 
 
 class TrainingBatches:
-    """The parts that this process computes, in the order of the updates.
+    """The micro-batches that this process computes, in the order of the updates.
 
     Args:
         reader: the split's examples.
@@ -97,17 +100,17 @@ class TrainingBatches:
         among: Indices | None = None,
     ):
         self.reader, self.plan = reader, plan
-        self.loader = _loader(_Parts(reader, collator, plan.seed, full=True, among=among), plan, workers, pin)
+        self.loader = _loader(_MicroBatches(reader, collator, plan.seed, full=True, among=among), plan, workers, pin)
 
     def starting_at(self, update: int) -> Iterator[Batch]:
-        """The parts of an update and of those after it.
+        """The micro-batches of an update and of those after it.
 
         Raises:
-            DataError: if none of a part's examples could be read.
+            DataError: if none of the examples of one could be read.
         """
         self.plan.start = update
         for read in self.loader:
-            batch = read.told_to(self.reader)
+            batch = read.shared_with(self.reader)
             if batch is None:
                 raise DataError(f"no example of a batch could be read: {'; '.join(read.skipped.values())}")
             yield batch
@@ -138,11 +141,11 @@ class EvaluationBatches:
     ):
         self.reader = reader
         plan = EvaluationPlan(len(reader.dataset), batch_size, rank, size)
-        self.loader = _loader(_Parts(reader, collator, 0, full=False), plan, workers, pin)
+        self.loader = _loader(_MicroBatches(reader, collator, 0, full=False), plan, workers, pin)
 
     def __iter__(self) -> Iterator[Batch]:
         for read in self.loader:
-            batch = read.told_to(self.reader)
+            batch = read.shared_with(self.reader)
             if batch is not None:
                 yield batch
 
@@ -150,10 +153,10 @@ class EvaluationBatches:
         return len(self.loader)
 
 
-def _loader(parts: _Parts, sampler: Sampler[MicroBatch], workers: int, pin: bool) -> DataLoader[_Read]:
+def _loader(examples: _MicroBatches, sampler: Sampler[MicroBatch], workers: int, pin: bool) -> DataLoader[_Read]:
     # a generator of its own, so that making a loader draws nothing from the run's random numbers
     return DataLoader(
-        parts,
+        examples,
         batch_size=None,
         sampler=sampler,
         num_workers=workers,
