@@ -1,4 +1,4 @@
-"""Learning from labels with each modality alone, and to say the same with all of them."""
+"""Learning from labels with each modality alone, and to give the same logits with each."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from msd_framework.objectives.terms import DistillationTerms
 from msd_framework.objectives.traced import MIXED, TracedPass, trace
 from msd_framework.saliency.base import Saliency, scores_of
 from msd_framework.schedules import HeldOut, Number, Scheduled, Step
-from msd_framework.structures import Batch, Inputs, ModelOutput, Setting, StepOutput, Task, check_logits
+from msd_framework.structures import Batch, Feature, Inputs, ModelOutput, Setting, StepOutput, Task, check_logits
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, View, visible_modalities
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy, mean_of_shown
@@ -52,10 +53,10 @@ class DistillationObjective(Objective):
             run goes (options `begin`, `over`, `shape`).
         distill_loss: D; the divergence of what the task loss reads logits as if null.
         task_loss: l; the task's usual one if null.
-        weighting: w, how much each view of each example counts; 1 each if null.
-        features: F and beta, what is compared inside student and teacher, such as
+        weighting: w, the weight of each view of each example; 1 each if null.
+        features: F and beta, the intermediates of student and teacher that are compared, such as
             `[{loss: hint, student: image.2.hidden, teacher: image.9.hidden}]`; nothing if null.
-        modulation: what balances how fast the encoders of the student's modalities learn; nothing if null.
+        modulation: balances how fast the encoders of the student's modalities learn; nothing if null.
         task: how targets are read.
     """
 
@@ -91,7 +92,7 @@ class DistillationObjective(Objective):
         self.weighting.prepare(self.views)
         self.features = FeatureTerms(features or ())
         self.take(modulation)
-        self.traced: list[TracedPass] = []  # the passes of an update that weights are learned from
+        self.traced: list[TracedPass] = []  # passes of this update that weights are learned from
         if self.weighting.held_out is not None and mixes_examples(model):
             raise ValueError(MIXED)
         if self.weighting.held_out is not None and modulation is not None:
@@ -100,6 +101,7 @@ class DistillationObjective(Objective):
     def forward(self, batch: Batch) -> StepOutput:
         views = Views(self.masker, batch)
         inputs = [views[name].inputs for name in self.student_views]
+        # Learned weights go back to this pass once the update is made.
         traced = trace(self, self.model, inputs, self.own_rows()) if self.weighting.looks_ahead else None
         output, features = self.student_outputs(inputs, traced)
         logits = check_logits(output.logits, batch, type(self.model).__name__)
@@ -124,10 +126,12 @@ class DistillationObjective(Objective):
         return StepOutput(terms.loss(), {**terms.logged(), **self.modulate(batch)}, full, tuple(terms.each()))
 
     def shown_in(self, batch: Batch, view: View) -> Tensor | None:
-        """Which examples have something for the teacher and for the student to see in a view, bool [B]; None where all do."""
-        sides = (batch.teacher_side.shown(view.teacher, self.teacher.modalities), batch.shown(view.student, self.model.modalities))
-        found = [side for side in sides if side is not None]
-        return torch.stack(found).all(0) if found else None
+        """Which examples have something of a view on the teacher's side and on the student's, bool [B]; None where all do."""
+        for_teacher = batch.teacher_side.shown(view.teacher, self.teacher.modalities)
+        for_student = batch.shown(view.student, self.model.modalities)
+        if for_teacher is None or for_student is None:
+            return for_student if for_teacher is None else for_teacher
+        return for_teacher & for_student
 
     def shown(self, batch: Batch) -> Tensor | None:
         """Which targets are distilled on each view, bool [V, N]: no padding, and of examples that it shows; None where all are."""
@@ -143,19 +147,19 @@ class DistillationObjective(Objective):
 
     @property
     def student_views(self) -> tuple[str, ...]:
-        """The views that the student is asked about, V' of them, each once; the full view first."""
+        """The V' distinct views on which the student predicts, the full view first."""
         return tuple(dict.fromkeys([FULL, *(v.student for v in self.views), *self.features.student_views]))
 
     def student_outputs(self, inputs: Sequence[Inputs], traced: TracedPass | None) -> tuple[ModelOutput, FeaturesByView]:
-        """What the student says of its views, logits [V', N, C], and what goes on inside it, by view.
+        """The student's logits on its views, [V', N, C], and the intermediates that are compared.
 
-        A pass that is traced tells its logits alone; what goes on inside the student is then seen in another one.
+        A pass that is traced has logits alone, so intermediates are of a second one.
         """
         wanted = self.features.of_student(self.student_views)
         if not any(wanted):
             return self.model.forward_views(inputs) if traced is None else ModelOutput(traced.logits), {}
-        output, told = self.model.forward_features(inputs, wanted)
-        return output if traced is None else ModelOutput(traced.logits), dict(zip(self.student_views, told))
+        output, features = self.model.forward_features(inputs, wanted)
+        return output if traced is None else ModelOutput(traced.logits), dict(zip(self.student_views, features))
 
     def by_view(self, logits: Tensor) -> Tensor:
         """The student's logits on the full view and on its side of each view, [1 + V, N, C], of those on its views [V', N, C]."""
@@ -165,34 +169,36 @@ class DistillationObjective(Objective):
     def distill_losses(
         self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor, shown: Tensor | None = None
     ) -> Tensor:
-        """How far the student is from the teacher on each view, [V, N]; 0 of a target that is not shown."""
-        seen = [None] * len(self.views) if shown is None else shown
-        pairs = ((logits, teacher[v.teacher].logits, rows) for logits, v, rows in zip(student[1:], self.views, seen))
-        return torch.stack([compare_shown(self.distill_loss, mine, taught, targets, rows) for mine, taught, rows in pairs])
+        """D of each view, [V, N]; 0 of a target that is not shown."""
+        losses = []
+        for view, logits, rows in zip(self.views, student[1:], shown if shown is not None else repeat(None)):
+            losses.append(compare_shown(self.distill_loss, logits, teacher[view.teacher].logits, targets, rows))
+        return torch.stack(losses)
 
-    def teacher_outputs(self, shown: Views) -> tuple[dict[str, ModelOutput], FeaturesByView]:
-        """What the teacher says of its side of each view and of those that the saliency looks at, and what goes on inside it."""
+    def teacher_outputs(self, views: Views) -> tuple[dict[str, ModelOutput], FeaturesByView]:
+        """The teacher's predictions by view, and the intermediates that are compared."""
         names = self.teacher_views
         wanted = self.features.of_teacher(names)
+        features: Sequence[Mapping[str, Feature]] = []
         if any(wanted):
-            output, told = self.teacher.predict_features(shown.batch, names, wanted, shown)
+            output, features = self.teacher.predict_features(views.batch, names, wanted, views)
         else:
-            output, told = self.teacher.predict(shown.batch, names, shown), []
-        check_logits(output.logits, shown.batch, self.teacher.name)
-        return {name: ModelOutput(one) for name, one in zip(names, output.logits)}, dict(zip(names, told))
+            output = self.teacher.predict(views.batch, names, views)
+        check_logits(output.logits, views.batch, self.teacher.name)
+        return dict(zip(names, map(ModelOutput, output.logits))), dict(zip(names, features))
 
     def evidence(
         self, batch: Batch, teacher: Mapping[str, ModelOutput], student: Tensor, losses: Tensor, shown: Tensor | None = None
     ) -> Evidence:
-        """What the weighting may look at, with no graph in it."""
-        taught = [teacher[v.teacher] for v in self.views]
+        """The evidence of the weighting, without a graph."""
+        predictions = [teacher[v.teacher] for v in self.views]
         return Evidence(
             views=self.views,
             modalities=self.teacher.modalities,
-            teacher=torch.stack([t.logits for t in taught]),
+            teacher=torch.stack([prediction.logits for prediction in predictions]),
             student=student.detach(),
             losses=losses.detach(),
-            teacher_losses=torch.stack([known_losses(self.task_loss, t, batch) for t in taught]),
+            teacher_losses=torch.stack([known_losses(self.task_loss, prediction, batch) for prediction in predictions]),
             saliency=self.scores(batch, teacher),
             targets=batch.targets,
             gradients=self.gradients(losses, shown),
@@ -201,7 +207,7 @@ class DistillationObjective(Objective):
         )
 
     def weights(self, evidence: Evidence, batch: Batch) -> Tensor:
-        """How much each view counts for each target, [V, 1] where they share it, else [V, N]; 0 of a target that is not shown.
+        """The weight of each view of each target, [V, 1] where targets share it, else [V, N]; 0 of a target that is not shown.
 
         Raises:
             ValueError: if the weighting gives them for something else.
@@ -234,11 +240,16 @@ class DistillationObjective(Objective):
         return self.weighting.looks_ahead and self.held_out is not None and self.held_out.rehearsed
 
     def own_rows(self) -> list[int | None] | None:
-        """The student's row of logits of each view whose weight is learned; None if something else looks at one of them too."""
-        learned, names = self.weighting.learned(self.views), [FULL, *(v.student for v in self.views)]
-        if self.distill_loss.mixes_examples or any(mine and names.count(v.student) > 1 for mine, v in zip(learned, self.views)):
+        """The student's row of logits of each view whose weight is learned; None if another loss reads one of them too."""
+        if self.distill_loss.mixes_examples:
             return None
-        return [self.student_views.index(v.student) if mine else None for mine, v in zip(learned, self.views)]
+        names = [FULL, *(v.student for v in self.views)]
+        rows: list[int | None] = []
+        for view, is_learned in zip(self.views, self.weighting.learned(self.views)):
+            if is_learned and names.count(view.student) > 1:
+                return None
+            rows.append(self.student_views.index(view.student) if is_learned else None)
+        return rows
 
     def held_out_loss(self, batch: Batch) -> Tensor:
         """The task loss of the full view."""
@@ -268,9 +279,9 @@ class DistillationObjective(Objective):
 
     def scores(self, batch: Batch, teacher: Mapping[str, ModelOutput]) -> Tensor | None:
         """The saliency of each of the teacher's modalities, [N, M], if the weighting wants it."""
-        return (
-            scores_of(self.saliency, teacher, batch.teacher_side, self.teacher.modalities, lacking=0.0) if self.saliency else None
-        )
+        if self.saliency is None:
+            return None
+        return scores_of(self.saliency, teacher, batch.teacher_side, self.teacher.modalities, lacking=0.0)
 
     @property
     def needs_dry_run(self) -> bool:
@@ -291,37 +302,39 @@ class DistillationObjective(Objective):
         for batch in batches:
             names = self.saliency_views()
             logits = check_logits(self.teacher.predict(batch, names).logits, batch, self.teacher.name)
-            outputs = dict(zip(names, map(ModelOutput, logits)))
-            yield scores_of(self.saliency, outputs, batch.teacher_side, self.teacher.modalities)
+            predictions = dict(zip(names, map(ModelOutput, logits)))
+            yield scores_of(self.saliency, predictions, batch.teacher_side, self.teacher.modalities)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
-        problems, views = [], []
-        shown: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
         if not options["views"]:
             return ["views: wanted at least one view, got none; `[full]` is plain distillation."]
+        problems, views = [], []
+        names: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
         for i, spec in enumerate(options["views"]):
             try:
                 view = View.parse(spec)
-                taught = visible_modalities(view.teacher, setting.teacher_modalities or tuple(setting.data.modalities))
-                learned = visible_modalities(view.student, setting.student_modalities)
-                views.append(view)
-                first = shown.setdefault((taught, learned), view.name)
-                if first != view.name:
-                    problems.append(f"views[{i}]: {view.name!r} shows the same as {first!r}.")
+                for_teacher = visible_modalities(view.teacher, setting.teacher_modalities or tuple(setting.data.modalities))
+                for_student = visible_modalities(view.student, setting.student_modalities)
             except ValueError as error:
                 problems.append(f"views[{i}]: {error}")
+                continue
+            views.append(view)
+            first = names.setdefault((for_teacher, for_student), view.name)
+            if first != view.name:
+                problems.append(f"views[{i}]: {view.name!r} shows the same as {first!r}.")
         if len(set(views)) < len(views):
             problems.append("views: a view is listed twice.")
         if options.get("weighting") is not None:
             name, given = split(options["weighting"], "weighting", WEIGHTINGS)
             problems += [f"weighting.{text}" for text in WEIGHTINGS.get(name).check(given, setting, tuple(views))]
         for i, spec in enumerate(options.get("features") or ()):
-            problems += [f"features[{i}].{text}" for text in FeatureTerm.check(split(spec, "features", FEATURE_TERMS)[1], setting)]
+            _, given = split(spec, "features", FEATURE_TERMS)
+            problems += [f"features[{i}].{text}" for text in FeatureTerm.check(given, setting)]
         return problems
 
 
 def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The gradient as one vector; the graph is kept, for the step itself goes back through it as well."""
+    """The gradient as one vector; the graph is kept for the backward pass of the step."""
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
     return torch.cat([g.flatten() for g in gradients])

@@ -25,9 +25,8 @@ class SupervisedObjective(Objective):
     Args:
         task_loss: what a prediction is compared with its target by; the task's usual one if null.
         modality_dropout: the probability that a training example loses each one of its M modalities, at most 1 / M, or where
-            there are more than two, half the time all others; it makes what the model says of some modalities faithful to what
-            they tell.
-        modulation: what balances how fast the encoders of modalities learn; nothing if null.
+            there are more than two, half the time all others; predictions from some modalities then rest on what these contain.
+        modulation: balances how fast the encoders of modalities learn; nothing if null.
         task: how targets are read.
     """
 
@@ -50,8 +49,8 @@ class SupervisedObjective(Objective):
         self.take(modulation)
 
     def forward(self, batch: Batch) -> StepOutput:
-        seen = modality_dropout(batch, self.modality_dropout if self.training else 0.0)
-        output = self.model(seen.inputs)
+        partial = modality_dropout(batch, self.modality_dropout if self.training else 0.0)
+        output = self.model(partial.inputs)
         check_logits(output.logits[None], batch, type(self.model).__name__)
         task = labelled_losses(self.task_loss, output, batch)  # [B]
         loss = task.mean()
