@@ -382,9 +382,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: is damaged: {error}. Take another checkpoint.") from error
+    return tensors
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

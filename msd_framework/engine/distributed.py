@@ -139,7 +139,7 @@ class World:
         if self.size == 1:
             return list(values)
         whole = self.mean(torch.cat([value.flatten() for value in values]))
-        parts = whole.split([value.numel() for value in values])
+        parts = torch.split(whole, [value.numel() for value in values])
         return [part.view_as(value) for part, value in zip(parts, values)]
 
     # Parameters, gradients and the optimizer's state are whole on every process. What relies on it is in the five methods below,

@@ -77,7 +77,7 @@ class LogWindow:
         first = min(updates, default=0)
         bad: dict[str, None] = {}
         for _, _, _, terms in everywhere:
-            bad |= {name: None for name, update in terms.items() if update and update == first}
+            bad |= dict.fromkeys(name for name, update in terms.items() if update and update == first)
         return Health(first, tuple(bad), max(own[1] for own in everywhere), max(own[2] for own in everywhere))
 
     def read(self, world: World) -> dict[str, float]:

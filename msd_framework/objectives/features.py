@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, TypeAlias
@@ -218,12 +219,18 @@ class FeatureTerms(nn.Module):
         return tuple(term.view.teacher for term in self.terms)
 
     def of_student(self, views: Sequence[str]) -> list[set[str]]:
-        """The names that are wanted of the student on each of some views."""
-        return [{pair.student for pair in self._ready() if pair.view.student == view} for view in views]
+        """The names of the student's intermediates that are compared on each of some views."""
+        wanted: dict[str, set[str]] = {view: set() for view in views}
+        for pair in self._ready():
+            wanted[pair.view.student].add(pair.student)
+        return list(wanted.values())
 
     def of_teacher(self, views: Sequence[str]) -> list[set[str]]:
-        """The names that are wanted of the teacher on each of some views."""
-        return [{pair.teacher for pair in self._ready() if pair.view.teacher == view} for view in views]
+        """The same of the teacher."""
+        wanted: dict[str, set[str]] = {view: set() for view in views}
+        for pair in self._ready():
+            wanted[pair.view.teacher].add(pair.teacher)
+        return list(wanted.values())
 
     def prepare(self, batch: Batch, model: MultimodalModel, teacher: Teacher, num_examples: int | None = None) -> None:
         """Finds the pairs and makes what depends on shapes by a pass of both over the full view; no random number is drawn before.
@@ -241,9 +248,8 @@ class FeatureTerms(nn.Module):
         for i, term in enumerate(self.terms):
             for s, t in term.pairs(model.feature_kinds, teacher.feature_kinds):
                 pairs.append(Pair(term, s, t, f"objective.features[{i}].weight"))
-        names = [pair.name for pair in pairs]
-        for name in names:
-            if names.count(name) > 1:
+        for name, count in Counter(pair.name for pair in pairs).items():
+            if count > 1:
                 raise ValueError(f"{name} is listed twice. Give it one weight instead.")
         was_training = model.training
         with torch.no_grad():
