@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -107,8 +107,10 @@ class Runner:
         self.best: float | None = None
         self.choice = Choice.given(plan.precision)
         self.window = LogWindow(self.world.device)
-        self.look_ahead = held_out and LookAhead(objective, held_out, optimizer, self.world, plan.clip_norm)
-        if objective.held_out is not None and held_out is None:
+        self.look_ahead: LookAhead | None = None
+        if held_out is not None:
+            self.look_ahead = LookAhead(objective, held_out, optimizer, self.world, plan.clip_norm)
+        elif objective.held_out is not None:
             raise ValueError("the objective learns from held-out examples, and the runner was given none.")
 
     def fit(self) -> None:
@@ -283,7 +285,7 @@ class Runner:
     def _checkpoint(self) -> Checkpoint:
         weights = self.world.weights_of(self.objective)
         tensors, rest = self.world.optimizer_state_of(self.optimizer)
-        random = {}
+        random: dict[str, Tensor] = {}
         for rank, state in enumerate(self.world.gather(random_state(self.world.device))):
             random |= {f"{rank}.{name}": value for name, value in state.items()}
         return Checkpoint(
