@@ -133,7 +133,7 @@ class Data:
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Batches on a device, to be gone through as often as needed.
+    """Batches on a device, which can be gone through again and again.
 
     Args:
         data: the run's.

@@ -1,4 +1,4 @@
-"""What is known of a run before anything is loaded: every check asks here, and so does what builds the run."""
+"""What is known of a run before anything is loaded, for the checks and for what builds the run."""
 
 from __future__ import annotations
 
@@ -83,10 +83,9 @@ class RunFacts:
 
     @cached_property
     def teacher_processors(self) -> dict[str, Spec]:
-        """How each modality becomes tensors for the trained teachers: as `teacher.processors` says, as for the student where that
-        makes tensors of the kind that they were trained on, and else as the first of them that takes it was trained.
+        """How each modality becomes tensors for the trained teachers; empty where there is none, or one cannot be read.
 
-        Nothing where no trained teacher is there, or one cannot be read.
+        `teacher.processors` comes first, then the student's where it makes what they were trained on, then the first teacher's.
         """
         specs: dict[str, Spec] = {}
         given = self.config.teacher.processors if self.config.teacher is not None else {}
@@ -233,7 +232,7 @@ class RunFacts:
 
     @cached_property
     def teacher(self) -> Takes | None:
-        """What the teachers take together; None where the objective asks none, or nothing is known of them."""
+        """What the teachers take together; None where the objective needs none, or nothing is known of them."""
         if self.config.teacher is None or not self.objective.cls.needs_teacher:
             return None
         if self.config.teacher.ema is not None:
@@ -244,7 +243,7 @@ class RunFacts:
 
     @cached_property
     def setting(self) -> Setting:
-        """What a component is told of the run when it is asked what it has against it."""
+        """What a component's own check may look at."""
         kinds = {m: spec.cls.kind for m, spec in self.processors.items()}
         return Setting(self.info, self.student.modalities, self.teacher.modalities if self.teacher else None, kinds)
 
@@ -256,7 +255,7 @@ class RunFacts:
 
     @cached_property
     def stand_in_objective(self) -> Objective:
-        """The objective with stand-ins for its models, to be asked what it wants of them.
+        """The objective with stand-ins for its models, which says what it needs of them.
 
         Raises:
             ConfigError: if its constructor refuses its options.
