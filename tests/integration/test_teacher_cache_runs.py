@@ -496,7 +496,7 @@ def start(runs: Runs, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def views_of_teachers(output: str) -> int:
+def num_asked(output: str) -> int:
     return sum(int(line.split()[1]) for line in output.splitlines() if line.startswith("asked"))
 
 
@@ -526,7 +526,7 @@ def test_of_two_runs_that_start_together_one_asks_and_the_other_waits(runs: Runs
     processes = [start(runs), start(runs, "seed=1")]
     outputs = [p.communicate(timeout=120) for p in processes]
     assert [p.returncode for p in processes] == [0, 0], outputs
-    numbers = sorted(views_of_teachers(out) for out, _ in outputs)
+    numbers = sorted(num_asked(out) for out, _ in outputs)
     assert numbers == [2 * len(VIEWS), 12 * len(VIEWS)]
     errors = sorted((" ".join(err.split()) for _, err in outputs), key=len)
     assert sum("another process asks about the split 'train'" in text for text in errors) == 1
