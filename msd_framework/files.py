@@ -64,6 +64,15 @@ def csv_line(cells: Iterable[Any]) -> str:
     return line.getvalue()
 
 
+def split_file(folder: Path, kind: str, split: str, suffix: str) -> Path:
+    """A file about a split, whose name may hold slashes.
+
+    >>> split_file(Path("runs/kd"), "predictions", "shards/test", "csv").name
+    'predictions_shards_test.csv'
+    """
+    return folder / f"{kind}_{split.replace('/', '_')}.{suffix}"
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file: a reader finds the old content or the new, never half of it."""
     with draft(path) as file:

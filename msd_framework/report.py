@@ -26,7 +26,7 @@ from msd_framework.engine.memory import keep_freed_memory
 from msd_framework.engine.prediction_table import PredictionTable
 from msd_framework.escaping import CsvWriter
 from msd_framework.escaping import markdown as escaped
-from msd_framework.files import draft, write_json, write_text
+from msd_framework.files import draft, split_file, write_json, write_text
 from msd_framework.metrics.fidelity import Comparison, compare
 from msd_framework.screen import Screen
 from msd_framework.structures import DatasetInfo
@@ -113,7 +113,7 @@ def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
             entries = dataset.submission_entries(places, predictions.logits[FULL]) if submission else repeat("")
             yield list(zip(places, zip(table.rows(predictions), entries)))
 
-    path = run.folder / f"predictions_{getattr(run.config.data, use).replace('/', '_')}.csv"
+    path = split_file(run.folder, "predictions", getattr(run.config.data, use), "csv")
     with prediction_files(path, table.header, submission) if world.is_first else nullcontext(_ignore) as write:
         for row, entry in in_order(rows(), world):
             write(row, entry)

@@ -1,4 +1,4 @@
-"""An experiment done: its configuration, its table as files and on the screen."""
+"""Runs an experiment: its configuration, and its table as files and on the screen."""
 
 # ruff: noqa: RUF009 -- component() is dataclasses.field() under a name of ours
 
@@ -87,7 +87,7 @@ def is_experiment(path: str | Path) -> bool:
 
 
 def run_experiment(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """Does an experiment, and writes and shows what came out.
+    """Runs an experiment, and writes and shows its table.
 
     Args:
         path: a YAML file.
@@ -126,13 +126,10 @@ def checked_experiment(source: Source) -> tuple[ExperimentConfig, Experiment]:
     Raises:
         ConfigError: with every problem that was found, each with the place that it was written at.
     """
-    problems = structure_problems(source.values, ExperimentConfig)
-    if not problems:
-        config = structured(source.values, ExperimentConfig)
-        problems = [*_value_problems(config), *import_problems(config.imports, config.user_dir)]
-    if not problems:
-        problems = component_problems(component_specs(source.values, ExperimentConfig))
-    refuse(problems, source)
+    refuse(structure_problems(source.values, ExperimentConfig), source)
+    config = structured(source.values, ExperimentConfig)
+    refuse([*_value_problems(config), *import_problems(config.imports, config.user_dir)], source)
+    refuse(component_problems(component_specs(source.values, ExperimentConfig)), source)
     with locating(source):
         return config, EXPERIMENTS.build(config.experiment, "experiment")
 

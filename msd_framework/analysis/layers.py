@@ -162,12 +162,14 @@ def suggested_layers(table: Tensor) -> dict[int, int]:
     {1: 1, 2: 2}
     """
     n, m = table.shape
-    apart = int(n <= m)
-    best = torch.full((n + 1, m + 1), -torch.inf, dtype=torch.float64)  # of the first i layers, if layer i has one of the first j
+    apart = int(n <= m)  # 0 lets several of the student's layers share one of a shallower teacher's
+    # best[i, j]: how alike the student's first i layers can be, if layer i is paired with one of the teacher's first j
+    best = torch.full((n + 1, m + 1), -torch.inf, dtype=torch.float64)
     best[0] = 0
     for i in range(1, n + 1):
         for j in range(1, m + 1):
             best[i, j] = torch.maximum(best[i, j - 1], best[i - 1, j - apart] + table[i - 1, j - 1])
+    # back from the last layer: the lowest j that is as good as m is the one that layer i was paired with
     layers, j = {}, m
     for i in range(n, 0, -1):
         while best[i, j - 1] == best[i, j]:

@@ -238,5 +238,6 @@ def extract(
     return skipped
 
 
+# a function of the module, as a worker of the loader cannot be given a lambda
 def _as_it_is(read: Any) -> Any:
     return read

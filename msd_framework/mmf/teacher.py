@@ -80,11 +80,16 @@ def make_teacher(
         ConfigError: if the configuration does not go with the checkpoint.
         DataError: if tensors are missing, or of another model.
     """
-    family = (name or str(checkpoint.config.get("model") or "")) if keep else family_of(checkpoint.tensors, checkpoint.config, name)
-    own = _merged(options_of_model(family, checkpoint.config), options or {})
-    if not keep and (other := other_options(family, own)):
-        raise ConfigError(*(Problem(key, f"is {text}; keep=true keeps MMF's own model.") for key, text in other.items()))
-    spec = _kept(family, own) if keep else _trained_spec(family, checkpoint.tensors, own, checkpoint.source)
+    if keep:
+        family = name or str(checkpoint.config.get("model") or "")
+        own = _merged(options_of_model(family, checkpoint.config), options or {})
+        spec = _kept(family, own)
+    else:
+        family = family_of(checkpoint.tensors, checkpoint.config, name)
+        own = _merged(options_of_model(family, checkpoint.config), options or {})
+        if other := other_options(family, own):
+            raise ConfigError(*(Problem(key, f"is {text}; keep=true keeps MMF's own model.") for key, text in other.items()))
+        spec = _trained_spec(family, checkpoint.tensors, own, checkpoint.source)
     config = _understood({**values, "model": spec})
     before = RunFacts(replace(config, run_type="train"))
     specs = {m: s for m, s in config.data.processors.items() if m in before.student.modalities}

@@ -133,7 +133,8 @@ def _examine(
 ) -> None:
     """Fills in what can be measured; what cannot be built is an error."""
     teacher = config.teacher
-    live = teacher and replace(teacher, cache=False)  # its weights are asked, and not its cache
+    # the teacher's weights are asked, and not its cache; and one batch needs no workers
+    live = teacher and replace(teacher, cache=False)
     config = replace(config, teacher=live, data=replace(config.data, workers=0, length_pool=0))
     facts = RunFacts(config)
     splits: Splits = {}

@@ -19,6 +19,7 @@ from msd_framework.engine.precision import FP32
 from msd_framework.engine.prediction_table import MOST_COLUMNS
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.escaping import cell
+from msd_framework.files import split_file
 from msd_framework.registry import DATASETS, METRICS
 from msd_framework.structures import DatasetInfo
 
@@ -79,7 +80,7 @@ def read_recorded(path: str, config: RunConfig) -> Recorded:
     if not scores:  # a run that was stopped early has no report, but its checkpoint has a score
         monitored = begun.evaluation.monitor or next(iter(metrics), "")
         scores[monitored] = read_json(checkpoint / "state.json").get("best")
-    predictions = folder / f"predictions_{name.replace('/', '_')}.csv"
+    predictions = split_file(folder, "predictions", name, "csv")
     return Recorded(
         scores={k: float(v) for k, v in scores.items() if isinstance(v, (int, float))},
         metrics=metrics,

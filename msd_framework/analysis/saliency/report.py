@@ -16,7 +16,7 @@ from msd_framework.analysis.saliency.scored import Scored
 from msd_framework.data.processors.images import read_image
 from msd_framework.errors import DataError
 from msd_framework.escaping import markdown as escaped
-from msd_framework.files import write_json, write_text
+from msd_framework.files import split_file, write_json, write_text
 from msd_framework.saliency.reading import together
 from msd_framework.screen import Screen
 from msd_framework.table import Table, write_csv
@@ -52,8 +52,8 @@ def write_report(job: SaliencyRun, scored: Scored, summary: Mapping[str, Any]) -
         scored: the scores of each example.
         summary: of the scores, as JSON has it.
     """
-    split, name = summary["split"].replace("/", "_"), job.run.name
-    files = {kind: job.folder / f"{kind[0]}_{split}.{kind[1]}" for kind in KINDS}
+    name = job.run.name
+    files = {(kind, suffix): split_file(job.folder, kind, summary["split"], suffix) for kind, suffix in KINDS}
     write_json(files["saliency", "json"], summary)
     write_csv(files["saliency", "csv"], ["score", "class", "modality", *MEASURES], table_rows(summary))
     write_csv(files["scores", "csv"], *example_rows(scored))

@@ -15,7 +15,7 @@ from msd_framework.analysis.statistics import Difference, Summary, holm, paired_
 from msd_framework.analysis.study.by_view import SaliencyTable, ViewTable, saliency_table, view_tables
 from msd_framework.analysis.study.config import StudyConfig, larger_is_better
 from msd_framework.escaping import markdown as escaped
-from msd_framework.files import write_json, write_text
+from msd_framework.files import split_file, write_json, write_text
 from msd_framework.screen import Screen
 from msd_framework.table import Table
 
@@ -298,6 +298,6 @@ def _draw_densities(config: StudyConfig) -> list[str]:
     for name in config.densities:
         folder = config.folder / name / f"seed_{config.seed_list[0]}"
         split = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]["test"]
-        panels[name] = read_log_odds(folder / f"predictions_{split.replace('/', '_')}.csv")
+        panels[name] = read_log_odds(split_file(folder, "predictions", split, "csv"))
     draw_densities(panels, config.folder / "densities.png")
     return ["densities.png"]

@@ -19,6 +19,7 @@ from msd_framework.components.specs import complete
 from msd_framework.config.load import load, resolve
 from msd_framework.config.values import as_word
 from msd_framework.errors import ConfigError, TrainingError
+from msd_framework.files import split_file
 from msd_framework.reading import read_json
 from msd_framework.registry import PROCESSORS
 from msd_framework.run import run
@@ -31,7 +32,7 @@ NO_NUMBERS = ("name", "expected", "env")
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One method with one seed.
 
     Args:
@@ -96,7 +97,7 @@ def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]
     return write_report(config, [{**r.report(), "name": r.name, "seed": r.seed} for r in runs], saliency_files)
 
 
-def planned(config: StudyConfig) -> Iterator[Run]:
+def planned(config: StudyConfig) -> Iterator[StudyRun]:
     """All runs of a study: seed by seed, the teacher first."""
     needs_it, processors = {}, {}
     for name, file in config.run_files.items():
@@ -118,10 +119,10 @@ def planned(config: StudyConfig) -> Iterator[Run]:
                 if needs_it[name]:
                     settings["teacher.checkpoint"] = str(teacher)
             words = tuple(as_word(key, value) for key, value in settings.items())
-            yield Run(name, seed, file, folder, words, config.words(name))
+            yield StudyRun(name, seed, file, folder, words, config.words(name))
 
 
-def refuse_others(config: StudyConfig, runs: Iterable[Run]) -> None:
+def refuse_others(config: StudyConfig, runs: Iterable[StudyRun]) -> None:
     """Makes sure that what lies in the folders of the runs and of their worlds is of this study.
 
     Raises:
@@ -140,7 +141,7 @@ def refuse_others(config: StudyConfig, runs: Iterable[Run]) -> None:
         raise ConfigError(*problems)
 
 
-def tasks(config: StudyConfig, runs: Iterable[Run]) -> list[Task]:
+def tasks(config: StudyConfig, runs: Iterable[StudyRun]) -> list[Task]:
     """What is left to do: the runs that are not done, and before them the worlds that they read."""
     left: list[Task] = []
     names: set[str] = set()
@@ -158,7 +159,7 @@ def tasks(config: StudyConfig, runs: Iterable[Run]) -> list[Task]:
     return left
 
 
-def saliency_tasks(config: StudyConfig, runs: Iterable[Run]) -> Iterator[Task]:
+def saliency_tasks(config: StudyConfig, runs: Iterable[StudyRun]) -> Iterator[Task]:
     """The seeds' teachers whose modalities are not scored yet."""
     wanted = {label(spec) for spec in config.saliency}
     for teacher in (r for r in runs if config.saliency and r.name == TEACHER):
@@ -172,10 +173,10 @@ def saliency_tasks(config: StudyConfig, runs: Iterable[Run]) -> Iterator[Task]:
         yield Task(f"saliency, seed {teacher.seed}", do_saliency, (teacher.config, words), log, needs)
 
 
-def saliency_file(teacher: Run) -> Path:
+def saliency_file(teacher: StudyRun) -> Path:
     """Where the scores of a teacher's modalities are written."""
     split = resolve(load(teacher.config, teacher.words)).values["data"]["test"]
-    return teacher.folder / "saliency" / f"saliency_{split.replace('/', '_')}.json"
+    return split_file(teacher.folder / "saliency", "saliency", split, "json")
 
 
 def do(left: list[Task], config: StudyConfig) -> None:
