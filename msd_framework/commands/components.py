@@ -40,7 +40,7 @@ def show_components(kind: str | None = None, name: str | None = None) -> str:
         ConfigError: if there is no such kind or component.
     """
     if kind is None:
-        return "\n\n".join(_table(plural) for plural in REGISTRIES)
+        return "\n\n".join(map(_table, REGISTRIES))
     plurals: dict[str, str] = {}
     for plural, registry in REGISTRIES.items():
         plurals |= dict.fromkeys((plural, registry.kind, registry.kind.replace(" ", "_")), plural)

@@ -65,10 +65,15 @@ def read_checkpoint(path: str | Path) -> MmfCheckpoint:
     file = _file(Path(path).expanduser())
     held = _read(file)
     weights = next((held[key] for key in ("model", "state_dict") if isinstance(held.get(key), Mapping)), held)
-    tensors = unwrapped({name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)})
-    others = sorted(str(name) for name, value in weights.items() if not isinstance(value, Tensor))
+    own, others = {}, []
+    for name, value in weights.items():
+        if isinstance(value, Tensor):
+            own[name] = value
+        else:
+            others.append(str(name))
+    tensors = unwrapped(own)
     if not tensors or (others and weights is not held):
-        there = ", ".join(others[:5]) or "nothing"
+        there = ", ".join(sorted(others)[:5]) or "nothing"
         raise DataError(f"{file}: holds no model: {there} where its tensors should be; {WANTED}.")
     config = filled_in(_plain(held["config"])) if isinstance(held.get("config"), Mapping) else _beside(file)
     score, updates = held.get("best_metric_value"), held.get("num_updates")

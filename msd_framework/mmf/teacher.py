@@ -245,7 +245,7 @@ def _rows(file: Path, num: int, wanted: Sequence[str]) -> list[int]:
     if not file.expanduser().is_file():
         raise ConfigError(Problem("classes", f"{file} cannot be read (no such file); wanted a class a line."))
     try:
-        lines = [line.strip() for line in read_text(file.expanduser()).splitlines()]
+        lines = list(map(str.strip, read_text(file.expanduser()).splitlines()))
     except DataError as error:
         raise ConfigError(Problem("classes", f"{error}; wanted a class a line.")) from error
     names = [line.casefold() for line in lines if line]

@@ -98,8 +98,8 @@ def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[
 
     Of many classes, the file holds the most probable one alone.
     """
-    names = [cell(name) for name in info.class_names] or [str(c) for c in range(info.num_classes)]
-    written = [cell(i) for i in ids]
+    names = list(map(cell, info.class_names)) or list(map(str, range(info.num_classes)))
+    written = list(map(cell, ids))
     wanted = set(written)
     with path.open(encoding="utf-8", newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file) if row["id"] in wanted}

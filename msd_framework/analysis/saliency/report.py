@@ -146,8 +146,8 @@ def class_rows(summary: Mapping[str, Any]) -> Iterator[list[str]]:
     """A row a score and class."""
     for label, score in summary["scores"].items():
         for name, by_modality in score["classes"].items():
-            cells = [mean_and_share(measured) for measured in by_modality.values()]
-            yield [label, name, f"{next(iter(by_modality.values()))['n']:,}", *cells]
+            first = next(iter(by_modality.values()))
+            yield [label, name, f"{first['n']:,}", *map(mean_and_share, by_modality.values())]
 
 
 def example_table(summary: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
@@ -155,7 +155,7 @@ def example_table(summary: Mapping[str, Any], examples: Sequence[Mapping[str, An
     for example in examples:
         scores = example["scores"][summary["picked_by"]]
         facts = ", ".join(f"{k} {v}" for k, v in example["facts"].items())
-        shown = "; ".join(excerpt(text) for text in example["inputs"].values())
+        shown = "; ".join(map(excerpt, example["inputs"].values()))
         yield [example["id"], label_of(example["label"]), *(f"{scores[m]:.3f}" for m in summary["modalities"]), shown, facts]
 
 

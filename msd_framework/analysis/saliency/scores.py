@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,10 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
     with bar(f"asking the teacher ({use})", len(batches), data.world.is_first) as advance:
         predictions = predict(scores_of, _counted(batches, advance), list(saliencies), data.world).together()
     # an example that lacks a modality has nothing to compare
-    lacking = set[int]().union(*data.world.gather(set[int]().union(*batches.reader.lacking.values())))
+    mine = set(chain.from_iterable(batches.reader.lacking.values()))
+    lacking = set(chain.from_iterable(data.world.gather(mine)))
     whole = torch.tensor([place not in lacking for place in predictions.places.tolist()])
-    known = predictions.at(whole) if not whole.all() else predictions
-    known = known.at(known.labelled)
+    known = predictions.at(whole & predictions.labelled)
     if not len(known.places):
         raise DataError(f"no example of the split for {use} has a label, as in a blind test; take another split.")
     scores = {label: values.double().numpy() for label, values in known.logits.items()}

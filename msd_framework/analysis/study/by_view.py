@@ -93,7 +93,7 @@ class SaliencyTable:
 
 def saliency_table(files: Sequence[Path]) -> SaliencyTable | None:
     """The means of what `msd saliency` wrote for each seed's teacher; None where it wrote nothing."""
-    saliencies = [read_json(file) for file in files]
+    saliencies = list(map(read_json, files))
     if not saliencies:
         return None
     first = saliencies[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,9 @@ def as_json(results: Results) -> dict[str, Any]:
         "name": results.config.name,
         "seeds": results.config.seed_list,
         "runs": [{key: run[key] for key in kept} for run in results.runs],
-        "table": [asdict(row) for row in results.rows],
+        "table": list(map(asdict, results.rows)),
         "differences": differences,
-        "views": [asdict(view_table) for view_table in results.by_view],
+        "views": list(map(asdict, results.by_view)),
         "saliency": asdict(results.saliency) if results.saliency else None,
         "note": results.config.note,
     }
@@ -250,11 +251,16 @@ def cells(results: Results) -> list[list[str]]:
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     columns = ["", "metric", "difference", "wins, losses", "p (Holm)", ""]
-    return Table(columns, [[c.title, c.metric, interval(c), tally(c), f"{c.p:.3f}", c.difference.verdict] for c in comparisons])
+    rows = []
+    for c in comparisons:
+        rows.append([c.title, c.metric, interval(c), tally(c), f"{c.p:.3f}", c.difference.verdict])
+    return Table(columns, rows)
 
 
 def view_table(by_view: ViewTable) -> Table:
-    rows = [[method, *(shown(by_view.metric, one) for one in summaries)] for method, summaries in by_view.rows.items()]
+    rows = []
+    for method, summaries in by_view.rows.items():
+        rows.append([method, *map(partial(shown, by_view.metric), summaries)])
     return Table(["", *by_view.views], rows)
 
 
@@ -264,7 +270,7 @@ def modality_table(saliency: SaliencyTable) -> Table:
     rows = []
     for name, most in saliency.most_salient.items():
         summaries = [*most.values(), *saliency.truth.get(name, {}).values()]
-        rows.append([name, *(shown("auroc", summary) for summary in summaries)])
+        rows.append([name, *map(partial(shown, "auroc"), summaries)])
     return Table(["score", *(f"{m} first" for m in saliency.modalities), *kinds], rows)
 
 
