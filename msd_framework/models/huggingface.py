@@ -149,7 +149,7 @@ class HuggingFace(MultimodalModel):
         return kinds | {SUMMARY: "pooled"}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        encodings = [self.encode(view, any(n != SUMMARY for n in names)) for view, names in zip(views, wanted)]
+        encodings = [self.encode(view, bool(set(names) - {SUMMARY})) for view, names in zip(views, wanted)]
         logits = self.classify(torch.stack([of_view.summary for of_view in encodings]))  # [V, B, C]
         return ModelOutput(logits), list(map(self._features, encodings, wanted))
 

@@ -86,7 +86,7 @@ class LateFusion(ModelOfEncoders, SummaryModel):
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         # views that show the same share all that is made of it, so each gets what any of them wants
-        of_any = frozenset(name for names in wanted for name in names)
+        of_any = frozenset[str]().union(*wanted)
         once = self._once(of_any)
         summaries, features = [], []
         for inputs, names in zip(views, wanted):
@@ -132,11 +132,9 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         stacked = torch.stack(vectors, 1)  # [B, M, D]
         fused: Tensor = self.fusion(stacked)  # [B, D]
         if wanted:
-            features |= {f"{m}.projected": Feature(vector) for m, vector in zip(self.modalities, vectors)}
-            features |= {SUMMARY: Feature(fused), VECTORS: hidden_feature(stacked, self._present(inputs))}
+            absent = torch.zeros_like(next(iter(inputs.values())).present)  # [B]
+            present = [inputs[m].present if m in inputs else absent for m in self.modalities]
+            for m, vector in zip(self.modalities, vectors):
+                features[f"{m}.projected"] = Feature(vector)
+            features[SUMMARY], features[VECTORS] = Feature(fused), hidden_feature(stacked, torch.stack(present, 1))
         return fused, features
-
-    def _present(self, inputs: Inputs) -> Tensor:
-        """Which modalities each example has, bool [B, M]."""
-        absent = torch.zeros_like(next(iter(inputs.values())).present)
-        return torch.stack([inputs[m].present if m in inputs else absent for m in self.modalities], 1)

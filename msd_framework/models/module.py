@@ -134,12 +134,14 @@ class TorchModule(MultimodalModel):
 
     def _refuse_arguments(self, arguments: Mapping[str, inspect.Parameter]) -> None:
         takes_any = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
-        named = {f"inputs.{m}": a for m, a in self.inputs.items()} | {f"masks.{m}": a for m, a in self.masks.items()}
-        for key, argument in named.items():
-            if argument not in arguments and not takes_any:
-                hint = did_you_mean(argument, arguments)
-                raise ValueError(f"{key}: the forward of {self.target} has no {argument!r}, only {', '.join(arguments)}.{hint}")
-        lacking = [name for name in self.required if name not in named.values()]
+        for option, carriers in (("inputs", self.inputs), ("masks", self.masks)):
+            for modality, argument in carriers.items():
+                if argument not in arguments and not takes_any:
+                    hint = did_you_mean(argument, arguments)
+                    key, has = f"{option}.{modality}", ", ".join(arguments)
+                    raise ValueError(f"{key}: the forward of {self.target} has no {argument!r}, only {has}.{hint}")
+        carried = [*self.inputs.values(), *self.masks.values()]
+        lacking = [name for name in self.required if name not in carried]
         if lacking:
             raise ValueError(f"the forward of {self.target} needs {', '.join(lacking)}, which no input or mask carries")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class SingleSequence(SummaryModel):
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         parts = self.parts(views)
-        summaries, states = self._read(parts, layers_of(name for names in wanted for name in names))
+        summaries, states = self._read(parts, layers_of(chain(*wanted)))
         features: list[Features] = []
         for view, of_view, names, summary in zip(parts, states, wanted, summaries):
             spans = self.spans(view)

@@ -110,11 +110,16 @@ class SingleStream(ModelOfEncoders, SingleSequence):
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         own = [self.own(inputs) for inputs in views]
-        like = next(iter(own[0].values())).mask
-        size, place = len(like), torch.zeros(len(like), 1, dtype=torch.long, device=like.device)
-        cls = Segment((place,), torch.ones(size, 1, dtype=torch.bool, device=like.device), (place,), self._cls)
-        part = {m: OncePerInput(partial(self._part, m), mixes_examples(self.encoders[m])) for m in self.modalities}
-        return [[cls, *(part[m](inputs) for m, inputs in view.items())] for view in own]
+        mask = torch.ones_like(next(iter(own[0].values())).mask[:, :1])  # [B, 1]
+        place = torch.zeros_like(mask, dtype=torch.long)
+        first = Segment((place,), mask, (place,), self._cls)
+        segment = {}
+        for m in self.modalities:
+            segment[m] = OncePerInput(partial(self._part, m), mixes_examples(self.encoders[m]))
+        parts = []
+        for view in own:
+            parts.append([first, *(segment[m](inputs) for m, inputs in view.items())])
+        return parts
 
     def _part(self, modality: str, inputs: ModalityInputs) -> Segment:
         encoder = self.encoders[modality]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import reduce
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -215,7 +216,7 @@ class Vilbert(ImageTextModel):
         return image | text | {SUMMARY: "pooled"}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        names = [name for of_view in wanted for name in of_view]
+        names = list(chain(*wanted))
         streams = self.streams(views, layers_of(within("text", names)), layers_of(within("image", names)))
         summaries = torch.stack([self.summarise(*pair) for pair in streams])  # [V, B, D]
         features = [_features(*found) for found in zip(views, wanted, streams, summaries)]

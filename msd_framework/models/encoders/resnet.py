@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from msd_framework.models.base import ENCODERS, Encoded, Encoder
-from msd_framework.models.features import KINDS, Features, within
+from msd_framework.models.features import Features, within
 from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.pretrained.weights import load_exactly, read_tensors
 from msd_framework.structures import FeatureKind, ModalityInputs
@@ -81,8 +81,10 @@ class ResNet(Encoder):
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
         """The cells of the grid after each of the four stages, and their mean."""
-        stages: dict[str, FeatureKind] = {f"{i}.{what}": KINDS[what] for i in range(1, 5) for what in ("hidden", "mean")}
-        return super().feature_kinds | stages
+        kinds = super().feature_kinds
+        for stage in range(1, 5):
+            kinds |= {f"{stage}.hidden": "hidden", f"{stage}.mean": "pooled"}
+        return kinds
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         grid, stages = visible(inputs.values, inputs.mask), {}

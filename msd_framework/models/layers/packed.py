@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import accumulate, chain
+from itertools import chain
 from operator import or_
 from typing import TypeAlias, cast
 
@@ -234,7 +234,10 @@ def _embed(views: Sequence[Sequence[Segment]], kept: Sequence[Tensor]) -> tuple[
         # One call for all that share `embed`; where there is one group, nothing is copied.
         joined = contents[0] if len(contents) == 1 else [torch.cat(same) for same in zip(*contents)]
         embedded.append(embed(*joined))  # [U', D]
-    return torch.cat(embedded), [torch.cat([tokens[_identity(segment)] for segment in view], 1) for view in views]
+    tokens_of_views = []
+    for view in views:
+        tokens_of_views.append(torch.cat([tokens[_identity(segment)] for segment in view], 1))  # [B, L]
+    return torch.cat(embedded), tokens_of_views
 
 
 def _identity(segment: Segment) -> tuple[int, ...]:
@@ -260,12 +263,15 @@ def _taking(kept: Tensor) -> tuple[Move, Tensor]:
 
 def _padded_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> PackedRows:
     """Rows at the full length of their view, which is a block."""
-    blocks = tuple(Block(mask.shape[0], mask.shape[1], mask) for mask in masks)
-    starts = accumulate((block.num_rows * block.length for block in blocks), initial=0)
     device = tokens[0].device
-    first = [start + block.length * torch.arange(block.num_rows, device=device) for start, block in zip(starts, blocks)]
-    rank = torch.arange(sum(block.num_rows for block in blocks), device=device)
-    return PackedRows(torch.cat([t.flatten() for t in tokens]), blocks, torch.cat(first), rank)
+    blocks, first, start, total = [], [], 0, 0
+    for mask in masks:
+        num_rows, length = mask.shape
+        blocks.append(Block(num_rows, length, mask))
+        first.append(start + length * torch.arange(num_rows, device=device))
+        start, total = start + num_rows * length, total + num_rows
+    rank = torch.arange(total, device=device)
+    return PackedRows(torch.cat([t.flatten() for t in tokens]), tuple(blocks), torch.cat(first), rank)
 
 
 def _short_rows(

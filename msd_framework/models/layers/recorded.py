@@ -129,7 +129,7 @@ class Tape:
         """While this lasts, calls of the modules in each group, and of those in them, are kept."""
         handles = []
         for modules, order in groups:
-            for module in (inner for outer in modules for inner in outer.modules()):
+            for module in nn.ModuleList(modules).modules():
                 # a module without parameters of its own, such as a dropout or a whole layer, has no product of its own
                 if next(module.parameters(recurse=False), None) is not None:
                     handles.append(module.register_forward_hook(self._keeper(order)))

@@ -298,9 +298,10 @@ class Flava(Adapter):
         return int(config.multimodal_config.hidden_size)
 
     def unused(self, model: Any) -> Sequence[nn.Module | nn.Parameter | None]:
-        heads = [m for part in (model.text_model, model.image_model) for m in (part.pooler, part.layernorm)]
+        text, image = model.text_model, model.image_model
+        heads = [text.pooler, text.layernorm, image.pooler, image.layernorm, model.multimodal_model.pooler]
         contrast = [model.image_projection, model.text_projection, model.logit_scale]
-        return [*heads, *contrast, model.multimodal_model.pooler, model.image_model.embeddings.mask_token]
+        return [*heads, *contrast, image.embeddings.mask_token]
 
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
         configs = {WORDS: config.text_config, PIXELS: config.image_config, FUSED: config.multimodal_config}

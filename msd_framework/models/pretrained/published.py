@@ -111,8 +111,10 @@ class WeightMap:
         >>> list(weights.ours({"model.bert.layer.0.LayerNorm.gamma": torch.ones(1), "model.cls": torch.ones(1)}))
         ['layers.0.norm.weight']
         """
-        prefix = next((p for p in self.prefixes if any(name.startswith(p) for name in tensors)), "nowhere")
-        renamed = {}
+        there = [prefix for prefix in self.prefixes if any(name.startswith(prefix) for name in tensors)]
+        if not there:
+            return {}
+        prefix, renamed = there[0], {}
         for name, tensor in tensors.items():
             if not name.startswith(prefix) or any(part in name for part in self.unused):
                 continue
