@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,89 +69,141 @@ class OneAfterAnother:
 
 
 # The gradient
+#
+# Claim: the slopes that the weights learn from are w * dL/dw, L the held-out loss after the optimizer's step.
+# Input: three updates of a tiny student.
+# Oracle: autograd through the loss of the update, and through the optimizer's formula written out here.
 
 
-def reference(
-    built: DistillationObjective, optimizer: Any, batch: Batch, held_out: Batch, w: Tensor, clip: float | None, kind: type
-) -> Tensor:
-    """The derivative of the held-out loss with respect to weights [V, B], by second derivatives and the optimizers' formulas."""
-    model = built.model
-    names, theta = zip(*((n, p.detach().clone().requires_grad_()) for n, p in model.named_parameters() if p.requires_grad))
-    inputs = [built.masker.view(batch, v).inputs for v in built.student_views]
-    w = w.clone().requires_grad_()
-    with torch.no_grad():
-        taught = [built.teacher.predict(batch, [v.teacher]).logits[0] for v in built.views]
+@dataclass
+class Update:
+    """The slopes of one update, and what they must be.
 
-    def passes() -> Tensor:
-        if kind is Recorded:  # with its rows in the same order, it drops the same features
-            return model.record_views(inputs, {i for i in built.own_rows() if i is not None}).logits
-        return model.forward_views(inputs).logits
+    Args:
+        slopes: what the library gave to the weighting, [V, B].
+        gradient: the oracle's dL/dw, [V, B].
+        weights: w, [V, B].
+    """
 
-    logits = built.by_view(called_with(model, dict(zip(names, theta)), passes))
-    task = F.cross_entropy(logits[0], batch.targets, reduction="none")
-    d = torch.stack([built.distill_loss(ModelOutput(s), ModelOutput(t)) for s, t in zip(logits[1:], taught)])
-    loss = ((1 - LAMBDA) * task + LAMBDA * (w * d).sum(0)).mean()
-    gradients = torch.autograd.grad(loss, theta, create_graph=True)
-    if clip is not None:
-        norm = torch.cat([g.flatten() for g in gradients]).norm()
-        gradients = [g * (clip / (norm + 1e-6)).clamp(max=1) for g in gradients]
-    parameters = dict(model.named_parameters())
-    group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
-    moved = {}
-    for n, t, g in zip(names, theta, gradients):
-        group, state = group_of[parameters[n]], optimizer.state.get(parameters[n], {})
-        if "betas" in group:
-            b1, b2 = group["betas"]
-            step = float(state.get("step", 0)) + 1
-            m = b1 * state.get("exp_avg", 0.0) + (1 - b1) * g
-            v = b2 * state.get("exp_avg_sq", 0.0) + (1 - b2) * g**2
-            positive = v > 0
-            root = torch.where(positive, (v.where(positive, 1.0) / (1 - b2**step)).sqrt(), 0.0)
-            moved[n] = t * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * (m / (1 - b1**step)) / (root + group["eps"])
-        else:
-            g = g + group["weight_decay"] * t
-            if group["momentum"]:
-                old = state.get("momentum_buffer")
-                buffer = g if old is None else group["momentum"] * old + g
-                g = g + group["momentum"] * buffer if group["nesterov"] else buffer
-            moved[n] = t - group["lr"] * g
-    model.eval()
-    after = F.cross_entropy(functional_call(model, moved, (held_out.inputs,)).logits, held_out.targets)
-    built.train()
-    return torch.autograd.grad(after, w)[0]
+    slopes: Tensor
+    gradient: Tensor
+    weights: Tensor
+
+    @property
+    def expected(self) -> Tensor:
+        return self.weights * self.gradient
 
 
-def slopes_of(
+class Watched:
+    """Keeps the weights that a weighting gives and the slopes that it gets."""
+
+    def __init__(self, weighting: LearnedWeights):
+        self.weights, self.slopes = list[Tensor](), list[Tensor]()
+        self.give, self.get = weighting.forward, weighting.learn
+        weighting.forward, weighting.learn = self.forward, self.learn  # type: ignore[method-assign]
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        weights = self.give(evidence)
+        self.weights.append(weights.detach())
+        return weights
+
+    def learn(self, slopes: Sequence[Tensor], mean: Any) -> None:
+        self.slopes.extend(slopes)
+        self.get(slopes, mean)
+
+
+def updates_of(
     built: DistillationObjective, recipe: Any, clip: float | None, kind: type, updates: int = 3, precision: Precision = FP32
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """After each update: the slopes that weights learn from, the reference's, and the weights [V, B]."""
+) -> Iterator[Update]:
+    """Makes updates as the runner does, and asks the oracle about each before it is made."""
     optimizer = recipe.build(built)
     held_out = OneAfterAnother([made_batch(5, seed=100 + i) for i in range(updates)])
-    look_ahead, found, weights = LookAhead(built, held_out, optimizer, clip_norm=clip), [], []
-    learn, weigh = built.weighting.learn, built.weighting.forward
-    built.weighting.learn = lambda slopes, mean: (found.extend(slopes), learn(slopes, mean))  # type: ignore[method-assign]
-    built.weighting.forward = lambda e: weights.append(weigh(e)) or weights[-1]  # type: ignore[method-assign,func-returns-value]
+    look_ahead = LookAhead(built, held_out, optimizer, clip_norm=clip)
+    watched = Watched(built.weighting)
     torch.manual_seed(0)
     built.train()
     for update in range(updates):
         batch = made_batch(6, seed=update)
         built.begin_update(Progress(update, updates))
-        state = torch.get_rng_state()
+        random_before = torch.get_rng_state()
         output = built(batch)
         assert type(built.traced[0]) is kind
-        w = weights[-1].detach() if weights[-1].ndim == 2 else weights[-1].detach()[:, None].expand(-1, 6)
-        before, theta = torch.get_rng_state(), [p.detach().clone() for p in built.model.parameters()]
-        torch.set_rng_state(state)
-        wanted = reference(built, optimizer, batch, held_out.batches[update], w, clip, kind)
-        torch.set_rng_state(before)
-        assert all(torch.equal(a, b) for a, b in zip(theta, built.model.parameters()))
+
+        weights = watched.weights[-1]
+        weights = weights if weights.ndim == 2 else weights[:, None].expand(-1, len(batch))
+        random_after = torch.get_rng_state()
+        torch.set_rng_state(random_before)  # the oracle drops the same features
+        gradient = held_out_gradient(built, optimizer, batch, held_out.batches[update], weights, clip, kind)
+        torch.set_rng_state(random_after)
+
         output.loss.backward()
         norm = nn.utils.clip_grad_norm_(built.parameters(), torch.inf if clip is None else clip)
         optimizer.step()
         built.after_step(OptimizerStep(update, precision, norm, World(), look_ahead))
         optimizer.zero_grad()
         built.end_update(lambda x: x)
-        yield found[-1], wanted, w
+        yield Update(watched.slopes[-1], gradient, weights)
+
+
+def held_out_gradient(
+    built: DistillationObjective, optimizer: Any, batch: Batch, held_out: Batch, weights: Tensor, clip: float | None, kind: type
+) -> Tensor:
+    """The oracle: dL/dw, [V, B], by second derivatives. It leaves the model as it is."""
+    model = built.model
+    names, theta = zip(*((n, p.detach().clone().requires_grad_()) for n, p in model.named_parameters() if p.requires_grad))
+    w = weights.clone().requires_grad_()
+
+    loss = weighted_loss(built, batch, w, dict(zip(names, theta)), kind)
+    gradients = torch.autograd.grad(loss, theta, create_graph=True)
+    if clip is not None:
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        gradients = [g * (clip / (norm + 1e-6)).clamp(max=1) for g in gradients]
+    moved = {n: after_step(optimizer, model.get_parameter(n), t, g) for n, t, g in zip(names, theta, gradients)}
+
+    model.eval()
+    after = F.cross_entropy(functional_call(model, moved, (held_out.inputs,)).logits, held_out.targets)
+    built.train()
+    return torch.autograd.grad(after, w)[0]
+
+
+def weighted_loss(built: DistillationObjective, batch: Batch, w: Tensor, theta: dict[str, Tensor], kind: type) -> Tensor:
+    """The objective's equation, as a function of the weights [V, B] and of the student's parameters."""
+    model = built.model
+    inputs = [built.masker.view(batch, v).inputs for v in built.student_views]
+
+    def logits_of_views() -> Tensor:
+        if kind is Recorded:  # with its rows in the same order, it drops the same features
+            return model.record_views(inputs, {i for i in built.own_rows() if i is not None}).logits
+        return model.forward_views(inputs).logits
+
+    student = built.by_view(called_with(model, theta, logits_of_views))
+    task = F.cross_entropy(student[0], batch.targets, reduction="none")
+    distill = []
+    for logits, view in zip(student[1:], built.views):
+        with torch.no_grad():
+            teacher = built.teacher.predict(batch, [view.teacher]).logits[0]
+        distill.append(built.distill_loss(ModelOutput(logits), ModelOutput(teacher)))
+    return ((1 - LAMBDA) * task + LAMBDA * (w * torch.stack(distill)).sum(0)).mean()
+
+
+def after_step(optimizer: Any, parameter: nn.Parameter, theta: Tensor, gradient: Tensor) -> Tensor:
+    """A parameter after a step of AdamW or SGD, by their formulas, with the optimizer's own options and state."""
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    state = optimizer.state.get(parameter, {})
+    if "betas" in group:
+        b1, b2 = group["betas"]
+        step = float(state.get("step", 0)) + 1
+        m = b1 * state.get("exp_avg", 0.0) + (1 - b1) * gradient
+        v = b2 * state.get("exp_avg_sq", 0.0) + (1 - b2) * gradient**2
+        # the square root has no derivative at 0
+        root = torch.where(v > 0, (v.where(v > 0, 1.0) / (1 - b2**step)).sqrt(), 0.0)
+        return theta * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * (m / (1 - b1**step)) / (root + group["eps"])
+    gradient = gradient + group["weight_decay"] * theta
+    if group["momentum"]:
+        old = state.get("momentum_buffer")
+        buffer = gradient if old is None else group["momentum"] * old + gradient
+        gradient = gradient + group["momentum"] * buffer if group["nesterov"] else buffer
+    return theta - group["lr"] * gradient
 
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -161,17 +213,17 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_inner_products_are_the_gradient_through_a_step_of_the_optimizer(recipe: str, per: str, dropout: float) -> None:
     built = objective(student(dropout), per=per, lr=0.05)
-    for found, wanted, w in slopes_of(built, RECIPES[recipe], None, Recorded):
-        torch.testing.assert_close(found[1:], (w * wanted)[1:], **EXACT)
-        assert wanted[1:].abs().max() > 1e-6
+    for update in updates_of(built, RECIPES[recipe], None, Recorded):
+        torch.testing.assert_close(update.slopes[1:], update.expected[1:], **EXACT)
+        assert update.gradient[1:].abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("clip", [0.02, 1e3])
 @pytest.mark.parametrize("recipe", ["momentum", "adamw"])
 def test_clipping_is_part_of_the_gradient(recipe: str, clip: float) -> None:
     built = objective(student(0.3), lr=0.05)
-    for found, wanted, w in slopes_of(built, RECIPES[recipe], clip, Recorded):
-        torch.testing.assert_close(found[1:], (w * wanted)[1:], **EXACT)
+    for update in updates_of(built, RECIPES[recipe], clip, Recorded):
+        torch.testing.assert_close(update.slopes[1:], update.expected[1:], **EXACT)
 
 
 @pytest.mark.parametrize("kind", [Recorded, Replayed])
@@ -183,17 +235,17 @@ def test_the_gradient_is_exact_where_parts_learn_at_their_own_rate_or_not_at_all
     made.parts.freeze(model)
     built = objective(model, lr=0.05)
     assert {group["lr"] for group in made.build(built).param_groups if group["params"]} == {LR, 0.2 * 0.5**3, 0.01 * 0.5}
-    for found, wanted, w in slopes_of(built, made, 0.02, kind):
-        torch.testing.assert_close(found[1:], (w * wanted)[1:], **EXACT)
-        assert wanted[1:].abs().max() > 1e-6
+    for update in updates_of(built, made, 0.02, kind):
+        torch.testing.assert_close(update.slopes[1:], update.expected[1:], **EXACT)
+        assert update.gradient[1:].abs().max() > 1e-6
 
 
 def test_the_gradient_is_exact_where_nobody_can_look_at_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (packed, recorded, visual_bert):
         monkeypatch.setattr(module, "can_look", lambda tensor: False)
     built = objective(student(0.3), lr=0.05)
-    for found, wanted, w in slopes_of(built, RECIPES["adamw"], None, Recorded):
-        torch.testing.assert_close(found[1:], (w * wanted)[1:], **EXACT)
+    for update in updates_of(built, RECIPES["adamw"], None, Recorded):
+        torch.testing.assert_close(update.slopes[1:], update.expected[1:], **EXACT)
 
 
 CROSSMODAL = ["image", {"teacher": "text", "student": "image"}, {"teacher": "image", "student": "full"}]
@@ -213,16 +265,16 @@ CROSSMODAL = ["image", {"teacher": "text", "student": "image"}, {"teacher": "ima
 def test_the_gradient_is_exact_for_every_form_of_a_student(options: dict[str, Any], views: list[Any], kind: type) -> None:
     built = objective(student(0.3, **options), views, lr=0.05)
     learned = torch.tensor([v != "full" for v in views])
-    for found, wanted, w in slopes_of(built, RECIPES["adamw"], None, kind):
-        torch.testing.assert_close(found[learned], (w * wanted)[learned], **EXACT)
+    for update in updates_of(built, RECIPES["adamw"], None, kind):
+        torch.testing.assert_close(update.slopes[learned], update.expected[learned], **EXACT)
 
 
 @pytest.mark.parametrize("options", [{"full_weight": None}, {"loss": ClassRelations()}], ids=["full view", "relations"])
 def test_the_gradient_is_exact_where_rows_have_more_than_one_loss_and_losses_more_than_one_row(options: dict[str, Any]) -> None:
     built = objective(student(0.3), lr=0.05, **options)
     learned = slice(0 if "full_weight" in options else 1, None)
-    for found, wanted, w in slopes_of(built, RECIPES["momentum"], None, Replayed):
-        torch.testing.assert_close(found[learned], (w * wanted)[learned], **EXACT)
+    for update in updates_of(built, RECIPES["momentum"], None, Replayed):
+        torch.testing.assert_close(update.slopes[learned], update.expected[learned], **EXACT)
 
 
 def test_bfloat16_gives_the_slopes_of_float32_but_for_its_rounding() -> None:
