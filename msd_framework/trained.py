@@ -30,6 +30,7 @@ from msd_framework.data.base import Processor
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.loader import EvaluationBatches
 from msd_framework.data.batches.reader import ExampleReader, Kept
+from msd_framework.data.overlap import target_problem
 from msd_framework.data.records import Records
 from msd_framework.engine.checkpoint import Checkpoint, load_weights
 from msd_framework.engine.distributed import World
@@ -38,7 +39,7 @@ from msd_framework.engine.precision import Precision
 from msd_framework.engine.prediction_table import names_of, predicted_names
 from msd_framework.errors import CheckpointError, ConfigError, DataError, Problem
 from msd_framework.maskers.base import Masker
-from msd_framework.models.base import MultimodalModel
+from msd_framework.models.base import MultimodalModel, evaluated
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.ranges import too_large
 from msd_framework.registry import MASKERS, PROCESSORS
@@ -132,16 +133,20 @@ class TrainedModel:
             the predictions on each view, in the order of the rows.
 
         Raises:
-            ConfigError: if there is no such view.
+            ConfigError: if there is no such view, or no row in a batch.
             DataError: of the first row that cannot be read, with its place.
         """
         names = self._known([views] if isinstance(views, str) else views)
+        batch_size = self.batch_size if batch_size is None else batch_size
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(Problem("batch_size", f"wanted a whole number above 0, got {batch_size!r}."))
         reader = self._reader(rows)
         if not len(reader.dataset):
             raise DataError("there are no rows to predict")
         reader.check_files()
-        batches = EvaluationBatches(reader, Collator(self.processors, self.info), batch_size or self.batch_size)
-        found = student_predictions(self.model, self.masker, batches, names, self.world, self.precision).together()
+        batches = EvaluationBatches(reader, Collator(self.processors, self.info), batch_size)
+        with evaluated(self.model), evaluated(self.masker):
+            found = student_predictions(self.model, self.masker, batches, names, self.world, self.precision).together()
         return {view: ViewPredictions.of(found, view, self.info) for view in names}
 
     def batch(self, rows: Any, targets: Sequence[Any] | None = None) -> Batch:
@@ -149,12 +154,14 @@ class TrainedModel:
 
         Args:
             rows: as `predict` takes them.
-            targets: a class a row, by its number, or C scores.
+            targets: a class a row, by its number, or C scores from 0 to 1; None of a row where nobody knows.
 
         Raises:
-            DataError: of the first row that cannot be read, with its place.
+            DataError: of the first row that cannot be read, or whose target is none, with its place.
         """
-        reader, decoded, loaded = self._reader(rows, targets), Kept(), []
+        reader, decoded, loaded = self._reader(rows, self._targets(targets)), Kept(), []
+        if not len(reader.dataset):
+            raise DataError("there are no rows, wanted at least one")
         for index in range(len(reader.dataset)):
             one = reader(index, decoded)
             assert one is not None  # nothing is skipped
@@ -164,12 +171,31 @@ class TrainedModel:
     def _reader(self, rows: Any, targets: Sequence[Any] | None = None) -> ExampleReader:
         return ExampleReader(Records(rows, self.modalities, targets), self.processors, names_modality=True)
 
-    def _known(self, views: Iterable[str]) -> list[str]:
+    def _targets(self, targets: Any) -> list[Any] | None:
+        """Targets as plain numbers, each checked.
+
+        Raises:
+            DataError: of the first that is none.
+        """
+        if targets is None:
+            return None
+        listed = _plain(targets)
+        if isinstance(listed, str) or not isinstance(listed, Iterable):
+            raise DataError(f"targets is a {type(targets).__name__}, wanted a list of one for each row")
+        listed = [_plain(target) for target in listed]
+        for i, target in enumerate(listed):
+            if wanted := target_problem(target, self.info):
+                raise DataError(f"targets[{i}]: is {target!r}, wanted {wanted}")
+        return listed
+
+    def _known(self, views: Any) -> list[str]:
         """Names of views, each once.
 
         Raises:
-            ConfigError: if one of them is none.
+            ConfigError: if one of them is none, or there is none.
         """
+        if not isinstance(views, Collection) or not views or not all(isinstance(view, str) for view in views):
+            raise ConfigError(Problem("views", f"wanted names of views, such as ['{FULL}'], got {views!r}."))
         names = list(dict.fromkeys(views))
         for view in names:
             try:
@@ -179,19 +205,24 @@ class TrainedModel:
         return names
 
 
-def load(folder: str | Path, device: str | torch.device = "auto", allow: Collection[str] = ()) -> TrainedModel:
+def _plain(value: Any) -> Any:
+    """A tensor or an array as Python's numbers; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def load(folder: str | Path, device: str | torch.device = "auto", allow: str | Collection[str] = ()) -> TrainedModel:
     """The model of a finished run, with all that it needs to predict; nothing that the folder names is imported.
 
     Args:
         folder: the run's folder, whose best checkpoint is taken, or one of its checkpoints.
         device: what it is put on, such as ``cpu`` or ``cuda:1``; auto takes a GPU where there is one.
-        allow: classes of your own that the folder may name, such as ``["package.MyModel"]``.
+        allow: classes of your own that the folder may name, such as ``["package.MyModel"]``, or a single one.
 
     Raises:
         CheckpointError: if there is no run, if a file of it is missing or damaged, or if it names other code.
         ConfigError: if there is no such device.
     """
-    given, own = str(Path(folder).expanduser()), frozenset(allow)
+    given, own = str(Path(folder).expanduser()), frozenset([allow] if isinstance(allow, str) else allow)
     path, checkpoint = weights_of(given, own)
     config, world = _config_of(given, path), World(device=_device(device))
     with random_numbers_apart():
@@ -215,8 +246,10 @@ def _device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
+        if found.type not in ("cpu", "cuda"):
+            raise RuntimeError("models are run on cpu and cuda alone")
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(Problem("device", f"{device} cannot be used: {reason}. Take cpu, or auto.")) from error
     return found
@@ -239,7 +272,10 @@ def _config_of(folder: str, path: Path) -> RunConfig:
     problems = structure_problems(values, RunConfig)
     if problems:
         raise CheckpointError(f"{file}: is not that of a run of this version: {problems[0]}")
-    return replace(structured(values, RunConfig), checkpoint=CheckpointConfig(load=str(path)))
+    config = structured(values, RunConfig)
+    if config.evaluation.batch_size < 1:
+        raise CheckpointError(f"{file}: evaluation.batch_size must be above 0, got {config.evaluation.batch_size}.")
+    return replace(config, checkpoint=CheckpointConfig(load=str(path)))
 
 
 def _processors(checkpoint: Checkpoint, path: Path, learned: Mapping[str, Path]) -> dict[str, Processor]:
@@ -275,8 +311,8 @@ def _masker(config: RunConfig, checkpoint: Checkpoint, path: Path, own: frozense
     try:
         foreign = next(foreign_names(Spec("masker", MASKERS, config.masker), own), None)
         if foreign is not None:
-            text = f"names {foreign!r}, which is code and no registered component. If it is yours, allow it."
-            raise CheckpointError(f"{where} {text}")
+            text = f"names {foreign!r}, which is code and no registered component"
+            raise CheckpointError(f"{where} {text}. If it is yours, allow it: load(..., allow=[{foreign!r}]).")
         for key, value in too_large({"masker": config.masker}):
             raise CheckpointError(f"{where} has {key}={value}, more than any has.")
         masker = MASKERS.build(config.masker, "masker", checkpoint.card["facts"])

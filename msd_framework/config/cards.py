@@ -215,7 +215,9 @@ def _checked(card: dict[str, Any], folder: Path, config: Own) -> dict[str, Any]:
             raise CheckpointError(str(error)) from error
         if foreign is not None:
             text = f"names {foreign!r}, which is code and no registered component, and a card may come from anybody."
-            raise CheckpointError(f"{spec.path} {text} If it is yours, add `allow: [{foreign}]` to your YAML.")
+            of_a_run = isinstance(config, RunConfig)
+            remedy = f"add `allow: [{foreign}]` to your YAML" if of_a_run else f"allow it: load(..., allow=[{foreign!r}])"
+            raise CheckpointError(f"{spec.path} {text} If it is yours, {remedy}.")
     return card
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -262,6 +263,26 @@ class Processor(ABC):
 
 
 PROCESSORS: Registry[Processor] = Registry("processor", "processors", Processor)
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """What a program holds as an array in the machine's byte order: a tensor of any device and precision, an array, a list.
+
+    Raises:
+        DataError: if no array can be made of it, such as of rows of several lengths.
+
+    >>> as_array(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
+    array([1., 1.], dtype=float32)
+    """
+    try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            # numpy has no bfloat16
+            value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        array = np.asarray(value)
+    except Exception as error:  # objects of others can raise anything when they are made arrays
+        raise DataError(f"no array can be made of a {type(value).__name__} ({error})") from error
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def input_name(value: Any) -> tuple[type, str] | None:

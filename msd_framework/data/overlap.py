@@ -61,7 +61,7 @@ def survey(dataset: MultimodalDataset, info: DatasetInfo, needs_labels: bool = F
             same = f"examples {first} and {i} of {type(dataset).__name__} have the id {example.id!r}"
             raise DataError(f"{example.source}: {same}; ids must differ")
         collator.num_labelled([example])
-        if problem := _target_problem(example.target, info):
+        if problem := target_problem(example.target, info):
             raise DataError(f"{example.source}: the target of example {example.id!r} is {example.target!r}, wanted {problem}")
         # two posts without a photo may well say the same
         lacks_some = any(value is None for value in example.inputs.values())
@@ -141,7 +141,7 @@ def _check_names(example: Example, dataset: MultimodalDataset, info: DatasetInfo
             raise DataError(f"{example.source}: {text}.{hint} It names: {known}")
 
 
-def _target_problem(target: Any, info: DatasetInfo) -> str:
+def target_problem(target: Any, info: DatasetInfo) -> str:
     """What was wanted in place of a target; empty if nothing is wrong with it."""
     if target is None:
         return ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
+
+import numpy as np
 
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.errors import DataError, did_you_mean
@@ -15,7 +16,7 @@ class Records(MultimodalDataset):
     """Examples of rows in memory.
 
     Args:
-        rows: each a mapping with a value for each modality, or an `Example`; a single one of them; or a DataFrame. A
+        rows: each a mapping with a value for each modality, or an `Example`; a single one of them; a DataFrame, or a row of it. A
             row lacks a modality where its value is None or NaN, or where it names nothing but other modalities. Its
             ``id``, or else its place, says what noise a masker draws for it.
         modalities: those that are read.
@@ -83,8 +84,8 @@ def _listed(rows: Any) -> list[Any]:
     """
     if isinstance(rows, (Mapping, Example)):
         return [rows]
-    if hasattr(rows, "to_dict"):  # a DataFrame, of pandas, which need not be there
-        return list(rows.to_dict("records"))
+    if hasattr(rows, "to_dict") and hasattr(rows, "iloc"):  # of pandas, which need not be there
+        return list(rows.to_dict("records")) if hasattr(rows, "columns") else [rows.to_dict()]
     if isinstance(rows, str) or not isinstance(rows, Iterable):
         raise DataError(f"rows is a {type(rows).__name__}, wanted a dict, a list of them, or a DataFrame")
     return list(rows)
@@ -92,4 +93,4 @@ def _listed(rows: Any) -> list[Any]:
 
 def _is_nothing(value: Any) -> bool:
     """Whether a row lacks a value: None, or what a DataFrame has in its place."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
+    return value is None or (isinstance(value, (float, np.floating)) and bool(np.isnan(value))) or type(value).__name__ == "NAType"

@@ -123,19 +123,43 @@ class Frame:
     """What of pandas' DataFrame is asked for."""
 
     def __init__(self, records):
-        self.records = records
+        self.records, self.columns = records, list(records[0])
+
+    @property
+    def iloc(self):
+        return [Row(record) for record in self.records]
 
     def to_dict(self, orient):
         assert orient == "records"
         return self.records
 
 
+class Row:
+    """What of pandas' Series is asked for, as a row of a DataFrame is one."""
+
+    iloc = None
+
+    def __init__(self, record):
+        self.record = record
+
+    def to_dict(self):
+        return self.record
+
+
 def test_a_data_frame_is_its_records_in_which_nan_stands_for_nothing(finished, tiny_world):
     model, rows = load(finished, device="cpu"), rows_of(tiny_world, "test_seen")
     records = [{**row, "label": 0} for row in rows]
     assert torch.equal(model.predict(Frame(records))["full"].logits, model.predict(rows)["full"].logits)
-    records[0]["image"], rows[0]["image"] = float("nan"), None
-    assert torch.equal(model.predict(Frame(records))["full"].logits, model.predict(rows)["full"].logits)
+    rows[0]["image"] = None
+    wanted = model.predict(rows)["full"].logits
+    for nothing in (float("nan"), np.float32("nan"), np.float64("nan")):
+        records[0]["image"] = nothing
+        assert torch.equal(model.predict(Frame(records))["full"].logits, wanted)
+
+
+def test_a_row_of_a_data_frame_is_a_single_row(finished, tiny_world):
+    model, rows = load(finished, device="cpu"), rows_of(tiny_world, "test_seen")
+    assert torch.equal(model.predict(Frame(rows).iloc[3])["full"].logits, model.predict(rows[3])["full"].logits)
 
 
 def test_the_examples_of_a_data_set_are_rows(finished, tiny_world):
@@ -158,6 +182,22 @@ def test_a_model_that_was_put_into_training_predicts_in_eval_mode(finished, tiny
     wanted = model.predict(rows)["full"].logits
     model.model.train()
     assert torch.equal(model.predict(rows)["full"].logits, wanted)
+
+
+def test_to_predict_leaves_model_and_masker_in_the_modes_that_they_were_in(finished, tiny_world):
+    model, rows = load(finished, device="cpu"), rows_of(tiny_world, "test_seen")
+    model.model.train()
+    model.masker.train()
+    frozen = next(model.model.children()).eval()
+    modes = [part.training for part in model.model.modules()]
+    model.predict(rows, VIEWS)
+    assert [part.training for part in model.model.modules()] == modes
+    assert model.model.training
+    assert not frozen.training
+    assert model.masker.training
+    with pytest.raises(DataError):
+        model.predict([*rows[:2], {"text": 3, "image": None}], batch_size=1)
+    assert [part.training for part in model.model.modules()] == modes
 
 
 TABLE = """\
@@ -228,10 +268,23 @@ def test_a_wrong_row_is_a_sentence_with_its_place_and_the_nearest_key(finished, 
     assert len(str(error.value).splitlines()) == 1
 
 
+class Schema:
+    """An object with a `to_dict` that is no table."""
+
+    def to_dict(self):
+        return {"text": "a"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (([], "full"), "there are no rows to predict"),
+        (([{"text": "a"}], []), r"^views: wanted names of views, such as \['full'\], got \[\]\.$"),
+        (([{"text": "a"}], [3]), r"^views: wanted names of views, such as \['full'\], got \[3\]\.$"),
+        (([{"text": "a"}], "full", 0), r"^batch_size: wanted a whole number above 0, got 0\.$"),
+        (([{"text": "a"}], "full", -4), r"^batch_size: wanted a whole number above 0, got -4\.$"),
+        (([{"text": "a"}], "full", 2.5), r"^batch_size: wanted a whole number above 0, got 2\.5\.$"),
+        ((Schema(), "full"), "^rows is a Schema, wanted a dict, a list of them, or a DataFrame$"),
         (("rows.csv", "full"), "rows is a str, wanted a dict, a list of them, or a DataFrame"),
         (
             ([{"text": "a"}], "imge"),
@@ -245,7 +298,59 @@ def test_a_wrong_question_is_a_sentence(finished, arguments, sentence):
         load(finished, device="cpu").predict(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        ([7], r"^targets\[0\]: is 7, wanted a class from 0 to 1, or None$"),
+        ([-1], r"^targets\[0\]: is -1, wanted a class from 0 to 1, or None$"),
+        ([1.0], r"^targets\[0\]: is 1\.0, wanted a class from 0 to 1, or None$"),
+        (["1"], r"^targets\[0\]: is '1', wanted a class from 0 to 1, or None$"),
+        (torch.tensor([[0.5, 0.5]]), r"^targets\[0\]: is \[0\.5, 0\.5\], wanted a class from 0 to 1, or None$"),
+        ("1", "^targets is a str, wanted a list of one for each row$"),
+        (1, "^targets is a int, wanted a list of one for each row$"),
+    ],
+)
+def test_a_wrong_target_is_a_sentence(finished, targets, sentence):
+    with pytest.raises(DataError, match=sentence):
+        load(finished, device="cpu").batch({"text": "a", "image": None}, targets)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda numbers: [torch.tensor(number) for number in numbers]])
+def test_targets_are_numbers_in_a_list_an_array_or_a_tensor(finished, tiny_world, kind):
+    targets = load(finished, device="cpu").batch(rows_of(tiny_world, "test_seen"), kind([1, 0] * 6)).targets
+    assert (targets.tolist(), targets.dtype) == ([1, 0] * 6, torch.int64)
+
+
+def test_a_batch_of_no_rows_is_a_sentence(finished):
+    with pytest.raises(DataError, match=r"^there are no rows, wanted at least one$"):
+        load(finished, device="cpu").batch([])
+
+
+def test_whatever_a_processor_raises_of_a_row_is_a_sentence_with_its_place(finished, tiny_world, monkeypatch):
+    model, rows = load(finished, device="cpu"), rows_of(tiny_world, "test_seen")
+
+    def fail(*arguments):
+        raise TypeError("not\nthis")
+
+    class Opaque:
+        pass
+
+    sentence = r"^rows\[1\]: image: a Opaque cannot be read \(TypeError: not this\)$"
+    monkeypatch.setattr(model.processors["image"], "load", fail)
+    monkeypatch.setattr(model.processors["image"], "is_there", fail)
+    for ask in (model.predict, model.batch):
+        with pytest.raises(DataError, match=sentence):
+            ask([{**rows[0], "image": None}, {**rows[1], "image": Opaque()}])
+
+
 def test_a_device_that_is_not_there_is_a_sentence(finished):
+    for other in ("meta", "mps", torch.device("meta")):
+        with pytest.raises(
+            ConfigError, match=r"^device: (meta|mps) cannot be used: models are run on cpu and cuda alone\. Take cpu, or auto\.$"
+        ):
+            load(finished, device=other)
+    with pytest.raises(ConfigError, match=r"^device: None cannot be used: .*\. Take cpu, or auto\.$"):
+        load(finished, device=None)
     with pytest.raises(ConfigError, match=r"^device: cuda:99 cannot be used: .*\. Take cpu, or auto\.$"):
         load(finished, device="cuda:99")
     with pytest.raises(ConfigError, match=r"^device: gpu cannot be used: .*\. Take cpu, or auto\.$"):
@@ -292,9 +397,22 @@ def name_a_processor(card: dict[str, Any]) -> None:
 @pytest.mark.parametrize("change", [name_a_class, name_a_processor])
 def test_a_card_that_names_code_is_refused_and_nothing_is_imported(copied, traces, change):
     edit_json(checkpoint.find_checkpoint(copied) / "card.json", change)
-    with pytest.raises(CheckpointError, match=r"'stranger.Thing', which is code and no registered component"):
+    sentence = (
+        r"'stranger.Thing', which is code and no registered component.* allow it: load\(\.\.\., allow=\['stranger.Thing'\]\)\.$"
+    )
+    with pytest.raises(CheckpointError, match=sentence):
         load(copied)
     assert not traces.exists()
+
+
+def test_a_class_that_is_allowed_is_imported_whether_it_is_named_alone_or_in_a_list(copied, traces):
+    edit_json(checkpoint.find_checkpoint(copied) / "card.json", name_a_class)
+    for allow in ("stranger.Thing", ["stranger.Thing"]):
+        with pytest.raises(CheckpointError, match=r"stranger\.Thing is no model"):
+            load(copied, allow=allow)
+        assert traces.exists()
+        traces.unlink()
+        del sys.modules["stranger"]
 
 
 @pytest.mark.parametrize(
@@ -373,6 +491,7 @@ def test_a_precision_that_was_edited_is_a_sentence(copied, precision):
         ("model: {type: late_fusion}\n", "config.yaml: is not that of a run of this version: data: must be given"),
         ("masker: {type: noise, size: 3}\n", "masker of its config.yaml cannot be made: masker.size"),
         ("masker: nothing\n", "masker of its config.yaml cannot be made: .*nothing"),
+        ("evaluation: {batch_size: 0}\n", r"config.yaml: evaluation.batch_size must be above 0, got 0\.$"),
     ],
 )
 def test_a_configuration_that_is_gone_or_damaged_is_a_sentence(copied, text, sentence):
@@ -380,7 +499,7 @@ def test_a_configuration_that_is_gone_or_damaged_is_a_sentence(copied, text, sen
     whole = yaml.safe_load(config.read_text())
     config.unlink()
     if text is not None:
-        config.write_text(yaml.safe_dump(whole | yaml.safe_load(text)) if text.startswith("masker") else text)
+        config.write_text(yaml.safe_dump(whole | yaml.safe_load(text)) if text.startswith(("masker", "evaluation")) else text)
     with pytest.raises(CheckpointError, match=sentence):
         load(copied)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from msd_framework.components.registry import raised_at
 from msd_framework.data.base import Example, MultimodalDataset, Processor, input_name
 from msd_framework.data.files import FilesThatAreThere
-from msd_framework.errors import DataError, MSDError, did_you_mean
+from msd_framework.errors import DataError, MSDError, did_you_mean, is_memory
 
 
 class Loaded(NamedTuple):
@@ -107,7 +107,8 @@ class ExampleReader:
         decoded: keeps what was decoded once; nothing is kept if left out.
         skip_errors: leaves out an example that cannot be read, in place of raising.
         teacher_overrides: how modalities become other tensors for a teacher.
-        names_modality: whether what is wrong with an input is told with its modality, where no file or column says which it is.
+        names_modality: whether what is wrong with an input is told with its modality, where no file or column says which it is;
+            then whatever a processor raises is a DataError, since a program can hold anything.
 
     Attributes:
         skipped: what was wrong with each example that was left out.
@@ -162,12 +163,12 @@ class ExampleReader:
             self._check(example)
             for modality, processor in self.processors.items():
                 value = example.inputs[modality]
-                loaded.inputs[modality] = None if value is None else self.decoded.load(modality, processor, value, beside)
+                loaded.inputs[modality] = None if value is None else self._load(modality, processor, value, beside)
             for modality, own in made(self.teacher_overrides).items():
                 value = example.inputs[modality]
                 if value is not None:
                     # under a name of its own, for it is not what the student's processor makes of the same input
-                    loaded.teacher_values[modality] = self.decoded.load(f"{modality} of the teacher", own, value, beside)
+                    loaded.teacher_values[modality] = self._load(f"{modality} of the teacher", own, value, beside)
             return loaded
         except DataError as error:
             key = f"{modality}: " if self.names_modality and modality else ""
@@ -176,6 +177,25 @@ class ExampleReader:
                 raise DataError(text) from error
             self.skipped[index] = text
             return None
+
+    def _load(self, modality: str, processor: Processor, value: Any, batch: Kept) -> Any:
+        try:
+            return self.decoded.load(modality, processor, value, batch)
+        except MSDError:
+            raise
+        except Exception as error:
+            if not self.names_modality or is_memory(error):
+                raise
+            reason = " ".join(str(error).split())
+            raise DataError(f"a {type(value).__name__} cannot be read ({type(error).__name__}: {reason})") from error
+
+    def _is_there(self, processor: Processor, value: Any, files: FilesThatAreThere) -> bool:
+        try:
+            return processor.is_there(value, files)
+        except Exception:
+            if not self.names_modality:
+                raise
+            return False  # to load it says what is wrong
 
     def _check(self, example: Example) -> None:
         """Refuses an example with nothing in it to look at.
@@ -206,7 +226,7 @@ class ExampleReader:
                     continue
                 if known is not None:
                     asked.add(known)
-                if not processor.is_there(value, files):
+                if not self._is_there(processor, value, files):
                     self(index)  # which says it in the words of whoever reads it
 
     def length(self, index: int) -> int:

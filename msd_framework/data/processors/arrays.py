@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.data.base import PROCESSORS, Processor
+from msd_framework.data.base import PROCESSORS, Processor, as_array
 from msd_framework.data.processors.images import height_and_width, image_facts
 from msd_framework.errors import DataError
 from msd_framework.ranges import positive
@@ -49,12 +49,13 @@ class PixelArray(Processor):
         Raises:
             DataError: if it is no array of finite numbers of this shape.
         """
-        array = np.asarray(value)
+        array = as_array(value)
         array = array[..., None] if array.ndim == 2 else array  # [H, W, C]
         if array.shape != (*self.size, self.channels) or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
             wanted = f"wanted finite numbers {[*self.size, self.channels]}"
             raise DataError(f"an image is an array of {array.dtype} {list(array.shape)}, {wanted}")
-        return torch.from_numpy((array / self.largest - self.mean) / self.std).permute(2, 0, 1).float()
+        pixels = ((array / self.largest - self.mean) / self.std).astype(np.float32, copy=False)  # [H, W, C]
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def length(self, value: Any) -> int:
         return 1

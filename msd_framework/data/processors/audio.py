@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from msd_framework.data.base import PROCESSORS, Processor
+from msd_framework.data.base import PROCESSORS, Processor, as_array
 from msd_framework.errors import DataError
 from msd_framework.ranges import positive
 from msd_framework.structures import ModalityInputs
 
 LARGEST = 2**15
 """The absolute value of the largest 16-bit sample."""
+
+MOST_OVERSHOOT = 1.5
+"""Up to where float samples are clipped to 1, as resamplers overshoot it; beyond, they are of another scale."""
 
 
 @PROCESSORS.register("waveform")
@@ -121,18 +124,21 @@ def _in_memory(value: Any, sample_rate: int) -> np.ndarray[Any, np.dtype[np.int1
     """Samples that were read already as int16 [T].
 
     Raises:
-        DataError: if they are none, or of another rate.
+        DataError: if they are none, of another rate, or floats of another scale.
     """
     if isinstance(value, Mapping):
         if value.get("sampling_rate") != sample_rate:
             raise DataError(f"a sound has {value.get('sampling_rate')} samples a second, wanted {sample_rate}")
         value = value.get("array")
-    samples = np.asarray(value)
+    samples = as_array(value)
     is_whole, is_real = samples.dtype == np.int16, samples.dtype.kind == "f" and bool(np.isfinite(samples).all())
     if samples.ndim != 1 or not samples.size or not (is_whole or is_real):
         text = f"a sound is an array of {samples.dtype} {list(samples.shape)}, wanted samples [T], int16 or floats from -1 to 1"
         raise DataError(text)
     if is_real:
+        loudest = np.abs(samples).max()
+        if loudest > MOST_OVERSHOOT:
+            raise DataError(f"a sound has a sample of {loudest:g}, wanted int16 or floats from -1 to 1")
         samples = np.clip(np.round(samples * LARGEST), -LARGEST, LARGEST - 1).astype(np.int16)
     return samples
 

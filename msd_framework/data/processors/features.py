@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.data.base import PROCESSORS
+from msd_framework.data.base import PROCESSORS, as_array
 from msd_framework.data.files import FilesThatAreThere
 from msd_framework.data.processors.feature_size import FeatureProcessor
 from msd_framework.data.regions.base import FeatureReader, names_of, respelled, wanted
@@ -126,14 +126,16 @@ class RegionFeatures(FeatureProcessor):
         Raises:
             DataError: if they are anything but finite floats [N, D], or boxes are wanted.
         """
-        features = np.asarray(value)
+        features = as_array(value)
         if features.dtype.kind != "f" or features.ndim != 2 or self.feature_size not in (None, features.shape[1]):
             raise DataError(f"features are an array of {features.dtype} {list(features.shape)}, {wanted(self.feature_size)}")
+        with np.errstate(over="ignore"):  # which leaves infinity, refused below
+            features = features[: self.max_regions].astype(np.float32, order="C")
         if not np.isfinite(features).all():
             raise DataError(f"features hold numbers that are not finite, {wanted(self.feature_size)}")
         if self.boxes:
             raise DataError("features without boxes, wanted the name of an image: its boxes are read with its features")
-        return LoadedRegions(torch.from_numpy(features[: self.max_regions]))
+        return LoadedRegions(torch.from_numpy(features))
 
     def is_there(self, value: Any, files: FilesThatAreThere) -> bool:
         """Whether an image has regions, and none is known to be of another size without reading it."""

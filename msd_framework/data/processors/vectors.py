@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from msd_framework.data.base import PROCESSORS, Processor
+from msd_framework.data.base import PROCESSORS, Processor, as_array
 from msd_framework.data.processors.feature_size import FeatureProcessor, read_number
 from msd_framework.errors import DataError
 from msd_framework.files import write_text
@@ -126,7 +126,7 @@ class Vectors(FeatureProcessor):
         Raises:
             DataError: if they are anything but finite numbers [D] or [N, D].
         """
-        array = np.asarray(value)
+        array = as_array(value)
         if not array.size and array.ndim in (1, 2) and array.shape[-1] in (0, self.feature_size):
             return torch.zeros(0, self.known_size())
         array = array[None] if array.ndim == 1 else array  # [N, D]
@@ -157,7 +157,7 @@ class Vectors(FeatureProcessor):
 
 
 def _ids(value: Any) -> np.ndarray[Any, Any]:
-    ids = np.asarray(value)
+    ids = as_array(value)
     if ids.dtype.kind not in "iu" or ids.ndim != 1 or not len(ids) or ids.min() < 0:
         raise DataError(f"a text is an array of {ids.dtype} {list(ids.shape)}, wanted the ids of its words, whole numbers from 0")
     return ids.astype(np.int64)

@@ -180,7 +180,19 @@ def test_a_model_is_told_the_rate_and_a_cache_what_makes_other_tensors() -> None
     assert Waveform().fingerprint == made[0].fingerprint
 
 
-@pytest.mark.parametrize("samples", [TONE, TONE / 2**15, torch.from_numpy(TONE)], ids=["int16", "float", "tensor"])
+@pytest.mark.parametrize(
+    "samples",
+    [
+        pytest.param(TONE, id="int16"),
+        pytest.param(TONE / 2**15, id="float"),
+        pytest.param((TONE / 2**15).astype(np.longdouble), id="longdouble"),
+        pytest.param(TONE.astype(">i2"), id="big-endian int16"),
+        pytest.param((TONE / 2**15).astype(">f4"), id="big-endian float"),
+        pytest.param(TONE[::-1].copy()[::-1], id="negative strides"),
+        pytest.param(torch.from_numpy(TONE), id="tensor"),
+        pytest.param(torch.from_numpy(TONE / 2**15).requires_grad_(), id="tensor with gradient"),
+    ],
+)
 @pytest.mark.parametrize("named", [False, True], ids=["alone", "with its rate"])
 def test_samples_are_heard_as_their_file(tone, samples, named):
     sound = Waveform(sample_rate=8000)
@@ -195,6 +207,9 @@ def test_samples_are_heard_as_their_file(tone, samples, named):
         (TONE.astype(np.int32), r"an array of int32 \[600\], wanted samples \[T\], int16 or floats"),
         (TONE.reshape(2, 300), r"an array of int16 \[2, 300\], wanted samples"),
         (np.array([0.0, np.nan]), r"an array of float64 \[2\], wanted samples"),
+        (TONE.astype(np.float32), r"a sound has a sample of \d+(\.\d+)?, wanted int16 or floats from -1 to 1$"),
+        (np.array([0.0, -1.51]), "a sound has a sample of 1.51, wanted int16 or floats from -1 to 1$"),
+        ([[0.5], [0.5, 0.5]], "no array can be made of a list"),
         (np.zeros(0), r"an array of float64 \[0\], wanted samples"),
         (None, r"an array of object \[\], wanted samples"),
     ],
@@ -202,3 +217,13 @@ def test_samples_are_heard_as_their_file(tone, samples, named):
 def test_what_are_no_samples_is_a_sentence(value, sentence):
     with pytest.raises(DataError, match=sentence):
         Waveform(sample_rate=8000).load(value)
+
+
+def test_floats_a_little_beyond_1_are_clipped_as_resamplers_overshoot_it():
+    loaded = Waveform(sample_rate=8000).load(np.array([1.5, 0.5, -1.2]))
+    assert loaded.tolist() == [2**15 - 1, 2**14, -(2**15)]
+
+
+def test_samples_in_bfloat16_are_heard():
+    loaded = Waveform(sample_rate=8000).load(torch.tensor([0.5, -0.25], dtype=torch.bfloat16, requires_grad=True))
+    assert loaded.tolist() == [2**14, -(2**13)]

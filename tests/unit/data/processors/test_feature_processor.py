@@ -297,9 +297,33 @@ def test_a_first_file_that_is_broken_is_left_out_where_a_run_leaves_files_out(tm
 def test_features_in_memory_are_seen_as_their_file_and_need_no_folder(tmp_path, features):
     write(tmp_path, "a", GRID)
     elsewhere = RegionFeatures(str(tmp_path / "gone"), max_regions=4)
-    assert torch.equal(elsewhere.load(GRID).features, features.load("a").features)
+    from_memory, from_file = (p.collate([p.load(value)]) for p, value in ((elsewhere, GRID), (features, "a")))
+    assert torch.equal(from_memory.values, from_file.values)
     assert elsewhere.length(GRID) == features.length("a") == 4
     assert elsewhere.is_there(GRID, FilesThatAreThere())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(GRID[::-1].copy()[::-1], id="negative strides"),
+        pytest.param(np.asfortranarray(GRID), id="columns first"),
+        pytest.param(GRID.astype(">f4"), id="big-endian"),
+        pytest.param(GRID.astype(np.longdouble), id="longdouble"),
+        pytest.param(torch.tensor(GRID, requires_grad=True), id="tensor with gradient"),
+        pytest.param(torch.tensor(GRID, dtype=torch.bfloat16), id="bfloat16"),
+    ],
+)
+def test_features_in_memory_are_read_in_any_layout_and_precision(value):
+    features = RegionFeatures("nowhere", max_regions=4)
+    loaded = features.load(value).features
+    exact = GRID[:4].astype(np.float32)
+    wanted = torch.from_numpy(exact)
+    if getattr(value, "dtype", None) == torch.bfloat16:
+        wanted = wanted.bfloat16().float()
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded, wanted)
+    assert torch.equal(features.collate([features.load(value)]).values[0], wanted)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +333,7 @@ def test_features_in_memory_are_seen_as_their_file_and_need_no_folder(tmp_path, 
         (GRID[:, :3], False, r"an array of float64 \[5, 3\], wanted floats \[N, 8\]"),
         (GRID[0], False, r"an array of float64 \[8\], wanted floats \[N, 8\]"),
         (np.full((5, 8), np.nan), False, "numbers that are not finite"),
+        (np.full((5, 8), 1e300), False, "numbers that are not finite"),
         (GRID, True, "its boxes are read with its features"),
     ],
 )

@@ -22,7 +22,7 @@ def test_colour_is_channels_first_and_normalised() -> None:
     np.testing.assert_allclose(found.numpy(), (COLOUR.transpose(2, 0, 1) / 255.0 - 0.5) / 0.25, atol=1e-6)  # float32
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, ">i4", np.float32, np.float64, ">f8", np.longdouble])
 def test_grey_is_one_channel_whatever_its_numbers_are_kept_in(dtype: Any) -> None:
     pixels = PixelArray(2, largest=16)
     array = np.array([[0, 16], [8, 4]], dtype)
@@ -30,6 +30,13 @@ def test_grey_is_one_channel_whatever_its_numbers_are_kept_in(dtype: Any) -> Non
     assert batch.values.tolist() == [[[[0.0, 1.0], [0.5, 0.25]]]] * 2
     assert batch.mask.tolist() == [[True], [True]]
     assert pixels.length(array) == 1
+
+
+def test_pixels_are_read_backwards_and_of_tensors() -> None:
+    pixels = PixelArray(2, largest=16)
+    array = np.array([[8.0, 4.0], [0.0, 16.0]])
+    for value in (array[::-1], torch.tensor([[0, 16], [8, 4]], dtype=torch.bfloat16, requires_grad=True)):
+        assert pixels.load(value).tolist() == [[[0.0, 1.0], [0.5, 0.25]]]
 
 
 @pytest.mark.parametrize(
