@@ -42,7 +42,7 @@ setup(
         "pillow>=10",
         "numpy>=1.26",
         "rich>=13.7",
-        "filelock>=3.12",
+        "filelock>=3.25",
         "scipy>=1.15",
     ],
     extras_require={

@@ -98,16 +98,18 @@ class MappedArrays:
         offset: int = 0,
         writable: bool = False,
         scattered: bool = False,
+        whole: bool = False,
     ) -> NDArray[Any]:
         """An array that begins at some byte of a file.
 
         Args:
-            file: the file; what lies behind the array does not count.
+            file: the file.
             dtype: of the numbers.
             shape: of the array.
             offset: bytes before it.
             writable: whether the array may be written to, which then changes this process's copy of a page and not the file.
             scattered: whether what lies beside what is read need not be fetched with it.
+            whole: whether the file must end where the array does.
         """
         size = offset + dtype.itemsize * math.prod(shape)
         try:
@@ -116,6 +118,8 @@ class MappedArrays:
             raise self.damaged(file, "is missing") from error
         if actual_size < size:  # to read behind the end of a mapped file would end the process
             raise self.damaged(file, f"holds {actual_size:,} bytes, wanted {size:,}: it was cut off")
+        if whole and actual_size > size:
+            raise self.damaged(file, f"holds {actual_size:,} bytes, wanted {size:,}: it belongs to another store")
         if size == offset:
             return np.empty(shape, dtype)
         flags, protection = mmap.MAP_SHARED, mmap.PROT_READ

@@ -127,7 +127,7 @@ class World:
         if self.size > 1:
             value = value.clone()
             dist.all_reduce(value)
-            _in_use.append([value])
+            self._keep([value])
         return value
 
     def mean(self, value: Tensor) -> Tensor:
@@ -199,9 +199,14 @@ class World:
         padded = F.pad(content, (0, longest - len(content)))
         contents = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(contents, padded)
-        _in_use.extend([[size, *sizes], [padded, *contents]])
+        self._keep([size, *sizes])
+        self._keep([padded, *contents])
         # the bytes come from the processes of this run alone
         return [pickle.loads(c[:n].cpu().numpy().tobytes()) for c, n in zip(contents, sizes)]  # noqa: S301
+
+    def _keep(self, tensors: list[Tensor]) -> None:
+        if self.device.type == "cpu":  # of gloo alone; on a GPU it would take memory for nothing
+            _in_use.append(tensors)
 
     def wait(self) -> None:
         """Waits for every process."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ class GradientModulation(UpdateHook, ABC):
     process: by means over all of them, and random numbers from a seed of the run's. State that it keeps from one update to the
     next is in buffers.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"change_gradients": "after_backward"}
+    """Methods that earlier versions called, and those that took their place."""
 
     def prepare(self, modalities: tuple[str, ...]) -> None:
         """Makes the buffers that depend on the modalities, when an objective takes it."""

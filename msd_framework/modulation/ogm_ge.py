@@ -102,7 +102,8 @@ class OnTheFlyModulation(GradientModulation):
         """S of the examples of a batch, float64 [M]; of a modality that some lack, as if the others spoke for them."""
         with evaluated(model):
             logits = model.forward_views([{m: batch.inputs[m]} for m in self.modalities]).logits  # [M, B, C]
-        right = torch.stack([self.right(at_least_float32(z), batch.targets).double() for z in logits])  # [M, B]
+        right = torch.stack([self.right(at_least_float32(z), batch.targets).double() for z in logits])  # [M, N]
+        right = batch.mean_of_targets(right)  # [M, B]
         if batch.having:
             everyone = torch.ones_like(right[0], dtype=torch.bool)
             having = torch.stack([batch.having.get(m, everyone) for m in self.modalities])

@@ -34,7 +34,11 @@ class Objective(nn.Module, ABC):
     takes_unlabelled: ClassVar[bool] = False
     """Whether it can learn from batches in which some examples have no label."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"learn": "after_step"}
+    renamed: ClassVar[Mapping[str, str]] = {
+        "learn": "after_step",
+        "change_gradients": "after_backward",
+        "looks_ahead": "rehearses",
+    }
     """Methods that earlier versions called, and those that took their place."""
 
     model: MultimodalModel

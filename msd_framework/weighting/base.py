@@ -79,7 +79,7 @@ class WeightingStrategy(UpdateHook, ABC):
         looks_ahead: whether it learns from held-out examples in the update that is under way.
     """
 
-    renamed: ClassVar[Mapping[str, str]] = {"asks_labels": "needs_labels"}
+    renamed: ClassVar[Mapping[str, str]] = {"asks_labels": "needs_labels", "change_gradients": "after_backward"}
     """Names of earlier versions, and those that took their place."""
 
     needs_fit: ClassVar[bool] = False

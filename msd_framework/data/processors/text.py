@@ -101,6 +101,9 @@ class Tokenizer(Processor):
     def length(self, value: Any) -> int:
         return len(self._encoded(_text(value)))
 
+    def is_present(self, value: Any) -> bool:
+        return not all(self._encoded(_text(value)).special_tokens_mask)
+
     def _encoded(self, text: str) -> Any:
         tokenizer = self.tokenizer
         try:

@@ -100,10 +100,10 @@ class FeatureStore(FeatureReader):
         for number, rows in self.card["shards"]:
             shape = int(rows), self.feature_size
             file = self.path / f"features_{int(number)}.npy"
-            self._features.append(self._mapped.open(file, DTYPES[self.precision], shape, HEAD, writable=True))
+            self._features.append(self._mapped.open(file, DTYPES[self.precision], shape, HEAD, writable=True, whole=True))
             if self.has_boxes:
                 file = self.path / f"boxes_{int(number)}.npy"
-                self._boxes.append(self._mapped.open(file, BOX, (int(rows), 4), HEAD, writable=True))
+                self._boxes.append(self._mapped.open(file, BOX, (int(rows), 4), HEAD, writable=True, whole=True))
 
     @classmethod
     def claims(cls, path: Path) -> bool:

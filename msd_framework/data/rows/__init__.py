@@ -1,1 +1,1 @@
-"""RowFile of a text file that is not read whole: CSV, JSON lines, a JSON array."""
+"""Rows of a text file that is not read whole: CSV, JSON lines, a JSON array."""

@@ -51,7 +51,7 @@ class Table(RowDataset):
         split_values: the value of that column for each split, or a list of values, such as `{train: [0, 1, 2], test: 3}`; the
             names of the splits if left out.
         split_shares: the share of the rows of `file` that each split gets at random, such as `{train: 0.8, validation: 0.1,
-            test: 0.1}`. RowFile of the same content stay together.
+            test: 0.1}`. Rows of the same content stay together.
         split_seed: deals the rows out; the same file and seed give the same splits.
         stratify: whether each of those splits gets its share of each label, where rows have one label.
         group: a column whose equal values stay in one split, such as that of an image which several rows show.

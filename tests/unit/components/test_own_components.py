@@ -192,6 +192,21 @@ def __getitem__(self, index): ...
             "has asks_labels, which nothing asks for any more: write needs_labels",
         ),
         (
+            "modulations",
+            "def forward(self, model, batch): ...\ndef change_gradients(self, mean): ...",
+            "has change_gradients, which nothing asks for any more: write after_backward",
+        ),
+        (
+            "weightings",
+            "def forward(self, evidence): ...\ndef change_gradients(self, mean): ...",
+            "has change_gradients, which nothing asks for any more: write after_backward",
+        ),
+        (
+            "objectives",
+            "def forward(self, batch): ...\nlooks_ahead = True",
+            "has looks_ahead, which nothing asks for any more: write rehearses",
+        ),
+        (
             "datasets",
             "def submission_entry(self, places, logits): ...",
             "has submission_entry, which nothing asks for. Did you mean",

@@ -28,7 +28,7 @@ from msd_framework.objectives.supervised import SupervisedObjective
 from msd_framework.registry import MODULATIONS, WEIGHTINGS
 from msd_framework.run import run
 from msd_framework.schedules import Progress
-from msd_framework.structures import Batch, DatasetInfo, ModalityInputs, Setting
+from msd_framework.structures import Batch, DatasetInfo, ModalityInputs, ModelOutput, Setting
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch
 from tests.runs import tiny_model, tiny_runner
@@ -156,6 +156,31 @@ def test_a_missing_modality_is_the_other_s_advantage() -> None:
     empty = replace(batch.inputs["sound"], mask=torch.zeros(6, 1, dtype=torch.bool))
     found = gradients(objective(OnTheFlyModulation()), [batch.with_inputs({**batch.inputs, "sound": empty})])
     assert all(g.isfinite().all() for g in found.values())
+
+
+class TwoAnswers(nn.Module):
+    """A model with a row of logits for each target, the same for each modality alone but for its sign."""
+
+    def __init__(self, logits: Tensor):
+        super().__init__()
+        self.logits, self.separable = logits, True
+        self.encoders = nn.ModuleDict({m: nn.Linear(1, 1) for m in SIZES})
+
+    def forward_views(self, views: list[Any]) -> ModelOutput:
+        return ModelOutput(torch.stack([self.logits, -self.logits]))
+
+
+def test_a_long_answer_counts_as_much_as_a_short_one() -> None:
+    logits, targets = torch.randn(4, 3, dtype=torch.float64), torch.tensor([2, 0, -100, 1])
+    batch = replace(features_of(made_batch(2)), targets=targets, example_of=torch.tensor([0, 0, 0, 1]))
+    batch = replace(batch, having={"image": torch.tensor([True, True]), "sound": torch.tensor([True, True])})
+    modulation = OnTheFlyModulation(noise=False).train()
+    modulation.prepare(tuple(sorted(SIZES)))
+    modulation.begin_update(Progress(0, 10))
+    modulation(TwoAnswers(logits), batch)  # type: ignore[arg-type]
+    p, q = logits.softmax(1), (-logits).softmax(1)
+    expected = [(x[0, 2] + x[1, 0]) / 2 + x[3, 1] for x in (p, q)]
+    torch.testing.assert_close(modulation.scores[0], torch.stack(expected), rtol=1e-12, atol=0)
 
 
 def test_examples_without_a_label_have_no_say() -> None:

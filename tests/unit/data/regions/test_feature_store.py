@@ -264,6 +264,7 @@ def rewrite(file: Path, change: Any) -> None:
             r"features_0\.npy: holds 200 bytes, wanted 488: it was cut off; .* make it anew",
         ),
         (lambda s: os.truncate(s / "boxes_0.npy", 0), r"boxes_0\.npy: holds 0 bytes, wanted 368"),
+        (lambda s: os.truncate(s / "boxes_0.npy", 400), r"boxes_0\.npy: holds 400 bytes, wanted 368: it belongs to another store"),
         (lambda s: (s / "features_0.npy").unlink(), r"features_0\.npy: is missing"),
         (lambda s: os.truncate(s / "entries.npy", 200), r"entries\.npy: cannot be read"),
         (lambda s: np.save(s / "slots.npy", np.zeros(4, "<u4")), r"slots\.npy: holds uint32 \[4\], wanted uint32 \[16\]"),
