@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import time
+import weakref
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.engine.distributed import World
@@ -32,12 +36,25 @@ from tests.runs import SIZES, tiny_model, tiny_runner
 
 def _gather_and_leave(folder: str, times: int) -> None:
     rank, values = int(os.environ["RANK"]), [None, {"long": "é" * 70_000}]
+    used: list[weakref.ref[Tensor]] = []
+    for name in ("all_gather", "all_reduce"):
+        setattr(dist, name, partial(_noting, getattr(dist, name), used))
     for i in range(times):
         dist.init_process_group("gloo", init_method=f"file://{folder}/{i}", rank=rank, world_size=2)
-        found = World(rank, 2).gather(values[rank])
         assert World(rank, 2).sum(torch.ones(3)).tolist() == [2.0, 2.0, 2.0]
+        assert World(rank, 2).gather(values[rank]) == values
+        time.sleep(0.01)  # gloo drops its references within this
+        assert len(used) == 7  # 1 of the sum; a size, a content and 2 results of each
+        assert all(ref() is not None for ref in used), "gloo held the last reference"
+        used.clear()
         dist.destroy_process_group()
-        assert found == values
+
+
+def _noting(call: Callable[..., Any], used: list[weakref.ref[Tensor]], *tensors: Any) -> None:
+    """Makes a call between processes, and notes its tensors without holding them."""
+    for one in tensors:
+        used.extend(weakref.ref(tensor) for tensor in (one if isinstance(one, list) else [one]))
+    call(*tensors)
 
 
 def test_processes_that_leave_right_after_a_call_end(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -69,3 +70,12 @@ def test_no_pickle_eval_or_unchecked_load(path):
             assert name not in ("eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler")
             if name == "torch.load":
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+
+
+def test_editors_and_python_find_the_same_names_in_the_package() -> None:
+    tree = ast.parse((LIBRARY / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    shown = {(node.module, alias.name) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    package = importlib.import_module("msd_framework")
+    homes = {(module, name) for module, names in package._HOMES.items() for name in names}
+    assert shown == homes | set(package._CALLED.values())
