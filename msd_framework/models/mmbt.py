@@ -17,7 +17,7 @@ from msd_framework.models.layers.packed import Segment
 from msd_framework.models.layers.pooling import visible
 from msd_framework.models.layers.transformer import bert_initialization
 from msd_framework.models.layers.word_embeddings import WordEmbeddings
-from msd_framework.models.pretrained.mmbt import HEAD, WEIGHTS, sizes_of
+from msd_framework.models.pretrained.mmbt import HEAD, WEIGHTS
 from msd_framework.models.pretrained.published import choose_sizes, read_published
 from msd_framework.models.pretrained.visual_bert import VisualBertSizes
 from msd_framework.models.single_sequence import SingleSequence
@@ -94,7 +94,7 @@ class Mmbt(ImageTextModel, SingleSequence):
         super().__init__()
         weights = read_published(pretrained) if pretrained is not None else None
         feature_size = feature_size if image_encoder is None else image_encoder.width
-        self.sizes = sizes = choose_sizes(VisualBertSizes, sizes_of, locals(), weights)
+        self.sizes = sizes = choose_sizes(VisualBertSizes, WEIGHTS.sizes_of, locals(), weights)
         for name, value, size in (
             ("cls_id", cls_id, sizes.vocab_size),
             ("sep_id", sep_id, sizes.vocab_size),

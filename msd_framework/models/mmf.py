@@ -28,11 +28,12 @@ HOW_TO_INSTALL = (
     "PYTHONPATH, and install what docs/mmf.md lists (the mmf of PyPI lacks its YAML files)"
 )
 
-USUAL_FIELDS = {"image": "image_feature_0", "text": "input_ids"}
-"""What carries each modality if nobody says."""
+USUAL_FIELDS = {"image": "image_feature_0", "text": "input_ids"}  # what carries each modality if nobody says
 
+# the fields that MMF's data sets fill, and what they hold; any other field gets the values as they are
 KINDS: Mapping[str, ModalityKind] = {"input_ids": "tokens", "image_feature_0": "features", "image": "pixels"}
-"""The fields that MMF's data sets fill, and what they hold; any other field gets the values as they are."""
+
+Patches: TypeAlias = Mapping[tuple[type, str], Callable[..., Any]]  # methods by the class that they are of, and their names
 
 
 @MODELS.register("mmf")
@@ -44,15 +45,14 @@ class MmfModel(MultimodalModel):
     that does not count, or zeros. Regions that are there are moved to the front, since MMF counts them. ``targets`` are not handed
     over, and MMF's own losses are not computed.
 
-    A checkpoint carries the weights and is rebuilt by the same name and configuration; a configuration that downloads first
-    weights (``bert_model_name``) does so again, unless MMF's cache has them.
+    A checkpoint carries the weights and is rebuilt by the same name and configuration; one that downloads first weights
+    (``bert_model_name``) does so again, unless MMF's cache has them.
 
     Args:
         name: what it is registered as in MMF, such as visual_bert.
         num_classes: C; MMF's `num_labels`, and the `out_dim` of its classifiers, unless `config` says them.
         config: its part of an MMF configuration, `model_config.<name>`, written over MMF's own defaults for it.
-        inputs: the field of the SampleList that carries each modality; `{text: input_ids, image: image_feature_0}` if left out, and
-            `image: image` for pixels.
+        inputs: the field of the SampleList of each modality; `{text: input_ids, image: image_feature_0}` if left out.
         output: the entry of what it returns that holds the logits [B, C].
         num_regions: regions that every image is filled up to with zeros, where the model wants a fixed number.
         dataset_name: what the SampleList says where the examples come from.
@@ -63,9 +63,6 @@ class MmfModel(MultimodalModel):
         feature_size: features a region, used only where the image is left out.
         image_size: height and width, used only where an image of pixels is left out.
         image_channels: its channels.
-
-    Raises:
-        ValueError: if MMF cannot be imported, has no such model or refuses its configuration, or if the weights do not fit.
     """
 
     reads = frozenset({"name", "pretrained"})
@@ -96,10 +93,7 @@ class MmfModel(MultimodalModel):
         self.modalities = tuple(self.fields)
         self.register_buffer("no_text", torch.tensor([cls_id, sep_id]), persistent=False)
         height, width = [image_size] * 2 if isinstance(image_size, int) else image_size
-        self.absent: dict[str, tuple[int, ...]] = {
-            "image_feature_0": (1, feature_size),
-            "image": (image_channels, height, width),
-        }
+        self.absent = {"image_feature_0": (1, feature_size), "image": (image_channels, height, width)}
         self.sample_list = imported("mmf.common.sample").SampleList
         self.model, self.patches = build(name, config or {}, num_classes)
         if pretrained is not None:
@@ -136,7 +130,6 @@ class MmfModel(MultimodalModel):
         return ModelOutput(scores)  # [B, C]
 
     def _sample(self, own: Mapping[str, ModalityInputs]) -> dict[str, Any]:
-        """The fields of a SampleList, those that carry ids or values in the first place."""
         like = next(iter(own.values())).mask
         sample: dict[str, Any] = {}
         for modality, field in self.fields.items():
@@ -150,7 +143,6 @@ class MmfModel(MultimodalModel):
         return sample | {"dataset_name": self.dataset_name, "dataset_type": "train" if self.training else "val"}
 
     def _absent(self, field: str, like: Tensor) -> ModalityInputs:
-        """What stands in for a modality that is left out."""
         if field == "input_ids":
             ids = self.no_text.expand(len(like), -1)  # [B, 2]
             return ModalityInputs(ids, torch.ones_like(ids, dtype=torch.bool))
@@ -169,13 +161,6 @@ def words(text: ModalityInputs) -> dict[str, Any]:
 
 def regions(image: ModalityInputs, num_regions: int | None = None) -> dict[str, Any]:
     """The fields of an image's regions [B, L, D], those that are there in front, as MMF counts them.
-
-    Args:
-        image: the regions, zeros where nothing is to be seen.
-        num_regions: up to how many they are filled up with zeros.
-
-    Raises:
-        ValueError: if an image has more.
 
     >>> image = ModalityInputs(torch.tensor([[[0.0], [7.0], [8.0]]]), torch.tensor([[False, True, True]]))
     >>> fields = regions(image)
@@ -197,11 +182,6 @@ def regions(image: ModalityInputs, num_regions: int | None = None) -> dict[str, 
 
 
 def imported(module: str) -> Any:
-    """A module of MMF.
-
-    Raises:
-        ValueError: if it is not installed, or cannot be imported.
-    """
     if importlib.util.find_spec("mmf") is None:
         raise ValueError(HOW_TO_INSTALL)
     try:
@@ -213,11 +193,7 @@ def imported(module: str) -> Any:
 
 
 def build(name: str, config: Mapping[str, Any], num_classes: int) -> tuple[nn.Module, Patches]:
-    """A model of MMF with its own first weights, for classification, and the methods of transformers that it runs with.
-
-    Raises:
-        ValueError: if there is none of that name, or if it refuses its configuration.
-    """
+    """A model of MMF with its own first weights, for classification, and the methods of transformers that it runs with."""
     imported("mmf.models")
     registry = imported("mmf.common.registry").registry
     cls = registry.get_model_class(name)
@@ -236,10 +212,6 @@ def build(name: str, config: Mapping[str, Any], num_classes: int) -> tuple[nn.Mo
     model.is_pretrained = True  # it returns what it computes, and no losses
     model.is_pl_enabled = True  # it leaves its inputs on the device that they are on
     return model, patches
-
-
-Patches: TypeAlias = Mapping[tuple[type, str], Callable[..., Any]]
-"""Methods by the class that they are of, and their names."""
 
 
 def bert_methods() -> Patches:
@@ -284,11 +256,7 @@ def configured(cls: Any, name: str, config: Mapping[str, Any], num_classes: int)
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Gives a model of MMF its weights; ``position_ids``, which some versions of transformers save, are counted anew.
-
-    Raises:
-        ValueError: if they do not fit.
-    """
+    """Gives a model of MMF its weights; ``position_ids``, which some versions of transformers save, are counted anew."""
     rename = getattr(model, "format_state_key", lambda name: name)
     own = {n: t for n, t in model.state_dict().items() if n.endswith("position_ids")}
     theirs = {rename(n): t for n, t in tensors.items() if not n.endswith("position_ids")}

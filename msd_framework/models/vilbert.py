@@ -22,7 +22,7 @@ from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.layers.transformer import TransformerLayer, bert_initialization
 from msd_framework.models.layers.word_embeddings import WordEmbeddings
 from msd_framework.models.pretrained.published import HEAD, choose_sizes, read_published
-from msd_framework.models.pretrained.vilbert import LAYER_NORM_EPS, WEIGHTS, VilbertSizes, sizes_of
+from msd_framework.models.pretrained.vilbert import LAYER_NORM_EPS, WEIGHTS, VilbertSizes
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
 FUSIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {"mul": (torch.mul, 1.0), "sum": (torch.add, 0.0)}
@@ -176,7 +176,7 @@ class Vilbert(ImageTextModel):
         super().__init__()
         weights = read_published(pretrained) if pretrained is not None else None
         feature_size = feature_size if image_encoder is None else image_encoder.width
-        self.sizes = s = choose_sizes(VilbertSizes, sizes_of, locals(), weights)
+        self.sizes = s = choose_sizes(VilbertSizes, WEIGHTS.sizes_of, locals(), weights)
         text, image = s.layers(dropout, attention_dropout)
         self.num_classes = num_classes
         self.embeddings = WordEmbeddings(s, pad_id, (cls_id, sep_id), dropout, LAYER_NORM_EPS)

@@ -14,9 +14,9 @@ from msd_framework.models.image_text import NO_WEIGHTS, ImageTextModel, regions_
 from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
-from msd_framework.models.layers.packed import Segment, can_look, pack, read_first
+from msd_framework.models.layers.packed import Segment, can_look, pack, read_layers
 from msd_framework.models.layers.recorded import Direction, RecordedViews, Tape, orders
-from msd_framework.models.layers.transformer import TransformerLayer, bert_initialization
+from msd_framework.models.layers.transformer import TransformerLayer, bert_initialization, whole
 from msd_framework.models.layers.word_embeddings import WordTables
 from msd_framework.models.pretrained.published import choose_sizes
 from msd_framework.models.pretrained.visual_bert import WEIGHTS, VisualBertSizes, sizes_of, write_transformers
@@ -201,7 +201,7 @@ class VisualBert(ImageTextModel, SingleSequence):
         of_all = last.attention.key, last.attention.value
         of_first = last.attention.query, last.attention.output, last.attention_norm, last.expand, last.contract, last.mlp_norm
         with tape.watching(([e.norm, *layers, *of_all], places), (of_first, firsts), ([self.pooler, self.head], by_view)):
-            first = read_first(self.encoder, e.norm(sequence) * kept, rows)
+            first, _ = read_layers(self.encoder, e.norm(sequence) * kept, rows, whole, ())
             logits = self.classify(self.pool(first).view(len(views), -1, self.summary_size))
         return RecordedViews(logits, tape)
 

@@ -13,34 +13,25 @@ from torch import Tensor, nn
 
 from msd_framework.errors import did_you_mean
 from msd_framework.models.pretrained.transformers import load_published, reason_of
-from msd_framework.models.pretrained.weights import find_file, load_exactly, read_tensors
+from msd_framework.models.pretrained.weights import find_file, is_weight_file, load_exactly, read_tensors
 from msd_framework.reading import read_json
 
+# what torchvision calls the parts of a network that come after its grid
 HEADS = frozenset({"classifier", "head", "heads", "fc", "avgpool", "global_pool"})
-"""What torchvision calls the parts of a network that come after its grid."""
-
+# what transformers calls the part of a model that sees images, where another one reads texts
 TOWERS = ("vision_model", "image_model", "vision_tower")
-"""What transformers calls the part of a model that sees images, where another one reads texts."""
-
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGE_SIZE = 224
-MAX_SPECIAL = 8
-"""Tokens before the cells, such as [CLS] and registers, at most."""
+MAX_SPECIAL = 8  # tokens before the cells, such as [CLS] and registers, at most
 
 
 @dataclass(frozen=True)
 class Sight:
-    """How images are prepared for a network.
+    """How images are prepared for a network."""
 
-    Args:
-        size: height and width in pixels.
-        mean: what is taken off each channel, of pixels between 0 and 1.
-        std: what each channel is divided by then.
-    """
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    size: tuple[int, int]  # height and width in pixels
+    mean: tuple[float, ...]  # what is taken off each channel, of pixels between 0 and 1
+    std: tuple[float, ...]  # what each channel is divided by then
 
 
 class GridBackbone(nn.Module):
@@ -49,14 +40,7 @@ class GridBackbone(nn.Module):
     Maps of features [B, D, h, w] or [B, h, w, D] are taken as they are. Of tokens [B, S + h w, D], the S special ones in front
     are left out: h and w follow from the size of the patches, or else from the sides of the image, with S as small as can be.
 
-    Args:
-        network: takes pixels float [B, 3, H, W]; it is put into eval mode.
-        layer: the name of the module whose output is taken; empty for the network's own output.
-        sight: how images are prepared for it.
-        patch_size: pixels of a patch's side, where the network has patches.
-
-    Raises:
-        ValueError: if the network has no such module.
+    The network is put into eval mode. An empty name of a layer is its own output.
 
     >>> backbone = GridBackbone(nn.Conv2d(3, 8, 4, stride=4), "", Sight((16, 16), *IMAGENET))
     >>> backbone(torch.zeros(2, 3, 16, 16)).shape
@@ -76,11 +60,7 @@ class GridBackbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features, float [B, h, w, D].
-
-        Raises:
-            ValueError: if the output of the layer is no grid, or the network takes no images of this size.
-        """
+        """Pixels [B, 3, H, W] to features [B, h, w, D]."""
         self._outputs.clear()
         try:
             self.network(pixels)
@@ -88,26 +68,17 @@ class GridBackbone(nn.Module):
             if "memory" in str(error):
                 raise
             size = f"{pixels.shape[2]} x {pixels.shape[3]}"
-            raise ValueError(
-                f"the network cannot see images of {size} pixels ({str(error).splitlines()[0]}); name its image_size"
-            ) from error
+            reason = f"the network cannot see images of {size} pixels ({str(error).splitlines()[0]}); name its image_size"
+            raise ValueError(reason) from error
         if not self._outputs:
             raise ValueError(f"the layer {self.layer!r} was not used for an image; name another")
         return as_grid(_tensor(self._outputs.pop()), (pixels.shape[2], pixels.shape[3]), self.patch_size)
 
 
 def as_grid(values: Tensor, sides: tuple[int, int], patch_size: int | None = None) -> Tensor:
-    """The output of a layer as a grid, float [B, h, w, D].
+    """The output of a layer, [B, D, h, w], [B, h, w, D] or tokens [B, S + h w, D], as a grid [B, h, w, D].
 
-    Args:
-        values: a map [B, D, h, w] or [B, h, w, D], or tokens [B, S + h w, D].
-        sides: height and width of the images in pixels.
-        patch_size: pixels of a patch's side, if known.
-
-    Raises:
-        ValueError: if it is none of these.
-
-    >>> as_grid(torch.zeros(1, 1 + 6, 8), (32, 48), 16).shape
+    >>> as_grid(torch.zeros(1, 1 + 6, 8), sides=(32, 48), patch_size=16).shape
     torch.Size([1, 2, 3, 8])
     """
     height, width = sides
@@ -142,16 +113,11 @@ def cell_boxes(height: int, width: int, image_width: float, image_height: float)
 def torchvision_backbone(
     name: str, weights: str = "DEFAULT", layer: str | None = None, size: tuple[int, int] | None = None
 ) -> GridBackbone:
-    """An image classifier of torchvision.
+    """An image classifier of torchvision, such as resnet50 or vit_b_16.
 
     Args:
-        name: such as resnet50 or vit_b_16.
         weights: a name of torchvision's, which is downloaded once; a file, .safetensors or .pth; or ``random``.
         layer: a module's name; if left out, the last one before its head that says a grid.
-        size: height and width of images.
-
-    Raises:
-        ValueError: if torchvision has no such network, weights or layer.
     """
     from torchvision import models
 
@@ -159,7 +125,7 @@ def torchvision_backbone(
     if name not in known:
         raise ValueError(f"torchvision has no image classifier {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
     published = models.get_model_weights(name)
-    is_file = Path(weights).suffix in (".safetensors", ".pth", ".pt", ".bin")
+    is_file = is_weight_file(weights)
     if not is_file and weights != "random" and weights not in published.__members__:
         names = ", ".join([*published.__members__, "random"])
         raise ValueError(f"torchvision's weights of {name} are {names}, got {weights!r}; a file ends in .safetensors or .pth")
@@ -172,26 +138,19 @@ def torchvision_backbone(
     if chosen is not None:
         transforms = chosen.transforms()
         mean, std, side = tuple(transforms.mean), tuple(transforms.std), transforms.crop_size[0]
-    side = getattr(network, "image_size", side)
-    sight = Sight(size or (side, side), mean, std)
-    return GridBackbone(
-        network, layer if layer is not None else _last_grid(network, sight.size), sight, getattr(network, "patch_size", None)
-    )
+    sight = Sight(size or (getattr(network, "image_size", side),) * 2, mean, std)
+    layer = layer if layer is not None else _last_grid(network, sight.size)
+    return GridBackbone(network, layer, sight, getattr(network, "patch_size", None))
 
 
 def transformers_backbone(
     name: str, weights: str = "DEFAULT", layer: str | None = None, size: tuple[int, int] | None = None
 ) -> GridBackbone:
-    """An image model of transformers; of one that reads texts as well, the part that sees.
+    """An image model of transformers, from a folder or hub name; of one that reads texts as well, the part that sees.
 
     Args:
-        name: a folder or a name on the Hugging Face hub.
         weights: ``DEFAULT`` for its own, or ``random``.
         layer: a module's name; if left out, the last hidden state.
-        size: height and width of images.
-
-    Raises:
-        ValueError: if there is no such model, or it sees no images.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -215,18 +174,14 @@ def transformers_backbone(
     return GridBackbone(network, layer or "", sight, patch if isinstance(patch, int) else None)
 
 
+# where networks come from, by the word before the colon of a backbone's name
 LIBRARIES = {"torchvision": torchvision_backbone, "transformers": transformers_backbone}
-"""Where networks come from, by the word before the colon of a backbone's name."""
 
 
 def build_backbone(
     backbone: str, weights: str = "DEFAULT", layer: str | None = None, size: tuple[int, int] | None = None
 ) -> GridBackbone:
-    """A network from ``torchvision:<name>`` or ``transformers:<folder or hub name>``.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """A network from ``torchvision:<name>`` or ``transformers:<folder or hub name>``."""
     library, _, name = backbone.partition(":")
     if library not in LIBRARIES or not name:
         hint = did_you_mean(library, LIBRARIES)
@@ -238,17 +193,12 @@ def _last_grid(network: nn.Module, sides: tuple[int, int]) -> str:
     """The last module before the head whose output is a grid, from a look at a blank image."""
     grids: list[str] = []
 
-    def note(name: str) -> Any:
-        def look(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim in (3, 4):
-                grids.append(name)
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim in (3, 4):
+            grids.append(names[module])
 
-        return look
-
-    hooks = []
-    for name, module in network.named_modules():
-        if name and name.partition(".")[0] not in HEADS:
-            hooks.append(module.register_forward_hook(note(name)))
+    names = {m: name for name, m in network.named_modules() if name and name.partition(".")[0] not in HEADS}
+    hooks = [module.register_forward_hook(note) for module in names]
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, 3, *sides))
@@ -261,7 +211,6 @@ def _last_grid(network: nn.Module, sides: tuple[int, int]) -> str:
 
 
 def _tensor(output: Any) -> Tensor:
-    """The tensor in an output that may have more than one."""
     if isinstance(output, Tensor):
         return output
     values = getattr(output, "last_hidden_state", None)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,9 +26,8 @@ from msd_framework.structures import FeatureKind, ModalityInputs
 class HuggingFaceAudio(Encoder):
     """A sound encoder of transformers, from the waveform on: what its feature extractor does is done here, on the device.
 
-    Each sound gives what transformers makes of that sound alone, however long the others of its batch are, the group norm of
-    `wav2vec2-base` included, whose statistics are taken over the sound's own samples. A sound that is too short for one position
-    is followed by zeros.
+    Each sound gives what transformers makes of that sound alone, however long the others of its batch are: the group norm of
+    `wav2vec2-base` takes its statistics over the sound's own samples. A sound too short for one position is followed by zeros.
 
     - Wav2Vec2, HuBERT, WavLM, UniSpeech, UniSpeech-SAT: a token for each step of their convolutions; the summary is their mean.
     - Audio Spectrogram Transformer: [CLS], the distillation token and the patches of a spectrogram of its fixed length, silence
@@ -44,12 +42,7 @@ class HuggingFaceAudio(Encoder):
         sample_rate: samples a second.
         name: a folder or a name on the Hugging Face hub.
         config: what its config.json would say, `model_type` included, to start from random weights instead.
-        extractor: what its preprocessor_config.json would say, such as `{do_normalize: false}`; beside a `name`, it goes before
-            the file's.
-
-    Raises:
-        ValueError: if not exactly one of `name` and `config` is given, if there is no such model, if it takes no sounds or is
-            of a kind that is not known here, or if it was trained on sounds of another rate.
+        extractor: what its preprocessor_config.json would say, such as `{do_normalize: false}`; goes before that of a `name`.
 
     >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     >>> convolutions = {"conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [5, 4], "num_conv_pos_embeddings": 4}
@@ -80,8 +73,9 @@ class HuggingFaceAudio(Encoder):
             model = load_published(name, encoder_only=True, attn_implementation="eager")
         else:
             model = start_at_random(config or {}, {}, encoder_only=True)
-        sizes = {} if name else self.architecture.sizes(model.config, sample_rate)
-        prepares = _extractor(model.config, name, extractor or {}, sizes)
+        sizes = {"sampling_rate": sample_rate}
+        sizes |= {option: getattr(model.config, key) for option, key in self.architecture.sizes.items()}
+        prepares = _extractor(model.config, name, extractor or {}, {} if name else sizes)
         if prepares.sampling_rate != sample_rate:
             raise ValueError(
                 f"{name or 'the model'} is for {prepares.sampling_rate} samples a second, and the sounds have {sample_rate}; "
@@ -105,7 +99,6 @@ class HuggingFaceAudio(Encoder):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The states of each layer, as transformers returns them."""
         return super().feature_kinds | layer_features("", self.published.num_hidden_layers, ("hidden", "mean"))
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
@@ -113,13 +106,13 @@ class HuggingFaceAudio(Encoder):
         with torch.autocast(samples.device.type, enabled=False):
             read = self.front(samples, is_sound)
         layered = of_layers(wanted)
-        output = self.architecture.encode(self.model, read, is_sound, bool(layered))
-        mask = output.mask & inputs.mask.any(1, keepdim=True)  # [B, L]; a sound that is masked as a whole has no position
-        pooled = masked_mean(output.tokens, mask) if output.summary is None else output.summary
-        encoded = Encoded(output.tokens, mask, pooled)
+        output, mask = self.architecture.encode(self.model, read, is_sound, bool(layered))
+        mask = mask & inputs.mask.any(1, keepdim=True)  # [B, L]; a sound that is masked as a whole has no position
+        tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
+        encoded = Encoded(tokens, mask, masked_mean(tokens, mask) if pooled is None else pooled)
         features, span = encoded.features(wanted), Span(0, mask.shape[1], mask)
         for name, (_, layer, what) in layered.items():
-            features[name] = cut(KINDS[what], output.states[layer], span)
+            features[name] = cut(KINDS[what], output.hidden_states[layer], span)
         return encoded, features
 
     def _cut(self, inputs: ModalityInputs) -> tuple[Tensor, Tensor]:
@@ -131,48 +124,27 @@ class HuggingFaceAudio(Encoder):
         return samples, torch.arange(samples.shape[1], device=samples.device) < last.clamp(min=self.front.fewest)[:, None]
 
 
-@dataclass(frozen=True)
-class SoundEncoding:
-    """What a model made of sounds.
-
-    Args:
-        tokens: float [B, L, D].
-        summary: float [B, D]; None if it makes none.
-        mask: bool [B, L], the positions with sound.
-        states: float [B, L, D] after each layer, where they are wanted.
-    """
-
-    tokens: Tensor
-    summary: Tensor | None
-    mask: Tensor
-    states: Sequence[Tensor]
-
-
 class Architecture(ABC):
     """How one kind of architecture is run."""
 
+    sizes: Mapping[str, str] = {}  # options of the feature extractor that are sizes of the model's, and what those are called
+
     @abstractmethod
     def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
-        """What makes of a sound what it reads."""
+        """What makes of a sound what the architecture reads."""
 
     @abstractmethod
-    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> SoundEncoding:
-        """What it makes of what it reads, with the states of its layers if they are wanted.
+    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> tuple[Any, Tensor]:
+        """Its output for what `front` made of sounds, and the positions with sound, bool [B, L].
 
         Args:
-            model: its sound encoder.
-            read: what `front` made of the sounds.
             is_sound: which samples are of a sound, bool [B, T].
-            states: whether the states are wanted.
+            states: whether the states of its layers are wanted.
         """
 
     def encoder(self, model: Any) -> Any:
         """The part that is a sound encoder, made ready to be trained."""
         return model
-
-    def sizes(self, config: Any, sample_rate: int) -> dict[str, Any]:
-        """Options of the feature extractor that go with a configuration."""
-        return {"sampling_rate": sample_rate}
 
 
 class Convolved(Architecture):
@@ -191,35 +163,31 @@ class Convolved(Architecture):
             model.masked_spec_embed.requires_grad_(False)  # what SpecAugment puts in the place of sound
         return model
 
-    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> SoundEncoding:
+    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> tuple[Any, Tensor]:
         lengths = is_sound.sum(1)
         with _own_statistics(model, lengths):
             output = model(read, attention_mask=is_sound.long(), output_hidden_states=states)
-        tokens: Tensor = output.last_hidden_state
-        count = model._get_feat_extract_output_lengths(lengths)
-        return SoundEncoding(tokens, None, _first(tokens, count), output.hidden_states or ())
+        return output, _first(output.last_hidden_state, model._get_feat_extract_output_lengths(lengths))
 
 
 class Spectrogram(Architecture):
     """The Audio Spectrogram Transformer: patches of a spectrogram of fixed length, as of an image."""
 
+    sizes: Mapping[str, str] = {"num_mel_bins": "num_mel_bins", "max_length": "max_length"}
+
     def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
         sizes = sample_rate, config.num_mel_bins, config.max_length
         return KaldiMel(*sizes, extractor.mean, extractor.std, bool(extractor.do_normalize))
 
-    def sizes(self, config: Any, sample_rate: int) -> dict[str, Any]:
-        return {"sampling_rate": sample_rate, "num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
-
-    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> SoundEncoding:
+    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> tuple[Any, Tensor]:
         output = model(read, output_hidden_states=states)
-        tokens: Tensor = output.last_hidden_state
-        return SoundEncoding(
-            tokens, output.pooler_output, torch.ones_like(tokens[..., 0], dtype=torch.bool), output.hidden_states or ()
-        )
+        return output, torch.ones_like(output.last_hidden_state[..., 0], dtype=torch.bool)
 
 
 class Whisper(Architecture):
     """Whisper's encoder: two convolutions and a transformer over a spectrogram of fixed length."""
+
+    sizes: Mapping[str, str] = {"feature_size": "num_mel_bins"}
 
     def front(self, config: Any, extractor: Any, sample_rate: int) -> SoundFeatures:
         filters = torch.as_tensor(extractor.mel_filters, dtype=torch.float32)
@@ -229,14 +197,10 @@ class Whisper(Architecture):
         model.config.encoder_layerdrop = 0.0
         return model.get_encoder()
 
-    def sizes(self, config: Any, sample_rate: int) -> dict[str, Any]:
-        return {"sampling_rate": sample_rate, "feature_size": config.num_mel_bins}
-
-    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> SoundEncoding:
+    def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> tuple[Any, Tensor]:
         output = model(read, output_hidden_states=states)
-        tokens: Tensor = output.last_hidden_state
-        per_position = is_sound.shape[1] // tokens.shape[1]  # samples
-        return SoundEncoding(tokens, None, _first(tokens, -(-is_sound.sum(1) // per_position)), output.hidden_states or ())
+        samples_per_position = is_sound.shape[1] // output.last_hidden_state.shape[1]
+        return output, _first(output.last_hidden_state, -(-is_sound.sum(1) // samples_per_position))
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -244,7 +208,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "audio-spectrogram-transformer": Spectrogram(),
     "whisper": Whisper(),
 }
-"""How each kind of model is run."""
 
 
 def _first(tokens: Tensor, count: Tensor) -> Tensor:
@@ -279,11 +242,7 @@ def _group_norm(norm: nn.GroupNorm, x: Tensor, count: Tensor) -> Tensor:
 
 
 def _extractor(config: Any, name: str | None, given: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
-    """The feature extractor that goes with a model.
-
-    Raises:
-        ValueError: if a folder or hub name has none and none is given, or if it has no such option.
-    """
+    """The feature extractor that goes with a model."""
     from transformers import FEATURE_EXTRACTOR_MAPPING
 
     kind = FEATURE_EXTRACTOR_MAPPING[type(config)]

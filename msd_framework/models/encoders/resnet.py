@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.features import Features, within
 from msd_framework.models.layers.pooling import masked_mean, visible
-from msd_framework.models.pretrained.weights import load_exactly, read_tensors
+from msd_framework.models.pretrained.weights import is_weight_file, load_exactly, read_tensors
 from msd_framework.structures import FeatureKind, ModalityInputs
 
 
@@ -28,14 +28,10 @@ class ResNet(Encoder):
 
     Args:
         name: how deep; 18 and 34 give 512 features, the others 2048.
-        weights: a name of torchvision's, such as IMAGENET1K_V1 or DEFAULT, which is downloaded once, or a file of such weights,
-            .safetensors or .pth; random if left out.
+        weights: a name of torchvision's, such as IMAGENET1K_V1 or DEFAULT, or a file, .safetensors or .pth; random if left out.
         freeze_batch_norm: whether the batch norms keep the statistics and scales of the weights.
         grid_size: rows and columns to which the last grid is averaged, such as [3, 1]; as it is if left out.
         freeze: whether it does not learn, batch norms included.
-
-    Raises:
-        ValueError: if torchvision has no such weights, if the file's do not fit, or if there are no such grids.
 
     >>> import torch
     >>> images = ModalityInputs(torch.randn(1, 3, 64, 64), torch.ones(1, 1, dtype=torch.bool))
@@ -61,7 +57,7 @@ class ResNet(Encoder):
         network = _network(name, weights, freeze_batch_norm)
         self.width = network.fc.in_features
         self.grid = nn.Sequential(OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc")))
-        if weights is not None and _is_file(weights):
+        if weights is not None and is_weight_file(weights):
             tensors = read_tensors(Path(weights).expanduser())
             load_exactly(self.grid, {n: t for n, t in tensors.items() if not n.startswith("fc.")}, weights)
         if freeze:
@@ -71,16 +67,10 @@ class ResNet(Encoder):
         return {**options, "weights": None}
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
-        """The cells of the last grid.
-
-        Raises:
-            ValueError: if a batch norm that learns has a single number of each feature, which has no spread.
-        """
         return self.forward_features(inputs, ())[0]
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The cells of the grid after each of the four stages, and their mean."""
         kinds = super().feature_kinds
         for stage in range(1, 5):
             kinds |= {f"{stage}.hidden": "hidden", f"{stage}.mean": "pooled"}
@@ -106,24 +96,18 @@ class ResNet(Encoder):
 
 
 def _cells(grid: Tensor, mask: Tensor) -> Encoded:
-    """The cells of a grid [B, D, height, width] as tokens."""
     tokens = grid.flatten(2).transpose(1, 2)  # [B, L, D]
     mask = mask.expand(tokens.shape[:2])  # [B, L]
     return Encoded(tokens, mask, masked_mean(tokens, mask))
-
-
-def _is_file(weights: str) -> bool:
-    return Path(weights).suffix in (".safetensors", ".pth", ".pt", ".bin")
 
 
 def _network(name: str, weights: str | None, freeze_batch_norm: bool) -> Any:
     from torchvision.models import get_model, get_model_weights
     from torchvision.ops import FrozenBatchNorm2d
 
-    known = None if weights is None or _is_file(weights) else weights
+    known = None if weights is None or is_weight_file(weights) else weights
     names = get_model_weights(name).__members__
     if known is not None and known not in names:
-        raise ValueError(
-            f"torchvision's weights of {name} are {', '.join(names)}, got {known!r}; a file ends in .safetensors or .pth"
-        )
+        wanted = ", ".join(names)
+        raise ValueError(f"torchvision's weights of {name} are {wanted}, got {known!r}; a file ends in .safetensors or .pth")
     return get_model(name, weights=known, norm_layer=FrozenBatchNorm2d if freeze_batch_norm else nn.BatchNorm2d)

@@ -22,68 +22,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msd_framework.models.layers.pooling import visible
 from msd_framework.models.layers.transformer import Attention, Transformer, TransformerLayer, whole
 
-Move: TypeAlias = Callable[[Tensor], Tensor]
-"""Takes some positions of a sequence, or all."""
+Move: TypeAlias = Callable[[Tensor], Tensor]  # takes some positions of a sequence, or all
 
+# what it costs a layer to take one more block of rows, in multiplications that a CPU could do meanwhile
 BLOCK_COST = 3_000_000
-"""What it costs a layer to take one more block of rows, in multiplications that a CPU could do meanwhile."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Positions of a view that stand together: its words, or its regions.
+    """Positions of a view that stand together: its words, or its regions."""
 
-    Args:
-        made_of: what their embeddings are made of; segments that are made of the very same objects are embedded once.
-        mask: bool [B, L], which positions can be seen.
-        contents: what `embed` takes, each aligned with the positions, [B, L, ..].
-        embed: makes embeddings [U, D] of the contents of U tokens; segments that share it are embedded in one call.
-        modality: what these are the positions of; None if they belong to the model alone.
-        special: bool [B, L], those of them that belong to the model all the same, such as [CLS]; None if there are none.
-    """
-
-    made_of: tuple[object, ...]
-    mask: Tensor
-    contents: tuple[Tensor, ...]
-    embed: Callable[..., Tensor]
-    modality: str | None = None
-    special: Tensor | None = None
+    made_of: tuple[object, ...]  # segments whose embeddings are made of the very same objects are embedded once
+    mask: Tensor  # bool [B, L], which positions can be seen
+    contents: tuple[Tensor, ...]  # what `embed` takes, each aligned with the positions, [B, L, ..]
+    embed: Callable[..., Tensor]  # contents of U tokens to [U, D]; segments that share it are embedded in one call
+    modality: str | None = None  # None if the positions belong to the model alone
+    special: Tensor | None = None  # bool [B, L], those that belong to the model all the same, such as [CLS]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that attention takes together.
-
-    Args:
-        num_rows: n.
-        length: L.
-        mask: bool [n, L], which positions can be seen; None if all can.
-    """
+    """n rows of length L that attention takes together."""
 
     num_rows: int
     length: int
-    mask: Tensor | None
+    mask: Tensor | None  # bool [n, L], which positions can be seen; None if all can
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """R rows in a flat sequence of N places, block after block.
+    """R rows in a flat sequence of N places, block after block."""
 
-    Args:
-        tokens: int64 [N], which of the embedded tokens stands at each place.
-        blocks: how the sequence divides into rows.
-        first: int64 [R], the place where each row begins, in the order of the sequence.
-        rank: int64 [R], which one of the sequence's rows each row is, in the order of the views.
-        kept: bool [B, L] of each view, which of its positions stand in the sequence; None if all of them do, in order.
-    """
-
-    tokens: Tensor
+    tokens: Tensor  # int64 [N], which of the embedded tokens stands at each place
     blocks: tuple[Block, ...]
-    first: Tensor
-    rank: Tensor
-    kept: tuple[Tensor, ...] | None = None
+    first: Tensor  # int64 [R], the place where each row begins, in the order of the sequence
+    rank: Tensor  # int64 [R], which one of the sequence's rows each row is, in the order of the views
+    kept: tuple[Tensor, ...] | None = None  # bool [B, L] of each view, its positions in the sequence; None if all, in order
 
     def place(self, embeddings: Tensor) -> Tensor:
         """The sequence [N, D] of embedded tokens [U, D]."""
@@ -97,63 +74,46 @@ class PackedRows:
     def unpack(self, x: Tensor) -> list[Tensor]:
         """A sequence [N, D] as the positions [B, L, D] of each view; what stands where none was kept means nothing."""
         if self.kept is None:
-            return self._split(x, [block.length for block in self.blocks])
+            return self._split(x)
         # the n-th position that a row kept stands n - 1 places after the row's first one
         firsts = torch.split(self.first[self.rank], [len(kept) for kept in self.kept])
         return [F.embedding(first[:, None] + kept.cumsum(1) - 1, x) for first, kept in zip(firsts, self.kept)]
 
     def attend(self, attention: Attention, place: Move, x: Tensor) -> Tensor:
-        """What each place of a sequence reads in its row, [N, D].
-
-        Args:
-            attention: the attention.
-            place: makes the sequence of x: `whole`, or where x is [U, D], the distinct tokens, this class's `place`.
-            x: float [N, D] or [U, D].
-        """
+        """What each place of a sequence reads in its row, [N, D]; `place` makes the sequence of x where that is [U, D]."""
         # Projected before it is placed: in the first layer that is once a distinct token, not once a row that shows it.
         query, key, value = place(attention.query(x)), place(attention.key(x)), place(attention.value(x))  # [N, D]
-        return self._attend(attention, query, [block.length for block in self.blocks], key, value)
+        return self._attend(attention, query, None, key, value)
 
     def attend_first(self, attention: Attention, place: Move, x: Tensor) -> Tensor:
-        """What the first position of each row reads in its row of a sequence, [R, D]; arguments as of `attend`."""
+        """What the first position of each row reads in its row of a sequence, [R, D]."""
         # Keys and values of all positions, but one query a row: the classifier reads no other position of the last layer.
         query, key, value = attention.query(self.keep_first(place(x))), place(attention.key(x)), place(attention.value(x))
-        return self._attend(attention, query, [1] * len(self.blocks), key, value)
+        return self._attend(attention, query, 1, key, value)
 
-    def _attend(self, attention: Attention, query: Tensor, num_reading: list[int], key: Tensor, value: Tensor) -> Tensor:
-        lengths = [block.length for block in self.blocks]
+    def _attend(self, attention: Attention, query: Tensor, num_reading: int | None, key: Tensor, value: Tensor) -> Tensor:
+        queries, keys, values = self._split(query, num_reading), self._split(key), self._split(value)
         read = []
-        for block, q, k, v in zip(
-            self.blocks, self._split(query, num_reading), self._split(key, lengths), self._split(value, lengths)
-        ):
+        for block, q, k, v in zip(self.blocks, queries, keys, values):
             read.append(attention.read(q, k, v, block.mask).flatten(0, 1))
         attended: Tensor = attention.output(torch.cat(read))
         return attended
 
-    def _split(self, x: Tensor, lengths: list[int]) -> list[Tensor]:
-        """The blocks of a sequence, [n, l, D] each, with so many positions of each row."""
-        pieces = torch.split(x, [block.num_rows * length for block, length in zip(self.blocks, lengths)])
+    def _split(self, x: Tensor, num_kept: int | None = None) -> list[Tensor]:
+        """The blocks of a sequence, [n, L, D] each, or with so many positions of each row."""
+        pieces = torch.split(x, [block.num_rows * (num_kept or block.length) for block in self.blocks])
         return [piece.view(block.num_rows, -1, x.shape[-1]) for piece, block in zip(pieces, self.blocks)]
-
-
-def read_first(transformer: Transformer, x: Tensor, rows: PackedRows, place: Move = whole) -> Tensor:
-    """What a transformer makes of the first position of each row, [R, D]; its last layer computes nothing else.
-
-    Args:
-        transformer: a stack of layers.
-        x: float [N, D], the sequence before the first layer; or [U, D], the distinct tokens in it.
-        rows: how the sequence divides into rows.
-        place: makes the sequence of x: `rows.place` if x is the distinct tokens.
-    """
-    return read_layers(transformer, x, rows, place, ())[0]
 
 
 def read_layers(
     transformer: Transformer, x: Tensor, rows: PackedRows, place: Move, layers: Collection[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """What `read_first` returns, and the sequence [N, D] after some layers; 0 is before the first one.
+    """What a transformer makes of the first position of each row, [R, D], and the sequence [N, D] after some layers.
 
-    The last layer computes all positions only if it is among them.
+    Layer 0 is before the first one. The last layer computes all positions only if it is among them.
+
+    Args:
+        x: the sequence before the first layer, [N, D]; or the distinct tokens in it, [U, D], with `rows.place` as `place`.
     """
     *below, last = cast("list[TransformerLayer]", list(transformer.layers))
     states = {0: place(x)} if 0 in layers else {}
@@ -174,18 +134,14 @@ def read_layers(
 
 
 def pack(views: Sequence[Sequence[Segment]], token_cost: int, last: Collection[int] = ()) -> tuple[Tensor, PackedRows]:
-    """Embeds the tokens of all views, each once, and puts them in rows.
+    """Embeds the tokens of all views of B examples, each once, [U, D], and puts them in V * B rows.
 
     Where a row begins is what is read of it in the end, so that position is there even if it is hidden, and then no other
     position looks at it.
 
     Args:
-        views: the segments of each view, of the same B examples.
         token_cost: the multiplications of a layer for one token; the more there are, the less padding a block may hold.
         last: views whose rows come after all others in the sequence, where rows are without padding.
-
-    Returns:
-        embeddings [U, D], and V * B rows, those of the first view first.
     """
     masks, kept = [], []
     kept_of_segments: list[Tensor] = []
@@ -210,12 +166,7 @@ def can_look(tensor: Tensor) -> bool:
 
 
 def _embed(views: Sequence[Sequence[Segment]], kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Embeddings [U, D], and for each view which of them stands at each position, int64 [B, L].
-
-    Args:
-        views: the segments of each view.
-        kept: which positions of each of these segments stand in rows, bool [B, L].
-    """
+    """Embeddings [U, D], and for each view which of them stands at each position, int64 [B, L]."""
     # Segments by what embeds them, and those by what they are made of: segments of several views that show the same are alike.
     alike: dict[Callable[..., Tensor], dict[tuple[int, ...], list[tuple[Segment, Tensor]]]] = {}
     for segment, keep in zip(chain(*views), kept):
@@ -253,12 +204,7 @@ def _taking(kept: Tensor) -> tuple[Move, Tensor]:
         return lambda x: x.flatten(0, 1).index_select(0, index), (flat.cumsum(0) - 1).view(kept.shape)
     # How many are kept is not known without waiting for the device, so all are taken, with zeros for those that are not.
     place = torch.arange(kept.numel(), device=kept.device).view(kept.shape)
-
-    def take(x: Tensor) -> Tensor:
-        zero = torch.zeros((), dtype=x.dtype, device=x.device)
-        return x.where(kept.view(kept.shape + (1,) * (x.ndim - 2)), zero).flatten(0, 1)
-
-    return take, place
+    return lambda x: visible(x, kept).flatten(0, 1), place
 
 
 def _padded_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> PackedRows:
@@ -292,7 +238,6 @@ def _short_rows(
     filled = torch.arange(longest) < lengths[:, None]  # [R, L]
     token = torch.zeros_like(token).masked_scatter(filled, token[keep])
     mask = torch.zeros_like(mask).masked_scatter(filled, mask[keep])
-
     # older versions of torch have no tolist within torch.func.jvp
     counted = [int(length) for length in lengths.unbind()]
     # no block holds rows of both kinds: what is behind must be one slice of the sequence (`layers/recorded.py`)
@@ -310,11 +255,7 @@ def _short_rows(
 
 
 def _cuts(lengths: list[int], tolerance: int) -> list[tuple[int, int]]:
-    """Where blocks of rows end and how long they are, so that each has no more padding than is tolerated.
-
-    Args:
-        lengths: those of the rows, the longest first.
-        tolerance: padded positions that are better than one more block.
+    """Where blocks of rows, the longest first, end and how long they are, with no more padding each than is tolerated.
 
     >>> _cuts([9, 9, 8, 5, 5], tolerance=1)
     [(3, 9), (5, 5)]

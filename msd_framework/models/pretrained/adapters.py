@@ -18,6 +18,7 @@ from msd_framework.structures import Inputs, ModalityInputs, ModalityKind
 
 WORDS, PIXELS, REGIONS, VISUALS, SOUND = "input_ids", "pixel_values", "visual_feats", "visual_embeds", "input_values"
 
+# arguments that carry a modality: its usual name, and the kind of its values
 CARRIERS: Mapping[str, tuple[str, ModalityKind]] = {
     WORDS: ("text", "tokens"),
     PIXELS: ("image", "pixels"),
@@ -25,37 +26,25 @@ CARRIERS: Mapping[str, tuple[str, ModalityKind]] = {
     VISUALS: ("image", "features"),
     SOUND: ("audio", "waveform"),
 }
-"""Arguments that carry a modality: its usual name, and the kind of its values."""
-
+# the argument that says which positions of another one are looked at
 MASKS = {WORDS: "attention_mask", REGIONS: "visual_attention_mask", VISUALS: "visual_attention_mask"}
-"""The argument that says which positions of another one are looked at."""
+SUMMARIES = ("pooler_output", "pooled_output")  # where a model puts its summary
 
-SUMMARIES = ("pooler_output", "pooled_output")
-"""Where a model puts its summary."""
-
-States: TypeAlias = dict[int, Tensor]
-"""States [B, L, D] by layer."""
+States: TypeAlias = dict[int, Tensor]  # [B, L, D] by layer
+Unused: TypeAlias = Sequence[nn.Module | nn.Parameter | None]
 
 
 @dataclass(frozen=True)
 class Encodings:
-    """What a model of transformers made of its inputs.
+    """What a model made of its inputs; a part is the argument that carries a modality, or `fused`."""
 
-    Args:
-        summary: float [B, D].
-        states: float [B, L, D] by layer, by part: the argument that carries a modality, or `fused`.
-        masks: bool [B, L] by part, the positions that hold something of it.
-    """
-
-    summary: Tensor
-    states: Mapping[str, States] = field(default_factory=dict)
-    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    summary: Tensor  # float [B, D]
+    states: Mapping[str, States] = field(default_factory=dict)  # by part
+    masks: Mapping[str, Tensor] = field(default_factory=dict)  # by part, bool [B, L], the positions that hold something of it
 
 
 class Adapter(ABC):
-    """Runs one kind of architecture. Inputs stand under the names of the arguments that carry them.
-
-    What is masked has been replaced by zeros and padding before.
+    """Runs one kind of architecture; what is masked has been replaced by zeros and padding before.
 
     Attributes:
         takes: the arguments of its forward that carry a modality, where they are known without loading transformers; else none.
@@ -73,7 +62,7 @@ class Adapter(ABC):
     def width(self, config: Any) -> int:
         """D of the summary."""
 
-    def unused(self, model: Any) -> Sequence[nn.Module | nn.Parameter | None]:
+    def unused(self, model: Any) -> Unused:
         """What has no part in the summary, and so learns nothing."""
         return ()
 
@@ -83,13 +72,13 @@ class Adapter(ABC):
 
     @abstractmethod
     def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
-        """The encodings of inputs, with the states of layers if they are wanted."""
+        """The encodings of inputs, by the arguments that carry them, with the states of layers if they are wanted."""
 
 
-def words(text: ModalityInputs, takes: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """The arguments of a text, of those that a model takes."""
+def words(text: ModalityInputs, with_segments: bool = True) -> dict[str, Tensor]:
+    """The arguments of a text."""
     arguments = {WORDS: text.values, "attention_mask": text.mask.long()}
-    if "segments" in text.extras and (takes is None or "token_type_ids" in takes):
+    if with_segments and "segments" in text.extras:
         arguments["token_type_ids"] = text.extras["segments"]
     return arguments
 
@@ -108,6 +97,10 @@ def numbered(states: Sequence[Tensor], first: int = 0) -> States:
     return dict(enumerate(states, first))
 
 
+def all_layers(configs: Mapping[str, Any]) -> dict[str, range]:
+    return {part: range(config.num_hidden_layers + 1) for part, config in configs.items()}
+
+
 @dataclass(frozen=True)
 class ByArguments(Adapter):
     """Any architecture, by the names of its arguments: words, pixels, regions or a waveform.
@@ -115,20 +108,13 @@ class ByArguments(Adapter):
     Words and regions are masked where there is an argument for it. Pixels and waveforms that are hidden are zeros, and so are
     those that are left out. The summary is the pooler's; without one, the mean of the last states; of a model with an embedding
     each of text and image, both, with zeros for what is hidden.
-
-    Args:
-        takes: the arguments that carry a modality, where they are known without loading transformers.
-        optional: those of them that need not have anything.
-        text_first: whether words and regions are one sequence in this order, so that states can be told apart.
-        num_summaries: how many times its hidden size is the summary's.
-        idle: names of its modules that have no part in the summary.
     """
 
     takes: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    text_first: bool = False
-    num_summaries: int = 1
-    idle: tuple[str, ...] = ()
+    text_first: bool = False  # words and regions are one sequence in this order, so that states can be told apart
+    num_summaries: int = 1  # how many times its hidden size is the summary's
+    idle: tuple[str, ...] = ()  # names of its modules that have no part in the summary
 
     def width(self, config: Any) -> int:
         own = _hidden_size(config)
@@ -140,21 +126,22 @@ class ByArguments(Adapter):
                 return int(size) * self.num_summaries
         raise ValueError(f"the configuration of {config.model_type} does not tell its hidden_size")
 
-    def unused(self, model: Any) -> Sequence[nn.Module | nn.Parameter | None]:
+    def unused(self, model: Any) -> Unused:
         return [model.get_submodule(name) for name in self.idle]
 
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
-        count = getattr(config, "num_hidden_layers", None) if getattr(config, "hidden_size", None) else None
-        if count is None or not (self.text_first or len(carriers) == 1):
+        if not (getattr(config, "num_hidden_layers", None) is not None and getattr(config, "hidden_size", None)):
             return {}
-        return {part: range(count + 1) for part in ([FUSED, *carriers] if self.text_first else carriers)}
+        if self.text_first:
+            return all_layers(dict.fromkeys([FUSED, *carriers], config))
+        return all_layers(dict.fromkeys(carriers, config)) if len(carriers) == 1 else {}
 
     def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
         takes = inspect.signature(model.forward).parameters
         arguments: dict[str, Any] = {"output_hidden_states": True} if states else {}
         for carrier, x in inputs.items():
             if carrier == WORDS:
-                arguments |= words(x, list(takes))
+                arguments |= words(x, "token_type_ids" in takes)
                 continue
             arguments[carrier] = x.values
             if MASKS.get(carrier) in takes:
@@ -178,13 +165,7 @@ def _hidden_size(config: Any) -> Any:
 
 
 def split(states: States, text: ModalityInputs, image: tuple[str, Tensor] | None) -> tuple[dict[str, States], dict[str, Tensor]]:
-    """States [B, L, D] of a sequence of words and then of an image: all of them, those of either, and what counts of them.
-
-    Args:
-        states: of the whole sequence.
-        text: the words.
-        image: the argument that carries the image, and its mask, bool [B, L].
-    """
+    """States and masks by part, of a sequence of words and then of an image, given as its argument and its mask, bool [B, L]."""
     length = text.mask.shape[1]
     parts = {FUSED: states, WORDS: {i: x[:, :length] for i, x in states.items()}}
     masks = {FUSED: text.mask, WORDS: content(text)}
@@ -196,11 +177,7 @@ def split(states: States, text: ModalityInputs, image: tuple[str, Tensor] | None
 
 
 def summary_of(output: Any, inputs: Inputs) -> Tensor:
-    """The summary [B, D] of an output of transformers.
-
-    Raises:
-        ValueError: if there is nothing in it that could be one.
-    """
+    """The summary [B, D] of an output of transformers."""
     for name in SUMMARIES:
         if output.get(name) is not None:
             return _flat(output[name])
@@ -216,7 +193,7 @@ def summary_of(output: Any, inputs: Inputs) -> Tensor:
 
 
 def _flat(pooled: Tensor) -> Tensor:
-    """A summary [B, D] of one that may still have a place of its own in height and width, [B, D, H, W]."""
+    """A summary [B, D] of one that may still have a height and a width, [B, D, H, W]."""
     return pooled.mean((2, 3)) if pooled.ndim == 4 else pooled
 
 
@@ -233,7 +210,7 @@ class Vilt(Adapter):
         return int(config.hidden_size)
 
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
-        return {part: range(config.num_hidden_layers + 1) for part in (FUSED, *carriers)}
+        return all_layers(dict.fromkeys((FUSED, *carriers), config))
 
     def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
         text, image = inputs[WORDS], inputs[PIXELS]
@@ -269,7 +246,7 @@ class Lxmert(Adapter):
     def width(self, config: Any) -> int:
         return int(config.hidden_size)
 
-    def unused(self, model: Any) -> Sequence[nn.Module | nn.Parameter | None]:
+    def unused(self, model: Any) -> Unused:
         last = model.encoder.x_layers[-1]  # the summary is of the words
         return last.visn_self_att, last.visn_inter, last.visn_output
 
@@ -297,15 +274,13 @@ class Flava(Adapter):
     def width(self, config: Any) -> int:
         return int(config.multimodal_config.hidden_size)
 
-    def unused(self, model: Any) -> Sequence[nn.Module | nn.Parameter | None]:
+    def unused(self, model: Any) -> Unused:
         text, image = model.text_model, model.image_model
         heads = [text.pooler, text.layernorm, image.pooler, image.layernorm, model.multimodal_model.pooler]
-        contrast = [model.image_projection, model.text_projection, model.logit_scale]
-        return [*heads, *contrast, image.embeddings.mask_token]
+        return [*heads, model.image_projection, model.text_projection, model.logit_scale, image.embeddings.mask_token]
 
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
-        configs = {WORDS: config.text_config, PIXELS: config.image_config, FUSED: config.multimodal_config}
-        return {part: range(c.num_hidden_layers + 1) for part, c in configs.items()}
+        return all_layers({WORDS: config.text_config, PIXELS: config.image_config, FUSED: config.multimodal_config})
 
     def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
         parts: dict[str, States] = {}
@@ -333,12 +308,9 @@ class Flava(Adapter):
 
 @dataclass(frozen=True)
 class TwoTowers(Adapter):
-    """CLIP and SigLIP: an embedding each of text and image, side by side; zeros for what is hidden or left out.
+    """CLIP and SigLIP: an embedding each of text and image, side by side; zeros for what is hidden or left out."""
 
-    Args:
-        all_words: whether the text's encoder looks at the padding, up to its longest text, as SigLIP's was trained to.
-    """
-
+    # whether the text's encoder looks at the padding, up to its longest text, as SigLIP's was trained to
     all_words: bool = False
 
     # without annotations, which would make fields of them
@@ -348,18 +320,16 @@ class TwoTowers(Adapter):
         return sum(self._widths(config).values())
 
     def _widths(self, config: Any) -> dict[str, int]:
-        """D of the embedding of either."""
         if not self.all_words:
             return {WORDS: int(config.projection_dim), PIXELS: int(config.projection_dim)}
         text = getattr(config.text_config, "projection_size", None) or config.text_config.hidden_size
         return {WORDS: int(text), PIXELS: int(config.vision_config.hidden_size)}
 
-    def unused(self, model: Any) -> Sequence[nn.Module | nn.Parameter | None]:
+    def unused(self, model: Any) -> Unused:
         return model.logit_scale, getattr(model, "logit_bias", None)
 
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
-        configs = {WORDS: config.text_config, PIXELS: config.vision_config}
-        return {part: range(c.num_hidden_layers + 1) for part, c in configs.items()}
+        return all_layers({WORDS: config.text_config, PIXELS: config.vision_config})
 
     def encode(self, model: Any, inputs: Inputs, states: bool) -> Encodings:
         like = next(iter(inputs.values())).mask
@@ -375,11 +345,8 @@ class TwoTowers(Adapter):
                 output, projection = self._text(model, x, states), getattr(model, "text_projection", None)
                 pooled = output.pooler_output if self.all_words else _last(output.last_hidden_state, x.mask)
             else:
-                output, projection = (
-                    model.vision_model(x.values, output_hidden_states=states),
-                    getattr(model, "visual_projection", None),
-                )
-                pooled = output.pooler_output
+                output = model.vision_model(x.values, output_hidden_states=states)
+                pooled, projection = output.pooler_output, getattr(model, "visual_projection", None)
             embedded.append((pooled if projection is None else projection(pooled)) * x.present[:, None])
             if states:
                 parts[carrier] = numbered(output.hidden_states)
@@ -407,6 +374,7 @@ def _longer(x: Tensor, length: int, fill: int = 0) -> Tensor:
     return nn.functional.pad(x, (0, max(0, length - x.shape[1])), value=fill)
 
 
+# architectures that need more than the names of their arguments, or whose arguments are known
 ADAPTERS: Mapping[str, Adapter] = {
     "bert": ByArguments((WORDS,)),
     "bridgetower": ByArguments((WORDS, PIXELS), num_summaries=2, idle=("text_model.pooler",)),
@@ -419,7 +387,6 @@ ADAPTERS: Mapping[str, Adapter] = {
     "visual_bert": ByArguments((WORDS, VISUALS), optional=(VISUALS,), text_first=True),
     "vit": ByArguments((PIXELS,)),
 }
-"""How architectures are run that need more than the names of their arguments, or whose arguments are known."""
 
 
 def adapter_of(kind: str) -> Adapter:

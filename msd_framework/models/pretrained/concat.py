@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from msd_framework.models.pretrained.published import RESNET_NAMES, WeightMap
 
+# how names begin, MMF's and the authors' to ours; a BERT of transformers has its own names under ours
 THEIR_NAMES = {
     "base.text.": "text_encoder.model.",
     "base.modal.model.": "image_encoder.grid.",
     "txtenc.bert.": "text_encoder.model.",
     "imgenc.model.": "image_encoder.grid.",
 }
-"""How names begin, MMF's and the authors' to ours; a BERT of transformers has its own names under ours."""
 
 WEIGHTS = WeightMap(
     names=(THEIR_NAMES, RESNET_NAMES),
@@ -19,7 +19,5 @@ WEIGHTS = WeightMap(
     mark="text_encoder.",
     kind="a ConcatBERT: there is no base.text or txtenc",
 )
-"""Both encoders."""
 
-HEAD = WeightMap(prefixes=("classifier.layers.", "clf."))
-"""The perceptron, by the numbers of its parts."""
+HEAD = WeightMap(prefixes=("classifier.layers.", "clf."))  # the perceptron, by the numbers of its parts

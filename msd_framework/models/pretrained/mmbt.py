@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 from msd_framework.models.pretrained import published
 from msd_framework.models.pretrained.published import BERT_NAMES, RESNET_NAMES, WORD_SHAPES, WeightMap
 from msd_framework.models.pretrained.visual_bert import THEIR_SIZES
 
+# under which the transformer stands: in MMF's files, in its old ones, in the authors' and in transformers'
 PREFIXES = ("model.bert.mmbt.", "base.bert.mmbt.", "bert.mmbt.", "enc.", "bert.")
-"""Under which the transformer stands: in MMF's files, in its old ones, in the authors' and in transformers'."""
 
+# parts of names, theirs to ours, of what BERT has not; BERT's own follow
 THEIR_NAMES = {
     "transformer.": "",
     "modal_encoder.proj_embeddings.": "image_projection.",
@@ -20,8 +20,8 @@ THEIR_NAMES = {
     "img_encoder.model.": "image_encoder.grid.",
     "txt_embeddings.": "embeddings.",
 }
-"""Parts of names, theirs to ours, of what BERT has not; BERT's own follow."""
 
+# the whole model but its classifier
 WEIGHTS = WeightMap(
     names=(THEIR_NAMES, BERT_NAMES, RESNET_NAMES),
     prefixes=(*PREFIXES, ""),
@@ -36,10 +36,7 @@ WEIGHTS = WeightMap(
     mark="image_projection.weight",
     kind=f"an MMBT: no image is projected under any of {PREFIXES}",
     not_in_bert={"image_projection.": ""},
+    bert_sizes=THEIR_SIZES,
 )
-"""The whole model but its classifier."""
 
-HEAD = replace(published.HEAD, prefixes=("clf.", *published.MMF_HEADS))
-"""The authors' classifier, and MMF's."""
-
-sizes_of = partial(published.sizes_of_file_or_bert, WEIGHTS, THEIR_SIZES, {})
+HEAD = replace(published.HEAD, prefixes=("clf.", *published.MMF_HEADS))  # the authors' classifier, and MMF's

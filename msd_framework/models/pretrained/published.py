@@ -19,9 +19,10 @@ Sizes = TypeVar("Sizes", bound=TextSizes)
 
 FILE_ENDINGS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
+# parts of the names of 2018, and what they became
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-"""Parts of the names of 2018, and what they became."""
 
+# parts of the names of a BERT's weights, theirs to ours; the longer of two that overlap comes first
 BERT_NAMES = {
     "embeddings.word_embeddings.": "embeddings.word.",
     "embeddings.position_embeddings.": "embeddings.position.",
@@ -38,8 +39,8 @@ BERT_NAMES = {
     ".output.LayerNorm.": ".mlp_norm.",
     "pooler.dense.": "pooler.",
 }
-"""Parts of the names of a BERT's weights, theirs to ours; the longer of two that overlap comes first."""
 
+# what we call each size of a BERT, and what its config.json does
 BERT_SIZES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -49,8 +50,8 @@ BERT_SIZES = {
     "max_positions": "max_position_embeddings",
     "num_segments": "type_vocab_size",
 }
-"""What we call each size of a BERT, and what its config.json does."""
 
+# numbers of the parts of a torchvision ResNet without its classifier, and their names
 RESNET_NAMES = {
     "image_encoder.grid.0.": "image_encoder.grid.conv1.",
     "image_encoder.grid.1.": "image_encoder.grid.bn1.",
@@ -59,48 +60,36 @@ RESNET_NAMES = {
     "image_encoder.grid.6.": "image_encoder.grid.layer3.",
     "image_encoder.grid.7.": "image_encoder.grid.layer4.",
 }
-"""Numbers of the parts of a torchvision ResNet without its classifier, and their names."""
 
+# which of our tensors of a BERT tells a size, and in which of its dimensions
 WORD_SHAPES = {
     "vocab_size": ("embeddings.word.weight", 0),
     "hidden_size": ("embeddings.word.weight", 1),
     "max_positions": ("embeddings.position.weight", 0),
     "num_segments": ("embeddings.segment.weight", 0),
 }
-"""Which of our tensors of a BERT tells a size, and in which of its dimensions."""
 
 
 @dataclass(frozen=True)
 class WeightMap:
-    """How published weights become those of a model, as a table.
+    """How published weights become those of a model, as a table."""
 
-    Args:
-        names: parts of names, theirs to ours, replaced in this order.
-        prefixes: under the first of these that there is stand the weights; "" is everything.
-        unused: parts of their names of what takes no part in any output.
-        only: how our names begin of what is taken.
-        left_out: how our names begin of what is not.
-        parts: the parts of the model that the weights are of.
-        shapes: which of our tensors tells a size, and in which of its dimensions.
-        counts: under which of our prefixes parts are numbered, whose number is a size.
-        mark: how at least one of our names begins if the weights are of this kind.
-        kind: ends the sentence "the weights are not of ..." for a file of which no name does.
-        not_in_bert: for a model that starts from a BERT: how names of ours begin that a BERT lacks, and how those begin of which
-            they start as copies; "" leaves them as they are initially.
-        image_encoder: how our names of an image encoder's weights begin; a file may lack them, and they then stay as they are.
-    """
-
-    names: tuple[Mapping[str, str], ...] = ()
-    prefixes: tuple[str, ...] = ("",)
-    unused: tuple[str, ...] = (".position_ids",)
-    only: tuple[str, ...] = ("",)
-    left_out: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
-    shapes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    counts: Mapping[str, str] = field(default_factory=dict)
-    mark: str = ""
-    kind: str = ""
+    names: tuple[Mapping[str, str], ...] = ()  # parts of names, theirs to ours, replaced in this order
+    prefixes: tuple[str, ...] = ("",)  # under the first of these that there is stand the weights; "" is everything
+    unused: tuple[str, ...] = (".position_ids",)  # parts of their names of what takes no part in any output
+    only: tuple[str, ...] = ("",)  # how our names begin of what is taken
+    left_out: tuple[str, ...] = ()  # how our names begin of what is not
+    parts: tuple[str, ...] = ()  # the parts of the model that the weights are of
+    shapes: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # which of our tensors tells a size, in which dimension
+    counts: Mapping[str, str] = field(default_factory=dict)  # under which of our prefixes parts are numbered, a size's name first
+    mark: str = ""  # how at least one of our names begins if the weights are of this kind
+    kind: str = ""  # ends the sentence "the weights are not of ..." for a file of which no name does
+    # for a model that starts from a BERT: how names of ours begin that a BERT lacks, and how those begin of which they start as
+    # copies; "" leaves them as they are initially
     not_in_bert: Mapping[str, str] = field(default_factory=dict)
+    bert_sizes: Mapping[str, str] = field(default_factory=dict)  # likewise: a size's name, and what the config.json calls it
+    bert_fixed: Mapping[str, Any] = field(default_factory=dict)  # likewise: what the config.json must state if it states it
+    # how our names of an image encoder's weights begin; a file may lack them, and they then stay as they are
     image_encoder: str = "image_encoder."
 
     def ours(self, tensors: Tensors) -> dict[str, Tensor]:
@@ -137,36 +126,34 @@ class WeightMap:
         return renamed
 
     def sizes(self, tensors: Tensors, source: str) -> dict[str, int]:
-        """The sizes that the shapes of a file's weights tell.
-
-        Raises:
-            ValueError: if they are of another kind.
-        """
+        """The sizes that the shapes of a file's weights tell, all but the heads."""
         own = self.ours(tensors)
         self._refuse_others(own, source)
         sizes = {size: own[name].shape[dim] for size, (name, dim) in self.shapes.items() if name in own}
         return sizes | {size: count(own, prefix) for size, prefix in self.counts.items()}
+
+    def sizes_of(self, pretrained: Pretrained) -> dict[str, Any]:
+        """The sizes that the shapes in a file tell, or that a folder's config.json states, which must be a BERT's."""
+        config = pretrained.config
+        if not config:
+            return self.sizes(pretrained.tensors, pretrained.source)
+        for key, value in {"model_type": "bert", "hidden_act": "gelu", **self.bert_fixed}.items():
+            if config.get(key, value) != value:
+                raise ValueError(f"{pretrained.source} has {key} {config[key]!r}, wanted {value!r}")
+        return {ours: config[theirs] for ours, theirs in self.bert_sizes.items() if theirs in config}
 
     def body(self, model: nn.Module) -> nn.ModuleDict:
         """The parts of a model that the weights are of."""
         return nn.ModuleDict({name: part for name, part in model.named_children() if name in self.parts})
 
     def load(self, model: nn.Module, pretrained: Pretrained | None) -> None:
-        """Gives a model published weights, if there are any.
-
-        Raises:
-            ValueError: if they do not fit.
-        """
+        """Gives a model published weights, if there are any."""
         if pretrained is not None:
             body = self.body(model)
             load_exactly(body, self.complete(pretrained, body.state_dict()), pretrained.source)
 
     def load_head(self, head: nn.Module, pretrained: Pretrained | None) -> None:
-        """Gives a classifier the weights of one that was published with a model's.
-
-        Raises:
-            ValueError: if there are no weights, no classifier among them, or one that does not fit.
-        """
+        """Gives a classifier the weights of one that was published with a model's."""
         if pretrained is None:
             raise ValueError("pretrained_head needs pretrained, the file that the classifier is in")
         tensors = self.ours(pretrained.tensors)
@@ -175,11 +162,7 @@ class WeightMap:
         load_exactly(head, tensors, f"the classifier in {pretrained.source}")
 
     def complete(self, pretrained: Pretrained, initial: Tensors) -> dict[str, Tensor]:
-        """The weights of a file by our names; where it may lack some, as a BERT does, the initial ones.
-
-        Raises:
-            ValueError: if they are of another kind, or there is an image encoder among them and none in the model.
-        """
+        """The weights of a file by our names; where it may lack some, as a BERT does, the initial ones."""
         tensors = self.ours(pretrained.tensors)
         is_bert = bool(pretrained.config) and pretrained.config.get("model_type", "bert") == "bert"
         if is_bert and self.not_in_bert:
@@ -207,18 +190,13 @@ class WeightMap:
             raise ValueError(f"the weights of {source} are not of {self.kind}")
 
 
+# MMF's classifier
 MMF_HEADS = ("model.classifier.", "bert.classifier.", "base.classifier.", "classifier.")
-
 HEAD = WeightMap(names=({"0.dense.": "0.", "0.LayerNorm.": "2.", "1.": "3."},), prefixes=MMF_HEADS)
-"""MMF's classifier."""
 
 
 def read_published(source: str) -> Pretrained:
-    """The weights of one file, which states no sizes, or of a folder or hub name in the layout of transformers.
-
-    Raises:
-        ValueError: if there is no such file, folder or name, or if it cannot be read.
-    """
+    """The weights of one file, which states no sizes, or of a folder or hub name in the layout of transformers."""
     path = Path(source).expanduser()
     return Pretrained(source, {}, read_tensors(path)) if path.suffix in FILE_ENDINGS else read_pretrained(source)
 
@@ -247,15 +225,6 @@ def choose_sizes(
     """The sizes of published weights if there are any, else those among a constructor's arguments, else the defaults.
 
     A vocabulary that is smaller than the published one fits it: all its ids have an embedding.
-
-    Args:
-        kind: the data class of sizes.
-        sizes_of: the sizes that published weights tell.
-        arguments: of a constructor, by name; those that are called as a size are one, or None where nobody gave it.
-        pretrained: the published weights.
-
-    Raises:
-        ValueError: if what was given contradicts the published weights, or if they are not of such a model.
     """
     given = {name: arguments[name] for name in kind.__dataclass_fields__ if arguments[name] is not None}
     if pretrained is None:
@@ -266,26 +235,3 @@ def choose_sizes(
         if size != theirs and not (name == "vocab_size" and size < theirs):
             raise ValueError(f"{name} is {size}, and the weights of {pretrained.source} have {theirs}")
     return kind(**{**given, **published})
-
-
-def sizes_of_file_or_bert(
-    weights: WeightMap, names: Mapping[str, str], fixed: Mapping[str, Any], pretrained: Pretrained
-) -> dict[str, Any]:
-    """The sizes that the shapes in a file tell, all but the heads, or that a folder's config.json states, which must be a BERT's.
-
-    Args:
-        weights: the table of the file's weights.
-        names: what we call each size of a BERT, and what its config.json does.
-        fixed: what that must state if it states it.
-        pretrained: the file or folder.
-
-    Raises:
-        ValueError: if it is another kind of model, or one that computes something else.
-    """
-    config = pretrained.config
-    if not config:
-        return weights.sizes(pretrained.tensors, pretrained.source)
-    for key, value in {"model_type": "bert", "hidden_act": "gelu", **fixed}.items():
-        if config.get(key, value) != value:
-            raise ValueError(f"{pretrained.source} has {key} {config[key]!r}, wanted {value!r}")
-    return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from msd_framework.models.layers.sizes import TextSizes
 from msd_framework.models.layers.transformer import LayerSizes
-from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, WORD_SHAPES, WeightMap, sizes_of_file_or_bert
+from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, WORD_SHAPES, WeightMap
 
-LAYER_NORM_EPS = 1e-12
-"""What all of ViLBERT's layer norms add to the variance."""
+LAYER_NORM_EPS = 1e-12  # what all of ViLBERT's layer norms add to the variance
 
+# under which the two streams stand: in MMF's files, in its old ones, and in the authors' and transformers'
 PREFIXES = ("model.bert.", "bert.bert.", "bert.")
-"""Under which the two streams stand: in MMF's files, in its old ones, and in the authors' and transformers'."""
 
+# parts of names, theirs to ours: 1 is vision and 2 is text, and who reads has the query; BERT's own follow
 THEIR_NAMES = {
     "v_embeddings.image_embeddings.": "image_embeddings.feature.",
     "v_embeddings.image_location_embeddings.": "image_embeddings.location.",
@@ -41,8 +40,8 @@ THEIR_NAMES = {
     "t_pooler.dense.": "text_pooler.",
     "v_pooler.dense.": "image_pooler.",
 }
-"""Parts of names, theirs to ours: 1 is vision and 2 is text, and who reads has the query. BERT's own follow."""
 
+# both streams; a BERT is the text's
 WEIGHTS = WeightMap(
     names=(THEIR_NAMES, BERT_NAMES),
     prefixes=(*PREFIXES, ""),
@@ -60,17 +59,14 @@ WEIGHTS = WeightMap(
     mark="image_embeddings.feature.weight",
     kind=f"a ViLBERT: there are no v_embeddings under {PREFIXES}",
     not_in_bert=dict.fromkeys(("image_embeddings.", "image_layers.", "connections.", "text_pooler.", "image_pooler."), ""),
+    bert_sizes=BERT_SIZES,
+    bert_fixed={"layer_norm_eps": LAYER_NORM_EPS},
 )
-"""Both streams; a BERT is the text's."""
 
 
 @dataclass(frozen=True)
 class VilbertSizes(TextSizes):
-    """What fixes the shapes of ViLBERT's weights, and the heads; the defaults are those of the published model.
-
-    Raises:
-        ValueError: if they do not go together.
-    """
+    """What fixes the shapes of ViLBERT's weights, and the heads; the defaults are those of the published model."""
 
     image_hidden_size: int = 1024
     image_num_layers: int = 6
@@ -91,18 +87,12 @@ class VilbertSizes(TextSizes):
                 raise ValueError(f"{of}num_heads must divide {of}hidden_size, got {heads} heads for {width} features")
         most = min(self.num_layers, self.image_num_layers)
         if self.num_connections > most:
-            raise ValueError(
-                f"num_connections must be at most {most}, the layers of the shorter stream, got {self.num_connections}"
-            )
+            text = f"num_connections must be at most {most}, the layers of the shorter stream, got {self.num_connections}"
+            raise ValueError(text)
 
     def layers(self, dropout: float, attention_dropout: float) -> tuple[LayerSizes, LayerSizes]:
         """The layers of the text's stream, and those of the image's."""
         text = self.hidden_size, self.num_heads, self.intermediate_size
         image = self.image_hidden_size, self.image_num_heads, self.image_intermediate_size
-        dropouts = dropout, attention_dropout
-        return LayerSizes(*text, *dropouts, layer_norm_eps=LAYER_NORM_EPS), LayerSizes(
-            *image, *dropouts, layer_norm_eps=LAYER_NORM_EPS
-        )
-
-
-sizes_of = partial(sizes_of_file_or_bert, WEIGHTS, BERT_SIZES, {"layer_norm_eps": LAYER_NORM_EPS})
+        others = dropout, attention_dropout, False, LAYER_NORM_EPS
+        return LayerSizes(*text, *others), LayerSizes(*image, *others)

@@ -17,20 +17,20 @@ from msd_framework.models.pretrained.weights import Pretrained
 
 THEIR_SIZES = BERT_SIZES | {"feature_size": "visual_embedding_dim", "layer_norm_eps": "layer_norm_eps"}
 
+# parts of the names of what BERT has not, theirs to ours; BERT's own follow
 VISUAL_NAMES = {
     "embeddings.visual_position_embeddings.": "embeddings.visual_position.",
     "embeddings.visual_token_type_embeddings.": "embeddings.visual_segment.",
 }
-"""Parts of the names of what BERT has not, theirs to ours; BERT's own follow."""
 
+# The encoder of a VisualBERT of transformers, whose heads are left behind. The regions' positions and segments begin as those of
+# a BERT's text, their projection stays as it is initially.
 WEIGHTS = WeightMap(
     names=(VISUAL_NAMES, BERT_NAMES),
     prefixes=("visual_bert.", "bert.", ""),
     parts=("embeddings", "encoder", "pooler"),
     not_in_bert={"embeddings.visual_": "embeddings."},
 )
-"""The encoder of a VisualBERT of transformers, whose heads are left behind. The regions' positions and segments begin as those of a
-BERT's text, their projection stays as it is initially."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class VisualBertSizes(TextSizes):
 
     def transformer(self, dropout: float, attention_dropout: float) -> Transformer:
         """Layers of these sizes."""
-        sizes = self.hidden_size, self.num_heads, self.intermediate_size, dropout, attention_dropout
-        return Transformer(self.num_layers, LayerSizes(*sizes, layer_norm_eps=self.layer_norm_eps))
+        sizes = self.hidden_size, self.num_heads, self.intermediate_size, dropout, attention_dropout, False
+        return Transformer(self.num_layers, LayerSizes(*sizes, self.layer_norm_eps))
 
     def config(self) -> dict[str, Any]:
         """The sizes as a config.json calls them."""
@@ -50,11 +50,7 @@ class VisualBertSizes(TextSizes):
 
 
 def sizes_of(pretrained: Pretrained) -> dict[str, Any]:
-    """The sizes that a published BERT or VisualBERT states.
-
-    Raises:
-        ValueError: if it is another kind of model, or one that computes something else.
-    """
+    """The sizes that a published BERT or VisualBERT states."""
     config = pretrained.config
     kind = config.get("model_type")
     if kind not in ("visual_bert", "bert"):

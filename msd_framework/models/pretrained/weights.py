@@ -15,49 +15,27 @@ from msd_framework.reading import read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
+# what torch puts into the names of weights for a module that was compiled, sharded or recomputed
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""What torch puts into the names of weights for a module that was compiled, sharded or recomputed."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A published model.
+    """A published model."""
 
-    Args:
-        source: its folder or hub name, for errors.
-        config: what its config.json says.
-        tensors: its weights by name.
-    """
-
-    source: str
-    config: Mapping[str, Any]
+    source: str  # its folder or hub name, for errors
+    config: Mapping[str, Any]  # what its config.json says
     tensors: Mapping[str, Tensor]
 
 
 def read_pretrained(source: str) -> Pretrained:
-    """A model in the layout of transformers: config.json beside model.safetensors or pytorch_model.bin.
-
-    Args:
-        source: a folder, or a name on the Hugging Face hub.
-
-    Raises:
-        ValueError: if there is no such folder and no such name, or if a file is missing or cannot be read.
-    """
+    """A model in the layout of transformers, from a folder or a hub name: config.json beside one of `WEIGHT_FILES`."""
     file = find_file(source, "config.json")
     return Pretrained(source, read_json(file), read_tensors(find_file(source, *WEIGHT_FILES)))
 
 
 def find_file(source: str, *names: str, download: bool = True) -> Path:
-    """The first of these files that a folder or a hub name has.
-
-    Args:
-        source: the folder or the hub name.
-        names: the files to look for.
-        download: whether to ask the hub for what is not in its cache on this disk.
-
-    Raises:
-        ValueError: if it has none of them.
-    """
+    """The first of these files that a folder or a hub name has; `download` asks the hub for what is not in its cache here."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         for name in names:
@@ -70,30 +48,25 @@ def find_file(source: str, *names: str, download: bool = True) -> Path:
         try:
             return Path(cached_file(source, name, local_files_only=not download))
         except OSError as error:
-            reason = error
-    raise ValueError(
-        f"{source!r} is neither a folder here nor a model with {' or '.join(names)} on the Hugging Face hub, as far as it can be "
-        f"reached: {str(reason).splitlines()[0]}"
-    )
+            reason = str(error).splitlines()[0]
+    files = " or ".join(names)
+    where = "on the Hugging Face hub, as far as it can be reached"
+    raise ValueError(f"{source!r} is neither a folder here nor a model with {files} {where}: {reason}")
+
+
+def is_weight_file(name: str) -> bool:
+    return Path(name).suffix in (".safetensors", ".pth", ".pt", ".bin")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a torch file that holds nothing but tensors, by their names without wrappers.
-
-    Raises:
-        ValueError: if the file is missing, is broken, or holds something else.
-    """
+    """The tensors of a .safetensors file, or of a torch file that holds nothing but tensors, by their names without wrappers."""
     if not path.is_file():
         raise ValueError(f"there is no weight file {path}")
     return unwrapped(_as_saved(path))
 
 
 def has_wrappers(path: Path) -> bool:
-    """Whether torch has put something into the names of a file's tensors.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
+    """Whether torch has put something into the names of a file's tensors."""
     if path.suffix == ".safetensors":
         with _safetensors(path) as opened:
             names = list(opened.keys())
@@ -144,15 +117,9 @@ def _own_name(name: str) -> str:
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Loads every tensor into a module and leaves none of the module's out.
-
-    Raises:
-        ValueError: with every name that is missing, unexpected, or of another shape.
-    """
-    wanted = module.state_dict()
-    missing = sorted(wanted.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - wanted.keys())
-    shapes = []
+    """Loads every tensor into a module and leaves none of the module's out, or tells all that does not fit."""
+    wanted, shapes = module.state_dict(), []
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     for name in sorted(wanted.keys() & tensors.keys()):
         if tensors[name].shape != wanted[name].shape:
             shapes.append(f"{name} {list(tensors[name].shape)}, wanted {list(wanted[name].shape)}")

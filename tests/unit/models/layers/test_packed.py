@@ -21,8 +21,8 @@ from msd_framework.maskers.drop import DropMasker
 from msd_framework.maskers.resample import OtherMasker
 from msd_framework.models.encoders.patches import Patches
 from msd_framework.models.layers import packed
-from msd_framework.models.layers.packed import _cuts, read_first, read_layers
-from msd_framework.models.layers.transformer import LayerSizes, Transformer
+from msd_framework.models.layers.packed import _cuts, read_layers
+from msd_framework.models.layers.transformer import LayerSizes, Transformer, whole
 from msd_framework.models.visual_bert import VisualBert
 from msd_framework.structures import Batch, Inputs, ModalityInputs
 
@@ -189,7 +189,8 @@ def test_first_positions_of_any_stack_are_those_of_the_padded_one(norm_first: bo
     x = torch.randn(4, 6, 8, dtype=torch.float64)
     part = packed.Segment((x,), mask, (x,), lambda content: content)
     embeddings, found = packed.pack([[part]], token_cost=10**9)
-    torch.testing.assert_close(read_first(stack, found.place(embeddings), found), stack(x, mask)[:, 0], atol=1e-12, rtol=1e-12)
+    first, _ = read_layers(stack, found.place(embeddings), found, whole, ())
+    torch.testing.assert_close(first, stack(x, mask)[:, 0], atol=1e-12, rtol=1e-12)
 
 
 def test_an_example_of_which_nothing_is_shown_has_finite_logits_and_gradients() -> None:
