@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -16,9 +15,8 @@ from msd_framework.components.specs import Spec
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.ranges import most_of, too_large
 
+# kinds that are not built to be checked: their constructors may read files, or take memory
 HEAVY = ("models", "encoders", "objectives", "datasets", "experiments")
-"""Kinds that are not built to be checked: their constructors may read files, or take memory."""
-
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".json")
 
 
@@ -45,18 +43,13 @@ def component_problems(components: Iterable[Spec]) -> list[Problem]:
     refused: list[Problem] = []
     for whole in valid.values():
         for spec in whole.with_nested:
-            if not unknown & set(options_of(spec.cls)):
-                refused += _refusals(spec, facts)
+            if unknown & set(options_of(spec.cls)) or spec.registry.plural in HEAVY:
+                continue
+            try:
+                spec.registry.build(spec.value, spec.path, facts)
+            except ConfigError as error:
+                refused += error.problems
     return [*problems, *dict.fromkeys(refused)]  # what is nested is refused once by itself and once in what holds it
-
-
-def _refusals(spec: Spec, facts: Mapping[str, Any]) -> tuple[Problem, ...]:
-    if spec.registry.plural not in HEAVY:
-        try:
-            spec.registry.build(spec.value, spec.path, facts)
-        except ConfigError as error:
-            return error.problems
-    return ()
 
 
 def model_options(run: RunFacts) -> Iterator[Problem]:
@@ -70,13 +63,11 @@ def model_files(run: RunFacts) -> Iterator[Problem]:
     for spec in run.model_specs:
         for key in sorted(spec.cls.reads):
             value = spec.options.get(key)
-            if isinstance(value, str) and _is_a_path(value) and not Path(value).expanduser().exists():
+            if not isinstance(value, str) or Path(value).expanduser().exists():
+                continue
+            # no name on a hub, such as `bert-base-uncased` or `owner/model`
+            if value.startswith(("/", ".", "~")) or value.count("/") > 1 or value.endswith(FILE_SUFFIXES):
                 yield Problem(f"{spec.path}.{key}", f"there is no file or folder {value}.")
-
-
-def _is_a_path(name: str) -> bool:
-    """Whether a name cannot be one on a hub, such as `bert-base-uncased` or `owner/model`."""
-    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(FILE_SUFFIXES)
 
 
 def model_sizes(run: RunFacts) -> Iterator[Problem]:

@@ -17,10 +17,10 @@ from msd_framework.views import FULL, visible_modalities
 def splits(run: RunFacts) -> Iterator[Problem]:
     """Splits that do not exist and files of the data set that are missing."""
     dataset, options = run.dataset.cls, run.dataset.options
-    names = {use: getattr(run.config.data, use) for use in run.config.uses}
-    problems = []
-    for use, name in names.items():
-        problems += [Problem(f"data.{use}", text) for text in dataset.check(options, name)]
+    names, problems = dict[str, str](), []
+    for use in run.config.uses:
+        names[use] = getattr(run.config.data, use)
+        problems += [Problem(f"data.{use}", text) for text in dataset.check(options, names[use])]
     default = options_of(dataset).get("root")
     root = options.get("root", default.default) if default is not None else None
     if problems and isinstance(root, str) and not Path(root).exists():  # one problem, not one a split
@@ -139,9 +139,9 @@ def metrics(run: RunFacts) -> Iterator[Problem]:
     for spec in run.of(CALLBACKS):
         if config.data.validation is None and spec.cls.needs_validation:
             yield Problem(spec.path, "stops by what a validation finds. Name a split in data.validation, or leave it out.")
-    compared = FIDELITY if config.teacher else ()  # what compares student and teacher is reported as well
-    in_views = _in_views(run, [*names, *compared])
-    reported = [*(f"validation/{name}" for name in in_views), *(f"test/{name}" for name in in_views)]
+    # what compares student and teacher is reported as well
+    in_views = _in_views(run, [*names, *(FIDELITY if config.teacher else ())])
+    reported = [f"{split}/{name}" for split in ("validation", "test") for name in in_views]
     for key in config.expected:
         if key not in reported:
             text = f"no such metric is reported.{did_you_mean(key, reported)} Reported: {', '.join(reported)}."

@@ -24,17 +24,7 @@ def unwritable(folder: Path) -> str:
 
 
 def other_processors(run: RunFacts, path: str, among: Collection[str], text: str) -> Iterator[Problem]:
-    """Processors that make other tensors than those of a saved run.
-
-    Args:
-        run: what is checked.
-        path: the folder of the saved run, or one of its checkpoints.
-        among: the modalities that are compared.
-        text: the sentence, with room for the difference.
-
-    Raises:
-        CheckpointError: if there is no such run.
-    """
+    """Processors of some modalities that make other tensors than those of a saved run; `text` has room for the difference."""
     saved = run.card(path)["processors"]
     for modality, spec in run.processors.items():
         if modality in among and (other := other_tensors(spec.value, saved[modality]["spec"])):

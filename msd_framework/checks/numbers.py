@@ -26,9 +26,8 @@ ABOVE_0 = (
     "data.max_train_examples",
     "data.max_eval_examples",
 )
-
 FROM_0 = ("data.workers", "data.cache_mb", "data.length_pool", "checkpoint.keep", "env.threads", "seed")
-
+# the most of what fills memory or never ends: far beyond what anybody trains with
 MOST: dict[str, int] = {
     "training.max_updates": 10**9,
     "training.max_epochs": 10**9,
@@ -39,13 +38,9 @@ MOST: dict[str, int] = {
     "data.length_pool": 10**6,
     "data.cache_mb": 10**9,
 }
-"""The most of what fills memory or never ends: far beyond what anybody trains with."""
-
-LARGEST_SEED = 2**63 - 1
-"""The largest seed: what a signed number of 64 bits can hold."""
-
+LARGEST_SEED = 2**63 - 1  # what a signed number of 64 bits can hold
+# the split that each `run_type` cannot do without
 NEEDED_SPLIT = {"train": "train", "check": "train", "val": "validation", "test": "test", "predict": "test"}
-"""The split that each `run_type` cannot do without."""
 
 
 def ranges(run: RunFacts) -> Iterator[Problem]:
@@ -61,17 +56,17 @@ def ranges(run: RunFacts) -> Iterator[Problem]:
             yield Problem(path, f"must be at most {most:,}, got {value:,}.")
     if run.config.seed > LARGEST_SEED:
         yield Problem("seed", f"must be at most 2**63 - 1, got {run.config.seed}.")
+    kept = run.config.data.labelled_share
+    if not 0 <= kept <= 1:
+        yield Problem("data.labelled_share", f"must lie between 0 and 1, got {kept}.")
 
 
-def length(run: RunFacts) -> Iterator[Problem]:
-    training = run.config.training
-    given = [n for n in (training.max_updates, training.max_epochs) if n is not None]
-    if len(given) != 1 and not run.config.is_evaluated:
-        yield Problem("training", f"wanted either max_updates or max_epochs, got {'both' if given else 'neither'}.")
-
-
-def batch(run: RunFacts) -> Iterator[Problem]:
+def lengths(run: RunFacts) -> Iterator[Problem]:
     training, processes = run.config.training, launched().size
+    is_both = training.max_updates is not None and training.max_epochs is not None
+    is_neither = training.max_updates is None and training.max_epochs is None
+    if (is_both or is_neither) and not run.config.is_evaluated:
+        yield Problem("training", f"wanted either max_updates or max_epochs, got {'both' if is_both else 'neither'}.")
     parts = processes * training.accumulate
     if parts > 0 and training.batch_size % parts:
         wanted = f"must be a multiple of processes times training.accumulate, {processes} x {training.accumulate}"
@@ -98,12 +93,6 @@ def splits(run: RunFacts) -> Iterator[Problem]:
             yield Problem(f"data.{use}", f"is {name!r}, as is data.{other}: {why}. Name another split, or null.")
 
 
-def share(run: RunFacts) -> Iterator[Problem]:
-    kept = run.config.data.labelled_share
-    if not 0 <= kept <= 1:
-        yield Problem("data.labelled_share", f"must lie between 0 and 1, got {kept}.")
-
-
 def allow(run: RunFacts) -> Iterator[Problem]:
     for i, name in enumerate(run.config.allow):
         if "." not in name.strip("."):
@@ -111,4 +100,4 @@ def allow(run: RunFacts) -> Iterator[Problem]:
             yield Problem(f"allow[{i}]", f"{text} Registered components need not be allowed.")
 
 
-RULES = (ranges, length, batch, place, splits, share, allow)
+RULES = (ranges, lengths, place, splits, allow)

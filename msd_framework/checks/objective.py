@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import copy
 
 from torch import nn
@@ -18,7 +18,6 @@ from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.objectives.traced import MIXED
 from msd_framework.registry import FEATURE_TERMS, MASKERS, MODELS, MODULATIONS, WEIGHTINGS
-from msd_framework.structures import FeatureKind
 from msd_framework.teachers.store import SUMMARY
 from msd_framework.views import FULL, visible_modalities
 
@@ -72,10 +71,7 @@ def looks_inside(run: RunFacts, saliency: Spec) -> Iterator[Problem]:
 
 
 def features(run: RunFacts) -> Iterator[Problem]:
-    """Names of intermediates that are not there, or that the loss does not compare.
-
-    A model whose sizes are in files is asked once it is built.
-    """
+    """Names of intermediates that are not there, not kept, or not compared; a model whose sizes are in files is asked later."""
     terms, teacher = run.of(FEATURE_TERMS), run.config.teacher
     if not terms or teacher is None or not run.config.has_teacher:
         return
@@ -88,35 +84,26 @@ def features(run: RunFacts) -> Iterator[Problem]:
     feature_kinds = run.empty_model.feature_kinds
     theirs = feature_kinds if teacher.ema is not None else run.saved_model(run.config.teacher_folders[0]).feature_kinds
     for term in terms:
-        yield from _compared(run, term, feature_kinds, theirs)
-
-
-def _compared(
-    run: RunFacts, term: Spec, student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind]
-) -> Iterator[Problem]:
-    """Features that a term of the objective compares and that are not there, or are not kept."""
-    try:
-        pairs = run.build(term).pairs(student, teacher)
-    except ConfigError as error:
-        yield from error.problems
-        return
-    except ValueError as error:
-        key, _, text = str(error).partition(": ")
-        yield Problem(f"{term.path}.{key}", text)
-        return
-    given = run.config.teacher
-    lost = [name for _, name in pairs if given is not None and given.cache and name not in given.cache_features]
-    if lost:
-        kept = f"set teacher.cache_features=[{SUMMARY}]" if lost == [SUMMARY] else f"compare {SUMMARY}, which it can keep"
-        text = f"a teacher cache does not keep {lost[0]!r}. Set teacher.cache=false, or {kept}."
-        yield Problem(f"{term.path}.{'teacher' if 'teacher' in term.options else 'student'}", text)
+        try:
+            pairs = run.build(term).pairs(feature_kinds, theirs)
+        except ConfigError as error:
+            yield from error.problems
+            continue
+        except ValueError as error:
+            key, _, text = str(error).partition(": ")
+            yield Problem(f"{term.path}.{key}", text)
+            continue
+        lost = [name for _, name in pairs if teacher.cache and name not in teacher.cache_features]
+        if lost:
+            kept = f"set teacher.cache_features=[{SUMMARY}]" if lost == [SUMMARY] else f"compare {SUMMARY}, which it can keep"
+            text = f"a teacher cache does not keep {lost[0]!r}. Set teacher.cache=false, or {kept}."
+            yield Problem(f"{term.path}.{'teacher' if 'teacher' in term.options else 'student'}", text)
 
 
 def modulation(run: RunFacts) -> Iterator[Problem]:
     """Models whose modalities cannot be balanced."""
     for spec in run.of(MODULATIONS):
-        for text in spec.cls.check(spec.options, run.setting, run.model.cls):
-            yield Problem(spec.path, text)
+        yield from (Problem(spec.path, text) for text in spec.cls.check(spec.options, run.setting, run.model.cls))
 
 
 def maskers(run: RunFacts) -> Iterator[Problem]:
@@ -124,11 +111,10 @@ def maskers(run: RunFacts) -> Iterator[Problem]:
     of_teacher = ("masker", run.masker) if run.teacher_masker is None else ("teacher.masker", run.teacher_masker)
     sides = [("masker", run.masker, "model", run.student, run.setting), (*of_teacher, "teacher", run.teacher, run.teacher_setting)]
     specs = {spec.path: spec for spec in run.of(MASKERS)}  # one that holds others answers for all of them
-    problems: dict[Problem, None] = {}  # once, where one masker hides from both sides
+    problems = []
     for path, _, _, _, setting in sides:
-        for text in specs[path].cls.check(specs[path].options, setting):
-            problems[under(path, text)] = None
-    yield from problems
+        problems += [under(path, text) for text in specs[path].cls.check(specs[path].options, setting)]
+    yield from dict.fromkeys(problems)  # once, where one masker hides from both sides
     views = [*run.config.evaluation.views, *run.objective.options.get("views", [])]
     hides = any(view not in (FULL, {"teacher": FULL, "student": FULL}) for view in views)
     if problems or not (hides or run.of(WEIGHTINGS)):
@@ -167,10 +153,10 @@ def held_out(run: RunFacts) -> Iterator[Problem]:
 
 def optimizer(run: RunFacts) -> Iterator[Problem]:
     """Parts of the model that the optimizer names and the model does not have."""
-    parts = run.optimizer.parts
-    if parts == ModelParts() or run.empty_model is None:
+    parts, model = run.optimizer.parts, run.empty_model
+    if parts == ModelParts() or model is None:
         return
-    objective, model = run.stand_in_objective, run.empty_model
+    objective = run.stand_in_objective
     if objective.needs_dry_run:  # some of its parameters depend on what goes on inside the models
         groups = {name: given for name, given in parts.groups.items() if name.partition(".")[0] != "features"}
         parts = ModelParts(groups, parts.frozen, parts.layer_decay)

@@ -14,15 +14,11 @@ from msd_framework.models.pretrained.weights import find_file
 from msd_framework.reading import read_json
 from msd_framework.registry import PROCESSORS
 
+# files of a folder that hold the vocabulary of its model
 SHIPPED = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
-"""Files of a folder that hold the vocabulary of its model."""
-
-OTHER = 0.05
-"""The share of words that may have another number than in the vocabulary of the model, such as unused ones that got a name."""
-
+OTHER = 0.05  # the share of words that may have another number than in the model's vocabulary: unused ones that got a name
 IMAGES, TEXTS = "preprocessor_config.json", "tokenizer_config.json"
-RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic", 4: "box"}
-"""What PIL's numbers of interpolations are called here."""
+RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic", 4: "box"}  # what PIL's numbers of interpolations are called here
 
 
 def tokenizers(run: RunFacts) -> Iterator[Problem]:
@@ -33,9 +29,12 @@ def tokenizers(run: RunFacts) -> Iterator[Problem]:
     for spec in run.model_specs:
         for key in sorted(spec.cls.reads):
             folder = spec.options.get(key)
-            if not isinstance(folder, str) or not _ships_vocabulary(Path(folder).expanduser()):
+            if not isinstance(folder, str) or not any((Path(folder).expanduser() / name).is_file() for name in SHIPPED):
                 continue
-            for modality in _read_by(spec.path, run.student.modalities):
+            # the modalities that the part may read, by its place: model.encoders.text, model.text_encoder, or the model
+            last = spec.path.rpartition(".")[2].removesuffix("_encoder")
+            own = run.student.modalities if spec.path == "model" or last == "encoder" else ()
+            for modality in (last,) if last in run.student.modalities else own:
                 tokenizer = run.unfitted_processors.get(modality)
                 if isinstance(tokenizer, Tokenizer) and (text := _other_words(tokenizer, folder)):
                     problems[Problem(f"data.processors.{modality}.name", text)] = None
@@ -60,21 +59,10 @@ def _other_words(tokenizer: Tokenizer, folder: str) -> str:
     return f"{count}, have another number in the vocabulary that the weights in {folder} were trained with. Take name: {folder}."
 
 
-def _ships_vocabulary(folder: Path) -> bool:
-    return folder.is_dir() and any((folder / name).is_file() for name in SHIPPED)
-
-
-def _read_by(path: str, modalities: tuple[str, ...]) -> list[Any]:
-    """The modalities that a part of a model may read, by its place: `model.encoders.text`, `model.text_encoder`, or the model."""
-    last = path.rpartition(".")[2].removesuffix("_encoder")
-    return [last] if last in modalities else list(modalities) if path == "model" or last == "encoder" else []
-
-
 def images_and_lengths(run: RunFacts) -> Iterator[Problem]:
     """What a model from a folder or hub name is shown in another way than it was trained on: images by defaults, longer texts.
 
-    What the YAML says itself of images is taken, whatever the model was trained on. A check downloads nothing: of a model that is
-    not on this disk the run compares the images, before it trains.
+    What the YAML says itself of images is taken. A check downloads nothing: the run then compares the images, before it trains.
     """
     if run.config.is_evaluated:
         return
@@ -84,8 +72,12 @@ def images_and_lengths(run: RunFacts) -> Iterator[Problem]:
         if not isinstance(name, str):
             continue
         wanted: dict[str, Any] | None = None
+        last = source.path.rpartition(".")[2]
         for modality, spec in run.processors.items():
-            is_read = modality in run.student.modalities if source.path == "model" else _is_for(source.path, modality)
+            # as in model.encoders.image and model.image_encoder
+            is_read = last == modality or last.startswith(f"{modality}_")
+            if source.path == "model":
+                is_read = modality in run.student.modalities
             if is_read and spec.name == "tokenizer":
                 yield from _too_long(spec, name)
             elif is_read and spec.name == "pixels":
@@ -107,25 +99,19 @@ def _too_long(tokenizer: Spec, name: str) -> Iterator[Problem]:
         yield Problem(f"{tokenizer.path}.max_length", f"{text}. Lower it to {longest}.")
 
 
-def _is_for(path: str, modality: str) -> bool:
-    """Whether a part is for one modality, as in `model.encoders.image` and `model.image_encoder`."""
-    name = path.rpartition(".")[2]
-    return name == modality or name.startswith(f"{modality}_")
-
-
 def _shown_otherwise(spec: Spec, processor: Any, name: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
     used = complete(PROCESSORS, spec.value)
-    was, is_now, fix = [], [], []
+    was, now_is, fix = [], [], []
     for key, value in wanted.items():
         now = getattr(processor, key) if key in ("mean", "std", "size") else used[key]
         # numbers of three channels say nothing of an image of one
         is_of_colours = key in ("mean", "std") and used["channels"] != 3
         if spec.options.get(key) is None and now != value and not is_of_colours:
             was.append(f"{key} {value}")
-            is_now.append(f"{key} {now}")
+            now_is.append(f"{key} {now}")
             fix.append(f"{key}: {value}")
     if was:
-        text = f"{name} was trained on images with {', '.join(was)} (its {IMAGES}), and would see {', '.join(is_now)}."
+        text = f"{name} was trained on images with {', '.join(was)} (its {IMAGES}), and would see {', '.join(now_is)}."
         yield Problem(spec.path, f"{text} Write {', '.join(fix)}, or the values that you want.")
 
 

@@ -13,13 +13,14 @@ from msd_framework.config.cards import foreign_names, own_names
 from msd_framework.config.load import COMMAND_LINE, Source, load, resolve
 from msd_framework.config.schema import RunConfig
 from msd_framework.config.structure import component_specs, structure_problems, structured
+from msd_framework.config.values import join
 from msd_framework.engine.checkpoint import CheckpointFolder, holds_run
 from msd_framework.errors import CheckpointError, ConfigError, Problem
 from msd_framework.launch import is_first
 from msd_framework.screen import say
 
 NOTHING = "nothing of what is saved depends on it"
-
+# what may differ from what the run was begun with, and what then happens to what is saved; nothing else may
 FREE = {
     "name": NOTHING,
     "run_type": NOTHING,
@@ -49,24 +50,14 @@ FREE = {
     "evaluation.metrics": "where it is the monitored one, the best value and the patience of early stopping begin anew",
     "evaluation": "from here on",
 }
-"""What may differ from what the run was begun with, and what then happens to what is saved. Nothing else may."""
 
 
 def at_its_place(source: Source, path: Path) -> Source:
-    """A configuration whose run is where its own `config.yaml` lies, though that says where the run was begun.
-
-    Args:
-        source: what was read.
-        path: the file that it was read from.
-
-    Raises:
-        ConfigError: if there is a run in both places.
-    """
+    """A configuration read from `path`, whose run is where its own `config.yaml` lies, wherever it was begun."""
     folder, env = path.parent, source.values.get("env")
-    env = env if isinstance(env, Mapping) else {}
-    named = env.get("save_dir")
+    named = env.get("save_dir") if isinstance(env, Mapping) else None
     is_own = path.name == "config.yaml" and source.origin("env.save_dir") != COMMAND_LINE and holds_run(folder)
-    if not is_own or not isinstance(named, str) or Path(named).resolve() == folder.resolve():
+    if not is_own or not isinstance(env, Mapping) or not isinstance(named, str) or Path(named).resolve() == folder.resolve():
         return source
     if holds_run(Path(named)):
         text = f"{path} is of the run beside it and names {named}, where there is another one."
@@ -84,24 +75,20 @@ def resumption(run: RunFacts) -> Iterator[Problem]:
     folder = Path(config.env.save_dir)
     try:
         last, _ = CheckpointFolder(folder / "checkpoints").newest_whole()
-        if last is None:
-            text = f"{folder} holds a run whose checkpoints are gone. Bring them back, or name another env.save_dir to begin anew."
-            yield Problem(at, text)
-            return
-        begun = begun_with(folder, config)
+        begun = begun_with(folder, config) if last is not None else None
     except (CheckpointError, ConfigError) as error:
         yield Problem(at, str(error))
         return
-    for key, text in _differences(config, begun).items():
-        if not _entry(key):
-            yield _refused(key, text)
+    if begun is None:
+        text = f"{folder} holds a run whose checkpoints are gone. Bring them back, or name another env.save_dir to begin anew."
+        yield Problem(at, text)
+        return
+    refused = [(key, text) for key, text in _differences(config, begun).items() if not _entry(key)]
     teachers, before = len(config.teacher_folders), len(begun.teacher_folders)
     if teachers != before:
-        yield _refused("teacher.checkpoint", f"names {teachers} teachers here and {before} there")
-
-
-def _refused(key: str, text: str) -> Problem:
-    return Problem(key, f"{text}, in the run that is gone on with. Name another env.save_dir to change it.")
+        refused.append(("teacher.checkpoint", f"names {teachers} teachers here and {before} there"))
+    for key, text in refused:
+        yield Problem(key, f"{text}, in the run that is gone on with. Name another env.save_dir to change it.")
 
 
 def resume_changes(config: RunConfig) -> list[str]:
@@ -117,22 +104,17 @@ def resume_changes(config: RunConfig) -> list[str]:
 
 
 def begun_with(folder: Path, config: RunConfig) -> RunConfig:
-    """The configuration of the run in a folder, which names no code but what is named in the user's own.
-
-    Raises:
-        ConfigError: if it cannot be read.
-    """
+    """The configuration of the run in a folder, which names no code but what is named in the user's own."""
     try:
         values = resolve(load(folder / "config.yaml")).values
     except ConfigError as error:
         raise ConfigError(f"{folder} cannot be gone on with: {error}") from error
     if structure_problems(values, RunConfig):
         raise ConfigError(f"{folder / 'config.yaml'} is of another version. Name another env.save_dir.")
-    own = own_names(config)
     for spec in component_specs(values):
-        for name in foreign_names(spec, own):
-            text = f"{folder / 'config.yaml'} names {name!r}, which is code and not in this YAML. Name another env.save_dir."
-            raise ConfigError(text)
+        for name in foreign_names(spec, own_names(config)):
+            text = f"names {name!r}, which is code and not in this YAML. Name another env.save_dir."
+            raise ConfigError(f"{folder / 'config.yaml'} {text}")
     return structured(values, RunConfig)
 
 
@@ -143,7 +125,12 @@ def _differences(config: RunConfig, begun: RunConfig) -> dict[str, str]:
     for key in {**there, **here}:
         # names that were written for a pattern of the same teachers
         is_spelling = key.startswith("teacher.checkpoint") and config.teacher_folders == begun.teacher_folders
-        text = _difference(here.get(key), there.get(key))
+        mine, theirs = here.get(key), there.get(key)
+        if isinstance(mine, Spec) and isinstance(theirs, Spec):
+            text = differences(mine.registry, mine.value, theirs.value)
+        else:
+            mine, theirs = (value.value if isinstance(value, Spec) else value for value in (mine, theirs))
+            text = "" if mine == theirs else f"is {mine!r} here and {theirs!r} there"
         if text and not is_spelling:
             texts[key] = text
     return texts
@@ -152,24 +139,16 @@ def _differences(config: RunConfig, begun: RunConfig) -> dict[str, str]:
 def _values_by_key(config: RunConfig) -> dict[str, Any]:
     """The components of a configuration and all other values, by key path; a component's free options have keys of their own."""
     values = asdict(config)
-    specs = {spec.path: spec for spec in component_specs(values)}
-    by_key: dict[str, Any] = {}
-    for key, spec in specs.items():
-        if not isinstance(spec.value, Mapping):
-            by_key[key] = spec
-            continue
-        free = {option: value for option, value in spec.value.items() if f"{key}.{option}" in FREE}
-        by_key[key] = replace(spec, value={option: value for option, value in spec.value.items() if option not in free})
-        by_key |= {f"{key}.{option}": value for option, value in free.items()}
-    return by_key | dict(leaves(values, "", tuple(specs)))
-
-
-def _difference(here: Any, there: Any) -> str:
-    """In what two values differ; empty if they do not."""
-    if isinstance(here, Spec) and isinstance(there, Spec):
-        return differences(here.registry, here.value, there.value)
-    shown = [value.value if isinstance(value, Spec) else value for value in (here, there)]
-    return "" if here == there else f"is {shown[0]!r} here and {shown[1]!r} there"
+    specs, by_key = list(component_specs(values)), dict[str, Any]()
+    for spec in specs:
+        by_key[spec.path] = spec
+        kept = dict(spec.value) if isinstance(spec.value, Mapping) else {}
+        for option in list(kept):
+            if f"{spec.path}.{option}" in FREE:
+                by_key[f"{spec.path}.{option}"] = kept.pop(option)
+        if kept:
+            by_key[spec.path] = replace(spec, value=kept)
+    return by_key | dict(leaves(values, "", tuple(spec.path for spec in specs)))
 
 
 def leaves(value: Any, at: str, components: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -178,7 +157,7 @@ def leaves(value: Any, at: str, components: tuple[str, ...] = ()) -> Iterator[tu
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from leaves(inner, f"{at}.{key}" if at else str(key), components)
+            yield from leaves(inner, join(at, key), components)
     elif not any(path.startswith(f"{at}[") for path in components):
         yield at, value
 

@@ -34,11 +34,7 @@ def checked(source: Source) -> RunConfig:
 
 
 def understood(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Problem]]:
-    """What each part of a configuration gets wrong by itself, and what is left of the configuration without that.
-
-    Returns:
-        The configuration less the keys that are wrong, None if it is nothing without them; and the problems.
-    """
+    """A configuration less the keys that are wrong by themselves, None if it is nothing without them; and the problems."""
     problems = structure_problems(values, RunConfig)
     for problem in problems:
         values = without(values, problem.path)
@@ -52,12 +48,8 @@ def understood(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Proble
     return config, problems + wrong
 
 
-Rule = Callable[[RunFacts], Iterable[Problem]]
-"""One thing that may be wrong with a run; it yields its problems, or raises them as a `ConfigError`."""
-
-
-def apply_rules(run: RunFacts, *rules: Rule) -> list[Problem]:
-    """What some rules have against a run."""
+def apply_rules(run: RunFacts, *rules: Callable[[RunFacts], Iterable[Problem]]) -> list[Problem]:
+    """What some rules have against a run; each yields its problems, or raises them as a `ConfigError`."""
     problems: list[Problem] = []
     for rule in rules:
         try:
@@ -73,22 +65,21 @@ def _problems_of_run(config: RunConfig, earlier: Sequence[Problem]) -> list[Prob
     for problem in earlier:
         root = re.split(r"[.\[]", problem.path)[0]
         touched |= {root, nearest(root, hints_of(RunConfig))}
-
-    def untouched(*sections: str) -> bool:
-        return touched.isdisjoint(sections)
-
     run = RunFacts(config)
     apply = partial(apply_rules, run)
     problems = apply(*numbers.RULES, teacher.channels)
-    if untouched("env", "checkpoint", "model", "run_type"):
+    if touched.isdisjoint(("env", "checkpoint", "model", "run_type")):
         problems += apply(folders.save_dir) or apply(folders.processors_from, folders.checkpoint, resume.resumption)
-    if untouched("data"):
+    if "data" not in touched:
         problems += apply(data.splits, data.limits)
-    alone = apply(teacher.options) if untouched("teacher", "objective") else []
+    alone = apply(teacher.options) if touched.isdisjoint(("teacher", "objective")) else []
     problems += alone
-    if untouched("data", "evaluation", "teacher", "expected", "callbacks"):
+    if touched.isdisjoint(("data", "evaluation", "teacher", "expected", "callbacks")):
         problems += apply(data.metrics)
-    if untouched("data", "evaluation", "teacher") and not alone and _is_complete(config, earlier):
+    # model, objective and masker must be those that were meant, with all that they need
+    replaced = {"model", "objective", "masker"} & {p.path for p in earlier}
+    is_complete = not replaced and not (earlier and component_problems(component_specs(asdict(config))))
+    if touched.isdisjoint(("data", "evaluation", "teacher")) and not alone and is_complete:
         problems += _problems_together(run)
     return [p for p in problems if not any(_overlap(p.path, e.path) for e in earlier)]
 
@@ -113,9 +104,3 @@ def _overlap(one: str, other: str) -> bool:
     """Whether two keys are the same, or one is inside the other."""
     inner, outer = sorted((one, other), key=len, reverse=True)
     return inner == outer or inner.startswith((f"{outer}.", f"{outer}["))
-
-
-def _is_complete(config: RunConfig, earlier: Sequence[Problem]) -> bool:
-    """Whether model, objective and masker are those that were meant, with all that they need."""
-    replaced = {"model", "objective", "masker"} & {p.path for p in earlier}
-    return not replaced and not (earlier and component_problems(component_specs(asdict(config))))

@@ -24,8 +24,16 @@ from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import SUMMARY
 from msd_framework.views import FULL, shows
 
-CHANGES = "an average of the student says something else after each update"
 OFF = "or set teacher.cache=false"
+# what does not go with an average of the student
+AGAINST_EMA = {
+    "checkpoint": "is another teacher than the average of the student. Give either it or teacher.ema.",
+    "processors": "are those of a trained teacher, and the average sees what the student does. Leave them out.",
+    "combine": "is for several teachers, and the average of the student is one. Leave it out.",
+    "channels": "are those of a trained teacher, and the student is not trained yet. Leave them out.",
+    "cache": "keeps what a teacher says for good, and an average of the student says something else after each update. "
+    "Set teacher.cache=false.",
+}
 
 
 def options(run: RunFacts) -> Iterator[Problem]:
@@ -44,8 +52,7 @@ def _of_folders(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
         yield Problem(at, f"must be given: {text}")
     lost = [path for path in folders if has_magic(path) and not os.path.exists(path)]
     if lost and not run.config.is_evaluated:
-        for path in lost:
-            yield Problem(at, f"no folder matches {path!r}.")
+        yield from (Problem(at, f"no folder matches {path!r}.") for path in lost)
         return
     for folder in sorted({f for f in folders if folders.count(f) > 1}):
         yield Problem(at, f"{folder} is listed twice. To let a teacher count more, take teacher.combine=weighted.")
@@ -61,14 +68,7 @@ def _of_average(run: RunFacts, teacher: TeacherConfig, ema: float | dict[str, fl
     except ValueError as error:
         yield Problem("teacher.ema", str(error))
         return
-    against = {
-        "checkpoint": "is another teacher than the average of the student. Give either it or teacher.ema.",
-        "processors": "are those of a trained teacher, and the average sees what the student does. Leave them out.",
-        "combine": "is for several teachers, and the average of the student is one. Leave it out.",
-        "channels": "are those of a trained teacher, and the student is not trained yet. Leave them out.",
-        "cache": f"keeps what a teacher says for good, and {CHANGES}. Set teacher.cache=false.",
-    }
-    for key, text in against.items():
+    for key, text in AGAINST_EMA.items():
         if getattr(teacher, key):
             yield Problem(f"teacher.{key}", text)
     for spec in run.of(WEIGHTINGS):
@@ -99,7 +99,7 @@ def agreement(run: RunFacts) -> Iterator[Problem]:
     if teacher is not None and not objective.cls.needs_teacher:
         text = f"the objective {objective.name} has no use for one. Leave it out, or take objective.type=distillation."
         yield Problem("teacher", text)
-    if not run.config.has_teacher or not objective.cls.needs_teacher:
+    if teacher is None or not run.config.has_teacher or not objective.cls.needs_teacher:
         return
     problems: list[Problem] = []
     for folder in run.config.teacher_folders:
@@ -107,7 +107,7 @@ def agreement(run: RunFacts) -> Iterator[Problem]:
             problems += _trained_otherwise(run, folder)
         except (CheckpointError, ConfigError) as error:
             problems.append(Problem("teacher.checkpoint", str(error)))
-    problems = problems or [*_named_processors(run), *_other_tensors(run), *_ignored_processors(run)]
+    problems = problems or [*_processors(run, teacher), *_other_tensors(run)]
     yield from dict.fromkeys(problems)
     if len(run.teachers) > 1 and not problems:
         yield from _combination(run)
@@ -125,17 +125,23 @@ def _trained_otherwise(run: RunFacts, folder: str) -> Iterator[Problem]:
         yield Problem(at, f"{text} Take a teacher of this data set.")
 
 
-def _named_processors(run: RunFacts) -> Iterator[Problem]:
-    """Processors that are named for teachers, of modalities that no teacher takes, or with random transforms."""
-    assert run.config.teacher is not None
+def _processors(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
+    """Processors named for teachers that none takes, or with random transforms; and those of the data that nothing would use."""
     taken = run.teacher_processors
-    for m, value in run.config.teacher.processors.items():
+    for m, value in teacher.processors.items():
         at = f"teacher.processors.{m}"
         if m not in taken:
             yield Problem(at, f"no teacher takes {m!r}.{did_you_mean(m, taken)} They take {', '.join(taken)}.")
         elif PROCESSORS.build(value, at).random:
             text = "has random transforms, and what a teacher sees by itself is made without. Take them out."
             yield Problem(at, text)
+    for m, own in taken.items():
+        spec = run.processors.get(m)
+        if spec is None or spec == own or m in run.student.modalities or m in teacher.processors:
+            continue
+        other = other_tensors(spec.value, own.value)
+        text = f"the student does not take {m!r}, and the teacher was trained on other tensors: {other}."
+        yield Problem(spec.path, f"{text} Leave it out, for the teacher's checkpoint says how {m} becomes tensors.")
 
 
 def _other_tensors(run: RunFacts) -> Iterator[Problem]:
@@ -154,18 +160,6 @@ def _other_tensors(run: RunFacts) -> Iterator[Problem]:
             first.setdefault(m, folder)
 
 
-def _ignored_processors(run: RunFacts) -> Iterator[Problem]:
-    """Processors of the data that nothing would use: the student does not take the modality, and the teacher has its own."""
-    assert run.config.teacher is not None
-    for m, taken in run.teacher_processors.items():
-        spec = run.processors.get(m)
-        if spec is None or spec == taken or m in run.student.modalities or m in run.config.teacher.processors:
-            continue
-        other = other_tensors(spec.value, taken.value)
-        text = f"the student does not take {m!r}, and the teacher was trained on other tensors: {other}."
-        yield Problem(spec.path, f"{text} Leave it out, for the teacher's checkpoint says how {m} becomes tensors.")
-
-
 def _other_classes(model: str, facts: Mapping[str, Any], info: DatasetInfo) -> str:
     """In what the classes of a saved model are others than a data set's; empty if in nothing that is known."""
     if facts["num_classes"] != info.num_classes:
@@ -182,27 +176,23 @@ def _combination(run: RunFacts) -> Iterator[Problem]:
     for problem in wrong:
         key, _, text = problem.partition(": ")
         yield Problem(f"{at}.{key}", text)
-    views = [] if wrong or run.config.is_evaluated else _teacher_views(run)
-    lost = [view for view in views if not names_by_teacher(view, modalities, run.combination)]
-    for view in lost:
-        yield Problem(at, f"no teacher answers for the view {view!r}. Name one for it, or one for full.")
+    if wrong or run.config.is_evaluated:
+        return
+    assert run.teacher is not None
+    views, lost = [], []
+    for written in run.objective.options.get("views", []):
+        view = written if isinstance(written, str) else written.get("teacher")
+        if view is not None and shows(view, run.teacher.modalities):
+            views.append(view)
+            if not names_by_teacher(view, modalities, run.combination):
+                lost.append(Problem(at, f"no teacher answers for the view {view!r}. Name one for it, or one for full."))
+    yield from lost
     if lost or not views:
         return
     for folder, own in zip(run.config.teacher_folders, views_of_teachers(views, modalities, run.combination)):
         if not own:
             text = f"{folder} is asked about none of the objective's views. Leave it out, or name another view for it."
             yield Problem(at, text)
-
-
-def _teacher_views(run: RunFacts) -> list[str]:
-    """The teacher's side of the views that the objective lists, of those that show the teachers something."""
-    assert run.teacher is not None
-    views = []
-    for written in run.objective.options.get("views", []):
-        view = written if isinstance(written, str) else written.get("teacher")
-        if view is not None and shows(view, run.teacher.modalities):
-            views.append(view)
-    return views
 
 
 def cache(run: RunFacts) -> Iterator[Problem]:
@@ -228,14 +218,11 @@ def cache(run: RunFacts) -> Iterator[Problem]:
 
 
 def _cache_features(run: RunFacts, names: list[str]) -> Iterator[Problem]:
-    at, are_known = "teacher.cache_features", True
+    at = "teacher.cache_features"
     for i, name in enumerate(names):
         if name != SUMMARY:
-            are_known = False
             yield Problem(f"{at}[{i}]", f"no feature {name!r} can be kept, only {SUMMARY!r}.{did_you_mean(name, [SUMMARY])}")
-    if not names or not are_known:
-        return
-    for folder in run.config.teacher_folders:
+    for folder in run.config.teacher_folders if set(names) == {SUMMARY} else ():
         model = Spec(at, MODELS, run.card(folder)["model"])
         if model.cls.summarise_views is MultimodalModel.summarise_views:
             yield Problem(at, f"the teacher is a {model.name}, which does not tell its {SUMMARY}. Leave cache_features out.")
@@ -291,19 +278,16 @@ def initial_weights(run: RunFacts) -> Iterator[Problem]:
         yield Problem(at, f"must be given, since {why}: the folder of a finished run.")
         return
     text = "what the model starts from was trained on other tensors: {}. Write its options here."
+    problems: list[Problem] = []
     try:
-        problems = list(other_processors(run, path, run.card(path)["modalities"], text)) or list(_other_sizes(run, path))
+        problems += other_processors(run, path, run.card(path)["modalities"], text)
+        # sizes that do not fit; those of a model that reads files are known only in the run
+        model = run.empty_model_on(run.card(path)["facts"])
+        if not problems and model is not None:
+            start = Inheritance(model, run.saved_model(path), config.init.layers, config.init.cut, config.init.only)
+            for wrong in start.problems:
+                key, _, rest = wrong.partition(": ") if wrong.startswith(("layers: ", "only[")) else ("", "", wrong)
+                problems.append(Problem(f"init.{key}" if key else "init", rest))
     except CheckpointError as error:
         problems = [Problem(at, str(error))]
     yield from problems
-
-
-def _other_sizes(run: RunFacts, path: str) -> Iterator[Problem]:
-    """Sizes that do not fit; those of a model that reads files are known only in the run."""
-    init, model = run.config.init, run.empty_model_on(run.card(path)["facts"])
-    assert init is not None
-    if model is None:
-        return
-    for text in Inheritance(model, run.saved_model(path), init.layers, init.cut, init.only).problems:
-        key, _, rest = text.partition(": ") if text.startswith(("layers: ", "only[")) else ("", "", text)
-        yield Problem(f"init.{key}" if key else "init", rest)

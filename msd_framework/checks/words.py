@@ -25,31 +25,22 @@ class OwnModules:
 
     imports: list[str] = field(default_factory=list)
     """Modules of a user's own, by name."""
-
     user_dir: str | None = None
     """A folder all of whose Python files are imported."""
 
 
 def take(words: Sequence[str], key: str) -> tuple[str, list[str]]:
-    """The value of a word ``key=value`` that must be there, and the other words.
-
-    Raises:
-        ConfigError: if it is missing or there twice.
-    """
-    values = [w.partition("=")[2] for w in words if w.startswith(f"{key}=")]
-    if len(values) != 1 or not values[0]:
+    """The value of a word ``key=value`` that must be there once, and the other words."""
+    mine, others = [w for w in words if w.startswith(f"{key}=")], [w for w in words if not w.startswith(f"{key}=")]
+    if len(mine) != 1 or mine[0] == f"{key}=":
         files = [w for w in words if "=" not in w and w.endswith((".yaml", ".yml"))]
         hint = f" Did you mean {shlex.quote(f'{key}={files[0]}')}?" if files else ""
         raise ConfigError(Problem(key, f"wanted {key}=FILE once, got {' '.join(words) or 'nothing'}.{hint}"))
-    return values[0], [w for w in words if not w.startswith(f"{key}=")]
+    return mine[0].partition("=")[2], others
 
 
 def read(words: Sequence[str]) -> Source:
-    """The values that words ``key=value`` give, the last one of a key, and where each was given.
-
-    Raises:
-        ConfigError: with every word that cannot be read.
-    """
+    """The values that words ``key=value`` give, the last one of a key, and where each was given."""
     source = Source()
     for layer in parse_overrides(words):
         source.overlay(layer)
@@ -57,11 +48,7 @@ def read(words: Sequence[str]) -> Source:
 
 
 def import_from_words(words: Sequence[str]) -> list[str]:
-    """Imports what the words ``user_dir=FOLDER`` and ``imports=[MODULE, ...]`` of a command name; returns the other words.
-
-    Raises:
-        ConfigError: with what cannot be imported, or is no list of modules and no folder.
-    """
+    """Imports what the words ``user_dir=FOLDER`` and ``imports=[MODULE, ...]`` of a command name; returns the other words."""
     mine = [word for word in words if word.partition("=")[0] in ("imports", "user_dir")]
     source = read(mine)
     problems = structure_problems(source.values, OwnModules)
@@ -73,48 +60,29 @@ def import_from_words(words: Sequence[str]) -> list[str]:
 
 
 def own_options(words: Sequence[str], schema: type[T]) -> tuple[T, Source, list[str]]:
-    """The options of a command that takes those of a run as well.
-
-    Args:
-        words: ``key=value``, of the command or of the run.
-        schema: the command's.
-
-    Returns:
-        The options, where each was given, and the words that are of the run.
-
-    Raises:
-        ConfigError: with every word that is wrong, or of neither.
-    """
+    """The options of a command that takes those of a run as well, where each was given, and the words that are of the run."""
     own = {f.name for f in fields(schema)}  # type: ignore[arg-type]
     known = own | {f.name for f in fields(RunConfig)}
-    keys = {word: re.split(r"[=.]", word)[0] for word in words}
-    unknown = []
-    for word, key in keys.items():
+    unknown, mine, of_run = list[str](), list[str](), list[str]()
+    for word in words:
+        key = re.split(r"[=.]", word)[0]
+        (mine if key in own else of_run).append(word)
         if "=" in word and key not in known:
             takes = f"It takes: {', '.join(sorted(own))}, and the options of a run."
             unknown.append(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, known)} {takes}")
     if unknown:
         raise ConfigError(*unknown)
-    source = read([word for word in words if keys[word] in own])
+    source = read(mine)
     problems = structure_problems(source.values, schema)
     if not problems:
         for spec in component_specs(source.values, schema):
             problems += spec.registry.check(spec.value, spec.path, STAND_INS)
     refuse(problems, source)
-    return structured(source.values, schema), source, [word for word in words if keys[word] not in own]
+    return structured(source.values, schema), source, of_run
 
 
 def read_words(words: Sequence[str], function: Callable[..., Any], hidden: Collection[str] = ()) -> Source:
-    """The arguments that the words give to a function, with where each was given.
-
-    Args:
-        words: ``key=value``.
-        function: whose arguments they are; its signature says which there are and of which type.
-        hidden: arguments that no word can give.
-
-    Raises:
-        ConfigError: with every word that is wrong, and every argument that is missing.
-    """
+    """The arguments that the words give to a function, but those that no word can give (`hidden`), with where each was given."""
     source = read(words)
     options = {name: option for name, option in options_of(function).items() if name not in hidden}
     problems, texts = [], dict(word.split("=", 1) for word in words)

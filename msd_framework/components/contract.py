@@ -94,7 +94,7 @@ def _other_method(found: type, contract: type, name: str) -> str:
         return f"has a method {name} that must be a @classmethod."
     if not isinstance(written, type(wanted)):
         return ""
-    theirs, own = (inspect.signature(_plain_function(method)) for method in (wanted, written))  # with self or cls
+    theirs, own = inspect.signature(_plain_function(wanted)), inspect.signature(_plain_function(written))  # with self or cls
     given = [p for p in theirs.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
     try:
         own.bind(*given)
@@ -132,7 +132,8 @@ def _unknown_name(found: type, contract: type) -> str:
 
 def _names_in(code: types.CodeType | None) -> set[str]:
     """Every global and attribute that a function uses, those of functions within it included."""
-    if code is None:
-        return set()
-    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return set(code.co_names).union(*map(_names_in, inner))
+    names = set(code.co_names) if code is not None else set()
+    for constant in code.co_consts if code is not None else ():
+        if isinstance(constant, types.CodeType):
+            names |= _names_in(constant)
+    return names

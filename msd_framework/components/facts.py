@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# what a run fills in where a component asks for it by name, as far as it is not known before data is read
 STAND_INS = {
     "num_classes": 2,
     "task": "single_label",
@@ -21,10 +22,8 @@ STAND_INS = {
     "seed": 0,
     "fine_tunes": False,
 }
-"""What a run fills in where a component asks for it by name, as far as it is not known before data is read."""
-
+# arguments that only the run can give, by the kind of component that takes them
 CONTEXT = {"objectives": ("model", "teacher", "masker"), "datasets": ("split", "on_error", "max_examples", "unlabelled")}
-"""Arguments that only the run can give, by the kind of component that takes them."""
 
 
 def narrowed(facts: Mapping[str, Any], modalities: Iterable[str]) -> Mapping[str, Any]:
@@ -49,17 +48,16 @@ def agreed(facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     >>> agreed({"seed": 0, "modalities": {"text": {"pad_id": 0, "vocab_size": 9}, "title": {"pad_id": 0, "vocab_size": 7}}})
     ({'seed': 0, 'pad_id': 0}, {'vocab_size': 'must be given: that of text is 9 and that of title is 7.'})
     """
-    known = {name: value for name, value in facts.items() if name != "modalities"}
     by_name: dict[str, dict[str, Any]] = {}
     for modality, own in facts.get("modalities", {}).items():
         for name, value in own.items():
             by_name.setdefault(name, {})[modality] = value
-    disputed = {}
+    known, disputed = {**facts}, {}
+    known.pop("modalities", None)
     for name, values in by_name.items():
-        first = next(iter(values.values()))
-        if all(value == first for value in values.values()):
+        first, *others = values.values()
+        if others.count(first) == len(others):
             known[name] = first
         else:
-            differ = " and ".join(f"that of {m} is {v}" for m, v in values.items())
-            disputed[name] = f"must be given: {differ}."
+            disputed[name] = f"must be given: {' and '.join(f'that of {m} is {v}' for m, v in values.items())}."
     return known, disputed

@@ -10,7 +10,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
@@ -32,8 +32,6 @@ class Registry(Generic[T]):
     entry points of the group ``msd_framework.<plural>``. A dotted name is imported as it is, with nothing registered.
 
     Args:
-        kind: what one of its components is called, such as ``masker``.
-        plural: what they are called together, such as ``maskers``; also the name of their entry-point group.
         contract: the class that its components extend. A constructor argument annotated with that class takes one of these
             components, nested in the YAML.
         usual: the name of a mapping that has no ``type``; none if it must say one.
@@ -48,12 +46,7 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator that makes a class buildable as ``type: <name>``.
-
-        Raises:
-            ConfigError: if another class has the name; both places are named. If it is no component of this kind: with its
-                place and what it lacks.
-        """
+        """Class decorator that makes a class buildable as ``type: <name>``."""
 
         def add(cls: type[T]) -> type[T]:
             known = self._classes.get(name)
@@ -73,20 +66,11 @@ class Registry(Generic[T]):
         return sorted(self._classes)
 
     def name_of(self, component: T) -> str:
-        """What a component is registered as; its class's dotted name if it is not.
-
-        >>> from msd_framework.registry import DISTILLATION_LOSSES
-        >>> DISTILLATION_LOSSES.name_of(DISTILLATION_LOSSES.build("kl"))
-        'kl'
-        """
+        """What a component is registered as; its class's dotted name if it is not."""
         return next((name for name in self.names() if self._classes[name] is type(component)), place(type(component)))
 
     def get(self, name: str, at: str = "") -> type[T]:
-        """The class of a registered or dotted name.
-
-        Raises:
-            ConfigError: if there is none, with the nearest name.
-        """
+        """The class of a registered or dotted name."""
         if name in self.names():
             return self._classes[name]
         if "." in name:
@@ -106,15 +90,14 @@ class Registry(Generic[T]):
         at = at or self.kind
         try:
             name, given = split(spec, at, self)
-            cls = self.get(name, at)
-            options = options_of(cls)
+            options = options_of(self.get(name, at))
         except ConfigError as error:
             return list(error.problems)
         problems = []
         settable = [n for n in options if n not in context]
         for key, value in given.items():
             if key in settable:
-                problems += check_option(options[key], value, f"{at}.{key}", facts, context, self)
+                problems += self._option_problems(options[key], value, f"{at}.{key}", facts, context)
             else:
                 takes = f"It takes: {', '.join(settable) or 'none'}."
                 problems.append(Problem(f"{at}.{key}", f"{name} has no such option.{did_you_mean(key, settable)} {takes}"))
@@ -122,6 +105,22 @@ class Registry(Generic[T]):
             if options[key].required and key not in given and key not in facts:
                 doc = f": {options[key].doc}" if options[key].doc else "."
                 problems.append(Problem(f"{at}.{key}", f"{name} needs this option{doc}"))
+        return problems
+
+    def _option_problems(
+        self, option: Option, value: Any, at: str, facts: Collection[str], context: Collection[str]
+    ) -> list[Problem]:
+        registry, container = nested(option.annotation)
+        if registry is None:
+            text = mismatch(value, option.annotation)
+            return [Problem(at, text)] if text else []
+        if value is None and (option.annotation is Any or type(None) in get_args(option.annotation)):
+            return []
+        if container is not None and not isinstance(value, container):
+            return [Problem(at, f"wanted a {container.__name__} of {registry.kind}s, got {value!r}.")]
+        problems = []
+        for suffix, one in items(value, container):
+            problems += registry.check(one, at + suffix, facts, context if registry is self else ())
         return problems
 
     def build(self, spec: Any, at: str = "", facts: Mapping[str, Any] | None = None, **context: Any) -> T:
@@ -133,15 +132,15 @@ class Registry(Generic[T]):
             facts: values for options that the user left out. Those under ``modalities`` are known of one modality each:
                 what is built for a modality (under its name in a mapping, or in an option such as ``image_encoder``) sees
                 those of that modality alone, a model those of its modalities, and all those that no two modalities differ in.
-            context: arguments that only the run can give; those that the constructor does not take are ignored.
+            context: arguments that only the run can give; those that the constructor does not take are ignored, and nested
+                components of other kinds do not get them.
 
         Raises:
             ConfigError: with everything that is wrong, or with what the constructor refused.
         """
         at, facts = at or self.kind, facts or {}
         known, disputed = agreed(facts)
-        problems = self.check(spec, at, {*known, *disputed}, context)
-        if problems:
+        if problems := self.check(spec, at, {*known, *disputed}, context):
             raise ConfigError(*problems)
         name, given = split(spec, at, self)
         cls = self.get(name, at)
@@ -150,12 +149,11 @@ class Registry(Generic[T]):
         if modalities_of is not None:  # a model, which is for some of the modalities
             facts = narrowed(facts, modalities_of(given))
             known, disputed = agreed(facts)
-        problems = [Problem(f"{at}.{n}", disputed[n]) for n in options if n in disputed and n not in given]
-        if problems:
+        if problems := [Problem(f"{at}.{n}", disputed[n]) for n in options if n in disputed and n not in given]:
             raise ConfigError(*problems)
         arguments = {n: v for n, v in {**known, **context}.items() if n in options}
         for key, value in given.items():
-            arguments[key] = self._build_option(options[key], value, f"{at}.{key}", named(facts, key), context)
+            arguments[key] = map_nested(options[key], value, partial(self._nested, f"{at}.{key}", named(facts, key), context))
         try:
             built = cls(**arguments)
         except MSDError:
@@ -170,15 +168,11 @@ class Registry(Generic[T]):
             raise ConfigError(Problem(at, f"{name} ({written_at(cls)}) {text}"))
         return built
 
-    def _build_option(self, option: Option, value: Any, at: str, facts: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
-        """An option's value with the components in it built; only those of this kind share the context."""
-
-        def build(registry: Registry[Any], spec: Any, suffix: str) -> Any:
-            # what is built under a modality's name knows the facts of that modality
-            own = narrowed(facts, [suffix.removeprefix(".")])
-            return registry.build(spec, at + suffix, own, **(context if registry is self else {}))
-
-        return map_nested(option, value, build)
+    def _nested(
+        self, at: str, facts: Mapping[str, Any], context: Mapping[str, Any], registry: Registry[Any], spec: Any, suffix: str
+    ) -> Any:
+        own = narrowed(facts, [suffix.removeprefix(".")])  # of its modality, under whose name it stands
+        return registry.build(spec, at + suffix, own, **(context if registry is self else {}))
 
     def _import(self, name: str, at: str) -> type[T]:
         module, _, attribute = name.rpartition(".")
@@ -200,11 +194,9 @@ class Registry(Generic[T]):
             return f"is not a class but of type {type(found).__name__}."
         if issubclass(found, self.contract):
             return broken(found, self.contract)
-        text = f"is no {self.kind}: it does not extend {place(self.contract)}."
-        for contract, registry in BY_CONTRACT.items():
-            if issubclass(found, contract):
-                return f"{text} It is a {registry.kind}."
-        return text
+        others = [registry.kind for contract, registry in BY_CONTRACT.items() if issubclass(found, contract)]
+        hint = f" It is a {others[0]}." if others else ""
+        return f"is no {self.kind}: it does not extend {place(self.contract)}.{hint}"
 
     def _discover(self) -> None:
         if self._discovered:
@@ -272,73 +264,42 @@ def split(spec: Any, at: str, registry: Registry[Any]) -> tuple[str, dict[str, A
 
 
 def plain(spec: Any) -> dict[str, Any]:
-    """A component's part of a YAML with its name always under `type`.
-
-    >>> plain("noise")
-    {'type': 'noise'}
-    """
+    """A component's part of a YAML with its name always under `type`."""
     return {"type": spec} if isinstance(spec, str) else dict(spec)
-
-
-def check_option(
-    option: Option, value: Any, at: str, facts: Collection[str], context: Collection[str], owner: Registry[Any]
-) -> list[Problem]:
-    """What is wrong with an option's value, nested components included; only those of the owner's kind share its context."""
-    registry, container = nested(option.annotation)
-    if registry is None:
-        text = mismatch(value, option.annotation)
-        return [Problem(at, text)] if text else []
-    context = context if registry is owner else ()
-    if value is None and accepts_none(option.annotation):
-        return []
-    if container is None:
-        return registry.check(value, at, facts, context)
-    if not isinstance(value, container):
-        return [Problem(at, f"wanted a {container.__name__} of {registry.kind}s, got {value!r}.")]
-    problems = []
-    for suffix, one in items(value):
-        problems += registry.check(one, at + suffix, facts, context)
-    return problems
 
 
 def map_nested(option: Option, value: Any, change: Callable[[Registry[Any], Any, str], Any]) -> Any:
     """An option's value with each component in it changed; a value that holds none as it is.
 
     Args:
-        option: says whether it holds one, a list or a mapping of them.
-        value: the value.
         change: takes the component's registry, its part of the YAML, and what that adds to the option's key path.
     """
     registry, container = nested(option.annotation)
     if registry is None or value is None:
         return value
+    changed = [change(registry, one, suffix) for suffix, one in items(value, container)]
     if container is None:
-        return change(registry, value, "")
-    changed = [change(registry, one, suffix) for suffix, one in items(value)]
+        return changed[0]
     return dict(zip(value, changed)) if container is dict else changed
 
 
 def nested(annotation: Any) -> tuple[Registry[Any] | None, type[dict[Any, Any]] | type[list[Any]] | None]:
     """The registry that an annotation takes components from, and whether it takes a dict or a list of them."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        for choice in get_args(annotation):
-            if nested(choice)[0] is not None:
-                return nested(choice)
-        return None, None
-    if get_origin(annotation) in (dict, Mapping):
-        return nested(get_args(annotation)[1])[0], dict
-    if get_origin(annotation) is list:
-        return nested(get_args(annotation)[0])[0], list
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        found = [nested(choice) for choice in arguments if nested(choice)[0] is not None]
+        return found[0] if found else (None, None)
+    if origin in (dict, Mapping):
+        return nested(arguments[1])[0], dict
+    if origin is list:
+        return nested(arguments[0])[0], list
     return (BY_CONTRACT.get(annotation) if inspect.isclass(annotation) else None), None
 
 
-def accepts_none(annotation: Any) -> bool:
-    """Whether an annotation has None among its types."""
-    return annotation is Any or type(None) in get_args(annotation)
-
-
-def items(value: Any) -> list[tuple[str, Any]]:
-    """The items of a list or mapping, each with what it adds to a key path."""
+def items(value: Any, container: Any) -> list[tuple[str, Any]]:
+    """A value by itself, or, where it is a dict or a list, its items, each with what it adds to a key path."""
+    if container not in (dict, list):
+        return [("", value)]
     if isinstance(value, Mapping):
         return [(f".{k}", v) for k, v in value.items()]
     return [(f"[{i}]", v) for i, v in enumerate(value)]

@@ -12,13 +12,7 @@ from msd_framework.components.registry import Registry, items, map_nested, neste
 
 @dataclass(frozen=True)
 class Spec:
-    """A component's part of a YAML.
-
-    Args:
-        path: its key path.
-        registry: where its name is known.
-        value: what the YAML says: a name, or a mapping with the name under `type`.
-    """
+    """A component's part of a YAML at its key path: a name, or a mapping with the name under `type`."""
 
     path: str
     registry: Registry[Any]
@@ -45,8 +39,7 @@ class Spec:
             registry, container = nested(known[key].annotation) if key in known else (None, None)
             if registry is None or value is None:
                 continue
-            is_several = container is not None and isinstance(value, (dict, list))
-            for suffix, one in items(value) if is_several else [("", value)]:
+            for suffix, one in items(value, container if isinstance(value, (dict, list)) else None):
                 yield Spec(f"{self.path}.{key}{suffix}", registry, one)
 
     @property

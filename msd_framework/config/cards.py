@@ -31,8 +31,7 @@ CARD: dict[str, Any] = {
     "modalities": list[str],
     "processors": dict[str, dict[str, Any]],
 }
-"""What a card holds."""
-
+# what its facts hold at least; old ones do not say how logits are read
 FACTS: dict[str, Any] = {
     "num_classes": int,
     "task": Task,
@@ -40,19 +39,11 @@ FACTS: dict[str, Any] = {
     "class_names": list[str] | None,
     "modalities": dict[str, dict[str, Any]],
 }
-"""What the facts of a card hold at least; old ones do not say how logits are read."""
-
-
 PROCESSOR: dict[str, Any] = {"spec": str | dict[str, Any], "fingerprint": str}
-"""What a card holds of a processor."""
 
 
 def card_of(path: str | Path, config: Own) -> dict[str, Any]:
-    """How the model of a checkpoint is rebuilt, without its weights.
-
-    Args:
-        path: the folder of a run, or one of its checkpoints.
-        config: the user's own run, which says what a card may name.
+    """How the model of a run, or of one of its checkpoints, is rebuilt, without its weights.
 
     Raises:
         CheckpointError: if there is none, if it is no card, or if it names code that the user's own YAML does not.
@@ -62,11 +53,7 @@ def card_of(path: str | Path, config: Own) -> dict[str, Any]:
 
 
 def weights_of(path: str | Path, config: Own) -> tuple[Path, Checkpoint]:
-    """Where a checkpoint is, and what its model is rebuilt from.
-
-    Args:
-        path: the folder of a run, or one of its checkpoints.
-        config: the user's own run, which says what a card may name.
+    """Where the checkpoint of a run is, and what its model is rebuilt from.
 
     Raises:
         CheckpointError: if it is missing, damaged, or names code that the user's own YAML does not.
@@ -78,11 +65,7 @@ def weights_of(path: str | Path, config: Own) -> tuple[Path, Checkpoint]:
 
 
 def rebuilt(card: Mapping[str, Any], where: str | Path) -> MultimodalModel:
-    """The model that a checked card describes, with weights of its own.
-
-    Raises:
-        CheckpointError: if none can be made of it.
-    """
+    """The model that a checked card describes, with weights of its own."""
     try:
         return MODELS.build(card["rebuild"], "model", card["facts"])
     except Exception as error:  # sizes that were edited can make a constructor raise anything
@@ -91,14 +74,7 @@ def rebuilt(card: Mapping[str, Any], where: str | Path) -> MultimodalModel:
 
 
 def processors_folder(path: str) -> Path:
-    """Where a run keeps what its processors learned.
-
-    Args:
-        path: the run's folder, or one of its checkpoints.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
+    """Where a run, given by its folder or by one of its checkpoints, keeps what its processors learned."""
     for folder in (Path(path), *Path(path).resolve().parents[:2], *find_checkpoint(path).parents[:2]):
         if (folder / "processors").is_dir():
             return folder / "processors"
@@ -106,15 +82,7 @@ def processors_folder(path: str) -> Path:
 
 
 def learned_processors(path: str, config: Own) -> dict[str, Path]:
-    """Where a run keeps what the processor of each of its modalities learned.
-
-    Args:
-        path: the run's folder, or one of its checkpoints.
-        config: the user's own run, which says what a card may name.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
+    """Where a run keeps what the processor of each of its modalities learned."""
     folder = processors_folder(path)
     return {modality: folder / modality for modality in card_of(path, config)["processors"]}
 
@@ -126,32 +94,27 @@ def other_tensors(here: Any, there: Any) -> str:
     'size is 32 here and 64 there'
     """
     free = PROCESSORS.get(split(here, "processor", PROCESSORS)[0]).free_options
-    mine = {k: v for k, v in plain(here).items() if k not in free}
-    theirs = {k: v for k, v in plain(there).items() if k not in free}
+    mine, theirs = plain(here), plain(there)
+    for option in free:
+        mine.pop(option, None)
+        theirs.pop(option, None)
     return differences(PROCESSORS, mine, theirs)
 
 
 def read_as(card: Mapping[str, Any]) -> Outcomes:
     """How the logits of a saved model are read, from its card; as is usual for its task where the card is older than that."""
-    facts = card["facts"]
-    return outcomes_of(facts["task"], facts.get("outcomes"))
+    return outcomes_of(card["facts"]["task"], card["facts"].get("outcomes"))
 
 
 def make_card(
-    model: MultimodalModel,
-    spec: Any,
-    facts: Mapping[str, Any],
-    processors: Mapping[str, Processor],
-    specs: Mapping[str, Any],
+    model: MultimodalModel, spec: Any, facts: Mapping[str, Any], processors: Mapping[str, Processor], specs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """How a model is rebuilt, to be kept with its weights.
 
     Args:
-        model: the model.
-        spec: its part of the YAML.
+        spec: the model's part of the YAML.
         facts: what its constructor may ask for by name.
-        processors: how each modality becomes tensors.
-        specs: their parts of the YAML.
+        specs: the processors' parts of the YAML.
     """
     name, options = split(spec, "model", MODELS)
     return {
@@ -200,8 +163,7 @@ def _checked(card: dict[str, Any], folder: Path, config: Own) -> dict[str, Any]:
     """A card, once it is known to be one and to name no code but the user's own."""
     wrong = _misfit(card, CARD) or _misfit({"outcomes": None, **card["facts"]}, FACTS) or _misfit_of_processors(card)
     if wrong:
-        text = f"{folder}: its card.json does not describe a model ({wrong}). Take another checkpoint."
-        raise CheckpointError(text)
+        raise CheckpointError(f"{folder}: its card.json does not describe a model ({wrong}). Take another checkpoint.")
     file = folder / "card.json"
     for key, value in too_large({"rebuild": card["rebuild"], "facts": card["facts"]}):
         raise CheckpointError(f"{file}: {key} is {value}, more than any model has. Take another checkpoint.")

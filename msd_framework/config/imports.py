@@ -14,12 +14,9 @@ from msd_framework.errors import MSDError, Problem
 
 
 def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]:
-    """Imports modules by name and all Python files of a folder.
+    """Imports modules by name, and all Python files of a folder that is looked for here and then among the project's files.
 
-    Args:
-        modules: what `imports` says.
-        folder: what `user_dir` says, looked for here and then among the project's own files. It becomes a package of a
-            name of its own, so that its files may import each other (``from . import layers``).
+    The folder becomes a package of a name of its own, so that its files may import each other (``from . import layers``).
     """
     problems: list[Problem] = []
     for i, module in enumerate(modules):
@@ -29,18 +26,12 @@ def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]
     place = next((base / folder for base in (Path(), ROOT, SHARE) if (base / folder).is_dir()), None)
     if place is None:
         return [*problems, Problem("user_dir", f"there is no folder {folder}.")]
-    package = _package(place.resolve())
+    package = types.ModuleType(f"msd_user_dir_{zlib.crc32(str(place.resolve()).encode()):08x}")
+    package.__path__ = [str(place.resolve())]
+    sys.modules.setdefault(package.__name__, package)
     for file in sorted(f.relative_to(place).with_suffix("") for f in place.rglob("*.py")):
-        problems += _import(".".join([package, *file.parts]), "user_dir")
+        problems += _import(".".join([package.__name__, *file.parts]), "user_dir")
     return problems
-
-
-def _package(folder: Path) -> str:
-    name = f"msd_user_dir_{zlib.crc32(str(folder).encode()):08x}"
-    package = types.ModuleType(name)
-    package.__path__ = [str(folder)]
-    sys.modules.setdefault(name, package)
-    return name
 
 
 def _import(module: str, at: str) -> list[Problem]:
@@ -49,10 +40,8 @@ def _import(module: str, at: str) -> list[Problem]:
     except MSDError as error:
         return [Problem(at, str(error))]
     except (Exception, SystemExit) as error:  # a module of a user's may raise anything, and end the program
-        missing = isinstance(error, ModuleNotFoundError) and error.name is not None and module.startswith(error.name)
-        if missing:
+        text = f"{module!r} cannot be imported: {raised_at(error)}"
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and module.startswith(error.name):
             text = f"there is no module {module!r}. Install it, or put its folder under `user_dir`."
-        else:
-            text = f"{module!r} cannot be imported: {raised_at(error)}"
         return [Problem(at, text)]
     return []

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
@@ -17,19 +17,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.values import as_word, expand, parse_value, resolved, to_copy
+from msd_framework.config.values import as_word, expand, join, listed, parse_value, resolved, to_copy
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.reading import read_text
 
-MOST_VALUES = 100_000
-"""The most values of a configuration file, aliases filled in: a few lines of them can stand for more than fits into memory."""
-
-LONGEST_SHOWN = 200
-"""The longest value that a sentence repeats as a whole."""
-
-KEY = re.compile(r"[^\s.\[\]{}:-][^\s.\[\]{}:]*(\.[^\s.\[\]{}:]+)*")
-"""A dotted key."""
-
+MOST_VALUES = 100_000  # of a file, aliases filled in: a few lines of them can stand for more than fits into memory
+LONGEST_SHOWN = 200  # the longest value that a sentence repeats as a whole
+KEY = re.compile(r"[^\s.\[\]{}:-][^\s.\[\]{}:]*(\.[^\s.\[\]{}:]+)*")  # a dotted key
 COMMAND_LINE = "command line"
 DEFAULT = "default"
 ROOT = Path(__file__).parents[2]
@@ -38,12 +32,7 @@ SHARE = Path(sys.prefix) / "share" / "msd_framework"
 
 @dataclass
 class Source:
-    """Values, and the place that each of them was written at.
-
-    Args:
-        values: a nest of mappings, lists and plain values.
-        origins: ``file:line``, ``command line`` or ``default`` by dotted key path.
-    """
+    """A nest of values, and the place that each was written at: ``file:line``, ``command line`` or ``default`` by key path."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
@@ -74,15 +63,12 @@ class Source:
             self.origins[f"{at}.type"] = self.origins.get(at, "")
         both_mappings = isinstance(under, Mapping) and isinstance(over, Mapping)
         if not both_mappings or over.get("type", under.get("type")) != under.get("type"):
-            self._forget(at)
+            self.origins = {path: o for path, o in self.origins.items() if not path.startswith((f"{at}.", f"{at}["))}
             return over
         merged = dict(under)
         for key, value in over.items():
-            merged[key] = self._merge(under[key], value, f"{at}.{key}" if at else str(key)) if key in under else value
+            merged[key] = self._merge(under[key], value, join(at, key)) if key in under else value
         return merged
-
-    def _forget(self, at: str) -> None:
-        self.origins = {path: o for path, o in self.origins.items() if not path.startswith((f"{at}.", f"{at}["))}
 
 
 Config: TypeAlias = str | Path | Mapping[str, Any]
@@ -97,7 +83,6 @@ def load(config: Config, overrides: Overrides = (), schema: type = RunConfig) ->
 
     Args:
         config: a YAML file, looked for here, then among the project's own files; or the values of one.
-        overrides: what is written over it.
         schema: what the file configures. The components that it names by default lie below the file, so that options
             alone (``optimizer.lr=1e-4``) are theirs, and so do defaults that are filled in from other keys.
 
@@ -115,11 +100,7 @@ def load(config: Config, overrides: Overrides = (), schema: type = RunConfig) ->
 
 
 def resolve(source: Source) -> Source:
-    """The source with its interpolations (``${env.save_dir}``) filled in.
-
-    Raises:
-        ConfigError: if an interpolation names no key.
-    """
+    """The source with its interpolations (``${env.save_dir}``) filled in."""
     try:
         values = resolved(source.values)
     except OmegaConfBaseException as error:
@@ -157,29 +138,18 @@ def locating(source: Source) -> Iterator[None]:
 
 
 def find_file(path: str) -> Path:
-    """A configuration file, looked for from here, then in the checkout, then in what was installed.
-
-    Raises:
-        ConfigError: if it is nowhere, with the nearest name.
-    """
-    places = [base / str(expand(path, "config")) for base in (Path(), ROOT, SHARE)]
-    for place in places:
+    """A configuration file, looked for from here, then in the checkout, then in what was installed."""
+    names: list[str] = []
+    for base in (Path(), ROOT, SHARE):
+        place = base / str(expand(path, "config"))
         if place.is_file():
             return place
-    names: list[str] = []
-    for place in places:
         names += [file.name for file in place.parent.glob("*.yaml")]
     raise ConfigError(Problem("config", f"there is no file {path}.{did_you_mean(Path(path).name, names)}"))
 
 
 def read(path: Path, stack: tuple[Path, ...]) -> list[Source]:
-    """A YAML file and the files that its `base:` (or `includes:`) names, each to be written over those before it.
-
-    What a base expects to come out (`expected:`) is of its own options, and left out.
-
-    Raises:
-        ConfigError: if a file is missing, is no YAML mapping, or includes itself.
-    """
+    """A YAML file and the files that its `base:` (or `includes:`) names, each to be written over those before it."""
     if path.resolve() in stack:
         chain = " -> ".join(p.name for p in (*stack, path))
         raise ConfigError(f"{path}: includes itself, through {chain}. Take one of these bases out.")
@@ -187,7 +157,6 @@ def read(path: Path, stack: tuple[Path, ...]) -> list[Source]:
 
 
 def _with_bases(own: Source, path: Path, stack: tuple[Path, ...]) -> list[Source]:
-    """The bases that a configuration names, read from beside its path, and itself last."""
     below: list[Source] = []
     for key in ("base", "includes"):
         origin = own.origin(key)
@@ -195,34 +164,34 @@ def _with_bases(own: Source, path: Path, stack: tuple[Path, ...]) -> list[Source
         for name in named if isinstance(named, list) else [named]:
             below += read(_base(path, name, origin), stack)
     for layer in below:
-        layer.values.pop("expected", None)
+        layer.values.pop("expected", None)  # is what a base's own options come to
     return [*below, own]
 
 
 def parse(path: Path) -> Source:
-    """One YAML file alone.
-
-    Raises:
-        ConfigError: if it cannot be read, or is no YAML mapping.
-    """
+    """One YAML file alone."""
     try:
         text = read_text(path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if _size(node, {}) > MOST_VALUES:
             raise ConfigError(f"{path}: its aliases (*name) stand for more than {MOST_VALUES:,} values. Write out what is meant.")
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if node is not None else {}
+    except ConfigError:
+        raise
     except DataError as error:
         raise ConfigError(f"{error}.") from error
     except RecursionError as error:
         text = "is nested too deep, or without end: an alias (*name) stands inside what it names."
         raise ConfigError(f"{path}: {text}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_mark(error)}: is not valid YAML: {_yaml_problem(error)}") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        text = (getattr(error, "problem", None) or str(error).splitlines()[0]).removesuffix(".")
+        hint = " Indent with spaces, not tabs." if r"\t" in text else ""
+        raise ConfigError(f"{path}{line}: is not valid YAML: {text}.{hint}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: is not valid: {_first_line(error)}.") from error
     except ValueError as error:  # a number of thousands of digits, a date that is none
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{path}: holds a value that cannot be read: {str(error).partition(';')[0]}.") from error
     if not isinstance(values, dict) or isinstance(node, yaml.ScalarNode):
         raise ConfigError(f"{path}: wanted a mapping of options, `key: value` on each line, got {values!r:.60}.")
@@ -231,34 +200,18 @@ def parse(path: Path) -> Source:
 
 
 def _from_values(values: Mapping[str, Any], origin: str) -> Source:
-    """Values that a program holds, as a YAML file would hold them.
-
-    Raises:
-        ConfigError: if one of them is nothing that a YAML file can hold.
-    """
+    """Values that a program holds, as a YAML file would hold them."""
     try:
         config = values if OmegaConf.is_config(values) else OmegaConf.create(dict(values))
-        plain = _plain(OmegaConf.to_container(config, resolve=False, enum_to_str=True))
+        held = listed(OmegaConf.to_container(config, resolve=False, enum_to_str=True))
     except OmegaConfBaseException as error:
         raise ConfigError(Problem(f"{origin}: {error.full_key}", f"{_first_line(error)}.")) from error
+    plain = {str(key): value for key, value in held.items()}
     return Source(plain, dict.fromkeys(_keys(plain, ""), origin))
 
 
-def _plain(value: Any) -> Any:
-    """A nest of values with paths as texts, and tuples as lists."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, PurePath) else value
-
-
 def parse_overrides(words: Overrides) -> list[Source]:
-    """The words of a command line, or values by key, in order.
-
-    Raises:
-        ConfigError: with each word that is no ``key=value``.
-    """
+    """The words of a command line, or values by key, in order."""
     if isinstance(words, Mapping):
         values = _from_values(words, COMMAND_LINE).values
         return [_override(key, value, repr(key)) for key, value in values.items()]
@@ -277,11 +230,7 @@ def parse_overrides(words: Overrides) -> list[Source]:
 
 
 def parse_override(word: str) -> Source:
-    """One word of the command line, ``a.b=value``, whose value is YAML (``true``, ``null``, ``1e-4``, ``[a, b]``) or a text.
-
-    Raises:
-        ConfigError: if it is no ``key=value``, or its value no YAML.
-    """
+    """One word of the command line, ``a.b=value``, whose value is YAML (``true``, ``null``, ``1e-4``, ``[a, b]``) or a text."""
     key, equals, value = word.partition("=")
     if not equals or not KEY.fullmatch(key):
         raise _no_key(key, repr(word))
@@ -300,11 +249,6 @@ def parse_override(word: str) -> Source:
 
 
 def _override(key: str, value: Any, written: str) -> Source:
-    """A value at a dotted key.
-
-    Raises:
-        ConfigError: if the key is none.
-    """
     if not KEY.fullmatch(key):
         raise _no_key(key, written)
     values = value
@@ -327,16 +271,14 @@ def _defaults(schema: type) -> Source:
             source.origins[f.name] = DEFAULT
             continue
         section: Any = f.default_factory
-        if is_dataclass(section):
-            for inner in fields(section):
-                if "${" in str(inner.default):
-                    source.values.setdefault(f.name, {})[inner.name] = inner.default
-                    source.origins[f"{f.name}.{inner.name}"] = DEFAULT
+        for inner in fields(section) if is_dataclass(section) else ():
+            if "${" in str(inner.default):
+                source.values.setdefault(f.name, {})[inner.name] = inner.default
+                source.origins[f"{f.name}.{inner.name}"] = DEFAULT
     return source
 
 
 def _expanded(source: Source) -> Source:
-    """The source with paths below a user's own folder filled in."""
     with locating(source):
         return Source(expand(source.values), source.origins)
 
@@ -355,19 +297,17 @@ def _base(path: Path, name: Any, origin: str) -> Path:
 
 
 def _keys(value: Any, at: str) -> Iterator[str]:
-    """The key paths of a nest of mappings."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            path = f"{at}.{key}" if at else str(key)
-            yield path
-            yield from _keys(inner, path)
+            yield join(at, key)
+            yield from _keys(inner, join(at, key))
 
 
 def _lines(node: Any, at: str = "") -> Iterator[tuple[str, int]]:
     """The key paths of a YAML file and the lines that they stand on."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            path = f"{at}.{key.value}" if at else str(key.value)
+            path = join(at, key.value)
             yield path, key.start_mark.line + 1
             yield from _lines(value, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -388,16 +328,6 @@ def _size(node: Any, known: dict[int, int]) -> int:
             inner = node.value
         known[id(node)] = 1 + sum(_size(one, known) for one in inner)
     return known[id(node)]
-
-
-def _mark(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f":{mark.line + 1}" if mark else ""
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    text = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{text.removesuffix('.')}." + (" Indent with spaces, not tabs." if r"\t" in text else "")
 
 
 def _first_line(error: OmegaConfBaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -11,6 +11,7 @@ from msd_framework.components.options import mismatch
 from msd_framework.components.registry import items
 from msd_framework.components.specs import Spec
 from msd_framework.config.schema import RunConfig, field_docs
+from msd_framework.config.values import join
 from msd_framework.errors import Problem, did_you_mean
 from msd_framework.registry import REGISTRIES
 
@@ -23,9 +24,7 @@ def structure_problems(values: Any, schema: type, at: str = "", root: type | Non
     What a component slot holds is its registry's to check.
 
     Args:
-        values: what a user wrote.
-        schema: what it should be.
-        at: its key path.
+        at: the key path of the values.
         root: the schema that this one is a section of, where a misplaced key may belong; itself if None.
     """
     root = root or schema
@@ -34,9 +33,10 @@ def structure_problems(values: Any, schema: type, at: str = "", root: type | Non
         return [Problem(at, f"wanted a mapping of options ({', '.join(docs)}), got {values!r}.")]
     problems = []
     for key, value in values.items():
-        path = _join(at, key)
+        path = join(at, key)
         if key not in known:
-            hint = _suggestion(str(key), path, known, root)
+            elsewhere = [other for other in _paths(root) if other.rpartition(".")[2] == str(key) and other != path]
+            hint = did_you_mean(str(key), known) or (f" Did you mean {elsewhere[0]!r}?" if elsewhere else "")
             problems.append(Problem(path, f"no such option.{hint} Options here: {', '.join(known)}."))
         elif value == "???":
             problems.append(Problem(path, f"must be given: {docs[key]}"))
@@ -44,7 +44,7 @@ def structure_problems(values: Any, schema: type, at: str = "", root: type | Non
             problems += _value_problems(value, hints_of(schema)[key], known[key], path, root)
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            problems.append(Problem(_join(at, name), f"must be given: {docs[name]}"))
+            problems.append(Problem(join(at, name), f"must be given: {docs[name]}"))
     return problems
 
 
@@ -72,15 +72,14 @@ def without(values: Mapping[str, Any], path: str) -> dict[str, Any]:
 def component_specs(values: Mapping[str, Any], schema: type = RunConfig, at: str = "") -> Iterator[Spec]:
     """Every component that values of the right structure hold, defaults included, in the order of the schema."""
     for f in fields(schema):
-        value, path, annotation = values.get(f.name, default_of(f)), _join(at, f.name), hints_of(schema)[f.name]
+        value, path, annotation = values.get(f.name, default_of(f)), join(at, f.name), hints_of(schema)[f.name]
         section = section_of(annotation)
         if value is None:
             continue
         if section is not None:
             yield from component_specs(value, section, path)
         elif "kind" in f.metadata:
-            is_several = get_origin(annotation) in (list, dict)
-            for suffix, one in items(value) if is_several else [("", value)]:
+            for suffix, one in items(value, get_origin(annotation)):
                 yield Spec(path + suffix, REGISTRIES[f.metadata["kind"]], one)
 
 
@@ -117,18 +116,8 @@ def _value_problems(value: Any, annotation: Any, f: Field[Any], path: str, root:
     return [Problem(path, text)] if text else []
 
 
-def _join(at: str, key: Any) -> str:
-    return f"{at}.{key}" if at else str(key)
-
-
-def _suggestion(key: str, path: str, here: Iterable[str], root: type) -> str:
-    """The nearest option here, or the place of the option of that name elsewhere."""
-    elsewhere = [other for other in _paths(root) if other.rpartition(".")[2] == key and other != path]
-    return did_you_mean(key, here) or (f" Did you mean {elsewhere[0]!r}?" if elsewhere else "")
-
-
 def _paths(schema: type, at: str = "") -> Iterator[str]:
     for key, annotation in hints_of(schema).items():
-        yield _join(at, key)
+        yield join(at, key)
         if section := section_of(annotation):
-            yield from _paths(section, _join(at, key))
+            yield from _paths(section, join(at, key))

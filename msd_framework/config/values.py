@@ -8,7 +8,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -18,24 +18,22 @@ from omegaconf.resolvers import oc
 
 from msd_framework.errors import ConfigError, Problem
 
+# what YAML may read as a number, as true or false, or as null; of any other text it could only take something away
 SPECIAL = re.compile(r"~|(?!0\d)[\w.+-]*[A-Za-z0-9][\w.+-]*", re.ASCII)
-"""What YAML may read as a number, as true or false, or as null; of any other text it could only take something away."""
-
-NESTED = ("{", "[", '"', "'")
-"""How a value begins that is YAML: a mapping, a list, or a text in quotes."""
-
+NESTED = ("{", "[", '"', "'")  # how a value begins that is YAML: a mapping, a list, or a text in quotes
 PATHS = re.compile(
     r"(^|\.)(save_dir|root|checkpoint|saliency|processors_from|load|base|includes|user_dir|folder|file|path|cache_dir|dir|store|out"
     r"|source|config|images|answers)(\[\d+\]|\.\w+)?$"
-)
-"""Keys whose values are paths."""
+)  # keys whose values are paths
+# the environment variables that a configuration may read, beside those that begin with `MSD_`: none holds a secret
+ENVIRONMENT = frozenset({"HOME", "USER", "TMPDIR", "SCRATCH", "RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_JOB_ID"})
 
 
 def parse_value(text: str) -> Any:
     """The value of a word ``key=value``.
 
-    A text that begins with a bracket or a quote is YAML, and so is one that YAML takes for a number, true, false or null. Any other
-    is a text as it stands, whatever is in it.
+    A text that begins with a bracket or a quote is YAML, and so is one that YAML takes for a number, true, false or null.
+    Any other is a text as it stands, whatever is in it.
 
     Raises:
         ValueError: if it should be YAML and is not, as a part of a sentence.
@@ -69,8 +67,10 @@ def parse_value(text: str) -> Any:
     return text
 
 
-ENVIRONMENT = frozenset({"HOME", "USER", "TMPDIR", "SCRATCH", "RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_JOB_ID"})
-"""The environment variables that a configuration may read, beside those whose names begin with `MSD_`: none holds a secret."""
+def _read(text: str) -> Any:
+    read = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
+    assert isinstance(read, dict)
+    return read["value"]
 
 
 def resolved(values: Any) -> Any:
@@ -113,7 +113,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.012
 
 def dump(values: Any) -> str:
     """A configuration as YAML that reads as the same values."""
-    text: str = yaml.dump(_listed(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(listed(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 
@@ -124,40 +124,45 @@ def flow(value: Any) -> str:
     ("{root: 'a #2', texts: [x, '1e5'], lr: 0.1, label: null}", 'a b')
     """
     options = {"Dumper": _Dumper, "default_flow_style": True, "sort_keys": False, "width": 10**6, "allow_unicode": True}
-    text: str = yaml.dump(_listed(value), **options)
+    text: str = yaml.dump(listed(value), **options)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def as_word(key: str, value: Any) -> str:
-    """A word of the command line that gives a value, whatever it is.
+def listed(value: Any) -> Any:
+    """A nest of values with tuples as lists and paths as texts, which YAML has no other word for."""
+    if isinstance(value, Mapping):
+        return {key: listed(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [listed(one) for one in value]
+    return str(value) if isinstance(value, PurePath) else value
 
-    >>> as_word("name", "1"), as_word("env.save_dir", "[a] #2")
-    ('name="1"', 'env.save_dir="[a] #2"')
-    """
+
+def as_word(key: str, value: Any) -> str:
+    """A word of the command line that gives a value, whatever it is: ``env.save_dir="[a] #2"``."""
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def to_copy(*words: str) -> str:
-    """Words as a shell takes them.
-
-    >>> to_copy("msd", "run", "config=my file.yaml")
-    "msd run 'config=my file.yaml'"
-    """
+    """Words as a shell takes them."""
     return shlex.join(words)
+
+
+def join(at: str, key: Any) -> str:
+    """The path of a key below another path."""
+    return f"{at}.{key}" if at else str(key)
 
 
 def expand(value: Any, at: str = "") -> Any:
     """A nest of values with ``~/`` and ``~user/`` at the front of texts filled in; views (``~text``) are left alone.
 
     Args:
-        value: the values.
-        at: the dotted key that they stand under.
+        at: the dotted key that the values stand under.
 
     Raises:
         ConfigError: if there is no such user, or a path begins with ``$NAME``, which nothing fills in.
     """
     if isinstance(value, Mapping):
-        return {key: expand(one, f"{at}.{key}" if at else str(key)) for key, one in value.items()}
+        return {key: expand(one, join(at, key)) for key, one in value.items()}
     if isinstance(value, list):
         return [expand(one, f"{at}[{i}]") for i, one in enumerate(value)]
     return _expanded(value, at) if isinstance(value, str) else value
@@ -178,17 +183,3 @@ def _expanded(text: str, at: str) -> str:
     except RuntimeError as error:
         whose = f"there is no user {user[1:]!r}" if user[1:] else "the HOME of this user is not known"
         raise ConfigError(Problem(at, f"{text!r} is in a user's own folder, and {whose}; write the path itself.")) from error
-
-
-def _read(text: str) -> Any:
-    """What a configuration file makes of a value on one line."""
-    read = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
-    assert isinstance(read, dict)
-    return read["value"]
-
-
-def _listed(value: Any) -> Any:
-    """Tuples as lists, which YAML has no other word for."""
-    if isinstance(value, Mapping):
-        return {key: _listed(one) for key, one in value.items()}
-    return [_listed(one) for one in value] if isinstance(value, (list, tuple)) else value

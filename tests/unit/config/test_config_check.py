@@ -169,7 +169,7 @@ def test_what_follows_from_a_mistake_is_not_told(wrong, follows, tiny_config, tm
 def test_processes_share_a_batch(tiny_config, tmp_path, monkeypatch):
     started_together(monkeypatch, 3)
     config = structured(load(tiny_config, [f"env.save_dir={tmp_path}"]).values, RunConfig)
-    (problem,) = apply_rules(RunFacts(config), numbers.batch)
+    (problem,) = apply_rules(RunFacts(config), numbers.lengths)
     assert problem.message == "must be a multiple of processes times training.accumulate, 3 x 1, got 4."
 
 
