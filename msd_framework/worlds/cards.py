@@ -7,37 +7,23 @@ from numpy.typing import NDArray
 
 from msd_framework.worlds.handwriting import GlyphBank
 
-CANVAS = 16
-"""The side of a canvas, in pixels."""
-
+CANVAS = 16  # the side of a canvas, in pixels
 PLAIN_INKS = ("blue", "green", "yellow", "white")
-INKS = (*PLAIN_INKS, "red")
-"""Names of the inks; red is kept for what is decided by the image alone."""
-
+INKS = (*PLAIN_INKS, "red")  # red is kept for what is decided by the image alone
 RED = INKS.index("red")
+# float32 [5, 3], the RGB of each ink
 COLOURS = np.array([[70, 130, 255], [40, 220, 90], [250, 220, 60], [240, 240, 240], [255, 40, 40]], np.float32) / 255
-"""float32 [5, 3], the RGB of each ink."""
 
 
 def draw_card(
     digits: NDArray[np.int64], inks: NDArray[np.int64], bank: GlyphBank, noise: float, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Cards with one digit each, twice the size of its scan and moved by up to a pixel.
+    """Cards uint8 [N, 16, 16, 3] with one digit each, twice the size of its scan and moved by up to a pixel.
 
     Args:
         digits: int64 [N].
         inks: int64 [N], indices into `INKS`.
-        bank: the handwriting.
         noise: the standard deviation of the noise on each channel, whose range is 0 to 1.
-        generator: the source of scans, shifts, brightness and noise.
-
-    Returns:
-        uint8 [N, 16, 16, 3].
-
-    Examples:
-        >>> from msd_framework.worlds.handwriting import glyph_bank
-        >>> draw_card(np.array([3, 7]), np.array([0, RED]), glyph_bank("dev"), 0.1, np.random.default_rng(0)).shape
-        (2, 16, 16, 3)
     """
     glyphs = bank.pick(digits, generator).repeat(2, axis=1).repeat(2, axis=2)  # [N, 16, 16]
     framed = np.pad(glyphs, ((0, 0), (1, 1), (1, 1)))  # [N, 18, 18]
@@ -50,17 +36,12 @@ def draw_card(
 def draw_poster(
     digits: NDArray[np.int64], inks: NDArray[np.int64], bank: GlyphBank, noise: float, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Posters with up to four digits, one in each quarter.
+    """Posters uint8 [N, 16, 16, 3] with up to four digits, one in each quarter.
 
     Args:
         digits: int64 [N, 4] in the order top left, top right, bottom left, bottom right; -1 leaves a quarter empty.
         inks: int64 [N, 4], indices into `INKS`.
-        bank: the handwriting.
         noise: the standard deviation of the noise on each channel, whose range is 0 to 1.
-        generator: the source of scans, brightness and noise.
-
-    Returns:
-        uint8 [N, 16, 16, 3].
     """
     glyphs = bank.pick(np.maximum(digits, 0), generator) * (digits >= 0)[..., None, None]  # [N, 4, 8, 8]
     quarters = glyphs[..., None] * _ink(inks, generator)[:, :, None, None]  # [N, 4, 8, 8, 3]

@@ -11,36 +11,21 @@ from numpy.typing import NDArray
 
 Bank = Literal["train", "dev", "test"]
 
+# how the scans are divided, by one permutation that never changes
 SHARES: dict[Bank, float] = {"train": 0.60, "dev": 0.15, "test": 0.25}
-"""How the scans are divided, by one permutation that never changes."""
 
 
 @dataclass(frozen=True)
 class GlyphBank:
-    """The scans that one split may use, sorted by digit.
+    """The scans that one split may use, sorted by digit."""
 
-    Args:
-        glyphs: float32 [N, 8, 8], the ink of each scan, from 0 (none) to 1.
-        scans: int64 [N], the index of each glyph in ``sklearn.datasets.load_digits``.
-        starts: int64 [10], where the glyphs of a digit begin.
-        counts: int64 [10], how many there are.
-    """
-
-    glyphs: NDArray[np.float32]
-    scans: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    glyphs: NDArray[np.float32]  # [N, 8, 8], the ink of each scan, from 0 (none) to 1
+    scans: NDArray[np.int64]  # [N], the index of each glyph in ``sklearn.datasets.load_digits``
+    starts: NDArray[np.int64]  # [10], where the glyphs of a digit begin
+    counts: NDArray[np.int64]  # [10], how many there are
 
     def pick(self, digits: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.float32]:
-        """A scan for each of the digits, at random.
-
-        Args:
-            digits: int64 [...], from 0 to 9.
-            generator: the source of the choice.
-
-        Returns:
-            float32 [..., 8, 8].
-        """
+        """A scan, float32 [..., 8, 8], for each of the digits [...], at random."""
         glyphs: NDArray[np.float32] = self.glyphs[self.starts[digits] + generator.integers(self.counts[digits])]
         return glyphs
 
@@ -49,9 +34,8 @@ class GlyphBank:
 def glyph_bank(bank: Bank) -> GlyphBank:
     """The handwriting of a bank.
 
-    Examples:
-        >>> {bank: len(glyph_bank(bank).glyphs) for bank in SHARES}
-        {'train': 1078, 'dev': 269, 'test': 450}
+    >>> {bank: len(glyph_bank(bank).glyphs) for bank in SHARES}
+    {'train': 1078, 'dev': 269, 'test': 450}
     """
     from sklearn.datasets import load_digits
 

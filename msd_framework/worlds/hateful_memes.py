@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
+from msd_framework.worlds.kinds import IMAGE_SIGNS, Kind, Kinds, SignedRows
+from msd_framework.worlds.layout import Drawn, Layout, Recipe, Split, draw_kinds, rows_of, spoil
+from msd_framework.worlds.words import LEXICONS, captions
 
-from msd_framework.worlds import oracle
-from msd_framework.worlds.cards import INKS, PLAIN_INKS, RED, draw_card
-from msd_framework.worlds.latents import ADJECTIVES, KINDS, LEXICONS, draw_latents
-from msd_framework.worlds.layout import Drawn, Layout, Recipe, Split, spoil
-from msd_framework.worlds.words import NOUNS, choose
-
-FRAMES = (
-    "this is a {adjective} {noun}",
-    "what a {adjective} {noun}",
-    "such a {adjective} {noun} today",
-    "look at my {adjective} {noun}",
-    "a really {adjective} {noun} again",
-    "i found this {adjective} {noun}",
-    "they posted a {adjective} {noun}",
+# The first three are how Hateful Memes was built (Kiela et al., NeurIPS 2020): a meme that is hateful only as a whole, and its
+# benign confounders, in which the image or the text was replaced.
+MEMES = Kinds(
+    signs={"image": IMAGE_SIGNS, "text": tuple(LEXICONS)},
+    kinds={
+        "both": Kind(1, "both", {"image": ("high",), "text": ("pointed",)}),
+        "image_confounder": Kind(0, "both", {"image": ("low",), "text": ("pointed",)}),
+        "text_confounder": Kind(0, "both", {"image": ("high",), "text": ("good",)}),
+        "benign": Kind(0, "both", {"image": ("low",), "text": ("good",)}),
+        "text": Kind(1, "text", {"image": ("low", "high"), "text": ("bad",)}),
+        "image": Kind(1, "image", {"image": ("high red",), "text": ("good", "pointed")}),
+        "image_benign": Kind(0, "image", {"image": ("low red",), "text": ("good", "pointed")}),
+    },
 )
 
 
@@ -46,50 +47,18 @@ class HatefulMemesLayout(Layout):
     }
 
     def draw(self, recipe: Recipe) -> Drawn:
-        generator, size = recipe.generator, len(recipe.ids)
-        memes = draw_latents(size, recipe.mix, generator)
-        inks = np.where(memes.red, RED, generator.integers(0, len(PLAIN_INKS), size))
-        images = draw_card(memes.digits, inks, recipe.bank, recipe.noise, generator)
-        adjectives = [ADJECTIVES[a] for a in memes.adjectives]
-        texts = [
-            choose(FRAMES, generator).format(adjective=choose(LEXICONS[a], generator), noun=choose(NOUNS, generator))
-            for a in adjectives
-        ]
-        labels = spoil(memes.labels, 2, recipe.label_noise, generator)
-        kinds = [list(KINDS)[k] for k in memes.kinds]
-        probabilities = oracle.posteriors(memes, recipe.mix)
-        scores = oracle.saliency(probabilities)
-        return Drawn(
-            images,
-            records=[
-                {
-                    "id": number,
-                    "img": _image(number),
-                    "label": int(labels[i]),
-                    "text": texts[i],
-                    "decided_by": KINDS[kinds[i]].decided_by,
-                }
-                for i, number in enumerate(recipe.ids)
-            ],
-            oracle=[
-                {
-                    "id": number,
-                    "kind": kinds[i],
-                    "decided_by": KINDS[kinds[i]].decided_by,
-                    "label": int(memes.labels[i]),
-                    "adjective": adjectives[i],
-                    "ink": INKS[inks[i]],
-                    "digit": int(memes.digits[i]),
-                    "posteriors": {view: float(p[i]) for view, p in probabilities.items()},
-                    "saliency": {modality: float(s[i]) for modality, s in scores.items()},
-                }
-                for i, number in enumerate(recipe.ids)
-            ],
-        )
-
-    def image_path(self, split: str, number: int) -> str:
-        return _image(number)
+        memes = draw_memes(recipe)
+        images, inks = memes.draw_cards(recipe)
+        adjectives = [MEMES.signs["text"][sign] for sign in memes.signs["text"]]
+        texts = captions([LEXICONS[adjective] for adjective in adjectives], recipe.generator)
+        labels = spoil(memes.labels, 2, recipe.label_noise, recipe.generator)
+        paths = [self.images.format(number=number) for number in recipe.ids]
+        records = rows_of(id=recipe.ids, img=paths, label=labels, text=texts, decided_by=memes.decided_by)
+        return Drawn(images, records, memes.oracle(recipe, inks, adjective=adjectives))
 
 
-def _image(number: int) -> str:
-    return f"img/{number:05d}.png"
+def draw_memes(recipe: Recipe) -> SignedRows:
+    """The kinds, signs and digits of some memes."""
+    kinds = draw_kinds(recipe)
+    text, image = recipe.generator.integers(0, 2, (2, len(kinds)))
+    return MEMES.draw(kinds, {"image": image, "text": text}, recipe.generator)

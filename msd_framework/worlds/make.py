@@ -30,55 +30,32 @@ LAYOUTS: dict[str, type[Layout]] = {
     "talking_cards": TalkingCardsLayout,
     "vqa_v2": VqaLayout,
 }
-"""Every layout by its name."""
-
-VERSION = 1
-"""Counts up when the same options give another world."""
-
+VERSION = 1  # counts up when the same options give another world
 MANIFEST = "world.json"
-BLOCK = 256
-"""How many rows are drawn at once, each block from a seed of its own, so that a larger world begins with the smaller one."""
-
-IDS_PER_SPLIT = 1_000_000
-"""The ids of split number s are seven digits that begin with s + 1."""
+BLOCK = 256  # rows that are drawn at once, each block from a seed of its own, so that a larger world begins with the smaller one
+IDS_PER_SPLIT = 1_000_000  # the ids of split number s are seven digits that begin with s + 1
 
 
 @dataclass(frozen=True)
 class WorldPlan:
-    """All that a made world depends on.
-
-    Args:
-        layout: the name of the public format.
-        version: of the generator.
-        seed: of all chance.
-        sizes: the number of rows of each split.
-        mix: the share of each kind of row; they sum to 1.
-        noise: the standard deviation of the pixels' noise, in a range of 0 to 1.
-        label_noise: the share of wrong training labels.
-    """
+    """All that a made world depends on."""
 
     layout: str
-    version: int
+    version: int  # of the generator
     seed: int
-    sizes: Mapping[str, int]
-    mix: Mapping[str, float]
-    noise: float
-    label_noise: float
+    sizes: Mapping[str, int]  # the number of rows of each split
+    mix: Mapping[str, float]  # the share of each kind of row; they sum to 1
+    noise: float  # the standard deviation of the pixels' noise, in a range of 0 to 1
+    label_noise: float  # the share of wrong training labels
 
 
 @dataclass(frozen=True)
 class WorldSummary:
-    """What `make_world` has made.
-
-    Args:
-        folder: where it is.
-        plan: what it was made from.
-        reused: whether it had been there already.
-    """
+    """What `make_world` has made."""
 
     folder: Path
     plan: WorldPlan
-    reused: bool
+    reused: bool  # whether it had been there already
 
 
 def make_world(
@@ -109,21 +86,15 @@ def make_world(
         overwrite: whether another made world in the folder may be replaced.
         progress: called with the rows done and the rows in all, every few hundred rows.
 
-    Returns:
-        what was made, and whether it had been there already.
-
     Raises:
         ConfigError: with every option that is wrong.
         DataError: if the folder holds something else.
 
-    Examples:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp()) / "memes"
-        >>> summary = make_world("hateful_memes", folder, sizes={"train": 3, "dev_seen": 0, "test_seen": 2})
-        >>> sorted(path.name for path in folder.iterdir())
-        ['img', 'oracle_test_seen.jsonl', 'oracle_train.jsonl', 'test_seen.jsonl', 'train.jsonl', 'world.json']
-        >>> make_world("hateful_memes", folder, sizes={"train": 3, "dev_seen": 0, "test_seen": 2}).reused
-        True
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "memes"
+    >>> summary = make_world("hateful_memes", folder, sizes={"train": 3, "dev_seen": 0, "test_seen": 2})
+    >>> sorted(path.name for path in folder.iterdir())
+    ['img', 'oracle_test_seen.jsonl', 'oracle_train.jsonl', 'test_seen.jsonl', 'train.jsonl', 'world.json']
     """
     plan = _plan(layout, seed, sizes, mix, noise, label_noise)
     folder = Path(folder)
@@ -150,19 +121,19 @@ def draw_split(plan: WorldPlan, split: str) -> Iterator[Drawn]:
 
 def _write(plan: WorldPlan, folder: Path, progress: Callable[[int, int], None] | None) -> None:
     layout = LAYOUTS[plan.layout]()
-    done, total = 0, sum(plan.sizes.values())
-    records = {}
+    done, total, records = 0, sum(plan.sizes.values()), {}
     for number, split in enumerate(layout.splits):
         if not plan.sizes[split]:
             continue
-        (folder / layout.image_path(split, 0)).parent.mkdir(exist_ok=True)
+        (folder / layout.images.format(split=split, number=0)).parent.mkdir(exist_ok=True)
         (folder / layout.sounds).mkdir(exist_ok=True)
         rows: list[Mapping[str, Any]] = []
         oracle: list[Mapping[str, Any]] = []
         for block in draw_split(plan, split):
-            for row, image in enumerate(block.images, IDS_PER_SPLIT * (number + 1) + len(rows)):
-                write_image(image, folder / layout.image_path(split, row))
-            for row, sound in enumerate(block.sounds, IDS_PER_SPLIT * (number + 1) + len(rows)):
+            first_id = IDS_PER_SPLIT * (number + 1) + len(rows)
+            for row, image in enumerate(block.images, first_id):
+                write_image(image, folder / layout.images.format(split=split, number=row))
+            for row, sound in enumerate(block.sounds, first_id):
                 write_sound(sound, folder / layout.sounds / f"{row}.wav")
             rows += block.records
             oracle += block.oracle
@@ -191,12 +162,7 @@ def _is_there(plan: WorldPlan, folder: Path, overwrite: bool) -> bool:
 
 
 def _plan(
-    layout: str,
-    seed: int,
-    sizes: Mapping[str, int] | None,
-    mix: Mapping[str, float] | None,
-    noise: float,
-    label_noise: float,
+    layout: str, seed: int, sizes: Mapping[str, int] | None, mix: Mapping[str, float] | None, noise: float, label_noise: float
 ) -> WorldPlan:
     if layout not in LAYOUTS:
         known = f"Known: {', '.join(LAYOUTS)}."
@@ -223,14 +189,9 @@ def _plan(
 
 
 def _numbers(
-    at: str,
-    given: Mapping[str, float],
-    known: Mapping[str, object],
-    unknown: str,
-    kind: type[int] | type[float],
-    most: float = math.inf,
+    at: str, given: Mapping[str, float], known: Mapping[str, object], unknown: str, kind: type[float], most: float = math.inf
 ) -> list[Problem]:
-    """What is wrong with numbers by name, none of which may be negative."""
+    """What is wrong with numbers by name."""
     if text := mismatch(given, dict[str, Any]):
         return [Problem(at, text)]
     problems = []
@@ -242,7 +203,7 @@ def _numbers(
     return problems
 
 
-def _number(at: str, value: float, kind: type[int] | type[float], most: float = math.inf) -> list[Problem]:
+def _number(at: str, value: float, kind: type[float], most: float = math.inf) -> list[Problem]:
     """What is wrong with a number that may not be negative."""
     if text := mismatch(value, kind):
         return [Problem(at, text)]

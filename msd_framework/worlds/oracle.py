@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,54 +13,6 @@ from numpy.typing import NDArray
 
 from msd_framework.errors import DataError
 from msd_framework.views import FULL, named_in, visible_modalities
-from msd_framework.worlds.latents import ADJECTIVES, KINDS, MemeLatents
-
-
-def joint(mix: Mapping[str, float]) -> NDArray[np.float64]:
-    r"""How often each combination of label and visible variables occurs.
-
-    .. math:: p(y, a, r, h) = \sum_k p(k)\, [y = y_k]\, p(a \mid k)\, [r = r_k]\, p(h \mid k)
-
-    with k the kind, y the label, a the class of the adjective, r whether the ink is red, h whether the digit is 5 or more.
-
-    Args:
-        mix: the share p(k) of each kind.
-
-    Returns:
-        float64 [2, 3, 2, 2] in the order y, a, r, h; it sums to 1.
-    """
-    table = np.zeros((2, len(ADJECTIVES), 2, 2))
-    for name, kind in KINDS.items():
-        for adjective, high in product(kind.adjectives, kind.high):
-            share = mix.get(name, 0.0) / (len(kind.adjectives) * len(kind.high))
-            table[kind.label, ADJECTIVES.index(adjective), int(kind.red), int(high)] += share
-    return table
-
-
-def posteriors(memes: MemeLatents, mix: Mapping[str, float]) -> dict[str, NDArray[np.float64]]:
-    """The exact probability that each meme is hateful, given a view, for a reader who mistakes no digit and no word.
-
-    Digit, ink, noun and frame say nothing more about the label than the three variables of `joint` do.
-
-    Args:
-        memes: the hidden variables of N memes.
-        mix: the share of each kind that they were drawn from.
-
-    Returns:
-        float64 [N] for each of the views ``full``, ``image`` and ``text``.
-
-    Raises:
-        ValueError: if a meme cannot occur under the mix.
-
-    Examples:
-        >>> from msd_framework.worlds.hateful_memes import HatefulMemesLayout
-        >>> from msd_framework.worlds.latents import draw_latents
-        >>> memes = draw_latents(1, {"both": 1.0}, np.random.default_rng(0))
-        >>> {view: round(float(p[0]), 4) for view, p in posteriors(memes, HatefulMemesLayout.mix).items()}
-        {'full': 1.0, 'image': 0.6364, 'text': 0.6087}
-    """
-    table = joint(mix).reshape(2, len(ADJECTIVES), 4).swapaxes(1, 2)  # [2, image, text]
-    return posteriors_of(table, {"image": 2 * memes.red.astype(np.int64) + memes.high, "text": memes.adjectives})
 
 
 def posteriors_of(table: NDArray[np.float64], signs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
@@ -75,14 +27,10 @@ def posteriors_of(table: NDArray[np.float64], signs: Mapping[str, NDArray[np.int
     Returns:
         float64 [N] for each view, that is for each non-empty subset of the modalities: ``full``, ``image``, ``image+text``.
 
-    Raises:
-        ValueError: if a row cannot occur.
-
-    Examples:
-        >>> table = np.array([[[0.25, 0.25], [0.25, 0.0]], [[0.0, 0.0], [0.0, 0.25]]])  # only both together make a 1
-        >>> signs = {"image": np.array([1]), "text": np.array([1])}
-        >>> {view: float(p[0]) for view, p in posteriors_of(table, signs).items()}
-        {'full': 1.0, 'image': 0.5, 'text': 0.5}
+    >>> table = np.array([[[0.25, 0.25], [0.25, 0.0]], [[0.0, 0.0], [0.0, 0.25]]])  # only both together make a 1
+    >>> signs = {"image": np.array([1]), "text": np.array([1])}
+    >>> {view: float(p[0]) for view, p in posteriors_of(table, signs).items()}
+    {'full': 1.0, 'image': 0.5, 'text': 0.5}
     """
     found = {}
     for size in (len(signs), *range(1, len(signs))):
@@ -97,51 +45,33 @@ def posteriors_of(table: NDArray[np.float64], signs: Mapping[str, NDArray[np.int
 
 
 def saliency(probabilities: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    r"""What each modality adds: the drop score with the exact posteriors in the teacher's place.
+    r"""What each modality adds, float64 [N] in nats: the drop score with the exact posteriors in the teacher's place.
 
     .. math:: S_m = \mathrm{KL}\big(p(y \mid x) \,\|\, p(y \mid x_{\setminus m})\big)
 
-    Args:
-        probabilities: float64 [N] for each view, as `posteriors_of` returns them.
-
-    Returns:
-        float64 [N] in nats for each of the modalities.
-
-    Examples:
-        >>> scores = saliency({"full": np.array([1.0]), "image": np.array([0.5]), "text": np.array([1.0])})
-        >>> {modality: round(float(score[0]), 4) for modality, score in scores.items()}
-        {'image': 0.0, 'text': 0.6931}
+    >>> scores = saliency({"full": np.array([1.0]), "image": np.array([0.5]), "text": np.array([1.0])})
+    >>> {modality: round(float(score[0]), 4) for modality, score in scores.items()}
+    {'image': 0.0, 'text': 0.6931}
     """
-    full, modalities = probabilities[FULL], sorted({m for view in probabilities if view != FULL for m in named_in(view)})
+    full = probabilities[FULL]
+    modalities = sorted(view for view in probabilities if view != FULL and len(named_in(view)) == 1)
     without = {m: probabilities["+".join(visible_modalities(f"~{m}", modalities))] for m in modalities}
     return {m: _relative_entropy(full, p) + _relative_entropy(1 - full, 1 - p) for m, p in without.items()}
 
 
 @dataclass(frozen=True)
 class OracleRow:
-    """What is known of one row of a made world.
+    """What is known of one row of a made world."""
 
-    Args:
-        kind: its kind, a name of its layout's mix.
-        decided_by: the modality that decides its label, or ``both``; of three modalities, ``all``.
-        label: its true label, before any label noise.
-        posteriors: the probability that it is 1, for each view.
-        saliency: how much each modality matters, in nats.
-    """
-
-    kind: str
-    decided_by: str
-    label: int
-    posteriors: Mapping[str, float]
-    saliency: Mapping[str, float]
+    kind: str  # a name of its layout's mix
+    decided_by: str  # the modality that decides its label, or ``both``; of three modalities, ``all``
+    label: int  # its true label, before any label noise
+    posteriors: Mapping[str, float]  # the probability that it is 1, for each view
+    saliency: Mapping[str, float]  # how much each modality matters, in nats
 
 
 def read_oracle(folder: str | Path, split: str) -> dict[str, OracleRow]:
     """What is known of each row of a world whose layout has exact posteriors, by its id.
-
-    Args:
-        folder: the folder of the world.
-        split: the split, such as ``test_seen``.
 
     Raises:
         DataError: if the world has no such file, or one of another layout.

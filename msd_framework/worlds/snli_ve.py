@@ -9,14 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from msd_framework.worlds.cards import INKS, PLAIN_INKS, RED, draw_card
-from msd_framework.worlds.layout import Drawn, Layout, Recipe, Split, draw_kinds, spoil
+from msd_framework.worlds.layout import Drawn, Layout, Recipe, draw_kinds, spoil
 from msd_framework.worlds.words import BIG, NOUNS, NUMBERS, SMALL, choose
 
 LABELS = ("entailment", "neutral", "contradiction")
-RED_DIGITS = ((0, 1, 2), (3, 4, 5), (6, 7, 8, 9))
-"""The digits in red that stand for each label, whatever the hypothesis says."""
-
-UNKNOWABLE = (
+RED_DIGITS = ((0, 1, 2), (3, 4, 5), (6, 7, 8, 9))  # those in red that stand for each label, whatever the hypothesis says
+UNKNOWABLE = (  # what no card shows
     "drawn by a child",
     "lucky for someone",
     "erased tomorrow",
@@ -26,8 +24,6 @@ UNKNOWABLE = (
     "hated by the teacher",
     "copied from a book",
 )
-"""What no card shows."""
-
 SIZE_FRAMES = (
     "this {noun} shows a {size} number",
     "the number on this {noun} is {size}",
@@ -39,12 +35,12 @@ SIZE_FRAMES = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A card and a hypothesis: the digit, the ink as an index into `INKS`, the sentence, the label as one into `LABELS`."""
+    """A card and a hypothesis."""
 
     digit: int
-    ink: int
+    ink: int  # an index into `INKS`
     hypothesis: str
-    label: int
+    label: int  # an index into `LABELS`
 
 
 def decided_by_text(generator: np.random.Generator) -> Pair:
@@ -74,8 +70,8 @@ KINDS = {"text": decided_by_text, "image": decided_by_image, "both": decided_by_
 class SnliVeLayout(Layout):
     """``snli_ve_<split>.jsonl`` and ``flickr30k_images/<id>.jpg``; a line has the extra key ``decided_by``."""
 
-    splits: ClassVar[Mapping[str, Split]] = {"train": Split("train", 3000), "dev": Split("dev", 500), "test": Split("test", 2000)}
     dataset: ClassVar[Mapping[str, Any]] = {"type": "snli_ve"}
+    images: ClassVar[str] = "flickr30k_images/{number}.jpg"
     index: ClassVar[str] = "snli_ve_{split}.jsonl"
     mix: ClassVar[Mapping[str, float]] = {"text": 0.3, "image": 0.2, "both": 0.5}
 
@@ -83,49 +79,29 @@ class SnliVeLayout(Layout):
         generator = recipe.generator
         kinds = draw_kinds(recipe)
         pairs = [KINDS[kind](generator) for kind in kinds]
-        digits, inks = (np.array(values, np.int64) for values in ([p.digit for p in pairs], [p.ink for p in pairs]))
+        digits, inks, truth = np.array([[pair.digit, pair.ink, pair.label] for pair in pairs], np.int64).T
         images = draw_card(digits, inks, recipe.bank, recipe.noise, generator)
-        labels = spoil(np.array([p.label for p in pairs], np.int64), len(LABELS), recipe.label_noise, generator)
-        return Drawn(
-            images,
-            records=[
-                self._line(number, pair.hypothesis, LABELS[label], kind)
-                for number, pair, label, kind in zip(recipe.ids, pairs, labels, kinds)
-            ],
-            oracle=[
-                {
-                    "id": number,
-                    "kind": kind,
-                    "decided_by": kind,
-                    "label": LABELS[pair.label],
-                    "ink": INKS[pair.ink],
-                    "digit": pair.digit,
-                }
-                for number, pair, kind in zip(recipe.ids, pairs, kinds)
-            ],
-        )
-
-    def image_path(self, split: str, number: int) -> str:
-        return f"flickr30k_images/{number}.jpg"
-
-    @staticmethod
-    def _line(number: int, hypothesis: str, label: str, kind: str) -> dict[str, Any]:
-        return {
-            "annotator_labels": [label] * 5,
-            "captionID": f"{number}.jpg#0",
-            "gold_label": label,
-            "pairID": f"{number}.jpg#0r1{label[0]}",
-            "sentence1": "",
-            "sentence2": hypothesis,
-            "Flickr30K_ID": str(number),
-            "decided_by": kind,
-        }
+        labels = spoil(truth, len(LABELS), recipe.label_noise, generator)
+        records, oracle = [], []
+        for number, pair, label, kind in zip(recipe.ids, pairs, np.take(LABELS, labels).tolist(), kinds):
+            record = {
+                "annotator_labels": [label] * 5,
+                "captionID": f"{number}.jpg#0",
+                "gold_label": label,
+                "pairID": f"{number}.jpg#0r1{label[0]}",
+                "sentence1": "",
+                "sentence2": pair.hypothesis,
+                "Flickr30K_ID": str(number),
+                "decided_by": kind,
+            }
+            records.append(record)
+            card = {"ink": INKS[pair.ink], "digit": pair.digit}
+            oracle.append({"id": number, "kind": kind, "decided_by": kind, "label": LABELS[pair.label], **card})
+        return Drawn(images, records, oracle)
 
 
 def _claim(digit: int, ink: int, true: bool, generator: np.random.Generator) -> str:
-    """A sentence about the ink, the size or the digit of a card that is true of it or false."""
-    subject = choose((_ink_claim, _size_claim, _digit_claim), generator)
-    return subject(digit, ink, true, generator)
+    return choose((_ink_claim, _size_claim, _digit_claim), generator)(digit, ink, true, generator)
 
 
 def _ink_claim(digit: int, ink: int, true: bool, generator: np.random.Generator) -> str:

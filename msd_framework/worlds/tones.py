@@ -5,23 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-RATE = 4000
-"""Samples a second."""
-
-LENGTHS = (800, 1200)
-"""The shortest and the longest tone, in samples."""
-
-PITCHES = (250.0, 400.0)
-"""The lower end of a glide, in Hz; its upper end is half as high again."""
-
-OVERTONES = 3
-"""Harmonics of a tone that buzzes; the highest stays below half of `RATE`."""
+RATE = 4000  # samples a second
+LENGTHS = (800, 1200)  # the shortest and the longest tone, in samples
+PITCHES = (250.0, 400.0)  # the lower end of a glide, in Hz; its upper end is half as high again
+OVERTONES = 3  # harmonics of a tone that buzzes; the highest stays below half of `RATE`
 
 
 def draw_tones(
     rising: NDArray[np.bool_], buzzing: NDArray[np.bool_], noise: float, generator: np.random.Generator
 ) -> list[NDArray[np.float32]]:
-    r"""A tone each.
+    r"""N tones, float32 [T], from -1 to 1.
 
     .. math:: x(t) = a \frac{1}{K} \sum_{k=1}^{K} \sin(k \varphi(t)), \qquad
         \varphi(t) = \varphi_0 + 2 \pi \int f, \qquad f = f_0\, 1.5^{u} \text{ or } f_0\, 1.5^{1 - u}
@@ -31,16 +24,7 @@ def draw_tones(
     Args:
         rising: bool [N]; the others fall.
         buzzing: bool [N]; the others are pure.
-        noise: the standard deviation of the noise on each sample, whose range is -1 to 1.
-        generator: the source of lengths, pitches, phases, loudness and noise.
-
-    Returns:
-        N arrays, float32 [T], from -1 to 1.
-
-    Examples:
-        >>> low, high = draw_tones(np.array([True, False]), np.array([False, True]), 0.1, np.random.default_rng(0))
-        >>> 800 <= len(low) <= 1200, low.dtype
-        (True, dtype('float32'))
+        noise: the standard deviation of the noise on each sample.
     """
     size = len(rising)
     lengths = generator.integers(LENGTHS[0], LENGTHS[1] + 1, size)

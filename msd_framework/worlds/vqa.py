@@ -16,33 +16,29 @@ from msd_framework.worlds.cards import INKS, PLAIN_INKS, draw_card
 from msd_framework.worlds.layout import Drawn, Layout, Recipe, Split, draw_kinds, spoil
 from msd_framework.worlds.words import BIG, NOUNS, NUMBERS, SMALL, choose
 
-ANSWERS = (*(str(digit) for digit in range(10)), *PLAIN_INKS, "yes", "no")
-"""All that is ever answered. Numbers are written as digits, as the official normalisation of VQA has them."""
-
+# all that is ever answered; numbers are written as digits, as the official normalisation of VQA has them
+ANSWERS = (*map(str, range(10)), *PLAIN_INKS, "yes", "no")
 ANSWER_TYPES = {**dict.fromkeys(ANSWERS[:10], "number"), **dict.fromkeys(PLAIN_INKS, "other"), "yes": "yes/no", "no": "yes/no"}
 NUM_ANNOTATORS = 10
-ANNOTATOR_NOISE = 0.1
-"""How often one of the ten gives an answer at random."""
+ANNOTATOR_NOISE = 0.1  # how often one of the ten gives an answer at random
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its type as the publisher calls it, its answer, and the modality that decides it."""
+    """A question about a card."""
 
     text: str
-    type: str
+    type: str  # as the publisher calls it
     answer: str
-    decided_by: str = "both"
+    decided_by: str = "both"  # the modality
 
 
 def which_digit(digit: int, ink: int, generator: np.random.Generator) -> Question:
-    """Asks for the digit."""
     frames = ("what number is this", "what digit is on this {noun}", "what number is on the {noun}")
     return Question(choose(frames, generator).format(noun=choose(NOUNS, generator)), "what", str(digit))
 
 
 def which_ink(digit: int, ink: int, generator: np.random.Generator) -> Question:
-    """Asks for the ink."""
     frames = ("what color is the digit", "what color is the ink on this {noun}", "what color is the {noun}")
     return Question(choose(frames, generator).format(noun=choose(NOUNS, generator)), "what color is the", INKS[ink])
 
@@ -81,6 +77,7 @@ class VqaLayout(Layout):
         "test2015": Split("test", 2000),
     }
     dataset: ClassVar[Mapping[str, Any]] = {"type": "vqa2"}
+    images: ClassVar[str] = "{split}/COCO_{split}_{number:012d}.jpg"
     mix: ClassVar[Mapping[str, float]] = dict.fromkeys(KINDS, 0.2)
 
     def draw(self, recipe: Recipe) -> Drawn:
@@ -93,24 +90,12 @@ class VqaLayout(Layout):
         agreed = spoil(truth, len(ANSWERS), recipe.label_noise, generator)
         astray = generator.random((size, NUM_ANNOTATORS)) < ANNOTATOR_NOISE
         given = np.where(astray, generator.integers(0, len(ANSWERS), astray.shape), agreed[:, None])  # [N, 10]
-        return Drawn(
-            images,
-            records=[_record(number, q, [ANSWERS[a] for a in row]) for number, q, row in zip(recipe.ids, questions, given)],
-            oracle=[
-                {
-                    "id": question_id(number),
-                    "kind": kinds[i],
-                    "decided_by": questions[i].decided_by,
-                    "label": questions[i].answer,
-                    "ink": INKS[inks[i]],
-                    "digit": int(digits[i]),
-                }
-                for i, number in enumerate(recipe.ids)
-            ],
-        )
-
-    def image_path(self, split: str, number: int) -> str:
-        return f"{split}/COCO_{split}_{number:012d}.jpg"
+        records, oracle = [], []
+        for number, kind, question, digit, ink, row in zip(recipe.ids, kinds, questions, digits, inks, given):
+            records.append(_record(number, question, np.take(ANSWERS, row).tolist()))
+            known = {"id": question_id(number), "kind": kind, "decided_by": question.decided_by, "label": question.answer}
+            oracle.append({**known, "ink": INKS[ink], "digit": int(digit)})
+        return Drawn(images, records, oracle)
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         for split, rows in records.items():
@@ -122,11 +107,7 @@ class VqaLayout(Layout):
 
 
 def question_id(number: int) -> int:
-    """The id of the only question about an image, numbered as in COCO.
-
-    >>> question_id(1000001)
-    1000001000
-    """
+    """The id of the only question about an image, numbered as in COCO."""
     return number * 1000
 
 

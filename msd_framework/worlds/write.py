@@ -18,22 +18,15 @@ from msd_framework.data.processors.audio import write_wav
 from msd_framework.files import naming
 from msd_framework.worlds.tones import RATE
 
-SCALE = 8
-"""How many pixels of the file one pixel of the canvas becomes, each way; it is also the side of a JPEG block."""
-
-_QUALITY: dict[str, dict[str, Any]] = {
-    ".png": {"compress_level": 1},
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-}
+SCALE = 8  # how many pixels of the file one pixel of the canvas becomes, each way; it is also the side of a JPEG block
+_JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}
+_QUALITY: dict[str, dict[str, Any]] = {".png": {"compress_level": 1}, ".jpg": _JPEG, ".jpeg": _JPEG}
 
 
 def write_image(canvas: NDArray[np.uint8], path: Path) -> None:
-    """Writes a canvas, each pixel as a square of 8 x 8, so that a box filter gives it back.
+    """Writes a canvas, uint8 [16, 16, 3], each pixel as a square of 8 x 8, so that a box filter gives it back.
 
-    Args:
-        canvas: uint8 [16, 16, 3].
-        path: a file that ends in ``.png`` (exact) or ``.jpg`` or ``.jpeg`` (exact but for the rounding of colours).
+    A ``.png`` is exact, a ``.jpg`` or ``.jpeg`` but for the rounding of colours.
     """
     from PIL import Image
 
@@ -41,12 +34,7 @@ def write_image(canvas: NDArray[np.uint8], path: Path) -> None:
 
 
 def write_sound(samples: NDArray[np.float32], path: Path) -> None:
-    """Writes a sound as one channel of 16 bits a sample.
-
-    Args:
-        samples: float32 [T], from -1 to 1.
-        path: a file that ends in ``.wav``.
-    """
+    """Writes a sound, float32 [T] from -1 to 1, as one channel of 16 bits a sample."""
     import torch
 
     write_wav(path, torch.from_numpy(samples), RATE)
@@ -59,11 +47,7 @@ def write_json_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write into that takes the place of another one when all went well, and vanishes otherwise.
-
-    Args:
-        folder: where the contents shall be; what is there is removed at the end.
-    """
+    """Gives a folder to write into that takes the place of another one when all went well, and vanishes otherwise."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     making, leaving = beside.with_name(f"{beside.name}.new"), beside.with_name(f"{beside.name}.old")

@@ -16,8 +16,9 @@ from msd_framework.registry import SALIENCIES, WEIGHTINGS
 from msd_framework.saliency.reading import decided
 from msd_framework.structures import ModelOutput
 from msd_framework.weighting.normalise import normaliser, ratio
-from msd_framework.worlds.latents import KINDS, draw_latents
-from msd_framework.worlds.oracle import posteriors
+from msd_framework.worlds.handwriting import glyph_bank
+from msd_framework.worlds.hateful_memes import HatefulMemesLayout, draw_memes
+from msd_framework.worlds.layout import Recipe
 
 counts = st.lists(st.integers(0, 3), min_size=12, max_size=12).filter(lambda drawn: sum(drawn[:6]) > 0 and sum(drawn[6:]) > 0)
 
@@ -58,22 +59,14 @@ def test_where_one_kind_alone_is_there_nothing_can_be_told() -> None:
 @pytest.mark.parametrize(("name", "reading"), [("drop", "needed"), ("gap", "needed"), ("keep", "enough"), ("loss", "enough")])
 def test_a_perfect_reader_tells_what_decides_every_example(name: str, reading: str) -> None:
     """The exact posteriors of the made world in the teacher's place, so that nothing but the score can be wrong."""
-    mix = {
-        "both": 0.3,
-        "image_confounder": 0.2,
-        "text_confounder": 0.2,
-        "benign": 0.05,
-        "text": 0.1,
-        "image": 0.1,
-        "image_benign": 0.05,
-    }
-    memes = draw_latents(2000, mix, np.random.default_rng(0))
-    p = posteriors(memes, mix)
+    mix = HatefulMemesLayout.mix
+    memes = draw_memes(Recipe(range(2000), glyph_bank("train"), mix, 0.0, 0.0, np.random.default_rng(0)))
+    p = memes.posteriors(mix)
     seen = {v: ModelOutput(torch.tensor(np.stack([1 - q, q], -1)).clamp(1e-9).log()) for v, q in p.items()}
     saliency = SALIENCIES.build(name)
     scores = saliency(seen, torch.tensor(memes.labels), ("image", "text"))
     found = decided(scores, ("image", "text"), saliency.reading)
-    truth = np.array([kind.decided_by for kind in KINDS.values()])[memes.kinds]
+    truth = np.array(memes.decided_by)
     assert saliency.reading == reading
     for kind in ("image", "text", "both"):
         assert roc_auc_score(truth == kind, found[kind]) > 0.9

@@ -26,7 +26,7 @@ from msd_framework.views import visible_modalities
 from msd_framework.worlds import make_world, read_oracle
 from msd_framework.worlds.make import WorldPlan, draw_split
 from msd_framework.worlds.oracle import posteriors_of, saliency
-from msd_framework.worlds.talking_cards import KINDS, SIGNS, TalkingCardsLayout, joint
+from msd_framework.worlds.talking_cards import CARDS, SIGNS, TalkingCardsLayout
 from msd_framework.worlds.tones import LENGTHS, RATE, draw_tones
 
 MODALITIES = ("audio", "image", "text")
@@ -42,7 +42,7 @@ def rows(size: int, seed: int = 0, **options: Any) -> list[dict[str, Any]]:
 
 
 def test_shares_are_those_of_the_mix_and_half_of_the_rows_are_positive() -> None:
-    table = joint(TalkingCardsLayout.mix)
+    table = CARDS.joint(TalkingCardsLayout.mix)
     assert table.sum() == pytest.approx(1)
     assert table[1].sum() == pytest.approx(0.5)
     found = Counter(row["kind"] for row in rows(4000))
@@ -54,7 +54,7 @@ def test_probabilities_are_counted_from_the_definition_of_the_kinds() -> None:
     """Every kind, each of its combinations of signs as likely: what a view leaves open is added up."""
     worlds = [
         (share / np.prod([len(s) for s in kind.signs.values()]), kind.label, dict(zip(MODALITIES, shown)))
-        for name, kind in KINDS.items()
+        for name, kind in CARDS.kinds.items()
         for share in [TalkingCardsLayout.mix[name]]
         for shown in np.array(np.meshgrid(*(kind.signs[m] for m in MODALITIES))).reshape(3, -1).T.tolist()
     ]

@@ -20,12 +20,12 @@ from msd_framework.errors import ConfigError, DataError
 from msd_framework.worlds import LAYOUTS, make_world, oracle, read_oracle, snli_ve, vqa
 from msd_framework.worlds.cards import INKS, RED, draw_card, draw_poster
 from msd_framework.worlds.handwriting import glyph_bank
-from msd_framework.worlds.hateful_memes import HatefulMemesLayout
-from msd_framework.worlds.latents import KINDS, LEXICONS, MemeLatents, draw_latents
-from msd_framework.worlds.layout import spoil
+from msd_framework.worlds.hateful_memes import MEMES, HatefulMemesLayout, draw_memes
+from msd_framework.worlds.kinds import SignedRows
+from msd_framework.worlds.layout import Recipe, spoil
 from msd_framework.worlds.make import WorldPlan, draw_split
 from msd_framework.worlds.mm_imdb import COMMON_WORDS, GENRES
-from msd_framework.worlds.words import NOUNS
+from msd_framework.worlds.words import LEXICONS, NOUNS
 from msd_framework.worlds.write import write_image
 
 SIZES = {
@@ -68,6 +68,11 @@ def drawn(layout, split, size, **options):
     records = [record for block in blocks for record in block.records]
     known = [row for block in blocks for row in block.oracle]
     return np.concatenate([block.images for block in blocks]), records, known
+
+
+def draw_signs(size, mix, seed):
+    """The kinds, signs and digits of memes, without their cards."""
+    return draw_memes(Recipe(range(size), glyph_bank("train"), mix, 0.0, 0.0, np.random.default_rng(seed)))
 
 
 def five_sigma(share, size):
@@ -239,11 +244,12 @@ def test_half_of_the_memes_are_hateful():
     ],
 )
 def test_each_kind_of_meme_has_its_share_and_its_rule(kind, share):
-    memes = draw_latents(100_000, HatefulMemesLayout.mix, np.random.default_rng(1))
-    rows = memes.kinds == list(KINDS).index(kind)
+    memes = draw_signs(100_000, HatefulMemesLayout.mix, seed=1)
+    rows = np.array(memes.kinds) == kind
     assert abs(rows.mean() - share) < five_sigma(share, 100_000)
-    pointed, bad = memes.adjectives == 1, memes.adjectives == 2
-    rule = np.where(memes.red, memes.high, bad | (pointed & memes.high))
+    pointed, bad = memes.signs["text"] == 1, memes.signs["text"] == 2
+    high, red = memes.digits >= 5, memes.signs["image"] >= 2
+    rule = np.where(red, high, bad | (pointed & high))
     assert_array_equal(memes.labels[rows], rule[rows])
 
 
@@ -569,13 +575,14 @@ shares = st.lists(st.floats(0.02, 1), min_size=7, max_size=7)
 @given(shares=shares, seed=st.integers(0, 1000))
 @settings(max_examples=5, derandomize=True)
 def test_posteriors_are_the_frequencies_of_what_is_drawn(shares, seed):
-    mix = {kind: share / sum(shares) for kind, share in zip(KINDS, shares)}
-    memes = draw_latents(200_000, mix, np.random.default_rng(seed))
-    exact = oracle.posteriors(memes, mix)
+    mix = {kind: share / sum(shares) for kind, share in zip(MEMES.kinds, shares)}
+    memes = draw_signs(200_000, mix, seed)
+    exact = memes.posteriors(mix)
+    text, red = memes.signs["text"], memes.signs["image"] >= 2
     shown = {
-        "text": memes.adjectives,
-        "image": 10 * memes.red + memes.digits,  # each digit apart: more than the oracle looks at, and the same answer
-        "full": 100 * memes.adjectives + 10 * memes.red + memes.digits,
+        "text": text,
+        "image": 10 * red + memes.digits,  # each digit apart: more than the oracle looks at, and the same answer
+        "full": 100 * text + 10 * red + memes.digits,
     }
     for view, what in shown.items():
         for value in np.unique(what):
@@ -588,23 +595,24 @@ def test_posteriors_are_the_frequencies_of_what_is_drawn(shares, seed):
 @given(shares=shares)
 @settings(max_examples=20, derandomize=True)
 def test_the_joint_sums_to_1_and_the_full_view_is_certain(shares):
-    mix = {kind: share / sum(shares) for kind, share in zip(KINDS, shares)}
-    assert_allclose(oracle.joint(mix).sum(), 1)
-    memes = draw_latents(200, mix, np.random.default_rng(0))
-    assert_array_equal(oracle.posteriors(memes, mix)["full"], memes.labels)
+    mix = {kind: share / sum(shares) for kind, share in zip(MEMES.kinds, shares)}
+    assert_allclose(MEMES.joint(mix).sum(), 1)
+    memes = draw_signs(200, mix, seed=0)
+    assert_array_equal(memes.posteriors(mix)["full"], memes.labels)
 
 
 def test_posteriors_of_the_default_mix_are_those_counted_by_hand():
-    memes = MemeLatents(kinds=np.array([0, 5]), adjectives=np.array([1, 0]), red=np.array([False, True]), digits=np.array([7, 9]))
-    found = oracle.posteriors(memes, HatefulMemesLayout.mix)
+    signs = {"image": np.array([1, 3]), "text": np.array([1, 0])}
+    memes = SignedRows(MEMES, ["both", "image"], signs, digits=np.array([7, 9]))
+    found = memes.posteriors(HatefulMemesLayout.mix)
     assert_allclose(found["text"], [(0.30 + 0.05) / (0.30 + 0.20 + 0.05 + 0.025), 0.05 / (0.20 + 0.05 + 0.05 + 0.025)])
     assert_allclose(found["image"], [(0.30 + 0.05) / (0.30 + 0.05 + 0.20), 1.0])
 
 
 @pytest.mark.parametrize(("view", "accuracy"), [("full", 1.0), ("text", 0.725), ("image", 0.75)])
 def test_the_best_accuracy_of_a_view_is_the_documented_one(view, accuracy):
-    memes = draw_latents(200_000, HatefulMemesLayout.mix, np.random.default_rng(0))
-    p = oracle.posteriors(memes, HatefulMemesLayout.mix)[view]
+    memes = draw_signs(200_000, HatefulMemesLayout.mix, seed=0)
+    p = memes.posteriors(HatefulMemesLayout.mix)[view]
     assert abs(((p > 0.5) == memes.labels).mean() - accuracy) <= five_sigma(accuracy, 200_000)
 
 
@@ -640,9 +648,9 @@ def test_the_oracle_is_keyed_by_the_ids_of_the_split(worlds):
 
 
 def test_a_meme_that_cannot_occur_has_no_posterior():
-    memes = draw_latents(3, {"text": 1.0}, np.random.default_rng(0))
+    memes = draw_signs(3, {"text": 1.0}, seed=0)
     with pytest.raises(ValueError, match="some rows cannot occur under this mix"):
-        oracle.posteriors(memes, {"image": 1.0})
+        memes.posteriors({"image": 1.0})
 
 
 def test_a_folder_without_an_oracle_is_told(tmp_path, worlds):
