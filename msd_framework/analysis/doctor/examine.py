@@ -52,18 +52,14 @@ from msd_framework.teachers.marginals import MarginalsTeacher
 from msd_framework.teachers.store import TeacherStore
 from msd_framework.views import FULL
 
-UPDATES = 10
-"""Updates on one batch that are to show whether the learning rate moves anything."""
-
-VERIFIED = 16
-"""Rows of each store of cached outputs that are compared with those of the teacher now."""
+UPDATES = 10  # on one batch, which are to show whether the learning rate moves anything
+VERIFIED = 16  # rows of each store of cached outputs that are compared with those of the teacher now
 
 
 def examine(source: Source, training_rows: int, validation_rows: int) -> tuple[Diagnosis, list[Finding]]:
     """Measures a run's parts, and finds what is wrong with them.
 
     Args:
-        source: the run's values.
         training_rows: rows of the training split that maskers and weightings learn their statistics from at most.
         validation_rows: rows of the validation split that the teacher is scored on at most.
     """
@@ -84,15 +80,10 @@ def examine(source: Source, training_rows: int, validation_rows: int) -> tuple[D
 
 @dataclass(frozen=True)
 class Errors:
-    """What a run would stop at.
-
-    Args:
-        found: so far.
-        source: where the run's values were written.
-    """
+    """What a run would stop at."""
 
     found: list[Finding]
-    source: Source
+    source: Source  # where the run's values were written
 
     @contextmanager
     def caught(self, where: str) -> Iterator[None]:
@@ -111,21 +102,13 @@ class Errors:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run that are looked at.
-
-    Args:
-        data: what it reads.
-        maskers: how views hide a modality.
-        model: the student.
-        teachers: who teaches, all with their weights.
-        by_name: those weights, by what the doctor calls a teacher.
-    """
+    """The parts of a run that are looked at."""
 
     data: Data
     maskers: Maskers
     model: MultimodalModel
     teachers: Teachers
-    by_name: Mapping[str, LiveTeacher]
+    by_name: Mapping[str, LiveTeacher]  # the teachers' weights, by what the doctor calls each
 
 
 def _examine(
@@ -197,7 +180,6 @@ def _measure_step(
 
 
 def _by_name(teachers: Teachers) -> dict[str, LiveTeacher]:
-    """Each teacher by what it is called."""
     if teachers.average is not None:
         return {"teacher (average of the student)": teachers.average.live}
     if len(teachers.trained) == 1:
@@ -262,7 +244,9 @@ def _pairs(teacher: Teacher | None, objective: Objective, batch: Batch) -> list[
     if not isinstance(teacher, (LiveTeacher, EmaTeacher)) or not isinstance(objective, DistillationObjective):
         return []
     model, pairs = objective.model, list[tuple[str, str, Adaptor | None]]()
-    pairs += [(p.student, p.teacher, p.adaptor) for p in objective.features.pairs if isinstance(p, Pair)]
+    for pair in objective.features.pairs:
+        if isinstance(pair, Pair):
+            pairs.append((pair.student, pair.teacher, pair.adaptor))
     if not pairs:
         possible = features.possible_pairs(model.feature_kinds, teacher.feature_kinds, model.modalities)
         pairs = [(s, t, None) for s, t in possible]
@@ -278,12 +262,11 @@ def _stores(data: Data, maskers: Maskers, errors: Errors) -> Iterator[str]:
     for use in data.splits:
         whole = content(data.facts, data.splits, use)
         for one in teachers:
-            if not one.views[use]:
-                continue
-            try:
-                yield _store(cached_split(one, use, data, maskers, whole))
-            except CacheError as error:
-                errors.found.append(Finding("teacher.cache", str(error)))
+            if one.views[use]:
+                try:
+                    yield _store(cached_split(one, use, data, maskers, whole))
+                except CacheError as error:
+                    errors.found.append(Finding("teacher.cache", str(error)))
 
 
 def _store(split: CachedSplit) -> str:

@@ -6,27 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MOST_NAMES = 3
-"""Names of a long list that a sentence repeats."""
+MOST_NAMES = 3  # of a long list, in a sentence
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a run, or good to know of it.
+    """Something that is wrong with a run, or good to know of it."""
 
-    Args:
-        where: a key of the configuration, or a part of the run.
-        got: what is there.
-        wanted: what should be.
-        do: what to do about it.
-        is_fault: whether it has to be mended before a run; if not, it is good to know.
-    """
-
-    where: str
+    where: str  # a key of the configuration, or a part of the run
     got: str
     wanted: str = ""
     do: str = ""
-    is_fault: bool = True
+    is_fault: bool = True  # has to be mended before a run
 
     def __str__(self) -> str:
         text = f"{self.got}; wanted {self.wanted}" if self.wanted else self.got.rstrip(".")
@@ -46,11 +37,7 @@ def listed(names: Sequence[Any]) -> str:
 
 
 def sizes(shape: Sequence[int]) -> str:
-    """The shape of a tensor.
-
-    >>> sizes((4, 10, 8))
-    '4 x 10 x 8'
-    """
+    """The shape of a tensor, such as `4 x 10 x 8`."""
     return " x ".join(map(str, shape))
 
 

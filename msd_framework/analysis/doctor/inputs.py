@@ -16,29 +16,17 @@ COLUMNS = ("modality", "values", "tokens a row", "most", "special", "padding", "
 
 @dataclass(frozen=True)
 class Shape:
-    """One modality of the batch.
-
-    Args:
-        modality: its name.
-        values: the shape of its values.
-        positions: L, what its mask counts.
-        tokens: positions with content, the mean over the rows.
-        most: the most that a row has.
-        special: positions that belong to the model, the mean over the rows.
-        padding: the share of positions that hold nothing.
-        absent: rows without any content.
-        distinct: rows whose content differs from that of the row that they change places with.
-    """
+    """One modality of the batch."""
 
     modality: str
     values: tuple[int, ...]
-    positions: int
-    tokens: float
-    most: int
-    special: float
-    padding: float
-    absent: int
-    distinct: int
+    positions: int  # L, what its mask counts
+    tokens: float  # positions with content, the mean over the rows
+    most: int  # the most that a row has
+    special: float  # positions that belong to the model, the mean over the rows
+    padding: float  # the share of positions that hold nothing
+    absent: int  # rows without any content
+    distinct: int  # rows whose content differs from that of the row that they change places with
 
 
 def measure(batch: Batch) -> list[Shape]:
@@ -69,15 +57,17 @@ def judge(shape: Shape, rows: int) -> Iterator[Finding]:
     """What is wrong with a modality of a batch of so many rows."""
     where = f"data, {shape.modality}"
     if shape.absent:
-        text = f"{shape.absent} of {rows} rows of the batch have no content"
-        yield Finding(where, text, "some in every row", "Look at these rows, unless they lack it on purpose.", shape.absent == rows)
+        text, do = (
+            f"{shape.absent} of {rows} rows of the batch have no content",
+            "Look at these rows, unless they lack it on purpose.",
+        )
+        yield Finding(where, text, "some in every row", do, shape.absent == rows)
     if rows > 1 and not shape.distinct:
         do = f"Look at how the data set finds its {shape.modality}."
         yield Finding(where, f"all {rows} rows of the batch have the same content", "other content in other rows", do)
 
 
 def row(shape: Shape) -> list[str]:
-    """A modality in the table."""
     numbers = [f"{shape.tokens:.1f}", f"{shape.most}", f"{shape.special:.1f}", f"{100 * shape.padding:.0f} %", f"{shape.absent}"]
     return [shape.modality, sizes(shape.values), *numbers]
 
@@ -91,11 +81,12 @@ def swapped(inputs: ModalityInputs) -> tuple[ModalityInputs, int]:
     (tensor([2., 2., 1., 1.]), 4)
     """
     each = replace(inputs, distinct=None)
+    values, mask = each.values.flatten(1), each.mask
     best, most = 0, 0
-    for shift in range(1, min(len(inputs.values), 8)):
-        differ = _differ(each, shift)
-        if differ > most:
-            best, most = shift, differ
+    for shift in range(1, min(len(values), 8)):
+        differ = (values != values.roll(shift, 0)).any(1) | (mask != mask.roll(shift, 0)).any(1)
+        if differ.sum() > most:
+            best, most = shift, int(differ.sum())
     return tree_map(lambda x: x.roll(best, 0), each), most
 
 
@@ -118,11 +109,3 @@ def with_other_content(inputs: ModalityInputs, rows: Sequence[int]) -> ModalityI
         if x.is_floating_point():  # whole numbers are marks of positions, which stay
             extras[name] = torch.where(over(content, x), other.extras[name], x)
     return replace(inputs, values=values, extras=extras, distinct=None)
-
-
-def _differ(inputs: ModalityInputs, shift: int) -> int:
-    """How many rows differ from the one that takes their place."""
-    values, mask = inputs.values.flatten(1), inputs.mask
-    other_values = (values != values.roll(shift, 0)).any(1)
-    other_mask = (mask != mask.roll(shift, 0)).any(1)
-    return int((other_values | other_mask).sum())

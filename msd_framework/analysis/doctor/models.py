@@ -18,85 +18,48 @@ from msd_framework.views import FULL
 Ask = Callable[[Batch, str], Tensor]
 """Logits [B, C] of a view of a batch: a student's, or a teacher's."""
 
-SAME = 1e-6
-"""The largest change of a logit that counts as none, as a share of the largest logit and 1."""
-
-LEAK = 1e-4
-"""The largest change of a logit by what is hidden that counts as rounding, in the same measure."""
-
+# Changes of a logit are shares of the largest logit and 1.
+SAME = 1e-6  # the largest that counts as none
+LEAK = 1e-4  # the largest, by what is hidden, that counts as rounding
 TRIED_ROWS = 4
-
-WEAK = 0.005
-"""The mean change of a teacher's answers, as a total variation distance, below which it hardly looks at a modality."""
+WEAK = 0.005  # the mean change of a teacher's answers (total variation) below which it hardly looks at a modality
 
 COLUMNS = ("model", "parameters", "trained", "MB", "logits", "two passes", "weights")
-
 EFFECT_COLUMNS = ("model", "modality", "exchanged", "hidden", "shines through")
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a modality is to a model.
-
-    Args:
-        modality: its name.
-        swap: the total variation distance of answers when rows exchange the modality, the mean; None if that could not be tried.
-        moved: the largest change of a logit by it, as a share of the largest logit and 1.
-        hide: the distance when the masker hides the modality, the mean.
-        leak: the largest change of a logit when what is hidden is another content, in the same measure as `moved`.
-        untried: why something could not be tried, empty if all was.
-    """
+    """What a modality is to a model; None is what could not be tried."""
 
     modality: str
-    swap: float | None = None
-    moved: float | None = None
-    hide: float | None = None
-    leak: float | None = None
-    untried: str = ""
+    swap: float | None = None  # the mean total variation distance of answers when rows exchange the modality
+    moved: float | None = None  # the largest change of a logit by it
+    hide: float | None = None  # the mean distance when the masker hides the modality
+    leak: float | None = None  # the largest change of a logit when what is hidden is another content
+    untried: str = ""  # why something could not be tried
 
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """A model in eval mode.
+    """A model in eval mode."""
 
-    Args:
-        who: `student`, `teacher`, or which of several teachers.
-        parameters: how many it has.
-        trained: how many of them are trained.
-        megabytes: what parameters and buffers take.
-        not_finite: names of those that hold NaN or infinity.
-        logits: the shape of its answer on the full view.
-        answers: whether all logits of the full view are finite.
-        repeats: the largest change of a logit between two passes in eval mode, as a share of the largest logit and 1.
-        training: parts that are in training mode though the model is to be in eval mode.
-        effects: what each modality is to it.
-    """
-
-    who: str
+    who: str  # `student`, `teacher`, or which of several teachers
     parameters: int
-    trained: int
-    megabytes: float
-    not_finite: tuple[str, ...]
-    logits: tuple[int, ...]
-    answers: bool
-    repeats: float
-    training: tuple[str, ...]
+    trained: int  # how many of them are trained
+    megabytes: float  # of parameters and buffers
+    not_finite: tuple[str, ...]  # names of those that hold NaN or infinity
+    logits: tuple[int, ...]  # the shape of its answer on the full view
+    answers: bool  # whether all those are finite
+    repeats: float  # the largest change of a logit between two passes
+    training: tuple[str, ...]  # parts that are in training mode nevertheless
     effects: tuple[Effect, ...]
 
 
 def measure(
     who: str, model: MultimodalModel, ask: Ask, masker: Masker, batch: Batch, outcomes: Outcomes, with_effects: bool = True
 ) -> ModelCheck:
-    """What a model in eval mode does with a batch.
-
-    Args:
-        who: its name in the report.
-        model: the model, whose mode is left as it is.
-        ask: its logits of a view of a batch.
-        masker: hides modalities from it.
-        batch: the batch in full.
-        outcomes: how its logits are read.
-        with_effects: whether modalities are exchanged and hidden.
+    """What a model in eval mode does with a batch; its mode is left as it is.
 
     Raises:
         ConfigError: if its logits have not a row for each target.
@@ -108,18 +71,18 @@ def measure(
         check_logits(first[None], batch, type(model).__name__)
         finite = bool(first.isfinite().all())
         looked_at = model.modalities if finite and with_effects else ()
-        effects = [check_effect(m, model, ask, masker, batch, outcomes) for m in looked_at]
+        effects = tuple(check_effect(m, model, ask, masker, batch, outcomes) for m in looked_at)
     return ModelCheck(
         who,
-        sum(p.numel() for p in model.parameters()),
-        sum(p.numel() for p in model.parameters() if p.requires_grad),
-        sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6,
-        not_finite(tensors),
-        tuple(first.shape),
-        finite,
-        moved(first, second),
-        training,
-        tuple(effects),
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        megabytes=sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6,
+        not_finite=not_finite(tensors),
+        logits=tuple(first.shape),
+        answers=finite,
+        repeats=moved(first, second),
+        training=training,
+        effects=effects,
     )
 
 
@@ -142,10 +105,10 @@ def judge(model: ModelCheck) -> Iterator[Finding]:
         yield Finding(who, text, "the same answer twice", do)
         return  # what moves by itself tells nothing of what moves it
     for effect in model.effects:
-        yield from _of_effect(who, effect, is_student)
+        yield from _judge_effect(who, effect, is_student)
 
 
-def _of_effect(who: str, effect: Effect, is_student: bool) -> Iterator[Finding]:
+def _judge_effect(who: str, effect: Effect, is_student: bool) -> Iterator[Finding]:
     where = f"{who}, {effect.modality}"
     if effect.moved is not None and effect.moved <= SAME:
         text = f"the answers are the same with the {effect.modality} of another row: it is blind to it"
@@ -163,14 +126,12 @@ def _of_effect(who: str, effect: Effect, is_student: bool) -> Iterator[Finding]:
 
 
 def row(model: ModelCheck) -> list[str]:
-    """A model in the table."""
     counts = [f"{model.parameters:,}", f"{model.trained:,}", f"{model.megabytes:.2f}"]
     passes = "equal" if model.repeats == 0 else f"differ by {model.repeats:.0e}"
     return [model.who, *counts, sizes(model.logits), passes, "not finite" if model.not_finite else "finite"]
 
 
 def effect_rows(model: ModelCheck) -> Iterator[list[str]]:
-    """What each modality is to a model, in the table."""
     for effect in model.effects:
         leak = "" if effect.leak is None else f"{effect.leak:.0e}" if effect.leak else "0"
         yield [model.who, effect.modality, percent(effect.swap), percent(effect.hide), leak]
@@ -198,7 +159,7 @@ def check_effect(modality: str, model: MultimodalModel, ask: Ask, masker: Masker
 
 @torch.no_grad()
 def check_leak(modality: str, ask: Ask, masker: Masker, batch: Batch) -> float:
-    """The largest change of a logit when the content of a hidden modality is another one, as a share of the largest logit and 1.
+    """The largest change of a logit when the content of a hidden modality is another one.
 
     A masker that shows other rows in place of one is tried row by row: the row's own answer must not change.
     """
@@ -213,11 +174,8 @@ def check_leak(modality: str, ask: Ask, masker: Masker, batch: Batch) -> float:
 
 
 def distance(a: Tensor, b: Tensor, outcomes: Outcomes) -> float:
-    r"""The mean total variation distance of predictions, :math:`\frac12 \sum_c |p_c - q_c|`; for labels that are questions of their
-    own the largest of theirs, :math:`\max_c |p_c - q_c|`.
-
-    >>> distance(torch.tensor([[9.0, -9.0]]), torch.tensor([[-9.0, 9.0]]), "softmax")
-    1.0
+    r"""The mean total variation distance of predictions, :math:`\frac12 \sum_c |p_c - q_c|`; for labels that are questions
+    of their own the largest of theirs, :math:`\max_c |p_c - q_c|`.
     """
     apart = (probabilities(a, outcomes) - probabilities(b, outcomes)).abs()
     return float((apart.sum(-1) / 2 if outcomes == "softmax" else apart.amax(-1)).mean())

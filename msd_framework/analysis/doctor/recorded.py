@@ -23,40 +23,28 @@ from msd_framework.files import split_file
 from msd_framework.registry import DATASETS, METRICS
 from msd_framework.structures import DatasetInfo
 
+# what is read of a report, which may have been edited
 REPORT: dict[str, Any] = {"metrics": dict[str, float | None], "examples": dict[str, int], "precision": dict[str, Any]}
-"""What is read of a report, which may have been edited."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the run of a checkpoint wrote down of its validation split.
+    """What the run of a checkpoint wrote down of its validation split."""
 
-    Args:
-        scores: of the full view, by the metric's name.
-        metrics: the metrics' parts of its YAML, by name.
-        dataset: the data set's name.
-        split: the data set's name of the split.
-        rows: how many examples it had; None if nobody wrote that down.
-        precision: what they were predicted in.
-        predictions: the file with every prediction; None if there is none.
-        why_not: why nothing can be compared; empty if it can.
-    """
-
-    scores: Mapping[str, float] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)  # of the full view, by the metric's name
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # the metrics' parts of its YAML, by name
     dataset: str = ""
-    split: str = ""
-    rows: int | None = None
-    precision: str = FP32.name
-    predictions: Path | None = None
-    why_not: str = ""
+    split: str = ""  # as the data set calls it
+    rows: int | None = None  # None if nobody wrote down how many examples it had
+    precision: str = FP32.name  # what they were predicted in
+    predictions: Path | None = None  # the file with every prediction
+    why_not: str = ""  # why nothing can be compared
 
 
 def read_recorded(path: str, config: RunConfig) -> Recorded:
-    """What the run of a checkpoint wrote down of its validation split; why not, where it did not.
+    """What the run of a checkpoint (or of the folder of a run) wrote down of its validation split; why not, where it did not.
 
     Args:
-        path: the run's folder, or the checkpoint.
         config: the user's own run, which says what that run may name.
     """
     try:
@@ -93,8 +81,8 @@ def read_recorded(path: str, config: RunConfig) -> Recorded:
     )
 
 
-def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[dict[int, float] | None]:
-    """The recorded probabilities of examples, by class; None for one that is not there.
+def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[dict[int, float]]:
+    """The recorded probabilities of examples, by class; empty for one that is not there.
 
     Of many classes, the file holds the most probable one alone.
     """
@@ -103,15 +91,14 @@ def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[
     wanted = set(written)
     with path.open(encoding="utf-8", newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file) if row["id"] in wanted}
-    return [_probabilities(rows[i], names) if i in rows else None for i in written]
+    return [_probabilities(rows.get(i, {}), names) for i in written]
 
 
-def _probabilities(row: Mapping[str, str], names: Sequence[str]) -> dict[int, float] | None:
+def _probabilities(row: Mapping[str, str], names: Sequence[str]) -> dict[int, float]:
     if len(names) <= MOST_COLUMNS:
-        is_whole = all(name in row for name in names)
-        return {c: float(row[name]) for c, name in enumerate(names)} if is_whole else None
+        return {c: float(row[name]) for c, name in enumerate(names)} if row.keys() >= set(names) else {}
     chosen = row.get("prediction")
-    return {names.index(chosen): float(row["probability"])} if chosen in names else None
+    return {names.index(chosen): float(row["probability"])} if chosen in names else {}
 
 
 def _report(path: Path) -> dict[str, Any]:

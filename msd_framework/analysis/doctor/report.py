@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -18,44 +18,24 @@ from msd_framework.analysis.doctor.terms import TermCheck
 from msd_framework.screen import Screen
 from msd_framework.table import Table
 
-OK = "OK"
-"""The last line where nothing has to be mended."""
-
 
 @dataclass
 class Diagnosis:
-    """All that was measured of a run's teachers and student, filled as it is looked at.
+    """All that was measured of a run's teachers and student, filled as it is looked at."""
 
-    Args:
-        name: the run's.
-        device: what computed it.
-        rows: examples of the batch.
-        targets: the shape of its targets.
-        task: how they are read.
-        classes: how many classes the data set has, and who names them in the same order.
-        shapes: each modality of the batch.
-        models: the student and each teacher.
-        step: what a step costs; None if none could be made.
-        terms: the parts of the loss.
-        pairs: the intermediates that are compared, or could be.
-        scores: of each teacher.
-        cache: a sentence for each store of a teacher's outputs.
-        seconds: how long it took.
-    """
-
-    name: str
+    name: str  # the run's
     device: str
-    rows: int = 0
-    targets: tuple[int, ...] = ()
+    rows: int = 0  # examples of the batch
+    targets: tuple[int, ...] = ()  # the shape of its targets
     task: str = ""
-    classes: str = ""
-    shapes: tuple[Shape, ...] = ()
-    models: tuple[ModelCheck, ...] = ()
-    step: StepCheck | None = None
+    classes: str = ""  # how many the data set has, and who names them in the same order
+    shapes: tuple[Shape, ...] = ()  # each modality of the batch
+    models: tuple[ModelCheck, ...] = ()  # the student and each teacher
+    step: StepCheck | None = None  # None if none could be made
     terms: tuple[TermCheck, ...] = ()
     pairs: tuple[PairCheck, ...] = ()
-    scores: tuple[ScoreCheck, ...] = ()
-    cache: tuple[str, ...] = ()
+    scores: tuple[ScoreCheck, ...] = ()  # of each teacher
+    cache: tuple[str, ...] = ()  # a sentence for each store of a teacher's outputs
     seconds: float = 0.0
 
 
@@ -90,33 +70,28 @@ def show(diagnosis: Diagnosis, found: Sequence[Finding]) -> None:
     Screen().show(*tables(diagnosis), *lines(diagnosis, found))
 
 
-def lines(diagnosis: Diagnosis, found: Sequence[Finding]) -> Iterator[str]:
+def lines(diagnosis: Diagnosis, found: Sequence[Finding]) -> list[str]:
     """The lines below the tables."""
-    if diagnosis.classes:
-        yield f"classes: {diagnosis.classes}"
-    yield from diagnosis.cache
-    yield from (f"note: {finding}" for finding in found if not finding.is_fault)
-    faults = [f"fix: {finding}" for finding in found if finding.is_fault]
-    yield from faults
-    yield f"{len(faults)} to fix, in {diagnosis.seconds:.1f} s." if faults else OK
+    notes, faults = list[str](), list[str]()
+    for finding in found:
+        (faults if finding.is_fault else notes).append(f"{'fix' if finding.is_fault else 'note'}: {finding}")
+    classes = [f"classes: {diagnosis.classes}"] if diagnosis.classes else []
+    end = f"{len(faults)} to fix, in {diagnosis.seconds:.1f} s." if faults else "OK"
+    return [*classes, *diagnosis.cache, *notes, *faults, end]
 
 
-def tables(diagnosis: Diagnosis) -> Iterator[Table]:
+def tables(d: Diagnosis) -> list[Table]:
     """The tables that have rows."""
-    d = diagnosis
     batch = f"{d.name}: a batch of {d.rows} rows, targets {sizes(d.targets)} {d.task}, on {d.device}"
     pairs = "features that are compared" if any(p.used for p in d.pairs) else "features that could be compared"
-    pull = "loss terms, and how hard each pulls at the student"
     effects = list(chain.from_iterable(map(models.effect_rows, d.models)))
-    scores = list(chain.from_iterable(map(score.rows, d.scores)))
-    for table in (
+    all_tables = (
         Table(inputs.COLUMNS, [*map(inputs.row, d.shapes)], batch),
         Table(models.COLUMNS, [*map(models.row, d.models)], "models"),
         Table(models.EFFECT_COLUMNS, effects, "what modalities do to the answers"),
         Table(step.COLUMNS, [step.row(d.step)] if d.step else [], "a step"),
-        Table(terms.COLUMNS, [*map(terms.row, d.terms)], pull),
+        Table(terms.COLUMNS, [*map(terms.row, d.terms)], "loss terms, and how hard each pulls at the student"),
         Table(features.COLUMNS, [*map(features.row, d.pairs)], pairs),
-        Table(score.COLUMNS, scores, "the teacher on the validation split"),
-    ):
-        if table.rows:
-            yield table
+        Table(score.COLUMNS, [*chain.from_iterable(map(score.rows, d.scores))], "the teacher on the validation split"),
+    )
+    return [table for table in all_tables if table.rows]

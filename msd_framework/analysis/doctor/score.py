@@ -30,73 +30,42 @@ from msd_framework.structures import Batch, Outcomes, probabilities
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL
 
-ROUNDING = 0.002
-"""How far a score of all rows may lie from the recorded one beside one row that is answered otherwise."""
-
-OFF = {"fp32": 0.002, "medium": 0.005}
-"""How far a probability may lie from the recorded one, by the precision that it was recorded in."""
-
-COARSE = 0.05
-"""The same for all other precisions."""
-
-FEWEST = 20
-"""Rows below which classes are not looked for in another order."""
+ROUNDING = 0.002  # how far a score of all rows may lie from the recorded one beside one row that is answered otherwise
+OFF = {"fp32": 0.002, "medium": 0.005}  # how far a probability may lie from the one that was recorded in this precision
+COARSE = 0.05  # the same for all other precisions
+FEWEST = 20  # rows below which classes are not looked for in another order
 
 COLUMNS = ("model", "rows", "metric", "now", "recorded", "allowed", "answers compared", "that differ")
 
 
 @dataclass(frozen=True)
 class ScoreCheck:
-    """A teacher's score on the validation split, beside what its checkpoint recorded.
-
-    Args:
-        who: which teacher.
-        checkpoint: its folder.
-        split: the split's name; None where the run has none.
-        rows: how many of its examples were looked at, evenly spaced.
-        of: how many it has.
-        scores: what they were scored with, and how high.
-        recorded: the recorded scores of the same metrics, on all rows.
-        allowed: how far both may lie apart, given how many rows were looked at.
-        compared: rows whose answer was compared with the recorded one.
-        off: those of them whose probabilities differ.
-        furthest: by how much at most.
-        bound: how far they may differ.
-        order: where another order of the classes fits far better: the class that each output seems to mean; else empty.
-        right: the share of the labels that it gets right, by view.
-        constant: the same of the one answer that is right most often.
-        blind: views on which its answers have no more to do with the labels than chance has.
-        note: why something was not compared, empty if all was.
-    """
+    """A teacher's score on the validation split, beside what its checkpoint recorded."""
 
     who: str
     checkpoint: str
-    split: str | None = None
-    rows: int = 0
-    of: int = 0
-    scores: Mapping[str, float] = field(default_factory=dict)
-    recorded: Mapping[str, float] = field(default_factory=dict)
-    allowed: float = 0.0
-    compared: int = 0
-    off: int = 0
-    furthest: float = 0.0
-    bound: float = 0.0
-    order: tuple[int, ...] = ()
-    right: Mapping[str, float] = field(default_factory=dict)
-    constant: float = 0.0
-    blind: tuple[str, ...] = ()
-    note: str = ""
+    split: str | None = None  # its name; None where the run has none
+    rows: int = 0  # how many of its examples were looked at, evenly spaced
+    of: int = 0  # how many it has
+    scores: Mapping[str, float] = field(default_factory=dict)  # by metric
+    recorded: Mapping[str, float] = field(default_factory=dict)  # of the same metrics, on all rows
+    allowed: float = 0.0  # how far both scores may lie apart, given how many rows were looked at
+    compared: int = 0  # rows whose answer was compared with the recorded one
+    off: int = 0  # those of them whose probabilities differ
+    furthest: float = 0.0  # by how much at most
+    bound: float = 0.0  # how far they may differ
+    order: tuple[int, ...] = ()  # the class that each output seems to mean, where another order of the classes fits far better
+    right: Mapping[str, float] = field(default_factory=dict)  # the share of the labels that it gets right, by view
+    constant: float = 0.0  # the same of the one answer that is right most often
+    blind: tuple[str, ...] = ()  # views on which its answers have no more to do with the labels than chance has
+    note: str = ""  # why something was not compared
 
 
 def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metric], num_rows: int) -> ScoreCheck:
-    """Scores a teacher on rows of the run's validation split.
+    """Scores a teacher on at most so many rows of the run's validation split.
 
     Args:
-        who: its name in the report.
-        data: what the run reads.
-        one: the teacher.
         usual: the run's own metrics, for a teacher whose run's are not known.
-        num_rows: how many rows are looked at at most.
     """
     name = data.config.data.validation
     if name is None:
@@ -164,13 +133,12 @@ def judge(score: ScoreCheck) -> Iterator[Finding]:
     for view, right in score.right.items():
         if right > score.constant or score.order:
             continue
-        on = "it is" if view == FULL else f"on the view {view} it is"
-        text = f"{on} right about {right:.4f} of the labels, and the commonest answer alone about {score.constant:.4f}"
+        text = f"right about {right:.4f} of the labels, and the commonest answer alone about {score.constant:.4f}"
         if view != FULL:
-            yield Finding(where, text, "", "It has little to teach there.", False)
+            yield Finding(where, f"on the view {view} it is {text}", "", "It has little to teach there.", False)
         else:
             do = "Train it first, longer or with another optimizer.lr; a student learns next to nothing from it."
-            yield Finding(where, text, "more than that", do, view in score.blind)
+            yield Finding(where, f"it is {text}", "more than that", do, view in score.blind)
     if score.note:
         yield Finding(where, f"its score was not compared: {score.note}", "", "", False)
 
@@ -183,22 +151,23 @@ def rows(score: ScoreCheck) -> Iterator[list[str]]:
         yield [score.who, f"{score.rows:,} of {score.of:,}", name, f"{now:.4f}", *recorded, *compared]
 
 
+def _targets(targets: Tensor, num_classes: int) -> Tensor:
+    """Labels int64 [N], or targets float [N, C], as float64 [N, C]."""
+    return F.one_hot(targets, num_classes).double() if targets.ndim == 1 else targets.double()
+
+
 def beside_chance(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> tuple[float, float, bool]:
     r"""How often answers are right, how often the best constant answer is, and whether both have nothing to do with each other.
 
-    They have where the mean of :math:`\sum_c (p_c - \bar p_c)(y_c - \bar y_c)` lies two standard errors above 0.
-
-    Args:
-        logits: float [N, C].
-        targets: int64 [N] or float [N, C], all labelled.
-        outcomes: how the logits are read.
+    They have where the mean of :math:`\sum_c (p_c - \bar p_c)(y_c - \bar y_c)` lies two standard errors above 0. Logits are
+    float [N, C], targets int64 [N] or float [N, C], all labelled.
 
     >>> y = torch.tensor([0, 0, 0, 1])
     >>> beside_chance(torch.tensor([[1.0, 0.0]]).expand(4, 2), y, "softmax")
     (0.75, 0.75, True)
     """
     p = probabilities(logits.double(), outcomes)
-    y = F.one_hot(targets, p.shape[1]).double() if targets.ndim == 1 else targets.double()
+    y = _targets(targets, p.shape[1])
     if outcomes == "softmax" or targets.ndim == 1 or bool(((y > 0) & (y < 1)).any()):
         right, constant = y.gather(1, p.argmax(1, keepdim=True)).mean(), y.mean(0).max()
     else:
@@ -213,22 +182,19 @@ def allowance(rows: int, of: int) -> float:
 
     .. math:: \frac1n + \epsilon + \frac{3}{2\sqrt n} \sqrt{1 - n / N}
 
-    one row that rounding may answer otherwise, and three standard errors of a share at their largest; none where all rows were
-    looked at.
-
-    >>> allowance(400, 400), round(allowance(100, 400), 3)
-    (0.0045000000000000005, 0.142)
+    one row that rounding may answer otherwise, and three standard errors of a share at their largest; none where all rows
+    were looked at.
     """
     return 1 / rows + ROUNDING + 1.5 / math.sqrt(rows) * math.sqrt(max(0.0, 1 - rows / of))
 
 
-def answers(data: Data, teacher: Teacher, rows: MultimodalDataset, views: Sequence[str] = (FULL,)) -> Predictions:
+def answers(data: Data, teacher: Teacher, rows: MultimodalDataset, views: Sequence[str]) -> Predictions:
     """A teacher's predictions of examples, in float32."""
 
     def ask(batch: Batch, views: Sequence[str]) -> Tensor:
         return teacher.predict(batch, views).logits
 
-    return predict(ask, batches_of(data, rows), list(views), data.world, FP32).together()
+    return predict(ask, batches_of(data, rows), views, data.world, FP32).together()
 
 
 def batches_of(data: Data, rows: MultimodalDataset) -> EvaluationBatches:
@@ -241,12 +207,8 @@ def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int
 
     Outputs are matched with classes on one half of the rows, so that the covariances of probabilities and targets add up
     to the most. The match counts if on the other half it agrees better with the targets than the outputs' own order, by
-    three standard errors and by a fifth. Of more than `MOST_COLUMNS` classes nothing is returned.
-
-    Args:
-        logits: float [N, C].
-        targets: int64 [N] or float [N, C], all labelled.
-        outcomes: how the logits are read.
+    three standard errors and by a fifth. Of more than `MOST_COLUMNS` classes nothing is returned. Logits are float [N, C],
+    targets int64 [N] or float [N, C], all labelled.
 
     >>> y = torch.arange(40) % 3
     >>> other_order(5 * F.one_hot(y, 3).float().roll(1, 1), y, "softmax")
@@ -257,7 +219,7 @@ def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int
     if len(logits) < FEWEST or logits.shape[1] > MOST_COLUMNS:
         return []
     p = probabilities(logits.double(), outcomes)
-    y = F.one_hot(targets, p.shape[1]).double() if targets.ndim == 1 else targets.double()
+    y = _targets(targets, p.shape[1])
     p, y = p - p.mean(0), y - y.mean(0)
     means: list[int] = linear_sum_assignment(p[::2].T @ y[::2], maximize=True)[1].tolist()
     p, y = p[1::2], y[1::2]
@@ -278,15 +240,8 @@ def _other_rows(recorded: Recorded, data: Data, length: int) -> str:
     return ""
 
 
-def _compare_answers(check: ScoreCheck, p: Tensor, recorded: Sequence[dict[int, float] | None], precision: str) -> ScoreCheck:
-    """Each answer beside the recorded one.
-
-    Args:
-        check: what is known so far.
-        p: probabilities [N, C].
-        recorded: N recorded ones by class, where they are known.
-        precision: what those were computed in.
-    """
+def _compare_answers(check: ScoreCheck, p: Tensor, recorded: Sequence[dict[int, float]], precision: str) -> ScoreCheck:
+    """Probabilities [N, C] beside N recorded ones by class, which were computed in a precision."""
     apart = []
     for i, row in enumerate(recorded):
         if row:

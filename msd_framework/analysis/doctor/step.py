@@ -19,57 +19,36 @@ from msd_framework.objectives.base import Objective
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.structures import Batch
 
-ROUNDS, MOST_SECONDS = 3, 5.0
-"""How often a step is timed, and after how many seconds no more."""
-
-STILL = 0.01
-"""The share of a batch's loss that some updates on it must take away at least, for a learning rate that moves something."""
+ROUNDS, MOST_SECONDS = 3, 5.0  # how often a step is timed, and after how many seconds no more
+STILL = 0.01  # the share of a batch's loss that some updates on it take away at least where the learning rate moves something
 
 COLUMNS = ("precision", "teacher", "student", "activations", "GPU peak", "loss", "gradients")
 
 
 @dataclass(frozen=True)
 class StepCheck:
-    """The cost of a training step, and whether its numbers are finite.
-
-    Args:
-        precision: what it is computed in.
-        teacher_seconds: the teacher's outputs on all views of the step; None without a teacher.
-        student_seconds: forward and backward pass of the whole step less that, the median.
-        activations: megabytes that the forward pass keeps for the backward pass.
-        peak: megabytes of the GPU at the step's worst moment; None on a CPU.
-        loss: its value.
-        terms: what it logs.
-        not_finite: names of parameters whose gradient holds NaN or infinity.
-        without_gradient: trained parameters of the student that the step does not reach.
-        lr: the learning rate at its highest.
-        losses: of the batch, before and after each of some updates on it alone.
-    """
+    """The cost of a training step, and whether its numbers are finite."""
 
     precision: str
-    teacher_seconds: float | None
-    student_seconds: float
-    activations: float
-    peak: float | None
+    teacher_seconds: float | None  # the teacher's outputs on all views of the step; None without a teacher
+    student_seconds: float  # forward and backward pass of the whole step less that, the median
+    activations: float  # megabytes that the forward pass keeps for the backward pass
+    peak: float | None  # megabytes of the GPU at the step's worst moment; None on a CPU
     loss: float
-    terms: Mapping[str, float]
-    not_finite: tuple[str, ...]
-    without_gradient: tuple[str, ...]
-    lr: float = 0.0
-    losses: tuple[float, ...] = ()
+    terms: Mapping[str, float]  # what it logs
+    not_finite: tuple[str, ...]  # names of parameters whose gradient holds NaN or infinity
+    without_gradient: tuple[str, ...]  # trained parameters of the student that the step does not reach
+    lr: float = 0.0  # the learning rate at its highest
+    losses: tuple[float, ...] = ()  # of the batch, before and after each of some updates on it alone
 
 
 def measure(
     objective: Objective, batch: Batch, ask_teacher: Callable[[], object] | None, precision: Precision, device: torch.device
 ) -> StepCheck:
-    """Measures a step of the objective that changes no weights.
+    """Measures a step of the objective, in training mode, that changes no weights.
 
     Args:
-        objective: in training mode.
-        batch: its examples, on the device.
         ask_teacher: computes the teacher's outputs that a step needs.
-        precision: what both are computed in.
-        device: where both are.
     """
     objective.zero_grad(set_to_none=True)
     cuda = device.type == "cuda"
@@ -104,18 +83,12 @@ def measure(
     whole = seconds_of(step, device)
     teacher = None if ask_teacher is None else seconds_of(answers, device)
     objective.zero_grad(set_to_none=True)
-    return StepCheck(precision.name, teacher, max(whole - (teacher or 0.0), 0.0), activations, peak, loss, terms, bad, unreached)
+    student = max(whole - (teacher or 0.0), 0.0)
+    return StepCheck(precision.name, teacher, student, activations, peak, loss, terms, bad, unreached)
 
 
 def losses_of_updates(objective: Objective, batch: Batch, optimizer: Optimizer, num_updates: int) -> tuple[float, ...]:
-    """The losses of a batch before and after each of some updates on it alone, in eval mode; the student is changed by it.
-
-    Args:
-        objective: what is minimised.
-        batch: the examples, on the device.
-        optimizer: makes the updates.
-        num_updates: how many.
-    """
+    """The losses of a batch before and after each of some updates on it alone, in eval mode; the student is changed by it."""
     objective.eval()
     losses, started = [], time.perf_counter()
     for _ in range(num_updates + 1):
@@ -143,23 +116,16 @@ def judge(step: StepCheck) -> Iterator[Finding]:
     if step.without_gradient:
         text = f"the step reaches {len(step.without_gradient)} of its trained parameters not: {listed(step.without_gradient)}"
         yield Finding("student", text, "", "They stay as they are.", False)
-    yield from _of_moves(step)
-
-
-def _of_moves(step: StepCheck) -> Iterator[Finding]:
-    """Whether the learning rate moves anything."""
-    first, last = step.losses[:1], step.losses[-1:]
-    if not first or not all(math.isfinite(x) for x in step.losses):
-        return
-    went = f"{len(step.losses) - 1} updates on one batch take its loss from {first[0]:.4f} to {last[0]:.4f}"
-    if last[0] > first[0] - STILL * abs(first[0]):
-        way = "so next to nothing moves" if last[0] < 2 * first[0] else "so it leaves what it learned"
-        hint = "weights from scratch usually learn at 1e-3, published ones at 5e-5"
-        yield Finding("optimizer.lr", f"{went}: at {step.lr:g} {way}", "", f"Try others: {hint}.", False)
+    if step.losses and all(map(math.isfinite, step.losses)):
+        first, last = step.losses[0], step.losses[-1]
+        if last > first - STILL * abs(first):
+            went = f"{len(step.losses) - 1} updates on one batch take its loss from {first:.4f} to {last:.4f}"
+            way = "so next to nothing moves" if last < 2 * first else "so it leaves what it learned"
+            hint = "weights from scratch usually learn at 1e-3, published ones at 5e-5"
+            yield Finding("optimizer.lr", f"{went}: at {step.lr:g} {way}", "", f"Try others: {hint}.", False)
 
 
 def row(step: StepCheck) -> list[str]:
-    """A step in the table."""
     return [
         step.precision,
         "" if step.teacher_seconds is None else f"{1000 * step.teacher_seconds:.1f} ms",
@@ -203,14 +169,11 @@ def seconds_of(function: Callable[[], None], device: torch.device) -> float:
     """The median time of a call, of up to `ROUNDS` of them."""
     times: list[float] = []
     while len(times) < ROUNDS and sum(times) < MOST_SECONDS:
-        _settled(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         started = time.perf_counter()
         function()
-        _settled(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
     return sorted(times)[len(times) // 2]
-
-
-def _settled(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -12,35 +12,23 @@ from msd_framework.analysis.doctor.finding import Finding
 from msd_framework.objectives.base import Objective
 from msd_framework.structures import Batch, LossTerm
 
-LOPSIDED = 30.0
-"""How many times as hard as the first term another may pull at the student."""
+LOPSIDED = 30.0  # how many times as hard as the first term another may pull at the student
 
 COLUMNS = ("term", "value", "counts", "gradient", "x the first", "option", "now", "suggested")
 
 
 @dataclass(frozen=True)
 class TermCheck:
-    """How hard a term of the loss pulls at the student.
+    """How hard a term of the loss pulls at the student."""
 
-    Args:
-        name: as in the log.
-        option: the option that sets its weight.
-        value: its mean over the batch, without its weight.
-        weight: its factor in the loss.
-        gradient: the norm of the gradient of the student's parameters, weight included.
-        ratio: that norm as a multiple of the first term's that has one.
-        setting: the option's value.
-        suggested: the value with which it pulls as hard as the first term; None for that term itself, or where it has no gradient.
-    """
-
-    name: str
-    option: str
-    value: float
-    weight: float
-    gradient: float
-    ratio: float
-    setting: float
-    suggested: float | None
+    name: str  # as in the log
+    option: str  # which sets its weight
+    value: float  # its mean over the batch, without its weight
+    weight: float  # its factor in the loss
+    gradient: float  # the norm of the gradient of the student's parameters, weight included
+    ratio: float  # that norm as a multiple of the first term's that has one
+    setting: float  # the option's value
+    suggested: float | None  # the value with which it pulls as hard as the first term; None for that term itself, or of no gradient
 
 
 def measure(objective: Objective, batch: Batch) -> list[TermCheck]:
@@ -48,12 +36,8 @@ def measure(objective: Objective, batch: Batch) -> list[TermCheck]:
 
     .. math:: w_k' = w_k \, \lVert \nabla L_1 \rVert / \lVert \nabla L_k \rVert
 
-    is the weight with which term k, :math:`L_k` with its weight :math:`w_k` in it, has as large a gradient as the first. Terms that
-    one option sets, such as those of several layers, are one.
-
-    Args:
-        objective: its forward pass is made once.
-        batch: the examples, on the device.
+    is the weight with which term k, :math:`L_k` with its weight :math:`w_k` in it, has as large a gradient as the first.
+    Terms that one option sets, such as those of several layers, are one. The objective makes one forward pass.
     """
     output = objective(batch)
     terms = output.loss_terms if len(output.loss_terms) > 1 else (LossTerm("loss", output.loss),)
@@ -65,15 +49,20 @@ def compare(terms: Sequence[LossTerm], parameters: Sequence[nn.Parameter]) -> li
     by_option: dict[str, list[LossTerm]] = {}
     for term in terms:
         by_option.setdefault(term.option or term.name, []).append(term)
-
     checks: list[TermCheck] = []
     for same in by_option.values():
         value = torch.stack([term.contribution for term in same]).sum()
         gradient = gradient_norm(value, parameters)
         if gradient is not None:
             checks.append(_check(same, float(value.detach()), gradient))
-    first = next((term for term in checks if term.gradient > 0), None)
-    return checks if first is None else [_beside(term, first) for term in checks]
+    first = next((check for check in checks if check.gradient > 0), None)
+    if first is None:
+        return checks
+    for i, check in enumerate(checks):
+        ratio = check.gradient / first.gradient
+        is_free = check is not first and check.name != "task" and ratio > 0
+        checks[i] = replace(check, ratio=ratio, suggested=float(f"{check.setting / ratio:.3g}") if is_free else None)
+    return checks
 
 
 def _check(terms: Sequence[LossTerm], value: float, gradient: float) -> TermCheck:
@@ -86,17 +75,12 @@ def _check(terms: Sequence[LossTerm], value: float, gradient: float) -> TermChec
     return TermCheck(name, first.option or "objective", value / factor if factor else 0.0, factor, gradient, 0.0, setting, None)
 
 
-def _beside(term: TermCheck, first: TermCheck) -> TermCheck:
-    """A term compared with the first that pulls."""
-    ratio = term.gradient / first.gradient
-    is_free = term is not first and term.name != "task" and ratio > 0
-    return replace(term, ratio=ratio, suggested=float(f"{term.setting / ratio:.3g}") if is_free else None)
-
-
 def judge(terms: Sequence[TermCheck]) -> Iterator[Finding]:
     """Which parts pull far harder or less than the first."""
     first = next((t.name for t in terms if t.ratio == 1), "")
-    for term in (t for t in terms if first and t.name not in (first, "task")):
+    for term in terms:
+        if not first or term.name in (first, "task"):
+            continue
         if term.ratio > LOPSIDED:
             text = f"{term.name} pulls {term.ratio:.0f} times as hard at the student as {first}"
         elif term.setting and term.ratio < 1 / LOPSIDED:
@@ -108,9 +92,9 @@ def judge(terms: Sequence[TermCheck]) -> Iterator[Finding]:
 
 
 def row(term: TermCheck) -> list[str]:
-    """A part of the loss in the table."""
     pull = [f"{term.value:.4g}", f"{term.weight:.3g}", f"{term.gradient:.3g}", f"{term.ratio:.2f}"]
-    return [term.name, *pull, term.option, f"{term.setting:.3g}", "" if term.suggested is None else f"{term.suggested:.3g}"]
+    suggested = "" if term.suggested is None else f"{term.suggested:.3g}"
+    return [term.name, *pull, term.option, f"{term.setting:.3g}", suggested]
 
 
 def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> float | None:
