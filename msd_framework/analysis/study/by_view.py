@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +14,16 @@ from msd_framework.views import FULL
 
 @dataclass(frozen=True)
 class ViewTable:
-    """One metric by method and view.
-
-    Args:
-        title: what it shows.
-        metric: its name on the full view, as reports have it.
-        views: V views, the full one first.
-        rows: V summaries by method; None where a method has no such number.
-    """
+    """One metric by method and view."""
 
     title: str
-    metric: str
-    views: tuple[str, ...]
-    rows: Mapping[str, tuple[Summary | None, ...]]
+    metric: str  # its name on the full view, as reports have it
+    views: tuple[str, ...]  # the full one first
+    rows: Mapping[str, tuple[Summary | None, ...]]  # a summary a view, by method; None where it has no such number
 
 
 def view_tables(names: Sequence[str], metric: str, runs: Sequence[Mapping[str, Any]]) -> Iterator[ViewTable]:
-    """The tables of a study that was evaluated on several views.
-
-    Args:
-        names: the methods in their order.
-        metric: the main one, such as `test/auroc`.
-        runs: the report of each run, with the method as its `name`.
-    """
+    """The tables of a study that was evaluated on several views, for its methods and its main metric, such as `test/auroc`."""
     use, _, own = metric.partition("/")
     titles = {own: "With a modality missing", "agreement": "As the teacher says", "kl": "Divergence from the teacher"}
     for name, title in titles.items():
@@ -46,7 +32,7 @@ def view_tables(names: Sequence[str], metric: str, runs: Sequence[Mapping[str, A
             continue
         rows = {}
         for method in names:
-            summaries = tuple(_summary(method, name_on(view, use, name), runs) for view in views)
+            summaries = tuple(summary_of(method, name_on(view, use, name), runs) for view in views)
             if any(summaries):
                 rows[method] = summaries
         yield ViewTable(title, name_on(FULL, use, name), views, rows)
@@ -59,34 +45,32 @@ def views_of(use: str, name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[st
     ('full', 'image')
     """
     views = dict[str, None]()
-    for key in chain.from_iterable(run["metrics"] for run in runs):
-        if key.startswith(f"{use}/") and key.endswith(f"/{name}"):
-            _, *view, _ = key.split("/")
-            views[view[0] if view else FULL] = None
+    for run in runs:
+        for key in run["metrics"]:
+            if key.startswith(f"{use}/") and key.endswith(f"/{name}"):
+                _, *view, _ = key.split("/")
+                views[view[0] if view else FULL] = None
     return tuple(sorted(views, key=lambda view: view != FULL))
 
 
 def name_on(view: str, use: str, name: str) -> str:
-    """What reports call a metric on a view.
-
-    >>> name_on("full", "test", "auroc"), name_on("image", "test", "auroc")
-    ('test/auroc', 'test/image/auroc')
-    """
+    """What reports call a metric on a view: `test/auroc`, or `test/image/auroc`."""
     return f"{use}/{name}" if view == FULL else f"{use}/{view}/{name}"
+
+
+def summary_of(method: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Summary | None:
+    """A metric of a method over its seeds; None where a run has no such number."""
+    values = [run["metrics"].get(metric) for run in runs if run["name"] == method]
+    return summarise(values) if values and None not in values else None
 
 
 @dataclass(frozen=True)
 class SaliencyTable:
-    """What each modality is to the teachers of a study.
-
-    Args:
-        modalities: M names.
-        most_salient: over seeds, how often each modality is the most salient one, by score.
-        truth: over seeds, the area under the ROC curve with which a score tells what decides an example, by score and kind; empty
-            where that is not known.
-    """
+    """What each modality is to the teachers of a study."""
 
     modalities: tuple[str, ...]
+    # over seeds, by score: how often each modality is the most salient one, and the area under the ROC curve with which the
+    # score tells what decides an example, by kind; empty where that is not known
     most_salient: Mapping[str, Mapping[str, Summary]]
     truth: Mapping[str, Mapping[str, Summary]]
 
@@ -105,8 +89,3 @@ def saliency_table(files: Sequence[Path]) -> SaliencyTable | None:
         if scores.get("truth"):
             truth[label] = {kind: summarise([s["truth"][kind]["value"] for s in of_label]) for kind in scores["truth"]}
     return SaliencyTable(modalities, most_salient, truth)
-
-
-def _summary(method: str, key: str, runs: Sequence[Mapping[str, Any]]) -> Summary | None:
-    values = [run["metrics"].get(key) for run in runs if run["name"] == method]
-    return summarise(values) if values and None not in values else None

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +27,7 @@ from msd_framework.registry import METRICS, OBJECTIVES
 from msd_framework.worlds import WorldPlan
 from msd_framework.worlds.make import _plan as plan_world
 
-TEACHER = "teacher"
-"""What the teacher's runs are called."""
+TEACHER = "teacher"  # what the teacher's runs are called
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,7 @@ class WorldConfig:
     """The share of wrong labels in the training split."""
 
     def plan(self, seed: int) -> WorldPlan:
-        """All that the world of a seed depends on.
-
-        Raises:
-            ConfigError: with every option that is wrong.
-        """
+        """All that the world of a seed depends on; a ConfigError with every option that is wrong."""
         return plan_world(seed=seed, **asdict(self))
 
 
@@ -129,12 +123,11 @@ class StudyConfig:
 
     @property
     def written_files(self) -> dict[str, str]:
-        """The YAML of the teacher, if there is one, and of each method but those of the grid."""
+        """The same without the methods of the grid."""
         return ({TEACHER: self.teacher} if self.teacher else {}) | self.methods
 
     @property
     def all_methods(self) -> list[str]:
-        """All methods by name, those of the grid last."""
         return [*self.methods, *self.variants]
 
     @cached_property
@@ -149,10 +142,6 @@ class StudyConfig:
 
 def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
     """A study, once nothing is wrong with it or with the files of its runs; those are then named by paths from here.
-
-    Args:
-        path: a YAML file.
-        overrides: words ``a.b=value`` over it.
 
     Raises:
         ConfigError: with every problem that was found, each with the place that it was written at.
@@ -180,11 +169,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
 
 
 def needs_teacher(objective: Component) -> bool:
-    """Whether an objective asks for a teacher.
-
-    >>> needs_teacher("supervised"), needs_teacher({"type": "distillation", "views": ["full"]})
-    (False, True)
-    """
+    """Whether an objective asks for a teacher."""
     name, _ = split(objective, "objective", OBJECTIVES)
     return bool(OBJECTIVES.get(name).needs_teacher)
 
@@ -209,9 +194,13 @@ def _value_problems(config: StudyConfig) -> Iterator[Problem]:
         yield Problem("metrics", "wanted at least one metric, got none.")
     for name in config.methods:
         if not re.fullmatch(r"[\w.+-]+", name) or name in (TEACHER, "world"):
-            yield Problem(f"methods.{name}", f"{name!r} cannot be the name of a method, whose runs go into a folder of that name.")
+            text = f"{name!r} cannot be the name of a method, whose runs go into a folder of that name."
+            yield Problem(f"methods.{name}", text)
     if config.world is not None:
-        yield from _world_problems(config.world)
+        try:
+            config.world.plan(seed=0)
+        except ConfigError as error:
+            yield from (Problem(f"world.{p.path}", p.message) for p in error.problems)
     wrong = grid_problems(config.grid, config.methods)
     if wrong:
         yield from wrong
@@ -220,13 +209,6 @@ def _value_problems(config: StudyConfig) -> Iterator[Problem]:
     yield from _unknown(config.densities, "densities", list(config.run_files))
     if config.saliency and config.teacher is None:
         yield Problem("saliency", "is asked of the study's teacher, and there is none. Name its YAML in `teacher`.")
-
-
-def _world_problems(world: WorldConfig) -> Iterator[Problem]:
-    try:
-        world.plan(seed=0)
-    except ConfigError as error:
-        yield from (Problem(f"world.{p.path}", p.message) for p in error.problems)
 
 
 def _unknown(names: Sequence[str], key: str, known: Sequence[str]) -> Iterator[Problem]:
@@ -254,17 +236,15 @@ def _find(file: str, folder: Path) -> Path | None:
 
 def _metric_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterator[Problem]:
     """Metrics that no run would report."""
-    known = list(dict.fromkeys(chain.from_iterable(map(_reported, runs.values()))))
-    yield from _unknown(config.metrics, "metrics", known)
-
-
-def _reported(run: RunConfig) -> Iterator[str]:
-    names = [split(m, "evaluation.metrics", METRICS)[0] for m in run.evaluation.metrics]
-    names += FIDELITY if needs_teacher(run.objective) else ()
-    for use in ("validation", "test"):
-        if getattr(run.data, use) is not None:
-            for view in run.evaluation.views:
-                yield from (name_on(view, use, name) for name in names)
+    known = dict[str, None]()
+    for run in runs.values():
+        names = [split(m, "evaluation.metrics", METRICS)[0] for m in run.evaluation.metrics]
+        names += FIDELITY if needs_teacher(run.objective) else ()
+        for use in ("validation", "test"):
+            if getattr(run.data, use) is not None:
+                for view in run.evaluation.views:
+                    known |= dict.fromkeys(name_on(view, use, name) for name in names)
+    yield from _unknown(config.metrics, "metrics", list(known))
 
 
 def _density_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterator[Problem]:

@@ -27,15 +27,10 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with other values.
-
-    Args:
-        of: the method.
-        chosen: the name and the value of each option that differs, by its path.
-    """
+    """A method with other values."""
 
     of: str
-    chosen: Mapping[str, tuple[str, Any]]
+    chosen: Mapping[str, tuple[str, Any]]  # the name and the value of each option that differs, by its path
 
     @property
     def name(self) -> str:
@@ -61,17 +56,16 @@ def variants(grids: Iterable[Mapping[str, Any]]) -> Iterator[Variant]:
     """
     for values in grids:
         grid = structured(values, GridConfig)
-        for chosen in product(*map(_named, grid.over.values())):
+        alternatives = []
+        for one in grid.over.values():
+            named = one.items() if isinstance(one, Mapping) else [(name_of(value), value) for value in one]
+            alternatives.append(named)
+        for chosen in product(*alternatives):
             yield Variant(grid.of, dict(zip(grid.over, chosen)))
 
 
 def grid_problems(grids: Iterable[Any], methods: Iterable[str]) -> list[Problem]:
-    """What is wrong with the grids of a study.
-
-    Args:
-        grids: what a user wrote.
-        methods: the methods that it has without them.
-    """
+    """What is wrong with the grids of a study that has these methods without them."""
     methods, problems = list(methods), []
     for i, grid in enumerate(grids):
         at = f"grid[{i}]"
@@ -86,8 +80,10 @@ def grid_problems(grids: Iterable[Any], methods: Iterable[str]) -> list[Problem]
         problems += wrong
     if not problems:
         counts = Counter([*methods, *(variant.name for variant in variants(grids))])
-        for name in sorted(name for name, count in counts.items() if count > 1):
-            problems.append(Problem("grid", f"two methods would be called {name!r}; give their values names of their own."))
+        for name, count in sorted(counts.items()):
+            if count > 1:
+                text = f"two methods would be called {name!r}; give their values names of their own."
+                problems.append(Problem("grid", text))
     return problems
 
 
@@ -102,8 +98,3 @@ def name_of(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "+".join(map(name_of, value))
     return re.sub(r"[^\w.+-]+", "_", "none" if value is None else str(value))
-
-
-def _named(values: list[Any] | Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Alternatives by name."""
-    return list(values.items()) if isinstance(values, Mapping) else [(name_of(value), value) for value in values]

@@ -12,58 +12,40 @@ from typing import Any
 import yaml
 
 from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odds
-from msd_framework.analysis.statistics import Difference, Summary, holm, paired_difference, summarise
-from msd_framework.analysis.study.by_view import SaliencyTable, ViewTable, saliency_table, view_tables
+from msd_framework.analysis.statistics import Difference, Summary, holm, paired_difference
+from msd_framework.analysis.study.by_view import SaliencyTable, ViewTable, saliency_table, summary_of, view_tables
 from msd_framework.analysis.study.config import StudyConfig, larger_is_better
 from msd_framework.escaping import markdown as escaped
 from msd_framework.files import split_file, write_json, write_text
 from msd_framework.screen import Screen
 from msd_framework.table import Table
 
+# how a table of differences is to be read
 COMPARED = (
     "Paired differences with the 95 % bootstrap interval of their mean over seeds, and the p-value of an exact sign-flip test, "
     "corrected for the number of comparisons in the same metric (Holm). The verdict is the interval's, which is not corrected."
 )
-"""How a table of differences is to be read."""
-
-ABSENT = "-"
-"""What stands where a run has no such number, as a student without a teacher has no fidelity."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method, or the teacher, over its seeds.
-
-    Args:
-        name: the method, or ``teacher``.
-        metrics: each compared metric that it has.
-        parameters: of its model.
-        seconds: what a run took on average.
-    """
+    """A method, or the teacher, over its seeds."""
 
     name: str
-    metrics: Mapping[str, Summary]
+    metrics: Mapping[str, Summary]  # each compared metric that it has
     parameters: int
-    seconds: float
+    seconds: float  # of a run, the mean
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against a baseline in one metric.
-
-    Args:
-        method: what is compared.
-        baseline: what it is compared with.
-        metric: in what.
-        difference: over the seeds.
-        p: of the difference, corrected for all comparisons in this metric.
-    """
+    """A method against a baseline in one metric."""
 
     method: str
     baseline: str
     metric: str
     difference: Difference
-    p: float = float("nan")
+    p: float = float("nan")  # of the difference, corrected for all comparisons in this metric
 
     @property
     def title(self) -> str:
@@ -72,35 +54,22 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that a study compares.
-
-    Args:
-        config: the study.
-        runs: the report of each run, with the method as its `name`.
-        rows: the teacher and each method, over their seeds.
-        comparisons: of each method with the baselines.
-        by_view: a table of the main metric and of each fidelity by view, where there are several views.
-        saliency: the teachers' modalities, if the study asks for scores of them.
-    """
+    """Everything that a study compares."""
 
     config: StudyConfig
-    runs: Sequence[Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]]  # the report of each run, with the method as its `name`
     rows: Sequence[Row]
     comparisons: Sequence[Comparison]
-    by_view: Sequence[ViewTable] = ()
-    saliency: SaliencyTable | None = None
+    by_view: Sequence[ViewTable]  # of the main metric and of each fidelity, where there are several views
+    saliency: SaliencyTable | None
 
 
-def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], saliency_files: Sequence[Path] = ()) -> dict[str, Any]:
-    """Compares the runs, and writes and shows the results.
+def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], saliency_files: Sequence[Path]) -> dict[str, Any]:
+    """Compares the runs, and writes and shows the results; returns what `summary.json` holds.
 
     Args:
-        config: the study.
         runs: the report of each run, with the method as its `name`.
         saliency_files: what `msd saliency` wrote of each seed's teacher.
-
-    Returns:
-        what `summary.json` holds.
     """
     by_view = list(view_tables(list(config.run_files), config.metrics[0], runs))
     saliency = saliency_table(saliency_files)
@@ -135,12 +104,11 @@ def as_json(results: Results) -> dict[str, Any]:
 def table(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
     """Means over seeds, a row for the teacher and each method."""
     for name in config.run_files:
-        own = [run for run in runs if run["name"] == name]
-        metrics = {}
+        own, metrics = [run for run in runs if run["name"] == name], {}
         for metric in config.metrics:
-            values = [run["metrics"].get(metric) for run in own]
-            if None not in values:
-                metrics[metric] = summarise(values)
+            summary = summary_of(name, metric, own)
+            if summary:
+                metrics[metric] = summary
         yield Row(name, metrics, own[0]["parameters"], sum(run["seconds"] for run in own) / len(own))
 
 
@@ -184,8 +152,8 @@ def shown(metric: str, summary: Summary | None) -> str:
     >>> shown("test/accuracy", Summary(0.8342, 0.0117, 10)), shown("test/kl", Summary(0.5, float("nan"), 1))
     ('83.4 ± 1.2', '0.500')
     """
-    if summary is None:
-        return ABSENT
+    if summary is None:  # as a student without a teacher has no fidelity
+        return "-"
     mean = number(metric, summary.mean)
     return mean if math.isnan(summary.sd) else f"{mean} ± {number(metric, summary.sd)}"
 
@@ -209,9 +177,8 @@ def tally(comparison: Comparison) -> str:
 
 def interval(comparison: Comparison) -> str:
     """A mean difference and its interval."""
-    d = comparison.difference
-    mean, low, high = (number(comparison.metric, value, "+") for value in (d.mean, d.low, d.high))
-    return f"{mean} [{low}, {high}]"
+    metric, d = comparison.metric, comparison.difference
+    return f"{number(metric, d.mean, '+')} [{number(metric, d.low, '+')}, {number(metric, d.high, '+')}]"
 
 
 def caption(config: StudyConfig) -> str:
@@ -250,11 +217,10 @@ def cells(results: Results) -> list[list[str]]:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    columns = ["", "metric", "difference", "wins, losses", "p (Holm)", ""]
     rows = []
     for c in comparisons:
         rows.append([c.title, c.metric, interval(c), tally(c), f"{c.p:.3f}", c.difference.verdict])
-    return Table(columns, rows)
+    return Table(["", "metric", "difference", "wins, losses", "p (Holm)", ""], rows)
 
 
 def view_table(by_view: ViewTable) -> Table:
@@ -266,12 +232,13 @@ def view_table(by_view: ViewTable) -> Table:
 
 def modality_table(saliency: SaliencyTable) -> Table:
     """How often each modality is the most salient one, and how well a score tells what decides an example."""
-    kinds = [f"AUROC, {kind}" for kind in next(iter(saliency.truth.values()), ())]
     rows = []
     for name, most in saliency.most_salient.items():
         summaries = [*most.values(), *saliency.truth.get(name, {}).values()]
         rows.append([name, *map(partial(shown, "auroc"), summaries)])
-    return Table(["score", *(f"{m} first" for m in saliency.modalities), *kinds], rows)
+    columns = [f"{modality} first" for modality in saliency.modalities]
+    columns += [f"AUROC, {kind}" for kind in next(iter(saliency.truth.values()), ())]
+    return Table(["score", *columns], rows)
 
 
 def show(results: Results, pictures: Sequence[str]) -> None:
@@ -290,20 +257,20 @@ def _draw_runs(results: Results) -> list[str]:
     metric, values = results.config.metrics[0], dict[str, list[float]]()
     scale = 100 if larger_is_better(metric) else 1
     for name in results.config.run_files:
-        own = [run["metrics"].get(metric) for run in results.runs if run["name"] == name]
-        if known := [scale * value for value in own if value is not None]:
-            values[name] = known
+        for run in results.runs:
+            if run["name"] == name and run["metrics"].get(metric) is not None:
+                values.setdefault(name, []).append(scale * run["metrics"][metric])
     draw_runs(values, f"{metric}, times {scale}", results.config.folder / "runs.png")
     return ["runs.png"]
 
 
 def _draw_densities(config: StudyConfig) -> list[str]:
-    if not config.densities:
-        return []
     panels = {}
     for name in config.densities:
         folder = config.folder / name / f"seed_{config.seed_list[0]}"
         split = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]["test"]
         panels[name] = read_log_odds(split_file(folder, "predictions", split, "csv"))
+    if not panels:
+        return []
     draw_densities(panels, config.folder / "densities.png")
     return ["densities.png"]

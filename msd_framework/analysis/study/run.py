@@ -27,29 +27,19 @@ from msd_framework.screen import progress_bar, say
 from msd_framework.worlds import make_world
 from msd_framework.worlds.make import MANIFEST
 
-NO_NUMBERS = ("name", "expected", "env")
-"""Keys that change no number of a run."""
+NO_NUMBERS = ("name", "expected", "env")  # keys that change no number of a run
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One method with one seed.
-
-    Args:
-        name: the method, or ``teacher``.
-        seed: the seed of the run and of its world.
-        config: its YAML.
-        folder: where it writes.
-        words: what the study sets over its YAML, over what its method does.
-        options: what its method sets over its YAML.
-    """
+    """One method, or the teacher, with one seed of the run and of its world."""
 
     name: str
     seed: int
-    config: str
+    config: str  # its YAML
     folder: Path
-    words: tuple[str, ...]
-    options: tuple[str, ...] = ()
+    words: tuple[str, ...]  # what the study sets over its YAML, over what its method does
+    options: tuple[str, ...] = ()  # what its method sets over its YAML
 
     @property
     def title(self) -> str:
@@ -67,8 +57,11 @@ class StudyRun:
         here = resolve(load(self.config, (*self.options, *self.words))).values
         # the study's words name its folders, which may have been moved
         ignored = (*NO_NUMBERS, *(word.partition("=")[0] for word in self.words))
-        prefixes = tuple(f"{key}." for key in ignored)
-        return [text for key, text in _differences(load(written).values, here) if not f"{key}.".startswith(prefixes)]
+        prefixes, texts = tuple(f"{key}." for key in ignored), []
+        for key, text in _differences(load(written).values, here):
+            if not f"{key}.".startswith(prefixes):
+                texts.append(text)
+        return texts
 
     def report(self) -> dict[str, Any]:
         return read_json(self.folder / "report.json")
@@ -76,10 +69,6 @@ class StudyRun:
 
 def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Runs every method with every seed, unless that is done already, and compares them.
-
-    Args:
-        path: a study's YAML.
-        overrides: words ``a.b=value`` over it.
 
     Returns:
         The summary, which is also written to `summary.json`; empty for ``run_type=check``.
@@ -123,11 +112,7 @@ def planned(config: StudyConfig) -> Iterator[StudyRun]:
 
 
 def refuse_others(config: StudyConfig, runs: Iterable[StudyRun]) -> None:
-    """Makes sure that what lies in the folders of the runs and of their worlds is of this study.
-
-    Raises:
-        ConfigError: if something is not, with what differs.
-    """
+    """Raises a ConfigError unless what lies in the folders of the runs and of their worlds is of this study."""
     problems = []
     for one in runs:
         if texts := one.differences():
@@ -143,34 +128,34 @@ def refuse_others(config: StudyConfig, runs: Iterable[StudyRun]) -> None:
 
 def tasks(config: StudyConfig, runs: Iterable[StudyRun]) -> list[Task]:
     """What is left to do: the runs that are not done, and before them the worlds that they read."""
-    left: list[Task] = []
-    names: set[str] = set()
-    for one in (r for r in runs if not r.is_done):
+    left: dict[str, Task] = {}
+    for one in runs:
+        if one.is_done:
+            continue
         world = f"world, seed {one.seed}"
-        if config.world is not None and world not in names:
+        if config.world is not None and world not in left:
             folder = _world_folder(config, one.seed)
             log = folder.with_name(f"{folder.name}.log.txt")
-            left.append(Task(world, make_seed_world, (config.world, folder, one.seed), log))
-            names.add(world)
-        needs = tuple(sorted(names & {world, f"{TEACHER}, seed {one.seed}"}))
+            left[world] = Task(world, make_seed_world, (config.world, folder, one.seed), log)
+        needs = tuple(sorted(left.keys() & {world, f"{TEACHER}, seed {one.seed}"}))
         call = (one.config, (*one.options, *one.words))
-        left.append(Task(one.title, do_run, call, one.folder / "log.txt", needs))
-        names.add(one.title)
-    return left
+        left[one.title] = Task(one.title, do_run, call, one.folder / "log.txt", needs)
+    return list(left.values())
 
 
 def saliency_tasks(config: StudyConfig, runs: Iterable[StudyRun]) -> Iterator[Task]:
     """The seeds' teachers whose modalities are not scored yet."""
     wanted = {label(spec) for spec in config.saliency}
-    for teacher in (r for r in runs if config.saliency and r.name == TEACHER):
-        file = saliency_file(teacher)
+    options = {"split": "test", "examples": 1, "resamples": 0, "scores": config.saliency}
+    for one in runs:
+        if not wanted or one.name != TEACHER:
+            continue
+        file = saliency_file(one)
         if file.is_file() and set(read_json(file)["scores"]) == wanted:
             continue
-        options = {"split": "test", "examples": 1, "resamples": 0, "scores": config.saliency}
-        words = (*teacher.options, *teacher.words, *(as_word(key, value) for key, value in options.items()))
-        needs = () if teacher.is_done else (teacher.title,)
-        log = teacher.folder / "saliency.log.txt"
-        yield Task(f"saliency, seed {teacher.seed}", do_saliency, (teacher.config, words), log, needs)
+        words = (*one.options, *one.words, *(as_word(key, value) for key, value in options.items()))
+        needs = () if one.is_done else (one.title,)
+        yield Task(f"saliency, seed {one.seed}", do_saliency, (one.config, words), one.folder / "saliency.log.txt", needs)
 
 
 def saliency_file(teacher: StudyRun) -> Path:
@@ -180,11 +165,7 @@ def saliency_file(teacher: StudyRun) -> Path:
 
 
 def do(left: list[Task], config: StudyConfig) -> None:
-    """Does what is left, with a line and a step of the bar for each task.
-
-    Raises:
-        TrainingError: if something failed, once all else is done.
-    """
+    """Does what is left, with a line and a step of the bar for each task; raises a TrainingError once all is tried."""
     if not left:
         return
     running: list[str] = []
@@ -202,36 +183,34 @@ def do(left: list[Task], config: StudyConfig) -> None:
                 say(line(event), bar.console)
             bar.update(shown, running=" | ".join(running))
     if failed:
-        causes = [e for e in failed if e.happened == "failed"]
-        sentences = [f"{e.task.name} failed: {e.error} Its output is in {e.task.log}." for e in causes]
-        rest = f"{len(left) - len(failed)} of {len(left)} tasks are done and will not be done again."
-        raise TrainingError("\n".join([*sentences, rest]))
+        sentences = []
+        for event in failed:
+            if event.happened == "failed":
+                sentences.append(f"{event.task.name} failed: {event.error} Its output is in {event.task.log}.")
+        sentences.append(f"{len(left) - len(failed)} of {len(left)} tasks are done and will not be done again.")
+        raise TrainingError("\n".join(sentences))
 
 
 def line(event: Event) -> str:
-    """What happened to a task, in words.
-
-    >>> line(Event(Task("kd, seed 0", print, (), Path("log.txt")), "done", seconds=12.31))
-    'kd, seed 0: done in 12.3 s'
-    """
+    """What happened to a task, in words."""
     if event.happened == "done":
         return f"{event.task.name}: done in {event.seconds:.1f} s"
     return f"{event.task.name}: {event.happened}: {event.error}"
 
 
+# What a worker does.
+
+
 def make_seed_world(world: WorldConfig, folder: Path, seed: int) -> None:
-    """Makes the world of a seed, in a worker."""
     make_world(folder=folder, seed=seed, **asdict(world))
 
 
 def do_run(config: str, words: Iterable[str]) -> None:
-    """Does a run, in a worker."""
     torch.set_num_threads(1)
     run(config, words)
 
 
 def do_saliency(config: str, words: Iterable[str]) -> None:
-    """Scores a teacher's modalities, in a worker."""
     torch.set_num_threads(1)
     run_saliency(config, tuple(words))
 

@@ -25,49 +25,30 @@ from msd_framework.screen import accept_any_text
 
 @dataclass(frozen=True)
 class Task:
-    """A call that a worker makes.
-
-    Args:
-        name: its title.
-        function: what is called; it and its arguments must be picklable.
-        arguments: what it is called with.
-        log: the file that takes its output.
-        needs: names of tasks that must be done before.
-    """
+    """A call that a worker makes."""
 
     name: str
-    function: Callable[..., object]
+    function: Callable[..., object]  # it and its arguments must be picklable
     arguments: tuple[Any, ...]
-    log: Path
-    needs: tuple[str, ...] = ()
+    log: Path  # takes its output
+    needs: tuple[str, ...] = ()  # names of tasks that must be done before
 
 
 @dataclass(frozen=True)
 class Event:
-    """A change of a task's state.
-
-    Args:
-        task: the task.
-        happened: ``started``, ``done``, ``failed``, or ``skipped`` because something that it needs failed.
-        error: why it failed or was skipped, a sentence.
-        seconds: how long it took.
-    """
+    """A change of a task's state."""
 
     task: Task
-    happened: str
-    error: str = ""
+    happened: str  # `started`, `done`, `failed`, or `skipped` because something that it needs failed
+    error: str = ""  # why it failed or was skipped, a sentence
     seconds: float = 0.0
 
 
 def work(tasks: Sequence[Task], num_workers: int) -> Generator[Event, None, None]:
-    """Does tasks in their order, as far as their needs allow, and yields what happens.
+    """Does tasks in their order, as far as their needs allow, so many at once, and yields what happens.
 
     A task that fails takes down those that need it, and no others. Whatever ends the iteration (its end, an error, Ctrl-C)
     ends the workers.
-
-    Args:
-        tasks: what is done.
-        num_workers: processes at once.
     """
     waiting, done, failed = list(tasks), set[str](), set[str]()
     workers = [_Worker() for _ in range(min(num_workers, len(tasks)))]
