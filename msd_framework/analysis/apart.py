@@ -31,15 +31,7 @@ def begun_anew(source: Source) -> Iterator[Source]:
 def apart(config: RunConfig, source: Source) -> Iterator[tuple[RunConfig, World]]:
     """Takes a run's threads, seed and processes, and a folder beside its own, which goes again, for all processes together.
 
-    Args:
-        config: the run.
-        source: where its values were written.
-
-    Yields:
-        the run with that folder, and this process among all.
-
-    Raises:
-        ConfigError: what is raised inside, with the place that each key was written at.
+    Yields the run with that folder, and this process among all; a ConfigError from inside says where each key was written.
     """
     if config.env.threads:
         torch.set_num_threads(config.env.threads)

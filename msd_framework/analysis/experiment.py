@@ -78,20 +78,12 @@ class ExperimentConfig:
 
 
 def is_experiment(path: str | Path) -> bool:
-    """Whether a YAML file, or a base of it, says what is measured.
-
-    Raises:
-        ConfigError: if it cannot be read.
-    """
+    """Whether a YAML file, or a base of it, says what is measured."""
     return "experiment" in load(path).values
 
 
 def run_experiment(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Runs an experiment, and writes and shows its table.
-
-    Args:
-        path: a YAML file.
-        overrides: words ``a.b=value`` over it.
 
     Returns:
         What `summary.json` holds, its `rows` first of all; empty for ``run_type=check``.
@@ -107,7 +99,7 @@ def run_experiment(path: str | Path, overrides: Iterable[str] = ()) -> dict[str,
     torch.set_num_threads(config.env.threads)
     started = time.monotonic()
     try:
-        rows = [{k: _tidy(v) for k, v in row.items()} for row in experiment.run(config.seed_list, config.folder)]
+        rows = list(map(_tidy, experiment.run(config.seed_list, config.folder)))
     finally:
         torch.set_num_threads(threads)
     seconds = round(time.monotonic() - started, 2)
@@ -137,9 +129,8 @@ def checked_experiment(source: Source) -> tuple[ExperimentConfig, Experiment]:
 def markdown(config: ExperimentConfig, rows: Sequence[Row], seconds: float, drawn: bool) -> str:
     """The table as a page."""
     seeds = f"Seeds {', '.join(map(str, config.seed_list))}; {seconds:g} s."
-    lines = [f"# {escaped(config.name)}", "", seeds, "", *_table(config, rows).markdown()]
-    lines += ["", "![](summary.png)"] if drawn else []
-    return "\n".join(lines) + "\n"
+    picture = ["", "![](summary.png)"] if drawn else []
+    return "\n".join([f"# {escaped(config.name)}", "", seeds, "", *_table(config, rows).markdown(), *picture]) + "\n"
 
 
 def _table(config: ExperimentConfig, rows: Sequence[Row], title: str | None = None) -> Table:
@@ -154,9 +145,9 @@ def _table(config: ExperimentConfig, rows: Sequence[Row], title: str | None = No
     return Table(list(rows[0]), lines, title)
 
 
-def _tidy(value: float | str) -> float | str:
-    """A number without the last digits of floating point: a mean of per cents is exact in ten decimals."""
-    return round(value, 10) if isinstance(value, float) else value
+def _tidy(row: Row) -> Row:
+    """A row without the last digits of floating point: a mean of per cents is exact in ten decimals."""
+    return {name: round(value, 10) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def seed_problems(seeds: Sequence[int], written: int | list[int]) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,22 +15,15 @@ from msd_framework.errors import ConfigError, Problem, TrainingError, did_you_me
 from msd_framework.losses.relations import summary
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.features import listing, numbered, parsed
-from msd_framework.structures import Batch
 
 
 @dataclass(frozen=True)
 class Alike:
-    """How alike layers are.
-
-    Args:
-        student: the names of n layers.
-        teacher: the names of m layers.
-        cka: float [n, m].
-    """
+    """How alike layers are, by name."""
 
     student: tuple[str, ...]
     teacher: tuple[str, ...]
-    cka: Tensor
+    cka: Tensor  # float [n, m]
 
     @property
     def layers(self) -> dict[int, int]:
@@ -51,13 +44,8 @@ def alike_layers(
     """How alike the layers of a run's student and of its (first) teacher are on the full view.
 
     Args:
-        data: what the run reads.
-        student: its model.
-        teacher: its teacher's.
         student_layers: the names of its layers, such as `text.*.hidden`; each is read as its mean over an example's positions.
-        teacher_layers: the same of the teacher's.
-        use: what the run uses the split for whose examples are looked at.
-        num_examples: how many are looked at.
+        use: what the run uses the split for whose first examples are looked at.
 
     Raises:
         ConfigError: if there are no such layers.
@@ -66,12 +54,14 @@ def alike_layers(
     theirs = _layers(teacher, "teacher_layers", teacher_layers)
     reader = (data.training_reader if use == "train" else data.evaluation[use].reader).with_teacher(data.teacher_overrides)
     size = min(num_examples, data.config.evaluation.batch_size)
-    batches = EvaluationBatches(reader, Collator(data.processors, data.info, teacher_overrides=reader.teacher_overrides), size)
+    collator = Collator(data.processors, data.info, teacher_overrides=reader.teacher_overrides)
+    student.eval()
     means: dict[tuple[str, str], list[Tensor]] = {}
-    for batch in _first(batches, num_examples):
+    count = 0
+    for batch in EvaluationBatches(reader, collator, size):
         on_device = batch.to(data.world.device)
         sides = (
-            ("student", student.eval(), on_device.inputs, mine),
+            ("student", student, on_device.inputs, mine),
             ("teacher", teacher, on_device.teacher_side.inputs, theirs),
         )
         for side, model, inputs, names in sides:
@@ -81,13 +71,16 @@ def alike_layers(
                 if not mean.isfinite().all():
                     raise TrainingError(f"{name} of the {side} is not finite on data.{use}. Take another checkpoint.")
                 means.setdefault((side, name), []).append(mean)
+        count += len(batch)
+        if count >= num_examples:
+            break
     of_student = [torch.cat(means["student", name])[:num_examples] for name in mine]
     of_teacher = [torch.cat(means["teacher", name])[:num_examples] for name in theirs]
     return Alike(tuple(mine), tuple(theirs), cka_table(of_student, of_teacher))
 
 
 def usual_layers(model: MultimodalModel) -> str:
-    """The name of a model's layers that all modalities share; where it has none, of those of its first modality that has layers."""
+    """The name of a model's layers that all modalities share; where it has none, of those of its first modality that has some."""
     states = [part for part, layer, what in map(parsed, model.feature_kinds) if layer is not None and what == "hidden"]
     part = "fused" if "fused" in states or not states else states[0]
     return f"{part}.*.hidden"
@@ -104,35 +97,15 @@ def _layers(model: MultimodalModel, at: str, pattern: str) -> list[str]:
     return names
 
 
-def _first(batches: EvaluationBatches, num_examples: int) -> Iterator[Batch]:
-    """As many batches as hold so many examples."""
-    count = 0
-    for batch in batches:
-        yield batch
-        count += len(batch)
-        if count >= num_examples:
-            return
-
-
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     r"""Centred kernel alignment with a linear kernel: 1 if one is the other rotated and scaled, 0 if they have nothing in common.
 
     .. math:: \mathrm{CKA}(X, Y) = \frac{\lVert Y^\top X \rVert_F^2}{\lVert X^\top X \rVert_F \, \lVert Y^\top Y \rVert_F}
 
-    with each feature centred over the N examples. With fewer examples than features it is too large, whatever they are.
+    with each feature of x [N, D] and of y [N, E] centred over the N examples; 0 where one of them does not vary. With fewer
+    examples than features it is too large, whatever they are.
 
     Source: Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019 (arXiv:1905.00414), equation 7.
-
-    Args:
-        x: float [N, D].
-        y: float [N, E], of the same examples.
-
-    Returns:
-        A scalar; 0 where one of them does not vary.
-
-    >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    >>> f"{linear_cka(x, -2 * x[:, [1, 2, 0]] + 5):.6f}"
-    '1.000000'
     """
     x, y = x - x.mean(0), y - y.mean(0)
     together, alone, other = (torch.linalg.matrix_norm(a.T @ b) for a, b in ((y, x), (x, x), (y, y)))
@@ -141,22 +114,17 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cka_table(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The CKA of each of the student's layers with each of the teacher's, float [n, m].
-
-    Args:
-        student: float [N, D] a layer.
-        teacher: float [N, E] a layer.
-    """
-    return torch.stack([torch.stack([linear_cka(x, y) for y in teacher]) for x in student])
+    """The CKA of each of the student's n layers, float [N, D], with each of the teacher's m, float [N, E]: float [n, m]."""
+    rows = []
+    for x in student:
+        rows.append(torch.stack([linear_cka(x, y) for y in teacher]))
+    return torch.stack(rows)
 
 
 def suggested_layers(table: Tensor) -> dict[int, int]:
     """The teacher's layer for each of the student's, counted from 1, that are most alike altogether.
 
     No layer is paired with one below that of the layer before; and where the teacher has as many or more, none is paired twice.
-
-    Args:
-        table: how alike they are, float [n, m].
 
     >>> suggested_layers(torch.tensor([[0.9, 0.8, 0.1], [0.95, 0.7, 0.2]]))
     {1: 1, 2: 2}

@@ -15,8 +15,7 @@ from msd_framework.errors import DataError
 from msd_framework.views import FULL
 
 COLOURS = ("#1f4e79", "#e07b39", "#3a9d5d", "#8e5ea2", "#b0413e", "#6b6b6b", "#c9a227", "#17a2b8")
-SMALLEST = 1e-6
-"""The nearest that a probability in a prediction file is to 0 or 1."""
+SMALLEST = 1e-6  # the nearest that a probability in a prediction file is to 0 or 1
 
 
 def read_log_odds(path: Path) -> dict[str, NDArray[np.float64]]:
@@ -54,7 +53,6 @@ def draw_densities(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], path
 
     Args:
         panels: log-odds of class 1, float [N] by view, by the model's name.
-        path: the PNG.
     """
     from scipy.stats import gaussian_kde  # takes a second
 
@@ -76,13 +74,7 @@ def draw_densities(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], path
 
 
 def draw_runs(values: Mapping[str, Sequence[float]], metric: str, path: Path) -> None:
-    """A dot for each run and a bar at each mean.
-
-    Args:
-        values: a value for each seed, by the method's name.
-        metric: what they are.
-        path: the PNG.
-    """
+    """A dot for each run, the metric's value by method, and a bar at each mean."""
     figure, (axis,) = _figure(1, width=6.4, height=1.0 + 0.4 * len(values))
     for place, (colour, scores) in enumerate(zip(COLOURS * len(values), values.values())):
         axis.plot(scores, [place] * len(scores), "o", color=colour, alpha=0.55, markersize=6)
@@ -105,7 +97,6 @@ def draw_lines(
     Args:
         x: what the columns are drawn over, its name and its values.
         panels: columns by name, by the measure that they have in common.
-        path: the PNG.
         errors: what is drawn above and below a column's values, by the column's name.
     """
     figure, axes = _figure(len(panels), width=4.2, height=3.2, share_y=False)
@@ -120,14 +111,9 @@ def draw_lines(
     _save(figure, path)
 
 
-def draw_distributions(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], path: Path, num_columns: int = 4) -> None:
-    """A panel for each score, and in it a histogram for each modality.
-
-    Args:
-        panels: float [N] by modality, by the score's name.
-        path: the PNG.
-        num_columns: panels side by side.
-    """
+def draw_distributions(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], path: Path) -> None:
+    """A panel for each score, by its name, and in it a histogram for each modality, float [N]."""
+    num_columns = 4
     num_rows = -(-len(panels) // num_columns)
     figure, all_axes = _figure(num_columns, 3.2, 2.4 * num_rows, share_x=False, num_rows=num_rows)
     for axis, (name, modalities) in zip(all_axes, panels.items()):

@@ -8,50 +8,32 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# Seeds below which nothing is called shown: of five differences, all have one sign by chance in 1 of 16 studies.
 FEWEST_PAIRS = 6
-"""Seeds below which nothing is called shown: of five differences, all have one sign by chance in 1 of 16 studies."""
-
 NUM_DRAWN = 10_000
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The values of one metric over seeds.
-
-    Args:
-        mean: their mean.
-        sd: their standard deviation, with n - 1; not a number for a single value.
-        num_values: how many there are.
-    """
+    """The values of one metric over seeds."""
 
     mean: float
-    sd: float
+    sd: float  # with n - 1; not a number for a single value
     num_values: int
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a method differs from a baseline over seeds that both were run with.
+    """How much a method differs from a baseline over seeds that both were run with."""
 
-    Args:
-        mean: the mean difference, method minus baseline.
-        low: the lower end of the interval of the mean.
-        high: the upper end.
-        wins: seeds on which the method is better.
-        losses: seeds on which it is worse.
-        num_pairs: all seeds, those without a difference included.
-        larger_is_better: whether a larger value is a better one.
-        p: how often a mean at least as large would come out if the sign of each difference were a coin's.
-    """
-
-    mean: float
-    low: float
+    mean: float  # method minus baseline
+    low: float  # of the interval of the mean
     high: float
-    wins: int
+    wins: int  # seeds on which the method is better
     losses: int
-    num_pairs: int
+    num_pairs: int  # all seeds, those without a difference included
     larger_is_better: bool = True
-    p: float = float("nan")
+    p: float = float("nan")  # how often a mean at least as large would come out if the sign of each difference were a coin's
 
     @property
     def verdict(self) -> str:
@@ -72,14 +54,7 @@ class Difference:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and standard deviation.
-
-    Raises:
-        ValueError: if there is no value.
-
-    >>> summarise([1.0, 3.0])
-    Summary(mean=2.0, sd=1.4142135623730951, num_values=2)
-    """
+    """Mean and standard deviation; a ValueError if there is no value."""
     if len(values) == 0:
         raise ValueError("wanted at least one value, got none.")
     found = np.asarray(values, float)
@@ -104,11 +79,8 @@ def paired_difference(
     somewhat too narrow for few seeds.
 
     Args:
-        method: n values, one a seed.
-        baseline: n values, of the same seeds in the same order.
-        larger_is_better: whether a larger value is a better one.
+        baseline: values of the same seeds in the same order.
         level: the share of resamples inside the interval.
-        num_resamples: how often the seeds are drawn anew.
         seed: of the resamples.
 
     Raises:

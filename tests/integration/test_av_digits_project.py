@@ -13,7 +13,7 @@ import yaml
 
 from msd_framework.analysis.experiment import run_experiment
 from msd_framework.analysis.mfh.channels import draw_permutations
-from msd_framework.analysis.mfh.experiment import ChannelSaliency, TrainedModel
+from msd_framework.analysis.mfh.experiment import ChannelSaliency, ModelOnView
 from msd_framework.build.data import build_data
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_maskers
@@ -124,7 +124,7 @@ def test_a_small_model_of_both_is_measured_on_every_view(name: str, runs: Path) 
 
 def test_the_scores_of_a_run_are_those_of_algorithm_1(runs: Path) -> None:
     found = scores(runs)
-    shown = [TrainedModel.open(str(runs / "agree"), view, 20) for view in ("audio", "image")]
+    shown = [ModelOnView.open(str(runs / "agree"), view, 20) for view in ("audio", "image")]
     layer, model = Layer(shown[0].run.model, "projections.audio"), shown[0].run.model
     with torch.no_grad():
         h = layer.read(shown[0].logits)

@@ -26,8 +26,7 @@ from msd_framework.ranges import positive
 from msd_framework.structures import Batch, ModelOutput
 from msd_framework.teachers.masked import SALIENCY_FILE
 
-SEED = "{seed}"
-"""What stands for the seed in the name of a run's folder."""
+SEED = "{seed}"  # stands for the seed in the name of a run's folder
 
 
 @EXPERIMENTS.register("channel_saliency")
@@ -81,16 +80,16 @@ class ChannelSaliency(Experiment):
                 "weights": read_json(checkpoint / "files.json")["sha256"]["model.safetensors"],
             }
             write_json(folder / f"seed_{seed}" / SALIENCY_FILE, saliency)
-            above = (scores > 0.5).sum().item()
-            rows.append({"seed": str(seed), "channels": str(len(scores)), "mean": scores.mean().item(), "above a half": str(above)})
+            mean, above = scores.mean().item(), (scores > 0.5).sum().item()
+            rows.append({"seed": str(seed), "channels": str(len(scores)), "mean": mean, "above a half": str(above)})
         return rows
 
     def scores(self, seed: int) -> Tensor:
         """The saliency of each channel, float [D]."""
-        first, second = (
-            TrainedModel.open(folder.replace(SEED, str(seed)), view, self.num_examples)
-            for folder, view in zip(self.folders, self.views)
-        )
+        both = []
+        for folder, view in zip(self.folders, self.views):
+            both.append(ModelOnView.open(folder.replace(SEED, str(seed)), view, self.num_examples))
+        first, second = both
         if first.batch.ids != second.batch.ids:
             raise DataError(f"{self.folders[0]} and {self.folders[1]} were not trained on the same examples in the same order.")
         try:
@@ -103,19 +102,14 @@ class ChannelSaliency(Experiment):
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """A trained model and a view of some examples.
-
-    Args:
-        run: its run, with the trained model in it.
-        batch: the view of the examples.
-    """
+class ModelOnView:
+    """A run with its trained model, and a view of some examples."""
 
     run: Run
     batch: Batch
 
     @classmethod
-    def open(cls, folder: str, view: str, num_examples: int) -> TrainedModel:
+    def open(cls, folder: str, view: str, num_examples: int) -> ModelOnView:
         """The model of a finished run and the first examples of its training split.
 
         Raises:
@@ -128,12 +122,7 @@ class TrainedModel:
         split = data.get("train") if isinstance(data, Mapping) else None
         if not isinstance(split, str):
             raise ConfigError(f"{path}: data.train is {split!r}, wanted the split that the run was trained on.")
-        evaluated = [
-            "run_type=val",
-            f"env.save_dir={folder}",
-            "env.device=cpu",
-            as_word("data.validation", split),
-        ]
+        evaluated = ["run_type=val", f"env.save_dir={folder}", "env.device=cpu", as_word("data.validation", split)]
         limits = [f"data.max_eval_examples={num_examples}", f"evaluation.batch_size={num_examples}"]
         run = build(RunFacts(checked(load(path, [*evaluated, *limits]))), World())
         run.load_trained()

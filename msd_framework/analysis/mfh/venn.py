@@ -10,8 +10,7 @@ from torch import Tensor
 
 from msd_framework.ranges import positive
 
-SMALLEST = 1e-6
-"""The share of the largest spread below which a dimension is rounding noise."""
+SMALLEST = 1e-6  # the share of the largest spread below which a dimension is rounding noise
 
 
 @dataclass(frozen=True)
@@ -21,37 +20,33 @@ class Venn:
     .. math:: \alpha = \frac{|A \setminus B|}{|A|}, \qquad \beta = \frac{|B \setminus A|}{|B|}, \qquad
               \gamma = \frac{|A \cap B|}{|A \cup B|}
 
-    with :math:`A` the decisive features that the teacher's modality shows and :math:`B` those that the student's shows.
+    with :math:`A` the decisive features that the teacher's modality shows and :math:`B` those that the student's shows; 0 where
+    a denominator is.
 
     Source: Xue et al., The Modality Focusing Hypothesis, ICLR 2023 (arXiv:2206.06487), section 3.
-
-    Args:
-        teacher: :math:`|A|`, a number of features, or what they explain of the label.
-        student: :math:`|B|`, in the same unit.
-        shared: :math:`|A \cap B|`, in the same unit.
 
     >>> venn = Venn(teacher=10, student=10, shared=4)
     >>> venn.alpha, venn.beta, venn.gamma
     (0.6, 0.6, 0.25)
     """
 
-    teacher: float
-    student: float
-    shared: float
+    teacher: float  # |A|, a number of features, or what they explain of the label
+    student: float  # |B|
+    shared: float  # of both
 
     @property
     def alpha(self) -> float:
-        """The teacher's part that the student does not see; 0 if the teacher sees nothing that decides."""
+        """The teacher's part that the student does not see."""
         return (self.teacher - self.shared) / self.teacher if self.teacher else 0.0
 
     @property
     def beta(self) -> float:
-        """The student's part that the teacher does not see; 0 if the student sees nothing that decides."""
+        """The student's part that the teacher does not see."""
         return (self.student - self.shared) / self.student if self.student else 0.0
 
     @property
     def gamma(self) -> float:
-        """The shared part of all that decides; 0 if nothing does."""
+        """The shared part of all that decides."""
         union = self.teacher + self.student - self.shared
         return self.shared / union if union else 0.0
 
@@ -76,7 +71,6 @@ def estimate_venn(teacher: Tensor, student: Tensor, y: Tensor, *, num_permutatio
         student: float [N, D'].
         y: classes, int64 [N].
         num_permutations: how often labels are shuffled.
-        seed: of the shuffles.
 
     Returns:
         the parts, as shares of the label's variance.
@@ -92,7 +86,7 @@ def estimate_venn(teacher: Tensor, student: Tensor, y: Tensor, *, num_permutatio
     """
     positive(num_permutations=num_permutations)
     if not (teacher.ndim == student.ndim == 2 and len(teacher) == len(student) == len(y) and len(y) >= 8):
-        shapes = " and ".join(str(list(x.shape)) for x in (teacher, student))
+        shapes = f"{list(teacher.shape)} and {list(student.shape)}"
         raise ValueError(f"wanted two matrices of the same 8 or more examples, got {shapes} for {len(y)} labels.")
     generator = torch.Generator().manual_seed(seed)
     shuffles = [torch.randperm(len(y), generator=generator) for _ in range(num_permutations)]
@@ -108,11 +102,7 @@ def estimate_venn(teacher: Tensor, student: Tensor, y: Tensor, *, num_permutatio
 
 
 def basis_of(x: Tensor) -> Tensor:
-    """Orthonormal columns that span what the columns of a matrix [N, D] differ in between examples, float64 [N, D'].
-
-    >>> basis_of(torch.tensor([[1.0, 2.0, 7.0], [3.0, 6.0, 7.0], [2.0, 4.0, 7.0]])).shape  # a column twice, and a constant
-    torch.Size([3, 1])
-    """
+    """Orthonormal columns that span what the columns of a matrix [N, D] differ in between examples, float64 [N, D']."""
     x = x.double() - x.double().mean(0)
     spread = x.square().mean(0).sqrt()
     u, s, _ = torch.linalg.svd(x[:, spread > 0] / spread[spread > 0], full_matrices=False)
@@ -123,12 +113,7 @@ def basis_of(x: Tensor) -> Tensor:
 def explained(basis: Tensor, targets: Tensor) -> float:
     r"""What a linear regression on D dimensions explains, :math:`1 - (1 - R^2) \frac{N - 1}{N - D - 1}`.
 
-    Args:
-        basis: orthonormal columns without a mean, float64 [N, D].
-        targets: float64 [N, C].
-
-    Raises:
-        ValueError: if there are no more examples than dimensions.
+    The basis is orthonormal columns without a mean, float64 [N, D], the targets are float64 [N, C].
     """
     (n, d), y = basis.shape, targets - targets.mean(0)
     if n <= d + 1:
