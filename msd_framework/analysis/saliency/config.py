@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,32 +58,18 @@ class SaliencyConfig:
 
 @dataclass(frozen=True)
 class SaliencyRun:
-    """A run whose teacher is asked, once nothing is wrong with it.
-
-    Args:
-        options: of the command.
-        run: the run, whose objective and evaluation ask for the views of all scores.
-        source: where its values were written.
-        facts: of the run, before anything is loaded.
-        modalities: the teacher's.
-        specs: the saliencies' parts of a YAML, by their labels.
-        folder: where it writes.
-    """
+    """A run whose teacher is asked, once nothing is wrong with it."""
 
     options: SaliencyConfig
-    run: RunConfig
-    source: Source
-    facts: RunFacts
-    modalities: tuple[str, ...]
-    specs: Mapping[str, Component]
-    folder: Path
+    run: RunConfig  # its objective and evaluation ask for the views of all scores
+    source: Source  # where its values were written
+    facts: RunFacts  # before anything is loaded
+    modalities: tuple[str, ...]  # the teacher's
+    specs: Mapping[str, Component]  # the saliencies' parts of a YAML, by their labels
+    folder: Path  # where it writes
 
     def saliencies(self, prior: list[float]) -> dict[str, Saliency]:
-        """The saliencies by their labels.
-
-        Args:
-            prior: the share of each class in the training split, for those that ask for it and were given none.
-        """
+        """The saliencies by their labels, with the share of each class in training for those that ask for it and have none."""
         facts = self.facts.assumed | {"prior": prior}
         return {name: SALIENCIES.build(spec, f"scores.{name}", facts) for name, spec in self.specs.items()}
 
@@ -92,7 +78,6 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     """The run and the options of the command. The teacher of a run that has none is its own trained model.
 
     Args:
-        path: the run's YAML.
         words: options ``key=value``, of `SaliencyConfig` or of the run.
 
     Raises:
@@ -114,18 +99,14 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
         modalities = union([card["modalities"] for card in cards])
     except CheckpointError as error:
         at = "teacher.checkpoint" if "teacher" in source.values else "env.save_dir"
-        problem = Problem(at, f"holds no teacher, nor a model of the run's own: {error}")
-        raise ConfigError(located(problem, source)) from error
+        raise ConfigError(located(Problem(at, f"holds no teacher, nor a model of the run's own: {error}"), source)) from error
     loss = SOFT[read_as(cards[0])] if facts.info.task == "soft_target" else None
     objective = {"type": "distillation", "task_loss": loss}
     facts = RunFacts(replace(config, run_type="train", objective=objective))
     scores = options.scores or _fitting(facts, modalities)
     specs = [Spec(f"scores[{i}]", SALIENCIES, spec) for i, spec in enumerate(scores)]
     refuse(_problems(options, facts, modalities, specs), options_source)
-    views = [FULL]
-    for spec in specs:
-        views += facts.build(spec).views(modalities)
-    views = list(dict.fromkeys(views))
+    views = list(views_of(map(facts.build, specs), modalities))
     # Nothing is trained. The student is only there to make a run complete: the teacher that takes the most modalities stands in.
     largest = max(cards, key=lambda card: len(card["modalities"]))
     values = source.values
@@ -145,6 +126,14 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     }
     rewritten = Source(run, source.origins)
     return SaliencyRun(options, checked(rewritten), rewritten, facts, modalities, {label(s): s for s in scores}, folder)
+
+
+def views_of(saliencies: Iterable[Saliency], modalities: Sequence[str]) -> tuple[str, ...]:
+    """The views of a teacher with these modalities that any of the saliencies asks for, the full one first."""
+    views = {FULL: None}
+    for saliency in saliencies:
+        views |= dict.fromkeys(saliency.views(modalities))
+    return tuple(views)
 
 
 def label(spec: Any) -> str:
@@ -176,8 +165,8 @@ def _problems(options: SaliencyConfig, run: RunFacts, modalities: Sequence[str],
     if options.resamples < 0:
         problems.append(Problem("resamples", f"must be at least 0, got {options.resamples}."))
     if len(modalities) < 2:
-        problems.append(Problem("config", f"the teacher takes {modalities[0]} alone; saliency compares two modalities or more."))
-        return problems
+        text = f"the teacher takes {modalities[0]} alone; saliency compares two modalities or more."
+        return [*problems, Problem("config", text)]
     for spec in specs:
         try:
             for view in run.build(spec).views(modalities):

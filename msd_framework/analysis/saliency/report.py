@@ -6,7 +6,6 @@ import base64
 import html
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,21 @@ from msd_framework.saliency.reading import together
 from msd_framework.screen import Screen
 from msd_framework.table import Table, write_csv
 
-EXCERPT = 120
-"""Characters of a text that are shown."""
-
-THUMBNAIL = 160
-"""The longer side of a picture in the gallery, in pixels."""
+EXCERPT = 120  # characters of a text that are shown
+THUMBNAIL = 160  # the longer side of a picture in the gallery, in pixels
+MEASURES = ("n", "mean", "sd", "q25", "median", "q75", "most_salient")
 
 OPPOSITE = (
     "`drop` and `gap` read a modality's score off the view without it, `keep` and `loss` off the view of it alone: "
     "with two modalities drop(image) = -keep(text), so that both rank them alike."
 )
 
+STYLE = (
+    "body{font:14px sans-serif;margin:2em}div{display:flex;flex-wrap:wrap;gap:12px}figure{width:180px;margin:0;padding:8px;"
+    "border:1px solid #ccc}img{image-rendering:pixelated;max-width:160px}figcaption{overflow-wrap:anywhere}small{color:#666}"
+)
 
+# the files of a split's report: how their names begin and end
 KINDS = (
     ("saliency", "md"),
     ("saliency", "json"),
@@ -41,17 +43,10 @@ KINDS = (
     ("scores", "csv"),
     ("examples", "html"),
 )
-"""The files of a split's report: how their names begin and end."""
 
 
 def write_report(job: SaliencyRun, scored: Scored, summary: Mapping[str, Any]) -> None:
-    """Writes and shows the scores of a split.
-
-    Args:
-        job: the run.
-        scored: the scores of each example.
-        summary: of the scores, as JSON has it.
-    """
+    """Writes and shows the scores of a split, and their summary as JSON has it."""
     name = job.run.name
     files = {(kind, suffix): split_file(job.folder, kind, summary["split"], suffix) for kind, suffix in KINDS}
     write_json(files["saliency", "json"], summary)
@@ -64,21 +59,24 @@ def write_report(job: SaliencyRun, scored: Scored, summary: Mapping[str, Any]) -
     show(name, summary, list(files.values()))
 
 
-MEASURES = ("n", "mean", "sd", "q25", "median", "q75", "most_salient")
-
-
 def table_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
     """A row a score, class and modality."""
     for label, score in summary["scores"].items():
         for name, by_modality in score["classes"].items():
             for modality, measured in by_modality.items():
-                yield [label, name, modality, *(_number(measured.get(key, "")) for key in MEASURES)]
+                row = [label, name, modality]
+                for key in MEASURES:
+                    value = measured.get(key, "")
+                    row.append(f"{value:.9g}" if isinstance(value, float) else value)
+                yield row
 
 
 def example_rows(scored: Scored) -> tuple[list[str], Iterator[list[Any]]]:
     """The names of the columns, and a row an example: its id, what the data set keeps with it, and all its scores."""
-    examples = [scored.example(row) for row in range(len(scored.places))]
-    kept = list(dict.fromkeys(chain.from_iterable(example.facts for example in examples)))
+    examples = list(map(scored.example, range(len(scored.places))))
+    kept = dict[str, None]()
+    for example in examples:
+        kept |= dict.fromkeys(example.facts)
     columns = {}
     for label, scores in scored.scores.items():
         for i, modality in enumerate(scored.modalities):
@@ -100,63 +98,60 @@ def markdown(name: str, summary: Mapping[str, Any], picture: str) -> str:
         "",
         f"Teacher {escaped(summary['teacher'])}, {summary['examples']:,} labelled examples. {OPPOSITE}",
     ]
-    if has_truth(summary):
-        lines += ["", "## What decides an example", "", truth_caption(summary), ""]
-        lines += Table(truth_header(summary), list(truth_rows(summary))).markdown()
+    truth = truth_table(summary)
+    if truth is not None:
+        lines += ["", "## What decides an example", "", str(truth.caption), "", *truth.markdown()]
     lines += ["", "## By class", "", "Means; in brackets the share of examples in which the modality is the most salient one.", ""]
-    lines += Table(["score", "class", "n", *modalities], list(class_rows(summary))).markdown()
+    lines += Table(["score", "class", "n", *modalities], class_rows(summary)).markdown()
     for kind, examples in summary["picked"].items():
         lines += ["", f"## {title(kind, modalities)}", "", f"The first by `{summary['picked_by']}`.", ""]
-        lines += Table(["id", "label", *modalities, "shown", "facts"], list(example_table(summary, examples))).markdown()
+        lines += Table(["id", "label", *modalities, "shown", "facts"], example_table(summary, examples)).markdown()
     lines += ["", f"![distribution of the scores]({picture})"]
     return "\n".join(lines) + "\n"
 
 
-def has_truth(summary: Mapping[str, Any]) -> bool:
-    """Whether it is known what decides each example."""
-    return any("truth" in score or "oracle" in score for score in summary["scores"].values())
-
-
-def truth_caption(summary: Mapping[str, Any]) -> str:
-    """How the numbers beside the truth are to be read."""
+def truth_table(summary: Mapping[str, Any], title: str | None = None) -> Table | None:
+    """How well each score tells what decides an example, the best score first; None where that is not known."""
+    scores = summary["scores"]
+    first = next(iter(scores.values()))
     texts = []
-    first = next(iter(summary["scores"].values()))
     if "truth" in first:
         texts.append("AUROC (times 100) with which a score tells the examples that each kind decides from all others.")
     if "oracle" in first:
         texts.append("rho: Spearman's rank correlation (times 100) with the exact `drop` score of a perfect reader.")
-    return " ".join([*texts, "In brackets, 95 % bootstrap intervals over examples."])
+    if not texts:
+        return None
+    texts.append("In brackets, 95 % bootstrap intervals over examples.")
+    rows = []
+    for label, score in scores.items():
+        truth, oracle = score.get("truth", {}), score.get("oracle", {})
+        area = truth["mean"]["value"] if truth else 0.0
+        rows.append((-area, [label, *map(interval, truth.values()), *map(interval, oracle.values())]))
+    rows.sort(key=lambda row: row[0])
+    header = ["score", *first.get("truth", {}), *(f"rho {m}" for m in first.get("oracle", {}))]
+    return Table(header, [row for _, row in rows], title, " ".join(texts))
 
 
-def truth_header(summary: Mapping[str, Any]) -> list[str]:
-    first = next(iter(summary["scores"].values()))
-    return ["score", *first.get("truth", {}), *(f"rho {m}" for m in first.get("oracle", {}))]
-
-
-def truth_rows(summary: Mapping[str, Any]) -> Iterator[list[str]]:
-    """A row a score, the best first."""
-    scores = summary["scores"]
-    areas = {label: score.get("truth", {}).get("mean", {}).get("value", 0.0) for label, score in scores.items()}
-    for label in sorted(scores, key=lambda label: -areas[label]):
-        truth, oracle = scores[label].get("truth", {}), scores[label].get("oracle", {})
-        yield [label, *map(interval, truth.values()), *map(interval, oracle.values())]
-
-
-def class_rows(summary: Mapping[str, Any]) -> Iterator[list[str]]:
+def class_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """A row a score and class."""
+    rows = []
     for label, score in summary["scores"].items():
         for name, by_modality in score["classes"].items():
             first = next(iter(by_modality.values()))
-            yield [label, name, f"{first['n']:,}", *map(mean_and_share, by_modality.values())]
+            rows.append([label, name, f"{first['n']:,}", *map(mean_and_share, by_modality.values())])
+    return rows
 
 
-def example_table(summary: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+def example_table(summary: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A row an example."""
+    rows = []
     for example in examples:
         scores = example["scores"][summary["picked_by"]]
         facts = ", ".join(f"{k} {v}" for k, v in example["facts"].items())
         shown = "; ".join(map(excerpt, example["inputs"].values()))
-        yield [example["id"], label_of(example["label"]), *(f"{scores[m]:.3f}" for m in summary["modalities"]), shown, facts]
+        numbers = [f"{scores[m]:.3f}" for m in summary["modalities"]]
+        rows.append([example["id"], label_of(example["label"]), *numbers, shown, facts])
+    return rows
 
 
 def gallery(name: str, summary: Mapping[str, Any]) -> str:
@@ -169,10 +164,19 @@ def gallery(name: str, summary: Mapping[str, Any]) -> str:
     return f'<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>{"".join(parts)}\n'
 
 
-STYLE = (
-    "body{font:14px sans-serif;margin:2em}div{display:flex;flex-wrap:wrap;gap:12px}figure{width:180px;margin:0;padding:8px;"
-    "border:1px solid #ccc}img{image-rendering:pixelated;max-width:160px}figcaption{overflow-wrap:anywhere}small{color:#666}"
-)
+def _card(example: Mapping[str, Any], picked_by: str, image_modalities: Sequence[str]) -> str:
+    pictures, texts = "", []
+    for modality, value in example["inputs"].items():
+        data = thumbnail(Path(value)) if modality in image_modalities else ""
+        if data:
+            pictures += f'<img alt="{html.escape(modality)}" src="data:image/png;base64,{data}">'
+        else:
+            texts.append(excerpt(value))
+    scores = ", ".join(f"{m} {value:.3f}" for m, value in example["scores"][picked_by].items())
+    facts = "".join(f", {k} {v}" for k, v in example["facts"].items())
+    known = html.escape(f"{example['id']}, label {label_of(example['label'])}{facts}")
+    text = html.escape(" / ".join(texts))
+    return f"<figure>{pictures}<figcaption>{text}<br><small>{known}<br>{html.escape(scores)}</small></figcaption></figure>"
 
 
 def title(kind: str, modalities: Sequence[str]) -> str:
@@ -195,9 +199,8 @@ def thumbnail(path: Path) -> str:
 def show(name: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
     """The summary on the screen."""
     head = f"Saliency of {name}, split {summary['split']}: {summary['examples']:,} examples"
-    if has_truth(summary):
-        table = Table(truth_header(summary), list(truth_rows(summary)), head, truth_caption(summary))
-    else:
+    table = truth_table(summary, head)
+    if table is None:
         rows = [row for row in class_rows(summary) if row[1] == "all"]
         caption = "Means; in brackets, how often the modality is the most salient one."
         table = Table(["score", "class", "n", *summary["modalities"]], rows, head, caption)
@@ -235,22 +238,3 @@ def label_of(target: Any) -> str:
     ('3', '1 2')
     """
     return " ".join(str(c) for c, y in enumerate(target) if y) if isinstance(target, list) else str(target)
-
-
-def _number(value: Any) -> Any:
-    return f"{value:.9g}" if isinstance(value, float) else value
-
-
-def _card(example: Mapping[str, Any], picked_by: str, image_modalities: Sequence[str]) -> str:
-    pictures, texts = "", []
-    for modality, value in example["inputs"].items():
-        data = thumbnail(Path(value)) if modality in image_modalities else ""
-        if data:
-            pictures += f'<img alt="{html.escape(modality)}" src="data:image/png;base64,{data}">'
-        else:
-            texts.append(excerpt(value))
-    scores = ", ".join(f"{m} {value:.3f}" for m, value in example["scores"][picked_by].items())
-    facts = "".join(f", {k} {v}" for k, v in example["facts"].items())
-    known = html.escape(f"{example['id']}, label {label_of(example['label'])}{facts}")
-    text = html.escape(" / ".join(texts))
-    return f"<figure>{pictures}<figcaption>{text}<br><small>{known}<br>{html.escape(scores)}</small></figcaption></figure>"

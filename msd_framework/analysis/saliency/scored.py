@@ -17,25 +17,15 @@ from msd_framework.saliency.reading import Reading, decided
 
 @dataclass(frozen=True)
 class Scored:
-    """A split and its saliency scores.
+    """A split and its saliency scores."""
 
-    Args:
-        use: what the run uses the split for.
-        dataset: its examples.
-        places: where the N labelled ones stand in it, int64 [N].
-        targets: int64 [N] or float [N, C].
-        scores: float [N, M] by the saliency's label.
-        readings: what a large score says, by label.
-        modalities: M names.
-    """
-
-    use: str
+    use: str  # what the run uses the split for
     dataset: MultimodalDataset
-    places: NDArray[np.int64]
-    targets: NDArray[Any]
-    scores: Mapping[str, Floats]
-    readings: Mapping[str, Reading]
-    modalities: tuple[str, ...]
+    places: NDArray[np.int64]  # where the N labelled examples stand in it
+    targets: NDArray[Any]  # int64 [N] or float [N, C]
+    scores: Mapping[str, Floats]  # float [N, M] by the saliency's label
+    readings: Mapping[str, Reading]  # what a large score says, by label
+    modalities: tuple[str, ...]  # M names
 
     def example(self, row: int) -> Example:
         return self.dataset[int(self.places[row])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.analysis.apart import apart
-from msd_framework.analysis.saliency.config import SaliencyRun, load_saliency
+from msd_framework.analysis.saliency.config import SaliencyRun, load_saliency, views_of
 from msd_framework.analysis.saliency.report import write_report
 from msd_framework.analysis.saliency.scored import Scored
 from msd_framework.analysis.saliency.statistics import Floats, Interval, auroc, spearman, with_interval
@@ -33,9 +33,7 @@ from msd_framework.structures import Batch, ModelOutput
 from msd_framework.views import FULL
 from msd_framework.worlds import read_oracle
 
-DECIDED_BY = "decided_by"
-"""The fact of an example that says what decides it: a modality, or all of them together."""
-
+DECIDED_BY = "decided_by"  # the fact of an example that says what decides it: a modality, or all of them together
 ROWS = 1024
 
 
@@ -43,7 +41,6 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
     """Scores the modalities of examples by a run's teacher, and writes a report.
 
     Args:
-        path: the run's YAML.
         words: options ``key=value``, of `SaliencyConfig` or of the run.
 
     Returns:
@@ -72,8 +69,8 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def training_prior(data: Data) -> list[float]:
-    """The share of each class among the targets of the training split, with one more example of each and, where every label is a
-    question of its own, one without it, so that nothing is impossible. No input is read.
+    """The share of each class among the targets of the training split, with one more example of each and, where every label is
+    a question of its own, one without it, so that nothing is impossible. No input is read.
     """
     examples, info, read = data.splits["train"], data.info, Collator({}, data.info).targets
     counts, total = torch.ones(info.num_classes, dtype=torch.float64), 2
@@ -90,7 +87,6 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
     """Every score of every labelled example of a split that lacks no modality, in one pass of the teacher.
 
     Args:
-        data: what the run reads.
         teachers: who teaches, with maskers in eval mode.
         use: what the run uses the split for.
         saliencies: what is computed, by name.
@@ -101,10 +97,7 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
     teacher = teachers.of(use)
     assert teacher is not None
     modalities = teacher.modalities
-    views = [FULL]
-    for saliency in saliencies.values():
-        views += saliency.views(modalities)
-    views = list(dict.fromkeys(views))
+    views = views_of(saliencies.values(), modalities)
 
     def scores_of(batch: Batch, labels: Sequence[str]) -> Tensor:
         outputs = {view: ModelOutput(logits.float()) for view, logits in zip(views, teacher.predict(batch, views).logits)}
@@ -118,12 +111,17 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
             scores.append(saliencies[label](outputs | {FULL: ModelOutput(full, features)}, targets, modalities))
         return torch.stack(scores)  # [K, B, M]
 
+    def counted() -> Iterator[Batch]:
+        for batch in batches:
+            yield batch
+            advance(1)
+
     reader = data.reader(data.splits[use])
     if any(saliency.needs_model for saliency in saliencies.values()):
         reader = reader.with_teacher(data.teacher_overrides)  # its weights read the inputs, though its logits may be cached
     batches = data.in_order(reader)
     with bar(f"asking the teacher ({use})", len(batches), data.world.is_first) as advance:
-        predictions = predict(scores_of, _counted(batches, advance), list(saliencies), data.world).together()
+        predictions = predict(scores_of, counted(), list(saliencies), data.world).together()
     # an example that lacks a modality has nothing to compare
     mine = set(chain.from_iterable(batches.reader.lacking.values()))
     lacking = set(chain.from_iterable(data.world.gather(mine)))
@@ -134,12 +132,6 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
     scores = {label: values.double().numpy() for label, values in known.logits.items()}
     readings = {label: saliency.reading for label, saliency in saliencies.items()}
     return Scored(use, data.splits[use], known.places.numpy(), known.targets.numpy(), scores, readings, modalities)
-
-
-def _counted(batches: Iterable[Batch], advance: Callable[[int], None]) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        advance(1)
 
 
 def summarise(job: SaliencyRun, scored: Scored) -> dict[str, Any]:
@@ -211,9 +203,13 @@ def known_truth(scored: Scored) -> dict[str, Floats]:
     """Which examples are known to be decided by each modality alone and by all together, 1 or 0 [N]; empty if none is."""
     names = (*scored.modalities, together(scored.modalities))
     facts = [scored.example(row).facts.get(DECIDED_BY) for row in range(len(scored.places))]
-    if not all(fact in names for fact in facts):
+    if not set(facts) <= set(names):
         return {}
-    return {name: np.array([float(fact == name) for fact in facts]) for name in names if name in facts}
+    truth = {}
+    for name in names:
+        if name in facts:
+            truth[name] = np.array([float(fact == name) for fact in facts])
+    return truth
 
 
 def oracle_saliency(job: SaliencyRun, scored: Scored) -> Floats | None:

@@ -18,16 +18,12 @@ Floats: TypeAlias = NDArray[np.float64]
 Statistic: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
 """Of N values, N values to compare them with, and how often each example is drawn [R, N]: float [R]."""
 
+BLOCK = 100  # resamples at once, so that memory does not grow with their number
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and the middle of its resamples.
-
-    Args:
-        value: on the examples as they are.
-        low: the lower end.
-        high: the upper end.
-    """
+    """A number on the examples as they are, and the ends of the middle of its resamples."""
 
     value: float
     low: float
@@ -35,14 +31,7 @@ class Interval:
 
 
 def midranks(values: Floats, drawn: Floats) -> Floats:
-    """The rank of each value where example i is there ``drawn[r, i]`` times; equal ones share the mean of their ranks.
-
-    Args:
-        values: float [N].
-        drawn: float [R, N], whole numbers.
-
-    Returns:
-        float [R, N].
+    """The rank of each of N values where example i is there ``drawn[r, i]`` times, float [R, N]; equal ones share their mean.
 
     >>> midranks(np.array([5.0, 7.0, 7.0]), np.array([[1.0, 1.0, 1.0], [2.0, 1.0, 0.0]]))
     array([[1. , 2.5, 2.5],
@@ -61,18 +50,8 @@ def auroc(scores: Floats, positive: Floats, drawn: Floats) -> Floats:
 
     .. math:: \frac{R_+ - n_+ (n_+ + 1) / 2}{n_+ n_-}
 
-    with :math:`R_+` the sum of the ranks of the :math:`n_+` positive examples (Mann and Whitney, 1947).
-
-    Args:
-        scores: float [N].
-        positive: float [N], 1 or 0.
-        drawn: float [R, N], how often each example is there.
-
-    Returns:
-        float [R]; not a number where all examples are of one kind.
-
-    >>> auroc(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 1.0]), np.ones((1, 3)))
-    array([1.])
+    with :math:`R_+` the sum of the ranks of the :math:`n_+` positive examples, 1 and not 0 (Mann and Whitney, 1947); not a number
+    where all examples are of one kind.
     """
     ups = (drawn * positive).sum(1)
     downs = drawn.sum(1) - ups
@@ -83,20 +62,8 @@ def auroc(scores: Floats, positive: Floats, drawn: Floats) -> Floats:
 
 
 def spearman(x: Floats, y: Floats, drawn: Floats) -> Floats:
-    """Spearman's rank correlation: Pearson's of the ranks.
-
-    Args:
-        x: float [N].
-        y: float [N].
-        drawn: float [R, N], how often each example is there.
-
-    Returns:
-        float [R]; not a number where all examples are equal in x or in y.
-
-    >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([1.0, 4.0, 5.0]), np.ones((1, 3))).round(6)
-    array([1.])
-    """
-    a, b = (_centred(midranks(values, drawn), drawn) for values in (x, y))
+    """Spearman's rank correlation: Pearson's of the ranks; not a number where all examples are equal in x or in y."""
+    a, b = _centred(midranks(x, drawn), drawn), _centred(midranks(y, drawn), drawn)
     with np.errstate(invalid="ignore"):
         correlation: Floats = (drawn * a * b).sum(1) / np.sqrt((drawn * a * a).sum(1) * (drawn * b * b).sum(1))
     return correlation
@@ -105,15 +72,7 @@ def spearman(x: Floats, y: Floats, drawn: Floats) -> Floats:
 def with_interval(
     statistic: Statistic, x: Floats, y: Floats, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """A statistic with its percentile bootstrap interval over examples.
-
-    Args:
-        statistic: `auroc` or `spearman`.
-        x: float [N].
-        y: float [N].
-        num_resamples: how often N examples are drawn anew; 0 gives no interval.
-        level: the share of resamples inside the interval.
-        seed: of the resamples.
+    """A statistic of N values and N others with its percentile bootstrap interval over examples; 0 resamples give none.
 
     >>> with_interval(auroc, np.arange(4.0), np.array([0.0, 0.0, 1.0, 1.0]), num_resamples=0)
     Interval(value=1.0, low=nan, high=nan)
@@ -127,10 +86,6 @@ def with_interval(
     values = values[~np.isnan(values)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan)
     return Interval(value, float(low), float(high))
-
-
-BLOCK = 100
-"""Resamples at once, so that memory does not grow with their number."""
 
 
 def _centred(values: Floats, drawn: Floats) -> Floats:
