@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from msd_framework.build.run import Run
+from msd_framework.config.schema import USED_SPLITS
 from msd_framework.config.values import to_copy
 from msd_framework.data.base import SubmissionFile
 from msd_framework.data.batches.reader import ExampleReader
@@ -33,21 +34,9 @@ from msd_framework.structures import DatasetInfo
 from msd_framework.table import Table
 from msd_framework.views import FULL
 
-PACKAGES = (
-    "msd_framework",
-    "torch",
-    "torchvision",
-    "transformers",
-    "tokenizers",
-    "omegaconf",
-    "safetensors",
-    "torchmetrics",
-    "numpy",
-)
+PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "omegaconf", "safetensors", "torchmetrics", "numpy")
 
-
-SPLITS = {"train": ("validation", "test"), "val": ("validation",), "test": ("test",), "predict": ("test",)}
-"""The splits that each `run_type` reports on."""
+SPLITS = {"train": ("validation", "test"), **USED_SPLITS}  # that each `run_type` reports on
 
 
 def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +103,7 @@ def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
             yield list(zip(places, zip(table.rows(predictions), entries)))
 
     path = split_file(run.folder, "predictions", getattr(run.config.data, use), "csv")
-    with prediction_files(path, table.header, submission) if world.is_first else nullcontext(_ignore) as write:
+    with prediction_files(path, table.header, submission) if world.is_first else nullcontext(lambda row, entry: None) as write:
         for row, entry in in_order(rows(), world):
             write(row, entry)
         examples, labelled = measures.seen(world)
@@ -144,11 +133,7 @@ def _add_comparisons(compared: dict[str, Comparison], student: Predictions, teac
 def prediction_files(
     path: Path, header: Sequence[str], submission: SubmissionFile | None
 ) -> Iterator[Callable[[Sequence[Any], str], None]]:
-    """The file of predictions and, beside it, what a server takes; both take their names once all is written.
-
-    Yields:
-        what writes an example's row and its entry.
-    """
+    """The file of predictions and, beside it, what a server takes; yields what writes an example's row and its entry."""
     with ExitStack() as files:
         writer = CsvWriter(files.enter_context(draft(path)))
         writer.writerow(header)
@@ -167,16 +152,10 @@ def prediction_files(
             second.write(submission.end)
 
 
-def _ignore(row: Sequence[Any], entry: str) -> None:
-    """What a process that writes nothing does with a row."""
-
-
 def _readers(run: Run) -> dict[str, ExampleReader]:
     """The reader of each split, by its use."""
     readers = {} if run.data.training is None else {"train": run.data.training}
-    for use, batches in run.data.evaluation.items():
-        readers[use] = batches.reader
-    return readers
+    return readers | {use: batches.reader for use, batches in run.data.evaluation.items()}
 
 
 def skipped(run: Run) -> list[str]:
@@ -206,7 +185,7 @@ def environment(world: World) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: importlib.metadata.version(name) for name in ("msd_framework", *PACKAGES)},
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "processes": world.size,
@@ -218,11 +197,8 @@ def environment(world: World) -> dict[str, Any]:
 def markdown(result: Mapping[str, Any]) -> str:
     """The report as a page."""
     frozen = f" ({result['frozen_parameters']:,} of them frozen)" if result["frozen_parameters"] else ""
-    lines = [
-        f"# {escaped(result['name'])}",
-        "",
-        f"Seed {result['seed']}, {result['parameters']:,} parameters{frozen}, best at update {result['best_update']}.",
-    ]
+    model = f"{result['parameters']:,} parameters{frozen}"
+    lines = [f"# {escaped(result['name'])}", "", f"Seed {result['seed']}, {model}, best at update {result['best_update']}."]
     if "seconds" in result:
         lines.append(f"{result['updates']} updates in {result['seconds']} s. {result['stopped']}".rstrip())
     lines += ["", result["precision"]["line"]]
@@ -261,10 +237,8 @@ def show(result: Mapping[str, Any]) -> None:
 
 def _table(result: Mapping[str, Any]) -> Table:
     """A row a metric, with what it was expected to be."""
-    expected = result["expected"]
-    rows = [[k, _shown(v), f"{expected[k]:.4f}" if k in expected else ""] for k, v in result["metrics"].items()]
+    expected, rows = result["expected"], []
+    for name, value in result["metrics"].items():
+        shown = "undefined" if math.isnan(value) else f"{value:.4f}"
+        rows.append([name, shown, f"{expected[name]:.4f}" if name in expected else ""])
     return Table(["metric", "value", "expected"], rows, f"{result['name']} (seed {result['seed']})")
-
-
-def _shown(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.4f}"

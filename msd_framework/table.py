@@ -15,20 +15,12 @@ from rich.text import Text
 from msd_framework.escaping import CsvWriter, markdown, visible
 from msd_framework.files import draft
 
-NUMBER = re.compile(r"[-+]?(\d|inf|nan)|-$|undefined$|$")
-"""Matches a cell of a column of numbers; an empty one, `-` and `undefined` are such as well."""
+NUMBER = re.compile(r"[-+]?(\d|inf|nan)|-$|undefined$|$")  # matches a cell of a column of numbers, an empty one too
 
 
 @dataclass(frozen=True)
 class Table:
     r"""Rows of texts under the names of their columns.
-
-    Args:
-        columns: the names.
-        rows: texts, one a column.
-        title: stands above it on the screen.
-        caption: stands below it on the screen.
-        bold: cells, by row and column, that stand out on the screen.
 
     >>> table = Table(["method", "accuracy"], [["ce", "81.0"], ["kd", "83.4"]])
     >>> print(*table.markdown(), sep="\n")
@@ -40,15 +32,15 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    title: str | None = None
-    caption: str | None = None
-    bold: Collection[tuple[int, int]] = ()
+    title: str | None = None  # stands above it on the screen
+    caption: str | None = None  # stands below it on the screen
+    bold: Collection[tuple[int, int]] = ()  # cells, by row and column, that stand out on the screen
 
     @property
     def is_number(self) -> list[bool]:
         """Which columns hold numbers; the first one names its row."""
-        are_numbers = [all(NUMBER.match(row[i]) for row in self.rows) for i in range(len(self.columns))]
-        return [False, *are_numbers[1:]]
+        are_numbers = [all(NUMBER.match(row[i]) for row in self.rows) for i in range(1, len(self.columns))]
+        return [False, *are_numbers]
 
     def markdown(self) -> list[str]:
         """The lines of the table in a page."""
@@ -57,15 +49,8 @@ class Table:
         return [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)]
 
     def __rich__(self) -> rich.Table:
-        table = rich.Table(
-            title=self.title,
-            title_justify="left",
-            caption=self.caption,
-            caption_justify="left",
-            box=SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
+        table = rich.Table(title=self.title, caption=self.caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.title_justify = table.caption_justify = "left"
         for name, is_number in zip(self.columns, self.is_number):
             table.add_column(name, justify="right" if is_number else "left", overflow="fold", vertical="bottom")
         for i, row in enumerate(self.rows):

@@ -18,8 +18,6 @@ class Metric(ABC):
     """
 
     tasks: ClassVar[frozenset[Task]]
-    """The tasks that it is for."""
-
     larger_is_better: ClassVar[bool] = True
 
     @classmethod
@@ -29,11 +27,9 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor) -> float:
-        """The metric; NaN where it is not defined, as a ranking of examples of one class.
+        """The metric of logits float [N, C] and targets int64 [N] or float [N, C] of all N examples of the split.
 
-        Args:
-            logits: float [N, C] of all N examples of the split.
-            targets: int64 [N] or float [N, C].
+        NaN where it is not defined, as a ranking of examples of one class.
         """
 
 
@@ -45,12 +41,7 @@ class CountedMetric(Metric):
 
     @abstractmethod
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What some examples add, int64 or float64 of any shape that is the same for all batches.
-
-        Args:
-            logits: float [B, C].
-            targets: int64 [B] or float [B, C].
-        """
+        """What a batch of B examples adds, int64 or float64 of any shape that is the same for all batches."""
 
     @abstractmethod
     def value(self, counts: Tensor) -> float:
@@ -58,3 +49,10 @@ class CountedMetric(Metric):
 
     def __call__(self, logits: Tensor, targets: Tensor) -> float:
         return self.value(self.count(logits, targets))
+
+
+class MeanMetric(CountedMetric):
+    """A mean over examples: `count` gives a sum and of how many."""
+
+    def value(self, counts: Tensor) -> float:
+        return float(counts[0] / counts[1])

@@ -10,17 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.metrics.base import METRICS, CountedMetric, Metric
+from msd_framework.metrics.base import METRICS, MeanMetric, Metric
 from msd_framework.structures import Task
 
 
 @METRICS.register("accuracy")
-class Accuracy(CountedMetric):
-    """Share of examples whose most probable class is the right one, between 0 and 1.
-
-    >>> Accuracy()(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
-    0.5
-    """
+class Accuracy(MeanMetric):
+    """Share of examples whose most probable class is the right one, between 0 and 1."""
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
 
@@ -28,19 +24,13 @@ class Accuracy(CountedMetric):
         """How many are right, and how many there are, int64 [2]."""
         return torch.tensor([int((logits.argmax(1) == targets).sum()), len(targets)])
 
-    def value(self, counts: Tensor) -> float:
-        return float(counts[0] / counts[1])
-
 
 @METRICS.register("auroc")
 class AUROC(Metric):
     """Probability that a positive example is ranked above a negative one: of class 1 of two, or the mean over classes or labels.
 
     Of more than two classes each is ranked against the rest, by its log-odds. Examples are ranked by logits, so that
-    probabilities which round to 1 are no ties. NaN if a class or label is never or always positive.
-
-    >>> AUROC()(torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]]), torch.tensor([0, 0, 1]))
-    1.0
+    probabilities which round to 1 are no ties. NaN if one is never or always positive.
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "multi_label"})
@@ -55,10 +45,7 @@ class AUROC(Metric):
 class AveragePrecision(Metric):
     """Area under the precision-recall steps: of class 1 of two, or the mean over classes or labels.
 
-    Of more than two classes each is ranked against the rest, by its log-odds. NaN if a class or label is never or always positive.
-
-    >>> AveragePrecision()(torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]]), torch.tensor([0, 0, 1]))
-    1.0
+    Of more than two classes each is ranked against the rest, by its log-odds. NaN if one is never or always positive.
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "multi_label"})
@@ -70,12 +57,8 @@ class AveragePrecision(Metric):
 
 
 @METRICS.register("cross_entropy")
-class NegativeLogLikelihood(CountedMetric):
-    """Mean negative log-probability of the right class, in nats; lower is better.
-
-    >>> round(NegativeLogLikelihood()(torch.zeros(3, 4), torch.tensor([0, 1, 2])), 4)  # log 4
-    1.3863
-    """
+class NegativeLogLikelihood(MeanMetric):
+    """Mean negative log-probability of the right class, in nats; lower is better."""
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
     larger_is_better: ClassVar[bool] = False
@@ -84,9 +67,6 @@ class NegativeLogLikelihood(CountedMetric):
         """The sum over examples, and how many there are, float64 [2]."""
         total = F.cross_entropy(logits.double(), targets, reduction="sum")
         return torch.stack([total, total.new_tensor(len(targets))])
-
-    def value(self, counts: Tensor) -> float:
-        return float(counts[0] / counts[1])
 
 
 def _mean_over_labels(metric: Callable[[Tensor, Tensor], Tensor], logits: Tensor, targets: Tensor) -> float:

@@ -11,11 +11,9 @@ from torch import Tensor
 from msd_framework.losses.defaults import default_distillation_loss
 from msd_framework.structures import ModelOutput, Outcomes, Task, outcomes_of, probabilities
 
+# the metrics of a student beside its teacher, and whether a larger value is better
 FIDELITY = {"agreement": True, "kl": False, "total_variation": False, "pearson": True}
-"""The metrics of a student beside its teacher, and whether a larger value is better."""
-
-ROUNDING = 1e-28
-"""The largest mean square by which a probability differs from its mean that is rounding alone."""
+ROUNDING = 1e-28  # the largest mean square by which a probability differs from its mean that is rounding alone
 
 
 def fidelity(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | None = None) -> dict[str, float]:
@@ -35,7 +33,6 @@ def fidelity(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | 
     Args:
         student: logits float [N, C].
         teacher: the same.
-        task: how targets are read.
         outcomes: how the logits of both are read; as is usual for the task if None.
 
     Raises:
@@ -50,32 +47,20 @@ def fidelity(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two predictions of N examples, compared; that of two batches or processes is the sum of theirs.
-
-    Args:
-        num_examples: N.
-        sums: of the agreement, the divergence and the total variation over examples, float64 [3].
-        means: of the student's and the teacher's probabilities, float64 [2, C].
-        products: of their deviations from those, summed up: student with student, teacher with teacher, and with each other,
-            float64 [3, C].
-    """
+    """Two predictions of N examples, compared; that of two batches or processes is the sum of theirs."""
 
     num_examples: int
-    sums: Tensor
-    means: Tensor
-    products: Tensor
+    sums: Tensor  # of the agreement, the divergence and the total variation over examples, float64 [3]
+    means: Tensor  # of the student's and the teacher's probabilities, float64 [2, C]
+    products: Tensor  # of their deviations, summed up: student squared, teacher squared, one with the other, float64 [3, C]
 
     def __add__(self, other: Comparison) -> Comparison:
         """Of both together, exactly (Chan et al., Updating Formulae and a Pairwise Algorithm, 1979)."""
         total = self.num_examples + other.num_examples
         x, y = shift = other.means - self.means  # [2, C]
         apart = torch.stack([x * x, y * y, x * y]) * (self.num_examples * other.num_examples / total)
-        return Comparison(
-            total,
-            self.sums + other.sums,
-            self.means + shift * (other.num_examples / total),
-            self.products + other.products + apart,
-        )
+        means = self.means + shift * (other.num_examples / total)
+        return Comparison(total, self.sums + other.sums, means, self.products + other.products + apart)
 
     def report(self) -> dict[str, float]:
         """The metrics of `fidelity`, by name."""
@@ -87,17 +72,7 @@ class Comparison:
 
 
 def compare(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | None = None) -> Comparison:
-    """A batch's part of `fidelity`.
-
-    Args:
-        student: logits float [B, C].
-        teacher: the same.
-        task: how targets are read.
-        outcomes: how the logits of both are read; as is usual for the task if None.
-
-    Raises:
-        ValueError: if the two differ in shape or hold no example.
-    """
+    """A batch's part of `fidelity`, of logits float [B, C]."""
     if student.ndim != 2 or student.shape != teacher.shape or len(student) == 0:
         raise ValueError(
             f"fidelity compares logits [N, C] of the same examples, got {list(student.shape)} of the student and "

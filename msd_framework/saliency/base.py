@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.components.registry import Registry
+from msd_framework.losses.base import DistillationLoss, TaskLoss
 from msd_framework.models.base import MultimodalModel
 from msd_framework.saliency.reading import Reading
-from msd_framework.structures import Batch, Inputs, ModelOutput
+from msd_framework.structures import Batch, Inputs, ModelOutput, Task
 
 
 def scores_of(
@@ -21,9 +22,7 @@ def scores_of(
     """The scores of a batch, float [N, M]: a label's, or those of each token of an answer.
 
     Args:
-        saliency: computes them.
         predictions: the teacher's, by view.
-        batch: the examples.
         modalities: M names of the teacher's modalities.
         lacking: the score of a modality that an example lacks, and of padding.
     """
@@ -43,20 +42,12 @@ def scores_of(
 class Saliency(nn.Module, ABC):
     """A score S_m for each modality m of each target of an example x; larger means more salient."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"asks_labels": "needs_labels", "asks_model": "needs_model"}
-    """Names of earlier versions, and those that took their place."""
+    renamed: ClassVar[Mapping[str, str]] = {"asks_labels": "needs_labels", "asks_model": "needs_model"}  # of earlier versions
 
-    non_negative: ClassVar[bool]
-    """Whether a score can never be below 0, so that scores can be used as weights as they are."""
-
-    reading: ClassVar[Reading] = "share"
-    """What a large score means: the modality is needed, is enough, or has a large share."""
-
-    needs_labels: bool = False
-    """Whether its scores depend on the targets, which unlabelled examples do not have."""
-
-    needs_model: ClassVar[bool] = False
-    """Whether `look` needs the teacher's model, which a cached teacher does not have."""
+    non_negative: ClassVar[bool]  # no score is ever below 0, so that scores can be used as weights as they are
+    reading: ClassVar[Reading] = "share"  # what a large score means
+    needs_labels: bool = False  # its scores depend on the targets, which unlabelled examples do not have
+    needs_model: ClassVar[bool] = False  # `look` needs the teacher's model, which a cached teacher does not have
 
     def look(self, model: MultimodalModel, inputs: Inputs) -> dict[str, Tensor]:
         """What it reads off the teacher's model on the full view; `forward` finds it among the features of the view `full`."""
@@ -65,9 +56,7 @@ class Saliency(nn.Module, ABC):
     def completed(self, prediction: ModelOutput, shown: Tensor | None) -> ModelOutput:
         """A teacher's output on a view, with what stands in for its prediction of examples of which the view shows nothing.
 
-        Args:
-            prediction: the output, logits [N, C].
-            shown: bool [N], the targets of the other examples; None if the view shows something of each.
+        `shown`, bool [N], marks the others; None if the view shows something of each.
         """
         return prediction
 
@@ -77,13 +66,16 @@ class Saliency(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
-        """The scores, float [N, M].
+        """The scores, float [N, M], in the order of the M modalities.
 
-        Args:
-            predictions: the teacher's output, logits [N, C], on each of `views(modalities)` by name.
-            targets: int64 [N] or float [N, C].
-            modalities: M names, the order of the scores.
+        Predictions are the teacher's output, logits [N, C], on each of `views(modalities)`; targets int64 [N] or float [N, C].
         """
+
+
+def refuse_other_tasks(option: str, loss: DistillationLoss | TaskLoss | None, task: Task) -> None:
+    """Raises a ValueError if the loss of an option is not for the task."""
+    if loss is not None and task not in loss.tasks:
+        raise ValueError(f"{option}: {type(loss).__name__} is for {', '.join(sorted(loss.tasks))}, and the task is {task}.")
 
 
 SALIENCIES: Registry[Saliency] = Registry("saliency", "saliencies", Saliency)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from msd_framework.losses.base import TaskLoss
 from msd_framework.losses.defaults import default_task_loss
-from msd_framework.saliency.base import SALIENCIES, Saliency
+from msd_framework.saliency.base import SALIENCIES, Saliency, refuse_other_tasks
 from msd_framework.saliency.reading import Reading
 from msd_framework.structures import ModelOutput, Outcomes, Task
 from msd_framework.views import FULL, without
@@ -23,9 +23,6 @@ class _ErrorSaliency(Saliency):
         task_loss: l; the task's usual one if null.
         task: how targets are read.
         outcomes: how logits are read; as is usual for the task if null.
-
-    Raises:
-        ValueError: if the loss is not for the task.
     """
 
     non_negative: ClassVar[bool] = False
@@ -33,7 +30,8 @@ class _ErrorSaliency(Saliency):
 
     def __init__(self, task_loss: TaskLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
         super().__init__()
-        self.task_loss = fitting_loss(task_loss, task, outcomes)
+        refuse_other_tasks("task_loss", task_loss, task)
+        self.task_loss = task_loss or default_task_loss(task, outcomes)
 
 
 @SALIENCIES.register("loss")
@@ -44,10 +42,6 @@ class LossSaliency(_ErrorSaliency):
 
     with :math:`f_T` the teacher, :math:`x_m` the example with modality m alone and :math:`y` its target. Like `keep`, and
     unlike `drop` and `gap`, it looks at the view of the modality itself.
-
-    >>> predictions = {"image": ModelOutput(torch.tensor([[9.0, -9.0]])), "text": ModelOutput(torch.tensor([[0.0, 0.0]]))}
-    >>> LossSaliency()(predictions, torch.tensor([0]), ["image", "text"])
-    tensor([[-0.0000, -0.6931]])
     """
 
     reading: ClassVar[Reading] = "enough"
@@ -67,11 +61,6 @@ class GapSaliency(_ErrorSaliency):
 
     with :math:`f_T` the teacher, :math:`x_{\setminus m}` the example without modality m and :math:`y` its target. Below 0
     where the modality misleads the teacher. **With two modalities this looks at the other one's view**, as `drop` does.
-
-    >>> predictions = {"full": ModelOutput(torch.tensor([[9.0, -9.0]])), "image": ModelOutput(torch.tensor([[9.0, -9.0]])),
-    ...                "text": ModelOutput(torch.tensor([[0.0, 0.0]]))}
-    >>> GapSaliency()(predictions, torch.tensor([0]), ["image", "text"])
-    tensor([[0.6931, 0.0000]])
     """
 
     reading: ClassVar[Reading] = "needed"
@@ -83,16 +72,3 @@ class GapSaliency(_ErrorSaliency):
         full = self.task_loss(predictions[FULL], targets)  # [N]
         hidden = [predictions[without(m, modalities)] for m in modalities]
         return torch.stack([self.task_loss(f, targets) - full for f in hidden], -1)  # [N, M]
-
-
-def fitting_loss(task_loss: TaskLoss | None, task: Task, outcomes: Outcomes | None = None) -> TaskLoss:
-    """The loss, or the task's usual one.
-
-    Raises:
-        ValueError: if it is not for the task.
-    """
-    if task_loss is not None and task not in task_loss.tasks:
-        raise ValueError(
-            f"task_loss: {type(task_loss).__name__} is for {', '.join(sorted(task_loss.tasks))}, and the task is {task}."
-        )
-    return task_loss or default_task_loss(task, outcomes)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from msd_framework.losses.base import at_least_float32
 from msd_framework.models.base import MultimodalModel
+from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.structures import Inputs, ModelOutput, Outcomes, Task, outcomes_of
 from msd_framework.views import FULL
@@ -33,10 +34,10 @@ class ModelSaliency(Saliency):
         return torch.stack([predictions[FULL].features[f"{m}.saliency"] for m in modalities], -1)  # [B, M]
 
     def look(self, model: MultimodalModel, inputs: Inputs) -> dict[str, Tensor]:
-        return {f"{m}.saliency": score for m, score in self.read(cast(SingleStream, model), inputs).items()}
+        return {f"{m}.saliency": score for m, score in self.read(cast(SingleSequence, model), inputs).items()}
 
     @abstractmethod
-    def read(self, model: SingleStream, inputs: Inputs) -> dict[str, Tensor]:
+    def read(self, model: SingleSequence, inputs: Inputs) -> dict[str, Tensor]:
         """The score [B] of each modality on the full view."""
 
 
@@ -52,8 +53,6 @@ class GradientXInput(ModelSaliency):
     answer :math:`\hat y`, added up over labels where each is a question of its own. Log-odds keep their slope where the
     teacher is sure. [CLS] and [SEP] belong to no modality.
 
-    One step of gradient says what a small change would do, not what hiding the modality does: compare it with `drop`.
-
     Source: Shrikumar et al., Not Just a Black Box, 2016, arXiv:1605.01713, section 3.
 
     Args:
@@ -65,7 +64,7 @@ class GradientXInput(ModelSaliency):
         super().__init__()
         self.outcomes = outcomes_of(task, outcomes)
 
-    def read(self, model: SingleStream, inputs: Inputs) -> dict[str, Tensor]:
+    def read(self, model: SingleSequence, inputs: Inputs) -> dict[str, Tensor]:
         trace = trace_tokens(model, inputs)
         with torch.enable_grad():
             (slope,) = torch.autograd.grad(log_odds(trace.logits, self.outcomes).sum(), trace.tokens)
@@ -88,7 +87,7 @@ class AttentionRollout(ModelSaliency):
     Source: Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, section 3.
     """
 
-    def read(self, model: SingleStream, inputs: Inputs) -> dict[str, Tensor]:
+    def read(self, model: SingleSequence, inputs: Inputs) -> dict[str, Tensor]:
         trace = trace_tokens(model, inputs)
         flow = torch.eye(trace.tokens.shape[1], dtype=trace.tokens.dtype, device=trace.tokens.device)  # [L, L]
         for weights in trace.attention:  # [B, H, L, L]
@@ -96,41 +95,17 @@ class AttentionRollout(ModelSaliency):
         return {m: (flow[:, 0] * own).sum(1) for m, own in trace.content.items()}
 
 
-class SingleStream(Protocol):
-    """A model with one transformer that reads all modalities as one sequence."""
-
-    encoder: nn.Module
-    modalities: tuple[str, ...]
-
-    def parts(self, views: Sequence[Inputs]) -> Sequence[Any]: ...
-
-    def embed(self, view: Any) -> tuple[Tensor, Tensor]: ...
-
-    def spans(self, view: Any) -> Mapping[str, Any]: ...
-
-    def pool(self, first: Tensor) -> Tensor: ...
-
-    def classify(self, summary: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class TokenTrace:
-    """A single-stream model's forward pass on the full view.
+    """A single-stream model's forward pass on the full view."""
 
-    Args:
-        tokens: float [B, L, D], the sequence before the first layer; a leaf of the logits' graph.
-        content: which positions hold content of a modality, bool [B, L], by its name; special ones belong to none.
-        attention: the weights of each layer, float [B, H, L, L], without graph.
-        logits: float [B, C].
-    """
-
-    tokens: Tensor
-    content: Mapping[str, Tensor]
-    attention: tuple[Tensor, ...]
-    logits: Tensor
+    tokens: Tensor  # float [B, L, D], the sequence before the first layer; a leaf of the logits' graph
+    content: Mapping[str, Tensor]  # which positions hold content of a modality, bool [B, L]; special ones belong to none
+    attention: tuple[Tensor, ...]  # the weights of each layer, float [B, H, L, L], without graph
+    logits: Tensor  # float [B, C]
 
 
-def trace_tokens(model: SingleStream, inputs: Inputs) -> TokenTrace:
+def trace_tokens(model: SingleSequence, inputs: Inputs) -> TokenTrace:
     """Runs a model, packed or not, on the padded full view and records its transformer's tokens and attention."""
     (parts,) = model.parts([inputs])
     tokens, mask = model.embed(parts)  # [B, L, D], [B, L]
@@ -167,11 +142,7 @@ def _weights(attention: Any, x: Tensor, mask: Tensor) -> Tensor:
 
 
 def log_odds(logits: Tensor, outcomes: Outcomes) -> Tensor:
-    """How sure a model is of its own answer, float [N]: of a class against all others, or of each label, added up.
-
-    >>> log_odds(torch.tensor([[2.0, -1.0]]), "softmax"), log_odds(torch.tensor([[2.0, -1.0]]), "bernoulli")
-    (tensor([3.]), tensor([3.]))
-    """
+    """How sure a model is of its own answer, float [N]: of a class against all others, or of each label, added up."""
     z = at_least_float32(logits)
     if outcomes == "bernoulli":
         return z.abs().sum(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from msd_framework.losses.base import DistillationLoss
 from msd_framework.losses.defaults import default_distillation_loss
-from msd_framework.saliency.base import SALIENCIES, Saliency
+from msd_framework.saliency.base import SALIENCIES, Saliency, refuse_other_tasks
 from msd_framework.saliency.reading import Reading
 from msd_framework.structures import ModelOutput, Outcomes, Task
 from msd_framework.views import FULL, without
@@ -20,18 +20,15 @@ class _PredictionSaliency(Saliency):
     """A score from distances between the teacher's predictions.
 
     Args:
-        distance: D, such as `kl`, `tvd` (half the L1 distance of the probabilities) or `mse` (of the logits); the task's usual
-            divergence if null, at temperature 1.
+        distance: D, such as `kl`, `tvd` (of probabilities) or `mse` (of logits); the task's usual divergence if null.
         task: how targets are read.
         outcomes: how logits are read; as is usual for the task if null.
-
-    Raises:
-        ValueError: if the distance is not for the task.
     """
 
     def __init__(self, distance: DistillationLoss | None = None, task: Task = "single_label", outcomes: Outcomes | None = None):
         super().__init__()
-        self.distance = fitting_distance(distance, task, outcomes)
+        refuse_other_tasks("distance", distance, task)
+        self.distance = distance or default_distillation_loss(task, outcomes)
 
 
 @SALIENCIES.register("drop")
@@ -74,12 +71,7 @@ class KeepSaliency(_PredictionSaliency):
     teacher's place in D. Scores are at most 0.
 
     **With two modalities this looks at the opposite view of `drop`**: `keep(image)` is read off the image-only view,
-    `drop(image)` off the text-only view, so that `keep(image) = -drop(text)`. Both rank the modalities of an example alike.
-
-    >>> predictions = {"full": ModelOutput(torch.tensor([[2.0, 0.0]])), "image": ModelOutput(torch.tensor([[2.0, 0.0]])),
-    ...                "text": ModelOutput(torch.tensor([[0.0, 2.0]]))}
-    >>> KeepSaliency()(predictions, torch.tensor([0]), ["image", "text"])  # the image alone is enough
-    tensor([[-0.0000, -1.5232]])
+    `drop(image)` off the text-only view, so that `keep(image) = -drop(text)`.
     """
 
     non_negative: ClassVar[bool] = False
@@ -90,14 +82,3 @@ class KeepSaliency(_PredictionSaliency):
 
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
         return torch.stack([-self.distance(predictions[m], predictions[FULL]) for m in modalities], -1)  # [N, M]
-
-
-def fitting_distance(distance: DistillationLoss | None, task: Task, outcomes: Outcomes | None = None) -> DistillationLoss:
-    """The distance, or the task's usual divergence.
-
-    Raises:
-        ValueError: if it is not for the task.
-    """
-    if distance is not None and task not in distance.tasks:
-        raise ValueError(f"distance: {type(distance).__name__} is for {', '.join(sorted(distance.tasks))}, and the task is {task}.")
-    return distance or default_distillation_loss(task, outcomes)

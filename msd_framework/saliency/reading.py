@@ -12,11 +12,7 @@ Reading: TypeAlias = Literal["needed", "enough", "share"]
 
 
 def together(modalities: Sequence[str]) -> str:
-    """The name for examples that no modality decides alone; synthetic data sets use it too.
-
-    >>> together(["image", "text"]), together(["audio", "image", "text"])
-    ('both', 'all')
-    """
+    """The name for examples that no modality decides alone; synthetic data sets use it too."""
     return "both" if len(modalities) == 2 else "all"
 
 
@@ -32,13 +28,7 @@ def decided(scores: Tensor, modalities: Sequence[str], reading: Reading) -> dict
     if each of them is needed, if none is enough, or if none has a small share. With two modalities the first two readings are
     the same: what is enough is what makes the other one needless.
 
-    Args:
-        scores: float [B, M].
-        modalities: M names, at least two.
-        reading: what a large score means.
-
-    Returns:
-        float [B] by modality, and by what all `together` are called.
+    Of scores float [B, M], of two modalities or more; returns float [B] by modality, and by what all `together` are called.
 
     >>> import torch
     >>> {name: x.tolist() for name, x in decided(torch.tensor([[3.0, 0.0]]), ["image", "text"], "needed").items()}

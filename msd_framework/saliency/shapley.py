@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from msd_framework.losses.base import DistillationLoss, TaskLoss
-from msd_framework.saliency.base import SALIENCIES, Saliency
-from msd_framework.saliency.error import fitting_loss
-from msd_framework.saliency.prediction import fitting_distance
+from msd_framework.losses.defaults import default_distillation_loss, default_task_loss
+from msd_framework.saliency.base import SALIENCIES, Saliency, refuse_other_tasks
 from msd_framework.structures import ModelOutput, Outcomes, Task, outcomes_of
 from msd_framework.views import FULL, view_name
 
-MOST = 5
-"""Modalities up to which every subset is looked at: 31 views."""
+MOST = 5  # modalities up to which every subset is looked at: 31 views
 
 
 @SALIENCIES.register("shapley")
@@ -50,9 +48,6 @@ class ShapleySaliency(Saliency):
         task: how targets are read.
         outcomes: how logits are read; as is usual for the task if null.
 
-    Raises:
-        ValueError: if a distance or a loss is given that the value has no use for, or is not for the task, or the prior is none.
-
     >>> sure, unsure = ModelOutput(torch.tensor([[9.0, -9.0]])), ModelOutput(torch.tensor([[0.0, 0.0]]))
     >>> seen = {"full": sure, "image": sure, "text": unsure}
     >>> ShapleySaliency()(seen, torch.tensor([0]), ["image", "text"])
@@ -60,7 +55,6 @@ class ShapleySaliency(Saliency):
     """
 
     non_negative: ClassVar[bool] = False
-
     prior: Tensor | None
 
     def __init__(
@@ -78,17 +72,15 @@ class ShapleySaliency(Saliency):
         if idle is not None:
             raise ValueError(f"{name} is not looked at by value: {value}. Leave it out, or take the other value.")
         self.value, self.needs_labels = value, value == "loss"
-        self.distance = fitting_distance(distance, task, outcomes)
-        self.task_loss = fitting_loss(task_loss, task, outcomes)
+        refuse_other_tasks("distance", distance, task)
+        refuse_other_tasks("task_loss", task_loss, task)
+        self.distance = distance or default_distillation_loss(task, outcomes)
+        self.task_loss = task_loss or default_task_loss(task, outcomes)
         nothing = None if prior is None else _logits(prior, num_classes, outcomes_of(task, outcomes))
         self.register_buffer("prior", nothing, persistent=False)  # [C]
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
-        """All views, the full one first.
-
-        Raises:
-            ValueError: if there are more modalities than all subsets of which can be looked at.
-        """
+        """All views, the full one first; a ValueError if there are more than `MOST` modalities."""
         if len(modalities) > MOST:
             raise ValueError(
                 f"Shapley values look at every subset of the modalities, which is for {MOST} at most, got {len(modalities)}. "
@@ -122,12 +114,9 @@ class ShapleySaliency(Saliency):
 
 
 def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """All subsets of names, each in their order, the smallest first.
-
-    >>> list(subsets("ab"))
-    [(), ('a',), ('b',), ('a', 'b')]
-    """
-    return (s for size in range(len(names) + 1) for s in combinations(names, size))
+    """All subsets of names, each in their order, the smallest first: (), (a), (b), (a, b)."""
+    for size in range(len(names) + 1):
+        yield from combinations(names, size)
 
 
 def _share(modality: str, modalities: Sequence[str], v: Mapping[tuple[str, ...], Tensor]) -> Tensor:
