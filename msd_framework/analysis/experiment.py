@@ -32,7 +32,6 @@ class ExperimentEnvConfig:
 
     save_dir: str = "runs/${name}"
     """The folder that it writes everything to."""
-
     threads: int = 1
     """CPU threads of torch."""
 
@@ -43,28 +42,20 @@ class ExperimentConfig:
 
     experiment: Component = component("experiments")
     """What is measured; a file with this key is an experiment."""
-
     name: str = "experiment"
     """What it is called."""
-
     run_type: Literal["train", "check"] = "train"
     """What is done: measure, or only check this file."""
-
     seeds: int | list[int] = 1
     """How many seeds, counted from `first_seed`, or which ones."""
-
     first_seed: int = 0
     """The first of the seeds, where their number is given."""
-
     expected: dict[str, list[float]] | None = None
     """Columns that were measured before or are published, a value for each row, shown beside what comes out; null shows none."""
-
     env: ExperimentEnvConfig = field(default_factory=ExperimentEnvConfig)
     """Where it writes and what it runs on."""
-
     imports: list[str] = field(default_factory=list)
     """Modules of your own that register components."""
-
     user_dir: str | None = None
     """A folder of Python files of your own that register components."""
 

@@ -16,35 +16,6 @@ FIDELITY = {"agreement": True, "kl": False, "total_variation": False, "pearson":
 ROUNDING = 1e-28  # the largest mean square by which a probability differs from its mean that is rounding alone
 
 
-def fidelity(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | None = None) -> dict[str, float]:
-    r"""How near a student's predictions are to its teacher's on the same N examples.
-
-    With p and q the teacher's and the student's probabilities (softmax for one label and for soft targets that were
-    trained by one, else a sigmoid for each label):
-
-    - ``agreement``: share of examples with the same most probable class (Stanton et al., 2021, arXiv:2106.05945); for
-      several labels, share of the labels on which both say yes or both say no.
-    - ``kl``: mean divergence of q from p in nats, added up over labels where each has its own.
-    - ``total_variation``: mean of :math:`\frac12 \sum_c |p_c - q_c|`, between 0 and 1; for labels of their own, mean of
-      :math:`|p_c - q_c|` over examples and labels.
-    - ``pearson``: correlation of the probabilities over the examples, averaged over classes; of two classes both have
-      the same one. NaN where a class's probability is the same in every example.
-
-    Args:
-        student: logits float [N, C].
-        teacher: the same.
-        outcomes: how the logits of both are read; as is usual for the task if None.
-
-    Raises:
-        ValueError: if the two differ in shape or hold no example.
-
-    >>> report = fidelity(torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([[0.0, 4.0], [3.0, 0.0]]), "single_label")
-    >>> {name: round(value, 3) for name, value in report.items()}
-    {'agreement': 1.0, 'kl': 0.136, 'total_variation': 0.161, 'pearson': 1.0}
-    """
-    return compare(student, teacher, task, outcomes).report()
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Two predictions of N examples, compared; that of two batches or processes is the sum of theirs."""
@@ -63,7 +34,7 @@ class Comparison:
         return Comparison(total, self.sums + other.sums, means, self.products + other.products + apart)
 
     def report(self) -> dict[str, float]:
-        """The metrics of `fidelity`, by name."""
+        """The metrics of `compare`, by name."""
         agreement, kl, distance = (self.sums / self.num_examples).tolist()
         x, y, both = self.products
         varies = torch.minimum(x, y) > ROUNDING * self.num_examples
@@ -72,12 +43,26 @@ class Comparison:
 
 
 def compare(student: Tensor, teacher: Tensor, task: Task, outcomes: Outcomes | None = None) -> Comparison:
-    """A batch's part of `fidelity`, of logits float [B, C]."""
+    r"""How near a student's predictions are to its teacher's on the same B examples, by their logits, float [B, C].
+
+    With p and q the teacher's and the student's probabilities (softmax for one label and for soft targets that were
+    trained by one, else a sigmoid for each label):
+
+    - ``agreement``: share of examples with the same most probable class (Stanton et al., 2021, arXiv:2106.05945); for
+      several labels, share of the labels on which both say yes or both say no.
+    - ``kl``: mean divergence of q from p in nats, added up over labels where each has its own.
+    - ``total_variation``: mean of :math:`\frac12 \sum_c |p_c - q_c|`, between 0 and 1; for labels of their own, mean of
+      :math:`|p_c - q_c|` over examples and labels.
+    - ``pearson``: correlation of the probabilities over the examples, averaged over classes; of two classes both have
+      the same one. NaN where a class's probability is the same in every example.
+
+    >>> student, teacher = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([[0.0, 4.0], [3.0, 0.0]])
+    >>> {name: round(value, 3) for name, value in compare(student, teacher, "single_label").report().items()}
+    {'agreement': 1.0, 'kl': 0.136, 'total_variation': 0.161, 'pearson': 1.0}
+    """
     if student.ndim != 2 or student.shape != teacher.shape or len(student) == 0:
-        raise ValueError(
-            f"fidelity compares logits [N, C] of the same examples, got {list(student.shape)} of the student and "
-            f"{list(teacher.shape)} of the teacher."
-        )
+        shapes = f"{list(student.shape)} of the student and {list(teacher.shape)} of the teacher"
+        raise ValueError(f"fidelity compares logits [N, C] of the same examples, got {shapes}.")
     z_s, z_t = student.double(), teacher.double()
     several = task == "multi_label"
     same = ((z_s > 0) == (z_t > 0)).double().mean(1) if several else (z_s.argmax(1) == z_t.argmax(1)).double()  # [B]

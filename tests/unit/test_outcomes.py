@@ -18,7 +18,7 @@ from msd_framework.config.cards import read_as
 from msd_framework.engine.checkpoint import find_checkpoint
 from msd_framework.errors import ConfigError
 from msd_framework.losses import default_distillation_loss, default_task_loss
-from msd_framework.metrics.fidelity import fidelity
+from msd_framework.metrics.fidelity import compare
 from msd_framework.modulation.ogm_ge import right_labels
 from msd_framework.run import run
 from msd_framework.saliency.prediction import DropSaliency, KeepSaliency
@@ -78,7 +78,7 @@ def test_the_usual_losses_are_those_of_what_logits_are_read_as():
 
 def test_fidelity_of_soft_targets_trained_by_a_softmax_is_that_of_the_softmax():
     s, t = np.random.default_rng(0).normal(size=(2, 6, 4))
-    found = fidelity(torch.tensor(s), torch.tensor(t), "soft_target", "softmax")
+    found = compare(torch.tensor(s), torch.tensor(t), "soft_target", "softmax").report()
     p, q = softmax(t), softmax(s)
     assert found["kl"] == pytest.approx((p * np.log(p / q)).sum(1).mean())
     assert found["total_variation"] == pytest.approx(np.abs(p - q).sum(1).mean() / 2)
@@ -88,7 +88,7 @@ def test_fidelity_of_soft_targets_trained_by_a_softmax_is_that_of_the_softmax():
 
 def test_the_level_of_a_softmax_changes_nothing_of_fidelity():
     s, t = torch.randn(2, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    one, other = (fidelity(z, t, "soft_target", "softmax") for z in (s, s + 7))
+    one, other = (compare(z, t, "soft_target", "softmax").report() for z in (s, s + 7))
     assert one == pytest.approx(other)
 
 

@@ -16,7 +16,7 @@ from msd_framework.errors import ConfigError
 from msd_framework.losses.base import DistillationLoss
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.metrics.classification import Accuracy
-from msd_framework.metrics.fidelity import fidelity
+from msd_framework.metrics.fidelity import compare
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.agreement import AgreementObjective
 from msd_framework.objectives.distillation import DistillationObjective
@@ -354,7 +354,7 @@ def test_a_classifier_that_gives_a_row_for_each_position_is_refused() -> None:
 
 def test_fidelity_refuses_a_row_for_each_position_of_which_it_would_take_a_softmax_over_the_positions() -> None:
     with pytest.raises(ValueError, match=r"fidelity compares logits \[N, C\] of the same examples, got \[3, 3, 5\]"):
-        fidelity(torch.zeros(3, 3, 5), torch.zeros(3, 3, 5), "single_label")
+        compare(torch.zeros(3, 3, 5), torch.zeros(3, 3, 5), "single_label")
 
 
 def test_a_table_of_predictions_refuses_a_row_for_each_position() -> None:

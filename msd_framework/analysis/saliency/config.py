@@ -38,16 +38,12 @@ class SaliencyConfig:
 
     split: str | list[str] = "validation"
     """What the run uses the splits for that are looked at: train, validation or test."""
-
     scores: list[Component] = component("saliencies", default_factory=list)
     """The saliencies, the first of which picks the examples that are shown; all that fit the teacher if none is named."""
-
     examples: int = 12
     """How many examples are shown that one modality decides, and that all decide together."""
-
     resamples: int = 1000
     """Bootstrap resamples behind each interval; 0 computes none."""
-
     folder: str | None = None
     """Where it writes; the folder `saliency` in the run's `env.save_dir` if null."""
 

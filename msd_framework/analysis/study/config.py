@@ -36,16 +36,12 @@ class WorldConfig:
 
     layout: str
     """The public data set whose format and task it has: hateful_memes, mm_imdb, snli_ve or vqa_v2; or talking_cards."""
-
     sizes: dict[str, int] | None = None
     """Rows by split; a split that is not named has the layout's own size."""
-
     mix: dict[str, float] | None = None
     """The share of each kind of row; the layout's own if null."""
-
     noise: float = 0.1
     """The standard deviation of the noise on each pixel, whose range is 0 to 1."""
-
     label_noise: float = 0.0
     """The share of wrong labels in the training split."""
 
@@ -68,43 +64,30 @@ class StudyConfig:
 
     methods: dict[str, str]
     """The run YAML of each method by its name, as a path from the study's file."""
-
     metrics: list[str]
     """What is compared, as reports name it, such as `test/auroc` or `test/image/auroc`; the first one is the main one."""
-
     name: str = "study"
     """What the study is called."""
-
     run_type: Literal["train", "check"] = "train"
     """What is done: run and compare what is not done yet, or only check this file, those of its runs, and what is there."""
-
     seeds: int | list[int] = 3
     """How many seeds, counted from 0, or which ones."""
-
     world: WorldConfig | None = None
     """The data of each seed, made on the spot; the runs' own data if null."""
-
     teacher: str | None = None
     """The run YAML of the teacher, trained once a seed and shared by all methods; the runs' own teachers if null."""
-
     baselines: list[str] = field(default_factory=list)
     """The methods that all others are compared with."""
-
     grid: list[dict[str, Any]] = field(default_factory=list)
     """More methods, each another one with other values: `{of: msd, over: {masker: [attention, noise]}}` adds two."""
-
     saliency: list[Component] = component("saliencies", default_factory=list)
     """The scores of each modality to every seed's teacher on the test split; no table of them if none is named."""
-
     densities: list[str] = field(default_factory=list)
     """The methods (or `teacher`) whose outputs on each view are drawn, those of the first seed; two classes only."""
-
     jobs: int = 2
     """Runs at once, each in a process with one thread."""
-
     note: str = ""
     """What the numbers do not show, printed below them."""
-
     env: StudyEnvConfig = field(default_factory=StudyEnvConfig)
     """Where it writes."""
 

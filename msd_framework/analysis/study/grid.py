@@ -20,7 +20,6 @@ class GridConfig:
 
     of: str
     """The method that they are alternatives of."""
-
     over: dict[str, list[Any] | dict[str, Any]]
     """What each option may be, by its path in a run's YAML: a list, or values by the names that they are to have."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from msd_framework.errors import ConfigError
-from msd_framework.metrics.fidelity import compare, fidelity
+from msd_framework.metrics.fidelity import compare
 from msd_framework.registry import METRICS
 
 with warnings.catch_warnings():  # some versions of what torchmetrics imports warn of each other
@@ -213,7 +213,7 @@ def test_ranking_where_one_of_several_classes_never_occurs_is_not_defined(name: 
 def test_fidelity_for_one_label_follows_its_formulas(seed: int) -> None:
     s, t = logits(seed, classes=2, ties=False), logits(seed + 1, classes=2, ties=False)
     p, q = Categorical(logits=t.double()), Categorical(logits=s.double())
-    report = fidelity(s, t, "single_label")
+    report = compare(s, t, "single_label").report()
     assert report["agreement"] == pytest.approx(oracle.accuracy_score(t.argmax(1), s.argmax(1)), abs=1e-12)
     assert report["kl"] == pytest.approx(float(kl_divergence(p, q).mean()), abs=1e-10)
     assert report["total_variation"] == pytest.approx(float((p.probs[:, 1] - q.probs[:, 1]).abs().mean()), abs=1e-12)
@@ -225,7 +225,7 @@ def test_fidelity_for_one_label_follows_its_formulas(seed: int) -> None:
 def test_fidelity_for_several_labels_follows_its_formulas(seed: int) -> None:
     s, t = logits(seed, ties=False), logits(seed + 1, ties=False)
     p, q = Bernoulli(logits=t.double()), Bernoulli(logits=s.double())
-    report = fidelity(s, t, "multi_label")
+    report = compare(s, t, "multi_label").report()
     assert report["agreement"] == pytest.approx(1 - oracle.hamming_loss(t > 0, s > 0), abs=1e-12)
     assert report["kl"] == pytest.approx(float(kl_divergence(p, q).sum(1).mean()), abs=1e-9)
     assert report["total_variation"] == pytest.approx(float((p.probs - q.probs).abs().mean()), abs=1e-12)
@@ -239,7 +239,7 @@ def test_fidelity_for_several_labels_follows_its_formulas(seed: int) -> None:
 def test_fidelity_by_batch_is_that_of_all_at_once(task: str, seed: int, cuts: list[int]) -> None:
     s, t = logits(seed), logits(seed + 1)
     first, *rest = (compare(a, b, task) for a, b in zip(s.tensor_split(cuts), t.tensor_split(cuts)))
-    assert sum(rest, first).report() == pytest.approx(fidelity(s, t, task), abs=1e-12)
+    assert sum(rest, first).report() == pytest.approx(compare(s, t, task).report(), abs=1e-12)
 
 
 def test_a_prediction_that_never_varies_has_no_correlation_however_it_is_cut() -> None:
@@ -250,20 +250,20 @@ def test_a_prediction_that_never_varies_has_no_correlation_however_it_is_cut() -
 
 def test_fidelity_for_soft_targets_agrees_on_the_best_answer() -> None:
     s, t = torch.tensor([[-1.0, -2.0], [3.0, 4.0]]), torch.tensor([[5.0, 4.0], [-3.0, -4.0]])
-    assert fidelity(s, t, "soft_target")["agreement"] == 0.5
+    assert compare(s, t, "soft_target").report()["agreement"] == 0.5
 
 
 @pytest.mark.parametrize("task", ["single_label", "multi_label", "soft_target"])
 def test_a_teacher_is_faithful_to_itself(task: str) -> None:
     z = logits(0)
-    assert fidelity(z, z, task) == pytest.approx({"agreement": 1, "kl": 0, "total_variation": 0, "pearson": 1}, abs=1e-9)
+    assert compare(z, z, task).report() == pytest.approx({"agreement": 1, "kl": 0, "total_variation": 0, "pearson": 1}, abs=1e-9)
 
 
 def test_a_prediction_that_never_varies_has_no_correlation() -> None:
-    assert np.isnan(fidelity(torch.zeros(3, 2), logits(0, 3, 2), "single_label")["pearson"])
+    assert np.isnan(compare(torch.zeros(3, 2), logits(0, 3, 2), "single_label").report()["pearson"])
 
 
 @pytest.mark.parametrize(("student", "teacher"), [((3, 2), (2, 2)), ((0, 2), (0, 2))])
 def test_fidelity_of_different_or_no_examples_is_refused(student: tuple[int, int], teacher: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"fidelity compares logits \[N, C\] of the same examples, got"):
-        fidelity(torch.zeros(student), torch.zeros(teacher), "single_label")
+        compare(torch.zeros(student), torch.zeros(teacher), "single_label")
