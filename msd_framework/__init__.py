@@ -1,17 +1,19 @@
 """Modality-specific knowledge distillation: any multimodal model teaches any other, one modality at a time.
 
-What a program uses is here by name (`from msd_framework import load, run, DistillationObjective`), and imported when
-it is first asked for: the package itself imports nothing.
+What a program uses is here by name (`from msd_framework import load, run, DistillationObjective`), and imported when it is
+first asked for.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for editors and type checkers; _HOMES says the same to Python
+if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines below, and imports none before it is asked for
     from msd_framework.commands.components import show_components
     from msd_framework.errors import CheckpointError as CheckpointError
     from msd_framework.errors import ConfigError as ConfigError
@@ -96,73 +98,12 @@ if TYPE_CHECKING:  # for editors and type checkers; _HOMES says the same to Pyth
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "msd_framework.errors": ("CheckpointError", "ConfigError", "DataError", "MSDError"),
-    "msd_framework.losses.crd": ("ContrastiveRepresentation",),
-    "msd_framework.losses.decoupled": ("DecoupledKL",),
-    "msd_framework.losses.dist": ("ClassRelations", "LabelRelations"),
-    "msd_framework.losses.features": ("AttentionTransfer", "CosineDistance", "Hint", "PatientDistance", "RelationTransfer"),
-    "msd_framework.losses.logits": (
-        "BernoulliJensenShannon",
-        "BernoulliKL",
-        "BernoulliReverseKL",
-        "BernoulliTotalVariation",
-        "JensenShannon",
-        "LogitMSE",
-        "ReverseKL",
-        "SoftenedKL",
-        "TotalVariation",
-    ),
-    "msd_framework.losses.multi_level": ("BernoulliMultiLevel", "MultiLevel"),
-    "msd_framework.losses.non_target": ("BernoulliNonTargetKL", "NonTargetKL"),
-    "msd_framework.losses.relations": (
-        "Affinity",
-        "ModalityAffinity",
-        "ProbabilisticTransfer",
-        "RelationalDistances",
-        "SimilarityPreserving",
-    ),
-    "msd_framework.losses.standardised": ("Standardised",),
-    "msd_framework.losses.task": ("BinaryCrossEntropy", "CrossEntropy", "SoftCrossEntropy"),
-    "msd_framework.maskers.attention": ("AttentionMasker",),
-    "msd_framework.maskers.composite": ("ModalityMasker",),
-    "msd_framework.maskers.constant": ("ConstantMasker",),
-    "msd_framework.maskers.drop": ("DropMasker",),
-    "msd_framework.maskers.resample": ("MeanMasker", "NoiseMasker", "OtherMasker"),
-    "msd_framework.models.base": ("MultimodalModel",),
-    "msd_framework.modulation.ogm_ge": ("OnTheFlyModulation",),
-    "msd_framework.objectives.agreement": ("AgreementObjective",),
-    "msd_framework.objectives.distillation": ("DistillationObjective",),
-    "msd_framework.objectives.features": ("FeatureTerm",),
-    "msd_framework.objectives.supervised": ("SupervisedObjective",),
-    "msd_framework.run": ("check",),
-    "msd_framework.saliency.error": ("GapSaliency", "LossSaliency"),
-    "msd_framework.saliency.model": ("AttentionRollout", "GradientXInput"),
-    "msd_framework.saliency.prediction": ("DropSaliency", "KeepSaliency"),
-    "msd_framework.saliency.shapley": ("ShapleySaliency",),
-    "msd_framework.schedules": ("Progress",),
-    "msd_framework.structures": ("Batch", "ModalityInputs", "ModelOutput", "StepOutput"),
-    "msd_framework.teachers.ema": ("EmaTeacher",),
-    "msd_framework.teachers.live": ("LiveTeacher",),
-    "msd_framework.trained": ("TrainedModel", "ViewPredictions", "load"),
-    "msd_framework.weighting.dwa": ("DynamicWeightAverage",),
-    "msd_framework.weighting.fixed": ("FixedWeights", "UniformWeights"),
-    "msd_framework.weighting.gradnorm": ("GradNormWeights",),
-    "msd_framework.weighting.learned": ("LearnedWeights",),
-    "msd_framework.weighting.rank_filter": ("RankFilter",),
-    "msd_framework.weighting.saliency": ("InstanceWeights", "PopulationWeights"),
-    "msd_framework.weighting.scheduled": ("ScheduledWeights",),
-    "msd_framework.weighting.teacher": ("TeacherLossWeights",),
-    "msd_framework.weighting.uncertainty": ("UncertaintyWeights",),
-}
-"""Where each name is defined."""
-
+# functions that are called as a part of the package is: the module, and the function in it
 _CALLED = {"run": ("msd_framework.run", "run"), "components": ("msd_framework.commands.components", "show_components")}
-"""Functions that are called as a part of the package is: the module, and the function in it."""
-
 _HOME_OF: dict[str, str] = {}
-for _module, _names in _HOMES.items():
-    _HOME_OF |= dict.fromkeys(_names, _module)
+for _module, _name in re.findall(r"^    from (\S+) import (\w+) as ", Path(__file__).read_text(encoding="utf-8"), re.MULTILINE):
+    if _name not in _CALLED:
+        _HOME_OF[_name] = _module
 
 __all__ = sorted([*_HOME_OF, *_CALLED])
 
@@ -200,8 +141,7 @@ class _Package(ModuleType):
     """The package, which lets the modules that have a function's name be called.
 
     `from msd_framework import run` asks for a function, and `from msd_framework.run import run` imports a module of the
-    same name. Python sets every module that is imported as an attribute of its package, so both get the module, in
-    whichever order they come; it can be called, and does what the function does.
+    same name. Python sets that as an attribute of its package, so both get the module, in whichever order they come.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

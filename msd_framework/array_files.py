@@ -19,12 +19,8 @@ from numpy.typing import NDArray
 from msd_framework.errors import MSDError
 from msd_framework.files import write_json
 
-KEY_BYTES = 16
-"""Bytes of a name's hash. Two names share one with a probability of 1e-27 among a million."""
-
-FLUSH_SECONDS = 2.0
-"""How much work a process that is killed may lose."""
-
+KEY_BYTES = 16  # of a name's hash: two of a million names share one with a probability of 1e-27
+FLUSH_SECONDS = 2.0  # how much work a process that is killed may lose
 NO_RESERVE = 0x4000 if hasattr(mmap, "MADV_DONTFORK") else 0  # of Linux alone: a file may then be larger than the memory
 
 Damaged: TypeAlias = Callable[[Path, str], MSDError]
@@ -34,20 +30,12 @@ W = TypeVar("W", bound="ResumableWriter")
 
 
 def key_of(name: str) -> bytes:
-    """A hash of a name, 128 bits: BLAKE2b (Aumasson et al., ACNS 2013).
-
-    >>> len(key_of("42953")), key_of("42953") == key_of("042953")
-    (16, False)
-    """
+    """A hash of a name, 128 bits: BLAKE2b (Aumasson et al., ACNS 2013)."""
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
 def digest(values: Any) -> str:
-    """A hash of values of JSON's types, whatever the order of their keys.
-
-    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-    True
-    """
+    """A hash of values of JSON's types, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -83,7 +71,6 @@ class MappedArrays:
     """Arrays in files, mapped into memory: processes share what the system keeps cached of them.
 
     Args:
-        damaged: makes the error of a file that is missing or too short.
         resident: bytes that may have been read before they are let go; the system keeps them cached, so nothing is read again.
     """
 
@@ -103,10 +90,6 @@ class MappedArrays:
         """An array that begins at some byte of a file.
 
         Args:
-            file: the file.
-            dtype: of the numbers.
-            shape: of the array.
-            offset: bytes before it.
             writable: whether the array may be written to, which then changes this process's copy of a page and not the file.
             scattered: whether what lies beside what is read need not be fetched with it.
             whole: whether the file must end where the array does.

@@ -12,23 +12,11 @@ from msd_framework.errors import ConfigError, MSDError, did_you_mean, mendable
 from msd_framework.launch import is_first
 from msd_framework.screen import accept_any_text, put
 
+# the order of the help; a command that is not named here stands behind them
 ORDER = (
-    "run",
-    "show",
-    "components",
-    "make-world",
-    "study",
-    "cache",
-    "data",
-    "convert-features",
-    "convert-mmf",
-    "extract-features",
-    "saliency",
-    "layers",
-    "doctor",
-    "quickstart",
+    *("run", "show", "components", "make-world", "study", "cache", "data"),
+    *("convert-features", "convert-mmf", "extract-features", "saliency", "layers", "doctor", "quickstart"),
 )
-"""The order of the help; a command that is not named here stands behind them."""
 
 
 def commands() -> dict[str, str]:
@@ -36,8 +24,8 @@ def commands() -> dict[str, str]:
     lines = {}
     for file in Path(__file__).with_name("commands").glob("[!_]*.py"):
         lines[file.stem.replace("_", "-")] = file.read_text(encoding="utf-8").splitlines()[0].strip('"')
-    places = {name: place for place, name in enumerate(ORDER)}
-    return {name: lines[name] for name in sorted(lines, key=lambda name: (places.get(name, len(ORDER)), name))}
+    others = sorted(lines.keys() - set(ORDER))
+    return {name: lines[name] for name in (*ORDER, *others)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str]) -> int:
     if not words or {"-h", "--help", "help"} & set(words):
-        print(usage())
+        lines = [f"  msd {name} {text}" for name, text in commands().items()]
+        print("usage: msd COMMAND key=value ...\n\n" + "\n".join(lines))
         return 0
     known = commands()
     if words[0] not in known and "=" in words[0]:
@@ -76,12 +65,6 @@ def _main(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped. A run goes on with checkpoint.resume=true, a study with the same command.", file=sys.stderr)
         return 130
-
-
-def usage() -> str:
-    """What the commands are."""
-    lines = [f"  msd {name} {text}" for name, text in commands().items()]
-    return "usage: msd COMMAND key=value ...\n\n" + "\n".join(lines)
 
 
 if __name__ == "__main__":

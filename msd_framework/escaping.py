@@ -1,7 +1,4 @@
-r"""Texts that come from data, names and other people's files, made harmless where they go: a terminal, a spreadsheet, a page.
-
-A terminal obeys escape sequences, a spreadsheet runs what begins like a formula, a page shows markup.
-"""
+"""Texts that come from data, names and other people's files, made harmless where they go: a terminal, a spreadsheet, a page."""
 
 from __future__ import annotations
 
@@ -10,11 +7,10 @@ import re
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+# what a terminal obeys, and what turns the direction of the text around it; not tabs and new lines
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
-"""Characters that a terminal obeys, and those that turn the direction of the text around them; not tabs and new lines."""
-
+# how a cell begins that a spreadsheet would run
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""How a cell begins that a spreadsheet would run."""
 
 
 def visible(text: str) -> str:
@@ -38,27 +34,18 @@ def cell(value: Any) -> Any:
 
 
 def markdown(text: str) -> str:
-    r"""A text for a page of Markdown, on one line: its own markup is shown, not followed.
-
-    >>> markdown("<b>a</b> | [b](c)")
-    '&lt;b&gt;a&lt;/b&gt; \\| [b]\\(c)'
-    """
+    """A text for a page of Markdown, on one line: its own markup is shown, not followed."""
     shown = visible(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([|`*])", r"\\\1", shown).replace("](", "]\\(").replace("\n", " ").replace("\t", " ")
 
 
 class CsvWriter:
-    """Rows to a CSV file, each text made harmless.
-
-    Args:
-        file: an open text file.
-    """
+    """Rows to an open CSV file, each text made harmless."""
 
     def __init__(self, file: TextIO):
         self._writer = csv.writer(file)
 
     def writerow(self, row: Iterable[Any]) -> None:
-        """Writes one row."""
         self._writer.writerow([cell(value) for value in row])
 
 

@@ -18,23 +18,10 @@ class Experiment(ABC):
 
     @abstractmethod
     def run(self, seeds: Sequence[int], folder: Path) -> list[Row]:
-        """The rows of its table, all with the same columns.
-
-        Args:
-            seeds: the seeds that it is to be repeated with.
-            folder: where it may write what is more than a table.
-        """
+        """The rows of its table, all with the same columns; the folder is for what is more than a table."""
 
     def draw(self, rows: Sequence[Row], path: Path) -> bool:
-        """Draws the table, if it is one that can be drawn.
-
-        Args:
-            rows: what `run` returned.
-            path: the PNG.
-
-        Returns:
-            whether there is a picture.
-        """
+        """Draws the rows that `run` returned as a PNG; returns whether there is a picture."""
         return False
 
 

@@ -12,13 +12,7 @@ ALONE = "To run alone: unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT.
 
 @dataclass(frozen=True)
 class Launch:
-    """The place of this process among those that were started with it.
-
-    Args:
-        rank: which one it is, from 0.
-        size: how many there are.
-        local_rank: which one of its machine it is, from 0.
-    """
+    """The place of this process among those that were started with it."""
 
     rank: int = 0
     size: int = 1
@@ -26,11 +20,7 @@ class Launch:
 
 
 def launched() -> Launch:
-    """What ``torchrun`` has written into the environment; alone where it has not, whatever a cluster left there.
-
-    Raises:
-        ConfigError: if the environment names several processes and not all that it takes to find them.
-    """
+    """What ``torchrun`` has written into the environment; alone where it has not, whatever a cluster left there."""
     size = _number("WORLD_SIZE", 1)
     if size == 1:
         return Launch()

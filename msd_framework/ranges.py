@@ -11,9 +11,6 @@ from typing import Any
 def positive(**values: float | None) -> None:
     """Refuses what is not a finite number above 0; None is let through.
 
-    Raises:
-        ValueError: with the first of them.
-
     >>> positive(hidden_size=-4)
     Traceback (most recent call last):
     ...
@@ -25,35 +22,22 @@ def positive(**values: float | None) -> None:
 
 
 def not_negative(**values: float | None) -> None:
-    """Refuses what is not a finite number of 0 or more; None is let through.
-
-    Raises:
-        ValueError: with the first of them.
-    """
+    """Refuses what is not a finite number of 0 or more; None is let through."""
     for name, value in values.items():
         if value is not None and not 0 <= value < math.inf:
             raise ValueError(f"{name} must be 0 or more, got {value}.")
 
 
 def below_one(**values: float) -> None:
-    """Refuses what is not a share of 0 or more that is below 1.
-
-    Raises:
-        ValueError: with the first of them.
-    """
+    """Refuses what is not a share of 0 or more that is below 1."""
     for name, value in values.items():
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be 0 or more and below 1, got {value}.")
 
 
-LARGEST = 2**31 - 1
-"""The largest size of anything in a model."""
-
-MOST_WORDS = 2**24
-"""The largest vocabulary: ten times that of published models. A row of an embedding is set aside for each id up to the largest."""
-
-DEEPEST = 1000
-"""The most layers of a model."""
+LARGEST = 2**31 - 1  # size of anything in a model
+MOST_WORDS = 2**24  # of a vocabulary, ten times those published: an embedding has a row for each id up to the largest
+DEEPEST = 1000  # the most layers of a model
 
 
 def too_large(options: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, int]]:

@@ -17,29 +17,12 @@ from typing import Any
 
 from msd_framework.errors import DataError, did_you_mean
 
-START = 4096
-"""How many bytes of a file tell what it is."""
-
-ENCODING = "data.dataset.encoding"
-"""The option that names another encoding than UTF-8."""
+START = 4096  # how many bytes of a file tell what it is
+ENCODING = "data.dataset.encoding"  # the option that names another encoding than UTF-8
 
 
 def read_text(file: Path, keep_mark: bool = False) -> str:
-    r"""The text of a file, each of its lines ended by one line feed.
-
-    Args:
-        file: where it is.
-        keep_mark: whether a byte order mark is a part of it.
-
-    Raises:
-        DataError: if it cannot be read or is not UTF-8, with the byte or the line.
-
-    >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "answers.txt"
-    >>> _ = file.write_bytes(b"\xef\xbb\xbfyes\r\nno\r\n")
-    >>> read_text(file)
-    'yes\nno\n'
-    """
+    """The text of a file in UTF-8, each of its lines ended by one line feed, without its byte order mark unless that is kept."""
     try:
         text = file.read_text(encoding="utf-8" if keep_mark else "utf-8-sig")
     except OSError as error:
@@ -53,26 +36,12 @@ def read_text(file: Path, keep_mark: bool = False) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
-
-    Raises:
-        DataError: if it cannot be read, is not JSON in UTF-8, or holds something else.
-    """
+    """The object that a JSON file holds."""
     return _object(read_text(file), str(file), "an object")
 
 
 def json_object(raw: bytes, place: str, wanted: str = "an object", has_option: bool = False) -> dict[str, Any]:
-    """A JSON object in UTF-8.
-
-    Args:
-        raw: what holds it.
-        place: where it is, for errors.
-        wanted: what stands there usually.
-        has_option: whether another encoding can be named, for errors.
-
-    Raises:
-        DataError: if it is not UTF-8, not JSON, or something else.
-    """
+    """A JSON object in UTF-8; errors tell its place, what usually stands there, and whether another encoding can be named."""
     try:
         text = raw.removesuffix(b"\n").decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -81,11 +50,7 @@ def json_object(raw: bytes, place: str, wanted: str = "an object", has_option: b
 
 
 def encoding_problem(name: str) -> str:
-    """Why a name is not that of an encoding of texts, as a sentence with the nearest one; empty if it is.
-
-    >>> encoding_problem("Windows-1252"), encoding_problem("lattin-1")
-    ('', "encoding is 'lattin-1', wanted that of a text file, such as cp1252 or utf-16. Did you mean 'latin_1'?")
-    """
+    """Why a name is not that of an encoding of texts, as a sentence with the nearest one; empty if it is."""
     if _is_encoding(name):
         return ""
     hint = did_you_mean(name.replace("-", "_"), filter(_is_encoding, sorted({*aliases, *aliases.values()})))
@@ -101,13 +66,8 @@ def copy_as_utf8(start: bytes, chunks: Callable[[], Iterator[bytes]], file: str,
     """An open file in UTF-8 that has no name and is gone once it is closed.
 
     Args:
-        start: the first bytes of a file.
-        chunks: reads all of it.
-        file: where it is, for errors.
-        encoding: what it is written in.
-
-    Raises:
-        DataError: if it is written in another one.
+        start: the first bytes of a file, all of which `chunks` reads.
+        encoding: what it is written in; refused where it is in another one.
     """
     found = other_format(start, file, has_option=True, wanted=encoding)
     if found and not (_wide(start) and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))):
@@ -133,13 +93,7 @@ def copy_as_utf8(start: bytes, chunks: Callable[[], Iterator[bytes]], file: str,
 
 
 def not_utf8(place: str, error: UnicodeDecodeError, has_option: bool = False) -> str:
-    """The sentence about bytes that are not UTF-8.
-
-    Args:
-        place: the file, and the line if that is all that was read.
-        error: what Python says of it.
-        has_option: whether another encoding can be named.
-    """
+    """The sentence about bytes that are not UTF-8; the place is the file, and the line if that is all that was read."""
     raw, at = error.object, error.start
     line = raw.count(b"\n", 0, at) + 1
     where = f" in line {line:,}" if b"\n" in raw.rstrip(b"\n") else ""
@@ -150,13 +104,7 @@ def not_utf8(place: str, error: UnicodeDecodeError, has_option: bool = False) ->
 
 
 def other_format(start: bytes, file: Path | str, has_option: bool = False, wanted: str = "UTF-8") -> str:
-    """What a file is in place of UTF-8 text, as a sentence that says what to do; empty if nothing speaks against text.
-
-    Args:
-        start: its first bytes, at most `START`.
-        file: where it is.
-        has_option: whether another encoding can be named.
-        wanted: the encoding that is.
+    """What a file that starts so is in place of UTF-8 text, and what to do about it; empty if nothing speaks against text.
 
     >>> other_format("yes".encode("utf-16"), "a.txt")
     'a.txt: is not UTF-8 but UTF-16 text; save it as UTF-8, or run: iconv -f UTF-16 -t UTF-8 a.txt > utf8.txt'
@@ -169,18 +117,12 @@ def other_format(start: bytes, file: Path | str, has_option: bool = False, wante
     return f"{file}: is {packed}, wanted {wanted} text" if packed else ""
 
 
-def old_mac_hint(text: str) -> str:
-    """What to do about a text whose lines end as on old Macs; empty if they do not."""
-    is_old = "\r" in text.strip() and "\n" not in text.strip()
-    return "; its lines end with a carriage return alone, save it with the line ends of Unix or Windows" if is_old else ""
-
-
 def keys_are_once(text: str, values: Sequence[Any]) -> bool:
     """Whether no object in a JSON text has a key twice, of which Python would take the last one without a word.
 
     Args:
         text: the inside of a list.
-        values: what Python reads there, objects among them.
+        values: what Python reads there.
 
     >>> keys_are_once('{"a": 1}, {"a": 2}', [{"a": 1}, {"a": 2}]), keys_are_once('{"a": 1, "a": 2}', [{"a": 2}])
     (True, False)
@@ -228,7 +170,9 @@ def _object(text: str, place: str, wanted: str) -> dict[str, Any]:
     except _RepeatedKeyError as error:
         raise DataError(f"{place}: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: is not JSON ({error}), wanted {wanted}{old_mac_hint(text)}") from error
+        is_old = "\r" in text.strip() and "\n" not in text.strip()  # as on old Macs
+        hint = "; its lines end with a carriage return alone, save it with the line ends of Unix or Windows" if is_old else ""
+        raise DataError(f"{place}: is not JSON ({error}), wanted {wanted}{hint}") from error
     if not isinstance(record, dict):
         raise DataError(f"{place}: is {reprlib.repr(record)} ({type(record).__name__}), wanted an object")
     return record
@@ -254,8 +198,10 @@ def _are_utf8(chunks: Iterator[bytes]) -> bool:
 
 def _wide(start: bytes) -> str:
     """UTF-16 or UTF-32, also where the byte order mark is missing: every other byte of Latin letters is 0."""
-    if marked := next((name for mark, name in _MARKS if start.startswith(mark)), ""):
-        return marked
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # before UTF-16, whose mark begins like it
+        return "UTF-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
     if len(start) >= 8 and not any(start[1:8:2]) and all(start[0:8:4]):
         return "UTF-32LE" if not any(start[2:8:4]) else "UTF-16LE"
     if len(start) >= 8 and not any(start[0:8:2]) and all(start[3:8:4]):
@@ -263,12 +209,6 @@ def _wide(start: bytes) -> str:
     return ""
 
 
-_MARKS: tuple[tuple[bytes, str], ...] = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),  # before that of UTF-16, which begins like it
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
 _SPACE_AND_COLON = re.compile(r"\s:")
 _NO_TEXTS = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")
 _MAGIC = (

@@ -20,51 +20,13 @@ from msd_framework.saliency.base import SALIENCIES
 from msd_framework.teachers.ensemble import COMBINATIONS
 from msd_framework.weighting.base import WEIGHTINGS
 
-__all__ = [
-    "CALLBACKS",
-    "COMBINATIONS",
-    "DATASETS",
-    "DISTILLATION_LOSSES",
-    "ENCODERS",
-    "EXPERIMENTS",
-    "FEATURE_LOSSES",
-    "FEATURE_TERMS",
-    "MASKERS",
-    "METRICS",
-    "MODELS",
-    "MODULATIONS",
-    "OBJECTIVES",
-    "OPTIMIZERS",
-    "PROCESSORS",
-    "REGISTRIES",
-    "SALIENCIES",
-    "SCHEDULERS",
-    "TASK_LOSSES",
-    "WEIGHTINGS",
-]
+__all__ = ["CALLBACKS", "COMBINATIONS", "DATASETS", "DISTILLATION_LOSSES", "ENCODERS", "EXPERIMENTS", "FEATURE_LOSSES"]
+__all__ += ["FEATURE_TERMS", "MASKERS", "METRICS", "MODELS", "MODULATIONS", "OBJECTIVES", "OPTIMIZERS", "PROCESSORS"]
+__all__ += ["REGISTRIES", "SALIENCIES", "SCHEDULERS", "TASK_LOSSES", "WEIGHTINGS"]
 
-REGISTRIES: dict[str, Registry[Any]] = {
-    registry.plural: registry
-    for registry in (
-        MODELS,
-        ENCODERS,
-        MASKERS,
-        TASK_LOSSES,
-        DISTILLATION_LOSSES,
-        FEATURE_LOSSES,
-        SALIENCIES,
-        WEIGHTINGS,
-        MODULATIONS,
-        OBJECTIVES,
-        COMBINATIONS,
-        FEATURE_TERMS,
-        DATASETS,
-        PROCESSORS,
-        METRICS,
-        CALLBACKS,
-        OPTIMIZERS,
-        SCHEDULERS,
-        EXPERIMENTS,
-    )
-}
+# in the order in which `msd components` shows them
+_OF_A_MODEL = (MODELS, ENCODERS, MASKERS, TASK_LOSSES, DISTILLATION_LOSSES, FEATURE_LOSSES, SALIENCIES, WEIGHTINGS, MODULATIONS)
+_OF_A_RUN = (OBJECTIVES, COMBINATIONS, FEATURE_TERMS, DATASETS, PROCESSORS, METRICS, CALLBACKS, OPTIMIZERS, SCHEDULERS)
+_ALL: tuple[Registry[Any], ...] = (*_OF_A_MODEL, *_OF_A_RUN, EXPERIMENTS)
+REGISTRIES: dict[str, Registry[Any]] = {registry.plural: registry for registry in _ALL}
 """Every registry by the plural of its kind, which is also the name of its entry-point group."""

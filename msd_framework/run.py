@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,6 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.memory import keep_freed_memory
 from msd_framework.engine.precision import AUTO
 from msd_framework.engine.resume import resume
-from msd_framework.engine.runner import Runner
 from msd_framework.files import write_json, write_text
 from msd_framework.launch import launched
 from msd_framework.randomness import seed_everything
@@ -59,10 +58,6 @@ def run(config: Config, overrides: Overrides = ()) -> dict[str, Any]:
 def check(config: Config, overrides: Overrides = ()) -> None:
     """Looks for what is wrong with a run, and tries its first update out where its files are at hand; trains nothing.
 
-    Args:
-        config: as `run` takes it.
-        overrides: as `run` takes them.
-
     Raises:
         ConfigError: with every problem that was found.
         MSDError: of any other kind, if the run would stop before its end.
@@ -91,20 +86,17 @@ def run_checked(config: RunConfig, join: Callable[[str], AbstractContextManager[
             world.share(Path(config.env.save_dir))
             built = build(RunFacts(config), world)
             if built.training is None:
-                check_files(built)
+                for batches in built.data.evaluation.values():
+                    batches.reader.check_files()
                 return report(built, {})
             fit(built, built.training, resolve(source))
-            return report(built, facts_of(built.training.runner, started))
+            runner, seconds = built.training.runner, round(time.monotonic() - started, 2)
+            facts = {"updates": runner.update, "stopped": runner.stop_reason, "seconds": seconds}
+            return report(built, {**facts, "skipped_updates": runner.skipped} if runner.skipped else facts)
 
 
 def fit(run: Run, training: Training, source: Source) -> None:
-    """Tries a run out, lets its parts learn what they ask for before the first update, and trains it.
-
-    Args:
-        run: the run.
-        training: what of it trains.
-        source: its values, which its folder keeps.
-    """
+    """Tries a run out, lets its parts learn what they ask for before the first update, and trains it."""
     config, world, runner = run.config, run.world, training.runner
     resumed = config.goes_on
     if resumed:
@@ -117,7 +109,9 @@ def fit(run: Run, training: Training, source: Source) -> None:
     elif config.checkpoint.resume and (run.folder / "metrics.jsonl").exists() and world.is_first:
         say(f"resume: {run.folder} has no checkpoint yet, so the run begins at update 0")
     if world.is_first:  # a run that cannot be gone on with keeps its own
-        values = with_teachers(source.values, config.teacher_folders)
+        values = dict(source.values)
+        if len(config.teacher_folders) > 1:  # by their names, so that what a pattern matches later changes nothing
+            values["teacher"] = {**values["teacher"], "checkpoint": list(config.teacher_folders)}
         write_text(run.folder / "config.yaml", dump(values))
     world.wait()
     trial, _ = try_run(run, training)
@@ -139,28 +133,6 @@ def fit(run: Run, training: Training, source: Source) -> None:
         if not tensorboard_is_installed():
             say(NO_TENSORBOARD)
     runner.fit()
-
-
-def facts_of(runner: Runner, started: float) -> dict[str, Any]:
-    """The facts of a training that has ended, for its report."""
-    facts = {"updates": runner.update, "stopped": runner.stop_reason, "seconds": round(time.monotonic() - started, 2)}
-    return {**facts, "skipped_updates": runner.skipped} if runner.skipped else facts
-
-
-def with_teachers(values: Mapping[str, Any], folders: Sequence[str]) -> dict[str, Any]:
-    """A run's values with several teachers by their names, so that what a pattern matches later changes nothing."""
-    several = {"teacher": {**values["teacher"], "checkpoint": list(folders)}} if len(folders) > 1 else {}
-    return {**values, **several}
-
-
-def check_files(run: Run) -> None:
-    """Checks that all files of the examples exist, before a trained model is evaluated.
-
-    Raises:
-        DataError: of the first one of which something is not there.
-    """
-    for batches in run.data.evaluation.values():
-        batches.reader.check_files()
 
 
 def _device(source: Source) -> str:

@@ -17,7 +17,6 @@ Number: TypeAlias = float | dict[str, float | str]
 """A number, or one that changes over the run: ``{start: 4, end: 1}``, with the other options of `Schedule`."""
 
 Shape: TypeAlias = Literal["linear", "cosine"]
-"""How a number gets from its start to its end."""
 
 Mean: TypeAlias = Callable[[Tensor], Tensor]
 """The mean of a tensor over the processes that train together; all of them must ask for it."""
@@ -27,12 +26,7 @@ SHAPES: dict[str, Callable[[float], float]] = {"linear": lambda x: x, "cosine": 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
-
-    Args:
-        update: updates so far.
-        num_updates: updates of the whole run.
-    """
+    """How far a run is: updates so far, and of the whole run."""
 
     update: int
     num_updates: int
@@ -47,16 +41,12 @@ class Progress:
 class HeldOut:
     """Training examples outside the batches, from which an objective learns how to weigh those inside.
 
-    Args:
-        share: what part of the training examples, above 0 and below 1.
-        batch_size: how many of them are in a batch, over all processes.
-        every: how many updates from one batch of them to the next.
-        rehearsed: whether such an update is made twice: on trial, to learn from where it leads, and then in earnest.
+    A rehearsed update is made twice: on trial, to learn from where it leads, and then in earnest.
     """
 
-    share: float
-    batch_size: int
-    every: int = 1
+    share: float  # of the training examples, above 0 and below 1
+    batch_size: int  # over all processes
+    every: int = 1  # updates from one batch of them to the next
     rehearsed: bool = False
 
 
@@ -74,10 +64,7 @@ class Schedule:
         end: :math:`a_1`, what it is afterwards.
         begin: :math:`t_0`, the part of the run after which it begins to change, at least 0 and below 1.
         over: d, the part of the run that the change takes, above 0; below 1 - begin, it stays at its end for the rest.
-        shape: how it changes, `linear` or `cosine`.
-
-    Raises:
-        ValueError: if an option is out of range.
+        shape: `linear` or `cosine`.
 
     >>> fall = Schedule(4.0, 1.0, begin=0.25, over=0.5)
     >>> [fall.at(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -100,14 +87,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, name: str, number: Number) -> Schedule:
-        """A schedule from its place in a YAML; a plain number is one that never changes.
-
-        Raises:
-            ValueError: if a key is missing, unknown or of another type, with the name in front.
-
-        >>> Schedule.parse("temperature", 2.0).at(0.3), Schedule.parse("temperature", {"start": 4, "end": 2}).at(0.5)
-        (2.0, 3.0)
-        """
+        """A schedule from its place in a YAML; a plain number is one that never changes."""
         if not isinstance(number, dict):
             return cls(number, number)
         known = {f.name: f.type for f in fields(cls)}
@@ -116,9 +96,8 @@ class Schedule:
                 raise ValueError(f"{name}: has no option {key!r}.{did_you_mean(key, known)} It takes: {', '.join(known)}.")
             if isinstance(value, str) != (key == "shape"):
                 raise ValueError(f"{name}: {key} must be a {'name' if key == 'shape' else 'number'}, got {value!r}.")
-        for key in ("start", "end"):
-            if key not in number:
-                raise ValueError(f"{name}: needs a start and an end, got {number}.")
+        if "start" not in number or "end" not in number:
+            raise ValueError(f"{name}: needs a start and an end, got {number}.")
         shape, numbers = number.get("shape", "linear"), {k: cast(float, v) for k, v in number.items() if k != "shape"}
         try:
             return cls(**numbers, shape=cast(Shape, shape))
@@ -143,11 +122,8 @@ class Step(Protocol):
     def look_ahead(self, held_out_loss: Callable[[Batch], Tensor]) -> Mapping[str, Tensor]:
         """The derivative of a loss after the step with respect to the gradient that the step was made with, before clipping.
 
-        Args:
-            held_out_loss: the loss of held-out examples, a scalar.
-
-        Returns:
-            By the names of the objective's parameters that learn; the same on every process.
+        By the names of the objective's parameters that learn, the same on every process. The loss, a scalar, is that of
+        held-out examples.
         """
 
 
@@ -177,18 +153,7 @@ class UpdateHook(nn.Module):
 
 
 class Scheduled(UpdateHook):
-    """A number that an objective's part reads in each forward pass, and that a run may change as it goes.
-
-    Args:
-        name: what it is called in errors.
-        number: the number, or where it goes from and to.
-
-    Attributes:
-        value: the number as it is now.
-        schedule: how it goes.
-
-    Raises:
-        ValueError: if the number is neither a number nor a schedule.
+    """A number, `value`, that an objective's part reads in each forward pass, and that a run may change as it goes.
 
     >>> temperature = Scheduled("temperature", {"start": 4.0, "end": 1.0})
     >>> temperature.begin_update(Progress(update=50, num_updates=100))
@@ -214,11 +179,7 @@ class Scheduled(UpdateHook):
 
 
 def positive_scheduled(name: str, number: Number) -> Scheduled:
-    """A number that is above 0 throughout.
-
-    Raises:
-        ValueError: if it is not, or is neither a number nor a schedule.
-    """
+    """A number that is above 0 throughout."""
     scheduled = Scheduled(name, number)
     for value in scheduled.ends:
         if not 0 < value < math.inf:

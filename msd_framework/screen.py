@@ -1,8 +1,7 @@
 r"""The one way to the screen: every table, line and bar that a command shows goes through here.
 
 Names come from data, files and other people. So brackets are no markup, colons no pictures, numbers are not coloured, and a
-character that a terminal cannot encode is shown by its number (`\u2603`): nothing that is shown can end a run. Whoever stops
-reading (`msd ... | head`) ends no run either: lines that watch it are then no longer shown.
+character that a terminal cannot encode is shown by its number (`\u2603`). Whoever stops reading (`msd ... | head`) ends no run.
 """
 
 from __future__ import annotations
@@ -21,12 +20,7 @@ from msd_framework.escaping import visible
 
 
 class Screen(Console):
-    """A terminal, or the file or pipe in its place, that shows texts as they are.
-
-    Args:
-        stderr: for the lines of a run as it goes, beside its results.
-        width: columns where it is no terminal.
-    """
+    """A terminal, or the file or pipe in its place (`width` columns), that shows texts as they are."""
 
     def __init__(self, stderr: bool = False, width: int = 132):
         accept_any_text()
@@ -40,7 +34,6 @@ class Screen(Console):
             self.print(part, soft_wrap=isinstance(part, str))
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A text as it is, but for what a terminal would obey."""
         return super().render_str(visible(text), **options)
 
     def on_broken_pipe(self) -> None:
@@ -61,24 +54,17 @@ def put(text: str, stream: TextIO | None = None) -> None:
     print(visible(text), file=stream or sys.stdout)
 
 
-class Words(TextColumn):
-    """A text beside a bar, as it is."""
-
+class _Words(TextColumn):
     def render(self, task: Task) -> Text:
         return Text(visible(super().render(task).plain))
 
 
 def progress_bar(*shown: str, remaining: bool = True) -> Progress:
-    """A bar on standard error, disabled where that is no terminal: the task's description, the bar, what is done, the time.
-
-    Args:
-        shown: fields of the task that stand behind it.
-        remaining: whether the time left is shown.
-    """
+    """A bar on standard error, disabled where that is no terminal; the shown fields of its task stand behind it."""
     screen = Screen(stderr=True)
     times = [TimeElapsedColumn(), *([TimeRemainingColumn()] if remaining else [])]
-    fields = [Words(f"{{task.fields[{name}]}}", markup=False) for name in shown]
-    columns = [Words("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), *times, *fields]
+    fields = [_Words(f"{{task.fields[{name}]}}", markup=False) for name in shown]
+    columns = [_Words("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn(), *times, *fields]
     return Progress(*columns, console=screen, disable=not screen.is_terminal)
 
 
@@ -95,11 +81,7 @@ def bar(label: str, total: int, is_first: bool) -> Iterator[Callable[[int], None
 
 
 def shown_bytes(size: float) -> str:
-    """A size as people write it.
-
-    >>> shown_bytes(12_300_000_000), shown_bytes(41)
-    ('12.3 GB', '41 bytes')
-    """
+    """A size as people write it, such as 12.3 GB."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

@@ -23,8 +23,7 @@ T = TypeVar("T")
 Task: TypeAlias = Literal["single_label", "multi_label", "soft_target"]
 """How targets are read: a class [N], a set of labels [N, C] of 0 and 1, or a score a class [N, C] in [0, 1]."""
 
-IGNORED = -100
-"""The class of an unknown target; where examples have several targets, of padding, which is no target."""
+IGNORED = -100  # the class of an unknown target; where examples have several targets, of padding, which is no target
 
 Outcomes: TypeAlias = Literal["softmax", "bernoulli"]
 """How logits become probabilities: of C classes that exclude each other, or of yes or no for each class by itself."""
@@ -35,15 +34,10 @@ ModalityKind: TypeAlias = Literal["tokens", "features", "pixels", "waveform"]
 
 @dataclass(frozen=True)
 class Distinct:
-    """Which examples of a batch have the same input, where some do.
+    """Which examples of a batch have the same input, where some do."""
 
-    Args:
-        first: int64 [U], the first row of each of the U distinct inputs.
-        of: int64 [B], which of them each row is.
-    """
-
-    first: Tensor
-    of: Tensor
+    first: Tensor  # int64 [U], the first row of each of the U distinct inputs
+    of: Tensor  # int64 [B], which of them each row is
 
 
 @dataclass(frozen=True)
@@ -55,10 +49,10 @@ class ModalityInputs:
         mask: bool [B, L], True where a position holds something; [B, 1] for pixels, [B, T] for a waveform.
         extras: tensors aligned with the positions. ``special``, bool [B, L]: positions that belong to the model
             rather than to the content, such as [CLS] and [SEP]; they stay when the modality is hidden.
-            ``positions``, int64 [B, L]: position ids where they are not 0, 1, 2 and so on, which models of transformers and of MMF,
-            and `module`, refuse. ``boxes``, float [B, L, 4 or 5]; ``segments``, int64 [B, L].
-        num_special: the most special positions that an example has, where they were counted before the batch went to the device:
-            shapes that depend on it then need not wait for the device.
+            ``positions``, int64 [B, L]: position ids where they are not 0, 1, 2 and so on, which models of transformers and
+            of MMF, and `module`, refuse. ``boxes``, float [B, L, 4 or 5]; ``segments``, int64 [B, L].
+        num_special: the most special positions that an example has, where they were counted before the batch went to the
+            device: shapes that depend on it then need not wait for the device.
         distinct: which rows are the same, extras included; None if unknown or if all differ. Code that changes single rows
             leaves it out.
     """
@@ -80,14 +74,11 @@ class ModalityInputs:
         return (self.mask & ~self.special).any(1)
 
     def once(self, encode: Callable[[ModalityInputs], T]) -> T:
-        """A function of the rows, with rows that are the same computed once.
+        """A function of the rows for all B of them, with rows that are the same computed once; their gradients are added up.
 
         Args:
-            encode: gives a tensor, or a nest of them, whose first dimension is that of its inputs, and treats each row by itself.
-                If it drops features at random, rows that are the same lose the same ones.
-
-        Returns:
-            Its result for all B rows; gradients of rows that are the same are added up.
+            encode: gives a tensor, or a nest of them, whose first dimension is that of its inputs, and treats each row by
+                itself. If it drops features at random, rows that are the same lose the same ones.
 
         >>> rows = torch.tensor([[1.0], [2.0], [1.0]])
         >>> same = Distinct(torch.tensor([0, 1]), torch.tensor([0, 1, 0]))
@@ -111,16 +102,15 @@ class Batch:
     """B examples, and the N targets that are predicted of them.
 
     Args:
-        inputs: each modality by name.
         targets: int64 [N], or float [N, C] for several labels or soft targets.
         ids: B strings, stable over epochs and runs.
         places: where they stand in their split, where that matters.
-        num_labelled: where examples may lack a label, how many have one; in training, their mean over the parts of an update. A
-            float64 scalar.
-        having: for each modality that some example lacks, which examples have it, bool [B]. An example has a modality if it has
-            a position of it that is neither masked nor special.
-        teacher_inputs: the modalities that a teacher sees as other tensors than the student; empty where both see the same. None
-            stands for tensors that a cached teacher does not need.
+        num_labelled: where examples may lack a label, how many have one; in training, their mean over the parts of an update.
+            A float64 scalar.
+        having: for each modality that some example lacks, which examples have it, bool [B]. An example has a modality if it
+            has a position of it that is neither masked nor special.
+        teacher_inputs: the modalities that a teacher sees as other tensors than the student; empty where both see the same.
+            None stands for tensors that a cached teacher does not need.
         teacher_having: `having` of those modalities, as the teacher sees them.
         example_of: int64 [N], the example that each target belongs to, where examples have several; None where N = B.
     """
@@ -178,12 +168,7 @@ class Batch:
         return tuple(sorted(self.inputs))
 
     def shown(self, view: str, modalities: Sequence[str]) -> Tensor | None:
-        """Which examples have something that a view shows, bool [B]; None where all of them do.
-
-        Args:
-            view: its name.
-            modalities: those of the model that sees it.
-        """
+        """Which examples have something that a view shows to a model of some modalities, bool [B]; None where all of them do."""
         having = []
         for modality in visible_modalities(view, modalities):
             if modality not in self.having:
@@ -202,7 +187,6 @@ class Batch:
         return replace(self, inputs=inputs, having={**having, **self.teacher_having}, teacher_inputs={}, teacher_having={})
 
     def with_inputs(self, inputs: Inputs) -> Batch:
-        """The same examples with other inputs."""
         return replace(self, inputs=dict(sorted(inputs.items())))
 
     def to(self, device: torch.device) -> Batch:
@@ -220,29 +204,20 @@ the softmax, attention scores of the same shape."""
 
 @dataclass(frozen=True)
 class FeatureShape:
-    """The shape of an intermediate, from a dry run before training.
-
-    Args:
-        kind: what it is.
-        width: D, or the heads H of an attention.
-        num_positions: L in the dry run; 1 for a summary.
-        num_examples: how many examples the training split has, if known.
-    """
+    """The shape of an intermediate, from a dry run before training."""
 
     kind: FeatureKind
-    width: int
-    num_positions: int = 1
-    num_examples: int | None = None
+    width: int  # D, or the heads H of an attention
+    num_positions: int = 1  # L in the dry run; 1 for a summary
+    num_examples: int | None = None  # of the training split, if known
 
 
 @dataclass(frozen=True)
 class Feature:
-    """An intermediate of a model, with which of its positions count.
+    """An intermediate of a model: a summary, float [B, D]; hidden states, float [B, L, D]; or attention, float [B, H, L, L].
 
-    Args:
-        values: a summary, float [B, D]; hidden states, float [B, L, D]; or attention, float [B, H, L, L]. Zeros where the mask is
-            False.
-        mask: bool [B, L], the positions that hold something of the modality that the feature belongs to; None for a summary.
+    The mask, bool [B, L], tells the positions that hold something of the modality that the feature belongs to; None for a
+    summary. Where it is False, values are zeros.
     """
 
     values: Tensor
@@ -251,22 +226,15 @@ class Feature:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """A model's predictions for a batch.
+    """A model's predictions for a batch."""
 
-    Args:
-        logits: float [N, C], or [V, N, C] for several views.
-        features: the wanted intermediates by name, ``<modality or fused>.<layer>.<kind>``.
-    """
-
-    logits: Tensor
-    features: Mapping[str, Tensor] = field(default_factory=dict)
+    logits: Tensor  # float [N, C], or [V, N, C] for several views
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # those wanted, by <modality or fused>.<layer>.<kind>
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    r"""A term of a loss, with its graph.
-
-    It adds :math:`s \, \frac1B \sum_i w_i t_i` to the loss.
+    r"""A term of a loss, with its graph: :math:`s \, \frac1B \sum_i w_i t_i`.
 
     Args:
         name: as in the log, such as `task` or `distill/text`.
@@ -292,32 +260,19 @@ class LossTerm:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What an objective computes for a batch.
+    """What an objective computes for a batch."""
 
-    Args:
-        loss: scalar to be minimised, with its graph.
-        terms: detached scalars by name, to be logged.
-        output: the trained model's output on the full view.
-        loss_terms: what the loss is the sum of; empty where an objective of your own does not say.
-    """
-
-    loss: Tensor
-    terms: Mapping[str, Tensor]
-    output: ModelOutput
-    loss_terms: tuple[LossTerm, ...] = ()
+    loss: Tensor  # scalar to be minimised, with its graph
+    terms: Mapping[str, Tensor]  # detached scalars by name, to be logged
+    output: ModelOutput  # of the trained model on the full view
+    loss_terms: tuple[LossTerm, ...] = ()  # what the loss is the sum of; empty where an objective of your own does not say
 
 
 def check_logits(logits: Tensor, batch: Batch, name: str) -> Tensor:
-    """The logits of several views of a batch, once they have a row for each target.
+    """The logits of several views of a batch, once they are [V, N, C], with a row for each target.
 
-    Args:
-        logits: [V, N, C].
-        batch: the examples, and their N targets.
-        name: the model's, for the sentence.
-
-    Raises:
-        ConfigError: if they are of another shape, such as [V, B, T, C] with a row for each position of a text: what comes after
-            would take a mean over positions that are no target, or broadcast where T = B.
+    Any other shape, such as [V, B, T, C], is refused with the model's name: what comes after would take a mean over positions
+    that are no target, or broadcast where T = B.
     """
     num_targets = len(batch.targets)
     if logits.ndim == 3 and logits.shape[1] == num_targets:
@@ -331,21 +286,13 @@ def check_logits(logits: Tensor, batch: Batch, name: str) -> Tensor:
 
 
 def has_label(targets: Tensor) -> Tensor:
-    """Which of N targets are known, bool [N]: not those that are all -100, nor those with a score that is NaN.
-
-    >>> has_label(torch.tensor([3, -100])), has_label(torch.tensor([[0.0, 1.0], [torch.nan, torch.nan]]))
-    (tensor([ True, False]), tensor([ True, False]))
-    """
+    """Which of N targets are known, bool [N]: not those that are all -100, nor those with a score that is NaN."""
     rows = targets.flatten(1) if targets.ndim > 1 else targets[:, None]
     return ~rows.isnan().any(1) if rows.is_floating_point() else (rows != IGNORED).any(1)
 
 
 def outcomes_of(task: Task, trained: Outcomes | None = None) -> Outcomes:
-    """How a model's logits are read: as it was trained, if that is given, else as is usual for the task.
-
-    >>> outcomes_of("single_label"), outcomes_of("soft_target"), outcomes_of("soft_target", "softmax")
-    ('softmax', 'bernoulli', 'softmax')
-    """
+    """How a model's logits are read: as it was trained, if that is given, else as is usual for the task."""
     return trained or ("softmax" if task == "single_label" else "bernoulli")
 
 
@@ -356,21 +303,13 @@ def probabilities(logits: Tensor, outcomes: Outcomes) -> Tensor:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A description of a data set, and how a run reads its model's logits for it.
-
-    Args:
-        modalities: the kind of each modality's values, by name.
-        num_classes: C.
-        task: how its targets are read.
-        class_names: C names, for reports; empty if the classes have none.
-        trained: how the run's task loss reads logits, where that is not the usual way of the task.
-    """
+    """A description of a data set, and how a run reads its model's logits for it."""
 
     modalities: Mapping[str, ModalityKind]
     num_classes: int
     task: Task
-    class_names: tuple[str, ...] = ()
-    trained: Outcomes | None = None
+    class_names: tuple[str, ...] = ()  # C names, for reports; empty if the classes have none
+    trained: Outcomes | None = None  # how the run's task loss reads logits, where that is not the usual way of the task
 
     @property
     def outcomes(self) -> Outcomes:
@@ -380,19 +319,12 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a component is checked against, before anything is loaded.
-
-    Args:
-        data: the data set's description.
-        student_modalities: what the trained model takes.
-        teacher_modalities: what the teacher takes; None without a teacher.
-        kinds: the kind of each modality's values as the processors make them (an image may be pixels or features).
-    """
+    """What a component is checked against, before anything is loaded."""
 
     data: DatasetInfo
     student_modalities: tuple[str, ...]
-    teacher_modalities: tuple[str, ...] | None
-    kinds: Mapping[str, ModalityKind]
+    teacher_modalities: tuple[str, ...] | None  # None without a teacher
+    kinds: Mapping[str, ModalityKind]  # of values as the processors make them: an image may be pixels or features
 
 
 def tree_map(function: Callable[[Tensor], Tensor], tree: T) -> T:

@@ -15,11 +15,7 @@ from msd_framework.structures import Batch, ModalityInputs
 
 
 def made_batch(num_examples: int, seed: int = 0, num_classes: int = 3, vocab_size: int = 20, feature_size: int = 6) -> Batch:
-    """A batch of random texts with [CLS] 2 and [SEP] 3, random regions, and random classes; float64.
-
-    >>> made_batch(4).modalities, len(made_batch(4))
-    (('image', 'text'), 4)
-    """
+    """A batch of random texts with [CLS] 2 and [SEP] 3, random regions, and random classes; float64."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(4, 8, (num_examples,), generator=generator)
     place = torch.arange(8)
@@ -44,12 +40,7 @@ def take(batch: Batch, indices: list[int]) -> Batch:
 
 
 class MadeBatches:
-    """Batches cut from one made batch by a training plan, as the loader would.
-
-    Args:
-        data: all examples.
-        plan: which of them each part holds.
-    """
+    """Batches cut from one made batch by a training plan, as the loader would."""
 
     def __init__(self, data: Batch, plan: Any):
         self.data, self.plan = data, plan
@@ -60,11 +51,7 @@ class MadeBatches:
 
 
 def run_processes(function: Callable[..., Any], size: int, *arguments: Any) -> None:
-    """Runs a function of a module in several processes that see each other as `torchrun`'s do.
-
-    Raises:
-        ProcessRaisedException: with the traceback of the process that failed.
-    """
+    """Runs a function of a module in several processes that see each other as `torchrun`'s do."""
     arguments = (function, size, free_port(), dict(os.environ), arguments)
     start_processes(_run_rank, arguments, nprocs=size, start_method=_start_method())  # type: ignore[no-untyped-call]
 

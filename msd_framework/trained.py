@@ -13,15 +13,7 @@ from torch import Tensor
 from msd_framework.build.models import part_of, trained_precision
 from msd_framework.build.run import student_predictions
 from msd_framework.components.specs import Spec
-from msd_framework.config.cards import (
-    fingerprint,
-    foreign_names,
-    learned_processors,
-    processors_folder,
-    read_as,
-    rebuilt,
-    weights_of,
-)
+from msd_framework.config import cards
 from msd_framework.config.load import load as load_config
 from msd_framework.config.load import resolve
 from msd_framework.config.schema import CheckpointConfig, RunConfig
@@ -49,14 +41,12 @@ from msd_framework.views import FULL, visible_modalities
 
 @dataclass(frozen=True)
 class ViewPredictions:
-    """What a model predicts of N rows on one view. Where the view shows nothing of a row, it predicts nothing of it.
+    """What a model predicts of N rows on one view: NaN, and None for a class, of a row of which the view shows nothing.
 
     Args:
-        logits: float32 [N, C]; NaN where nothing is shown.
-        probabilities: float32 [N, C], of the classes, or of yes for each of several labels; NaN where nothing is
-            shown.
-        classes: the name of the likeliest class of each row; of several labels, a list of those above 0.5; None
-            where nothing is shown.
+        logits: float32 [N, C].
+        probabilities: float32 [N, C], of the classes, or of yes for each of several labels.
+        classes: the name of the likeliest class of each row; of several labels, a list of those above 0.5.
         shown: of which rows the view shows something, bool [N].
     """
 
@@ -83,12 +73,8 @@ class TrainedModel:
 
     Args:
         model: the model, an `nn.Module` in eval mode on its device.
-        masker: how views hide a modality.
-        processors: how each modality becomes tensors.
-        info: its modalities and classes.
         facts: what it was built with, to build another model of the same inputs:
             ``MODELS.build({"type": ...}, facts=trained.facts)``.
-        world: the device that it is on.
         precision: what its run predicted in.
         batch_size: how many rows its run predicted at once.
     """
@@ -114,13 +100,8 @@ class TrainedModel:
     def class_names(self) -> tuple[str, ...]:
         return names_of(self.info)
 
-    def predict(
-        self,
-        rows: Any,
-        views: str | Sequence[str] = FULL,
-        batch_size: int | None = None,
-    ) -> dict[str, ViewPredictions]:
-        """What the model predicts of rows, as its run would.
+    def predict(self, rows: Any, views: str | Sequence[str] = FULL, batch_size: int | None = None) -> dict[str, ViewPredictions]:
+        """What the model predicts of rows on each view, as its run would, in the order of the rows.
 
         Args:
             rows: dicts with a value for each modality, a single one, or a DataFrame. A text is a str; an image is the
@@ -128,9 +109,6 @@ class TrainedModel:
                 array, or their name.
             views: names of views, such as ``["full", "image"]``.
             batch_size: how many rows are predicted at once; as in its run if None.
-
-        Returns:
-            the predictions on each view, in the order of the rows.
 
         Raises:
             ConfigError: if there is no such view, or no row in a batch.
@@ -172,11 +150,7 @@ class TrainedModel:
         return ExampleReader(Records(rows, self.modalities, targets), self.processors, names_modality=True)
 
     def _targets(self, targets: Any) -> list[Any] | None:
-        """Targets as plain numbers, each checked.
-
-        Raises:
-            DataError: of the first that is none.
-        """
+        """Targets as plain numbers, each checked."""
         if targets is None:
             return None
         listed = _plain(targets)
@@ -189,11 +163,7 @@ class TrainedModel:
         return listed
 
     def _known(self, views: Any) -> list[str]:
-        """Names of views, each once.
-
-        Raises:
-            ConfigError: if one of them is none, or there is none.
-        """
+        """Names of views, each once."""
         if not isinstance(views, Collection) or not views or not all(isinstance(view, str) for view in views):
             raise ConfigError(Problem("views", f"wanted names of views, such as ['{FULL}'], got {views!r}."))
         names = list(dict.fromkeys(views))
@@ -215,7 +185,7 @@ def load(folder: str | Path, device: str | torch.device = "auto", allow: str | C
 
     Args:
         folder: the run's folder, whose best checkpoint is taken, or one of its checkpoints.
-        device: what it is put on, such as ``cpu`` or ``cuda:1``; auto takes a GPU where there is one.
+        device: such as ``cpu`` or ``cuda:1``; auto takes a GPU where there is one.
         allow: classes of your own that the folder may name, such as ``["package.MyModel"]``, or a single one.
 
     Raises:
@@ -223,19 +193,18 @@ def load(folder: str | Path, device: str | torch.device = "auto", allow: str | C
         ConfigError: if there is no such device.
     """
     given, own = str(Path(folder).expanduser()), frozenset([allow] if isinstance(allow, str) else allow)
-    path, checkpoint = weights_of(given, own)
+    path, checkpoint = cards.weights_of(given, own)
     config, world = _config_of(given, path), World(device=_device(device))
     with random_numbers_apart():
-        model = rebuilt(checkpoint.card, path)
-        processors = _processors(checkpoint, path, learned_processors(given, own))
+        model = cards.rebuilt(checkpoint.card, path)
+        processors = _processors(checkpoint, path, cards.learned_processors(given, own))
         masker = _masker(config, checkpoint, path, own)
     load_weights(model, checkpoint.model, str(path))
     facts, kinds = checkpoint.card["facts"], {m: p.kind for m, p in processors.items()}
     class_names = tuple(facts.get("class_names") or ())
-    info = DatasetInfo(kinds, facts["num_classes"], facts["task"], class_names, read_as(checkpoint.card))
+    info = DatasetInfo(kinds, facts["num_classes"], facts["task"], class_names, cards.read_as(checkpoint.card))
     if model.modalities != tuple(processors) or not model.num_classes == info.num_classes == len(names_of(info)):
-        text = f"{path}: its card.json describes another model than it rebuilds."
-        raise CheckpointError(f"{text} Take another checkpoint.")
+        raise CheckpointError(f"{path}: its card.json describes another model than it rebuilds. Take another checkpoint.")
     precision = trained_precision(config).precision
     model, masker = model.to(world.device).eval(), masker.to(world.device).eval()
     return TrainedModel(model, masker, processors, info, facts, world, precision, config.evaluation.batch_size)
@@ -256,15 +225,10 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _config_of(folder: str, path: Path) -> RunConfig:
-    """The configuration of the run that a folder is of, as a run that evaluates its checkpoint.
-
-    Raises:
-        CheckpointError: if it is missing, or cannot be read.
-    """
-    file = (processors_folder(folder).parent / "config.yaml").resolve()
+    """The configuration of the run that a folder is of, as a run that evaluates its checkpoint."""
+    file = (cards.processors_folder(folder).parent / "config.yaml").resolve()
     if not file.is_file():
-        text = f"{file}: is missing, which says how views hide a modality"
-        raise CheckpointError(f"{text}; copy the whole folder of the run.")
+        raise CheckpointError(f"{file}: is missing, which says how views hide a modality; copy the whole folder of the run.")
     try:
         values = resolve(load_config(file)).values
     except ConfigError as error:
@@ -279,11 +243,7 @@ def _config_of(folder: str, path: Path) -> RunConfig:
 
 
 def _processors(checkpoint: Checkpoint, path: Path, learned: Mapping[str, Path]) -> dict[str, Processor]:
-    """How each modality becomes tensors, as when the model was trained.
-
-    Raises:
-        CheckpointError: if they cannot be made, or make other tensors.
-    """
+    """How each modality becomes tensors, as when the model was trained."""
     found: dict[str, Processor] = {}
     for modality in checkpoint.card["modalities"]:
         kept, where = checkpoint.card["processors"][modality], f"{path}: its processor of {modality}"
@@ -294,22 +254,17 @@ def _processors(checkpoint: Checkpoint, path: Path, learned: Mapping[str, Path])
             raise
         except Exception as error:  # options that were edited can make a constructor raise anything
             raise CheckpointError(f"{where} cannot be made: {str(error) or type(error).__name__}") from error
-        if fingerprint(processor) != kept["fingerprint"]:
-            text = f"{where} makes other tensors than it was trained on"
-            raise CheckpointError(f"{text}; copy the whole folder of the run again.")
+        if cards.fingerprint(processor) != kept["fingerprint"]:
+            raise CheckpointError(f"{where} makes other tensors than it was trained on; copy the whole folder of the run again.")
         found[modality] = processor.deterministic()
     return found
 
 
 def _masker(config: RunConfig, checkpoint: Checkpoint, path: Path, own: frozenset[str]) -> Masker:
-    """How views hide a modality, with what it learned.
-
-    Raises:
-        CheckpointError: if it cannot be made, or is code of others.
-    """
+    """How views hide a modality, with what it learned."""
     where = f"{path}: the masker of its config.yaml"
     try:
-        foreign = next(foreign_names(Spec("masker", MASKERS, config.masker), own), None)
+        foreign = next(cards.foreign_names(Spec("masker", MASKERS, config.masker), own), None)
         if foreign is not None:
             text = f"names {foreign!r}, which is code and no registered component"
             raise CheckpointError(f"{where} {text}. If it is yours, allow it: load(..., allow=[{foreign!r}]).")

@@ -77,5 +77,5 @@ def test_editors_and_python_find_the_same_names_in_the_package() -> None:
     (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     shown = {(node.module, alias.name) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     package = importlib.import_module("msd_framework")
-    homes = {(module, name) for module, names in package._HOMES.items() for name in names}
+    homes = {(module, name) for name, module in package._HOME_OF.items()}
     assert shown == homes | set(package._CALLED.values())
