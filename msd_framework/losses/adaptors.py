@@ -13,18 +13,13 @@ from torch import Tensor, nn
 from msd_framework.losses.base import FeatureLoss
 from msd_framework.structures import Feature, FeatureKind, FeatureShape
 
-Choice: TypeAlias = Literal["auto", "linear", "none"]
-"""A linear map where the widths differ and the loss minds, one in any case, or none."""
+Choice: TypeAlias = Literal["auto", "linear", "none"]  # a linear map where widths differ and the loss minds, always, or never
 
 
 class Widen(nn.Module):
-    r"""A linear map of each position's features or of a summary's, :math:`x W^\top + b`.
+    r"""A linear map of features [.., D] to [.., D'], :math:`x W^\top + b`.
 
     Source: the regressor of FitNets (Romero et al., 2015, arXiv:1412.6550, section 2.2), and :math:`W_h` of TinyBERT.
-
-    Args:
-        student: features of the student.
-        teacher: features of the teacher.
     """
 
     def __init__(self, student: int, teacher: int):
@@ -32,7 +27,6 @@ class Widen(nn.Module):
         self.map = nn.Linear(student, teacher)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Features [.., D] to [.., D']."""
         return self.map(values)  # type: ignore[no-any-return]
 
 
@@ -40,10 +34,6 @@ class MixHeads(nn.Module):
     r"""Each of the teacher's heads as a mean of the student's, :math:`A'_g = \sum_h \mathrm{softmax}_h(w_{gh}) A_h`.
 
     The weights are learned, from equal ones on; what were probabilities remain so.
-
-    Args:
-        student: H, heads of the student.
-        teacher: G, heads of the teacher.
     """
 
     def __init__(self, student: int, teacher: int):
@@ -68,12 +58,6 @@ class Adaptor(nn.Module):
 
     Positions are averaged or repeated until there are as many as the teacher's: square numbers of them as a grid, others as a line.
 
-    Args:
-        loss: the loss that compares them.
-        student: the shape of the student's.
-        teacher: the shape of the teacher's.
-        choice: whether a map is learned.
-
     Raises:
         ValueError: if they cannot be compared.
 
@@ -92,24 +76,18 @@ class Adaptor(nn.Module):
                 f"maps of {student.num_positions} positions cannot be compared with maps of {teacher.num_positions}. "
                 f"Take hidden states."
             )
-        what = "heads" if maps else "features"
         differ = loss.same_width and student.width != teacher.width
         if choice == "none" and differ:
-            raise ValueError(f"adaptor=none leaves {student.width} {what} beside {teacher.width}, which the loss cannot compare.")
+            widths = f"{student.width} {'heads' if maps else 'features'} beside {teacher.width}"
+            raise ValueError(f"adaptor=none leaves {widths}, which the loss cannot compare.")
         wanted = choice == "linear" or (choice == "auto" and differ)
         self.inner = ADAPTORS[student.kind](student.width, teacher.width) if wanted else None
-        self.shape = FeatureShape(
-            student.kind, teacher.width if wanted else student.width, student.num_positions, student.num_examples
-        )
+        width = teacher.width if wanted else student.width
+        self.shape = FeatureShape(student.kind, width, student.num_positions, student.num_examples)
         self.resamples = loss.same_positions and student.kind == "hidden"
 
     def forward(self, feature: Feature, num_positions: int) -> Feature:
-        """The student's intermediate as the loss takes it.
-
-        Args:
-            feature: the student's.
-            num_positions: how many positions the teacher's has.
-        """
+        """The student's intermediate as the loss takes it; the teacher's has that many positions."""
         if self.resamples and feature.values.shape[1] != num_positions:
             feature = resampled(feature, num_positions)
         return feature if self.inner is None else Feature(self.inner(feature.values), feature.mask)
@@ -120,21 +98,18 @@ def resampled(states: Feature, num_positions: int) -> Feature:
 
     A square number of positions that becomes another one is taken for a grid, row after row.
 
-    Args:
-        states: values [B, L, D], with a mask.
-        num_positions: L'.
-
     >>> line = Feature(torch.tensor([[[1.0], [3.0], [0.0]]]), torch.tensor([[True, True, False]]))
     >>> resampled(line, 2).values.flatten(), resampled(line, 2).mask
     (tensor([2., 3.]), tensor([[True, True]]))
     """
-    values, mask = states.values, states.mask
+    values, mask = states.values, states.mask  # [B, L, D], [B, L]
     assert mask is not None
     sides = math.isqrt(values.shape[1]), math.isqrt(num_positions)
     square = sides[0] ** 2 == values.shape[1] and sides[1] ** 2 == num_positions
     height, after = (sides[0], (sides[1], sides[1])) if square else (1, (1, num_positions))
-    seen = mask[:, None].to(values.dtype)  # [B, 1, L]
-    shown, weight = (x.reshape(*x.shape[:2], height, -1) for x in (values.transpose(1, 2) * seen, seen))  # [B, D or 1, .., ..]
-    share = F.adaptive_avg_pool2d(weight, after).flatten(2)  # [B, 1, L']
-    pooled = F.adaptive_avg_pool2d(shown, after).flatten(2) / share.clamp(min=torch.finfo(values.dtype).eps)  # [B, D, L']
+    weight = mask[:, None].to(values.dtype)  # [B, 1, L]
+    shown = values.transpose(1, 2) * weight  # [B, D, L]
+    share = F.adaptive_avg_pool2d(weight.reshape(*weight.shape[:2], height, -1), after).flatten(2)  # [B, 1, L']
+    pooled = F.adaptive_avg_pool2d(shown.reshape(*shown.shape[:2], height, -1), after).flatten(2)  # [B, D, L']
+    pooled = pooled / share.clamp(min=torch.finfo(values.dtype).eps)
     return Feature(pooled.transpose(1, 2), share[:, 0] > 0)

@@ -15,11 +15,7 @@ ALL_TASKS: frozenset[Task] = frozenset({"single_label", "multi_label", "soft_tar
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Values of a lower precision as float32, others as they are.
-
-    >>> at_least_float32(torch.ones(2, dtype=torch.bfloat16)).dtype, at_least_float32(torch.ones(2, dtype=torch.float64)).dtype
-    (torch.float32, torch.float64)
-    """
+    """Values of a lower precision as float32, others as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -27,19 +23,12 @@ class TaskLoss(nn.Module, ABC):
     """How far a prediction is from its target."""
 
     tasks: ClassVar[frozenset[Task]] = ALL_TASKS
-    """The tasks that it is for."""
-
+    # how it reads logits, and so how all else reads those of a model that is trained with it; None: as is usual for the task
     outcomes: ClassVar[Outcomes | None] = None
-    """How it reads logits, and so how all else reads those of a model that is trained with it; None: as is usual for the task."""
 
     @abstractmethod
     def forward(self, output: ModelOutput, targets: Tensor) -> Tensor:
-        """One value a target, float [N].
-
-        Args:
-            output: logits float [N, C].
-            targets: int64 [N], or float [N, C].
-        """
+        """One value a target, float [N], of logits float [N, C] and targets int64 [N] or float [N, C]."""
 
 
 TASK_LOSSES: Registry[TaskLoss] = Registry("task loss", "task_losses", TaskLoss)
@@ -49,19 +38,13 @@ class DistillationLoss(nn.Module, ABC):
     """How far a student's prediction is from its teacher's."""
 
     tasks: ClassVar[frozenset[Task]] = ALL_TASKS
-    """The tasks that it is for."""
-
+    # Whether the value of a target depends on the other targets, those of the same example included, of one process and one
+    # part of `training.accumulate`: how a batch is cut then changes it.
     mixes_examples: ClassVar[bool] = False
-    """Whether the value of a target depends on the batch's other targets, those of the same example included."""
 
     @abstractmethod
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        """One value a target, float [N], never of a lower precision than float32.
-
-        Args:
-            student: logits float [N, C].
-            teacher: the same shape; no gradient flows into it.
-        """
+        """One value a target, float [N], float32 at least, of logits float [N, C]; no gradient flows into the teacher's."""
 
     @classmethod
     def check(cls, info: DatasetInfo) -> list[str]:
@@ -77,56 +60,35 @@ class LabelledDistillationLoss(DistillationLoss):
 
     @abstractmethod
     def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
-        """As of any distance.
-
-        Args:
-            student: logits float [N, C].
-            teacher: the same shape; no gradient flows into it.
-            targets: int64 [N] or float [N, C]; -100 or NaN in them, or None, where they are unknown.
-        """
+        """As of any distance; targets int64 [N] or float [N, C] are -100 or NaN, or None, where they are unknown."""
 
 
 class FeatureLoss(nn.Module, ABC):
     """How far a student's intermediate is from its teacher's."""
 
-    takes: ClassVar[frozenset[FeatureKind]]
-    """The kinds of features that it compares."""
-
+    takes: ClassVar[frozenset[FeatureKind]]  # the kinds of features that it compares
+    # whether both must be as wide (or have as many heads); an adaptor then turns the student's into the teacher's
     same_width: ClassVar[bool] = False
-    """Whether both must be as wide (or have as many heads); an adaptor then turns the student's into the teacher's."""
-
+    # whether it compares position by position; hidden states of another number of them are then averaged or repeated
     same_positions: ClassVar[bool] = False
-    """Whether it compares position by position; hidden states of another number of them are then averaged or repeated."""
-
+    # as of a distillation loss; targets are never compared
     mixes_examples: ClassVar[bool] = False
-    """Whether the value of an example depends on the batch's other examples. Targets are never compared."""
 
     def prepare(self, student: FeatureShape, teacher: FeatureShape) -> None:
         """Makes the parameters and buffers that depend on what is compared, when an objective takes the loss."""
 
     @abstractmethod
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
-        """One value an example, float [B], never of a lower precision than float32.
-
-        Args:
-            student: of the trained model.
-            teacher: of the same kind; no gradient flows into it.
-            batch: the examples.
-        """
+        """One value an example, float [B], float32 at least; both are of a kind, and no gradient flows into the teacher's."""
 
 
 FEATURE_LOSSES: Registry[FeatureLoss] = Registry("feature loss", "feature_losses", FeatureLoss)
 
 
 def compare_shown(loss: DistillationLoss, student: Tensor, teacher: Tensor, targets: Tensor, shown: Tensor | None) -> Tensor:
-    """The value of a distillation loss, float [N]; 0, and no part of the others', of a target that is not to be compared.
+    """The value of a distillation loss, float [N], of logits [N, C].
 
-    Args:
-        loss: compares.
-        student: logits float [N, C].
-        teacher: the same shape.
-        targets: int64 [N], or float [N, C].
-        shown: bool [N], which targets are compared; all if None.
+    Where `shown`, bool [N], is False it is 0, and the target is no part of the others' values; None shows all.
     """
     if shown is None:
         return compare(loss, ModelOutput(student), ModelOutput(teacher), targets)

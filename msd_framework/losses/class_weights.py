@@ -13,16 +13,12 @@ from torch import Tensor
 from msd_framework.errors import did_you_mean
 from msd_framework.losses.base import TaskLoss
 
+# A number for each class in their order, a number by a class's name (1 for the others), or weights from their frequency.
 ClassWeights: TypeAlias = list[float] | dict[str | int, float] | Literal["balanced"]
-"""A number for each class in their order, a number by a class's name (1 for the others), or weights from their frequency."""
 
 
 class WeighedTaskLoss(TaskLoss):
-    """A task loss in which classes may count differently.
-
-    Args:
-        weights: how much each class counts, float [C], NaN until `balance` is called; None if all count the same.
-    """
+    """A task loss in which classes count as their weights say, float [C]: NaN until `balance` is called, None if all count 1."""
 
     weights: Tensor | None
 
@@ -38,22 +34,11 @@ class WeighedTaskLoss(TaskLoss):
 
     @abstractmethod
     def balance(self, counts: Tensor, num_examples: int) -> None:
-        """Takes the weights of classes from their frequency.
-
-        Args:
-            counts: how many training examples have each class, or their sum of scores, float [C].
-            num_examples: how many examples have a label.
-        """
+        """Takes the weights from the classes' frequency: training examples, or their sum of scores, of each class, float [C]."""
 
 
 def as_weights(option: str, given: ClassWeights | None, num_classes: int | None, names: Sequence[str]) -> Tensor | None:
     """A weight for each class, float [C], NaN where they will come from the training examples; None if all are 1.
-
-    Args:
-        option: its name in a YAML.
-        given: its value.
-        num_classes: C, if known.
-        names: of the classes, if they have some.
 
     Raises:
         ValueError: if there is not one for each class, or one is negative or not finite, or all are 0.
@@ -65,12 +50,11 @@ def as_weights(option: str, given: ClassWeights | None, num_classes: int | None,
         return None
     if given == "balanced":
         return torch.full((num_classes or 1,), math.nan)
-    weights = _by_name(option, given, num_classes, names) if isinstance(given, Mapping) else [float(w) for w in given]
+    weights = _by_name(option, given, num_classes, names) if isinstance(given, Mapping) else list(map(float, given))
     for i, weight in enumerate(weights):
         if not 0 <= weight < math.inf:
-            raise ValueError(
-                f"{option}: that of class {names[i] if names else i} must be a finite number of 0 or more, got {weight}."
-            )
+            name = names[i] if names else i
+            raise ValueError(f"{option}: that of class {name} must be a finite number of 0 or more, got {weight}.")
     if num_classes is not None and len(weights) != num_classes:
         raise ValueError(f"{option}: wanted a number for each of {num_classes} classes, got {len(weights)}.")
     if not any(weights):
@@ -101,7 +85,7 @@ def balanced_answers(counts: Tensor, num_examples: int) -> Tensor:
 
 
 def _by_name(option: str, given: Mapping[str | int, float], num_classes: int | None, names: Sequence[str]) -> list[float]:
-    known = list(names) or [str(c) for c in range(num_classes or 0)]
+    known = list(names) or list(map(str, range(num_classes or 0)))
     weights = dict.fromkeys(known, 1.0)
     for name, weight in given.items():
         if str(name) not in weights:

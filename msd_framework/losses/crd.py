@@ -13,8 +13,7 @@ from msd_framework.losses.relations import summary
 from msd_framework.ranges import below_one, positive
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape
 
-SMALLEST = 1e-7
-"""What is added to the denominators, as in the released code."""
+SMALLEST = 1e-7  # added to the denominators, as in the released code
 
 
 @FEATURE_LOSSES.register("crd")
@@ -30,12 +29,10 @@ class ContrastiveRepresentation(FeatureLoss):
     vectors are learned linear maps of the summaries, scaled to length 1; :math:`j_k` are examples drawn from the training
     split but for i; Z is N times the mean of the first batch's exponentials (Tian et al., ICLR 2020, arXiv:1910.10699,
     section 3; estimator and memory after Wu et al., CVPR 2018, arXiv:1805.01978). The mean over the batch is the loss of the
-    released code.
+    released code, whose negatives of other classes alone are left out.
 
-    It remembers a vector of each training example for student and teacher, 2 N `embedding_size` numbers, refreshed as
-    :math:`v \leftarrow \mu v + (1 - \mu) v_\text{now}` and scaled to length 1 whenever the example is seen in training. They
-    are saved with the objective, so that a resumed run goes on with them. The released code can also draw examples of other
-    classes alone, which is left out.
+    The memories hold 2 N `embedding_size` numbers and are saved with the objective. Training refreshes those of a batch:
+    :math:`v \leftarrow \mu v + (1 - \mu) v_\text{now}`, scaled to length 1.
 
     **Under data-parallel training** the memory, like any buffer, is the first process's and is copied to the others before
     each forward pass: 1/n of an epoch's examples are refreshed, and the copy takes time where N is large. Negatives are
@@ -46,9 +43,6 @@ class ContrastiveRepresentation(FeatureLoss):
         embedding_size: features of the vectors that are compared.
         temperature: T, above 0.
         momentum: :math:`\mu`, how much of what it remembered stays, at least 0 and below 1.
-
-    Raises:
-        ValueError: if an option is out of range, if the number of training examples is unknown or 1, or if a batch has no places.
     """
 
     takes: ClassVar[frozenset[FeatureKind]] = frozenset({"pooled", "hidden"})
@@ -76,8 +70,7 @@ class ContrastiveRepresentation(FeatureLoss):
         for name in ("student", "teacher"):
             memory = torch.empty(student.num_examples, self.embedding_size).uniform_(-bound, bound)
             self.register_buffer(f"{name}_memory", memory)  # [N, E]
-            # 0 until the first batch
-            self.register_buffer(f"{name}_z", torch.zeros(()))
+            self.register_buffer(f"{name}_z", torch.zeros(()))  # 0 until the first batch
 
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
         if len(batch.places) != len(batch.targets):

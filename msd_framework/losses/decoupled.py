@@ -22,10 +22,9 @@ class DecoupledKL(LabelledDistillationLoss):
         D &= T^2 \left[\alpha \, \mathrm{KL}(b^T \| b^S) + \beta \, \mathrm{KL}(\hat p^T \| \hat p^S)\right] \\
         b &= (p_y, 1 - p_y), \qquad \hat p_c = p_c / (1 - p_y) \quad (c \ne y)
 
-    with :math:`p` the softmax of the logits divided by :math:`T` and :math:`y` the target (Zhao et al., CVPR 2022,
-    arXiv:2203.08679, section 3). With :math:`\alpha = 1` and :math:`\beta = 1 - p^T_y` it is `kl`, in which the
-    wrong classes of a sure teacher hardly count. With two classes, one wrong class, it is :math:`\alpha` times `kl`. Where the
-    target is unknown, as in examples without a label, the teacher's likeliest class takes its place.
+    with :math:`p` the softmax of the logits divided by :math:`T` and :math:`y` the target, or the teacher's likeliest class
+    where it is unknown (Zhao et al., CVPR 2022, arXiv:2203.08679, section 3). With :math:`\alpha = 1` and
+    :math:`\beta = 1 - p^T_y` it is `kl`; with two classes, one wrong class, :math:`\alpha` times `kl`.
 
     The paper lets D grow over the first epochs: `distill_weight: {start: 0, end: 0.5, over: 0.1}` does so.
 
@@ -33,9 +32,6 @@ class DecoupledKL(LabelledDistillationLoss):
         alpha: weight of the right class against the others, at least 0.
         beta: weight of the wrong classes among each other, at least 0.
         temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     >>> student, teacher = ModelOutput(torch.zeros(1, 3)), ModelOutput(torch.tensor([[0.0, 100.0, 0.0]]))
     >>> DecoupledKL(alpha=1, beta=8, temperature=1)(student, teacher, torch.tensor([1]))  # log 3: only the right class differs
@@ -55,7 +51,6 @@ class DecoupledKL(LabelledDistillationLoss):
         log_p = log_softmax(logits_of(teacher).detach(), temperature)
         likeliest = log_p.argmax(-1)
         y = likeliest if targets is None else torch.where(targets == IGNORED, likeliest, targets)
-
         right_q, wrong_q = _decoupled(log_q, y)
         right_p, wrong_p = _decoupled(log_p, y)
         return temperature**2 * (self.alpha * kl(right_p, right_q) + self.beta * kl(wrong_p, wrong_q))

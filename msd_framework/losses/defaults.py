@@ -1,4 +1,4 @@
-"""The usual losses of each task."""
+"""The usual losses of each task, of logits that are read as `outcomes`: as is usual for the task if None."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from msd_framework.structures import Outcomes, Task, outcomes_of
 def default_task_loss(task: Task, outcomes: Outcomes | None = None) -> TaskLoss:
     """Cross-entropy for one label, binary cross-entropy for several labels and for soft targets; of a softmax, soft cross-entropy.
 
-    Args:
-        task: how targets are read.
-        outcomes: how logits are read; as is usual for the task if None.
-
     >>> default_task_loss("multi_label"), default_task_loss("soft_target", "softmax")
     (BinaryCrossEntropy(), SoftCrossEntropy())
     """
@@ -24,13 +20,5 @@ def default_task_loss(task: Task, outcomes: Outcomes | None = None) -> TaskLoss:
 
 
 def default_distillation_loss(task: Task, outcomes: Outcomes | None = None) -> DistillationLoss:
-    """The divergence of what logits are read as, at temperature 1.
-
-    Args:
-        task: how targets are read.
-        outcomes: how logits are read; as is usual for the task if None.
-
-    >>> type(default_distillation_loss("soft_target")).__name__, type(default_distillation_loss("soft_target", "softmax")).__name__
-    ('BernoulliKL', 'SoftenedKL')
-    """
+    """The divergence of what logits are read as, at temperature 1."""
     return SoftenedKL() if outcomes_of(task, outcomes) == "softmax" else BernoulliKL()

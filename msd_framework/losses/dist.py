@@ -13,8 +13,7 @@ from msd_framework.ranges import not_negative
 from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
-SMALLEST = 1e-8
-"""The least length that a vector is divided by."""
+SMALLEST = 1e-8  # the least length that a vector is divided by
 
 
 @DISTILLATION_LOSSES.register("dist")
@@ -26,20 +25,16 @@ class ClassRelations(DistillationLoss):
 
     with :math:`\rho` Pearson's correlation and :math:`p, q` [B, C] the softmax of the teacher's and the student's logits
     divided by :math:`T` (Huang et al., NeurIPS 2022, arXiv:2205.10536, section 3). The student need not be as sure as
-    its teacher: only relations count, between classes (`beta`) and between examples (`gamma`).
+    its teacher: only relations count.
 
-    **The second term mixes the examples of a batch**, of one process and one part of `training.accumulate`: how a batch is
-    cut changes it, and a batch of one has none. As :math:`1 - \rho(a, b) = \tfrac12 \lVert \hat a - \hat b \rVert^2` for
-    vectors centred and scaled to length 1, example i is given its own share of it,
-    :math:`\tfrac{B}{2C} \sum_c (\hat p_{ic} - \hat q_{ic})^2`; the mean over the batch is the paper's loss.
+    A batch of one has no second term. As :math:`1 - \rho(a, b) = \tfrac12 \lVert \hat a - \hat b \rVert^2` for vectors centred
+    and scaled to length 1, example i has its own share of it, :math:`\tfrac{B}{2C} \sum_c (\hat p_{ic} - \hat q_{ic})^2`; the
+    mean over the batch is the paper's loss.
 
     Args:
         beta: weight of the relations between the classes of an example, at least 0.
         gamma: weight of the relations between the examples of a class, at least 0.
         temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     >>> import torch
     >>> student, teacher = ModelOutput(torch.tensor([[0.0, 1.0], [1.0, 0.0]])), ModelOutput(torch.tensor([[0.0, 9.0], [9.0, 0.0]]))

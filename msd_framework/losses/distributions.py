@@ -9,11 +9,9 @@ from torch import Tensor
 from msd_framework.losses.base import at_least_float32
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
+# the tasks whose logits may be read as one choice among C classes, and as C answers, yes or no each
 SOFTMAX: frozenset[Task] = frozenset({"single_label", "soft_target"})
-"""The tasks whose logits may be read as one choice among C classes."""
-
 BERNOULLI: frozenset[Task] = frozenset({"multi_label", "soft_target"})
-"""The tasks whose logits may be read as C answers, yes or no each."""
 
 
 def logits_of(output: ModelOutput) -> Tensor:

@@ -16,18 +16,11 @@ from torch import Tensor
 from msd_framework.losses.base import TaskLoss, one_each
 from msd_framework.structures import Batch, ModelOutput
 
-FEWEST = 1e-9
-"""Stands in for a count of 0, where all that it divides is 0."""
+FEWEST = 1e-9  # stands in for a count of 0, where all that it divides is 0
 
 
 def labelled_losses(task_loss: TaskLoss, output: ModelOutput, batch: Batch) -> Tensor:
-    """Task losses, float [B], whose mean over the examples of an update is the mean over those that have a label.
-
-    Args:
-        task_loss: l.
-        output: logits [N, C] of the batch.
-        batch: has the number of labelled examples; without it each is taken to have a label.
-    """
+    """Task losses, float [B], whose mean over the examples of an update is the mean over those that have a label."""
     losses = batch.mean_of_targets(known_losses(task_loss, output, batch))
     return losses if batch.num_labelled is None else losses * (len(batch) / batch.num_labelled.clamp(min=FEWEST))
 

@@ -27,19 +27,14 @@ class MultiLevel(DistillationLoss):
     2023, "Multi-level logit distillation", section 3). The paper also augments images and leaves out the halves of the
     examples and of the classes that the teacher is surest of; neither is part of this loss.
 
-    **The second and the third term mix the examples of a batch**, of one process and one part of `training.accumulate`: how
-    a batch is cut changes them. Example i is given its row of the second, :math:`\sum_j (p_i \cdot p_j - q_i \cdot q_j)^2`,
-    and all examples the same value of the third; the mean over the batch is the loss. The third grows with the square of
-    the batch.
+    Example i has its row of the second term, :math:`\sum_j (p_i \cdot p_j - q_i \cdot q_j)^2`, and all examples the same value of
+    the third, which grows with the square of the batch; the mean over the batch is the loss.
 
     Args:
         temperatures: T, each above 0; 2, 3, 4, 5 and 6 as published if null.
         instance_weight: :math:`w_1`, at least 0.
         batch_weight: :math:`w_2`, at least 0.
         class_weight: :math:`w_3`, at least 0.
-
-    Raises:
-        ValueError: if an option is out of range.
 
     >>> teacher = ModelOutput(torch.tensor([[0.0, 100.0], [100.0, 0.0]]))
     >>> MultiLevel([1.0], instance_weight=0, class_weight=0)(ModelOutput(torch.zeros(2, 2)), teacher)  # 4 pairs, 1/2 off each
@@ -67,12 +62,12 @@ class MultiLevel(DistillationLoss):
         self.weights = instance_weight, batch_weight, class_weight
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
-        values = [self.levels(student, teacher, temperature) for temperature in self.temperatures]
-        total: Tensor = sum(values[1:], start=values[0])
-        return total
+        value = self.levels(student, teacher, self.temperatures[0])
+        for temperature in self.temperatures[1:]:
+            value = value + self.levels(student, teacher, temperature)
+        return value
 
     def levels(self, student: ModelOutput, teacher: ModelOutput, temperature: float) -> Tensor:
-        """The three levels at one temperature, [N]."""
         of_instances, of_batch, of_classes = self.weights
         log_q, log_p = log_distributions(student, teacher, self.outcomes, temperature)
         divergence = kl(log_p, log_q).sum(-1)

@@ -20,8 +20,7 @@ class NonTargetKL(LabelledDistillationLoss):
 
     .. math:: D = T^2 \sum_{c \ne y} \hat p_c \log \frac{\hat p_c}{\hat q_c}, \qquad \hat p_c = p_c / (1 - p_y)
 
-    with :math:`p` and :math:`q` the softmax of the teacher's and the student's logits divided by :math:`T`, and :math:`y`
-    the target; the teacher's likeliest class where it is not known. It is `dkd` with `alpha: 0` and `beta: 1`.
+    with the symbols of `dkd`, which it is with `alpha: 0` and `beta: 1`.
 
     **Half of C2KD's selective distillation** (Huo et al., CVPR 2024), whose other half is the weighting `rank_filter`. Left out
     are the paper's proxies of student and teacher, and what flows back: there the teacher is trained too, here it stays as it
@@ -29,9 +28,6 @@ class NonTargetKL(LabelledDistillationLoss):
 
     Args:
         temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
-
-    Raises:
-        ValueError: if the temperature is not positive.
 
     >>> student, teacher = ModelOutput(torch.tensor([[9.0, 0.0, 0.0]])), ModelOutput(torch.tensor([[1.0, 2.0, 2.0]]))
     >>> NonTargetKL()(student, teacher, torch.tensor([0])).abs() < 1e-6  # neither prefers one of the wrong classes
@@ -66,9 +62,6 @@ class BernoulliNonTargetKL(LabelledDistillationLoss):
 
     Args:
         temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
-
-    Raises:
-        ValueError: if the temperature is not positive.
 
     >>> student, teacher = ModelOutput(torch.tensor([[0.0, 0.0]])), ModelOutput(torch.tensor([[100.0, 100.0]]))
     >>> BernoulliNonTargetKL()(student, teacher, torch.tensor([[1.0, 0.0]]))  # log 2, of the second label

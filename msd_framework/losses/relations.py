@@ -15,11 +15,8 @@ from msd_framework.ranges import not_negative
 from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape
 
-SHORTEST = 1e-6
-"""The length below which a vector has no direction."""
-
-SMALLEST = 1e-7
-"""What is added to probabilities before their logarithm, as in the released code of PKT."""
+SHORTEST = 1e-6  # the length below which a vector has no direction
+SMALLEST = 1e-7  # added to probabilities before their logarithm, as in the released code of PKT
 
 
 def summary(feature: Feature) -> Tensor:
@@ -66,18 +63,14 @@ class RelationalDistances(_Relations):
     :math:`h` the Huber loss with its bend at 1 (Park et al., CVPR 2019, arXiv:1904.05068, sections 3.2.1 and 3.2.2). Neither
     the size of a space nor its number of features counts.
 
-    **It mixes the examples of a batch**, of one process and one part of `training.accumulate`. Example i has the row of
-    distances and the angles whose vertex it is; the mean over the batch is the loss of the released code, which takes means
-    over all pairs and all triples, an example with itself included. The angles take memory of :math:`B^2 D` and
-    :math:`B^3` numbers. Examples that are the same to a model have no direction between them: their angles count as 0 and
-    give no gradient.
+    Example i has the row of distances and the angles whose vertex it is; the mean over the batch is the loss of the released
+    code, which takes means over all pairs and all triples, an example with itself included. The angles take memory of
+    :math:`B^2 D` and :math:`B^3` numbers. Examples that are the same to a model have no direction between them: their angles
+    count as 0 and give no gradient.
 
     Args:
         distance_weight: :math:`\lambda_d`, at least 0.
         angle_weight: :math:`\lambda_a`, at least 0; twice that of distances where the paper has both.
-
-    Raises:
-        ValueError: if a weight is negative.
     """
 
     def __init__(self, distance_weight: float = 1.0, angle_weight: float = 2.0):
@@ -103,9 +96,7 @@ class SimilarityPreserving(_Relations):
     .. math:: D_i = \frac1B \sum_j \left(G^s_{ij} - G^t_{ij}\right)^2,
         \qquad G_{i \cdot} = \frac{x_i X^\top}{\lVert x_i X^\top \rVert}
 
-    with :math:`X` [B, D] the summaries of student or teacher (Tung and Mori, ICCV 2019, arXiv:1907.09682, section 3.1).
-
-    **It mixes the examples of a batch**, of one process and one part of `training.accumulate`. Example i has its row; the mean
+    with :math:`X` [B, D] the summaries of student or teacher (Tung and Mori, ICCV 2019, arXiv:1907.09682, section 3.1). The mean
     over the batch is the paper's :math:`\lVert G^s - G^t \rVert_F^2 / B^2`.
     """
 
@@ -122,10 +113,8 @@ class ProbabilisticTransfer(_Relations):
 
     with :math:`q` the same of the student (Passalis and Tefas, ECCV 2018, arXiv:1803.10837, section 3, with the cosine
     kernel). As in the released code an example is among its own neighbours, and :math:`\varepsilon` is 1e-7.
-
-    **It mixes the examples of a batch**, of one process and one part of `training.accumulate`. The paper adds the examples'
-    divergences up, the released code divides the sum by :math:`B^2`; here as in all losses it is their mean over the batch, B
-    times what the released code has.
+    The paper adds the examples' divergences up, the released code divides the sum by :math:`B^2`; here as in all losses it is
+    their mean over the batch, B times what the released code has.
     """
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -143,15 +132,10 @@ class Affinity(_Relations):
     with :math:`q` the same of the student: the affinity of CLIP's distillations within one feature. That between the summaries
     of two modalities, which the papers have, is `modality_affinity` (Yang et al., CVPR 2024, CLIP-KD, arXiv:2307.12732; Wu et
     al., ICCV 2023, TinyCLIP, arXiv:2309.12314).
-
-    **It mixes the examples of a batch**, of one process and one part of `training.accumulate`; a batch of one has no
-    relations, and two examples leave nothing to choose.
+    A batch of one has no relations, and two examples leave nothing to choose.
 
     Args:
         temperature: T, above 0, or a schedule such as `{start: 0.2, end: 0.07}`; the smaller, the more the nearest examples count.
-
-    Raises:
-        ValueError: if the temperature is not positive.
     """
 
     def __init__(self, temperature: Number = 0.07):
@@ -180,13 +164,8 @@ class ModalityAffinity(FeatureLoss):
     directions. Their temperatures are the models' own and learned; here there is one for both. Modalities that an example
     lacks (masked positions) neither look nor are looked at.
 
-    **It mixes the examples of a batch**, of one process and one part of `training.accumulate`.
-
     Args:
         temperature: T, above 0, or a schedule such as `{start: 0.2, end: 0.07}`.
-
-    Raises:
-        ValueError: if the temperature is not positive, or two features have not the same positions.
     """
 
     takes: ClassVar[frozenset[FeatureKind]] = frozenset({"hidden"})

@@ -11,8 +11,7 @@ from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss, Lab
 from msd_framework.losses.distributions import logits_of
 from msd_framework.structures import DatasetInfo, ModelOutput, Task
 
-SMALLEST = 1e-7
-"""What is added to the standard deviation."""
+SMALLEST = 1e-7  # added to the standard deviation
 
 
 @DISTILLATION_LOSSES.register("standardised")
@@ -23,19 +22,13 @@ class Standardised(LabelledDistillationLoss):
         \qquad \mathcal Z(z) = \frac{z - \bar z}{\sigma(z)},
         \qquad \sigma(z)^2 = \frac{1}{C} \sum_c (z_c - \bar z)^2
 
-    with :math:`D'` the other loss, whose temperature comes after (Sun et al., CVPR 2024, arXiv:2403.01427, section 4 and
-    algorithm 1). A student that cannot reach the size of its teacher's logits need only have their relations right. The
-    released code divides by C - 1 where the paper and this divide by C: a temperature of
-    :math:`\tau \sqrt{C / (C - 1)}` here is its :math:`\tau`.
-
-    Two logits always become 1 and -1, so it is for three classes and more; and it is for losses that read a softmax, since
-    a sigmoid reads the level of each logit, which is gone.
+    with :math:`D'` the other loss, of a softmax, whose temperature comes after (Sun et al., CVPR 2024, arXiv:2403.01427, section 4
+    and algorithm 1). A student that cannot reach the size of its teacher's logits need only have their relations right. The
+    released code divides by C - 1 where the paper and this divide by C: a temperature of :math:`\tau \sqrt{C / (C - 1)}` here
+    is its :math:`\tau`. Two logits always become 1 and -1, so it is for three classes and more.
 
     Args:
         loss: D', such as `{type: kl, temperature: 2}`.
-
-    Raises:
-        ValueError: if the loss is not for single labels.
 
     >>> import torch
     >>> from msd_framework.losses.logits import SoftenedKL
