@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.errors import DataError as DataError
     from msd_framework.errors import MSDError as MSDError
     from msd_framework.losses.crd import ContrastiveRepresentation as ContrastiveRepresentation
+    from msd_framework.losses.decoupled import BernoulliNonTargetKL as BernoulliNonTargetKL
     from msd_framework.losses.decoupled import DecoupledKL as DecoupledKL
+    from msd_framework.losses.decoupled import NonTargetKL as NonTargetKL
     from msd_framework.losses.dist import ClassRelations as ClassRelations
     from msd_framework.losses.dist import LabelRelations as LabelRelations
     from msd_framework.losses.features import AttentionTransfer as AttentionTransfer
@@ -39,8 +41,6 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.losses.logits import TotalVariation as TotalVariation
     from msd_framework.losses.multi_level import BernoulliMultiLevel as BernoulliMultiLevel
     from msd_framework.losses.multi_level import MultiLevel as MultiLevel
-    from msd_framework.losses.non_target import BernoulliNonTargetKL as BernoulliNonTargetKL
-    from msd_framework.losses.non_target import NonTargetKL as NonTargetKL
     from msd_framework.losses.relations import Affinity as Affinity
     from msd_framework.losses.relations import ModalityAffinity as ModalityAffinity
     from msd_framework.losses.relations import ProbabilisticTransfer as ProbabilisticTransfer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch
@@ -12,11 +13,27 @@ from msd_framework.losses.base import FEATURE_LOSSES, FeatureLoss, at_least_floa
 from msd_framework.ranges import positive
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape
 
-VECTORS: frozenset[FeatureKind] = frozenset({"hidden", "pooled"})
+
+class _OfVectors(FeatureLoss):
+    """A mean over positions of a distance between vectors."""
+
+    takes: ClassVar[frozenset[FeatureKind]] = frozenset({"hidden", "pooled"})
+    same_width: ClassVar[bool] = True
+    same_positions: ClassVar[bool] = True
+
+    def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
+        s, t = at_least_float32(student.values), at_least_float32(teacher.values).detach()
+        if s.ndim == 2:
+            return self.distance(s, t)  # a summary is one position
+        return _mean(self.distance(s, t), _both(student, teacher))
+
+    @abstractmethod
+    def distance(self, s: Tensor, t: Tensor) -> Tensor:
+        """Of vectors [.., D'], float [..]."""
 
 
 @FEATURE_LOSSES.register("hint")
-class Hint(FeatureLoss):
+class Hint(_OfVectors):
     r"""Mean squared difference of states or summaries.
 
     .. math:: D = \frac{1}{|P| \, D'} \sum_{l \in P} \lVert s_l - t_l \rVert^2
@@ -31,17 +48,12 @@ class Hint(FeatureLoss):
     tensor([2.])
     """
 
-    takes: ClassVar[frozenset[FeatureKind]] = VECTORS
-    same_width: ClassVar[bool] = True
-    same_positions: ClassVar[bool] = True
-
-    def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
-        s, t, both = _vectors(student, teacher)
-        return _mean((s - t).square().mean(-1), both)
+    def distance(self, s: Tensor, t: Tensor) -> Tensor:
+        return (s - t).square().mean(-1)
 
 
 @FEATURE_LOSSES.register("cosine")
-class CosineDistance(FeatureLoss):
+class CosineDistance(_OfVectors):
     r"""How far states or summaries point in other directions, whatever their length.
 
     .. math:: D = \frac{1}{|P|} \sum_{l \in P} 1 - \frac{s_l^\top t_l}{\lVert s_l \rVert \lVert t_l \rVert}
@@ -51,13 +63,8 @@ class CosineDistance(FeatureLoss):
     Source: the third loss of DistilBERT (Sanh et al., 2019, arXiv:1910.01108, section 2).
     """
 
-    takes: ClassVar[frozenset[FeatureKind]] = VECTORS
-    same_width: ClassVar[bool] = True
-    same_positions: ClassVar[bool] = True
-
-    def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
-        s, t, both = _vectors(student, teacher)
-        return _mean(1 - F.cosine_similarity(s, t, dim=-1), both)
+    def distance(self, s: Tensor, t: Tensor) -> Tensor:
+        return 1 - F.cosine_similarity(s, t, dim=-1)
 
 
 @FEATURE_LOSSES.register("attention_transfer")
@@ -93,9 +100,8 @@ class RelationTransfer(FeatureLoss):
         R_a = \mathrm{softmax}\left(\frac{X_a X_a^\top}{\sqrt{d}}\right)
 
     with :math:`X_a` [L, d] the part of queries, keys, values or states that belongs to relation head :math:`a` of A, and
-    :math:`P` the positions that hold something for both. Neither the width of the two models nor their number of heads need
-    agree. Of attention probabilities [B, H, L, L], R is what they are among the positions of the feature, and both models need
-    as many heads.
+    :math:`P` the positions that hold something for both; widths and numbers of heads may differ. Of attention probabilities
+    [B, H, L, L], R is what they are among the positions of the feature, and both models need as many heads.
 
     MiniLM compares the last layer's `attention` and `value` (A the number of heads), MiniLMv2 `query`, `key` and `value` of the
     teacher's last layer, or of one below it, with those of the student's last.
@@ -161,14 +167,6 @@ class PatientDistance(FeatureLoss):
     def forward(self, student: Feature, teacher: Feature, batch: Batch) -> Tensor:
         s, t = at_least_float32(student.values), at_least_float32(teacher.values).detach()
         return (F.normalize(s, dim=-1) - F.normalize(t, dim=-1)).square().sum(-1)
-
-
-def _vectors(student: Feature, teacher: Feature) -> tuple[Tensor, Tensor, Tensor]:
-    """Both as positions [B, L, D'], and which of them count, bool [B, L]; a summary is one position."""
-    s, t = at_least_float32(student.values), at_least_float32(teacher.values).detach()
-    if s.ndim == 2:
-        return s[:, None], t[:, None], torch.ones_like(s[:, :1], dtype=torch.bool)
-    return s, t, _both(student, teacher)
 
 
 def _both(student: Feature, teacher: Feature) -> Tensor:

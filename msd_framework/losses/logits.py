@@ -1,9 +1,12 @@
-"""How far a student's logits are from its teacher's.
+r"""How far a student's logits are from its teacher's.
 
 Most of these losses have two names. As published, a loss is for one choice among C classes: their probabilities :math:`p` (of the
 teacher) and :math:`q` (of the student) are the softmax of the logits, divided by T where there is a temperature. With `bernoulli_`
-in front it is for C labels, each a yes or a no by itself: their probabilities are the sigmoid of the logits. That form adds the
-published one up over the labels, which is its value of all labels together where they are independent.
+in front it is for C labels, each a yes or a no by itself: their probabilities are the sigmoid of the logits, and
+
+.. math:: D = \sum_c D\left((p_c, 1 - p_c), (q_c, 1 - q_c)\right)
+
+For `kl` and `reverse_kl` that is the loss of all labels together where they are independent.
 """
 
 from __future__ import annotations
@@ -25,8 +28,7 @@ class _SoftenedDivergence(DistillationLoss):
     """A divergence of probabilities that a temperature softens, times its square, which keeps the size of the gradient.
 
     Args:
-        temperature: T, above 0; larger shows more of what the teacher thinks of the wrong classes. `{start: 4, end: 1}` changes it
-            as the run goes (options `begin`, `over`, `shape`).
+        temperature: T, above 0; larger shows more of the wrong classes. Or a schedule such as `{start: 4, end: 1}`.
     """
 
     tasks: ClassVar[frozenset[Task]] = SOFTMAX
@@ -65,10 +67,7 @@ class SoftenedKL(_SoftenedDivergence):
 
 @DISTILLATION_LOSSES.register("bernoulli_kl")
 class BernoulliKL(SoftenedKL):
-    r"""Divergence of the student's probability of each label from the teacher's, added up over labels.
-
-    .. math:: D = T^2 \sum_c \left[p_c \log \frac{p_c}{q_c} + (1 - p_c) \log \frac{1 - p_c}{1 - q_c}\right]
-    """
+    """Divergence of the student's probability of each label from the teacher's, added up over labels."""
 
     tasks: ClassVar[frozenset[Task]] = BERNOULLI
     outcomes: ClassVar[Outcomes] = "bernoulli"
@@ -80,8 +79,7 @@ class ReverseKL(_SoftenedDivergence):
 
     .. math:: D = T^2 \sum_c q_c (\log q_c - \log p_c)
 
-    It punishes what the student believes and the teacher does not, where `kl` punishes what the student misses: a student that is
-    too small for all of the teacher's answer keeps to its peaks (Gu et al., 2024, arXiv:2306.08543, section 2.1).
+    A student that is too small for all of the teacher's answer keeps to its peaks (Gu et al., 2024, arXiv:2306.08543, section 2.1).
     """
 
     def divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -90,10 +88,7 @@ class ReverseKL(_SoftenedDivergence):
 
 @DISTILLATION_LOSSES.register("bernoulli_reverse_kl")
 class BernoulliReverseKL(ReverseKL):
-    r"""Divergence of the teacher's probability of each label from the student's, added up over labels.
-
-    .. math:: D = T^2 \sum_c \left[q_c \log \frac{q_c}{p_c} + (1 - q_c) \log \frac{1 - q_c}{1 - p_c}\right]
-    """
+    """Divergence of the teacher's probability of each label from the student's, added up over labels."""
 
     tasks: ClassVar[frozenset[Task]] = BERNOULLI
     outcomes: ClassVar[Outcomes] = "bernoulli"
@@ -123,10 +118,7 @@ class JensenShannon(DistillationLoss):
 
 @DISTILLATION_LOSSES.register("bernoulli_js")
 class BernoulliJensenShannon(JensenShannon):
-    r"""Jensen-Shannon divergence between the probabilities of each label, added up over labels: from 0 to C.
-
-    .. math:: D = \sum_c \mathrm{JS}\left(\mathrm{Bernoulli}(p_c), \mathrm{Bernoulli}(q_c)\right)
-    """
+    """Jensen-Shannon divergence between the probabilities of each label, added up over labels: from 0 to C."""
 
     tasks: ClassVar[frozenset[Task]] = BERNOULLI
     outcomes: ClassVar[Outcomes] = "bernoulli"
@@ -138,8 +130,7 @@ class TotalVariation(DistillationLoss):
 
     .. math:: D = \tfrac12 \sum_c |p_c - q_c|
 
-    No single class pulls harder than another however wrong it is, so it bears with a teacher that is sometimes badly wrong
-    (Wen et al., 2023, arXiv:2307.15190, section 3).
+    No class pulls harder than another, however wrong it is (Wen et al., 2023, arXiv:2307.15190, section 3).
 
     >>> TotalVariation()(ModelOutput(torch.zeros(1, 2)), ModelOutput(torch.tensor([[0.0, 100.0]])))
     tensor([0.5000])
@@ -158,12 +149,7 @@ class TotalVariation(DistillationLoss):
 
 @DISTILLATION_LOSSES.register("bernoulli_tvd")
 class BernoulliTotalVariation(TotalVariation):
-    r"""Total variation distance between the probabilities of each label, added up over labels: from 0 to C.
-
-    .. math:: D = \sum_c |p_c - q_c|
-
-    It is at least the distance of all labels together.
-    """
+    """Total variation distance between the probabilities of each label, added up over labels: from 0 to C."""
 
     tasks: ClassVar[frozenset[Task]] = BERNOULLI
     outcomes: ClassVar[Outcomes] = "bernoulli"

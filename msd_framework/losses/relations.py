@@ -60,13 +60,9 @@ class RelationalDistances(_Relations):
         e_{ij} &= \frac{x_j - x_i}{\lVert x_j - x_i \rVert}
 
     with :math:`s` [B, D] and :math:`t` [B, D'] the summaries, :math:`\mu` the mean of the distances above 0, and
-    :math:`h` the Huber loss with its bend at 1 (Park et al., CVPR 2019, arXiv:1904.05068, sections 3.2.1 and 3.2.2). Neither
-    the size of a space nor its number of features counts.
-
-    Example i has the row of distances and the angles whose vertex it is; the mean over the batch is the loss of the released
-    code, which takes means over all pairs and all triples, an example with itself included. The angles take memory of
-    :math:`B^2 D` and :math:`B^3` numbers. Examples that are the same to a model have no direction between them: their angles
-    count as 0 and give no gradient.
+    :math:`h` the Huber loss with its bend at 1 (Park et al., CVPR 2019, arXiv:1904.05068, sections 3.2.1 and 3.2.2). The mean
+    over the batch is the loss of the released code, which takes means over all pairs and all triples, an example with itself
+    included. The angles take memory of :math:`B^2 D` and :math:`B^3` numbers; those between equal examples count as 0.
 
     Args:
         distance_weight: :math:`\lambda_d`, at least 0.
@@ -112,9 +108,8 @@ class ProbabilisticTransfer(_Relations):
         \qquad p_{ij} = \frac{1 + \cos(t_i, t_j)}{\sum_k 1 + \cos(t_i, t_k)}
 
     with :math:`q` the same of the student (Passalis and Tefas, ECCV 2018, arXiv:1803.10837, section 3, with the cosine
-    kernel). As in the released code an example is among its own neighbours, and :math:`\varepsilon` is 1e-7.
-    The paper adds the examples' divergences up, the released code divides the sum by :math:`B^2`; here as in all losses it is
-    their mean over the batch, B times what the released code has.
+    kernel). As in the released code an example is among its own neighbours, and :math:`\varepsilon` is 1e-7. The mean over the
+    batch is B times what the released code has, which divides the sum by :math:`B^2`; the paper has the sum.
     """
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -129,13 +124,11 @@ class Affinity(_Relations):
     .. math:: D_i = \sum_{j \ne i} p_{ij} \log \frac{p_{ij}}{q_{ij}},
         \qquad p_{ij} = \frac{e^{\cos(t_i, t_j) / T}}{\sum_{k \ne i} e^{\cos(t_i, t_k) / T}}
 
-    with :math:`q` the same of the student: the affinity of CLIP's distillations within one feature. That between the summaries
-    of two modalities, which the papers have, is `modality_affinity` (Yang et al., CVPR 2024, CLIP-KD, arXiv:2307.12732; Wu et
-    al., ICCV 2023, TinyCLIP, arXiv:2309.12314).
-    A batch of one has no relations, and two examples leave nothing to choose.
+    with :math:`q` the same of the student: the affinity of CLIP's distillations (sources: `modality_affinity`) within one feature.
+    Batches of one and two examples leave nothing to choose.
 
     Args:
-        temperature: T, above 0, or a schedule such as `{start: 0.2, end: 0.07}`; the smaller, the more the nearest examples count.
+        temperature: T, above 0, or a schedule such as `{start: 0.2, end: 0.07}`; small ones favour the nearest examples.
     """
 
     def __init__(self, temperature: Number = 0.07):
@@ -159,10 +152,9 @@ class ModalityAffinity(FeatureLoss):
 
     with :math:`t` [B, M, D] hidden states whose M positions are the summaries of modalities (`fused.projected` of
     `late_fusion`), :math:`M_i` of which example i has, and :math:`q` the same of the student. With image and text it is the
-    affinity mimicking of TinyCLIP (Wu et al., ICCV 2023, arXiv:2309.12314, which writes the cross-entropy, larger by what the
-    student cannot change) and the relational loss of CLIP-KD (Yang et al., CVPR 2024, arXiv:2307.12732), the mean of both
-    directions. Their temperatures are the models' own and learned; here there is one for both. Modalities that an example
-    lacks (masked positions) neither look nor are looked at.
+    affinity mimicking of TinyCLIP (Wu et al., ICCV 2023, arXiv:2309.12314, which writes the cross-entropy) and the relational loss
+    of CLIP-KD (Yang et al., CVPR 2024, arXiv:2307.12732), the mean of both directions. Their temperatures are the models' own and
+    learned; here there is one for both. Masked positions, of modalities that an example lacks, do not count.
 
     Args:
         temperature: T, above 0, or a schedule such as `{start: 0.2, end: 0.07}`.

@@ -16,7 +16,7 @@ from torch.distributions import Bernoulli, kl_divergence
 
 from msd_framework.errors import ConfigError
 from msd_framework.losses.base import compare
-from msd_framework.losses.non_target import BernoulliNonTargetKL, NonTargetKL
+from msd_framework.losses.decoupled import BernoulliNonTargetKL, NonTargetKL
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.registry import DISTILLATION_LOSSES, WEIGHTINGS
