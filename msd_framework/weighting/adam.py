@@ -15,17 +15,7 @@ class Adam(nn.Module):
         m &\leftarrow \beta_1 m + (1 - \beta_1) g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
         \theta &\leftarrow (1 - \eta \lambda) \theta - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
-    with :math:`\beta_1 = 0.9, \beta_2 = 0.999`, and :math:`\epsilon = 10^{-12}`, so that gradients may be very small.
-
-    Its state are buffers, which are saved and restored with the module that it is a part of.
-
-    Args:
-        size: P.
-        lr: eta, above 0.
-        weight_decay: lambda, at least 0.
-
-    Raises:
-        ValueError: if an option is out of range.
+    with :math:`\beta_1 = 0.9, \beta_2 = 0.999`, and :math:`\epsilon = 10^{-12}`, so that gradients may be very small; P is `size`.
 
     >>> Adam(2, lr=0.1)(torch.ones(2), torch.tensor([5.0, -5.0]))
     tensor([0.9000, 1.1000])

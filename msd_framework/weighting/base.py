@@ -22,33 +22,23 @@ from msd_framework.views import View
 class Evidence:
     """What a strategy may look at; nothing in it carries a graph.
 
-    Args:
-        views: V views.
-        modalities: M names of the teacher's modalities, sorted.
-        teacher: the teacher's logits on the teacher's side of each view, float [V, N, C].
-        student: the student's logits on the student's side of each view, float [V, N, C].
-        losses: distillation losses, float [V, N].
-        teacher_losses: the teacher's task loss on each view, float [V, N]; 0 for an unknown target.
-        saliency: scores float [N, M] if the strategy has a `saliency`, else None.
-        targets: int64 [N] or float [N, C].
-        gradients: of each view's mean loss with respect to the P numbers that the strategy watches, float [V, P]; None where it
-            watches nothing, and where nothing is learned.
-        shown: bool [V, N], False of padding and where an example has nothing of what a view shows: such a target does not count,
-            and its weight is 0. None where each target counts on each view.
-        example_of: int64 [N], the example of each target where examples have several; None where N = B.
+    Where `shown` is False the target does not count and its weight is 0: padding, and where an example has nothing of what a view
+    shows.
     """
 
     views: tuple[View, ...]
-    modalities: tuple[str, ...]
-    teacher: Tensor
-    student: Tensor
-    losses: Tensor
-    teacher_losses: Tensor
-    saliency: Tensor | None
-    targets: Tensor
+    modalities: tuple[str, ...]  # M names of the teacher's, sorted
+    teacher: Tensor  # the teacher's logits on the teacher's side of each view, float [V, N, C]
+    student: Tensor  # the student's logits on the student's side, float [V, N, C]
+    losses: Tensor  # distillation losses, float [V, N]
+    teacher_losses: Tensor  # the teacher's task loss on each view, float [V, N]; 0 for an unknown target
+    saliency: Tensor | None  # scores float [N, M] if the strategy has a `saliency`
+    targets: Tensor  # int64 [N] or float [N, C]
+    # of each view's mean loss with respect to the P numbers that the strategy watches, float [V, P]; None where it watches
+    # nothing, and where nothing is learned
     gradients: Tensor | None = None
-    shown: Tensor | None = None
-    example_of: Tensor | None = None
+    shown: Tensor | None = None  # bool [V, N]; None where each target counts on each view
+    example_of: Tensor | None = None  # int64 [N], the example of each target where examples have several; None where N = B
 
     def mean(self, values: Tensor) -> Tensor:
         """Values [V, N, ..] averaged over the targets that count on the view, [V, ..]."""
@@ -56,11 +46,7 @@ class Evidence:
 
 
 def mean_of_shown(values: Tensor, shown: Tensor | None) -> Tensor:
-    """Values [V, N, ..] averaged over the targets that count, bool [V, N], all of them if None; 0 where none does.
-
-    >>> mean_of_shown(torch.tensor([[1.0, 3.0], [2.0, 9.0]]), torch.tensor([[True, True], [True, False]]))
-    tensor([2., 2.])
-    """
+    """Values [V, N, ..] averaged over the targets that count, bool [V, N], all of them if None; 0 where none does."""
     if shown is None:
         return values.mean(1)
     counts = shown.sum(1).clamp(min=1).to(values.dtype)  # [V]
@@ -73,30 +59,20 @@ class WeightingStrategy(UpdateHook, ABC):
 
     A strategy whose weights follow the run overrides `begin_update` and `end_update`, keeps what it knows in buffers, and
     takes the mean over the processes of what it saw in its own examples before it keeps it.
-
-    Attributes:
-        saliency: the scores that it wants in its evidence; None if it wants none.
-        looks_ahead: whether it learns from held-out examples in the update that is under way.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {"asks_labels": "needs_labels", "change_gradients": "after_backward"}
-    """Names of earlier versions, and those that took their place."""
 
-    needs_fit: ClassVar[bool] = False
-    """Whether `fit` must see the training examples before the first step."""
+    needs_fit: ClassVar[bool] = False  # whether `fit` must see the training examples before the first step
+    needs_labels: ClassVar[bool] = False  # whether it looks at labels so that training examples without one are not allowed
+    per_example: ClassVar[bool] = False  # whether its weights [V, B] are of examples, whose targets share them, not of N targets
 
-    needs_labels: ClassVar[bool] = False
-    """Whether it looks at labels in a way that training examples without one do not allow."""
-
-    per_example: ClassVar[bool] = False
-    """Whether its weights [V, B] are of examples, whose targets share them, rather than of N targets."""
-
-    saliency: Saliency | None
+    saliency: Saliency | None  # the scores that it wants in its evidence
 
     def __init__(self) -> None:
         super().__init__()
         self.saliency = None  # in the instance: a default of the class would hide a submodule of that name
-        self.looks_ahead = False
+        self.looks_ahead = False  # whether it learns from held-out examples in the update that is under way
 
     @abstractmethod
     def forward(self, evidence: Evidence) -> Tensor:
@@ -120,14 +96,13 @@ class WeightingStrategy(UpdateHook, ABC):
 
     def learned(self, views: tuple[View, ...]) -> tuple[bool, ...]:
         """Whether it learns the weight of each view from held-out examples."""
-        return tuple(False for _ in views)
+        return (False,) * len(views)
 
     def learn(self, slopes: Sequence[Tensor], mean: Mean) -> None:
         """Learns from how the loss of held-out examples, after an update, depends on the weights that it was made with.
 
-        Args:
-            slopes: its derivatives with respect to the weights' logarithms, float [V, B], for each part of the update's batch.
-            mean: the mean over the processes.
+        Slopes are its derivatives with respect to the weights' logarithms, float [V, B], for each part of the update's batch;
+        `mean` is over the processes.
         """
 
     def fit(self, scores: Iterable[Tensor]) -> None:

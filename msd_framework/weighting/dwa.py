@@ -20,15 +20,11 @@ class DynamicWeightAverage(WeightingStrategy):
 
     with :math:`\bar D_v(k)` the mean distillation loss of the view in window k of the run, over all V views, `full` as well;
     in the first two windows all weights are 1 (Liu et al., CVPR 2019, arXiv:1803.10704, section 3.2, where a window is an
-    epoch and T is 2). The means are over all processes and parts of a batch, kept in buffers, and saved and restored with
-    the objective.
+    epoch and T is 2). The means are over all processes and parts of a batch.
 
     Args:
         window: updates of a window; below 1, a share of all updates.
         temperature: T, above 0; larger gives more equal weights.
-
-    Raises:
-        ValueError: if an option is not positive.
     """
 
     weights: Tensor

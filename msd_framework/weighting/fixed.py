@@ -21,9 +21,6 @@ class UniformWeights(WeightingStrategy):
 
     Args:
         modality_scale: the weight of every view but `full`, at least 0.
-
-    Raises:
-        ValueError: if the scale is negative.
     """
 
     def __init__(self, modality_scale: float = 1.0):
@@ -39,16 +36,14 @@ class FixedWeights(WeightingStrategy):
     """A fixed weight for every view, 1 unless stated.
 
     Args:
-        weights: weight by the view's name, such as `{full: 1.0, text: 0.5}`; a view on which teacher and student see
-            different modalities is named `audio>image`.
-
-    Raises:
-        ValueError: if a weight is negative.
+        weights: by the view's name, `{full: 1.0, text: 0.5}`; `audio>image` where teacher and student see different modalities.
     """
 
     def __init__(self, weights: dict[str, float] | None = None):
         super().__init__()
-        self.weights = {name: non_negative(f"the weight of {name!r}", w) for name, w in (weights or {}).items()}
+        self.weights = dict(weights or {})
+        for name, weight in self.weights.items():
+            non_negative(f"the weight of {name!r}", weight)
 
     def forward(self, evidence: Evidence) -> Tensor:
         return constants([self.weights.get(v.name, 1.0) for v in evidence.views], evidence.losses)
@@ -63,8 +58,7 @@ def unknown_views(option: str, options: Mapping[str, Any], views: Sequence[View]
     problems, names = [], [view.name for view in views]
     for name in options.get(option) or {}:
         if name not in names:
-            hint = did_you_mean(name, names)
-            problems.append(f"{option}: {name!r} is not one of the views {', '.join(names)}.{hint}")
+            problems.append(f"{option}: {name!r} is not one of the views {', '.join(names)}.{did_you_mean(name, names)}")
     return problems
 
 

@@ -25,19 +25,15 @@ class GradNormWeights(WeightingStrategy):
         w_v &\leftarrow w_v - \eta \, \frac{\partial}{\partial w_v} \frac{1}{\bar G} \sum_u \left| G_u - \bar G r_u^\alpha \right|
 
     then scaled to a mean of 1, with :math:`W` the weights of the student's last layer (of each modality's, where their logits
-    are averaged), :math:`\bar G` the mean of :math:`G_v` (taken
-    as a constant, as is :math:`r_v`), and :math:`D_v(0)` the view's loss in the first update (Chen et al., ICML 2018,
-    arXiv:1711.02257, section 3 and algorithm 1). The division by :math:`\bar G` is ours: :math:`\eta` then means the same
-    whatever the size of the loss. All V views are weighed, `full` as well. Gradients and losses are those of the whole batch,
-    over all processes and parts of it; the weights are a buffer, saved and restored with the objective.
+    are averaged), :math:`\bar G` the mean of :math:`G_v` (taken as a constant, as is :math:`r_v`), and :math:`D_v(0)` the view's
+    loss in the first update (Chen et al., ICML 2018, arXiv:1711.02257, section 3 and algorithm 1). The division by
+    :math:`\bar G` is ours: :math:`\eta` then means the same whatever the size of the loss. All V views are weighed, `full` as
+    well. Gradients and losses are those of the whole batch, over all processes and parts of it.
 
     Args:
         alpha: how strongly slow views are favoured, at least 0; 0 makes all norms equal.
         lr: eta, above 0.
         every: updates from one change of the weights to the next.
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
     weights: Tensor
@@ -60,21 +56,16 @@ class GradNormWeights(WeightingStrategy):
         self.parts.clear()
 
     def watched(self, model: MultimodalModel) -> Sequence[nn.Parameter]:
-        """The weights of the linear layers that give the logits, in the updates in which it looks.
-
-        Raises:
-            ValueError: if the model has none that learns.
-        """
         if not self.looks:
             return []
         weights = [dict(layer.named_parameters())["weight"] for layer in model.output_layers()]
-        matrices = [weight for weight in weights if weight.requires_grad]
-        if not matrices:
+        weights = [weight for weight in weights if weight.requires_grad]
+        if not weights:
             raise ValueError(
                 f"gradnorm watches the linear layers that give the {model.num_classes} logits, and {type(model).__name__} has "
                 f"none that learns. Take another weighting."
             )
-        return matrices
+        return weights
 
     def forward(self, evidence: Evidence) -> Tensor:
         if evidence.gradients is not None:

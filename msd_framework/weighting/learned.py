@@ -33,23 +33,17 @@ class LearnedWeights(WeightingStrategy):
 
     with :math:`\theta'` the student's parameters after one step of its own optimizer with these weights, and net two linear
     layers with a ReLU in between (Shu et al., Meta-Weight-Net, NeurIPS 2019, arXiv:1902.07379, algorithm 1; weight learning
-    in Jin et al., 2021, arXiv:2101.01881, is of this kind). The gradient is exact for SGD, momentum and AdamW, clipping
-    included, without second derivatives: docs/learned_weights.md.
-
-    All weights begin at W / 2, as the net's last layer begins at 0. The net and its optimizer are saved and restored with the
-    objective, and are the same on all processes.
+    in Jin et al., 2021, arXiv:2101.01881, is of this kind). The gradient is exact: docs/learned_weights.md. All weights begin
+    at W / 2, as the net's last layer begins at 0.
 
     Args:
-        per: whether each `example` has weights of its own, or all share those of the `view`; the net's inputs are then the
-            means over the update before.
-        inputs: the net's inputs for each view of each example: `view` (which one it is), `loss` (the distillation loss),
-            `teacher_loss` (the teacher's task loss), `entropy` and `probabilities` (of the teacher's predictions), `saliency`; the
-            view and the loss if null.
+        per: whether each `example` has weights of its own, or all share those of the `view`, from the update before.
+        inputs: `view` (which one it is), `loss` (the distillation loss), `teacher_loss` (the teacher's task loss), `entropy` and
+            `probabilities` (of the teacher's predictions), `saliency`; the view and the loss if null.
         held_out: the share of the training examples that is kept out of the batches and learned from, above 0 and below 1.
         held_out_batch_size: how many of them are in a batch, over all processes; 100 as published.
         every: updates from one change of the net to the next.
-        order: whether the weights learn from an update `after` it is made, for the next one; or `before`, for this one, which
-            is then made on trial first, as published, at the price of a second one.
+        order: whether the net learns `after` an update, for the next one, or `before`, from this one on trial, as published.
         hidden_size: features between the net's two layers.
         largest: W, above 0; 1 as published.
         full_weight: the weight of the view `full`, at least 0; learned as well if null.
@@ -60,9 +54,6 @@ class LearnedWeights(WeightingStrategy):
         task: how targets are read.
         outcomes: how logits are read; as is usual for the task if null.
         seed: of the net's first weights.
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
     net: nn.Sequential
@@ -129,7 +120,6 @@ class LearnedWeights(WeightingStrategy):
         self.means_of_parts.clear()
 
     def forward(self, evidence: Evidence) -> Tensor:
-        """Weights [V, B], or [V] where all examples share them."""
         with torch.autocast(evidence.losses.device.type, enabled=False):
             inputs = self.inputs(evidence)  # [V, B, F]
             if self.per == "view":
@@ -139,11 +129,10 @@ class LearnedWeights(WeightingStrategy):
             if self.looks_ahead:
                 self.inputs_of_parts.append(inputs)
             learned = self.largest * self.net(inputs).squeeze(-1).sigmoid().to(evidence.losses)  # [V'] or [V', B]
-        fixed = evidence.losses.new_full(inputs.shape[1:-1], 0.0 if self.full_weight is None else self.full_weight)
-        weights = [fixed] * len(evidence.views)
+        weights = [evidence.losses.new_full(inputs.shape[1:-1], self.full_weight or 0.0)] * len(evidence.views)
         for row, weight in zip(self.rows, learned):
             weights[row] = weight
-        return torch.stack(weights)
+        return torch.stack(weights)  # [V], or [V, B]
 
     def learn(self, slopes: Sequence[Tensor], mean: Mean) -> None:
         parameters = {name: p.detach().requires_grad_() for name, p in self.net.named_parameters()}

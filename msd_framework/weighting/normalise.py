@@ -11,28 +11,20 @@ from torch import Tensor
 
 from msd_framework.views import FULL, View
 
-Normalise: TypeAlias = Literal["ratio", "softmax"]
-"""How scores become weights: in proportion to them, or to their exponential."""
-
+Normalise: TypeAlias = Literal["ratio", "softmax"]  # weights in proportion to scores, or to their exponential
+# scores [V, ..], what they count as at least (`floor`) and which of them count (`shown`), to weights of the same shape
 Normaliser: TypeAlias = Callable[..., Tensor]
-"""Scores [V, ..], what they count as at least (`floor`) and which of them count (`shown`), to weights of the same shape."""
 
-SMALLEST = 1e-12
-"""What scores count as at least, so that scores that are all 0 give equal weights."""
+SMALLEST = 1e-12  # what scores count as at least, so that scores that are all 0 give equal weights
 
 
 def ratio(
-    scores: Tensor,
-    temperature: float = 1.0,
-    added: float = 0.0,
-    floor: Tensor | float = SMALLEST,
-    shown: Tensor | None = None,
+    scores: Tensor, temperature: float = 1.0, added: float = 0.0, floor: Tensor | float = SMALLEST, shown: Tensor | None = None
 ) -> Tensor:
     r"""Weights in proportion to the scores, :math:`w_v = V S_v^{1/T} / \sum_u S_u^{1/T}`; equal where all are below the floor.
 
     Args:
         scores: float [V, ..], not negative but by rounding.
-        temperature: T; larger gives more equal weights.
         added: what is added to every score first; it evens out small scores and leaves large ones alone.
         floor: what a score counts as at least, above 0: below it there is nothing but rounding.
         shown: bool, the shape of the scores: those that count, of which V are counted; the others' weights are 0. All if None.
@@ -51,14 +43,7 @@ def ratio(
 def softmax(scores: Tensor, temperature: float, floor: Tensor | float = SMALLEST, shown: Tensor | None = None) -> Tensor:
     r"""Weights in proportion to the exponential of the scores, :math:`w_v = V e^{S_v / T} / \sum_u e^{S_u / T}`.
 
-    Args:
-        scores: float [V, ..].
-        temperature: T; larger gives more equal weights.
-        floor: not looked at: rounding does not move an exponential.
-        shown: as for `ratio`.
-
-    >>> softmax(torch.tensor([0.0, 0.0]), temperature=1.0)
-    tensor([1., 1.])
+    The floor is not looked at: rounding does not move an exponential.
     """
     if shown is None:
         return len(scores) * (scores / temperature).softmax(0)
@@ -69,15 +54,6 @@ def softmax(scores: Tensor, temperature: float, floor: Tensor | float = SMALLEST
 def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, added: float = 0.0) -> Normaliser:
     r"""The function of that name, whose weights are then drawn towards equal ones: :math:`(1 - s) w + s`.
 
-    Args:
-        name: how scores become weights.
-        temperature: T; larger gives more equal weights.
-        smoothing: s, the share of equal weights.
-        added: what is added to every score of a ratio.
-
-    Raises:
-        ValueError: if one of them is out of range, or a softmax is to be added to, which would change nothing.
-
     >>> normaliser("ratio", temperature=1.0, smoothing=0.5)(torch.tensor([1.0, 3.0]))
     tensor([0.7500, 1.2500])
     """
@@ -87,30 +63,21 @@ def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, adde
         raise ValueError(f"smoothing must lie between 0 and 1, got {smoothing}.")
     if non_negative("added", added) and name == "softmax":
         raise ValueError("added changes nothing of a softmax; take smoothing, or normalise: ratio.")
-    functions: dict[Normalise, Normaliser] = {
-        "ratio": partial(ratio, temperature=temperature, added=added),
-        "softmax": partial(softmax, temperature=temperature),
-    }
+    function = partial(softmax if name == "softmax" else partial(ratio, added=added), temperature=temperature)
 
     def normalised(scores: Tensor, floor: Tensor | float = SMALLEST, shown: Tensor | None = None) -> Tensor:
-        drawn = torch.lerp(functions[name](scores, floor=floor, shown=shown), torch.ones_like(scores), smoothing)
+        drawn = torch.lerp(function(scores, floor=floor, shown=shown), torch.ones_like(scores), smoothing)
         return drawn if shown is None else drawn.where(shown, 0.0)
 
     return normalised
 
 
 def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: Normaliser, shown: Tensor | None = None) -> Tensor:
-    """Normalised weights for the views that hide something, and a fixed one for the view `full`.
+    """Normalised weights for the views that hide something, and a fixed one for the view `full`, in the shape of the scores.
 
     Args:
         scores: float [V] or [V, B]; the one of `full` is not looked at.
-        views: V views.
-        full_weight: the weight of `full`.
-        normalise: scores of the other views to weights of the same shape.
         shown: bool [V, B], the views of which an example has something; all of them if None.
-
-    Returns:
-        The shape of the scores; [V, B] where examples lack views.
 
     >>> views = [View.parse(name) for name in ("full", "image", "text")]
     >>> weigh(torch.tensor([4.0, 1.0, 3.0]), views, full_weight=2.0, normalise=ratio)
@@ -119,7 +86,7 @@ def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: 
     if shown is not None and scores.ndim == 1:
         scores = scores[:, None].expand(shown.shape)
     others = [i for i, view in enumerate(views) if view.name != FULL]
-    weights = [torch.full_like(score, full_weight) for score in scores]
+    weights = list(torch.full_like(scores, full_weight))
     if others:
         # Rows are stacked one by one, since a list of indices would be copied to the device in each step.
         counted = None if shown is None else torch.stack([shown[i] for i in others])
@@ -130,11 +97,7 @@ def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: 
 
 
 def non_negative(name: str, weight: float) -> float:
-    """Refuses a weight below 0.
-
-    Raises:
-        ValueError: if it is negative or not a number.
-    """
+    """The weight, or a ValueError if it is negative or not a number."""
     if not weight >= 0:
         raise ValueError(f"{name} must be at least 0, got {weight}.")
     return weight

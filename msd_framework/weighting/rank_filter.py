@@ -8,8 +8,7 @@ from torch import Tensor
 from msd_framework.losses.base import at_least_float32
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
 
-BLOCK = 32
-"""Classes that are compared with all others at once."""
+BLOCK = 32  # classes that are compared with all others at once
 
 
 @WEIGHTINGS.register("rank_filter")
@@ -18,21 +17,15 @@ class RankFilter(WeightingStrategy):
 
     .. math:: w_v(x) = 1 \text{ if } \tau\left(f(x_v), f_T(x_v)\right) > \tau_0 \text{ else } 0
 
-    with :math:`\tau` Kendall's rank correlation (tau-b) of the logits: from -1, where all pairs of classes are ordered the
-    other way round, to 1. Two classes are ordered alike or not; logits that are all the same have correlation 0. It is for
-    any task: the logits of several labels, each read by itself, have an order too. The weights are not scaled up for what
-    is left out; `weight/<view>` in the log is the part of the examples that is kept.
+    with :math:`\tau` Kendall's rank correlation (tau-b) of the logits, from -1 to 1, of any task. The weights are not scaled up
+    for what is left out; `weight/<view>` in the log is the part of the examples that is kept.
 
     **Half of C2KD's selective distillation** (Huo et al., CVPR 2024, "On-the-Fly Selection Distillation"), whose other half is
-    the loss `non_target_kl`. There, classifiers on top of both models' features, learned in the run (proxies), are compared, and
-    the teacher learns from the student as well; here the models' own logits are, and the teacher stays as it is. A threshold of 0
-    is that of the released code.
+    the loss `non_target_kl`. There, learned classifiers on top of both models' features (proxies) are compared, and the teacher
+    learns as well; here the models' own logits are, and it does not. A threshold of 0 is that of the released code.
 
     Args:
         threshold: :math:`\tau_0`, at least -1 and below 1.
-
-    Raises:
-        ValueError: if the threshold is out of range.
     """
 
     def __init__(self, threshold: float = 0.0):
@@ -53,14 +46,7 @@ def kendall(a: Tensor, b: Tensor) -> Tensor:
     .. math:: \tau = \frac{\sum_{ij} \mathrm{sgn}(a_i - a_j) \, \mathrm{sgn}(b_i - b_j)}
         {\sqrt{\sum_{ij} \mathrm{sgn}(a_i - a_j)^2 \sum_{ij} \mathrm{sgn}(b_i - b_j)^2}}
 
-    (Kendall, Biometrika 1945.)
-
-    Args:
-        a: float [.., C].
-        b: the same shape.
-
-    Returns:
-        float [..].
+    (Kendall, Biometrika 1945), of float [.., C]: float [..].
 
     >>> kendall(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0]))  # two pairs of three are ordered alike
     tensor(0.3333)

@@ -21,15 +21,7 @@ from msd_framework.weighting.normalise import Normalise, non_negative, normalise
 
 
 def view_saliency(scores: Tensor, modalities: Sequence[str], views: Sequence[View]) -> Tensor:
-    """The saliency of each view: the sum of those of the modalities that the teacher sees in it.
-
-    Args:
-        scores: float [M] or [B, M].
-        modalities: M names, in the order of the scores.
-        views: V views.
-
-    Returns:
-        float [V] or [V, B].
+    """The saliency of each view, [V] or [V, B]: the sum of the scores [M] or [B, M] of the modalities that the teacher sees in it.
 
     >>> views = [View.parse(name) for name in ("full", "image", "~image")]
     >>> view_saliency(torch.tensor([1.0, 2.0, 4.0]), ["audio", "image", "text"], views)
@@ -43,21 +35,8 @@ def view_saliency(scores: Tensor, modalities: Sequence[str], views: Sequence[Vie
     return torch.stack(sums)
 
 
-@WEIGHTINGS.register("instance")
-class InstanceWeights(WeightingStrategy):
-    r"""Each example's views count by its own saliency scores.
-
-    .. math:: w_v(x) = V \frac{S_v(x)}{\sum_u S_u(x)}, \qquad S_v(x) = \sum_{m \in v} S_m(x)
-
-    over the V views other than `full`, whose mean weight is 1 for every example. `softmax` puts :math:`e^{S / T}` in the place of
-    S.
-
-    In a ratio, scores that say nothing but how the teacher's logits were rounded would make weights of noise. So each :math:`S_v`
-    counts as a share of the data set's scale at least: `floor` times the mean score of all examples so far, and no less than what
-    rounding makes (`noise`). An example with no larger score weighs its views equally.
-
-    With two modalities and the saliency `drop`, the view that shows the image alone counts by how far the teacher's
-    prediction moves on the view that shows the text alone: see `DropSaliency`.
+class _SaliencyWeights(WeightingStrategy):
+    """Normalised saliency scores.
 
     Args:
         saliency: S_m; `drop` with the task's usual distance if null.
@@ -65,13 +44,53 @@ class InstanceWeights(WeightingStrategy):
         temperature: T, above 0; larger gives more equal weights. A ratio is taken of the scores to the power 1 / T.
         smoothing: the share of equal weights that is mixed in, between 0 and 1.
         added: what is added to each score of a ratio, at least 0; it evens out the weights of examples whose scores are small.
-        floor: what a score of a ratio counts as at least, as a share of the mean score, at least 0 and below 1.
         full_weight: the weight of the view `full`, at least 0.
         task: how targets are read.
         outcomes: how logits are read; as is usual for the task if null.
+    """
 
-    Raises:
-        ValueError: if an option is out of range, or scores that can be negative are to be used as a ratio.
+    def __init__(
+        self,
+        saliency: Saliency | None = None,
+        normalise: Normalise = "ratio",
+        temperature: float = 1.0,
+        smoothing: float = 0.0,
+        added: float = 0.0,
+        full_weight: float = 1.0,
+        task: Task = "single_label",
+        outcomes: Outcomes | None = None,
+    ):
+        super().__init__()
+        self.saliency = saliency or DropSaliency(task=task, outcomes=outcomes)
+        if normalise == "ratio" and not self.saliency.non_negative:
+            name = type(self.saliency).__name__
+            raise ValueError(f"the scores of {name} can be negative, which no ratio can use; take normalise: softmax.")
+        self.normalise = normaliser(normalise, temperature, smoothing, added)
+        self.full_weight = non_negative("full_weight", full_weight)
+        self._add_buffers()
+
+    def _add_buffers(self) -> None: ...
+
+    def weigh(self, scores: Tensor, floor: Tensor | float, evidence: Evidence) -> Tensor:
+        return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor), evidence.shown)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
+        return saliency_problems(options)
+
+
+@WEIGHTINGS.register("instance")
+class InstanceWeights(_SaliencyWeights):
+    r"""Each example's views count by its own saliency scores.
+
+    .. math:: w_v(x) = V \frac{S_v(x)}{\sum_u S_u(x)}, \qquad S_v(x) = \sum_{m \in v} S_m(x)
+
+    over the V views other than `full`, whose mean weight is 1 for every example. `softmax` puts :math:`e^{S / T}` in the place of
+    S. In a ratio each :math:`S_v` counts as `floor` times the mean score of all examples so far at least, and no less than what
+    rounding makes (`noise`): an example with no larger score weighs its views equally.
+
+    Args:
+        floor: what a score of a ratio counts as at least, as a share of the mean score, at least 0 and below 1.
     """
 
     scale: Tensor
@@ -88,14 +107,13 @@ class InstanceWeights(WeightingStrategy):
         task: Task = "single_label",
         outcomes: Outcomes | None = None,
     ):
-        super().__init__()
-        self.saliency = _fitting(saliency or DropSaliency(task=task, outcomes=outcomes), normalise)
-        self.normalise = normaliser(normalise, temperature, smoothing, added)
-        self.full_weight, self.floor = non_negative("full_weight", full_weight), floor
+        super().__init__(saliency, normalise, temperature, smoothing, added, full_weight, task, outcomes)
         below_one(floor=floor)
-        self.register_buffer("scale", torch.zeros(2, dtype=torch.float64))  # the mean score so far, and of how many updates
-        self.register_load_state_dict_pre_hook(_expect_scale)  # type: ignore[no-untyped-call]
+        self.floor = floor
         self.means: list[Tensor] = []  # mean scores of the parts of this update
+
+    def _add_buffers(self) -> None:
+        self.register_buffer("scale", torch.zeros(2, dtype=torch.float64))  # the mean score so far, and of how many updates
 
     def begin_update(self, progress: Progress) -> None:
         self.means.clear()
@@ -106,7 +124,7 @@ class InstanceWeights(WeightingStrategy):
         if self.training:
             self.means.append(_mean_score(evidence))
         floor = (self.floor * self.scale[0]).clamp(min=noise(scores.dtype, evidence.teacher.dtype)).to(scores.dtype)
-        return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor), evidence.shown)
+        return self.weigh(scores, floor, evidence)
 
     def end_update(self, mean: Mean) -> None:
         if self.means:
@@ -114,63 +132,28 @@ class InstanceWeights(WeightingStrategy):
             now = mean(torch.stack(self.means).mean())
             self.scale.copy_(torch.stack([old + (now - old) / (count + 1), count + 1]))
 
-    @classmethod
-    def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
-        return saliency_problems(options)
-
 
 @WEIGHTINGS.register("population")
-class PopulationWeights(WeightingStrategy):
+class PopulationWeights(_SaliencyWeights):
     r"""Each view counts by the mean saliency of its modalities over the training examples.
 
     .. math:: w_v = V \frac{\bar S_v}{\sum_u \bar S_u}, \qquad
         \bar S_v = \sum_{m \in v} \frac{1}{N} \sum_i S_m(x_i)
 
     over the V views other than `full`, whose mean weight is 1. `softmax` puts :math:`e^{\bar S / T}` in the place of
-    :math:`\bar S`. The mean scores are a buffer, saved and restored with the objective.
-
-    Args:
-        saliency: S_m; `drop` with the task's usual distance if null.
-        normalise: weights in proportion to the scores (`ratio`), or to their exponential (`softmax`).
-        temperature: T, above 0; larger gives more equal weights. A ratio is taken of the scores to the power 1 / T.
-        smoothing: the share of equal weights that is mixed in, between 0 and 1.
-        added: what is added to each score of a ratio, at least 0; it evens out the weights of examples whose scores are small.
-        full_weight: the weight of the view `full`, at least 0.
-        task: how targets are read.
-        outcomes: how logits are read; as is usual for the task if null.
-
-    Raises:
-        ValueError: if an option is out of range, or scores that can be negative are to be used as a ratio.
+    :math:`\bar S`.
     """
 
     needs_fit = True
 
     mean_saliency: Tensor
 
-    def __init__(
-        self,
-        saliency: Saliency | None = None,
-        normalise: Normalise = "ratio",
-        temperature: float = 1.0,
-        smoothing: float = 0.0,
-        added: float = 0.0,
-        full_weight: float = 1.0,
-        task: Task = "single_label",
-        outcomes: Outcomes | None = None,
-    ):
-        super().__init__()
-        self.saliency = _fitting(saliency or DropSaliency(task=task, outcomes=outcomes), normalise)
-        self.normalise = normaliser(normalise, temperature, smoothing, added)
-        self.full_weight = non_negative("full_weight", full_weight)
+    def _add_buffers(self) -> None:
         self.register_buffer("mean_saliency", torch.empty(0))  # [M] once it is fitted or loaded
         self.register_load_state_dict_pre_hook(_expect_mean)  # type: ignore[no-untyped-call]
 
     def fit(self, scores: Iterable[Tensor]) -> None:
-        """Takes the mean of the scores, float [B, M] a batch, of all training examples, each modality's over those that have it.
-
-        Raises:
-            ValueError: if there is none.
-        """
+        """Takes the mean of the scores, float [B, M] a batch, of all training examples, each modality's over those that have it."""
         sums, counts = [], []
         for batch in scores:
             sums.append(batch.double().nansum(0))
@@ -181,22 +164,13 @@ class PopulationWeights(WeightingStrategy):
         self.mean_saliency = (torch.stack(sums).sum(0) / count.clamp(min=1)).float()
 
     def forward(self, evidence: Evidence) -> Tensor:
-        """Weights [V].
-
-        Raises:
-            RuntimeError: if the mean saliency is not known.
-        """
+        """Weights [V]."""
         if self.mean_saliency.numel() == 0:
             raise RuntimeError(
                 "the mean saliency is not known: fit the population weights on training scores, or load fitted ones."
             )
         scores = view_saliency(self.mean_saliency, evidence.modalities, evidence.views)  # [V]
-        floor = noise(scores.dtype, evidence.teacher.dtype)
-        return weigh(scores, evidence.views, self.full_weight, partial(self.normalise, floor=floor), evidence.shown)
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any], setting: Setting, views: tuple[View, ...]) -> list[str]:
-        return saliency_problems(options)
+        return self.weigh(scores, noise(scores.dtype, evidence.teacher.dtype), evidence)
 
 
 def saliency_problems(options: Mapping[str, Any]) -> list[str]:
@@ -223,14 +197,6 @@ def noise(scores: torch.dtype, logits: torch.dtype) -> float:
     return 10 * torch.finfo(scores).eps + (10 * torch.finfo(logits).eps) ** 2 / 2
 
 
-def _fitting(saliency: Saliency, normalise: Normalise) -> Saliency:
-    if normalise == "ratio" and not saliency.non_negative:
-        raise ValueError(
-            f"the scores of {type(saliency).__name__} can be negative, which no ratio can use; take normalise: softmax."
-        )
-    return saliency
-
-
 def _mean_score(evidence: Evidence) -> Tensor:
     """The mean score of a batch, padding left out, a float64 scalar."""
     assert evidence.saliency is not None
@@ -246,8 +212,3 @@ def _expect_mean(weights: nn.Module, state: Mapping[str, Any], prefix: str, *_: 
     if f"{prefix}mean_saliency" in state:
         device = weights.get_buffer("mean_saliency").device
         weights.mean_saliency = torch.empty_like(state[f"{prefix}mean_saliency"], device=device)
-
-
-def _expect_scale(weights: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Takes a state that was saved before the mean score was a part of it."""
-    state.setdefault(f"{prefix}scale", torch.zeros_like(weights.get_buffer("scale")))

@@ -25,9 +25,6 @@ class ScheduledWeights(WeightingStrategy):
         begin: the part of the run after which weights begin to change, at least 0 and below 1.
         over: the part of the run that the change takes, above 0 and at most 1.
         shape: how they change, `linear` or `cosine`.
-
-    Raises:
-        ValueError: if a weight is negative, or another option is out of range.
     """
 
     def __init__(

@@ -19,9 +19,6 @@ class TeacherLossWeights(WeightingStrategy):
     Args:
         temperature: T, above 0; larger gives more equal weights.
         full_weight: the weight of the view `full`, at least 0.
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
     def __init__(self, temperature: float = 1.0, full_weight: float = 1.0):

@@ -17,18 +17,13 @@ class UncertaintyWeights(WeightingStrategy):
     .. math:: \sum_v w_v D_v + \tfrac12 \sum_v s_v, \qquad w_v = e^{-s_v} = 1 / \sigma_v^2
 
     with :math:`s_v = \log \sigma_v^2` a parameter of each view, 0 at first, and :math:`D_v` its distillation loss (Kendall
-    et al., CVPR 2018, arXiv:1705.07115, section 3.2, in the form for class probabilities, equation 10). A large loss raises
-    :math:`s_v` and so lowers the weight; the second term, which is part of the loss, keeps the variance from growing without
-    end. Where the loss of a view stays the same, its weight tends to :math:`1 / (2 D_v)`: **a view that is hard to learn
-    counts less and one that is nearly learned counts more**, without a bound as its loss nears 0, and the weights do not
-    average to 1. All views are weighed, `full` as well; lambda and the task loss are left alone.
+    et al., CVPR 2018, arXiv:1705.07115, section 3.2, in the form for class probabilities, equation 10). Where the loss of a
+    view stays the same, its weight tends to :math:`1 / (2 D_v)`: **a view that is hard to learn counts less and one that is
+    nearly learned counts more**, without a bound as its loss nears 0, and the weights do not average to 1. All views are
+    weighed, `full` as well; lambda and the task loss are left alone.
 
     Args:
-        lr_factor: how much faster than the student's parameters the variances learn, above 0; with adamw they move by this
-            times the learning rate in an update.
-
-    Raises:
-        ValueError: if the factor is not positive.
+        lr_factor: how much faster than the student's parameters the variances learn, above 0.
     """
 
     log_variance: nn.Parameter
