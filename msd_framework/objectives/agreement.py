@@ -34,9 +34,6 @@ class AgreementObjective(Objective):
         agree_weight: w.
         task_loss: what a prediction is compared with its target by; the task's usual one if null.
         task: how targets are read.
-
-    Raises:
-        ValueError: if the weight is negative.
     """
 
     masker: Masker
@@ -61,21 +58,21 @@ class AgreementObjective(Objective):
         logits = self.model.forward_views([shown[name].inputs for name in names]).logits
         full, *alone = at_least_float32(check_logits(logits, batch, type(self.model).__name__))  # [N, C] each
 
-        # an example that lacks a modality has no loss of it alone
-        having = [batch.spread(batch.having[m]) if m in batch.having else None for m in self.model.modalities]
-        losses = [_where(known_losses(self.task_loss, ModelOutput(z), batch), own) for z, own in zip(alone, having)]
-        gaps = []
+        having, losses, gaps = [], [], []
+        for modality, z in zip(self.model.modalities, alone):
+            own = batch.spread(batch.having[modality]) if modality in batch.having else None
+            having.append(own)
+            # an example that lacks a modality has no loss of it alone
+            losses.append(_where(known_losses(self.task_loss, ModelOutput(z), batch), own))
         for (z, own), (other, theirs) in combinations(zip(alone, having), 2):
             gaps.append(_where((z - other).square().mean(1), own, theirs))
         task = batch.mean_of_targets(torch.stack(losses).sum(0))  # [B]
         apart = batch.mean_of_targets(torch.stack(gaps).sum(0))  # [B]
 
         loss = (task + self.agree_weight * apart).mean()
-        terms = (
-            LossTerm("task", task),
-            LossTerm("apart", apart, weight=self.agree_weight, option="objective.agree_weight"),
-        )
-        return StepOutput(loss, {term.name: term.values.detach().mean() for term in terms}, ModelOutput(full), terms)
+        apart_term = LossTerm("apart", apart, weight=self.agree_weight, option="objective.agree_weight")
+        logged = {"task": task.detach().mean(), "apart": apart.detach().mean()}
+        return StepOutput(loss, logged, ModelOutput(full), (LossTerm("task", task), apart_term))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

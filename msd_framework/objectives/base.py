@@ -20,40 +20,23 @@ T = TypeVar("T", bound="Objective")
 
 
 class Objective(nn.Module, ABC):
-    """A loss of a model. Data-parallel training wraps the objective, not the model, so that one call is one step.
-
-    Attributes:
-        model: the model that is trained.
-        masker: hides modalities in views; the run fits it before the first step, and it is saved with the objective.
-        teacher_masker: hides them from the teacher, where that is another masker.
-        modulation: balances how fast the encoders of modalities learn, if there is one.
-    """
+    """A loss of a model. Data-parallel training wraps the objective, not the model, so that one call is one step."""
 
     needs_teacher: ClassVar[bool] = False
+    takes_unlabelled: ClassVar[bool] = False  # whether it can learn from batches in which some examples have no label
 
-    takes_unlabelled: ClassVar[bool] = False
-    """Whether it can learn from batches in which some examples have no label."""
-
-    renamed: ClassVar[Mapping[str, str]] = {
-        "learn": "after_step",
-        "change_gradients": "after_backward",
-        "looks_ahead": "rehearses",
-    }
-    """Methods that earlier versions called, and those that took their place."""
+    renamed: ClassVar[Mapping[str, str]] = {"learn": "after_step", "change_gradients": "after_backward", "looks_ahead": "rehearses"}
 
     model: MultimodalModel
-    masker: Masker | None
-    teacher_masker: Masker | None
+    masker: Masker | None  # hides modalities in views; the run fits it before the first step, and it is saved with the objective
+    teacher_masker: Masker | None  # hides them from the teacher, where that is another masker
     modulation: GradientModulation | None
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput: ...
 
     def train(self: T, mode: bool = True) -> T:
-        """As torch's, but for parts of the model in which nothing learns: they drop nothing and keep their statistics.
-
-        So does Lightning's `freeze`: a part that is frozen is the same function in training as in evaluation.
-        """
+        """As torch's, but for parts of the model in which nothing learns: they drop nothing and keep their statistics."""
         super().train(mode)
         for part in self.model.modules():
             parameters = list(part.parameters())
@@ -105,7 +88,6 @@ class Objective(nn.Module, ABC):
             hook.end_update(mean)
 
     def _hooks(self) -> Iterator[UpdateHook]:
-        """Every part, however deep, that does something in each update; an objective calls each hook of all of them."""
         return (module for module in self.modules() if isinstance(module, UpdateHook))
 
     def take(self, modulation: GradientModulation | None) -> None:

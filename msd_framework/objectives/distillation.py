@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from itertools import repeat
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from msd_framework.components.registry import split
 from msd_framework.losses import default_distillation_loss, default_task_loss
@@ -39,23 +38,19 @@ class DistillationObjective(Objective):
         + \lambda \left[\sum_v w_v(x) \, D(f(x_v), f_T(x_v)) + \sum_k \beta_k \, F_k(f(x_{v_k}), f_T(x_{v_k}))\right]
 
     averaged over the batch, with :math:`f` the student, :math:`f_T` the teacher, :math:`x_v` the example with the
-    modalities that view :math:`v` shows, and :math:`F_k` losses of what goes on inside both, if any. Where an example has
-    several targets, :math:`\ell` and :math:`w_v D` are means over them; targets of -100 are then padding and do not count.
-    An example without a modality (`docs/own_data.md`) is not distilled on views that show nothing of it: D and F are 0 there.
+    modalities that view :math:`v` shows, and :math:`F_k` losses of their intermediates. Where an example has several targets,
+    :math:`\ell` and :math:`w_v D` are means over them, but for -100. Where an example has nothing of a view, D and F are 0.
     The single view `full` is distillation as in Hinton et al. (2015, arXiv:1503.02531); the views `full` and each modality
     alone are modality-specific distillation (Jin et al., 2021, arXiv:2101.01881); a view `{teacher: audio, student: image}`
     is crossmodal distillation (Xue et al., 2023, arXiv:2206.06487).
 
     Args:
-        views: what is distilled: names of views (`full`, `text`, `image+text`, `~text`), or
-            `{teacher: name, student: name}` where the two see different modalities.
-        distill_weight: lambda, the share of the teacher in the loss, between 0 and 1; `{start: 0.9, end: 0.5}` changes it as the
-            run goes (options `begin`, `over`, `shape`).
+        views: names of views (`full`, `text`, `image+text`, `~text`), or `{teacher: name, student: name}` where the two differ.
+        distill_weight: lambda, the share of the teacher in the loss, between 0 and 1, or a schedule `{start: 0.9, end: 0.5}`.
         distill_loss: D; the divergence of what the task loss reads logits as if null.
         task_loss: l; the task's usual one if null.
         weighting: w, the weight of each view of each example; 1 each if null.
-        features: F and beta, the intermediates of student and teacher that are compared, such as
-            `[{loss: hint, student: image.2.hidden, teacher: image.9.hidden}]`; nothing if null.
+        features: F and beta, such as `[{loss: hint, student: image.2.hidden, teacher: image.9.hidden}]`; nothing if null.
         modulation: balances how fast the encoders of the student's modalities learn; nothing if null.
         task: how targets are read.
     """
@@ -85,7 +80,7 @@ class DistillationObjective(Objective):
             if not 0 <= value <= 1:
                 raise ValueError(f"distill_weight must lie between 0 and 1, got {value}.")
         self.model, self.teacher, self.masker = model, teacher, masker
-        self.views = tuple(View.parse(v) for v in views)
+        self.views = tuple(map(View.parse, views))
         self.task_loss = task_loss or default_task_loss(task)
         self.distill_loss = distill_loss or default_distillation_loss(task, self.task_loss.outcomes)
         self.weighting = weighting or UniformWeights()
@@ -103,27 +98,35 @@ class DistillationObjective(Objective):
         inputs = [views[name].inputs for name in self.student_views]
         # Learned weights go back to this pass once the update is made.
         traced = trace(self, self.model, inputs, self.own_rows()) if self.weighting.looks_ahead else None
-        output, features = self.student_outputs(inputs, traced)
-        logits = check_logits(output.logits, batch, type(self.model).__name__)
-        student = self.by_view(logits)  # [1 + V, N, C], the full view first
+        logits, features = self.student_outputs(inputs, traced)
+        student = self.by_view(check_logits(logits, batch, type(self.model).__name__))  # [1 + V, N, C], the full view first
         teacher, teacher_features = self.teacher_outputs(views)
-        full = ModelOutput(student[0])
-
-        shown = self.shown(batch)  # [V, N]
-        task = labelled_losses(self.task_loss, full, batch)  # [B]
-        distill = self.distill_losses(student, teacher, batch.targets, shown)  # [V, N]
-        weights = self.weights(self.evidence(batch, teacher, student[1:], distill, shown), batch)  # [V, 1] or [V, N]
-        compared = self.features(features, teacher_features, batch, self.shown_in)  # [B] each
-        penalty = self.weighting.penalty()
+        full, shown = ModelOutput(student[0]), self.shown(batch)  # [V, N]
 
         lam = self.distill_weight.value
+        task = labelled_losses(self.task_loss, full, batch)  # l, [B]
+        distill = self.distill_losses(student, teacher, batch.targets, shown)  # D, [V, N]
+        weights = self.weights(self.evidence(batch, teacher, student[1:], distill, shown), batch)  # w, [V, 1] or [V, N]
+        compared = self.features(features, teacher_features, batch, self.shown_in)  # beta and F, [B] each
+        penalty = self.weighting.penalty()
         terms = DistillationTerms(batch, self.views, lam, task, distill, weights, compared, penalty, shown)
+
         if traced is not None:
-            again = partial(self.distill_losses, teacher=teacher, targets=batch.targets, shown=shown)
             share = batch.target_share(weights.dtype)
             factors = lam * weights / len(batch) if share is None else lam * weights * share / len(batch)
-            self.traced.append(traced.weighed(lambda z: again(self.by_view(z)), factors))
+            self.traced.append(
+                traced.weighed(lambda z: self.distill_losses(self.by_view(z), teacher, batch.targets, shown), factors)
+            )
         return StepOutput(terms.loss(), {**terms.logged(), **self.modulate(batch)}, full, tuple(terms.each()))
+
+    @property
+    def student_views(self) -> tuple[str, ...]:
+        """The V' distinct views on which the student predicts, the full view first."""
+        return tuple(dict.fromkeys([FULL, *(v.student for v in self.views), *self.features.views("student")]))
+
+    @property
+    def teacher_views(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*(v.teacher for v in self.views), *self.features.views("teacher"), *self.saliency_views()]))
 
     def shown_in(self, batch: Batch, view: View) -> Tensor | None:
         """Which examples have something of a view on the teacher's side and on the student's, bool [B]; None where all do."""
@@ -145,40 +148,23 @@ class DistillationObjective(Objective):
         targets = batch.spread(torch.stack(examples))
         return targets if batch.is_target is None else targets & batch.is_target
 
-    @property
-    def student_views(self) -> tuple[str, ...]:
-        """The V' distinct views on which the student predicts, the full view first."""
-        return tuple(dict.fromkeys([FULL, *(v.student for v in self.views), *self.features.student_views]))
-
-    def student_outputs(self, inputs: Sequence[Inputs], traced: TracedPass | None) -> tuple[ModelOutput, FeaturesByView]:
+    def student_outputs(self, inputs: Sequence[Inputs], traced: TracedPass | None) -> tuple[Tensor, FeaturesByView]:
         """The student's logits on its views, [V', N, C], and the intermediates that are compared.
 
         A pass that is traced has logits alone, so intermediates are of a second one.
         """
-        wanted = self.features.of_student(self.student_views)
-        if not any(wanted):
-            return self.model.forward_views(inputs) if traced is None else ModelOutput(traced.logits), {}
-        output, features = self.model.forward_features(inputs, wanted)
-        return output if traced is None else ModelOutput(traced.logits), dict(zip(self.student_views, features))
-
-    def by_view(self, logits: Tensor) -> Tensor:
-        """The student's logits on the full view and on its side of each view, [1 + V, N, C], of those on its views [V', N, C]."""
-        of = dict(zip(self.student_views, logits))
-        return torch.stack([of[FULL], *(of[v.student] for v in self.views)])
-
-    def distill_losses(
-        self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor, shown: Tensor | None = None
-    ) -> Tensor:
-        """D of each view, [V, N]; 0 of a target that is not shown."""
-        losses = []
-        for view, logits, rows in zip(self.views, student[1:], shown if shown is not None else repeat(None)):
-            losses.append(compare_shown(self.distill_loss, logits, teacher[view.teacher].logits, targets, rows))
-        return torch.stack(losses)
+        wanted = self.features.wanted("student", self.student_views)
+        features: Sequence[Mapping[str, Feature]] = []
+        if any(wanted):
+            output, features = self.model.forward_features(inputs, wanted)
+        elif traced is None:
+            output = self.model.forward_views(inputs)
+        return (output if traced is None else traced).logits, dict(zip(self.student_views, features))
 
     def teacher_outputs(self, views: Views) -> tuple[dict[str, ModelOutput], FeaturesByView]:
         """The teacher's predictions by view, and the intermediates that are compared."""
         names = self.teacher_views
-        wanted = self.features.of_teacher(names)
+        wanted = self.features.wanted("teacher", names)
         features: Sequence[Mapping[str, Feature]] = []
         if any(wanted):
             output, features = self.teacher.predict_features(views.batch, names, wanted, views)
@@ -187,19 +173,36 @@ class DistillationObjective(Objective):
         check_logits(output.logits, views.batch, self.teacher.name)
         return dict(zip(names, map(ModelOutput, output.logits))), dict(zip(names, features))
 
+    def by_view(self, logits: Tensor) -> Tensor:
+        """The student's logits on the full view and on its side of each view, [1 + V, N, C], of those on its views [V', N, C]."""
+        of = dict(zip(self.student_views, logits))
+        return torch.stack([of[FULL], *(of[v.student] for v in self.views)])
+
+    def distill_losses(self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor, shown: Tensor | None) -> Tensor:
+        """D of each view, [V, N]; 0 of a target that is not shown."""
+        losses = []
+        for view, logits, rows in zip(self.views, student[1:], shown if shown is not None else repeat(None)):
+            losses.append(compare_shown(self.distill_loss, logits, teacher[view.teacher].logits, targets, rows))
+        return torch.stack(losses)
+
     def evidence(
-        self, batch: Batch, teacher: Mapping[str, ModelOutput], student: Tensor, losses: Tensor, shown: Tensor | None = None
+        self, batch: Batch, teacher: Mapping[str, ModelOutput], student: Tensor, losses: Tensor, shown: Tensor | None
     ) -> Evidence:
         """The evidence of the weighting, without a graph."""
-        predictions = [teacher[v.teacher] for v in self.views]
+        logits, teacher_losses, scores = [], [], None
+        for view in self.views:
+            logits.append(teacher[view.teacher].logits)
+            teacher_losses.append(known_losses(self.task_loss, teacher[view.teacher], batch))
+        if self.saliency is not None:
+            scores = scores_of(self.saliency, teacher, batch.teacher_side, self.teacher.modalities, lacking=0.0)
         return Evidence(
             views=self.views,
             modalities=self.teacher.modalities,
-            teacher=torch.stack([prediction.logits for prediction in predictions]),
+            teacher=torch.stack(logits),
             student=student.detach(),
             losses=losses.detach(),
-            teacher_losses=torch.stack([known_losses(self.task_loss, prediction, batch) for prediction in predictions]),
-            saliency=self.scores(batch, teacher),
+            teacher_losses=torch.stack(teacher_losses),
+            saliency=scores,
             targets=batch.targets,
             gradients=self.gradients(losses, shown),
             shown=shown,
@@ -207,11 +210,7 @@ class DistillationObjective(Objective):
         )
 
     def weights(self, evidence: Evidence, batch: Batch) -> Tensor:
-        """The weight of each view of each target, [V, 1] where targets share it, else [V, N]; 0 of a target that is not shown.
-
-        Raises:
-            ValueError: if the weighting gives them for something else.
-        """
+        """The weight of each view of each target, [V, 1] where targets share it, else [V, N]; 0 of a target that is not shown."""
         weights: Tensor = self.weighting(evidence)
         if weights.ndim == 1:
             weights = weights[:, None]
@@ -229,7 +228,12 @@ class DistillationObjective(Objective):
         watched = self.weighting.watched(self.model)
         if not watched or not losses.requires_grad:
             return None
-        return torch.stack([_gradient(one, watched) for one in mean_of_shown(losses, shown)])
+        gradients = []
+        for loss in mean_of_shown(losses, shown):
+            # the graph is kept for the backward pass of the step
+            parts = torch.autograd.grad(loss, watched, retain_graph=True, materialize_grads=True)
+            gradients.append(torch.cat([part.flatten() for part in parts]))
+        return torch.stack(gradients)
 
     @property
     def held_out(self) -> HeldOut | None:
@@ -270,18 +274,8 @@ class DistillationObjective(Objective):
     def saliency(self) -> Saliency | None:
         return self.weighting.saliency
 
-    @property
-    def teacher_views(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*(v.teacher for v in self.views), *self.features.teacher_views, *self.saliency_views()]))
-
     def saliency_views(self) -> tuple[str, ...]:
         return self.saliency.views(self.teacher.modalities) if self.saliency else ()
-
-    def scores(self, batch: Batch, teacher: Mapping[str, ModelOutput]) -> Tensor | None:
-        """The saliency of each of the teacher's modalities, [N, M], if the weighting wants it."""
-        if self.saliency is None:
-            return None
-        return scores_of(self.saliency, teacher, batch.teacher_side, self.teacher.modalities, lacking=0.0)
 
     @property
     def needs_dry_run(self) -> bool:
@@ -332,9 +326,3 @@ class DistillationObjective(Objective):
             _, given = split(spec, "features", FEATURE_TERMS)
             problems += [f"features[{i}].{text}" for text in FeatureTerm.check(given, setting)]
         return problems
-
-
-def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The gradient as one vector; the graph is kept for the backward pass of the step."""
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    return torch.cat([g.flatten() for g in gradients])

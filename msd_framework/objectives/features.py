@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,9 @@ from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape, 
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, View, visible_modalities
 
-Shown: TypeAlias = Callable[[Batch, View], Tensor | None]
-"""Which examples of a batch have something of a view, bool [B]; None if all do."""
-
-FeaturesByView: TypeAlias = Mapping[str, Mapping[str, Feature]]
-"""Intermediates by view and by name."""
+Side: TypeAlias = Literal["student", "teacher"]
+Shown: TypeAlias = Callable[[Batch, View], Tensor | None]  # which examples have something of a view, bool [B]; None if all do
+FeaturesByView: TypeAlias = Mapping[str, Mapping[str, Feature]]  # by view and by name
 
 
 class FeatureTerm:
@@ -40,13 +38,8 @@ class FeatureTerm:
         teacher: the name of the teacher's; the same as the student's if null.
         view: the view on which both are compared, or `{teacher: name, student: name}`.
         weight: beta, the weight of each pair, 0 or more; `{start: 1, end: 0}` changes it as the run goes.
-        layers: the teacher's layer for each of the student's where the names have a `*`: `even`, or such as `{1: 4, 2: 12}`, in
-            which layers may be left out.
-        adaptor: what makes the student's as wide as the teacher's, or gives it as many heads: `auto` learns a linear map where they
-            differ and the loss minds, `linear` in any case, `none` never.
-
-    Raises:
-        ValueError: if an option is out of range.
+        layers: the teacher's layer for each of the student's under a `*`: `even`, or such as `{1: 4, 2: 12}`, with any left out.
+        adaptor: a learned map to the teacher's width or heads: `auto` where the loss needs it, `linear` always, `none` never.
     """
 
     def __init__(
@@ -69,21 +62,18 @@ class FeatureTerm:
             raise ValueError(f"layers: are for names with a * in the layer's place, got {self.student!r}.")
 
     def pairs(self, student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind]) -> list[tuple[str, str]]:
-        """The names of what is compared, the student's first.
-
-        Args:
-            student: the kind of each intermediate that the student has.
-            teacher: the same of the teacher.
+        """The names of what is compared, the student's first, of the intermediates that both have.
 
         Raises:
             ValueError: if there is no such intermediate, or the loss does not compare its kind.
         """
+        pairs = []
         if "*" in self.student:
             of_student, of_teacher = _numbered("student", self.student, student), _numbered("teacher", self.teacher, teacher)
-            layers = self._layers(len(of_student), len(of_teacher))
-            pairs = [(of_student[i], of_teacher[j]) for i, j in layers.items()]
+            for i, j in self._layers(len(of_student), len(of_teacher)).items():
+                pairs.append((of_student[i], of_teacher[j]))
         else:
-            pairs = [(_resolved("student", self.student, student), _resolved("teacher", self.teacher, teacher))]
+            pairs.append((_resolved("student", self.student, student), _resolved("teacher", self.teacher, teacher)))
         for s, t in pairs:
             self._check_kinds(s, student[s], t, teacher[t])
         return pairs
@@ -109,22 +99,21 @@ class FeatureTerm:
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         """What would not work in a run with any models of these modalities, as sentences."""
-        modalities = {
-            "teacher": setting.teacher_modalities or tuple(setting.data.modalities),
-            "student": setting.student_modalities,
-        }
         try:
             view = View.parse(options.get("view", FULL))
-            views = {"teacher": view.teacher, "student": view.student}
-            visible = {side: visible_modalities(views[side], modalities[side]) for side in views}
+            all_of_teacher = setting.teacher_modalities or tuple(setting.data.modalities)
+            of_teacher = visible_modalities(view.teacher, all_of_teacher)
+            of_student = visible_modalities(view.student, setting.student_modalities)
         except ValueError as error:
             return [f"view: {error}"]
         problems = []
-        for side in ("student", "teacher"):
-            name = options.get(side) or options["student"]
+        for side, name, visible, modalities, shown in (
+            ("student", options["student"], of_student, setting.student_modalities, view.student),
+            ("teacher", options.get("teacher") or options["student"], of_teacher, all_of_teacher, view.teacher),
+        ):
             part = name.partition(".")[0]
-            if part in modalities[side] and part not in visible[side]:
-                problems.append(f"{side}: {name!r} belongs to {part}, which the view {views[side]!r} hides.")
+            if part in modalities and part not in visible:
+                problems.append(f"{side}: {name!r} belongs to {part}, which the view {shown!r} hides.")
         return problems
 
 
@@ -140,19 +129,15 @@ def even_layers(num_student: int, num_teacher: int) -> dict[int, int]:
     >>> even_layers(4, 12), even_layers(3, 4)
     ({1: 3, 2: 6, 3: 9, 4: 12}, {1: 1, 2: 3, 3: 4})
     """
-    nearest = {i: (2 * i * num_teacher + num_student) // (2 * num_student) for i in range(1, num_student + 1)}
-    return {i: max(1, j) for i, j in nearest.items()}
+    layers = {}
+    for i in range(1, num_student + 1):
+        nearest = (2 * i * num_teacher + num_student) // (2 * num_student)
+        layers[i] = max(1, nearest)
+    return layers
 
 
 class Pair(nn.Module):
-    """An intermediate of the student beside one of its teacher.
-
-    Args:
-        term: what it is a part of.
-        student: the name of the student's.
-        teacher: the name of the teacher's.
-        option: the option that sets its weight.
-    """
+    """An intermediate of the student beside one of its teacher; `option` is the one that sets its weight."""
 
     def __init__(self, term: FeatureTerm, student: str, teacher: str, option: str = ""):
         super().__init__()
@@ -166,17 +151,10 @@ class Pair(nn.Module):
     def prepare(
         self, kind: FeatureKind, student: Tensor, teacher: Tensor, num_examples: int | None, apart: Sequence[str] = ()
     ) -> None:
-        """Makes the adaptor and what else depends on shapes.
-
-        Args:
-            kind: what both are.
-            student: the values of the student's in a dry run.
-            teacher: the values of the teacher's.
-            num_examples: how many examples the training split has.
-            apart: modalities that have other positions for student and teacher.
+        """Makes the adaptor and what else depends on shapes, from the values of a dry run.
 
         Raises:
-            ValueError: if they cannot be compared.
+            ValueError: if they cannot be compared; modalities `apart` have other positions for student and teacher.
         """
         student_shape, teacher_shape = shape_of(kind, student, num_examples), shape_of(kind, teacher, num_examples)
         if self.loss.same_positions:
@@ -199,62 +177,42 @@ class Pair(nn.Module):
 
 
 class FeatureTerms(nn.Module):
-    """All terms of an objective. What they learn is saved and resumed with it, and is no part of the student.
-
-    Args:
-        terms: as they are written.
-    """
+    """All terms of an objective. What they learn is saved and resumed with it, and is no part of the student."""
 
     def __init__(self, terms: Sequence[FeatureTerm] = ()):
         super().__init__()
         self.terms = tuple(terms)
         self.pairs = nn.ModuleList()
 
-    @property
-    def student_views(self) -> tuple[str, ...]:
-        return tuple(term.view.student for term in self.terms)
+    def views(self, side: Side) -> tuple[str, ...]:
+        return tuple(getattr(term.view, side) for term in self.terms)
 
-    @property
-    def teacher_views(self) -> tuple[str, ...]:
-        return tuple(term.view.teacher for term in self.terms)
-
-    def of_student(self, views: Sequence[str]) -> list[set[str]]:
-        """The names of the student's intermediates that are compared on each of some views."""
+    def wanted(self, side: Side, views: Sequence[str]) -> list[set[str]]:
+        """The names of the student's or the teacher's intermediates that are compared on each of some views."""
         wanted: dict[str, set[str]] = {view: set() for view in views}
         for pair in self._ready():
-            wanted[pair.view.student].add(pair.student)
-        return list(wanted.values())
-
-    def of_teacher(self, views: Sequence[str]) -> list[set[str]]:
-        """The same of the teacher."""
-        wanted: dict[str, set[str]] = {view: set() for view in views}
-        for pair in self._ready():
-            wanted[pair.view.teacher].add(pair.teacher)
+            wanted[getattr(pair.view, side)].add(getattr(pair, side))
         return list(wanted.values())
 
     def prepare(self, batch: Batch, model: MultimodalModel, teacher: Teacher, num_examples: int | None = None) -> None:
         """Finds the pairs and makes what depends on shapes by a pass of both over the full view; no random number is drawn before.
 
-        Args:
-            batch: some examples.
-            model: the student.
-            teacher: the teacher.
-            num_examples: how many examples the training split has.
-
         Raises:
             ValueError: if there is no such intermediate, or two cannot be compared.
         """
-        pairs = []
+        pairs, student_names, teacher_names = [], set(), set()
         for i, term in enumerate(self.terms):
             for s, t in term.pairs(model.feature_kinds, teacher.feature_kinds):
                 pairs.append(Pair(term, s, t, f"objective.features[{i}].weight"))
+                student_names.add(s)
+                teacher_names.add(t)
         for name, count in Counter(pair.name for pair in pairs).items():
             if count > 1:
                 raise ValueError(f"{name} is listed twice. Give it one weight instead.")
         was_training = model.training
         with torch.no_grad():
-            (student,) = model.eval().forward_features([batch.inputs], [{pair.student for pair in pairs}])[1]
-            (of_teacher,) = teacher.predict_features(batch, [FULL], [{pair.teacher for pair in pairs}])[1]
+            (student,) = model.eval().forward_features([batch.inputs], [student_names])[1]
+            (of_teacher,) = teacher.predict_features(batch, [FULL], [teacher_names])[1]
         model.train(was_training)
         apart = otherwise_cut(batch)
         for pair in pairs:
@@ -262,20 +220,13 @@ class FeatureTerms(nn.Module):
             pair.prepare(kind, student[pair.student].values, of_teacher[pair.teacher].values, num_examples, apart)
         self.pairs = nn.ModuleList(pairs)
 
-    def forward(self, student: FeaturesByView, teacher: FeaturesByView, batch: Batch, shown: Shown | None = None) -> list[LossTerm]:
-        """The term of each pair, float [B]; 0 where an example lacks what is compared.
-
-        Args:
-            student: the student's intermediates, by view.
-            teacher: the teacher's.
-            batch: the examples.
-            shown: which of them have something of a view; all of them if left out.
-        """
+    def forward(self, student: FeaturesByView, teacher: FeaturesByView, batch: Batch, shown: Shown) -> list[LossTerm]:
+        """The term of each pair, float [B]; 0 where an example lacks what is compared."""
         terms = []
         for pair in self._ready():
             values = pair(student, teacher, batch)
             for rows in (
-                shown and shown(batch, pair.view),
+                shown(batch, pair.view),
                 batch.having.get(parsed(pair.student)[0]),
                 batch.teacher_side.having.get(parsed(pair.teacher)[0]),
             ):
@@ -286,7 +237,7 @@ class FeatureTerms(nn.Module):
     def _ready(self) -> list[Pair]:
         if self.terms and not self.pairs:
             raise ValueError("an objective with features must look at a batch before it is used: call its dry_run(batch).")
-        return [pair for pair in self.pairs if isinstance(pair, Pair)]
+        return cast(list[Pair], list(self.pairs))
 
 
 def otherwise_cut(batch: Batch) -> list[str]:
@@ -297,12 +248,8 @@ def otherwise_cut(batch: Batch) -> list[str]:
 def other_positions(names: Sequence[str], student: FeatureShape, teacher: FeatureShape, apart: Sequence[str]) -> str:
     """Why intermediates cannot be compared position by position, a sentence; empty if they can, or have none.
 
-    Args:
-        names: the student's and the teacher's.
-        student: the shape of the student's.
-        teacher: the shape of the teacher's.
-        apart: modalities of which both see other positions. No position of one tokenizer's text is one of another's, and where
-            padding ends is another place in every batch.
+    Of modalities `apart` both see other positions: no position of one tokenizer's text is one of another's, and where padding ends
+    is another place in every batch.
     """
     if student.kind == "pooled":
         return ""
@@ -323,36 +270,25 @@ def shape_of(kind: FeatureKind, values: Tensor, num_examples: int | None) -> Fea
     return FeatureShape(kind, values.shape[-1], values.shape[1] if kind == "hidden" else 1, num_examples)
 
 
-def _numbered(side: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> dict[int, str]:
-    """The intermediates of a name with a `*`, counted from 1.
-
-    Raises:
-        ValueError: if there are none.
-    """
+def _numbered(side: Side, name: str, feature_kinds: Mapping[str, FeatureKind]) -> dict[int, str]:
+    """The intermediates of a name with a `*`, counted from 1."""
     layers = numbered(name, feature_kinds)
     if not layers:
         patterns: dict[str, None] = {}
         for part, layer, what in map(parsed, feature_kinds):
             if layer is not None:
                 patterns[f"{part}.*.{what}"] = None
-        hint = did_you_mean(name, patterns)
-        raise ValueError(f"{side}: it has no layers of the name {name!r}.{hint} {_offers(feature_kinds)}")
+        hint = f"{did_you_mean(name, patterns)} It offers {listing(feature_kinds)}."
+        raise ValueError(f"{side}: it has no layers of the name {name!r}.{hint}")
     return layers
 
 
-def _resolved(side: str, name: str, feature_kinds: Mapping[str, FeatureKind]) -> str:
-    """The name of an intermediate that a model has; `last` is the last numbered layer.
-
-    Raises:
-        ValueError: if there is none.
-    """
+def _resolved(side: Side, name: str, feature_kinds: Mapping[str, FeatureKind]) -> str:
+    """The name of an intermediate that a model has; `last` is the last numbered layer."""
     if name in feature_kinds:
         return name
     layers = numbered(name.replace(".last.", ".*."), feature_kinds) if ".last." in name else {}
     if not layers:
-        raise ValueError(f"{side}: it offers no {name!r}.{did_you_mean(name, feature_kinds)} {_offers(feature_kinds)}")
+        hint = f"{did_you_mean(name, feature_kinds)} It offers {listing(feature_kinds)}."
+        raise ValueError(f"{side}: it offers no {name!r}.{hint}")
     return layers[max(layers)]
-
-
-def _offers(feature_kinds: Mapping[str, FeatureKind]) -> str:
-    return f"It offers {listing(feature_kinds)}."

@@ -24,8 +24,7 @@ class SupervisedObjective(Objective):
 
     Args:
         task_loss: what a prediction is compared with its target by; the task's usual one if null.
-        modality_dropout: the probability that a training example loses each one of its M modalities, at most 1 / M, or where
-            there are more than two, half the time all others; predictions from some modalities then rest on what these contain.
+        modality_dropout: the probability of losing each of M modalities, at most 1 / M; beyond two, half the time all others.
         modulation: balances how fast the encoders of modalities learn; nothing if null.
         task: how targets are read.
     """

@@ -21,28 +21,17 @@ class DistillationTerms:
         + \lambda \sum_k \beta_k \frac1B \sum_i F_{ki} + \lambda P
 
     with :math:`N_i` the targets of example i, one of a classifier.
-
-    Args:
-        batch: B examples, and their N targets.
-        views: V views.
-        distill_weight: lambda.
-        task: l, float [B].
-        distill: D, float [V, N].
-        weights: w, float [V, 1] or [V, N].
-        features: F and beta.
-        penalty: P, what the weighting adds, a scalar; None if nothing.
-        shown: bool [V, N], which targets are distilled on a view; None if all are on each.
     """
 
-    batch: Batch
+    batch: Batch  # B examples, and their N targets
     views: Sequence[View]
-    distill_weight: float
-    task: Tensor
-    distill: Tensor
-    weights: Tensor
-    features: Sequence[LossTerm]
-    penalty: Tensor | None
-    shown: Tensor | None
+    distill_weight: float  # lambda
+    task: Tensor  # l, float [B]
+    distill: Tensor  # D, float [V, N]
+    weights: Tensor  # w, float [V, 1] or [V, N]
+    features: Sequence[LossTerm]  # F and beta
+    penalty: Tensor | None  # P, what the weighting adds, a scalar
+    shown: Tensor | None  # bool [V, N], which targets are distilled on a view; None if all are on each
 
     def loss(self) -> Tensor:
         """L, a scalar."""

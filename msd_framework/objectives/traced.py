@@ -16,18 +16,22 @@ from msd_framework.models.layers.recorded import Direction, RecordedViews, calle
 from msd_framework.randomness import random_state, random_state_kept, restore_random_state
 from msd_framework.structures import Inputs
 
+# the losses of V views, [V, B], of a student's logits on its V' distinct views, [V', B, C]
 Losses: TypeAlias = Callable[[Tensor], Tensor]
-"""The losses of V views, [V, B], of a student's logits on its V' distinct views, [V', B, C]."""
+
+MODEL = "model."  # what the names of a model's parameters begin with in its objective
+
+# why some models cannot be traced
+MIXED = (
+    "learned weights ask what each example does to an update, and a batch norm that learns mixes those of a batch. Freeze it "
+    "(freeze_batch_norm), or take another weighting."
+)
 
 
 class TracedPass(ABC):
-    """A pass of a student that can be traced along a direction.
+    """A pass of a student that can be traced along a direction."""
 
-    Attributes:
-        logits: the student's on its V' distinct views, [V', B, C].
-    """
-
-    logits: Tensor
+    logits: Tensor  # on its V' distinct views, [V', B, C]
 
     def weighed(self, losses: Losses, factors: Tensor) -> TracedPass:
         """Takes the losses of the logits, and the factor, [V, B], of each in the loss that the backward pass was of."""
@@ -47,9 +51,7 @@ class TracedPass(ABC):
 class Recorded(TracedPass):
     """A pass whose inner products follow from what its layers kept: no second pass.
 
-    Args:
-        recorded: the pass.
-        own: for each of the V views, its row of logits, which no other loss reads; None where its slope is not wanted.
+    `own` has for each of the V views its row of logits, which no other loss reads; None where its slope is not wanted.
     """
 
     def __init__(self, recorded: RecordedViews, own: Sequence[int | None]):
@@ -63,12 +65,7 @@ class Recorded(TracedPass):
 
 
 class Replayed(TracedPass):
-    """A pass that is made again with the same parameters and random numbers, by forward-mode derivatives.
-
-    Args:
-        objective: has the model that passes, and whatever else has parameters.
-        inputs: of the V' distinct views.
-    """
+    """A pass over the V' distinct views that is made again with the same parameters and random numbers, in torch's forward mode."""
 
     def __init__(self, objective: nn.Module, model: MultimodalModel, inputs: Sequence[Inputs]):
         self.objective, self.model, self.inputs = objective, model, inputs
@@ -83,7 +80,13 @@ class Replayed(TracedPass):
 
         with torch.no_grad(), random_state_kept(self.device), forward_ad.dual_level():
             restore_random_state(self.random_state)
-            moving = {n: _moving(p, direction[n]) for n, p in self.parameters.items() if n in direction}
+            moving: dict[str, Tensor] = {}
+            with warnings.catch_warnings():
+                # torch warns of itself when it first loads its forward mode
+                warnings.simplefilter("ignore", FutureWarning)
+                for name, value in self.parameters.items():
+                    if name in direction:
+                        moving[name] = forward_ad.make_dual(value, direction[name])  # type: ignore[no-untyped-call]
             losses = called_with(self.objective, moving, again)
             slopes: Tensor = forward_ad.unpack_dual(losses).tangent  # type: ignore[no-untyped-call]
             return share * self.factors * slopes  # [V, B]
@@ -94,8 +97,6 @@ def trace(objective: nn.Module, model: MultimodalModel, inputs: Sequence[Inputs]
 
     Args:
         objective: holds the model under the name `model`.
-        model: the student.
-        inputs: of the distinct views.
         own: as for `Recorded`; None where some wanted view has no such row.
     """
     others = any(p.requires_grad and not n.startswith(MODEL) for n, p in objective.named_parameters())
@@ -104,21 +105,3 @@ def trace(objective: nn.Module, model: MultimodalModel, inputs: Sequence[Inputs]
         if recorded is not None:
             return Recorded(recorded, own)
     return Replayed(objective, model, inputs)
-
-
-MIXED = (
-    "learned weights ask what each example does to an update, and a batch norm that learns mixes those of a batch. Freeze it "
-    "(freeze_batch_norm), or take another weighting."
-)
-"""Why some models cannot be traced."""
-
-MODEL = "model."
-"""What the names of a model's parameters begin with in its objective."""
-
-
-def _moving(x: Tensor, direction: Tensor) -> Tensor:
-    with warnings.catch_warnings():
-        # torch warns of itself when it first loads its forward mode
-        warnings.simplefilter("ignore", FutureWarning)
-        dual: Tensor = forward_ad.make_dual(x, direction)  # type: ignore[no-untyped-call]
-        return dual
