@@ -12,15 +12,9 @@ from msd_framework.structures import ModalityInputs
 class AttentionMasker(Masker):
     """Masks the content out and leaves special tokens where they are, as published.
 
-    The position of [SEP] tells a model how long a hidden text was, and a model trained so learns to read it: its answer to "the
-    image alone" then depends on more than the image. Every other masker moves [SEP] to position 1. A modality without special
-    tokens is hidden as well as by `drop`. It is slower, and for models that need every modality among their inputs;
+    The position of [SEP] tells a model how long a hidden text was; every other masker moves [SEP] to position 1. A modality
+    without special tokens is hidden as well as by `drop`. It is slower, and for models that need every modality among their inputs;
     ``{type: by_modality, maskers: {text: drop}, otherwise: attention}`` hides a text's length from them too.
-
-    >>> import torch
-    >>> image = ModalityInputs(torch.ones(1, 2, 3), torch.tensor([[True, True]]))
-    >>> AttentionMasker().hide("image", image).mask
-    tensor([[False, False]])
     """
 
     keeps_repeats = True

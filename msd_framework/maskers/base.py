@@ -25,20 +25,11 @@ class Masker(nn.Module, ABC):
     Only `attention` leaves them where they are.
     """
 
-    kinds: ClassVar[frozenset[ModalityKind]] = ALL_KINDS
-    """The kinds of values that it can hide."""
-
-    removes: bool = False
-    """Whether it may leave a modality out of the inputs, which not every model can take."""
-
-    random: bool = False
-    """Whether chance or the rest of the batch decides what replaces the content, so that two passes may differ."""
-
-    keeps_repeats: ClassVar[bool] = False
-    """Whether equal inputs of a batch stay equal once they are hidden, so that each is encoded once."""
-
-    needs_fit: bool = False
-    """Whether `fit` must see the training examples before the first view."""
+    kinds: ClassVar[frozenset[ModalityKind]] = ALL_KINDS  # the kinds of values that it can hide
+    removes: bool = False  # whether it may leave a modality out of the inputs, which not every model can take
+    random: bool = False  # whether chance or the rest of the batch decides what replaces the content
+    keeps_repeats: ClassVar[bool] = False  # whether equal inputs stay equal once they are hidden, so that each is encoded once
+    needs_fit: bool = False  # whether `fit` must see the training examples before the first view
 
     @abstractmethod
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
@@ -49,7 +40,7 @@ class Masker(nn.Module, ABC):
         return self.hide(modality, batch.inputs[modality])
 
     def hidden(self, batch: Batch, modality: str) -> ModalityInputs | None:
-        """One modality of a batch with its content hidden, or None where nothing is left of it; views are made of this."""
+        """One modality of a batch as `hide` makes it; views are made of this."""
         hidden = self.hide_in(batch, modality)
         if hidden is None:
             return None
@@ -81,24 +72,15 @@ class Masker(nn.Module, ABC):
                 inputs[modality] = value
         return batch.with_inputs(inputs)
 
-    def only(self, batch: Batch, modality: str) -> Batch:
-        """The batch with every other modality hidden."""
-        return self.view(batch, modality)
-
-    def without(self, batch: Batch, modality: str) -> Batch:
-        """The batch with this modality hidden."""
-        return self.view(batch, f"~{modality}")
-
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         """What this masker could not hide in a run, as sentences."""
-        problems = []
+        problems, hides = [], ", ".join(sorted(cls.kinds))
         for modality, kind in sorted(setting.kinds.items()):
             if kind not in cls.kinds:
-                problems.append(
-                    f"{cls.__name__} cannot hide {modality!r}, whose values are {kind}; it hides {', '.join(sorted(cls.kinds))}. "
-                    f"Take another masker for it: {{type: by_modality, maskers: {{{modality}: drop, ...}}}}."
-                )
+                what = f"{cls.__name__} cannot hide {modality!r}, whose values are {kind}; it hides {hides}."
+                instead = f"{{type: by_modality, maskers: {{{modality}: drop, ...}}}}"
+                problems.append(f"{what} Take another masker for it: {instead}.")
         return problems
 
 
@@ -106,12 +88,7 @@ MASKERS: Registry[Masker] = Registry("masker", "maskers", Masker)
 
 
 class Views:
-    """The views of one batch by name, each made once, so that student and teacher see the same noise.
-
-    Args:
-        masker: how a view hides a modality.
-        batch: the batch in full.
-    """
+    """The views of one batch by name, each made once, so that student and teacher see the same noise."""
 
     def __init__(self, masker: Masker, batch: Batch):
         self.masker, self.batch = masker, batch

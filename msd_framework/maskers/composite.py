@@ -21,14 +21,6 @@ class ModalityMasker(Masker):
     Args:
         maskers: masker by modality, such as `{text: {type: constant, token: 103}, image: mean}`.
         otherwise: masker of the modalities that are not listed; null if all are.
-
-    >>> import torch
-    >>> from msd_framework.maskers.attention import AttentionMasker
-    >>> from msd_framework.maskers.drop import DropMasker
-    >>> masker = ModalityMasker({"image": DropMasker()}, otherwise=AttentionMasker())
-    >>> inputs = ModalityInputs(torch.tensor([[7]]), torch.tensor([[True]]))
-    >>> masker.hide("image", inputs), masker.hide("text", inputs).mask, masker.removes
-    (None, tensor([[False]]), True)
     """
 
     # each masker forgets what it cannot keep itself
@@ -36,8 +28,7 @@ class ModalityMasker(Masker):
 
     def __init__(self, maskers: dict[str, Masker], otherwise: Masker | None = None):
         super().__init__()
-        self.maskers = nn.ModuleDict(maskers)
-        self.otherwise = otherwise
+        self.maskers, self.otherwise = nn.ModuleDict(maskers), otherwise
         children = self._children()
         self.removes = any(child.removes for child in children)
         self.random = any(child.random for child in children)
@@ -54,7 +45,7 @@ class ModalityMasker(Masker):
         return masker is not None and masker.leaves_out(modality, kind)
 
     def fit(self, batches: Iterable[Batch]) -> None:
-        """Fits each masker that needs it on the modalities that it hides; the batches are read once for each of them."""
+        # the batches are read once for each masker
         for masker in self._children():
             if masker.needs_fit:
                 masker.fit(self._hidden_by(masker, batches))
@@ -91,15 +82,10 @@ class ModalityMasker(Masker):
             if spec is None:
                 problems.append(f"maskers: {modality!r} has none. List it, or give `otherwise`.")
             else:
-                problems += _check(spec, replace(setting, kinds={modality: kind}))
+                try:
+                    name, own = split(spec, "masker", MASKERS)
+                    masker = MASKERS.get(name)
+                except ConfigError:
+                    continue  # the check of the options themselves reports it
+                problems += masker.check(own, replace(setting, kinds={modality: kind}))
         return problems
-
-
-def _check(spec: Any, setting: Setting) -> list[str]:
-    try:
-        name, options = split(spec, "masker", MASKERS)
-        masker = MASKERS.get(name)
-    except ConfigError:
-        # the check of the options themselves reports it
-        return []
-    return masker.check(options, setting)

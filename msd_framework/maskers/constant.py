@@ -19,9 +19,6 @@ class ConstantMasker(Masker):
         vocab_size: how many tokens there are, if that is known.
         length: how many positions stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
 
-    Raises:
-        ValueError: if there is no such token, or the length is not positive.
-
     >>> import torch
     >>> text = ModalityInputs(torch.tensor([[5, 7, 0]]), torch.tensor([[True, True, False]]))
     >>> ConstantMasker(token=103).hide("text", text).values

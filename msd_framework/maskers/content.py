@@ -12,16 +12,13 @@ from torch import Tensor
 
 from msd_framework.structures import ModalityInputs
 
-SOUND_LENGTH = 16_000
-"""Samples that replace a sound where no length is given: a second of 16 kHz."""
+SOUND_LENGTH = 16_000  # samples that replace a sound where no length is given: a second of 16 kHz
 
 
 def special_first(inputs: ModalityInputs, hidden: Tensor | None = None) -> ModalityInputs:
     """The modality with its content masked out and its special positions at the front, in their order.
 
-    Args:
-        inputs: the modality.
-        hidden: bool [B], the examples whose content it is; those of all if None. The others stay as they are.
+    `hidden`, bool [B], are the examples whose content it is; all if None. The others stay as they are.
 
     >>> text = ModalityInputs(torch.tensor([[101, 7, 8, 102, 0]]), torch.tensor([[True, True, True, True, False]]),
     ...                       {"special": torch.tensor([[True, False, False, True, False]])})
@@ -42,10 +39,7 @@ def special_first(inputs: ModalityInputs, hidden: Tensor | None = None) -> Modal
 
 
 def special_only(inputs: ModalityInputs) -> ModalityInputs | None:
-    """The special positions of a modality, [B, S], with nothing after them but the padding of examples that have fewer.
-
-    None where there is none.
-    """
+    """The special positions of a modality, [B, S], the rest of examples that have fewer being padding; None where there is none."""
     if "special" not in inputs.extras:
         return None
     num_kept = inputs.num_special
@@ -60,11 +54,9 @@ def special_only(inputs: ModalityInputs) -> ModalityInputs | None:
 
 
 def stand_in_shape(inputs: ModalityInputs, length: int | None) -> tuple[int, ...]:
-    """The shape of what replaces the content of a modality; it never depends on how much of it there was.
+    """The shape of what replaces the content of a modality, of that many positions; 1 if None, `SOUND_LENGTH` of a waveform.
 
-    Args:
-        inputs: the modality.
-        length: its positions; 1 if None, `SOUND_LENGTH` of a waveform. Pixels keep their size.
+    It never depends on how much content there was. Pixels keep their size.
     """
     batch, *sizes = inputs.values.shape
     if len(sizes) == 3:
@@ -75,13 +67,9 @@ def stand_in_shape(inputs: ModalityInputs, length: int | None) -> tuple[int, ...
 
 
 def replace_content(inputs: ModalityInputs, stand_in: Tensor) -> ModalityInputs:
-    """The modality with other values in place of its content, after the first of its special positions.
+    """The modality with values of `stand_in_shape` in place of its content, after the first of its special positions.
 
     Extras of the new values, such as boxes and segments, are 0. An example that lacks the modality still does.
-
-    Args:
-        inputs: the modality.
-        stand_in: the values, in the shape that `stand_in_shape` gives.
 
     >>> text = ModalityInputs(torch.tensor([[101, 7, 8, 102, 0]]), torch.tensor([[True, True, True, True, False]]),
     ...                       {"special": torch.tensor([[True, False, False, True, False]])})

@@ -12,12 +12,6 @@ class DropMasker(Masker):
     """Removes the content and keeps special tokens: a hidden text is [CLS] [SEP]. A modality that has none is left out.
 
     Where examples have different numbers of special tokens, the rest is padded and masked.
-
-    >>> import torch
-    >>> text = ModalityInputs(torch.tensor([[101, 7, 8, 102, 0]]), torch.tensor([[True, True, True, True, False]]),
-    ...                       {"special": torch.tensor([[True, False, False, True, False]])})
-    >>> DropMasker().hide("text", text).values
-    tensor([[101, 102]])
     """
 
     removes = True

@@ -14,11 +14,8 @@ def modality_dropout(batch: Batch, probability: float) -> Batch:
     """The batch with each modality hidden in a random share of its examples, or all others hidden instead.
 
     With two modalities that is the same. With more, every other one of these examples shows the modality alone, so that a
-    model learns from all views that saliency asks for. To a model, an example looks as the masker `drop` shows it.
-
-    Args:
-        probability: the share of examples that are without a modality, or show it alone, for each of the M modalities; at most
-            1 / M.
+    model learns from all views that saliency asks for. To a model, an example looks as the masker `drop` shows it. The
+    probability is that of each of the M modalities, at most 1 / M.
     """
     if probability == 0:
         return batch

@@ -23,13 +23,10 @@ class MeanMasker(Masker):
     .. math:: \mu_m = \frac{1}{N} \sum_{i, l} x_{il}
 
     over the N unmasked, not special positions of modality m: a vector [D] for features, an image [C, H, W] for pixels, a
-    number for a waveform. The means are buffers ``mean_<modality>``, saved and restored with the objective.
+    number for a waveform.
 
     Args:
-        length: how many positions stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
-
-    Raises:
-        ValueError: if the length is not positive.
+        length: positions that stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
 
     >>> image = ModalityInputs(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]), torch.tensor([[True, True]]))
     >>> masker = MeanMasker()
@@ -64,11 +61,6 @@ class MeanMasker(Masker):
                 self.register_buffer(_name(modality), (sums[modality] / count).float())
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
-        """The modality with its mean in the place of its content.
-
-        Raises:
-            RuntimeError: if the mean of the modality is not known.
-        """
         if _name(modality) not in self._buffers:
             raise RuntimeError(f"the mean of {modality!r} is not known: fit the masker on training batches, or load a fitted one.")
         return replace_content(inputs, self.get_buffer(_name(modality)).expand(stand_in_shape(inputs, self.length)))
@@ -78,20 +70,12 @@ class MeanMasker(Masker):
 class NoiseMasker(Masker):
     """Replaces the content by Gaussian noise, or by tokens drawn uniformly from the vocabulary, special ones included.
 
-    In training mode each call draws anew, from torch's global generator on the device. In eval mode the noise of an example depends
-    on its id alone, so that it is the same in every batch.
+    In training mode each call draws anew. In eval mode the noise of an example depends on its id alone.
 
     Args:
         standard_deviation: that of the noise, whose mean is 0; above 0.
         vocab_size: the number of tokens to draw from; needed to hide tokens, and known to a run.
-        length: how many positions stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
-
-    Raises:
-        ValueError: if an option is not positive.
-
-    >>> image = ModalityInputs(torch.zeros(1, 2, 3), torch.tensor([[True, False]]))
-    >>> NoiseMasker(length=4).hide("image", image).values.ne(0).any(2)
-    tensor([[True, True, True, True]])
+        length: positions that stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
     """
 
     random = True
@@ -109,11 +93,6 @@ class NoiseMasker(Masker):
         return super().check(options, setting) + known * ("vocab_size" in options)
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
-        """The modality with noise in the place of its content.
-
-        Raises:
-            ValueError: if it holds tokens and the size of the vocabulary is not known.
-        """
         like = inputs.values.new_empty(stand_in_shape(inputs, self.length))
         if like.is_floating_point():
             return replace_content(inputs, self.standard_deviation * torch.randn_like(like))
@@ -143,14 +122,10 @@ class NoiseMasker(Masker):
 class OtherMasker(Masker):
     """Replaces the whole modality, its length included, by that of another example of the batch, a number of rows above.
 
-    Which example that is depends on the batch. An example that is alone in its batch, such as the last of a split, gets the last
-    one of the latest batch of several.
+    An example that is alone in its batch, such as the last of a split, gets the last one of the latest batch of several.
 
     Args:
         shift: how many rows above the other example is, at least 1, counted in circles; 1 where it would lead back to itself.
-
-    Raises:
-        ValueError: if the shift is not positive.
 
     >>> text = ModalityInputs(torch.tensor([[1], [2], [3]]), torch.ones(3, 1, dtype=torch.bool))
     >>> OtherMasker().hide("text", text).values.flatten()
@@ -167,11 +142,6 @@ class OtherMasker(Masker):
         self.latest: dict[str, ModalityInputs] = {}
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
-        """The modality with each example's inputs those of another.
-
-        Raises:
-            ValueError: if it is alone in its batch, and there was no batch of several before.
-        """
         size = len(inputs.values)
         if size > 1:
             self.latest[modality] = tree_map(lambda values: values[-1:].clone(), inputs)

@@ -397,7 +397,7 @@ def test_what_a_view_hides_of_an_example_does_not_change_what_is_said_of_it(
     assert not changed.inputs[hidden].values[0].equal(bench.batch.inputs[hidden].values[0])
     with torch.no_grad():
         full, changed_full = (model(batch.inputs).logits[0] for batch in (bench.batch, changed))
-        seen, changed_seen = (model(masker.without(batch, hidden).inputs).logits[0] for batch in (bench.batch, changed))
+        seen, changed_seen = (model(masker.view(batch, f"~{hidden}").inputs).logits[0] for batch in (bench.batch, changed))
     masker.train()
     assert (full - changed_full).abs().max() > 1e-3
     assert (full - seen).abs().max() > 1e-3

@@ -402,7 +402,7 @@ def test_a_teacher_without_the_layer_is_told() -> None:
 
 def test_averaged_logits_are_those_of_the_unimodal_models() -> None:
     model, examples = pair(), batch()
-    alone = {m: model(DropMasker().only(examples, m).inputs).logits for m in model.modalities}
+    alone = {m: model(DropMasker().view(examples, m).inputs).logits for m in model.modalities}
     torch.testing.assert_close(model(examples.inputs).logits, (alone["audio"] + alone["image"]) / 2, atol=EXACT, rtol=0)
     hidden = torch.arange(7) < 4
     audio = ModalityInputs(examples.inputs["audio"].values, examples.inputs["audio"].mask & hidden[:, None])

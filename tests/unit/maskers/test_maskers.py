@@ -253,7 +253,7 @@ def test_drop_keeps_just_the_special_positions_for_any_mixture(rows: list[tuple[
 @pytest.mark.parametrize("modality", ["audio", "image", "regions"])
 def test_drop_leaves_out_a_modality_without_special_positions(modality: str) -> None:
     assert DropMasker().hide(modality, MAKE[modality](0)) is None
-    assert modality not in DropMasker().without(batch(), modality).inputs
+    assert modality not in DropMasker().view(batch(), f"~{modality}").inputs
 
 
 # Attention and constants
@@ -428,11 +428,11 @@ def one_by_one(several: Batch) -> list[Batch]:
 @pytest.mark.parametrize("spec", ["noise", {"type": "by_modality", "maskers": {"text": "noise"}, "otherwise": "noise"}])
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_noise_in_eval_mode_is_the_examples_own_in_any_batch(spec: object, modality: str) -> None:
-    together = build(spec).eval().without(batch(), modality).inputs[modality]
+    together = build(spec).eval().view(batch(), f"~{modality}").inputs[modality]
     torch.manual_seed(7)  # the run's random numbers have no part in it
     other_masker = build(spec).eval()
     for i, alone in enumerate(one_by_one(batch())):
-        hidden = other_masker.without(alone, modality).inputs[modality]
+        hidden = other_masker.view(alone, f"~{modality}").inputs[modality]
         assert torch.equal(hidden.mask[0], together.mask[i])
         assert torch.equal(hidden.values[0], together.values[i])
 
@@ -464,14 +464,14 @@ def test_noise_in_eval_mode_has_the_distribution_that_was_asked_for() -> None:
 
 def test_noise_in_training_is_another_in_each_view() -> None:
     masker = build("noise")
-    first, second = (masker.without(batch(), "regions").inputs["regions"].values for _ in range(2))
+    first, second = (masker.view(batch(), "~regions").inputs["regions"].values for _ in range(2))
     assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_noise_without_a_vocabulary_cannot_hide_tokens(training: bool) -> None:
     with pytest.raises(ValueError, match="noise needs vocab_size to hide 'text'"):
-        MASKERS.build("noise").train(training).without(batch(), "text")
+        MASKERS.build("noise").train(training).view(batch(), "~text")
 
 
 @pytest.mark.parametrize(
@@ -517,9 +517,9 @@ def test_other_never_shows_an_example_itself(size: int, shift: int) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_example_alone_in_the_last_batch_is_shown_one_of_the_batch_before(modality: str, times: int) -> None:
     masker, before = build("other"), MAKE[modality](0)
-    masker.without(batch(), modality)
+    masker.view(batch(), f"~{modality}")
     lone = one_by_one(batch(1))[0]
-    hidden = [masker.without(lone, modality).inputs[modality] for _ in range(times)][-1]
+    hidden = [masker.view(lone, f"~{modality}").inputs[modality] for _ in range(times)][-1]
     assert torch.equal(hidden.values, before.values[-1:])
     assert torch.equal(hidden.mask, before.mask[-1:])
     assert all(torch.equal(hidden.extras[k], before.extras[k][-1:]) for k in before.extras)
@@ -527,7 +527,7 @@ def test_an_example_alone_in_the_last_batch_is_shown_one_of_the_batch_before(mod
 
 def test_other_refuses_a_first_batch_of_one() -> None:
     with pytest.raises(ValueError, match="no other example to take 'audio' from: the first batch holds a single one"):
-        build("other").without(one_by_one(batch())[0], "audio")
+        build("other").view(one_by_one(batch())[0], "~audio")
 
 
 # By modality

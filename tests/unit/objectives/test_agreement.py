@@ -21,7 +21,7 @@ def test_the_loss_and_its_gradient_are_those_of_algorithm_1(weight: float) -> No
     output = AgreementObjective(ours, DropMasker(), agree_weight=weight)(batch)
     output.loss.backward()
 
-    image, text = (theirs(DropMasker().only(batch, m).inputs).logits for m in ("image", "text"))
+    image, text = (theirs(DropMasker().view(batch, m).inputs).logits for m in ("image", "text"))
     apart = F.mse_loss(image, text)
     loss = F.cross_entropy(image, batch.targets) + F.cross_entropy(text, batch.targets) + weight * apart
     loss.backward()
