@@ -60,12 +60,6 @@ class Adaptor(nn.Module):
 
     Raises:
         ValueError: if they cannot be compared.
-
-    >>> from msd_framework.losses.features import Hint
-    >>> adaptor = Adaptor(Hint(), FeatureShape("hidden", 8, 4), FeatureShape("hidden", 12, 16))
-    >>> states = Feature(torch.randn(2, 4, 8), torch.ones(2, 4, dtype=torch.bool))
-    >>> adaptor(states, 16).values.shape
-    torch.Size([2, 16, 12])
     """
 
     def __init__(self, loss: FeatureLoss, student: FeatureShape, teacher: FeatureShape, choice: Choice = "auto"):

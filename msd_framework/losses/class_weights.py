@@ -42,9 +42,6 @@ def as_weights(option: str, given: ClassWeights | None, num_classes: int | None,
 
     Raises:
         ValueError: if there is not one for each class, or one is negative or not finite, or all are 0.
-
-    >>> as_weights("class_weights", {"rare": 3.0}, 2, ("usual", "rare"))
-    tensor([1., 3.])
     """
     if given is None:
         return None
@@ -76,11 +73,7 @@ def balanced_labels(counts: Tensor, num_examples: int) -> Tensor:
 
 
 def balanced_answers(counts: Tensor, num_examples: int) -> Tensor:
-    r"""Weights of the yes of each label under which yes and no count the same: :math:`(N - n_c) / n_c`; 1 where one never occurs.
-
-    >>> balanced_answers(torch.tensor([9.0, 3.0, 0.0]), 12)
-    tensor([0.3333, 3.0000, 1.0000])
-    """
+    r"""Weights of a yes under which yes and no of a label count the same: :math:`(N - n_c) / n_c`; 1 where one never occurs."""
     return torch.where((counts > 0) & (counts < num_examples), (num_examples - counts) / counts.clamp(min=1e-9), 1.0)
 
 

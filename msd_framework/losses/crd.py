@@ -32,11 +32,9 @@ class ContrastiveRepresentation(FeatureLoss):
     released code, whose negatives of other classes alone are left out.
 
     The memories hold 2 N `embedding_size` numbers and are saved with the objective. Training refreshes those of a batch:
-    :math:`v \leftarrow \mu v + (1 - \mu) v_\text{now}`, scaled to length 1.
-
-    **Under data-parallel training** the memory, like any buffer, is the first process's and is copied to the others before
-    each forward pass: 1/n of an epoch's examples are refreshed, and the copy takes time where N is large. Negatives are
-    drawn by each process for itself, so n processes are not bit for bit one.
+    :math:`v \leftarrow \mu v + (1 - \mu) v_\text{now}`, scaled to length 1. **Under data-parallel training** the first
+    process's memory is copied to the others before each forward pass: 1/n of an epoch's examples are refreshed. Each process
+    draws its own negatives, so n processes are not bit for bit one.
 
     Args:
         num_negatives: K; the released code takes 16384. A step takes memory of B K `embedding_size` numbers, twice.

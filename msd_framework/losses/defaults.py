@@ -9,11 +9,7 @@ from msd_framework.structures import Outcomes, Task, outcomes_of
 
 
 def default_task_loss(task: Task, outcomes: Outcomes | None = None) -> TaskLoss:
-    """Cross-entropy for one label, binary cross-entropy for several labels and for soft targets; of a softmax, soft cross-entropy.
-
-    >>> default_task_loss("multi_label"), default_task_loss("soft_target", "softmax")
-    (BinaryCrossEntropy(), SoftCrossEntropy())
-    """
+    """Cross-entropy for one label, else binary cross-entropy; of soft targets that a softmax reads, soft cross-entropy."""
     if task == "single_label":
         return CrossEntropy()
     return SoftCrossEntropy() if outcomes_of(task, outcomes) == "softmax" else BinaryCrossEntropy()

@@ -43,9 +43,6 @@ class Hint(_OfVectors):
 
     Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015 (arXiv:1412.6550), equation 3, but for the constant; the
     loss of hidden states and of embeddings in TinyBERT (Jiao et al., 2020, arXiv:1909.10351, equations 8 and 9).
-
-    >>> Hint()(Feature(torch.tensor([[1.0, 2.0]])), Feature(torch.tensor([[1.0, 4.0]])), None)
-    tensor([2.])
     """
 
     def distance(self, s: Tensor, t: Tensor) -> Tensor:
@@ -73,11 +70,9 @@ class AttentionTransfer(FeatureLoss):
 
     .. math:: D = \frac{1}{H |P|^2} \sum_h \sum_{l, k \in P} (A^s_{hlk} - A^t_{hlk})^2
 
-    with :math:`A` [B, H, L, L] the attention of a layer and :math:`P` the positions that hold something for both. TinyBERT
-    takes what stands before the softmax, `scores`, which it found to be learned faster and better than the probabilities,
-    `attention`.
+    with :math:`A` [B, H, L, L] the attention of a layer and :math:`P` the positions that hold something for both.
 
-    Source: Jiao et al., TinyBERT, Findings of EMNLP 2020 (arXiv:1909.10351), equation 7.
+    Source: Jiao et al., TinyBERT, Findings of EMNLP 2020 (arXiv:1909.10351), equation 7, of the `scores` before the softmax.
     """
 
     takes: ClassVar[frozenset[FeatureKind]] = frozenset({"attention", "scores"})
@@ -103,11 +98,9 @@ class RelationTransfer(FeatureLoss):
     :math:`P` the positions that hold something for both; widths and numbers of heads may differ. Of attention probabilities
     [B, H, L, L], R is what they are among the positions of the feature, and both models need as many heads.
 
-    MiniLM compares the last layer's `attention` and `value` (A the number of heads), MiniLMv2 `query`, `key` and `value` of the
-    teacher's last layer, or of one below it, with those of the student's last.
-
-    Source: Wang et al., MiniLM, NeurIPS 2020 (arXiv:2002.10957), equations 4 to 6; MiniLMv2, Findings of ACL 2021
-    (arXiv:2012.15828), equations 4 to 6.
+    Source: Wang et al., MiniLM, NeurIPS 2020 (arXiv:2002.10957), equations 4 to 6, of the last layer's `attention` and `value` (A
+    the number of heads); MiniLMv2, Findings of ACL 2021 (arXiv:2012.15828), equations 4 to 6, of `query`, `key` and `value` of the
+    teacher's last layer, or of one below it, and of the student's last.
 
     Args:
         num_heads: A, which divides the width of either model; attention has its own.

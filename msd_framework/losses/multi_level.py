@@ -24,21 +24,14 @@ class MultiLevel(DistillationLoss):
         + w_2 \frac1B \lVert p p^\top - q q^\top \rVert_F^2 + w_3 \frac1C \lVert p^\top p - q^\top q \rVert_F^2 \Big]
 
     with :math:`p, q` [B, C] the softmax of the teacher's and the student's logits divided by :math:`T` (Jin et al., CVPR
-    2023, "Multi-level logit distillation", section 3). The paper also augments images and leaves out the halves of the
-    examples and of the classes that the teacher is surest of; neither is part of this loss.
-
-    Example i has its row of the second term, :math:`\sum_j (p_i \cdot p_j - q_i \cdot q_j)^2`, and all examples the same value of
-    the third, which grows with the square of the batch; the mean over the batch is the loss.
+    2023, "Multi-level logit distillation", section 3, without its augmentation and its choice of examples and classes). Example
+    i has its row of the second term, and all examples the same value of the third, which grows with the square of the batch.
 
     Args:
         temperatures: T, each above 0; 2, 3, 4, 5 and 6 as published if null.
         instance_weight: :math:`w_1`, at least 0.
         batch_weight: :math:`w_2`, at least 0.
         class_weight: :math:`w_3`, at least 0.
-
-    >>> teacher = ModelOutput(torch.tensor([[0.0, 100.0], [100.0, 0.0]]))
-    >>> MultiLevel([1.0], instance_weight=0, class_weight=0)(ModelOutput(torch.zeros(2, 2)), teacher)  # 4 pairs, 1/2 off each
-    tensor([0.5000, 0.5000])
     """
 
     tasks: ClassVar[frozenset[Task]] = SOFTMAX
@@ -83,8 +76,7 @@ class MultiLevel(DistillationLoss):
 class BernoulliMultiLevel(MultiLevel):
     """Probabilities of labels compared by example, by pair of examples and by pair of labels, at several temperatures.
 
-    `multi_level` with the sigmoid in the place of the softmax and `bernoulli_kl` in that of `kl`; the paper has single
-    labels only. The third term compares how often two labels are expected together.
+    `multi_level` with the sigmoid in the place of the softmax and `bernoulli_kl` in that of `kl`; the paper has single labels only.
     """
 
     tasks: ClassVar[frozenset[Task]] = BERNOULLI

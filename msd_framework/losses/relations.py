@@ -20,12 +20,7 @@ SMALLEST = 1e-7  # added to probabilities before their logarithm, as in the rele
 
 
 def summary(feature: Feature) -> Tensor:
-    """A summary [B, D] as it is; of hidden states [B, L, D] the mean over the positions that count, 0 where none does.
-
-    >>> hidden = Feature(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
-    >>> summary(hidden)
-    tensor([[2.]])
-    """
+    """A summary [B, D] as it is; of hidden states [B, L, D] the mean over the positions that count, 0 where none does."""
     values = at_least_float32(feature.values)
     if feature.mask is None:
         return values if values.ndim == 2 else values.mean(1)

@@ -18,11 +18,6 @@ class ConstantMasker(Masker):
         pad_id: the id of the padding token.
         vocab_size: how many tokens there are, if that is known.
         length: how many positions stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
-
-    >>> import torch
-    >>> text = ModalityInputs(torch.tensor([[5, 7, 0]]), torch.tensor([[True, True, False]]))
-    >>> ConstantMasker(token=103).hide("text", text).values
-    tensor([[103]])
     """
 
     keeps_repeats = True

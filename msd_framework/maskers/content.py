@@ -54,10 +54,7 @@ def special_only(inputs: ModalityInputs) -> ModalityInputs | None:
 
 
 def stand_in_shape(inputs: ModalityInputs, length: int | None) -> tuple[int, ...]:
-    """The shape of what replaces the content of a modality, of that many positions; 1 if None, `SOUND_LENGTH` of a waveform.
-
-    It never depends on how much content there was. Pixels keep their size.
-    """
+    """The shape of what replaces any amount of content: that many positions; 1 if None, `SOUND_LENGTH` of a waveform."""
     batch, *sizes = inputs.values.shape
     if len(sizes) == 3:
         # an image of pixels is one position, whatever its size

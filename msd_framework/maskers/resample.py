@@ -27,12 +27,6 @@ class MeanMasker(Masker):
 
     Args:
         length: positions that stand in for the content; 1 if null, 16,000 for a waveform. Pixels keep their size.
-
-    >>> image = ModalityInputs(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]), torch.tensor([[True, True]]))
-    >>> masker = MeanMasker()
-    >>> masker.fit([Batch({"image": image}, torch.tensor([0]), ("a",))])
-    >>> masker.hide("image", image).values
-    tensor([[[2., 4.]]])
     """
 
     kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"features", "pixels", "waveform"})
@@ -126,10 +120,6 @@ class OtherMasker(Masker):
 
     Args:
         shift: how many rows above the other example is, at least 1, counted in circles; 1 where it would lead back to itself.
-
-    >>> text = ModalityInputs(torch.tensor([[1], [2], [3]]), torch.ones(3, 1, dtype=torch.bool))
-    >>> OtherMasker().hide("text", text).values.flatten()
-    tensor([3, 1, 2])
     """
 
     random = True
@@ -160,8 +150,7 @@ def _name(modality: str) -> str:
 
 def _content(inputs: ModalityInputs) -> Tensor:
     """Values at unmasked positions that are not special, [N, D] of features, [N] of a waveform, [N, C, H, W] of pixels."""
-    # an image is one position: [B, 1, C, H, W]
-    values = inputs.values[:, None] if inputs.values.ndim == 4 else inputs.values
+    values = inputs.values[:, None] if inputs.values.ndim == 4 else inputs.values  # an image is one position: [B, 1, C, H, W]
     return values[inputs.mask & ~inputs.special]
 
 

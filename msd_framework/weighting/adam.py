@@ -16,9 +16,6 @@ class Adam(nn.Module):
         \theta &\leftarrow (1 - \eta \lambda) \theta - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
     with :math:`\beta_1 = 0.9, \beta_2 = 0.999`, and :math:`\epsilon = 10^{-12}`, so that gradients may be very small; P is `size`.
-
-    >>> Adam(2, lr=0.1)(torch.ones(2), torch.tensor([5.0, -5.0]))
-    tensor([0.9000, 1.1000])
     """
 
     mean: Tensor

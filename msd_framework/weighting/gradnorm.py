@@ -27,8 +27,7 @@ class GradNormWeights(WeightingStrategy):
     then scaled to a mean of 1, with :math:`W` the weights of the student's last layer (of each modality's, where their logits
     are averaged), :math:`\bar G` the mean of :math:`G_v` (taken as a constant, as is :math:`r_v`), and :math:`D_v(0)` the view's
     loss in the first update (Chen et al., ICML 2018, arXiv:1711.02257, section 3 and algorithm 1). The division by
-    :math:`\bar G` is ours: :math:`\eta` then means the same whatever the size of the loss. All V views are weighed, `full` as
-    well. Gradients and losses are those of the whole batch, over all processes and parts of it.
+    :math:`\bar G` is ours: :math:`\eta` then means the same whatever the size of the loss. All V views are weighed, `full` as well.
 
     Args:
         alpha: how strongly slow views are favoured, at least 0; 0 makes all norms equal.

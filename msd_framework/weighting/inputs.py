@@ -21,11 +21,7 @@ INPUTS: tuple[str, ...] = get_args(Input)
 
 
 class WeightInputs:
-    """F numbers for each view of each example.
-
-    >>> WeightInputs(["view", "loss"], num_views=3, num_classes=2, task="single_label").size
-    4
-    """
+    """F numbers for each view of each example."""
 
     def __init__(self, names: Sequence[str], num_views: int, num_classes: int, task: Task, outcomes: Outcomes | None = None):
         if not names:

@@ -24,8 +24,7 @@ def ratio(
     r"""Weights in proportion to the scores, :math:`w_v = V S_v^{1/T} / \sum_u S_u^{1/T}`; equal where all are below the floor.
 
     Args:
-        scores: float [V, ..], not negative but by rounding.
-        added: what is added to every score first; it evens out small scores and leaves large ones alone.
+        scores: float [V, ..], not negative but by rounding; `added` is added to every one first.
         floor: what a score counts as at least, above 0: below it there is nothing but rounding.
         shown: bool, the shape of the scores: those that count, of which V are counted; the others' weights are 0. All if None.
 
@@ -41,10 +40,7 @@ def ratio(
 
 
 def softmax(scores: Tensor, temperature: float, floor: Tensor | float = SMALLEST, shown: Tensor | None = None) -> Tensor:
-    r"""Weights in proportion to the exponential of the scores, :math:`w_v = V e^{S_v / T} / \sum_u e^{S_u / T}`.
-
-    The floor is not looked at: rounding does not move an exponential.
-    """
+    r"""Weights in proportion to the scores' exponential, :math:`w_v = V e^{S_v / T} / \sum_u e^{S_u / T}`; there is no floor."""
     if shown is None:
         return len(scores) * (scores / temperature).softmax(0)
     shares = (scores / temperature).where(shown, -torch.inf).softmax(0)
@@ -52,11 +48,7 @@ def softmax(scores: Tensor, temperature: float, floor: Tensor | float = SMALLEST
 
 
 def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, added: float = 0.0) -> Normaliser:
-    r"""The function of that name, whose weights are then drawn towards equal ones: :math:`(1 - s) w + s`.
-
-    >>> normaliser("ratio", temperature=1.0, smoothing=0.5)(torch.tensor([1.0, 3.0]))
-    tensor([0.7500, 1.2500])
-    """
+    r"""The function of that name, whose weights are then drawn towards equal ones: :math:`(1 - s) w + s`."""
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}.")
     if not 0 <= smoothing <= 1:

@@ -190,9 +190,6 @@ def noise(scores: torch.dtype, logits: torch.dtype) -> float:
     .. math:: 10 \epsilon_S + \frac{(10 \epsilon_z)^2}{2}
 
     with :math:`\epsilon` the precision of the scores and of the logits: a divergence grows with the square of what these differ by.
-
-    >>> f"{noise(torch.float32, torch.float32):.0e} {noise(torch.float32, torch.bfloat16):.0e}"
-    '1e-06 3e-03'
     """
     return 10 * torch.finfo(scores).eps + (10 * torch.finfo(logits).eps) ** 2 / 2
 
