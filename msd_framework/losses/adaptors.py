@@ -17,10 +17,7 @@ Choice: TypeAlias = Literal["auto", "linear", "none"]  # a linear map where widt
 
 
 class Widen(nn.Module):
-    r"""A linear map of features [.., D] to [.., D'], :math:`x W^\top + b`.
-
-    Source: the regressor of FitNets (Romero et al., 2015, arXiv:1412.6550, section 2.2), and :math:`W_h` of TinyBERT.
-    """
+    """A linear map of features [.., D] to [.., D']: the regressor of FitNets (arXiv:1412.6550, section 2.2), W_h of TinyBERT."""
 
     def __init__(self, student: int, teacher: int):
         super().__init__()
@@ -57,9 +54,6 @@ class Adaptor(nn.Module):
     """Makes a student's intermediate comparable with its teacher's, as far as a loss needs that.
 
     Positions are averaged or repeated until there are as many as the teacher's: square numbers of them as a grid, others as a line.
-
-    Raises:
-        ValueError: if they cannot be compared.
     """
 
     def __init__(self, loss: FeatureLoss, student: FeatureShape, teacher: FeatureShape, choice: Choice = "auto"):

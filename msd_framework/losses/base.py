@@ -109,11 +109,7 @@ def compare(loss: DistillationLoss, student: ModelOutput, teacher: ModelOutput, 
 
 
 def one_each(loss: nn.Module, values: Tensor, num_targets: int) -> Tensor:
-    """The values of a loss, once they are one a target: a mean of them would be weighted and averaged as if it were.
-
-    Raises:
-        ValueError: if they are not, as where a class of a user's reduces them.
-    """
+    """The values of a loss, once they are one a target: a mean of them would be weighted and averaged as if it were."""
     if not isinstance(values, Tensor) or values.shape != (num_targets,) or not values.is_floating_point():
         got = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"{type(loss).__name__} gives {got} for {num_targets} examples, wanted a float of each, [{num_targets}]")

@@ -38,11 +38,7 @@ class WeighedTaskLoss(TaskLoss):
 
 
 def as_weights(option: str, given: ClassWeights | None, num_classes: int | None, names: Sequence[str]) -> Tensor | None:
-    """A weight for each class, float [C], NaN where they will come from the training examples; None if all are 1.
-
-    Raises:
-        ValueError: if there is not one for each class, or one is negative or not finite, or all are 0.
-    """
+    """A weight for each class, float [C], NaN where they will come from the training examples; None if all are 1."""
     if given is None:
         return None
     if given == "balanced":

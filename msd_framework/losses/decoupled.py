@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from msd_framework.losses.base import DISTILLATION_LOSSES, LabelledDistillationLoss
-from msd_framework.losses.distributions import kl, log_bernoulli, log_softmax, logits_of
+from msd_framework.losses.distributions import kl, log_distributions, log_softmax, logits_of
 from msd_framework.ranges import not_negative
 from msd_framework.schedules import Number, positive_scheduled
 from msd_framework.structures import IGNORED, DatasetInfo, ModelOutput, Task
@@ -24,9 +24,8 @@ class DecoupledKL(LabelledDistillationLoss):
 
     with :math:`p` the softmax of the logits divided by :math:`T` and :math:`y` the target, or the teacher's likeliest class
     where it is unknown (Zhao et al., CVPR 2022, arXiv:2203.08679, section 3). With :math:`\alpha = 1` and
-    :math:`\beta = 1 - p^T_y` it is `kl`; with two classes, one wrong class, :math:`\alpha` times `kl`.
-
-    The paper lets D grow over the first epochs: `distill_weight: {start: 0, end: 0.5, over: 0.1}` does so.
+    :math:`\beta = 1 - p^T_y` it is `kl`; with two classes, one wrong class, :math:`\alpha` times `kl`. The paper lets D grow over
+    the first epochs: `distill_weight: {start: 0, end: 0.5, over: 0.1}` does so.
 
     Args:
         alpha: weight of the right class against the others, at least 0.
@@ -62,11 +61,9 @@ class NonTargetKL(DecoupledKL):
 
     .. math:: D = T^2 \sum_{c \ne y} \hat p_c \log \frac{\hat p_c}{\hat q_c}, \qquad \hat p_c = p_c / (1 - p_y)
 
-    with the symbols of `dkd`, which it is with `alpha: 0` and `beta: 1`.
-
-    **Half of C2KD's selective distillation** (Huo et al., CVPR 2024), whose other half is the weighting `rank_filter`. Left out
-    are the paper's proxies of student and teacher, and the training of the teacher. The released code sets the right class's
-    logit to 0 where this takes the class out.
+    with the symbols of `dkd`, which it is with `alpha: 0` and `beta: 1`. **Half of C2KD's selective distillation** (Huo et al.,
+    CVPR 2024), whose other half is the weighting `rank_filter`. Left out are the paper's proxies of student and teacher, and the
+    training of the teacher. The released code sets the right class's logit to 0 where this takes the class out.
 
     Args:
         temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.
@@ -102,8 +99,7 @@ class BernoulliNonTargetKL(LabelledDistillationLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
         temperature = self.temperature.value
-        log_q = log_bernoulli(logits_of(student), temperature)  # [N, C, 2]
-        log_p = log_bernoulli(logits_of(teacher).detach(), temperature)
+        log_q, log_p = log_distributions(student, teacher, "bernoulli", temperature)  # [N, C, 2]
         likely = log_p[..., 0] > log_p[..., 1]
         right = likely if targets is None else torch.where(targets.isnan(), likely, targets > 0.5)
         return temperature**2 * kl(log_p, log_q).masked_fill(right, 0.0).sum(-1)

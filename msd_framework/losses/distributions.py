@@ -15,11 +15,7 @@ BERNOULLI: frozenset[Task] = frozenset({"multi_label", "soft_target"})
 
 
 def logits_of(output: ModelOutput) -> Tensor:
-    """The logits [N, C], in float32 at least.
-
-    Raises:
-        ValueError: if they have not a row for each target, such as [B, T, C] with one for each position of a text.
-    """
+    """The logits [N, C], in float32 at least."""
     if output.logits.ndim != 2:
         raise ValueError(
             f"a loss takes logits [N, C], a row for each target, got {list(output.logits.shape)}. Of a model that writes text, "

@@ -40,9 +40,8 @@ class Hint(_OfVectors):
 
     with :math:`s, t` [B, L, D'] the student's states, made as wide as the teacher's, and the teacher's, and :math:`P` the
     positions of the example that hold something for both; a summary is one position. An example that has none counts 0.
-
-    Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015 (arXiv:1412.6550), equation 3, but for the constant; the
-    loss of hidden states and of embeddings in TinyBERT (Jiao et al., 2020, arXiv:1909.10351, equations 8 and 9).
+    Source: Romero et al., FitNets, ICLR 2015 (arXiv:1412.6550), equation 3, but for the constant; the loss of hidden states
+    and of embeddings in TinyBERT (Jiao et al., 2020, arXiv:1909.10351, equations 8 and 9).
     """
 
     def distance(self, s: Tensor, t: Tensor) -> Tensor:
@@ -55,9 +54,7 @@ class CosineDistance(_OfVectors):
 
     .. math:: D = \frac{1}{|P|} \sum_{l \in P} 1 - \frac{s_l^\top t_l}{\lVert s_l \rVert \lVert t_l \rVert}
 
-    with the symbols of `hint`.
-
-    Source: the third loss of DistilBERT (Sanh et al., 2019, arXiv:1910.01108, section 2).
+    with the symbols of `hint`: the third loss of DistilBERT (Sanh et al., 2019, arXiv:1910.01108, section 2).
     """
 
     def distance(self, s: Tensor, t: Tensor) -> Tensor:
@@ -71,7 +68,6 @@ class AttentionTransfer(FeatureLoss):
     .. math:: D = \frac{1}{H |P|^2} \sum_h \sum_{l, k \in P} (A^s_{hlk} - A^t_{hlk})^2
 
     with :math:`A` [B, H, L, L] the attention of a layer and :math:`P` the positions that hold something for both.
-
     Source: Jiao et al., TinyBERT, Findings of EMNLP 2020 (arXiv:1909.10351), equation 7, of the `scores` before the softmax.
     """
 
@@ -97,7 +93,6 @@ class RelationTransfer(FeatureLoss):
     with :math:`X_a` [L, d] the part of queries, keys, values or states that belongs to relation head :math:`a` of A, and
     :math:`P` the positions that hold something for both; widths and numbers of heads may differ. Of attention probabilities
     [B, H, L, L], R is what they are among the positions of the feature, and both models need as many heads.
-
     Source: Wang et al., MiniLM, NeurIPS 2020 (arXiv:2002.10957), equations 4 to 6, of the last layer's `attention` and `value` (A
     the number of heads); MiniLMv2, Findings of ACL 2021 (arXiv:2012.15828), equations 4 to 6, of `query`, `key` and `value` of the
     teacher's last layer, or of one below it, and of the student's last.
@@ -150,7 +145,6 @@ class PatientDistance(FeatureLoss):
 
     with :math:`s, t` [B, D'] the states of [CLS] in a layer, `fused.*.cls`: those of every second layer of the teacher (skip,
     which `layers: even` gives a student of half its depth), or of its last ones. Any other summary will do.
-
     Source: Sun et al., Patient Knowledge Distillation for BERT Model Compression, EMNLP 2019 (arXiv:1908.09355), equation 7.
     """
 

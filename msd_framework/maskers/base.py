@@ -57,11 +57,7 @@ class Masker(nn.Module, ABC):
         """Looks at the training examples once, where a masker needs their statistics."""
 
     def view(self, batch: Batch, name: str) -> Batch:
-        """The batch as a view shows it: `full`, `text`, `image+text`, `~text`.
-
-        Raises:
-            ValueError: if the view names a modality that the batch lacks, or hides all of them.
-        """
+        """The batch as a view shows it: `full`, `text`, `image+text`, `~text`."""
         if name == FULL:
             return batch
         visible = visible_modalities(name, batch.modalities)

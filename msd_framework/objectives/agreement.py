@@ -25,10 +25,8 @@ class AgreementObjective(Objective):
 
     .. math:: L = \sum_m \ell(f(x_m), y) + w \sum_{m < n} \frac{1}{C} \lVert f(x_m) - f(x_n) \rVert^2
 
-    averaged over the batch, with :math:`x_m` the example with modality m alone. What is left of a layer that both modalities
-    agree through is what they have in common; the experiment `channel_saliency` looks for it.
-
-    Source: Xue et al., The Modality Focusing Hypothesis, ICLR 2023 (arXiv:2206.06487), Algorithm 1, step 1, with w = 1.
+    averaged over the batch, with :math:`x_m` the example with modality m alone (Xue et al., The Modality Focusing Hypothesis,
+    ICLR 2023, arXiv:2206.06487, Algorithm 1, step 1, with w = 1).
 
     Args:
         agree_weight: w.

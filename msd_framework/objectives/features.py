@@ -62,11 +62,7 @@ class FeatureTerm:
             raise ValueError(f"layers: are for names with a * in the layer's place, got {self.student!r}.")
 
     def pairs(self, student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind]) -> list[tuple[str, str]]:
-        """The names of what is compared, the student's first, of the intermediates that both have.
-
-        Raises:
-            ValueError: if there is no such intermediate, or the loss does not compare its kind.
-        """
+        """The names of what is compared, the student's first, of the intermediates that both have."""
         pairs = []
         if "*" in self.student:
             of_student, of_teacher = _numbered("student", self.student, student), _numbered("teacher", self.teacher, teacher)
@@ -151,11 +147,7 @@ class Pair(nn.Module):
     def prepare(
         self, kind: FeatureKind, student: Tensor, teacher: Tensor, num_examples: int | None, apart: Sequence[str] = ()
     ) -> None:
-        """Makes the adaptor and what else depends on shapes, from the values of a dry run.
-
-        Raises:
-            ValueError: if they cannot be compared; modalities `apart` have other positions for student and teacher.
-        """
+        """Makes the adaptor and what else depends on shapes; modalities `apart` have other positions for student and teacher."""
         student_shape, teacher_shape = shape_of(kind, student, num_examples), shape_of(kind, teacher, num_examples)
         if self.loss.same_positions:
             wrong = other_positions((self.student, self.teacher), student_shape, teacher_shape, apart)
@@ -195,11 +187,7 @@ class FeatureTerms(nn.Module):
         return list(wanted.values())
 
     def prepare(self, batch: Batch, model: MultimodalModel, teacher: Teacher, num_examples: int | None = None) -> None:
-        """Finds the pairs and makes what depends on shapes by a pass of both over the full view; no random number is drawn before.
-
-        Raises:
-            ValueError: if there is no such intermediate, or two cannot be compared.
-        """
+        """Finds the pairs and makes what depends on shapes by a pass of both over the full view; draws no random number before."""
         pairs, student_names, teacher_names = [], set(), set()
         for i, term in enumerate(self.terms):
             for s, t in term.pairs(model.feature_kinds, teacher.feature_kinds):
