@@ -23,8 +23,10 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.losses.decoupled import BernoulliNonTargetKL as BernoulliNonTargetKL
     from msd_framework.losses.decoupled import DecoupledKL as DecoupledKL
     from msd_framework.losses.decoupled import NonTargetKL as NonTargetKL
+    from msd_framework.losses.dist import BernoulliMultiLevel as BernoulliMultiLevel
     from msd_framework.losses.dist import ClassRelations as ClassRelations
     from msd_framework.losses.dist import LabelRelations as LabelRelations
+    from msd_framework.losses.dist import MultiLevel as MultiLevel
     from msd_framework.losses.features import AttentionTransfer as AttentionTransfer
     from msd_framework.losses.features import CosineDistance as CosineDistance
     from msd_framework.losses.features import Hint as Hint
@@ -38,15 +40,13 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.losses.logits import LogitMSE as LogitMSE
     from msd_framework.losses.logits import ReverseKL as ReverseKL
     from msd_framework.losses.logits import SoftenedKL as SoftenedKL
+    from msd_framework.losses.logits import Standardised as Standardised
     from msd_framework.losses.logits import TotalVariation as TotalVariation
-    from msd_framework.losses.multi_level import BernoulliMultiLevel as BernoulliMultiLevel
-    from msd_framework.losses.multi_level import MultiLevel as MultiLevel
     from msd_framework.losses.relations import Affinity as Affinity
     from msd_framework.losses.relations import ModalityAffinity as ModalityAffinity
     from msd_framework.losses.relations import ProbabilisticTransfer as ProbabilisticTransfer
     from msd_framework.losses.relations import RelationalDistances as RelationalDistances
     from msd_framework.losses.relations import SimilarityPreserving as SimilarityPreserving
-    from msd_framework.losses.standardised import Standardised as Standardised
     from msd_framework.losses.task import BinaryCrossEntropy as BinaryCrossEntropy
     from msd_framework.losses.task import CrossEntropy as CrossEntropy
     from msd_framework.losses.task import SoftCrossEntropy as SoftCrossEntropy

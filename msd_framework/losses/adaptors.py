@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msd_framework.losses.base import FeatureLoss
-from msd_framework.structures import Feature, FeatureKind, FeatureShape
+from msd_framework.structures import Feature, FeatureShape
 
 Choice: TypeAlias = Literal["auto", "linear", "none"]  # a linear map where widths differ and the loss minds, always, or never
 
@@ -42,14 +41,6 @@ class MixHeads(nn.Module):
         return torch.einsum("gh,bhlk->bglk", self.weight.softmax(-1).to(values.dtype), values)
 
 
-ADAPTORS: Mapping[FeatureKind, Callable[[int, int], nn.Module]] = {
-    "pooled": Widen,
-    "hidden": Widen,
-    "attention": MixHeads,
-    "scores": MixHeads,
-}
-
-
 class Adaptor(nn.Module):
     """Makes a student's intermediate comparable with its teacher's, as far as a loss needs that.
 
@@ -69,7 +60,7 @@ class Adaptor(nn.Module):
             widths = f"{student.width} {'heads' if maps else 'features'} beside {teacher.width}"
             raise ValueError(f"adaptor=none leaves {widths}, which the loss cannot compare.")
         wanted = choice == "linear" or (choice == "auto" and differ)
-        self.inner = ADAPTORS[student.kind](student.width, teacher.width) if wanted else None
+        self.inner = (MixHeads if maps else Widen)(student.width, teacher.width) if wanted else None
         width = teacher.width if wanted else student.width
         self.shape = FeatureShape(student.kind, width, student.num_positions, student.num_examples)
         self.resamples = loss.same_positions and student.kind == "hidden"

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msd_framework.losses.base import at_least_float32
+from msd_framework.losses.base import DistillationLoss, at_least_float32
 from msd_framework.structures import ModelOutput, Outcomes, Task
 
-# the tasks whose logits may be read as one choice among C classes, and as C answers, yes or no each
-SOFTMAX: frozenset[Task] = frozenset({"single_label", "soft_target"})
-BERNOULLI: frozenset[Task] = frozenset({"multi_label", "soft_target"})
+
+class OfClasses(DistillationLoss):
+    """A loss that reads logits as one choice among C classes."""
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "soft_target"})
+    outcomes: ClassVar[Outcomes] = "softmax"
+
+
+class OfLabels(OfClasses):
+    """A loss that reads logits as C answers, yes or no each."""
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"multi_label", "soft_target"})
+    outcomes: ClassVar[Outcomes] = "bernoulli"
 
 
 def logits_of(output: ModelOutput) -> Tensor:

@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss
-from msd_framework.losses.distributions import BERNOULLI, SOFTMAX, kl, log_distributions, logits_of, probabilities
+from msd_framework.losses.base import DISTILLATION_LOSSES, DistillationLoss, LabelledDistillationLoss, compare
+from msd_framework.losses.distributions import OfClasses, OfLabels, kl, log_distributions, logits_of, probabilities
 from msd_framework.schedules import Number, positive_scheduled
-from msd_framework.structures import ModelOutput, Outcomes, Task
+from msd_framework.structures import DatasetInfo, ModelOutput, Task
+
+SMALLEST = 1e-7  # added to the standard deviation of logits
 
 
-class _SoftenedDivergence(DistillationLoss):
+class _SoftenedDivergence(OfClasses):
     """A divergence of probabilities that a temperature softens, times its square, which keeps the size of the gradient.
 
     Args:
         temperature: T, above 0; larger shows more of the wrong classes. Or a schedule such as `{start: 4, end: 1}`.
     """
-
-    tasks: ClassVar[frozenset[Task]] = SOFTMAX
-    outcomes: ClassVar[Outcomes] = "softmax"
 
     def __init__(self, temperature: Number = 1.0):
         super().__init__()
@@ -66,11 +66,8 @@ class SoftenedKL(_SoftenedDivergence):
 
 
 @DISTILLATION_LOSSES.register("bernoulli_kl")
-class BernoulliKL(SoftenedKL):
+class BernoulliKL(OfLabels, SoftenedKL):
     """Divergence of the student's probability of each label from the teacher's, added up over labels."""
-
-    tasks: ClassVar[frozenset[Task]] = BERNOULLI
-    outcomes: ClassVar[Outcomes] = "bernoulli"
 
 
 @DISTILLATION_LOSSES.register("reverse_kl")
@@ -87,15 +84,12 @@ class ReverseKL(_SoftenedDivergence):
 
 
 @DISTILLATION_LOSSES.register("bernoulli_reverse_kl")
-class BernoulliReverseKL(ReverseKL):
+class BernoulliReverseKL(OfLabels, ReverseKL):
     """Divergence of the teacher's probability of each label from the student's, added up over labels."""
-
-    tasks: ClassVar[frozenset[Task]] = BERNOULLI
-    outcomes: ClassVar[Outcomes] = "bernoulli"
 
 
 @DISTILLATION_LOSSES.register("js")
-class JensenShannon(DistillationLoss):
+class JensenShannon(OfClasses):
     r"""Jensen-Shannon divergence between the class probabilities: symmetric, and between 0 and 1.
 
     .. math:: D = \tfrac12 \sum_c p_c \log_2 \frac{p_c}{m_c} + \tfrac12 \sum_c q_c \log_2 \frac{q_c}{m_c},
@@ -104,9 +98,6 @@ class JensenShannon(DistillationLoss):
     (Lin, 1991, equation 4.1).
     """
 
-    tasks: ClassVar[frozenset[Task]] = SOFTMAX
-    outcomes: ClassVar[Outcomes] = "softmax"
-
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         log_q, log_p = log_distributions(student, teacher, self.outcomes)
         log_m = torch.logaddexp(log_p, log_q) - math.log(2)
@@ -114,24 +105,18 @@ class JensenShannon(DistillationLoss):
 
 
 @DISTILLATION_LOSSES.register("bernoulli_js")
-class BernoulliJensenShannon(JensenShannon):
+class BernoulliJensenShannon(OfLabels, JensenShannon):
     """Jensen-Shannon divergence between the probabilities of each label, added up over labels: from 0 to C."""
-
-    tasks: ClassVar[frozenset[Task]] = BERNOULLI
-    outcomes: ClassVar[Outcomes] = "bernoulli"
 
 
 @DISTILLATION_LOSSES.register("tvd")
-class TotalVariation(DistillationLoss):
+class TotalVariation(OfClasses):
     r"""Total variation distance between the class probabilities: symmetric, and between 0 and 1.
 
     .. math:: D = \tfrac12 \sum_c |p_c - q_c|
 
     No class pulls harder than another, however wrong it is (Wen et al., 2023, arXiv:2307.15190, section 3).
     """
-
-    tasks: ClassVar[frozenset[Task]] = SOFTMAX
-    outcomes: ClassVar[Outcomes] = "softmax"
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         log_q, log_p = log_distributions(student, teacher, self.outcomes)
@@ -142,11 +127,8 @@ class TotalVariation(DistillationLoss):
 
 
 @DISTILLATION_LOSSES.register("bernoulli_tvd")
-class BernoulliTotalVariation(TotalVariation):
+class BernoulliTotalVariation(OfLabels, TotalVariation):
     """Total variation distance between the probabilities of each label, added up over labels: from 0 to C."""
-
-    tasks: ClassVar[frozenset[Task]] = BERNOULLI
-    outcomes: ClassVar[Outcomes] = "bernoulli"
 
 
 @DISTILLATION_LOSSES.register("mse")
@@ -161,3 +143,47 @@ class LogitMSE(DistillationLoss):
 
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         return (logits_of(student) - logits_of(teacher).detach()).square().mean(-1)
+
+
+@DISTILLATION_LOSSES.register("standardised")
+class Standardised(LabelledDistillationLoss):
+    r"""Another loss, of logits with mean 0 and standard deviation 1 over the classes of each example.
+
+    .. math:: D(z^S, z^T) = D'(\mathcal Z(z^S), \mathcal Z(z^T)),
+        \qquad \mathcal Z(z) = \frac{z - \bar z}{\sigma(z)},
+        \qquad \sigma(z)^2 = \frac{1}{C} \sum_c (z_c - \bar z)^2
+
+    with :math:`D'` the other loss, of a softmax, whose temperature comes after (Sun et al., CVPR 2024, arXiv:2403.01427, section 4
+    and algorithm 1). A student that cannot reach the size of its teacher's logits need only have their relations right. The
+    released code divides by C - 1 where the paper and this divide by C: a temperature of :math:`\tau \sqrt{C / (C - 1)}` here
+    is its :math:`\tau`. Two logits always become 1 and -1, so it is for three classes and more.
+
+    Args:
+        loss: D', such as `{type: kl, temperature: 2}`.
+
+    >>> student, teacher = ModelOutput(torch.tensor([[1.0, 2.0, 4.0]])), ModelOutput(torch.tensor([[10.0, 30.0, 70.0]]))
+    >>> Standardised(SoftenedKL())(student, teacher).abs() < 1e-6  # twenty times the size, and the same relations
+    tensor([True])
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "soft_target"})
+
+    def __init__(self, loss: DistillationLoss):
+        super().__init__()
+        if "single_label" not in loss.tasks:
+            name = type(loss).__name__
+            raise ValueError(f"loss: {name} reads the level of each logit, which is gone once they are standardised. Take kl.")
+        self.loss = loss
+
+    def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
+        return compare(self.loss, _standardised(student), _standardised(teacher), targets)
+
+    @classmethod
+    def check(cls, info: DatasetInfo) -> list[str]:
+        few = f"needs three classes or more, got {info.num_classes}: two standardised logits are always 1 and -1. Leave it out."
+        return [few] if info.num_classes < 3 else []
+
+
+def _standardised(output: ModelOutput) -> ModelOutput:
+    z = logits_of(output)
+    return replace(output, logits=(z - z.mean(1, keepdim=True)) / (z.std(1, correction=0, keepdim=True) + SMALLEST))

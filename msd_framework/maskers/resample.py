@@ -47,7 +47,8 @@ class MeanMasker(Masker):
         for batch in batches:
             for modality, inputs in batch.inputs.items():
                 if inputs.values.is_floating_point():
-                    x = _content(inputs)  # [N, ..]
+                    values = inputs.values[:, None] if inputs.values.ndim == 4 else inputs.values  # an image is one position
+                    x = values[inputs.mask & ~inputs.special]  # [N, ..]
                     sums[modality] = sums.get(modality, 0) + x.double().sum(0)
                     counts[modality] = counts.get(modality, 0) + len(x)
         for modality, count in counts.items():
@@ -146,12 +147,6 @@ class OtherMasker(Masker):
 
 def _name(modality: str) -> str:
     return f"mean_{modality}"
-
-
-def _content(inputs: ModalityInputs) -> Tensor:
-    """Values at unmasked positions that are not special, [N, D] of features, [N] of a waveform, [N, C, H, W] of pixels."""
-    values = inputs.values[:, None] if inputs.values.ndim == 4 else inputs.values  # an image is one position: [B, 1, C, H, W]
-    return values[inputs.mask & ~inputs.special]
 
 
 def _expect_means(masker: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:

@@ -21,7 +21,7 @@ from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.objectives.features import FEATURE_TERMS, FeaturesByView, FeatureTerm, FeatureTerms
 from msd_framework.objectives.terms import DistillationTerms
 from msd_framework.objectives.traced import MIXED, TracedPass, trace
-from msd_framework.saliency.base import Saliency, scores_of
+from msd_framework.saliency.base import scores_of
 from msd_framework.schedules import HeldOut, Number, Scheduled, Step
 from msd_framework.structures import Batch, Feature, Inputs, ModelOutput, Setting, StepOutput, Task, check_logits
 from msd_framework.teachers.base import Teacher
@@ -193,8 +193,9 @@ class DistillationObjective(Objective):
         for view in self.views:
             logits.append(teacher[view.teacher].logits)
             teacher_losses.append(known_losses(self.task_loss, teacher[view.teacher], batch))
-        if self.saliency is not None:
-            scores = scores_of(self.saliency, teacher, batch.teacher_side, self.teacher.modalities, lacking=0.0)
+        if self.weighting.saliency is not None:
+            of = self.teacher.modalities
+            scores = scores_of(self.weighting.saliency, teacher, batch.teacher_side, of, lacking=0.0)
         return Evidence(
             views=self.views,
             modalities=self.teacher.modalities,
@@ -270,12 +271,9 @@ class DistillationObjective(Objective):
             self.traced.clear()
             self.weighting.learn(slopes, step.mean)
 
-    @property
-    def saliency(self) -> Saliency | None:
-        return self.weighting.saliency
-
     def saliency_views(self) -> tuple[str, ...]:
-        return self.saliency.views(self.teacher.modalities) if self.saliency else ()
+        saliency = self.weighting.saliency
+        return () if saliency is None else saliency.views(self.teacher.modalities)
 
     @property
     def needs_dry_run(self) -> bool:
@@ -292,12 +290,12 @@ class DistillationObjective(Objective):
         self.weighting.fit(self._training_scores(batches))
 
     def _training_scores(self, batches: Iterable[Batch]) -> Iterable[Tensor]:
-        assert self.saliency is not None
+        assert self.weighting.saliency is not None
         for batch in batches:
             names = self.saliency_views()
             logits = check_logits(self.teacher.predict(batch, names).logits, batch, self.teacher.name)
             predictions = dict(zip(names, map(ModelOutput, logits)))
-            yield scores_of(self.saliency, predictions, batch.teacher_side, self.teacher.modalities)
+            yield scores_of(self.weighting.saliency, predictions, batch.teacher_side, self.teacher.modalities)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

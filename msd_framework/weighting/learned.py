@@ -3,24 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from msd_framework.errors import did_you_mean
+from msd_framework.losses.base import at_least_float32
+from msd_framework.losses.distributions import log_bernoulli, log_softmax
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.ranges import not_negative, positive
 from msd_framework.saliency.base import Saliency
 from msd_framework.saliency.prediction import DropSaliency
 from msd_framework.schedules import HeldOut, Mean, Progress
-from msd_framework.structures import Outcomes, Setting, Task
+from msd_framework.structures import Outcomes, Setting, Task, outcomes_of
 from msd_framework.views import FULL, View
-from msd_framework.weighting.adam import Adam
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy
-from msd_framework.weighting.inputs import Input, WeightInputs
-from msd_framework.weighting.saliency import saliency_problems
+from msd_framework.weighting.saliency import saliency_problems, view_saliency
+
+Input: TypeAlias = Literal["view", "loss", "teacher_loss", "entropy", "probabilities", "saliency"]
+INPUTS: tuple[str, ...] = get_args(Input)
+
+
+class WeightInputs:
+    """F numbers for each view of each example."""
+
+    def __init__(self, names: Sequence[str], num_views: int, num_classes: int, task: Task, outcomes: Outcomes | None = None):
+        if not names:
+            raise ValueError(f"inputs must name at least one of {', '.join(INPUTS)}, got none.")
+        for name in names:
+            if name not in INPUTS:
+                raise ValueError(f"inputs must be of {', '.join(INPUTS)}, got {name!r}.{did_you_mean(name, INPUTS)}")
+        sizes = {"view": num_views, "probabilities": num_classes}
+        self.names, self.size = tuple(names), sum(sizes.get(name, 1) for name in names)
+        self.outcomes = outcomes_of(task, outcomes)
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """The inputs, [V, B, F], in the precision of the losses."""
+        return torch.cat([self._read(name, evidence).to(evidence.losses) for name in self.names], -1)
+
+    def _read(self, name: str, evidence: Evidence) -> Tensor:
+        """One of the inputs, [V, B, 1], [V, B, V] of `view` or [V, B, C] of `probabilities`."""
+        if name == "view":
+            num_views, num_examples = evidence.losses.shape
+            rows = torch.arange(num_views, device=evidence.losses.device)[:, None].expand(-1, num_examples)
+            return F.one_hot(rows, num_views)
+        if name == "loss":
+            return evidence.losses[..., None]
+        if name == "teacher_loss":
+            return evidence.teacher_losses[..., None]
+        if name == "saliency":
+            assert evidence.saliency is not None
+            return view_saliency(evidence.saliency, evidence.modalities, evidence.views)[..., None]
+        # of the outcomes that exclude each other: C classes, or yes and no of each label
+        logits = at_least_float32(evidence.teacher)
+        log_p = log_softmax(logits) if self.outcomes == "softmax" else log_bernoulli(logits)  # [V, N, C] or [V, N, C, 2]
+        if name == "probabilities":
+            return log_p.exp() if self.outcomes == "softmax" else log_p.exp()[..., 0]
+        entropy = -(log_p.exp() * log_p).sum(-1)  # [V, N] or [V, N, C]
+        return entropy[..., None] if self.outcomes == "softmax" else entropy.mean(-1, keepdim=True)
+
+
+class Adam(nn.Module):
+    r"""Adam of P parameters with decoupled decay (Loshchilov & Hutter, ICLR 2019), the same as torch's AdamW.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
+        \theta &\leftarrow (1 - \eta \lambda) \theta - \eta \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    with :math:`\beta_1 = 0.9, \beta_2 = 0.999`, and :math:`\epsilon = 10^{-12}`, so that gradients may be very small; P is `size`.
+    """
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, lr: float = 1e-3, weight_decay: float = 0.0):
+        super().__init__()
+        positive(lr=lr)
+        not_negative(weight_decay=weight_decay)
+        self.lr, self.weight_decay = lr, weight_decay
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("square", torch.zeros(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, parameters: Tensor, gradient: Tensor) -> Tensor:
+        """The parameters [P] one step on."""
+        # torch's own AdamW rounds the squares otherwise (parameters differ by up to 1e-5 of their size after 50 steps in
+        # float32), so runs of learned weights would no longer give the weights that they gave
+        self.count += 1
+        self.mean.lerp_(gradient, 0.1)
+        self.square.lerp_(gradient.square(), 0.001)
+        mean, square = self.mean / (1 - 0.9**self.count), self.square / (1 - 0.999**self.count)
+        return (1 - self.lr * self.weight_decay) * parameters - self.lr * mean / (square.sqrt() + 1e-12)
 
 
 @WEIGHTINGS.register("learned")

@@ -21,8 +21,7 @@ from msd_framework.ranges import positive
 from msd_framework.registry import EXPERIMENTS
 from msd_framework.testing import MadeBatches, take
 from msd_framework.views import FULL
-from msd_framework.weighting.inputs import Input
-from msd_framework.weighting.learned import LearnedWeights
+from msd_framework.weighting.learned import Input, LearnedWeights
 
 from .student import LinearStudent
 from .world import MODALITIES, SIZE, Fault, World

@@ -30,7 +30,7 @@ from msd_framework.teachers.marginals import MarginalsTeacher, marginals
 from msd_framework.testing import made_batch
 from msd_framework.views import View
 from msd_framework.weighting.base import Evidence
-from msd_framework.weighting.inputs import WeightInputs
+from msd_framework.weighting.learned import WeightInputs
 from msd_framework.weighting.saliency import InstanceWeights
 from tests.conftest import TINY_RUN
 

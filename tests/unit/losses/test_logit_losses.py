@@ -15,7 +15,7 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 from msd_framework.errors import ConfigError
 from msd_framework.losses.base import DistillationLoss, compare
 from msd_framework.losses.decoupled import DecoupledKL
-from msd_framework.losses.dist import ClassRelations, LabelRelations
+from msd_framework.losses.dist import BernoulliMultiLevel, ClassRelations, LabelRelations, MultiLevel
 from msd_framework.losses.logits import (
     BernoulliJensenShannon,
     BernoulliKL,
@@ -24,10 +24,9 @@ from msd_framework.losses.logits import (
     JensenShannon,
     ReverseKL,
     SoftenedKL,
+    Standardised,
     TotalVariation,
 )
-from msd_framework.losses.multi_level import BernoulliMultiLevel, MultiLevel
-from msd_framework.losses.standardised import Standardised
 from msd_framework.registry import DISTILLATION_LOSSES
 from msd_framework.run import run
 from msd_framework.structures import DatasetInfo, ModelOutput

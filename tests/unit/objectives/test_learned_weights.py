@@ -42,10 +42,8 @@ from msd_framework.schedules import Progress
 from msd_framework.structures import Batch, ModelOutput, tree_map
 from msd_framework.testing import made_batch
 from msd_framework.views import View
-from msd_framework.weighting.adam import Adam
 from msd_framework.weighting.base import Evidence
-from msd_framework.weighting.inputs import WeightInputs
-from msd_framework.weighting.learned import LearnedWeights
+from msd_framework.weighting.learned import Adam, LearnedWeights, WeightInputs
 from tests.learned_runs import LAMBDA, VIEWS, Weights, learned_run, objective, result, student
 from tests.runs import started_together
 
