@@ -24,29 +24,19 @@ class MultimodalModel(nn.Module, ABC):
     It takes any non-empty subset of its modalities, ignores modalities that are not its own, and a masked position
     never changes its logits. Hiding a modality by its mask, by dropping its positions, or by leaving it out of the
     inputs is the same to it.
-
-    Attributes:
-        modalities: the names of what it takes, sorted.
-        num_classes: C.
     """
 
+    # methods that earlier versions asked for, and those that took their place
     renamed: ClassVar[Mapping[str, str]] = {"offered": "feature_kinds"}
-    """Methods that earlier versions asked for, and those that took their place."""
-
+    # whether a modality may be absent from the inputs; a model that needs all of them cannot take the `drop` masker
     takes_subsets: ClassVar[bool] = True
-    """Whether a modality may be absent from the inputs; a model that needs all of them cannot take the `drop` masker."""
-
-    separable: ClassVar[bool] = False
-    """Whether its `encoders`, a module for each modality by its name, see one modality each."""
-
+    separable: ClassVar[bool] = False  # whether its `encoders`, a module for each modality by its name, see one modality each
+    # how the names of tensors begin that are cut to their first rows and columns for a narrower model of the kind
     narrows: ClassVar[tuple[str, ...]] = ()
-    """How the names of tensors begin that are cut to their first rows and columns for a narrower model of the kind."""
+    reads: ClassVar[frozenset[str]] = frozenset()  # options that name files or published weights
 
-    reads: ClassVar[frozenset[str]] = frozenset()
-    """Options that name files or published weights."""
-
-    modalities: tuple[str, ...]
-    num_classes: int
+    modalities: tuple[str, ...]  # the names of what it takes, sorted
+    num_classes: int  # C
 
     @classmethod
     @abstractmethod
@@ -64,11 +54,7 @@ class MultimodalModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> ModelOutput:
-        """Logits [B, C] of one view.
-
-        Raises:
-            ValueError: if none of the model's modalities is among the inputs.
-        """
+        """Logits [B, C] of one view."""
 
     def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
         """Logits [V, B, C] of several views of the same examples; a model that shares work between views overrides this.
@@ -100,23 +86,14 @@ class MultimodalModel(nn.Module, ABC):
     def forward_features(
         self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]
     ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
-        """What `forward_views` returns, and what was wanted of each view, by name.
-
-        Args:
-            views: V views of the same examples.
-            wanted: names of `feature_kinds` for each view; it shows the modality that they belong to.
-        """
+        """What `forward_views` returns, and what was wanted of each view, by the names of `feature_kinds` that it can show."""
         assert not any(wanted), f"{type(self).__name__} offers no intermediates"
         return self.forward_views(views), [{} for _ in views]
 
     def record_views(self, views: Sequence[Inputs], watched: Collection[int]) -> RecordedViews | None:
-        """A forward pass that gives the inner products of a direction with each view's gradients, once backward ran through it.
+        """A forward pass that gives the inner products of a direction with each watched view's gradients, after a backward one.
 
         None where a model has modules that are not linear in their parameters, or cannot tell one view's part from another's.
-
-        Args:
-            views: V views of the same examples.
-            watched: those whose inner products are wanted.
         """
         return None
 
@@ -134,11 +111,7 @@ class MultimodalModel(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not tell its summary")
 
     def own(self, inputs: Inputs) -> dict[str, ModalityInputs]:
-        """The inputs that are this model's, in sorted order.
-
-        Raises:
-            ValueError: if there is none.
-        """
+        """The inputs that are this model's, in sorted order; at least one."""
         mine = {m: inputs[m] for m in self.modalities if m in inputs}
         if not mine:
             raise ValueError(f"this model takes {', '.join(self.modalities)} and got {', '.join(sorted(inputs)) or 'nothing'}")
@@ -170,17 +143,11 @@ class SummaryModel(MultimodalModel):
 
 @dataclass(frozen=True)
 class Encoded:
-    """One modality, encoded.
+    """One modality, encoded."""
 
-    Args:
-        tokens: float [B, L, D].
-        mask: bool [B, L], True where a position holds something.
-        pooled: float [B, D], a summary of the unmasked positions.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    pooled: Tensor
+    tokens: Tensor  # float [B, L, D]
+    mask: Tensor  # bool [B, L], True where a position holds something
+    pooled: Tensor  # float [B, D], a summary of the unmasked positions
 
     def features(self, names: Collection[str]) -> Features:
         """The intermediates of these names, of those that every encoder has."""
@@ -206,15 +173,11 @@ class Encoder(nn.Module, ABC):
         width: D.
     """
 
+    # methods that earlier versions asked for, and those that took their place
     renamed: ClassVar[Mapping[str, str]] = {"offered": "feature_kinds"}
-    """Methods that earlier versions asked for, and those that took their place."""
-
+    # the kinds of values that it takes
     kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"tokens", "features", "pixels", "waveform"})
-    """The kinds of values that it takes."""
-
-    reads: ClassVar[frozenset[str]] = frozenset()
-    """Options that name files or published weights."""
-
+    reads: ClassVar[frozenset[str]] = frozenset()  # options that name files or published weights
     width: int
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:

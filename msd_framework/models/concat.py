@@ -21,6 +21,12 @@ from msd_framework.models.pretrained.published import read_published
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
+# how words [B, L, D] become one vector [B, D], of the positions where a mask [B, L] is True
+POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": masked_mean,
+    "sum": lambda words, mask: visible(words, mask).sum(1),
+}
+
 
 class ConcatModel(ImageTextModel):
     r"""A perceptron on the text's vector and the image's, side by side; a subclass says what the text's vector is.
@@ -30,16 +36,12 @@ class ConcatModel(ImageTextModel):
     and the last one :math:`W x + b` alone. What an example has no content of is zeros, however it was hidden.
 
     Args:
-        text_width: features of the text's vector; all others are options of the subclasses.
         feature_size: F, features a region. An image encoder sets it.
         num_regions: the image's vector is so many regions side by side, zeros where masked; their mean if left out.
         num_layers: hidden layers of the perceptron; MMF takes 2.
         hidden_size: features of each.
         dropout: the share of features that is dropped after each.
         batch_norm: whether each has a batch norm, as in MMF's weights and the authors'.
-
-    Raises:
-        ValueError: if a size is not positive, or nothing says the width of the image's features.
     """
 
     def __init__(
@@ -68,7 +70,6 @@ class ConcatModel(ImageTextModel):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The text's and the image's vector, and both side by side."""
         return {"image.pooled": "pooled", "text.pooled": "pooled", SUMMARY: "pooled"}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
@@ -100,11 +101,7 @@ class ConcatModel(ImageTextModel):
         """A summary of the text, float [B, text_width]."""
 
     def image_vector(self, image: ModalityInputs) -> Tensor:
-        """The image's features as one vector, float [B, image_width].
-
-        Raises:
-            ValueError: if there are more regions than stand side by side.
-        """
+        """The image's features as one vector, float [B, image_width]."""
         features, mask = regions_of(image, self.image_encoder, self.feature_size)
         if self.num_regions is None:
             return masked_mean(features, mask)  # [B, F]
@@ -140,15 +137,6 @@ class ConcatBert(ConcatModel):
         text_encoder: makes a summary of the text; `bert` for the published model.
         pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors.
         pretrained_head: whether the perceptron too is taken from it, which then must have as many classes.
-
-    Raises:
-        ValueError: if a size is not positive, or the weights do not fit.
-
-    >>> from msd_framework.models.encoders.text_transformer import TextTransformer
-    >>> model = ConcatBert(TextTransformer(vocab_size=50, hidden_size=8, num_heads=2), num_classes=3, feature_size=6).eval()
-    >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
-    >>> model({"text": text}).logits.shape
-    torch.Size([1, 3])
     """
 
     reads = frozenset({"pretrained"})
@@ -196,14 +184,6 @@ class ConcatBow(ConcatModel):
         vocab_size: how many word ids there are.
         embedding_size: features of a word.
         pool: whether the text's vector is the mean of its words or their sum.
-
-    Raises:
-        ValueError: if a size is not positive.
-
-    >>> model = ConcatBow(num_classes=3, vocab_size=50, feature_size=6).eval()
-    >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
-    >>> model({"text": text}).logits.shape
-    torch.Size([1, 3])
     """
 
     def __init__(
@@ -230,10 +210,3 @@ class ConcatBow(ConcatModel):
     def text_vector(self, text: ModalityInputs) -> Tensor:
         words = text.mask & ~text.special  # [B, L]
         return self.pool(self.embedding(text.values.masked_fill(~words, 0)), words)
-
-
-POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": masked_mean,
-    "sum": lambda words, mask: visible(words, mask).sum(1),
-}
-"""How words [B, L, D] become one vector [B, D], of the positions where a mask [B, L] is True."""

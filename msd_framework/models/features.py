@@ -18,15 +18,13 @@ from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.layers.transformer import Transformer, TransformerLayer, at_least_float32_on_cpu
 from msd_framework.structures import Feature, FeatureKind
 
-Features: TypeAlias = dict[str, Feature]
-"""Intermediates of one view by name."""
+Features: TypeAlias = dict[str, Feature]  # intermediates of one view by name
 
-FUSED = "fused"
-"""The part that no modality has for itself."""
+FUSED = "fused"  # the part that no modality has for itself
+SUMMARY = "fused.pooled"  # what a model's classifier reads
 
-SUMMARY = "fused.pooled"
-"""What a model's classifier reads."""
-
+# What a layer of a transformer has: its states, their mean, the first one, who looks at whom as probabilities and before the
+# softmax, and what that is made of, all heads of it.
 KINDS: Mapping[str, FeatureKind] = {
     "hidden": "hidden",
     "mean": "pooled",
@@ -37,11 +35,8 @@ KINDS: Mapping[str, FeatureKind] = {
     "key": "hidden",
     "value": "hidden",
 }
-"""What a layer of a transformer has: its states, their mean, the first one, who looks at whom as probabilities and before the
-softmax, and what that is made of, all heads of it."""
-
+# those that a layer makes of what it reads; the others are what it puts out
 FROM_BELOW = frozenset({"attention", "scores", "query", "key", "value"})
-"""Those that a layer makes of what it reads; the others are what it puts out."""
 
 
 # ---- names ----
@@ -149,33 +144,19 @@ def _braced(layers: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Span:
-    """The positions of a sequence that stand in one part.
+    """The positions of a sequence that stand in one part."""
 
-    Args:
-        start: the first of them.
-        stop: the one after the last.
-        mask: bool [B, stop - start], which of them hold something of the part.
-    """
-
-    start: int
-    stop: int
-    mask: Tensor
+    mask: Tensor  # bool [B, L'], which of them hold something of the part
+    start: int = 0  # the first of them
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a transformer made of one view of a batch.
-
-    Args:
-        stack: the transformer.
-        states: float [B, L, D] by layer, of those that were kept.
-        mask: bool [B, L], the positions that are looked at.
-        parts: where each part stands.
-    """
+    """What a transformer made of one view of a batch."""
 
     stack: Transformer
-    states: Mapping[int, Tensor]
-    mask: Tensor
+    states: Mapping[int, Tensor]  # float [B, L, D] by layer, of those that were kept
+    mask: Tensor  # bool [B, L], the positions that are looked at
     parts: Mapping[str, Span]
 
     def features(self, names: Iterable[str]) -> Features:
@@ -192,30 +173,18 @@ class Trace:
         return features
 
     def _read(self, layer: int, what: str) -> Tensor:
-        if what == "attention":
-            return self._attention(layer)
+        if what not in FROM_BELOW:
+            return self.states[layer][:, 0] if what == "cls" else self.states[layer]
+        # of what the layer read, computed anew
+        block, x = cast(TransformerLayer, self.stack.layers[layer - 1]), self.states[layer - 1]
+        attention, x = block.attention, block.attention_norm(x) if block.norm_first else x
+        if what in ("query", "key", "value"):
+            projected: Tensor = getattr(attention, what)(x)  # all heads, [B, L, D]
+            return projected
+        scores = at_least_float32_on_cpu(attention.scores, attention.query(x), attention.key(x))  # [B, H, L, L]
         if what == "scores":
-            return self._scores(layer)
-        if what in FROM_BELOW:
-            return self._projected(layer, what)
-        return self.states[layer][:, 0] if what == "cls" else self.states[layer]
-
-    def _projected(self, layer: int, by: str) -> Tensor:
-        """The queries, keys or values of all heads of a layer, [B, L, D]; of what it read, computed anew."""
-        block = cast(TransformerLayer, self.stack.layers[layer - 1])
-        x = self.states[layer - 1]
-        projected: Tensor = getattr(block.attention, by)(block.attention_norm(x) if block.norm_first else x)
-        return projected
-
-    def _scores(self, layer: int) -> Tensor:
-        """How well each position's query fits each key, [B, H, L, L], in the precision of the layer itself."""
-        attention = cast(TransformerLayer, self.stack.layers[layer - 1]).attention
-        return at_least_float32_on_cpu(attention.scores, self._projected(layer, "query"), self._projected(layer, "key"))
-
-    def _attention(self, layer: int) -> Tensor:
-        """How much each position looks at each other one, [B, H, L, L], before dropout."""
-        scores = self._scores(layer)
-        return scores.masked_fill(~self.mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)
+            return scores
+        return scores.masked_fill(~self.mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)  # before dropout
 
 
 def hidden_feature(states: Tensor, mask: Tensor) -> Feature:
@@ -224,14 +193,11 @@ def hidden_feature(states: Tensor, mask: Tensor) -> Feature:
 
 
 def cut(kind: FeatureKind, values: Tensor, part: Span) -> Feature:
-    """What a part has of an intermediate of all positions, zeros where its mask is False.
+    """What a part has of an intermediate of all positions, [B, L, D] or [B, H, L, L], zeros where its mask is False.
 
-    Args:
-        kind: what the intermediate is.
-        values: float [B, L, D]; [B, H, L, L] of an attention; or a summary [B, D], which is taken as it is.
-        part: which positions.
+    A summary [B, D] is taken as it is.
     """
-    own = slice(part.start, part.stop)
+    own = slice(part.start, part.start + part.mask.shape[1])
     if kind == "hidden":
         return hidden_feature(values[:, own], part.mask)
     if kind == "pooled":

@@ -12,14 +12,8 @@ from torch import Tensor, nn
 from msd_framework.errors import ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MODELS, MultimodalModel
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, cut, of_layers
+from msd_framework.models.pretrained import transformers as of_transformers
 from msd_framework.models.pretrained.adapters import CARRIERS, WORDS, Encodings, adapter_of, blanked
-from msd_framework.models.pretrained.transformers import (
-    forward_arguments,
-    load_published,
-    model_type,
-    start_at_random,
-    written_config,
-)
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput, Setting
 
 
@@ -39,8 +33,7 @@ class HuggingFace(MultimodalModel):
         num_classes: C.
         name: a folder, or a name on the Hugging Face hub, whose weights to start from.
         config: what its config.json would say, `model_type` included, to start from random weights instead.
-        inputs: the argument that carries each modality, such as `{text: input_ids, image: pixel_values}`; all those that it
-            takes under their usual names if not given.
+        inputs: the argument of each modality, such as `{text: input_ids, image: pixel_values}`; all usual ones if not given.
         dropout: the share of the summary's features that is dropped before the classifier.
         vocab_size: how many word ids there are; the model must have an embedding for each.
         pad_id: the id of [PAD], which stands wherever no word is.
@@ -49,10 +42,6 @@ class HuggingFace(MultimodalModel):
         image_size: pixels of a side, or [height, width]; for a `config` that does not say.
         image_channels: colours of a pixel; for a `config` that does not say.
         feature_size: F, features a region; for a `config` that does not say.
-
-    Raises:
-        ValueError: if not exactly one of `name` and `config` is given, if there is no such model, if its vocabulary is too
-            small, or if it has no such arguments.
 
     >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     >>> model = HuggingFace(num_classes=3, config={"model_type": "bert", **sizes}, vocab_size=50)
@@ -80,11 +69,11 @@ class HuggingFace(MultimodalModel):
         feature_size: int | None = None,
     ):
         super().__init__()
-        kind = model_type(name, config)
+        kind = of_transformers.model_type(name, config)
         self.num_classes, self.pad_id = num_classes, pad_id
         self.register_buffer("no_text", torch.tensor([cls_id, sep_id]), persistent=False)
         if name is not None:
-            self.model = load_published(name, attn_implementation="eager")
+            self.model = of_transformers.load_published(name, attn_implementation="eager")
         else:
             sizes = {
                 "vocab_size": vocab_size,
@@ -94,7 +83,7 @@ class HuggingFace(MultimodalModel):
                 "visual_embedding_dim": feature_size,
                 "visual_feat_dim": feature_size,
             }
-            self.model = start_at_random(config or {}, sizes)
+            self.model = of_transformers.start_at_random(config or {}, sizes)
         sizes_of_model = self.model.config
         self.adapter = adapter_of(kind)
         carriers = self.adapter.carriers(list(inspect.signature(self.model.forward).parameters))
@@ -131,14 +120,13 @@ class HuggingFace(MultimodalModel):
         return problems
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {**options, "name": None, "config": written_config(self.model)}
+        return {**options, "name": None, "config": of_transformers.written_config(self.model)}
 
     def forward(self, inputs: Inputs) -> ModelOutput:
         return ModelOutput(self.classify(self.encode(inputs).summary))  # [B, C]
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The states of the layers that the architecture returns, of each modality and of both together."""
         kinds: dict[str, FeatureKind] = {}
         modalities = {carrier: m for m, carrier in self.carriers.items()} | {FUSED: FUSED}
         for carrier, layers in self.adapter.layers(self.model.config, list(self.carriers.values())).items():
@@ -171,11 +159,9 @@ class HuggingFace(MultimodalModel):
         like = next(iter(given.values())).mask
         for carrier in sorted(self.needs - given.keys()):
             given[carrier] = self._stand_in(carrier, like)
-        length = given[WORDS].values.shape[1] if WORDS in given else 0
-        if self.max_positions is not None and length > self.max_positions:
-            raise ValueError(
-                f"a text has {length} positions and this model takes {self.max_positions}; set the max_length of its processor"
-            )
+        length, most = given[WORDS].values.shape[1] if WORDS in given else 0, self.max_positions
+        if most is not None and length > most:
+            raise ValueError(f"a text has {length} positions and this model takes {most}; set the max_length of its processor")
         return self.adapter.encode(self.model, {c: blanked(x, self.pad_id) for c, x in given.items()}, states)
 
     def _stand_in(self, carrier: str, like: Tensor) -> ModalityInputs:
@@ -200,7 +186,7 @@ class HuggingFace(MultimodalModel):
             carrier = self.carriers.get(part, part)
             if carrier in encodings.states:
                 states, mask = encodings.states[carrier][layer], encodings.masks[carrier]
-                features[name] = cut(KINDS[what], states, Span(0, mask.shape[1], mask))
+                features[name] = cut(KINDS[what], states, Span(mask))
         return features
 
 
@@ -208,26 +194,20 @@ def _carriers(options: Mapping[str, Any]) -> dict[str, str]:
     """The argument of each modality, by a YAML's options; the architecture is looked up only where these do not say."""
     if options.get("inputs"):
         return dict(sorted(options["inputs"].items()))
-    kind = model_type(options.get("name"), options.get("config"))
+    kind = of_transformers.model_type(options.get("name"), options.get("config"))
     adapter = adapter_of(kind)
-    return _chosen(kind, adapter.takes or adapter.carriers(forward_arguments(kind)), None)
+    return _chosen(kind, adapter.takes or adapter.carriers(of_transformers.forward_arguments(kind)), None)
 
 
 def _chosen(kind: str, carriers: Sequence[str], inputs: Mapping[str, str] | None) -> dict[str, str]:
-    """The argument of each modality, sorted by the modality.
-
-    Raises:
-        ValueError: if the architecture has no such argument, or none at all that carries a modality.
-    """
+    """The argument of each modality, sorted by the modality."""
     if not carriers:
         raise ValueError(f"{kind} takes none of {', '.join(CARRIERS)}; give such a model as {{type: module, ...}}")
     chosen = {CARRIERS[carrier][0]: carrier for carrier in carriers} if inputs is None else inputs
     for modality, carrier in chosen.items():
         if carrier not in carriers:
-            hint = did_you_mean(carrier, carriers)
-            raise ValueError(
-                f"inputs.{modality}: {kind} has no {carrier!r} to carry a modality; it has {', '.join(carriers)}.{hint}"
-            )
+            problem = f"{kind} has no {carrier!r} to carry a modality; it has {', '.join(carriers)}."
+            raise ValueError(f"inputs.{modality}: {problem}{did_you_mean(carrier, carriers)}")
     return dict(sorted(chosen.items()))
 
 

@@ -12,9 +12,9 @@ from msd_framework.models.base import Encoded, Encoder, SummaryModel, encoder_pr
 from msd_framework.models.layers.distinct import encode_once
 from msd_framework.structures import ModalityInputs, Setting
 
+# the options that say which published weights a model begins with, as they are where there are none
 NO_WEIGHTS: Mapping[str, Any] = {"pretrained": None}
 NO_WEIGHTS_OR_HEAD: Mapping[str, Any] = {"pretrained": None, "pretrained_head": False}
-"""The options that say which published weights a model begins with, as they are where there are none."""
 
 
 class ImageTextModel(SummaryModel):
@@ -37,24 +37,18 @@ class ImageTextModel(SummaryModel):
         dropout: the share of features that is dropped.
         attention_dropout: the share of attention weights that is dropped.
         head: the classifier, one linear layer or MMF's dense, GELU, layer norm and linear.
-        pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors; or a folder or hub name
-            with transformers' weights of a BERT.
+        pretrained: a file of weights as MMF or the authors save them, or a folder or hub name of a BERT of transformers.
         pretrained_head: whether the classifier too is taken from the file, which then must have as many classes.
         image_encoder: turns pixels into regions; none if the image comes as features.
         cls_id: the id of [CLS], used only where the text is left out.
         sep_id: the id of [SEP], used only where the text is left out.
         initializer_range: standard deviation of the initial weights.
-
-    Attributes:
-        without_weights: those of its options that say which published weights it begins with, as they are where there are none.
-        image_encoder: turns pixels into regions; None if the image comes as features.
-        sizes: a data class of what fixes the shapes of its weights, where published weights may do so; else None.
     """
 
     modalities = ("image", "text")
-    without_weights: ClassVar[Mapping[str, Any]] = {}
+    without_weights: ClassVar[Mapping[str, Any]] = {}  # one of the two above
     image_encoder: Encoder | None
-    sizes: Any = None
+    sizes: Any = None  # a data class of what fixes the shapes of its weights, where published weights may do so
 
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -64,9 +58,8 @@ class ImageTextModel(SummaryModel):
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
         problems: list[str] = []
         for modality in ("text", "image"):
-            encoder = options.get(f"{modality}_encoder")
-            if encoder is not None:
-                problems += encoder_problems(f"{modality}_encoder", encoder, modality, setting)
+            if options.get(f"{modality}_encoder") is not None:
+                problems += encoder_problems(f"{modality}_encoder", options[f"{modality}_encoder"], modality, setting)
         image, text = setting.kinds.get("image"), setting.kinds.get("text")
         if options.get("image_encoder") is None and image not in (None, "features"):
             problems.append(f"image_encoder: must be given, since the values of 'image' are {image} and no features.")
@@ -81,22 +74,11 @@ class ImageTextModel(SummaryModel):
 
 
 def regions_of(image: ModalityInputs, encoder: Encoder | None, feature_size: int) -> tuple[Tensor, Tensor]:
-    """An image's regions [B, L, F], which may be anything where the mask is False, and the mask [B, L].
-
-    Args:
-        image: pixels for the encoder, or features.
-        encoder: what makes tokens of pixels, if anything does.
-        feature_size: F.
-
-    Raises:
-        ValueError: if there is no encoder and the image is no features of this size.
-    """
+    """An image's regions [B, L, F], which may be anything where the mask is False, and the mask [B, L]."""
     if encoder is not None:
         encoded: Encoded = encode_once(encoder, image, encoder)
         return encoded.tokens, encoded.mask
     if image.values.ndim != 3 or image.values.shape[-1] != feature_size:
-        raise ValueError(
-            f"image must be features [B, L, {feature_size}], got {list(image.values.shape)}; "
-            f"set feature_size, or give pixels an image_encoder"
-        )
+        problem = f"image must be features [B, L, {feature_size}], got {list(image.values.shape)}"
+        raise ValueError(f"{problem}; set feature_size, or give pixels an image_encoder")
     return image.values, image.mask

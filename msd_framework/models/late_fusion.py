@@ -17,11 +17,10 @@ from msd_framework.models.of_encoders import ModelOfEncoders, summary_and_featur
 from msd_framework.ranges import positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
-VECTORS = f"{FUSED}.projected"
-"""Each modality's vector as a position of its own."""
+VECTORS = f"{FUSED}.projected"  # each modality's vector as a position of its own
 
+# the vectors [B, D] and intermediates of each modality, which views that show the same share
 Once: TypeAlias = dict[str, OncePerInput[tuple[Tensor, Features]]]
-"""The vectors [B, D] and intermediates of each modality, which views that show the same share."""
 
 
 @MODELS.register("late_fusion")
@@ -44,9 +43,6 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         fusion: how the modalities' vectors become one: concat, sum, mean or gated.
         hidden_size: features of each modality's vector, and inside the classifier.
         dropout: the share of features that is dropped before either layer of the classifier.
-
-    Raises:
-        ValueError: if there is no encoder, or a size that is not positive.
 
     >>> from msd_framework.models.encoders.region_features import RegionFeatures
     >>> model = LateFusion({"image": RegionFeatures(feature_size=6), "sound": RegionFeatures(feature_size=4)}, num_classes=3)
@@ -71,17 +67,11 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         self.projections = nn.ModuleDict({m: nn.Linear(encoders[m].width, hidden_size) for m in self.modalities})
         self.missing = nn.ParameterDict({m: nn.Parameter(0.02 * torch.randn(hidden_size)) for m in self.modalities})
         self.fusion = FUSIONS[fusion](len(encoders), hidden_size)
-        self.classifier = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(self.fusion.width, hidden_size),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_size, num_classes),
-        )
+        expand, last = nn.Linear(self.fusion.width, hidden_size), nn.Linear(hidden_size, num_classes)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), expand, nn.GELU(), nn.Dropout(dropout), last)
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """Those of each encoder, each modality's vector as `projected`, all of these beside each other, and all of them fused."""
         return {SUMMARY: "pooled", VECTORS: "hidden", **self.encoder_feature_kinds()}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:

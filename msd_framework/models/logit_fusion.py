@@ -33,16 +33,6 @@ class LogitFusion(ModelOfEncoders):
         dropout: the share of channels that is dropped after each hidden layer.
         num_layers: hidden layers of each modality's projection; with none, a classifier reads its encoder's summary.
         batch_norm: whether each has a batch norm, as in MMF's weights.
-
-    Raises:
-        ValueError: if there is no encoder, or a size is not positive.
-
-    >>> from msd_framework.models.encoders.region_features import RegionFeatures
-    >>> from msd_framework.structures import ModalityInputs
-    >>> model = LogitFusion({"image": RegionFeatures(feature_size=6), "sound": RegionFeatures(feature_size=4)}, num_classes=3)
-    >>> image = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
-    >>> model({"image": image}).logits.shape
-    torch.Size([2, 3])
     """
 
     separable: ClassVar[bool] = True
@@ -73,7 +63,6 @@ class LogitFusion(ModelOfEncoders):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """Those of each encoder, and what each classifier reads as `projected`."""
         return self.encoder_feature_kinds()
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
@@ -92,7 +81,6 @@ class LogitFusion(ModelOfEncoders):
         return ModelOutput((present * logits).sum(0) / present.sum(0).clamp(min=1)), features
 
     def _hidden(self, modality: str, wanted: Collection[str], inputs: ModalityInputs) -> tuple[Tensor, Features]:
-        """What a classifier reads of a modality, [B, D], and the intermediates that are wanted."""
         pooled, features = summary_and_features(self.encoders[modality], inputs, wanted)
         hidden = self.projections[modality](pooled)
         if "projected" in wanted:

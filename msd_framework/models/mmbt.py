@@ -40,9 +40,8 @@ class Mmbt(ImageTextModel, SingleSequence):
     The regions are features [B, L, F] or the tokens of an image encoder; those that are masked are not counted. Without any, only
     [CLS] is left of the image's part. A hidden text keeps its [SEP]; if it is left out altogether, [SEP] stands at its position 0.
 
-    All views of a batch go through the transformer in one pass without padding (`layers/packed.py`), and the last layer computes
-    only what the classifier reads. What views show alike is embedded once for all of them, dropout included. If a modality is left
-    out, what embeds it gets no gradient: under DDP one view of a step must show it.
+    Views share one pass without padding (`layers/packed.py`), and what they show alike is embedded once, dropout included. If a
+    modality is left out, what embeds it gets no gradient: under DDP one view of a step must show it.
 
     Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 3.
 
@@ -52,15 +51,6 @@ class Mmbt(ImageTextModel, SingleSequence):
         text_segment: the segment of the text, to which its own segments are added; 0 for MMF's weights.
         cls_id: the id of [CLS].
         sep_id: the id of [SEP].
-
-    Raises:
-        ValueError: if a size contradicts the pretrained weights, if they do not fit, or if there are no such words or segments.
-
-    >>> model = Mmbt(num_classes=3, vocab_size=50, feature_size=6, hidden_size=8, num_layers=1, num_heads=2, cls_id=2, sep_id=3)
-    >>> text = ModalityInputs(torch.tensor([[2, 7, 9, 3]]), torch.ones(1, 4, dtype=torch.bool))
-    >>> image = ModalityInputs(torch.randn(1, 4, 6), torch.ones(1, 4, dtype=torch.bool))
-    >>> model({"image": image, "text": text}).logits.shape, model({"text": text}).logits.shape
-    (torch.Size([1, 3]), torch.Size([1, 3]))
     """
 
     reads = frozenset({"pretrained"})

@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, cast, get_type_hints
 
 from torch import Tensor, nn
 
@@ -17,8 +17,7 @@ from msd_framework.models.pretrained.adapters import blanked
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModelOutput, Setting
 
-TENSOR_ITSELF = "logits"
-"""What a module's output is looked for under; if it is a tensor, it is that tensor."""
+TENSOR_ITSELF = "logits"  # what a module's output is looked for under; if it is a tensor, it is that tensor
 
 
 @MODELS.register("module")
@@ -30,8 +29,7 @@ class TorchModule(MultimodalModel):
     then hidden by `attention` or `constant`.
 
     Args:
-        target: the dotted name of a class of `nn.Module`, or of a function that says that it returns one, such as
-            `torchvision.models.resnet18`.
+        target: the dotted name of a class of `nn.Module`, or of a function annotated to return one.
         inputs: the argument of its forward that carries each modality, such as `{text: input_ids, image: pixel_values}`.
         num_classes: C; handed on to the target if it names an argument `num_classes`.
         options: what the target is made with.
@@ -39,10 +37,6 @@ class TorchModule(MultimodalModel):
         output: where its logits [B, C] are: a key, an attribute, or the place in a sequence. A tensor is the logits themselves.
         summary_size: D, if what stands there is no logits but a summary [B, D], which a linear layer then classifies.
         pad_id: the id of [PAD], which stands wherever no word is.
-
-    Raises:
-        ValueError: if there is no such target, if it is no module or refuses its options, or if its forward lacks an argument
-            or needs another one.
 
     >>> model = TorchModule("torch.nn.Linear", {"sound": "input"}, num_classes=3, options={"in_features": 4, "out_features": 3})
     >>> import torch
@@ -98,14 +92,11 @@ class TorchModule(MultimodalModel):
         wanted = self.num_classes if self.classifier is None else self.classifier.in_features
         shape = f"{self.output!r} of {self.target} has the shape {list(output.shape)}, wanted [B, {wanted}]"
         if output.ndim == 3 and self.classifier is None:
-            raise ValueError(
-                f"{shape}: an answer at each place is that of a model that writes texts, "
-                f"and generative models are not supported yet"
-            )
+            why = "an answer at each place is that of a model that writes texts, and generative models are not supported yet"
+            raise ValueError(f"{shape}: {why}")
         if output.ndim != 2 or output.shape[-1] != wanted:
-            raise ValueError(
-                f"{shape}; say in options how many classes there are, or give summary_size for an output that is not the logits"
-            )
+            hint = "say in options how many classes there are, or give summary_size for an output that is not the logits"
+            raise ValueError(f"{shape}; {hint}")
         return ModelOutput(output if self.classifier is None else self.classifier(output))  # [B, C]
 
     def _arguments(self, inputs: Inputs) -> dict[str, Tensor]:
@@ -116,9 +107,8 @@ class TorchModule(MultimodalModel):
                 if modality in self.masks:
                     arguments[self.masks[modality]] = own[modality].mask.long()
             elif argument in self.required:
-                raise ValueError(
-                    f"{self.target} needs {argument!r} and {modality!r} was left out; hide it by another masker, such as attention"
-                )
+                hint = "hide it by another masker, such as attention"
+                raise ValueError(f"{self.target} needs {argument!r} and {modality!r} was left out; {hint}")
         return arguments
 
     def _tensor(self, output: Any) -> Tensor:
@@ -158,11 +148,7 @@ def _entries(output: Any) -> dict[str, Any]:
 
 
 def imported(target: str) -> Callable[..., nn.Module]:
-    """What a dotted name stands for: a class of modules, or a function that is annotated to return one.
-
-    Raises:
-        ValueError: if it cannot be imported, or is something else; nothing is called to find out.
-    """
+    """What a dotted name stands for: a class of modules, or a function that is annotated to return one."""
     module, _, attribute = target.rpartition(".")
     if not module or target.startswith("."):
         raise ValueError(f"target must be a dotted name such as package.Class, got {target!r}")
@@ -181,19 +167,13 @@ def imported(target: str) -> Callable[..., nn.Module]:
             returned = None
     if not (isinstance(returned, type) and issubclass(returned, nn.Module)) or inspect.isabstract(returned):
         what = f"the class {factory.__qualname__}" if isinstance(factory, type) else f"of type {type(factory).__name__}"
-        raise ValueError(
-            f"target {target!r} must be a class of nn.Module, or a function annotated to return one (-> nn.Module), and is {what}"
-        )
-    checked: Callable[..., nn.Module] = factory
-    return checked
+        wanted = "a class of nn.Module, or a function annotated to return one (-> nn.Module)"
+        raise ValueError(f"target {target!r} must be {wanted}, and is {what}")
+    return cast("Callable[..., nn.Module]", factory)
 
 
 def build(target: str, options: Mapping[str, Any], num_classes: int) -> nn.Module:
-    """The module that a class or function makes of options, and of the number of classes if it takes it by name.
-
-    Raises:
-        ValueError: if it has no such option, or refuses them.
-    """
+    """The module that a class or function makes of options, and of the number of classes if it takes it by name."""
     factory = imported(target)
     takes = inspect.signature(factory).parameters
     given = {"num_classes": num_classes, **options} if "num_classes" in takes else dict(options)

@@ -18,9 +18,6 @@ class ModelOfEncoders(MultimodalModel):
     Args:
         encoders: an encoder for each modality, by its name.
         num_classes: C.
-
-    Raises:
-        ValueError: if there is none.
     """
 
     encoders: nn.ModuleDict
@@ -48,7 +45,7 @@ class ModelOfEncoders(MultimodalModel):
         return {**options, "encoders": encoders}
 
     def encoder_feature_kinds(self) -> dict[str, FeatureKind]:
-        """The intermediates of each encoder, and the vector that the model makes of its summary as `projected`."""
+        """Those of each encoder, and the vector that the model makes of its summary as `projected`."""
         kinds: dict[str, FeatureKind] = {}
         for modality, encoder in self.encoders.items():
             assert isinstance(encoder, Encoder)

@@ -24,19 +24,15 @@ class SingleSequence(SummaryModel):
     .. math:: h = \mathrm{Transformer}(\mathrm{dropout}(\mathrm{norm}([e_1; \ldots; e_L]))), \qquad p = \tanh(W h_1 + b)
 
     A subclass says which parts stand in the sequence of a view, and makes logits of p.
-
-    Attributes:
-        encoder: the transformer.
-        pooler: W and b.
-        packed: whether all views go through the transformer in one pass without padding (`layers/packed.py`); if not, each runs
-            padded and for itself, with the same numbers.
-        share_embedding_dropout: whether views that show the same drop the same features of their embeddings, so that the first
-            layer projects each of them once; if not, each view draws its own. Only where `packed`.
     """
 
     encoder: Transformer
-    pooler: nn.Linear
+    pooler: nn.Linear  # W and b
+    # whether all views go through the transformer in one pass without padding (`layers/packed.py`); if not, each runs padded and
+    # for itself, with the same numbers
     packed: bool = True
+    # whether views that show the same drop the same features of their embeddings, so that the first layer projects each of them
+    # once; if not, each view draws its own; only where `packed`
     share_embedding_dropout: bool = True
 
     @abstractmethod
@@ -53,12 +49,11 @@ class SingleSequence(SummaryModel):
         spans: dict[str, Span] = {}
         start = 0
         for segment in view:
-            stop = start + segment.mask.shape[1]
             if segment.modality is not None:
                 own = segment.mask if segment.special is None else segment.mask & ~segment.special
-                spans[segment.modality] = Span(start, stop, own)
-            start = stop
-        return spans | {FUSED: Span(0, start, _mask(view))}
+                spans[segment.modality] = Span(own, start)
+            start += segment.mask.shape[1]
+        return spans | {FUSED: Span(_mask(view))}
 
     @property
     def summary_size(self) -> int:
@@ -69,7 +64,7 @@ class SingleSequence(SummaryModel):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """Layers of the whole sequence and of each modality's part of it, to which [CLS] and [SEP] do not belong."""
+        # [CLS] and [SEP] belong to no modality's part
         num_layers, of_modality = len(self.encoder.layers), [what for what in KINDS if what != "cls"]
         kinds: dict[str, FeatureKind] = layer_features(FUSED, num_layers) | {SUMMARY: "pooled"}
         for modality in self.modalities:

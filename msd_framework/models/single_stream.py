@@ -20,12 +20,7 @@ from msd_framework.structures import Inputs, ModalityInputs
 
 
 class Reader(nn.Module):
-    """Tokens of one modality to what the transformer reads: projected, and marked as of this modality.
-
-    Args:
-        width: features of a token.
-        hidden_size: D.
-    """
+    """Tokens of one modality to what the transformer reads: projected, and marked as of this modality."""
 
     def __init__(self, width: int, hidden_size: int):
         super().__init__()
@@ -61,16 +56,6 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         dropout: the share of features that is dropped.
         attention_dropout: the share of attention weights that is dropped.
         initializer_range: standard deviation of the initial weights of all but the encoders.
-
-    Raises:
-        ValueError: if there is no encoder, or a size is not positive.
-
-    >>> from msd_framework.models.encoders.region_features import RegionFeatures
-    >>> encoders = {"audio": RegionFeatures(feature_size=4), "image": RegionFeatures(feature_size=6)}
-    >>> model = SingleStream(encoders, num_classes=3, hidden_size=8, num_layers=1, num_heads=2)
-    >>> image = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
-    >>> model({"image": image}).logits.shape
-    torch.Size([2, 3])
     """
 
     def __init__(

@@ -28,8 +28,7 @@ class UnimodalModel(MultimodalModel):
 
     def __init__(self, encoder: Encoder, num_classes: int, dropout: float = 0.1):
         super().__init__()
-        self.modalities = (self.modality,)
-        self.num_classes = num_classes
+        self.modalities, self.num_classes = (self.modality,), num_classes
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.width, num_classes)
@@ -50,7 +49,6 @@ class UnimodalModel(MultimodalModel):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The encoder's, whose summary is the model's as well."""
         return prefixed(self.modality, self.encoder.feature_kinds) | {SUMMARY: "pooled"}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:

@@ -25,16 +25,15 @@ from msd_framework.models.pretrained.published import HEAD, choose_sizes, read_p
 from msd_framework.models.pretrained.vilbert import LAYER_NORM_EPS, WEIGHTS, VilbertSizes
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
+# how two summaries become one, and the summary that changes nothing
 FUSIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {"mul": (torch.mul, 1.0), "sum": (torch.add, 0.0)}
-"""How two summaries become one, and the summary that changes nothing."""
 
-
+# what a layer of either stream has, of the positions that hold something of its modality
 WHATS: dict[str, Callable[[Stream, Tensor], Feature]] = {
     "hidden": lambda stream, mask: hidden_feature(stream.x, mask),
     "mean": lambda stream, mask: Feature(masked_mean(stream.x, mask)),
     "cls": lambda stream, mask: Feature(stream.first),
 }
-"""What a layer of either stream has, of the positions that hold something of its modality."""
 
 
 class RegionEmbeddings(nn.Module):
@@ -44,11 +43,6 @@ class RegionEmbeddings(nn.Module):
 
     with the box's corners and area as shares of the image's width, height and area. A region without a box has that of the
     whole image, [0, 0, 1, 1, 1], and so has every token of an image encoder.
-
-    Args:
-        feature_size: features a region.
-        hidden_size: D.
-        dropout: the share of features that is dropped.
 
     >>> regions = RegionEmbeddings(feature_size=6, hidden_size=8, dropout=0.1)
     >>> regions(torch.zeros(2, 3, 6), torch.rand(2, 3, 5)).shape, regions(torch.zeros(2, 3, 6), None).shape
@@ -72,9 +66,6 @@ class RegionEmbeddings(nn.Module):
 
 def with_area(boxes: Tensor) -> Tensor:
     """Boxes [.., 4 or 5] as corners and area, [.., 5].
-
-    Raises:
-        ValueError: if they are something else.
 
     >>> with_area(torch.tensor([0.0, 0.5, 0.5, 1.0])).tolist()
     [0.0, 0.5, 0.5, 1.0, 0.25]
@@ -123,20 +114,8 @@ class Vilbert(ImageTextModel):
         co_num_heads: heads of the connections; 8 if this does not say.
         num_connections: how many there are; 6 if neither this nor `pretrained` says.
         fusion: how the two summaries become one, mul or sum.
-        pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors; or a folder or hub name
-            with transformers' weights of a BERT, with which the text stream begins.
+        pretrained: a file of weights as MMF or the authors save them, or a folder or hub name of a BERT as the text stream.
         pretrained_head: whether the classifier too is taken from `pretrained`, a file of MMF's, with as many classes.
-
-    Raises:
-        ValueError: if a size contradicts the pretrained weights, or if they do not fit.
-
-    >>> sizes = dict(hidden_size=8, num_layers=2, num_heads=2, intermediate_size=16, image_hidden_size=12, image_num_layers=1)
-    >>> sizes |= dict(image_num_heads=2, image_intermediate_size=16, co_hidden_size=4, co_num_heads=2, num_connections=1)
-    >>> model = Vilbert(num_classes=3, vocab_size=50, feature_size=6, **sizes)
-    >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
-    >>> image = ModalityInputs(torch.randn(1, 4, 6), torch.ones(1, 4, dtype=torch.bool), {"boxes": torch.rand(1, 4, 5)})
-    >>> model({"image": image, "text": text}).logits.shape, model({"text": text}).logits.shape
-    (torch.Size([1, 3]), torch.Size([1, 3]))
     """
 
     reads = frozenset({"pretrained"})
@@ -225,13 +204,7 @@ class Vilbert(ImageTextModel):
     def streams(
         self, views: Sequence[Inputs], text_keeps: Collection[int], image_keeps: Collection[int]
     ) -> list[tuple[Stream, Stream | None]]:
-        """Text and image of each view after the last layers.
-
-        Args:
-            views: V views of the same examples.
-            text_keeps: the layers after which the text is kept.
-            image_keeps: the layers after which the image is kept.
-        """
+        """Text and image of each view after the last layers, with their states after the layers that are kept."""
         text_stream = OncePerInput(lambda text: self._begin_text(text, text_keeps))
         image_stream = OncePerInput(lambda image: self._begin_image(image, image_keeps))
         found = []

@@ -33,13 +33,6 @@ class VisualBertEmbeddings(WordTables):
         e_\mathrm{region} = W v + b + \mathrm{visual\ position}_0 + \mathrm{visual\ segment}_t
 
     followed by one layer norm and dropout. All regions have visual position 0.
-
-    Args:
-        sizes: the sizes of the model.
-        pad_id: the word that learns nothing.
-        marks: the ids of [CLS] and [SEP].
-        visual_token_type: t, the segment of every region.
-        dropout: the share of features that is dropped.
     """
 
     def __init__(self, sizes: VisualBertSizes, pad_id: int, marks: tuple[int, int], visual_token_type: int, dropout: float):
@@ -74,23 +67,16 @@ class VisualBert(ImageTextModel, SingleSequence):
     only what the classifier reads. The numbers are those of the padded form, which ``packed: false`` keeps; only for an example of
     which nothing at all is shown the two may differ. Dropout has the same distribution in each view. What all views share, it
     drops for all of them at once: inside an image encoder, which runs once for an image, and in the embeddings, unless told not to.
-
     If a modality is left out, what embeds it gets no gradient: under DDP one view of a step must show it.
 
     Source: Li et al., VisualBERT: A Simple and Performant Baseline for Vision and Language, 2019.
 
     Args:
-        visual_token_type: the segment of the regions. Weights trained by VisualBERT's authors or transformers have 1; MMF
-            feeds 0, and its weights give other numbers with 1.
-        pretrained: a folder or hub name with transformers' weights of a VisualBERT, or of a BERT whose segments and positions
-            then begin those of the regions.
+        visual_token_type: the segment of the regions: 1 in weights of the authors and transformers, 0 in MMF's.
+        pretrained: a folder or hub name with transformers' weights of a VisualBERT, or of a BERT to begin with.
         initializer_range: standard deviation of the initial weights; 0.1 suits a model of 64 features from scratch.
         packed: whether views share one pass without padding; if not, each runs padded and for itself, with the same numbers.
-        share_embedding_dropout: whether views that show the same words or regions drop the same features of their embeddings, so
-            that the first layer projects each of them once; if not, each view draws its own. Only where `packed`.
-
-    Raises:
-        ValueError: if a size contradicts the pretrained weights, or if they do not fit.
+        share_embedding_dropout: whether views that show the same drop the same features of their embeddings; only where `packed`.
 
     >>> model = VisualBert(num_classes=3, vocab_size=50, feature_size=6, hidden_size=8, num_layers=1, num_heads=2, cls_id=2)
     >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,7 @@ from msd_framework.models.features import KINDS, Features, Span, cut, layer_feat
 from msd_framework.models.pretrained.transformers import load_published, refuse_generative
 from msd_framework.structures import FeatureKind, ModalityInputs
 
-BERT_FEATURES = ("hidden", "mean", "cls", "attention")
-"""What transformers returns of a layer."""
+BERT_FEATURES = ("hidden", "mean", "cls", "attention")  # what transformers returns of a layer
 
 
 @ENCODERS.register("bert")
@@ -27,10 +26,6 @@ class Bert(Encoder):
         name: a folder or a name on the Hugging Face hub.
         config: what its config.json would say, `model_type` included, to start from random weights instead.
         vocab_size: how many word ids there are; the model must have an embedding for each.
-
-    Raises:
-        ValueError: if not exactly one of `name` and `config` is given, if there is no such model, or if it takes no texts or
-            its vocabulary is too small.
 
     >>> config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     >>> Bert(config=config, vocab_size=50).width
@@ -78,14 +73,14 @@ class Bert(Encoder):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The states of each layer and its attention, which in training has had its dropout."""
+        # the attention has had its dropout in training
         return super().feature_kinds | layer_features("", getattr(self.model.config, "num_hidden_layers", 0), BERT_FEATURES)
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         refuse_positions(inputs)
         layered = of_layers(wanted)
         encoded, states, attention = self._encode(inputs, {what for _, _, what in layered.values()})
-        span = Span(0, inputs.mask.shape[1], inputs.mask)
+        span = Span(inputs.mask)
         features = encoded.features(wanted)
         for name, (_, layer, what) in layered.items():
             # layer 0 has states, but no attention
@@ -93,13 +88,12 @@ class Bert(Encoder):
             features[name] = cut(KINDS[what], values[:, 0] if what == "cls" else values, span)
         return encoded, features
 
-    def _encode(self, inputs: ModalityInputs, whats: Collection[str]) -> tuple[Encoded, list[Tensor], list[Tensor]]:
+    def _encode(self, inputs: ModalityInputs, whats: Collection[str]) -> tuple[Encoded, Sequence[Tensor], Sequence[Tensor]]:
         """The text; and, where they are wanted, the states [B, L, D] of all layers and their attention [B, H, L, L]."""
         length = inputs.values.shape[1]
         if self.max_positions is not None and length > self.max_positions:
-            raise ValueError(
-                f"a text has {length} positions and this encoder takes {self.max_positions}; set the max_length of its processor"
-            )
+            most = f"a text has {length} positions and this encoder takes {self.max_positions}"
+            raise ValueError(f"{most}; set the max_length of its processor")
         arguments: dict[str, Any] = {"attention_mask": inputs.mask.long()}
         if "position_ids" in self.takes:
             positions = torch.arange(length, device=inputs.values.device).expand(inputs.values.shape)
@@ -113,9 +107,7 @@ class Bert(Encoder):
         output = self.model(input_ids=inputs.values.masked_fill(~inputs.mask, self.pad_id), **arguments)
         tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)  # [B, L, D], [B, D]
         encoded = Encoded(tokens, inputs.mask, tokens[:, 0] if pooled is None else pooled)
-        if not whats:
-            return encoded, [], []
-        return encoded, list(output.hidden_states or ()), list(output.attentions or ())
+        return encoded, getattr(output, "hidden_states", None) or (), getattr(output, "attentions", None) or ()
 
 
 def _random(config: dict[str, Any], vocab_size: int | None) -> Any:

@@ -110,7 +110,7 @@ class HuggingFaceAudio(Encoder):
         mask = mask & inputs.mask.any(1, keepdim=True)  # [B, L]; a sound that is masked as a whole has no position
         tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
         encoded = Encoded(tokens, mask, masked_mean(tokens, mask) if pooled is None else pooled)
-        features, span = encoded.features(wanted), Span(0, mask.shape[1], mask)
+        features, span = encoded.features(wanted), Span(mask)
         for name, (_, layer, what) in layered.items():
             features[name] = cut(KINDS[what], output.hidden_states[layer], span)
         return encoded, features

@@ -36,14 +36,6 @@ class LogMelEncoder(Encoder):
         num_channels: channels of the first convolution; the second has twice as many.
         hidden_size: D.
         dropout: the share of features that is dropped.
-
-    Raises:
-        ValueError: if a size is not positive, or there are more bands than frequencies.
-
-    >>> sound = ModalityInputs(torch.randn(2, 4000), torch.arange(4000) < torch.tensor([[4000], [2000]]))
-    >>> encoded = LogMelEncoder(sample_rate=8000)(sound)
-    >>> encoded.tokens.shape, encoded.mask.sum(1)
-    (torch.Size([2, 16, 128]), tensor([16,  8]))
     """
 
     kinds = frozenset({"waveform"})
@@ -84,8 +76,7 @@ class LogMelEncoder(Encoder):
         x = F.max_pool2d(F.relu(self.first(x)), (1, 2))  # [B, channels, L, bands / 2]
         x = F.relu(self.second(_seen(x, mask)))  # [B, 2 channels, L, bands / 2]
         x, mask = _halved(_seen(x, mask), mask)  # [B, 2 channels, L / 2, bands / 4]
-        tokens = self.project(self.dropout(x.transpose(1, 2).flatten(2)))  # [B, L / 2, D]
-        tokens = F.relu(tokens)
+        tokens = F.relu(self.project(self.dropout(x.transpose(1, 2).flatten(2))))  # [B, L / 2, D]
         return Encoded(tokens, mask, masked_mean(tokens, mask))
 
     def spectrogram(self, inputs: ModalityInputs) -> tuple[Tensor, Tensor]:
@@ -102,12 +93,7 @@ class LogMelEncoder(Encoder):
 
 
 def mel_filters(sample_rate: int, num_frequencies: int, num_bands: int) -> Tensor:
-    """Triangles of equal width on the mel scale, float [F, M], each between the peaks of its neighbours.
-
-    Args:
-        sample_rate: samples a second; half of it is the highest frequency.
-        num_frequencies: F, from 0 on.
-        num_bands: M.
+    """Triangles of equal width on the mel scale, float [F, M], each between the peaks of its neighbours, from 0 Hz on.
 
     >>> filters = mel_filters(8000, 129, 20)
     >>> filters.shape, bool((filters.sum(0) > 0).all())

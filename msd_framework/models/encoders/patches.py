@@ -33,13 +33,6 @@ class Patches(Encoder):
         num_layers: transformer layers after the embedding.
         num_heads: heads of each attention.
         dropout: the share of features that is dropped.
-
-    Raises:
-        ValueError: if patches of this size do not fill the image, or a size is not positive.
-
-    >>> images = ModalityInputs(torch.randn(2, 3, 16, 16), torch.ones(2, 1, dtype=torch.bool))
-    >>> Patches(image_size=16, patch_size=8, hidden_size=32)(images).tokens.shape
-    torch.Size([2, 4, 32])
     """
 
     kinds = frozenset({"pixels"})
@@ -79,9 +72,9 @@ class Patches(Encoder):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The layers after the embedding, which have no [CLS]."""
-        whats = [what for what in KINDS if what != "cls"]
-        return super().feature_kinds | (layer_features("", len(self.layers.layers), whats) if self.layers is not None else {})
+        if self.layers is None:
+            return super().feature_kinds
+        return super().feature_kinds | layer_features("", len(self.layers.layers), [what for what in KINDS if what != "cls"])
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         if inputs.values.shape[1:] != self.shape:
@@ -89,10 +82,9 @@ class Patches(Encoder):
         patches = self.unfold(visible(inputs.values, inputs.mask)).transpose(1, 2)  # [B, L, channels * patch * patch]
         tokens = self.dropout(self.embed(patches) + self.position)  # [B, L, D]
         mask = inputs.mask.expand(tokens.shape[:2])  # [B, L]
-        if self.layers is None:
-            encoded = Encoded(tokens, mask, masked_mean(tokens, mask))
-            return encoded, encoded.features(wanted)
-        tokens, states = self.layers.trace(tokens, mask, layers_of(wanted))
+        of_layers: Features = {}
+        if self.layers is not None:
+            tokens, states = self.layers.trace(tokens, mask, layers_of(wanted))
+            of_layers = Trace(self.layers, states, mask, {"": Span(mask)}).features(wanted)
         encoded = Encoded(tokens, mask, masked_mean(tokens, mask))
-        trace = Trace(self.layers, states, mask, {"": Span(0, mask.shape[1], mask)})
-        return encoded, encoded.features(wanted) | trace.features(wanted)
+        return encoded, encoded.features(wanted) | of_layers

@@ -18,15 +18,6 @@ class RegionFeatures(Encoder):
         feature_size: F, features a region.
         hidden_size: D.
         dropout: the share of features that is dropped inside the perceptron.
-
-    Raises:
-        ValueError: if a size is not positive.
-
-    >>> import torch
-    >>> regions = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
-    >>> encoded = RegionFeatures(feature_size=6, hidden_size=8)(regions)
-    >>> encoded.tokens.shape, encoded.pooled.shape
-    (torch.Size([2, 5, 8]), torch.Size([2, 8]))
     """
 
     kinds = frozenset({"features"})

@@ -32,11 +32,6 @@ class ResNet(Encoder):
         freeze_batch_norm: whether the batch norms keep the statistics and scales of the weights.
         grid_size: rows and columns to which the last grid is averaged, such as [3, 1]; as it is if left out.
         freeze: whether it does not learn, batch norms included.
-
-    >>> import torch
-    >>> images = ModalityInputs(torch.randn(1, 3, 64, 64), torch.ones(1, 1, dtype=torch.bool))
-    >>> ResNet()(images).tokens.shape
-    torch.Size([1, 4, 512])
     """
 
     reads = frozenset({"weights"})

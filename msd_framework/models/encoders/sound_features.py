@@ -10,22 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SILENCE = 1e-7
-"""What is added to the variance of a sound that is brought to variance 1."""
+SILENCE = 1e-7  # what is added to the variance of a sound that is brought to variance 1
 
 
 class SoundFeatures(nn.Module, ABC):
-    """Makes what one kind of architecture reads of sounds; samples beyond a sound's length are zeros and change nothing.
+    """Makes what one kind of architecture reads of sounds; samples beyond a sound's length are zeros and change nothing."""
 
-    Attributes:
-        fewest: samples that a sound must have; a shorter one counts as if zeros were of it.
-        least: samples that there must be, beyond the sound or of it.
-        most: samples beyond which a sound is cut off, as its feature extractor does; None if it takes any length.
-    """
-
-    fewest: int
-    least: int
-    most: int | None = None
+    fewest: int  # samples that a sound must have; a shorter one counts as if zeros were of it
+    least: int  # samples that there must be, beyond the sound or of it
+    most: int | None = None  # samples beyond which a sound is cut off, as its feature extractor does
 
     @abstractmethod
     def forward(self, samples: Tensor, is_sound: Tensor) -> Tensor:
@@ -35,10 +28,7 @@ class SoundFeatures(nn.Module, ABC):
 class RawSamples(SoundFeatures):
     r"""The samples themselves, brought to mean 0 and variance 1 over each sound where the architecture was trained so.
 
-    Args:
-        kernels: samples, or positions of the layer below, that each convolution of the architecture looks at.
-        strides: how far each of them moves on.
-        normalise: whether a sound is brought to mean 0 and variance 1.
+    Kernels and strides are of the architecture's convolutions: over samples, or over positions of the layer below.
     """
 
     def __init__(self, kernels: Sequence[int], strides: Sequence[int], normalise: bool):
@@ -49,7 +39,6 @@ class RawSamples(SoundFeatures):
         self.least, self.normalise = self.fewest, normalise
 
     def forward(self, samples: Tensor, is_sound: Tensor) -> Tensor:
-        """Samples [B, T]."""
         if not self.normalise:
             return samples
         count = is_sound.sum(1, keepdim=True)
@@ -62,15 +51,7 @@ class KaldiMel(SoundFeatures):
 
     .. math:: S_{tm} = \log \max\Bigl(\epsilon, \sum_f M_{mf} |\mathrm{FFT}(w \odot \mathrm{emphasised}(x_t - \bar x_t))_f|^2\Bigr)
 
-    and then :math:`(S - \mu) / 2\sigma`; windows that a sound does not fill are 0 before that.
-
-    Args:
-        sample_rate: samples a second.
-        num_bands: mel bands.
-        num_windows: windows of each spectrogram.
-        mean: :math:`\mu`.
-        std: :math:`\sigma`.
-        normalise: whether mean and deviation are taken out.
+    and then :math:`(S - \mu) / 2\sigma`, mean and deviation; windows that a sound does not fill are 0 before that.
     """
 
     WINDOW, HOP, FFT, EMPHASIS, FLOOR = 400, 160, 512, 0.97, 1.192092955078125e-07
@@ -104,15 +85,9 @@ class WhisperMel(SoundFeatures):
     r"""Log-mel energies of as much time as Whisper's encoder takes, silence after the sound included.
 
     .. math:: S = \tfrac14 \Bigl(4 + \max\bigl(\log_{10} \max(10^{-10}, M |\mathrm{STFT}(x)|^2), \max(\cdot) - 8\bigr)\Bigr)
-
-    Args:
-        filters: float [F, bands].
-        fft: samples of a window.
-        hop: samples from one window to the next.
-        num_windows: windows of each spectrogram.
     """
 
-    filters: Tensor
+    filters: Tensor  # [F, bands]
     taper: Tensor
 
     def __init__(self, filters: Tensor, fft: int, hop: int, num_windows: int):
@@ -132,12 +107,6 @@ class WhisperMel(SoundFeatures):
 
 def kaldi_filters(sample_rate: int, fft: int, num_bands: int, lowest: float = 20.0) -> Tensor:
     """Triangles on the mel scale of Kaldi, 1127 ln(1 + f / 700), straight in mel rather than in Hz: float [fft / 2 + 1, M].
-
-    Args:
-        sample_rate: samples a second; half of it is the highest frequency.
-        fft: samples that the transform takes.
-        num_bands: M.
-        lowest: where the first triangle begins, in Hz.
 
     >>> kaldi_filters(16000, 512, 20).shape
     torch.Size([257, 20])

@@ -30,13 +30,6 @@ class TextTransformer(Encoder):
         dropout: the share of features that is dropped.
         attention_dropout: the share of attention weights that is dropped.
         norm_first: whether layer norms stand before each part of a layer, which needs no warm-up, or after, as in BERT.
-
-    Raises:
-        ValueError: if a size is not positive, or if there is no such padding id.
-
-    >>> text = ModalityInputs(torch.tensor([[2, 7, 9, 0]]), torch.tensor([[True, True, True, False]]))
-    >>> TextTransformer(vocab_size=50, hidden_size=8, num_heads=2)(text).tokens.shape
-    torch.Size([1, 4, 8])
     """
 
     kinds = frozenset({"tokens"})
@@ -88,5 +81,5 @@ class TextTransformer(Encoder):
         embedded = self.dropout(self.word(ids) + self.position(positions))  # [B, L, D]
         tokens, states = self.transformer.trace(embedded, inputs.mask, layers_of(wanted))
         encoded = Encoded(tokens, inputs.mask, masked_mean(tokens, inputs.mask))
-        trace = Trace(self.transformer, states, inputs.mask, {"": Span(0, length, inputs.mask)})
+        trace = Trace(self.transformer, states, inputs.mask, {"": Span(inputs.mask)})
         return encoded, encoded.features(wanted) | trace.features(wanted)

@@ -13,21 +13,13 @@ from msd_framework.models.layers.transformer import Attention, LayerSizes, Trans
 
 @dataclass(frozen=True)
 class Stream:
-    """One modality on its way through the layers.
+    """One modality on its way through the layers."""
 
-    Args:
-        x: float [B, L, D].
-        mask: bool [B, L], True where a position holds something.
-        keep: the layers after which x is kept; 0 is before the first one.
-        layer: how many layers it went through.
-        states: x by layer, where it was kept.
-    """
-
-    x: Tensor
-    mask: Tensor
-    keep: Collection[int] = ()
-    layer: int = 0
-    states: Mapping[int, Tensor] = field(default_factory=dict)
+    x: Tensor  # float [B, L, D]
+    mask: Tensor  # bool [B, L], True where a position holds something
+    keep: Collection[int] = ()  # the layers after which x is kept; 0 is before the first one
+    layer: int = 0  # how many layers it went through
+    states: Mapping[int, Tensor] = field(default_factory=dict)  # x by layer, where it was kept
 
     @classmethod
     def begin(cls, x: Tensor, mask: Tensor, keep: Collection[int]) -> Stream:
@@ -71,12 +63,6 @@ class Connection(nn.Module):
     """Text and image read in each other at the same time: a layer each, whose attention is to the other stream.
 
     Source: Lu et al., ViLBERT, NeurIPS 2019, section 3.1.
-
-    Args:
-        text: the sizes of the text's layer.
-        image: the sizes of the image's layer.
-        hidden_size: features of queries, keys and values of both.
-        num_heads: heads of both attentions.
     """
 
     def __init__(self, text: LayerSizes, image: LayerSizes, hidden_size: int, num_heads: int):

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STEPS = 2**16
-"""How finely a CPU draws: the share that is dropped is a multiple of 1 / STEPS."""
+STEPS = 2**16  # how finely a CPU draws: the share that is dropped is a multiple of 1 / STEPS
 
 
 class Dropout(nn.Module):
@@ -18,12 +17,6 @@ class Dropout(nn.Module):
     On a CPU, p is the multiple of 1/65536 that is nearest to the one given. Elsewhere this is torch's dropout.
 
     Source: Srivastava et al., Dropout, JMLR 2014.
-
-    Args:
-        p: the share of features that is dropped.
-
-    Raises:
-        ValueError: if p is not in 0..1.
 
     >>> x = Dropout(0.25)(torch.ones(1000))
     >>> x.unique().tolist()
@@ -37,7 +30,6 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of any shape, some of them zero and the others larger while training."""
         dropped = round(STEPS * self.p)
         if not self.training or not dropped:
             return x

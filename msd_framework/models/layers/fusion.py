@@ -9,23 +9,14 @@ from torch import Tensor, nn
 
 
 class Fusion(nn.Module, ABC):
-    """Makes one vector of M vectors.
-
-    Args:
-        num_modalities: M.
-        hidden_size: D.
-
-    Attributes:
-        width: features of the result.
-    """
+    """Makes one vector [B, width] of M vectors [B, M, D]."""
 
     def __init__(self, num_modalities: int, hidden_size: int):
         super().__init__()
         self.width = hidden_size
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Vectors [B, M, D] to one [B, width]."""
+    def forward(self, x: Tensor) -> Tensor: ...
 
 
 class Concat(Fusion):

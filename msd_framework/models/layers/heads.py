@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
 
 from torch import nn
-
-HeadName: TypeAlias = Literal["linear", "transform"]
 
 
 def transform_head(width: int, num_classes: int, layer_norm_eps: float) -> nn.Module:
@@ -16,11 +13,11 @@ def transform_head(width: int, num_classes: int, layer_norm_eps: float) -> nn.Mo
     return nn.Sequential(nn.Linear(width, width), nn.GELU(), norm, nn.Linear(width, num_classes))
 
 
-HEADS: dict[HeadName, Callable[[int, int, float], nn.Module]] = {
+# classifiers by name, each made of its width, the number of classes, and what its layer norms add to the variance
+HEADS: dict[str, Callable[[int, int, float], nn.Module]] = {
     "linear": lambda width, num_classes, layer_norm_eps: nn.Linear(width, num_classes),
     "transform": transform_head,
 }
-"""Classifiers by name, each made of its width, the number of classes, and what its layer norms add to the variance."""
 
 
 def hidden_layers(width: int, hidden_size: int, num_layers: int, dropout: float, batch_norm: bool) -> list[nn.Module]:

@@ -15,12 +15,8 @@ class Layer:
     """A layer of a model.
 
     Args:
-        model: any module.
         name: a submodule's, as `named_modules` has it, such as `projections.audio`; it puts out a tensor.
         channel_dim: where the layer's channels stand: -1 for features, 1 for a convolution.
-
-    Raises:
-        ValueError: if there is no such layer.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
@@ -38,11 +34,7 @@ class Layer:
         self.module, self.name, self.channel_dim = modules[name], name, channel_dim
 
     def read(self, run: Callable[[], Any]) -> Tensor:
-        """What the layer puts out while something runs, with its channels last, [N, .., D].
-
-        Raises:
-            ValueError: if it is not called exactly once, or puts out anything but a tensor of N rows.
-        """
+        """What the layer puts out while something runs, with its channels last, [N, .., D]."""
         seen: list[Any] = []
         with self.changed(seen.append):
             run()
@@ -66,11 +58,7 @@ class Layer:
             handle.remove()
 
     def mask(self, kept: Callable[[int], Tensor]) -> None:
-        """From now on, the layer puts out zeros in all channels but those that are kept.
-
-        Args:
-            kept: which of D channels are kept, bool [D].
-        """
+        """From now on, the layer puts out zeros in all channels but those that are kept, bool [D]."""
 
         def change(output: Tensor) -> Tensor:
             channels = output.movedim(self.channel_dim, -1)  # [N, .., D]

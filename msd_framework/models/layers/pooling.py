@@ -11,12 +11,7 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
 
     .. math:: \frac{\sum_l m_l x_l}{\max(1, \sum_l m_l)}
 
-    Args:
-        tokens: float [B, L, D]; what stands under the mask is never read, not even if it is not a number.
-        mask: bool [B, L].
-
-    Returns:
-        float [B, D].
+    Tokens [B, L, D] under the mask [B, L] are never read, not even if they are not numbers.
 
     >>> tokens = torch.tensor([[[1.0], [3.0], [torch.nan]], [[torch.nan]] * 3])
     >>> masked_mean(tokens, torch.tensor([[True, True, False], [False] * 3])).tolist()

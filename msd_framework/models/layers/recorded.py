@@ -15,33 +15,24 @@ from torch.nn import functional as F
 from msd_framework.models.layers.packed import Block, PackedRows, can_look
 from msd_framework.models.layers.transformer import whole
 
+# a vector in the space of a module's parameters, by their names; what is not in it is 0
 Direction: TypeAlias = Mapping[str, Tensor]
-"""A vector in the space of a module's parameters, by their names; what is not in it is 0."""
 
-LINEAR = (nn.Linear, nn.LayerNorm)
-"""Modules that are known to be linear in their parameters; embeddings are as well."""
+LINEAR = (nn.Linear, nn.LayerNorm)  # modules that are known to be linear in their parameters; embeddings are as well
 
 
 @dataclass(frozen=True)
 class Order:
-    """An order in which a packed pass holds something of each row.
+    """An order in which a packed pass holds something of each row."""
 
-    Args:
-        take: of a tensor in this order, [N, ..], what belongs to rows that are watched, [N', ..].
-        add: sums of N' numbers by row, [R], in the order of the views.
-    """
-
-    take: Callable[[Tensor], Tensor]
-    add: Callable[[Tensor], Tensor]
+    take: Callable[[Tensor], Tensor]  # of a tensor in this order, [N, ..], what belongs to rows that are watched, [N', ..]
+    add: Callable[[Tensor], Tensor]  # sums of N' numbers by row, [R], in the order of the views
 
 
 def orders(rows: PackedRows, num_views: int, watched: Collection[int]) -> tuple[Order, Order, Order]:
     """The three orders of a packed pass: all places of the sequence, one position a row there, and one a row by the views.
 
-    Args:
-        rows: how its sequence divides into rows.
-        num_views: V.
-        watched: the views whose rows count; nothing is computed before the first of these rows and after the last.
+    Nothing is computed before the first row of a watched view and after the last.
     """
     num_rows = len(rows.rank)
     num_examples = num_rows // num_views
@@ -77,9 +68,6 @@ class Call:
     """One call of a function that is linear in its parameters, with the gradient of its output once that is known.
 
     Args:
-        output: what it returned.
-        inputs: what it was given.
-        order: how both are ordered.
         along: its output for the inputs if a direction stands in the place of its parameters.
     """
 
@@ -110,9 +98,6 @@ class Tape:
     respect to what it returned there, and :math:`m_u` the module with its part of the direction u in the place of its
     parameters, in which it is linear: linear layers, layer norms and embeddings are. It costs a third of a step at most: no
     attention, and no pass back. The masks of dropout are in x and delta, so they are those of the step.
-
-    Args:
-        model: names the parameters.
     """
 
     def __init__(self, model: nn.Module):
@@ -120,7 +105,7 @@ class Tape:
         self.calls: list[Call] = []
 
     def keep(self, output: Tensor, inputs: tuple[Tensor, ...], order: Order, along: Callable[..., Tensor]) -> None:
-        """Keeps a call, if something in it or before it learns; arguments as of `Call`."""
+        """Keeps a call, if something in it or before it learns."""
         if output.requires_grad:
             self.calls.append(Call(output, inputs, order, along))
 
@@ -180,19 +165,11 @@ class _Calls(nn.Module):
 
 @dataclass(frozen=True)
 class RecordedViews:
-    """A pass over several views whose tape was kept.
+    """A pass over several views whose tape of the watched rows was kept."""
 
-    Args:
-        logits: float [V, B, C].
-        tape: of the watched rows.
-    """
-
-    logits: Tensor
+    logits: Tensor  # float [V, B, C]
     tape: Tape
 
     def products(self, direction: Direction) -> Tensor:
-        """The inner product of a direction with the gradient that came from each view of each example, [V, B].
-
-        Where a view was not watched, it is 0 or not to be used.
-        """
+        """The inner product of a direction with each view's gradient of each example, [V, B]; meaningless where not watched."""
         return self.tape.products(direction).view(self.logits.shape[:2])

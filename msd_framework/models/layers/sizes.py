@@ -9,11 +9,7 @@ from msd_framework.ranges import positive
 
 @dataclass(frozen=True)
 class TextSizes:
-    """What fixes the shapes of its weights, and the heads; the defaults are those of the published models.
-
-    Raises:
-        ValueError: if one is not positive.
-    """
+    """What fixes the shapes of its weights, and the heads; the defaults are those of the published models."""
 
     vocab_size: int = 30522
     feature_size: int = 2048

@@ -14,24 +14,14 @@ from msd_framework.models.layers.dropout import Dropout
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """What a transformer layer is made of.
+    """What a transformer layer is made of."""
 
-    Args:
-        hidden_size: D.
-        num_heads: heads of the attention.
-        intermediate_size: features between the perceptron's two layers.
-        dropout: the share of features that is dropped after the attention and after the perceptron.
-        attention_dropout: the share of attention weights that is dropped.
-        norm_first: whether the layer norms stand before the two parts rather than after their residuals.
-        layer_norm_eps: what a layer norm adds to the variance.
-    """
-
-    hidden_size: int
+    hidden_size: int  # D
     num_heads: int
-    intermediate_size: int
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    norm_first: bool = False
+    intermediate_size: int  # features between the perceptron's two layers
+    dropout: float = 0.1  # the share of features that is dropped after the attention and after the perceptron
+    attention_dropout: float = 0.1  # the share of attention weights that is dropped
+    norm_first: bool = False  # whether layer norms stand before the two parts rather than after their residuals
     layer_norm_eps: float = 1e-12
 
 
@@ -49,11 +39,6 @@ class Attention(nn.Module):
         width: features of the sequence that has the queries.
         other_width: features of the sequence that has the keys and values.
         hidden_size: D, features of queries, keys and values.
-        num_heads: into how many heads D is split.
-        dropout: the share of attention weights that is dropped.
-
-    Raises:
-        ValueError: if D cannot be split into that many heads.
     """
 
     def __init__(self, width: int, other_width: int, hidden_size: int, num_heads: int, dropout: float):
@@ -104,13 +89,7 @@ def at_least_float32_on_cpu(function: Callable[..., Tensor], *tensors: Tensor) -
 
 
 class SelfAttention(Attention):
-    """Multi-head attention of a sequence to itself.
-
-    Args:
-        hidden_size: D.
-        num_heads: into how many heads D is split.
-        dropout: the share of attention weights that is dropped.
-    """
+    """Multi-head attention of a sequence to itself."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float):
         super().__init__(hidden_size, hidden_size, hidden_size, num_heads, dropout)
@@ -130,9 +109,7 @@ class TransformerLayer(nn.Module):
 
     Source: Devlin et al., BERT, NAACL 2019; Xiong et al., On Layer Normalization in the Transformer Architecture, ICML 2020.
 
-    Args:
-        sizes: its sizes.
-        attention: what takes the place of a `SelfAttention` of these sizes; whoever gives one calls `step`.
+    `attention` takes the place of a `SelfAttention` of these sizes; whoever gives one calls `step`.
 
     >>> layer = TransformerLayer(LayerSizes(hidden_size=8, num_heads=2, intermediate_size=16))
     >>> layer(torch.zeros(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)).shape
@@ -156,13 +133,7 @@ class TransformerLayer(nn.Module):
         return self.step(x, whole, lambda y: self.attention(y, mask))
 
     def step(self, x: Tensor, keep: Callable[[Tensor], Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """The positions that are kept, one layer on.
-
-        Args:
-            x: float [.., D].
-            keep: takes from x the positions that go on.
-            attend: what each of them reads in x.
-        """
+        """The positions that `keep` takes from x, one layer on, where `attend` says what each of them reads in x [.., D]."""
         if self.norm_first:
             x = keep(x) + self.dropout(attend(self.attention_norm(x)))
             x = x + self.dropout(self._mlp(self.mlp_norm(x)))
@@ -177,20 +148,13 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of layers; where the norms come first, a last one ends the stack.
-
-    Args:
-        num_layers: how many layers.
-        sizes: those of each layer.
-
-    Attributes:
-        token_cost: the multiplications that a layer's matrices do for one token.
-    """
+    """A stack of layers; where the norms come first, a last one ends the stack."""
 
     def __init__(self, num_layers: int, sizes: LayerSizes):
         super().__init__()
         self.layers = nn.ModuleList(TransformerLayer(sizes) for _ in range(num_layers))
         self.last_norm = nn.LayerNorm(sizes.hidden_size, sizes.layer_norm_eps) if sizes.norm_first else nn.Identity()
+        # the multiplications that a layer's matrices do for one token
         self.token_cost = 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -11,18 +11,9 @@ from msd_framework.structures import ModalityInputs
 
 
 class WordTables(nn.Module):
-    """The three tables that BERT looks a word up in; a subclass adds the layer norm and the dropout behind them.
+    """The three tables that BERT looks a word up in; a subclass adds the layer norm and the dropout behind them."""
 
-    Args:
-        sizes: those of the model.
-        pad_id: the word that learns nothing.
-        marks: the ids of [CLS] and [SEP].
-
-    Raises:
-        ValueError: if there is no such padding id.
-    """
-
-    marks: Tensor
+    marks: Tensor  # the ids of [CLS] and [SEP]
     norm: nn.LayerNorm
     dropout: Dropout
 
@@ -39,16 +30,11 @@ class WordTables(nn.Module):
         self.register_buffer("marks", torch.tensor(marks), persistent=False)
 
     def positions(self, text: ModalityInputs) -> Tensor:
-        """Position ids of words, [B, L] or [L].
-
-        Raises:
-            ValueError: if there are more words than positions.
-        """
+        """Position ids of words, [B, L] or [L]."""
         length, longest = text.values.shape[1], self.position.num_embeddings
         if length > longest:
-            raise ValueError(
-                f"a text has {length} positions and this model takes {longest}; set a maximum length for its processor"
-            )
+            hint = "set a maximum length for its processor"
+            raise ValueError(f"a text has {length} positions and this model takes {longest}; {hint}")
         return text.extras.get("positions", torch.arange(length, device=text.values.device))
 
     def segments(self, text: ModalityInputs) -> Tensor:
@@ -61,11 +47,7 @@ class WordTables(nn.Module):
         return embedded
 
     def empty(self, num_examples: int) -> ModalityInputs:
-        """What stands in for texts that are left out: [CLS] and [SEP] at positions 0 and 1.
-
-        Raises:
-            ValueError: if the vocabulary has no such words.
-        """
+        """What stands in for texts that are left out: [CLS] and [SEP] at positions 0 and 1."""
         if not self.has_marks:
             raise ValueError(
                 f"the text is left out, and the cls_id and sep_id that stand in for it are not among the "
@@ -83,13 +65,6 @@ class WordEmbeddings(WordTables):
 
     Source: Devlin et al., BERT, NAACL 2019, section 3.
 
-    Args:
-        sizes: those of the model.
-        pad_id: the word that learns nothing.
-        marks: the ids of [CLS] and [SEP].
-        dropout: the share of features that is dropped.
-        layer_norm_eps: what the layer norm adds to the variance.
-
     >>> text = ModalityInputs(torch.tensor([[2, 7, 3]]), torch.ones(1, 3, dtype=torch.bool))
     >>> WordEmbeddings(TextSizes(vocab_size=10, hidden_size=4), pad_id=0, marks=(2, 3), dropout=0.1)(text).shape
     torch.Size([1, 3, 4])
@@ -101,11 +76,7 @@ class WordEmbeddings(WordTables):
         self.dropout = Dropout(dropout)
 
     def forward(self, text: ModalityInputs) -> Tensor:
-        """Words [B, L] to embeddings [B, L, D].
-
-        Raises:
-            ValueError: if there are more words than positions.
-        """
+        """Words [B, L] to embeddings [B, L, D]."""
         ids = text.values.masked_fill(~text.mask, self.pad_id)
         words = self.words(ids, self.positions(text), self.segments(text))
         embedded: Tensor = self.dropout(self.norm(words))  # [B, L, D]

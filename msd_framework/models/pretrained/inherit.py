@@ -11,23 +11,13 @@ from torch import Tensor, nn
 from msd_framework.models.base import MultimodalModel
 from msd_framework.models.layers.transformer import SelfAttention
 
+# which layers of a stack are taken: spread evenly from the first one on, the first or last ones, or those of a list
 Layers: TypeAlias = Literal["even", "first", "last"] | list[int]
-"""Which layers of a stack are taken: spread evenly from the first one on, the first or last ones, or those of a list."""
-
-Cut: TypeAlias = Literal["slice", "svd"]
-"""What is kept of the heads of an attention where they get smaller."""
+Cut: TypeAlias = Literal["slice", "svd"]  # what is kept of the heads of an attention where they get smaller
 
 
 def choose_layers(layers: Layers, num_taken: int, num_layers: int) -> list[int]:
     """The numbers of the layers that a stack takes from a larger one.
-
-    Args:
-        layers: which ones.
-        num_taken: layers that it has.
-        num_layers: layers that the larger one has.
-
-    Raises:
-        ValueError: if it has more, or a list does not name one for each.
 
     >>> choose_layers("even", 3, 12), choose_layers("first", 3, 12), choose_layers("last", 3, 12), choose_layers([0, 5, 11], 3, 12)
     ([0, 4, 8], [0, 1, 2], [9, 10, 11], [0, 5, 11])
@@ -48,15 +38,7 @@ def low_rank(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     .. math:: A B \approx \left(U_r \Sigma_r^{1/2}\right) \left(\Sigma_r^{1/2} V_r^\top\right), \qquad A B = U \Sigma V^\top
 
     with the r largest singular values: nothing of this rank is nearer in the Frobenius norm (Eckart and Young, 1936). The product
-    itself is never made, so that it takes little time however large it is.
-
-    Args:
-        left: A, float [M, K].
-        right: B, float [K, N].
-        rank: r, at most K.
-
-    Returns:
-        float [M, r] and [r, N].
+    itself is never made, so that it takes little time however large it is: A [M, K] and B [K, N] become [M, r] and [r, N].
 
     >>> a, b = low_rank(torch.tensor([[1.0, 0.0], [0.0, 1e-3]]), torch.eye(2), rank=1)
     >>> (a @ b).abs().round(decimals=4)
@@ -84,10 +66,7 @@ class Inheritance:
     Taking layers is that of Sanh et al., DistilBERT, 2019 (arXiv:1910.01108), section 3.
 
     Args:
-        model: what is to start.
-        source: what it starts from; its weights are only looked at by `tensors`.
-        layers: which layers are taken.
-        cut: how heads get smaller.
+        source: what the model starts from; its weights are only looked at by `tensors`.
         only: parts of the model that are taken; the rest keeps its own first weights. All of it if empty.
 
     Attributes:
@@ -111,15 +90,13 @@ class Inheritance:
         self.problems = self.problems or self._part_problems() or self._shape_problems() or self._head_problems()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights that the model takes, by its names for them.
-
-        Raises:
-            ValueError: if something does not fit.
-        """
+        """The weights that the model takes, by its names for them; a ValueError if something does not fit."""
         if self.problems:
             raise ValueError(" ".join(self.problems))
         own = self.model.state_dict()
-        tensors = {name: _first(self.state[there], own[name].shape) for name, there in self.taken.items()}
+        tensors = {}
+        for name, there in self.taken.items():
+            tensors[name] = self.state[there][tuple(slice(size) for size in own[name].shape)]
         for name, (attention, other) in self.attentions.items():
             if _sizes(attention) != _sizes(other):
                 for part, tensor in smaller_attention(attention, other, self.cut).items():
@@ -192,13 +169,7 @@ class Inheritance:
 
 
 def smaller_attention(attention: SelfAttention, source: SelfAttention, cut: Cut) -> dict[str, Tensor]:
-    """The weights of an attention from those of one with as many or more heads, as large or larger, of as many features or more.
-
-    Args:
-        attention: says the sizes.
-        source: says the weights.
-        cut: how heads get smaller.
-    """
+    """The weights of an attention from those of one with as many or more heads, as large or larger, of as many features or more."""
     (heads, size), (_, their_size), width = _sizes(attention), _sizes(source), attention.query.in_features
 
     def rows(layer: nn.Linear) -> Tensor:
@@ -231,8 +202,3 @@ def smaller_attention(attention: SelfAttention, source: SelfAttention, cut: Cut)
 def _sizes(attention: SelfAttention) -> tuple[int, int]:
     """How many heads there are, and how many features each has."""
     return attention.num_heads, attention.query.out_features // attention.num_heads
-
-
-def _first(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """The first rows, columns and so on of a tensor."""
-    return tensor[tuple(slice(n) for n in shape)]

@@ -14,63 +14,40 @@ from msd_framework.models.pretrained.weights import WEIGHT_FILES, find_file, has
 from msd_framework.ranges import too_large
 from msd_framework.reading import read_json
 
-PARTS = ("", "text_config", "vision_config", "image_config")
-"""Where the sizes of a configuration stand: at the top, or in that of a part."""
-
+PARTS = ("", "text_config", "vision_config", "image_config")  # where the sizes of a configuration stand; "" is at the top
+# sizes that an image's part may have as well, where they are about something else
 OF_WORDS = frozenset({"vocab_size", "pad_token_id"})
-"""Sizes that an image's part may have as well, where they are about something else."""
-
+# parts of names of weights that may be missing: a pooler learns with the classifier, positions are counted
 NEWLY_DRAWN = ("pooler", "position_ids")
-"""Parts of names of weights that may be missing: a pooler learns with the classifier, positions are counted."""
+# how the names of architectures end that write texts; those of masked language models end in ForMaskedLM or ForPreTraining
+GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM")
 
 
 def model_type(name: str | None, config: Mapping[str, Any] | None) -> str:
     """The architecture's name in transformers, such as `vilt`, from a folder's or hub name's config.json or a configuration.
-
-    Raises:
-        ValueError: if not exactly one of both is given, if there is no such file, or if it does not tell.
-
     >>> model_type(None, {"model_type": "vilt"})
     'vilt'
     """
     if (name is None) == (config is None):
         raise ValueError(f"give either name or config, got name {name!r} and config {config!r}")
     if config is None:
-        config = _config_of(str(name))
+        config = read_json(find_file(str(name), "config.json"))
     if "model_type" not in config:
         raise ValueError(f"{name or 'config'} must say its model_type, such as vilt; it has {', '.join(config) or 'nothing'}")
     return str(config["model_type"])
 
 
-GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM")
-"""How the names of architectures end that write texts; those of masked language models end in ForMaskedLM or ForPreTraining."""
-
-
 def refuse_generative(config: Mapping[str, Any], name: str) -> None:
-    """Refuses a model that writes texts, of which a classifier would be what nobody has trained.
-
-    Args:
-        config: what its config.json says.
-        name: what it is called in the error.
-
-    Raises:
-        ValueError: if it is one.
-    """
+    """Refuses a model that writes texts, of which a classifier would be what nobody has trained."""
     written = [kind for kind in config.get("architectures") or () if str(kind).endswith(GENERATIVE)]
     if written or config.get("is_encoder_decoder"):
         what = ", ".join(written) or "it is an encoder with a decoder"
-        raise ValueError(
-            f"{name} is a model that writes texts ({what}), and generative models are not supported yet; take one that classifies "
-            f"or encodes, such as bert, vilt or clip"
-        )
+        instead = "take one that classifies or encodes, such as bert, vilt or clip"
+        raise ValueError(f"{name} is a model that writes texts ({what}), and generative models are not supported yet; {instead}")
 
 
 def forward_arguments(kind: str) -> list[str]:
-    """The arguments of an architecture's forward, without building it.
-
-    Raises:
-        ValueError: if transformers does not know it, or has no model of it without a head.
-    """
+    """The arguments of an architecture's forward, without building it."""
     from transformers import AutoConfig
 
     try:
@@ -81,19 +58,10 @@ def forward_arguments(kind: str) -> list[str]:
 
 
 def load_published(name: str, encoder_only: bool = False, **options: Any) -> Any:
-    """A model with its published weights, in float32.
-
-    Args:
-        name: a folder or a name on the Hugging Face hub.
-        encoder_only: whether only its encoder is used, so that it may have a decoder that writes texts, as Whisper has.
-        options: what transformers takes besides, such as ``attn_implementation="eager"``.
-
-    Raises:
-        ValueError: if there is none, or if its weights lack some that the model needs.
-    """
+    """A model with its published weights, in float32, from a folder or hub name; `encoder_only` allows for a decoder beside it."""
     from transformers import AutoConfig, AutoModel
 
-    config = _config_of(name)
+    config = read_json(find_file(name, "config.json"))
     _refuse_sizes(name, config)
     if not encoder_only:
         refuse_generative(config, name)
@@ -115,7 +83,6 @@ def load_published(name: str, encoder_only: bool = False, **options: Any) -> Any
 
 
 def _class_of(config: type[Any]) -> Any:
-    """The model without a head of a configuration's class."""
     from transformers import MODEL_MAPPING
 
     model = MODEL_MAPPING[config]
@@ -123,7 +90,7 @@ def _class_of(config: type[Any]) -> Any:
 
 
 def _wrapped_state(name: str) -> dict[str, Tensor] | None:
-    """The weights of a folder whose names torch has changed, with their own names; transformers takes none of those changes off."""
+    # with their own names where torch has changed these, since transformers takes none of those changes off
     for weights in WEIGHT_FILES:
         file = Path(name).expanduser() / weights
         if file.is_file():
@@ -132,15 +99,10 @@ def _wrapped_state(name: str) -> dict[str, Tensor] | None:
 
 
 def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any], encoder_only: bool = False) -> Any:
-    """A model of a configuration with random weights.
+    """A model of a configuration with random weights; the configuration goes before `sizes`, what is known of the data.
 
     Args:
-        config: what its config.json would say.
-        sizes: what is known of the data under transformers' names; the configuration goes before.
         encoder_only: whether only its encoder is used, so that it may have a decoder that writes texts, as Whisper has.
-
-    Raises:
-        ValueError: if transformers does not know the architecture, or refuses the configuration.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -183,8 +145,3 @@ def _refuse_sizes(name: str, config: Mapping[str, Any]) -> None:
     """Sizes that no model has, before one is made that never ends."""
     for key, value in too_large(config):
         raise ValueError(f"{name}: {key} is {value}, which is more than any model has")
-
-
-def _config_of(name: str) -> dict[str, Any]:
-    config: dict[str, Any] = read_json(find_file(name, "config.json"))
-    return config

@@ -92,7 +92,7 @@ class VilbertSizes(TextSizes):
 
     def layers(self, dropout: float, attention_dropout: float) -> tuple[LayerSizes, LayerSizes]:
         """The layers of the text's stream, and those of the image's."""
-        text = self.hidden_size, self.num_heads, self.intermediate_size
-        image = self.image_hidden_size, self.image_num_heads, self.image_intermediate_size
-        others = dropout, attention_dropout, False, LAYER_NORM_EPS
-        return LayerSizes(*text, *others), LayerSizes(*image, *others)
+        dropouts = dropout, attention_dropout, False
+        text = self.hidden_size, self.num_heads, self.intermediate_size, *dropouts
+        image = self.image_hidden_size, self.image_num_heads, self.image_intermediate_size, *dropouts
+        return LayerSizes(*text, LAYER_NORM_EPS), LayerSizes(*image, LAYER_NORM_EPS)
