@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -100,17 +100,6 @@ class Errors:
             self.found.append(Finding(where, str(error)))
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a run that are looked at."""
-
-    data: Data
-    maskers: Maskers
-    model: MultimodalModel
-    teachers: Teachers
-    by_name: Mapping[str, LiveTeacher]  # the teachers' weights, by what the doctor calls each
-
-
 def _examine(
     config: RunConfig, world: World, training_rows: int, validation_rows: int, errors: Errors, diagnosis: Diagnosis
 ) -> None:
@@ -127,50 +116,53 @@ def _examine(
     if not splits:
         return
     with errors.caught("teacher.checkpoint"):
-        data = build_data(facts, world, splits)
+        data, rows = build_data(facts, world, splits), splits["train"]
         diagnosis.task, diagnosis.classes = data.info.task, _classes(data)
         recipe, maskers = build_recipe(data), build_maskers(data)
         model = build_model(data, recipe)
         teachers = build_teachers(data, maskers, model)
-        parts = Parts(data, maskers, model, teachers, _by_name(teachers))
         objective, batches = None, None
         with errors.caught("objective"):
-            objective = _objective(parts, training_rows)
+            built = build_objective(data, model, teachers, maskers)
+            examples = OnDevice(data, data.reader(Subset(rows, evenly(len(rows), training_rows))))
+            maskers.fit(examples)
+            if built.needs_fit:
+                built.fit(examples)
+            objective = built
             batches = build_batches(data, objective.held_out)
         if objective is not None:
             trial = dry_run(data, finite=False)
             try_models(trial, model, maskers, teachers, objective, build_metrics(data))
             trial.step(objective)
-        batch = _batch(parts, batches)
+        batch = _batch(data, batches)
         diagnosis.rows, diagnosis.targets = len(batch), tuple(batch.targets.shape)
         diagnosis.shapes = tuple(inputs.measure(batch))
         if objective is not None:
             objective.train()  # as a run does, which must leave the teachers as they are
-        diagnosis.models = tuple(_models(parts, batch))
+        diagnosis.models = tuple(_models(data, maskers, model, teachers, batch))
         cannot_score = {m.who for m in diagnosis.models if m.not_finite or not m.answers}
-        for one, name in zip(teachers.trained, parts.by_name):
+        for one, name in zip(teachers.trained, _by_name(teachers)):
             if name not in cannot_score:
                 with errors.caught(name):
                     check = score.measure(name, data, one, build_metrics(data), validation_rows)
                     diagnosis.scores = (*diagnosis.scores, check)
         if objective is not None and batches is not None:
-            _measure_step(diagnosis, parts, objective, recipe, batches, batch)
+            objective.begin_update(Progress(0, batches.num_updates))
+            _measure_step(diagnosis, data, teachers.of("train"), objective, recipe, batch)
         if teacher is not None and teacher.cache:
             with_cache = replace(data, facts=RunFacts(replace(config, teacher=teacher)))
             diagnosis.cache = tuple(_stores(with_cache, maskers, errors))
 
 
 def _measure_step(
-    diagnosis: Diagnosis, parts: Parts, objective: Objective, recipe: OptimizerRecipe, batches: Batches, batch: Batch
+    diagnosis: Diagnosis, data: Data, teacher: Teacher | None, objective: Objective, recipe: OptimizerRecipe, batch: Batch
 ) -> None:
     """Fills in a step, its terms and what it compares inside the models."""
-    device, teacher = parts.data.world.device, parts.teachers.of("train")
-    precision = PRECISIONS.get(parts.data.config.training.precision, FP32)
+    precision = PRECISIONS.get(data.config.training.precision, FP32)
     views = objective.teacher_views
     ask = (lambda: teacher.predict(batch, views)) if teacher is not None and views else None
     objective.train()
-    objective.begin_update(Progress(0, batches.num_updates))
-    cost = step.measure(objective, batch, ask, precision, device)
+    cost = step.measure(objective, batch, ask, precision, data.world.device)
     diagnosis.terms = tuple(terms.measure(objective, batch))
     step.forget(objective)
     diagnosis.pairs = tuple(_pairs(teacher, objective, batch))
@@ -199,38 +191,25 @@ def _classes(data: Data) -> str:
     return f"{info.num_classes}, by number alone, as {without} names none"
 
 
-def _objective(parts: Parts, training_rows: int) -> Objective:
-    """The objective, with the statistics of some rows."""
-    data = parts.data
-    objective = build_objective(data, parts.model, parts.teachers, parts.maskers)
-    rows = data.splits["train"]
-    examples = OnDevice(data, data.reader(Subset(rows, evenly(len(rows), training_rows))))
-    parts.maskers.fit(examples)
-    if objective.needs_fit:
-        objective.fit(examples)
-    return objective
-
-
-def _batch(parts: Parts, batches: Batches | None) -> Batch:
+def _batch(data: Data, batches: Batches | None) -> Batch:
     """The first batch of the run, or the first rows where there is no objective to train."""
-    data = parts.data
     if batches is not None:
         return next(parts_of_update(batches.training.starting_at(0), 1, data.world))
     rows = data.splits["train"]
-    some = Subset(rows, range(min(len(rows), data.config.training.batch_size)))
-    return next(iter(batches_of(data, some))).to(data.world.device)
+    first = Subset(rows, range(min(len(rows), data.config.training.batch_size)))
+    return next(iter(batches_of(data, first))).to(data.world.device)
 
 
-def _models(parts: Parts, batch: Batch) -> Iterator[ModelCheck]:
+def _models(data: Data, maskers: Maskers, model: MultimodalModel, teachers: Teachers, batch: Batch) -> Iterator[ModelCheck]:
     """The student in eval mode, and the teachers as they are."""
-    parts.maskers.eval()
-    masker, model, outcomes = parts.maskers.student, parts.model.eval(), parts.data.info.outcomes
+    maskers.eval()
+    model.eval()
+    masker, outcomes = maskers.student, data.info.outcomes
     yield models.measure("student", model, lambda b, view: model(masker.view(b, view).inputs).logits, masker, batch, outcomes)
-    for k, (name, teacher) in enumerate(parts.by_name.items()):
-        has_weights = bool(parts.teachers.trained)  # those of an average are the student's still
-        own = parts.teachers.trained[k].outcomes if has_weights else outcomes
-        ask = partial(_logits, teacher)
-        yield models.measure(name, teacher.model, ask, parts.maskers.teacher, batch.teacher_side, own, has_weights)
+    for k, (name, teacher) in enumerate(_by_name(teachers).items()):
+        has_weights = bool(teachers.trained)  # those of an average are the student's still
+        own = teachers.trained[k].outcomes if has_weights else outcomes
+        yield models.measure(name, teacher.model, partial(_logits, teacher), maskers.teacher, batch.teacher_side, own, has_weights)
 
 
 def _logits(teacher: LiveTeacher, batch: Batch, view: str) -> Tensor:

@@ -105,24 +105,20 @@ def judge(model: ModelCheck) -> Iterator[Finding]:
         yield Finding(who, text, "the same answer twice", do)
         return  # what moves by itself tells nothing of what moves it
     for effect in model.effects:
-        yield from _judge_effect(who, effect, is_student)
-
-
-def _judge_effect(who: str, effect: Effect, is_student: bool) -> Iterator[Finding]:
-    where = f"{who}, {effect.modality}"
-    if effect.moved is not None and effect.moved <= SAME:
-        text = f"the answers are the same with the {effect.modality} of another row: it is blind to it"
-        do = f"Look at how its forward uses {effect.modality}, or take another {'model' if is_student else 'teacher'}."
-        yield Finding(where, text, "other answers", do)
-    elif effect.swap is not None and effect.swap < WEAK and not is_student:
-        text = f"exchanging it between rows changes the answers by {100 * effect.swap:.2f} % (total variation)"
-        yield Finding(where, text, "", "It hardly looks at it, so it has little to teach about it.", False)
-    if effect.leak is not None and effect.leak > LEAK:
-        text = f"hidden by the masker, its content still changes the answers, by {effect.leak:.1e} of the largest logit"
-        do = "The masker leaves content in, or the model looks at positions that are masked out; masker=drop hides everything."
-        yield Finding(where, text, "no change", do)
-    if effect.untried:
-        yield Finding(where, f"not all was tried: {effect.untried}", "", "", False)
+        where = f"{who}, {effect.modality}"
+        if effect.moved is not None and effect.moved <= SAME:
+            text = f"the answers are the same with the {effect.modality} of another row: it is blind to it"
+            do = f"Look at how its forward uses {effect.modality}, or take another {'model' if is_student else 'teacher'}."
+            yield Finding(where, text, "other answers", do)
+        elif effect.swap is not None and effect.swap < WEAK and not is_student:
+            text = f"exchanging it between rows changes the answers by {100 * effect.swap:.2f} % (total variation)"
+            yield Finding(where, text, "", "It hardly looks at it, so it has little to teach about it.", False)
+        if effect.leak is not None and effect.leak > LEAK:
+            text = f"hidden by the masker, its content still changes the answers, by {effect.leak:.1e} of the largest logit"
+            do = "The masker leaves content in, or the model looks at positions that are masked out; masker=drop hides everything."
+            yield Finding(where, text, "no change", do)
+        if effect.untried:
+            yield Finding(where, f"not all was tried: {effect.untried}", "", "", False)
 
 
 def row(model: ModelCheck) -> list[str]:

@@ -87,11 +87,12 @@ def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[
     Of many classes, the file holds the most probable one alone.
     """
     names = list(map(cell, info.class_names)) or list(map(str, range(info.num_classes)))
-    written = list(map(cell, ids))
-    wanted = set(written)
+    answers: dict[str, dict[int, float]] = {cell(i): {} for i in ids}
     with path.open(encoding="utf-8", newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file) if row["id"] in wanted}
-    return [_probabilities(rows.get(i, {}), names) for i in written]
+        for row in csv.DictReader(file):
+            if row["id"] in answers:
+                answers[row["id"]] = _probabilities(row, names)
+    return [answers[cell(i)] for i in ids]
 
 
 def _probabilities(row: Mapping[str, str], names: Sequence[str]) -> dict[int, float]:
