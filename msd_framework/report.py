@@ -77,12 +77,8 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
 def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
     """Goes through a split once: measures the model, compares it with its teacher, and writes its predictions as they come.
 
-    Returns:
-        the metrics of each view, where there are labels, and how faithful it is to its teacher, if there is one; and how many
-        examples there were.
-
-    Raises:
-        DataError: if the split is empty.
+    Returns the metrics of each view, where there are labels, and how faithful it is to its teacher, if there is one; and how
+    many examples there were.
     """
     info, world, dataset = run.data.info, run.world, run.data.splits[use]
     ours, theirs = in_step(run.data.evaluation[use])  # both are asked about a batch before the next one is read

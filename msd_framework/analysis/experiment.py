@@ -76,11 +76,7 @@ def is_experiment(path: str | Path) -> bool:
 def run_experiment(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Runs an experiment, and writes and shows its table.
 
-    Returns:
-        What `summary.json` holds, its `rows` first of all; empty for ``run_type=check``.
-
-    Raises:
-        MSDError: if the user can mend what is wrong.
+    Returns what `summary.json` holds, its `rows` first of all; nothing for ``run_type=check``.
     """
     source = resolve(load(path, overrides, ExperimentConfig))
     config, experiment = checked_experiment(source)
@@ -98,33 +94,28 @@ def run_experiment(path: str | Path, overrides: Iterable[str] = ()) -> dict[str,
     write_json(config.folder / "summary.json", summary)
     _refuse_expectations(config, rows, source)
     drawn = experiment.draw(rows, config.folder / "summary.png")
-    write_text(config.folder / "summary.md", markdown(config, rows, seconds, drawn))
-    Screen().show(_table(config, rows, f"{config.name} ({len(config.seed_list)} seeds, {seconds:g} s)"))
+    table = _table(config, rows, f"{config.name} ({len(config.seed_list)} seeds, {seconds:g} s)")
+    lines = [f"# {escaped(config.name)}", "", f"Seeds {', '.join(map(str, config.seed_list))}; {seconds:g} s.", ""]
+    lines += [*table.markdown(), *(["", "![](summary.png)"] if drawn else [])]
+    write_text(config.folder / "summary.md", "\n".join(lines) + "\n")
+    Screen().show(table)
     return summary
 
 
 def checked_experiment(source: Source) -> tuple[ExperimentConfig, Experiment]:
-    """An experiment, once nothing is wrong with its configuration.
-
-    Raises:
-        ConfigError: with every problem that was found, each with the place that it was written at.
-    """
+    """An experiment, once nothing is wrong with its configuration."""
     refuse(structure_problems(source.values, ExperimentConfig), source)
     config = structured(source.values, ExperimentConfig)
-    refuse([*_value_problems(config), *import_problems(config.imports, config.user_dir)], source)
+    problems = list(seed_problems(config.seed_list, config.seeds))
+    if config.env.threads < 1:
+        problems.append(Problem("env.threads", f"must be 1 or more, got {config.env.threads}."))
+    refuse([*problems, *import_problems(config.imports, config.user_dir)], source)
     refuse(component_problems(component_specs(source.values, ExperimentConfig)), source)
     with locating(source):
         return config, EXPERIMENTS.build(config.experiment, "experiment")
 
 
-def markdown(config: ExperimentConfig, rows: Sequence[Row], seconds: float, drawn: bool) -> str:
-    """The table as a page."""
-    seeds = f"Seeds {', '.join(map(str, config.seed_list))}; {seconds:g} s."
-    picture = ["", "![](summary.png)"] if drawn else []
-    return "\n".join([f"# {escaped(config.name)}", "", seeds, "", *_table(config, rows).markdown(), *picture]) + "\n"
-
-
-def _table(config: ExperimentConfig, rows: Sequence[Row], title: str | None = None) -> Table:
+def _table(config: ExperimentConfig, rows: Sequence[Row], title: str) -> Table:
     """The rows in words, what was expected of a number in brackets behind it."""
     expected, lines = config.expected or {}, []
     for i, row in enumerate(rows):
@@ -145,12 +136,6 @@ def seed_problems(seeds: Sequence[int], written: int | list[int]) -> Iterator[Pr
     """What is wrong with the seeds of an experiment or a study, given what stands in its YAML."""
     if not seeds or min(seeds) < 0 or max(seeds) > LARGEST_SEED or len(set(seeds)) < len(seeds):
         yield Problem("seeds", f"wanted 1 or more, or a list of different seeds from 0 to 2**63 - 1, got {written}.")
-
-
-def _value_problems(config: ExperimentConfig) -> Iterator[Problem]:
-    yield from seed_problems(config.seed_list, config.seeds)
-    if config.env.threads < 1:
-        yield Problem("env.threads", f"must be 1 or more, got {config.env.threads}.")
 
 
 def _refuse_expectations(config: ExperimentConfig, rows: Sequence[Row], source: Source) -> None:

@@ -46,9 +46,6 @@ def alike_layers(
     Args:
         student_layers: the names of its layers, such as `text.*.hidden`; each is read as its mean over an example's positions.
         use: what the run uses the split for whose first examples are looked at.
-
-    Raises:
-        ConfigError: if there are no such layers.
     """
     mine = _layers(student, "student_layers", student_layers)
     theirs = _layers(teacher, "teacher_layers", teacher_layers)

@@ -23,14 +23,7 @@ def read_log_odds(path: Path) -> dict[str, NDArray[np.float64]]:
 
     .. math:: \log \frac{p_1}{1 - p_1} = z_1 - z_0
 
-    Args:
-        path: a file `predictions_<split>.csv` with a column of probabilities for each class of each view.
-
-    Returns:
-        float [N] by view, of the examples of which the view shows something.
-
-    Raises:
-        DataError: if there are not two classes.
+    Returns float [N] by view, of the examples of which the view shows something.
     """
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = list(csv.reader(file))
@@ -49,11 +42,7 @@ def read_log_odds(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def draw_densities(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], path: Path) -> None:
-    """A panel for each model, and in it a density for each view: figure 1 of Jin et al. (2021, arXiv:2101.01881).
-
-    Args:
-        panels: log-odds of class 1, float [N] by view, by the model's name.
-    """
+    """A panel for each model, and in it a density of each view's log-odds: figure 1 of Jin et al. (2021, arXiv:2101.01881)."""
     from scipy.stats import gaussian_kde  # takes a second
 
     figure, axes = _figure(len(panels), width=3.6, height=3.0)

@@ -37,15 +37,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What may be said of it.
-
-        >>> Difference(0.05, 0.04, 0.06, wins=10, losses=0, num_pairs=10).verdict
-        'better'
-        >>> Difference(0.05, -0.04, 0.06, wins=7, losses=3, num_pairs=10).verdict
-        'no difference shown'
-        >>> Difference(0.05, 0.04, 0.06, wins=3, losses=0, num_pairs=3).verdict
-        '3 seeds are too few to tell'
-        """
+        """What may be said of it: better, worse, no difference shown, or that there are too few seeds to tell."""
         if self.num_pairs < FEWEST_PAIRS:
             return f"{self.num_pairs} seed{'s are' if self.num_pairs > 1 else ' is'} too few to tell"
         if self.low > 0 or self.high < 0:
@@ -77,14 +69,6 @@ def paired_difference(
     interval holds the middle `level` of the means of `num_resamples` resamples of the n differences with replacement:
     the percentile interval of Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3. It is
     somewhat too narrow for few seeds.
-
-    Args:
-        baseline: values of the same seeds in the same order.
-        level: the share of resamples inside the interval.
-        seed: of the resamples.
-
-    Raises:
-        ValueError: if there is no value, or not as many of the one as of the other.
 
     >>> paired_difference([3.0, 4.0], [1.0, 2.0])
     Difference(mean=2.0, low=2.0, high=2.0, wins=2, losses=0, num_pairs=2, larger_is_better=True, p=0.5)

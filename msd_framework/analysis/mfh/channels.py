@@ -18,8 +18,8 @@ def channel_saliency(
     .. math:: s_d = \frac{1}{M} \sum_{m=1}^{M} \frac{1}{NC} \sum_{n,c} \bigl(z_{nc}(h^{(d, \pi_{md})}) - z'_{nc}\bigr)^2
 
     with :math:`h^{(d, \pi)}` the channels :math:`h` after :math:`h_{nd}` was replaced by :math:`h_{\pi(n) d}`, :math:`z` the
-    model's logits and :math:`z'` the other's; then scaled so that the smallest is 0 and the largest is 1. Two models that were
-    trained to agree agree through what both modalities show: the larger, the more general to both of them a channel is.
+    model's logits and :math:`z'` the other's; then scaled from 0 to 1 (zeros if all are the same). Two models that were trained
+    to agree do so through what both modalities show: the larger, the more general to both of them a channel is.
 
     Source: Xue et al., The Modality Focusing Hypothesis, ICLR 2023 (arXiv:2206.06487), Algorithm 1, steps 2 to 5.
 
@@ -29,9 +29,6 @@ def channel_saliency(
         reference: logits of the other model for the same examples, [N, C].
         permutations: of the examples, int64 [M, D, N], one for each channel each time.
         at_once: how many times N examples are answered at once, by `torch.func.vmap`; 1 is for a model that it cannot take.
-
-    Returns:
-        float [D], zeros if no channel differs from the others.
 
     >>> h, permutations = torch.eye(4)[:, :2], torch.tensor([[[1, 2, 3, 0]] * 2])
     >>> channel_saliency(lambda h: h * torch.tensor([1.0, 5.0]), h, h * torch.tensor([1.0, 5.0]), permutations)

@@ -110,11 +110,7 @@ class ModelOnView:
 
     @classmethod
     def open(cls, folder: str, view: str, num_examples: int) -> ModelOnView:
-        """The model of a finished run and the first examples of its training split.
-
-        Raises:
-            ConfigError: if there is no such run, or it has no such view.
-        """
+        """The model of a finished run and the first examples of its training split."""
         path = Path(folder) / "config.yaml"
         if not path.is_file():
             raise ConfigError(f"experiment.run: there is no finished run in {folder}. Train it first.")

@@ -58,25 +58,12 @@ def estimate_venn(teacher: Tensor, student: Tensor, y: Tensor, *, num_permutatio
 
     .. math:: |A| = R^2_A, \qquad |B| = R^2_B, \qquad |A \cap B| = R^2_A + R^2_B - R^2_{AB}
 
-    (commonality analysis: Mood, American Educational Research Journal 1971), each :math:`R^2` adjusted for the dimensions
-    (Ezekiel, 1930). A feature so counts by how much it decides; where features are independent and all decide equally, the
-    parts are in proportion to their numbers, and gamma, alpha and beta are those of the sets. No column is counted: columns that
-    are rotated, scaled or there twice change nothing, noisy copies of them next to nothing. A modality that explains no more
-    than it does of shuffled labels explains nothing.
+    (commonality analysis: Mood, American Educational Research Journal 1971), as shares of the label's variance, each
+    :math:`R^2` adjusted for the dimensions (Ezekiel, 1930). Columns that are rotated, scaled or there twice change nothing. A
+    modality that explains no more than it does of labels shuffled `num_permutations` times explains nothing.
 
-    It sees what a linear classifier uses. With N examples gamma is off by about :math:`1.3 / \sqrt N`.
-
-    Args:
-        teacher: float [N, D].
-        student: float [N, D'].
-        y: classes, int64 [N].
-        num_permutations: how often labels are shuffled.
-
-    Returns:
-        the parts, as shares of the label's variance.
-
-    Raises:
-        ValueError: if the matrices are not of the same N examples, or there are fewer than 8, or no more than dimensions.
+    It sees what a linear classifier uses. With N examples gamma is off by about :math:`1.3 / \sqrt N`. The matrices are float
+    [N, D] and [N, D'], y is classes, int64 [N].
 
     >>> decisive = torch.randn(20_000, 6, generator=torch.Generator().manual_seed(0))
     >>> y = (decisive.sum(1) > 0).long()

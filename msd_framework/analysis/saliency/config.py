@@ -75,9 +75,6 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
 
     Args:
         words: options ``key=value``, of `SaliencyConfig` or of the run.
-
-    Raises:
-        ConfigError: with everything that is wrong.
     """
     options, options_source, of_run = own_options(words, SaliencyConfig)
     source = resolve(load(path, of_run))

@@ -40,14 +40,8 @@ ROWS = 1024
 def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
     """Scores the modalities of examples by a run's teacher, and writes a report.
 
-    Args:
-        words: options ``key=value``, of `SaliencyConfig` or of the run.
-
-    Returns:
-        what `saliency_<split>.json` holds, by the use of the split.
-
-    Raises:
-        MSDError: if the user can mend what is wrong.
+    Words are options ``key=value``, of `SaliencyConfig` or of the run. Returns what `saliency_<split>.json` holds, by the use
+    of the split.
     """
     job = load_saliency(path, words)
     summaries: dict[str, Any] = {}
@@ -89,10 +83,6 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
     Args:
         teachers: who teaches, with maskers in eval mode.
         use: what the run uses the split for.
-        saliencies: what is computed, by name.
-
-    Raises:
-        DataError: if no example has a label.
     """
     teacher = teachers.of(use)
     assert teacher is not None

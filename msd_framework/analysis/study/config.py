@@ -124,11 +124,7 @@ class StudyConfig:
 
 
 def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
-    """A study, once nothing is wrong with it or with the files of its runs; those are then named by paths from here.
-
-    Raises:
-        ConfigError: with every problem that was found, each with the place that it was written at.
-    """
+    """A study, once nothing is wrong with it or with the files of its runs; those are then named by paths from here."""
     source = resolve(load(path, overrides, StudyConfig))
     refuse(structure_problems(source.values, StudyConfig), source)
     config = structured(source.values, StudyConfig)

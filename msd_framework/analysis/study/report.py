@@ -47,9 +47,12 @@ class Comparison:
     difference: Difference
     p: float = float("nan")  # of the difference, corrected for all comparisons in this metric
 
-    @property
-    def title(self) -> str:
-        return f"{self.method} - {self.baseline}"
+    def cells(self) -> list[str]:
+        """Who with whom, in what, the mean difference and its interval, seeds that are no ties, the p-value and the verdict."""
+        metric, d = self.metric, self.difference
+        interval = f"{number(metric, d.mean, '+')} [{number(metric, d.low, '+')}, {number(metric, d.high, '+')}]"
+        tally = f"{d.wins} win{'s' * (d.wins != 1)}, {d.losses} loss{'es' * (d.losses != 1)}"
+        return [f"{self.method} - {self.baseline}", metric, interval, tally, f"{self.p:.3f}", d.verdict]
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], salienc
     saliency = saliency_table(saliency_files)
     results = Results(config, runs, list(table(config, runs)), list(compare(config, runs)), by_view, saliency)
     summary = as_json(results)
-    pictures = [*_draw_runs(results), *_draw_densities(config)]
+    pictures = _draw(config, runs)
     write_json(config.folder / "summary.json", summary)
     write_text(config.folder / "summary.md", markdown(results, pictures))
     show(results, pictures)
@@ -133,16 +136,15 @@ def pairs(methods: Sequence[str], baselines: Sequence[str]) -> list[tuple[str, s
     >>> pairs(["ce", "kd", "msd"], ["ce", "kd"])
     [('kd', 'ce'), ('msd', 'ce'), ('msd', 'kd')]
     """
-    earlier = {b: baselines[:i] for i, b in enumerate(baselines)}
-    return [(m, b) for m in methods for b in earlier.get(m, baselines)]
+    pairs = []
+    for method in methods:
+        earlier = baselines[: baselines.index(method)] if method in baselines else baselines
+        pairs += [(method, baseline) for baseline in earlier]
+    return pairs
 
 
 def number(metric: str, value: float, sign: str = "") -> str:
-    """A value of a metric: times 100 where larger is better, as for shares and areas; as it is for distances.
-
-    >>> number("test/accuracy", 0.8342), number("test/kl", 0.5, "+")
-    ('83.4', '+0.500')
-    """
+    """A value of a metric: times 100 where larger is better, as for shares and areas; as it is for distances."""
     return f"{100 * value:{sign}.1f}" if larger_is_better(metric) else f"{value:{sign}.3f}"
 
 
@@ -165,20 +167,8 @@ def sentence(comparison: Comparison) -> str:
     >>> sentence(Comparison("msd", "kd", "test/accuracy", difference))
     'msd - kd: +4.9 [+4.2, +5.6] test/accuracy, 10 wins, 0 losses: better'
     """
-    d = comparison.difference
-    return f"{comparison.title}: {interval(comparison)} {comparison.metric}, {tally(comparison)}: {d.verdict}"
-
-
-def tally(comparison: Comparison) -> str:
-    """On how many seeds a method is better and worse; the others are ties."""
-    wins, losses = comparison.difference.wins, comparison.difference.losses
-    return f"{wins} win{'s' * (wins != 1)}, {losses} loss{'es' * (losses != 1)}"
-
-
-def interval(comparison: Comparison) -> str:
-    """A mean difference and its interval."""
-    metric, d = comparison.metric, comparison.difference
-    return f"{number(metric, d.mean, '+')} [{number(metric, d.low, '+')}, {number(metric, d.high, '+')}]"
+    title, metric, interval, tally, _, verdict = comparison.cells()
+    return f"{title}: {interval} {metric}, {tally}: {verdict}"
 
 
 def caption(config: StudyConfig) -> str:
@@ -195,11 +185,14 @@ def markdown(results: Results, pictures: Sequence[str]) -> str:
     lines = [f"# {escaped(config.name)}", "", caption(config), ""]
     lines += Table(["", *config.metrics, "parameters", "seconds"], cells(results)).markdown()
     for one in results.by_view:
-        lines += ["", f"## {escaped(one.title)}: {one.metric}", "", *view_table(one).markdown()]
+        rows = [[method, *map(partial(shown, one.metric), summaries)] for method, summaries in one.rows.items()]
+        lines += ["", f"## {escaped(one.title)}: {one.metric}", "", *Table(["", *one.views], rows).markdown()]
     if results.saliency:
         lines += ["", "## What each modality is to the teacher", "", *modality_table(results.saliency).markdown()]
     if results.comparisons:
-        lines += ["", "## Differences", "", COMPARED, "", *comparison_table(results.comparisons).markdown()]
+        header = ["", "metric", "difference", "wins, losses", "p (Holm)", ""]
+        table = Table(header, [comparison.cells() for comparison in results.comparisons])
+        lines += ["", "## Differences", "", COMPARED, "", *table.markdown()]
     if config.note:
         lines += ["", config.note]
     for name in pictures:
@@ -214,20 +207,6 @@ def cells(results: Results) -> list[list[str]]:
         means = [shown(metric, row.metrics.get(metric)) for metric in results.config.metrics]
         rows.append([row.name, *means, f"{row.parameters:,}", f"{row.seconds:.1f}"])
     return rows
-
-
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    rows = []
-    for c in comparisons:
-        rows.append([c.title, c.metric, interval(c), tally(c), f"{c.p:.3f}", c.difference.verdict])
-    return Table(["", "metric", "difference", "wins, losses", "p (Holm)", ""], rows)
-
-
-def view_table(by_view: ViewTable) -> Table:
-    rows = []
-    for method, summaries in by_view.rows.items():
-        rows.append([method, *map(partial(shown, by_view.metric), summaries)])
-    return Table(["", *by_view.views], rows)
 
 
 def modality_table(saliency: SaliencyTable) -> Table:
@@ -253,24 +232,21 @@ def show(results: Results, pictures: Sequence[str]) -> None:
     Screen().show(Table(columns, narrow, config.name, caption(config)), *texts)
 
 
-def _draw_runs(results: Results) -> list[str]:
-    metric, values = results.config.metrics[0], dict[str, list[float]]()
+def _draw(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Draws every run's main metric and, if they are wanted, densities; returns the pictures' names."""
+    metric, values = config.metrics[0], dict[str, list[float]]()
     scale = 100 if larger_is_better(metric) else 1
-    for name in results.config.run_files:
-        for run in results.runs:
+    for name in config.run_files:
+        for run in runs:
             if run["name"] == name and run["metrics"].get(metric) is not None:
                 values.setdefault(name, []).append(scale * run["metrics"][metric])
-    draw_runs(values, f"{metric}, times {scale}", results.config.folder / "runs.png")
-    return ["runs.png"]
-
-
-def _draw_densities(config: StudyConfig) -> list[str]:
+    draw_runs(values, f"{metric}, times {scale}", config.folder / "runs.png")
+    if not config.densities:
+        return ["runs.png"]
     panels = {}
     for name in config.densities:
         folder = config.folder / name / f"seed_{config.seed_list[0]}"
         split = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]["test"]
         panels[name] = read_log_odds(split_file(folder, "predictions", split, "csv"))
-    if not panels:
-        return []
     draw_densities(panels, config.folder / "densities.png")
-    return ["densities.png"]
+    return ["runs.png", "densities.png"]

@@ -70,11 +70,7 @@ class StudyRun:
 def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Runs every method with every seed, unless that is done already, and compares them.
 
-    Returns:
-        The summary, which is also written to `summary.json`; empty for ``run_type=check``.
-
-    Raises:
-        MSDError: if the user can mend what is wrong.
+    Returns what `summary.json` holds; nothing for ``run_type=check``.
     """
     config = load_study(path, overrides)
     runs = list(planned(config))
@@ -112,7 +108,7 @@ def planned(config: StudyConfig) -> Iterator[StudyRun]:
 
 
 def refuse_others(config: StudyConfig, runs: Iterable[StudyRun]) -> None:
-    """Raises a ConfigError unless what lies in the folders of the runs and of their worlds is of this study."""
+    """Refuses folders of runs and of their worlds in which something lies that is not of this study."""
     problems = []
     for one in runs:
         if texts := one.differences():
@@ -180,7 +176,8 @@ def do(left: list[Task], config: StudyConfig) -> None:
                 running = [name for name in running if name != event.task.name]
                 failed += [event] if event.error else []
                 bar.advance(shown)
-                say(line(event), bar.console)
+                took = f"done in {event.seconds:.1f} s" if event.happened == "done" else f"{event.happened}: {event.error}"
+                say(f"{event.task.name}: {took}", bar.console)
             bar.update(shown, running=" | ".join(running))
     if failed:
         sentences = []
@@ -189,13 +186,6 @@ def do(left: list[Task], config: StudyConfig) -> None:
                 sentences.append(f"{event.task.name} failed: {event.error} Its output is in {event.task.log}.")
         sentences.append(f"{len(left) - len(failed)} of {len(left)} tasks are done and will not be done again.")
         raise TrainingError("\n".join(sentences))
-
-
-def line(event: Event) -> str:
-    """What happened to a task, in words."""
-    if event.happened == "done":
-        return f"{event.task.name}: done in {event.seconds:.1f} s"
-    return f"{event.task.name}: {event.happened}: {event.error}"
 
 
 # What a worker does.

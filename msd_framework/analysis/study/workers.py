@@ -108,7 +108,11 @@ class _Worker:
             error = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            error = f"its process ended with {_ending(self.process.exitcode)}"
+            code = self.process.exitcode
+            error = f"its process ended with exit code {code}"
+            if code is not None and code < 0:
+                name = signal.Signals(-code).name
+                error = f"its process ended with signal {-code} ({name}), which is often a lack of memory"
             self.pipe.close()
             self.spawn()
         task, self.task = self.task, None
@@ -157,9 +161,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {-code} ({signal.Signals(-code).name}), which is often a lack of memory"
-    return f"exit code {code}"
