@@ -80,9 +80,8 @@ class AttentionRollout(ModelSaliency):
         S_m(x) = \sum_{i \in m} R_{1i}, \qquad R = \bar A_K \cdots \bar A_1, \qquad
         \bar A_k = \tfrac12 \left(I + \tfrac1H \sum_h A_{kh}\right)
 
-    with :math:`A_{kh}` the attention weights of head h in layer k of K; the identity stands for the residual. Scores of an example
-    add up to 1 less the share of [CLS] and [SEP]. They say where the teacher looked and not what came of it: they do not depend on
-    the answer at all.
+    with :math:`A_{kh}` the attention weights of head h in layer k of K; the identity stands for the residual. Scores of an
+    example add up to 1 less the share of [CLS] and [SEP]. They do not depend on the answer at all.
 
     Source: Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, section 3.
     """

@@ -40,9 +40,8 @@ class DropSaliency(_PredictionSaliency):
     with :math:`f_T` the teacher and :math:`x_{\setminus m}` the example without modality m. The full prediction takes the
     teacher's place in D, so `kl` is the divergence from it of the prediction without m.
 
-    **With two modalities this looks at the other one's view**: `drop(image)` is read off the text-only view and
-    `drop(text)` off the image-only view, so that `drop(image) = -keep(text)`. `drop` and `keep` thus rank two modalities of an
-    example alike; they differ in how far apart the scores are, and in how one modality's scores order the examples.
+    **With two modalities this looks at the other one's view**: `drop(image)` is read off the text-only view, so that
+    `drop(image) = -keep(text)`, and both rank the two of an example alike.
 
     >>> predictions = {"full": ModelOutput(torch.tensor([[2.0, 0.0]])), "image": ModelOutput(torch.tensor([[2.0, 0.0]])),
     ...                "text": ModelOutput(torch.tensor([[0.0, 2.0]]))}
@@ -68,10 +67,7 @@ class KeepSaliency(_PredictionSaliency):
     .. math:: S_m(x) = -D\left(f_T(x), f_T(x_m)\right)
 
     with :math:`f_T` the teacher and :math:`x_m` the example with modality m alone. The full prediction takes the
-    teacher's place in D. Scores are at most 0.
-
-    **With two modalities this looks at the opposite view of `drop`**: `keep(image)` is read off the image-only view,
-    `drop(image)` off the text-only view, so that `keep(image) = -drop(text)`.
+    teacher's place in D. Scores are at most 0. With two modalities, `keep(image) = -drop(text)`.
     """
 
     non_negative: ClassVar[bool] = False

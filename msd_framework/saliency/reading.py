@@ -24,11 +24,9 @@ def decided(scores: Tensor, modalities: Sequence[str], reading: Reading) -> dict
         \text{enough:} \quad & a_m = S_m                 & t &= -\max_m S_m \\
         \text{share:}  \quad & a_m = S_m - \max_{o \ne m} S_o & t &= \min_m S_m
 
-    A modality decides alone if no other one is needed, if it is enough, or if its share is the largest by far; all decide together
-    if each of them is needed, if none is enough, or if none has a small share. With two modalities the first two readings are
-    the same: what is enough is what makes the other one needless.
-
-    Of scores float [B, M], of two modalities or more; returns float [B] by modality, and by what all `together` are called.
+    A modality decides alone if no other one is needed, if it is enough, or if its share is the largest by far; all decide
+    together if each is needed, if none is enough, or if none has a small share. Of scores float [B, M], of two modalities or
+    more; returns float [B] by modality, and by what all `together` are called.
 
     >>> import torch
     >>> {name: x.tolist() for name, x in decided(torch.tensor([[3.0, 0.0]]), ["image", "text"], "needed").items()}

@@ -32,12 +32,9 @@ class ShapleySaliency(Saliency):
     - ``prediction``: :math:`v(s) = -D(f_T(x), f_T(x_s))`, how near it is to the full prediction;
     - ``loss``: :math:`v(s) = -\ell(f_T(x_s), y)`, how right it is.
 
-    No model can be shown nothing. There, the prediction is the `prior`: a probability for each class, such as its share among the
-    training targets; `msd saliency` takes that one. Without a prior its logits are all 0. The scores of an example add up to the
-    full effect :math:`v(\text{all}) - v(\text{none})`, exactly, and may be below 0.
-
-    **With two modalities this is the mean of both opposite views**: half of what the modality adds to nothing (`keep` plus a
-    constant), and half of what it adds to the other one (`drop`, or `gap`). It needs all :math:`2^M - 1` views.
+    No model can be shown nothing: there, the prediction is the `prior`. The scores of an example add up to the full effect
+    :math:`v(\text{all}) - v(\text{none})`, exactly, and may be below 0. It needs all :math:`2^M - 1` views; with two modalities
+    it is the mean of both opposite views.
 
     Args:
         value: v, by the teacher's own full answer or by the target.
@@ -82,12 +79,10 @@ class ShapleySaliency(Saliency):
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
         """All views, the full one first; a ValueError if there are more than `MOST` modalities."""
         if len(modalities) > MOST:
-            raise ValueError(
-                f"Shapley values look at every subset of the modalities, which is for {MOST} at most, got {len(modalities)}. "
-                f"Take the saliency drop or keep."
-            )
-        names = [view_name(s, modalities) for s in subsets(modalities) if s]
-        return tuple(reversed(names))
+            text = f"Shapley values look at every subset of the modalities, which is for {MOST} at most, got {len(modalities)}."
+            raise ValueError(f"{text} Take the saliency drop or keep.")
+        _, *shown = subsets(modalities)
+        return tuple(view_name(s, modalities) for s in reversed(shown))
 
     def completed(self, prediction: ModelOutput, shown: Tensor | None) -> ModelOutput:
         """A view that shows nothing of an example is the empty set, whatever the teacher predicts."""
@@ -102,10 +97,17 @@ class ShapleySaliency(Saliency):
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
         full = predictions[FULL]
         v: dict[tuple[str, ...], Tensor] = {(): self.worth(ModelOutput(self.nothing(full.logits)), full, targets)}
-        for s in subsets(modalities):
-            if s:
-                v[s] = self.worth(predictions[view_name(s, modalities)], full, targets)  # [N] each
-        return torch.stack([_share(m, modalities, v) for m in modalities], -1)  # [N, M]
+        _, *shown = subsets(modalities)
+        for s in shown:
+            v[s] = self.worth(predictions[view_name(s, modalities)], full, targets)  # [N] each
+        shares, size = [], len(modalities)
+        for modality in modalities:
+            share = torch.zeros_like(v[()])
+            for s in subsets([m for m in modalities if m != modality]):
+                joined = tuple(m for m in modalities if m in (*s, modality))
+                share = share + (v[joined] - v[s]) / (size * comb(size - 1, len(s)))
+            shares.append(share)
+        return torch.stack(shares, -1)  # [N, M]
 
     def worth(self, prediction: ModelOutput, full: ModelOutput, targets: Tensor) -> Tensor:
         """What a prediction is worth, v [N]."""
@@ -117,14 +119,6 @@ def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """All subsets of names, each in their order, the smallest first: (), (a), (b), (a, b)."""
     for size in range(len(names) + 1):
         yield from combinations(names, size)
-
-
-def _share(modality: str, modalities: Sequence[str], v: Mapping[tuple[str, ...], Tensor]) -> Tensor:
-    size, total = len(modalities), torch.zeros_like(v[()])
-    for s in subsets([m for m in modalities if m != modality]):
-        joined = tuple(m for m in modalities if m in (*s, modality))
-        total = total + (v[joined] - v[s]) / (size * comb(size - 1, len(s)))
-    return total
 
 
 def _logits(prior: Sequence[float], num_classes: int | None, outcomes: Outcomes) -> Tensor:
