@@ -149,6 +149,10 @@ class Span:
     mask: Tensor  # bool [B, L'], which of them hold something of the part
     start: int = 0  # the first of them
 
+    @property
+    def stop(self) -> int:
+        return self.start + self.mask.shape[1]
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -197,7 +201,7 @@ def cut(kind: FeatureKind, values: Tensor, part: Span) -> Feature:
 
     A summary [B, D] is taken as it is.
     """
-    own = slice(part.start, part.start + part.mask.shape[1])
+    own = slice(part.start, part.stop)
     if kind == "hidden":
         return hidden_feature(values[:, own], part.mask)
     if kind == "pooled":
