@@ -96,6 +96,9 @@ class ModalityInputs:
 Inputs: TypeAlias = Mapping[str, ModalityInputs]
 """The modalities of a batch by name, in sorted order."""
 
+TeacherKey: TypeAlias = tuple[str, tuple[int, ...]]
+"""A modality, and the numbers of the teachers that see the same tensors of it, other ones than the student."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -109,9 +112,9 @@ class Batch:
             A float64 scalar.
         having: for each modality that some example lacks, which examples have it, bool [B]. An example has a modality if it
             has a position of it that is neither masked nor special.
-        teacher_inputs: the modalities that a teacher sees as other tensors than the student; empty where both see the same.
+        teacher_inputs: the modalities that teachers see as other tensors than the student; empty where all see the same.
             None stands for tensors that a cached teacher does not need.
-        teacher_having: `having` of those modalities, as the teacher sees them.
+        teacher_having: `having` of those modalities, as these teachers see them.
         example_of: int64 [N], the example that each target belongs to, where examples have several; None where N = B.
     """
 
@@ -121,8 +124,8 @@ class Batch:
     places: tuple[int, ...] = ()
     num_labelled: Tensor | None = None
     having: Mapping[str, Tensor] = field(default_factory=dict)
-    teacher_inputs: Mapping[str, ModalityInputs | None] = field(default_factory=dict)
-    teacher_having: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher_inputs: Mapping[TeacherKey, ModalityInputs | None] = field(default_factory=dict)
+    teacher_having: Mapping[TeacherKey, Tensor] = field(default_factory=dict)
     example_of: Tensor | None = None
 
     def __len__(self) -> int:
@@ -178,13 +181,20 @@ class Batch:
 
     @property
     def teacher_side(self) -> Batch:
-        """The same examples as a teacher sees them; the batch itself where it sees what the student does."""
+        """The same examples as the teacher sees them, or the first of several."""
+        return self.for_teacher(0)
+
+    def for_teacher(self, number: int) -> Batch:
+        """The same examples as one of several teachers sees them; the batch itself where all see what the student does."""
         if not self.teacher_inputs:
             return self
-        both = {**self.inputs, **self.teacher_inputs}
-        inputs = {m: x for m, x in sorted(both.items()) if x is not None}
-        having = {m: rows for m, rows in self.having.items() if m not in self.teacher_inputs}
-        return replace(self, inputs=inputs, having={**having, **self.teacher_having}, teacher_inputs={}, teacher_having={})
+        own = {m: x for (m, teachers), x in self.teacher_inputs.items() if number in teachers}
+        if not own:
+            return replace(self, teacher_inputs={}, teacher_having={})
+        inputs = {m: x for m, x in sorted({**self.inputs, **own}.items()) if x is not None}
+        having = {m: rows for m, rows in self.having.items() if m not in own}
+        having |= {m: rows for (m, teachers), rows in self.teacher_having.items() if number in teachers}
+        return replace(self, inputs=inputs, having=having, teacher_inputs={}, teacher_having={})
 
     def with_inputs(self, inputs: Inputs) -> Batch:
         return replace(self, inputs=dict(sorted(inputs.items())))

@@ -20,7 +20,7 @@ from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, NotM
 from msd_framework.engine.distributed import World
 from msd_framework.errors import DataError
 from msd_framework.randomness import random_numbers_apart
-from msd_framework.structures import Batch, DatasetInfo, has_label
+from msd_framework.structures import Batch, DatasetInfo, TeacherKey, has_label
 
 COUNTED = 1024
 """How many training examples have their labels counted at once."""
@@ -39,7 +39,7 @@ class Data:
         decoded: keeps inputs that were decoded once.
         training: reads the training split; None where that is not open.
         evaluation: the batches of the other splits, by use.
-        teacher_overrides: how modalities become other tensors for the teachers; empty where both sides take the same.
+        teacher_overrides: how modalities become other tensors for teachers; empty where all take what the student does.
     """
 
     facts: RunFacts
@@ -50,7 +50,7 @@ class Data:
     decoded: DecodedInputs
     training: ExampleReader | None
     evaluation: Mapping[str, EvaluationBatches]
-    teacher_overrides: Mapping[str, Processor] = field(default_factory=dict)
+    teacher_overrides: Mapping[TeacherKey, Processor] = field(default_factory=dict)
 
     @property
     def config(self) -> RunConfig:
@@ -60,15 +60,13 @@ class Data:
     def info(self) -> DatasetInfo:
         return self.facts.info
 
-    @property
-    def teacher_processors(self) -> dict[str, Processor]:
-        """How each modality becomes tensors for the teachers."""
-        return {**self.processors, **self.teacher_overrides}
+    def teacher_processors(self, number: int) -> dict[str, Processor]:
+        """How each modality becomes tensors for a teacher."""
+        return {**self.processors, **{m: p for (m, teachers), p in self.teacher_overrides.items() if number in teachers}}
 
-    @property
-    def known_to_teachers(self) -> dict[str, Any]:
-        """`known` with the facts of the teachers' processors."""
-        return {**self.known, "modalities": {m: p.facts for m, p in self.teacher_processors.items()}}
+    def known_to_teacher(self, number: int) -> dict[str, Any]:
+        """`known` with the facts of a teacher's processors."""
+        return {**self.known, "modalities": {m: p.facts for m, p in self.teacher_processors(number).items()}}
 
     @property
     def overrides_in_batches(self) -> TeacherOverrides:
@@ -76,7 +74,7 @@ class Data:
         teacher = self.config.teacher
         if teacher is None or not teacher.cache:
             return self.teacher_overrides
-        return {modality: NotMade(processor) for modality, processor in self.teacher_overrides.items()}
+        return {key: NotMade(processor) for key, processor in self.teacher_overrides.items()}
 
     def reader(self, examples: MultimodalDataset) -> ExampleReader:
         """Reads examples as an evaluation does, without random transforms."""
@@ -138,21 +136,21 @@ class OnDevice:
     Args:
         data: the run's.
         reader: reads the examples.
-        teacher_side: whether they are given as the teachers see them.
+        teacher: the number of the teacher that they are given to as it sees them; None for the student.
     """
 
     data: Data
     reader: ExampleReader
-    teacher_side: bool = False
+    teacher: int | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.data.in_order(self.reader, shared=False):
             on_device = batch.to(self.data.world.device)
-            yield on_device.teacher_side if self.teacher_side else on_device
+            yield on_device if self.teacher is None else on_device.for_teacher(self.teacher)
 
-    def of_teacher(self) -> OnDevice:
-        """The same batches as the teachers see them, with tensors even where the teachers' outputs are cached."""
-        return OnDevice(self.data, self.reader.with_teacher(self.data.teacher_overrides), teacher_side=True)
+    def of_teacher(self, number: int) -> OnDevice:
+        """The same batches as a teacher sees them, with tensors even where its outputs are cached."""
+        return OnDevice(self.data, self.reader.with_teacher(self.data.teacher_overrides), number)
 
 
 def build_data(facts: RunFacts, world: World, splits: Splits | None = None) -> Data:

@@ -71,12 +71,13 @@ class DryRun:
             self._try("model", "the student", predict, masker, [FULL, *views], self.rows.of_student)
             self._try_metrics(model, metrics)
 
-    def teacher(self, teacher: LiveTeacher, views: Sequence[str]) -> None:
+    def teacher(self, teacher: LiveTeacher, views: Sequence[str], number: int = 0) -> None:
         """Runs a teacher, with its weights, on these rows.
 
         Args:
             teacher: the teacher.
             views: what the run asks it for, beside the full input.
+            number: which of several teachers it is.
 
         Raises:
             ConfigError: if it cannot take them, or predicts what is not finite, with the key to change and the row.
@@ -87,7 +88,8 @@ class DryRun:
             self._check_finite(logits, batch, names, "teacher.checkpoint", "its", ". Take another checkpoint.")
 
         with self._left_as_they_were(teacher.model, teacher.masker):
-            self._try("teacher.checkpoint", "the teacher", predict, teacher.masker, [FULL, *views], self.rows.of_teacher)
+            rows = self.rows.of_teacher(number)
+            self._try("teacher.checkpoint", "the teacher", predict, teacher.masker, [FULL, *views], rows)
 
     def _check_finite(self, logits: Tensor, batch: Batch, views: Sequence[str], key: str, whose: str, end: str) -> None:
         """Refuses predictions [V, B, C] that are not finite."""

@@ -71,7 +71,7 @@ class ExtremeRows:
         processors: how each modality becomes tensors.
         info: what the data set is.
         splits: those that are looked at, by what the run uses them for.
-        teacher_overrides: how modalities become other tensors for a teacher.
+        teacher_overrides: how modalities become other tensors for teachers.
     """
 
     def __init__(
@@ -88,8 +88,10 @@ class ExtremeRows:
         processors, overrides = {m: p.deterministic() for m, p in processors.items()}, teacher_overrides or {}
         self.collator = Collator(processors, info, teacher_overrides=overrides)
         self.processors = [Placed(f"data.processors.{m}", m, p) for m, p in processors.items()]
-        self.of_teacher_alone = [Placed(f"teacher.processors.{m}", m, p) for m, p in made(overrides).items()]
-        self.both_sides = [*self.processors, *self.of_teacher_alone]
+        self.of_teachers_alone = {
+            (m, teachers): Placed(f"teacher.processors.{m}", m, p) for (m, teachers), p in made(overrides).items()
+        }
+        self.all_sides = [*self.processors, *self.of_teachers_alone.values()]
         # readers of their own: what is left out here is not counted as left out of the run
         skips = config.data.on_error == "skip"
         self.readers = {
@@ -105,13 +107,12 @@ class ExtremeRows:
         """
         return SideOfRows([self._batch([row]) for row in self._extreme], self._batch(self._extreme), self.processors)
 
-    @property
-    def of_teacher(self) -> SideOfRows:
-        """The rows as the teacher sees them."""
-        own = {placed.modality for placed in self.of_teacher_alone}
-        processors = [placed for placed in self.processors if placed.modality not in own] + self.of_teacher_alone
-        alone = [batch.teacher_side for batch in self.of_student.alone]
-        return SideOfRows(alone, self.of_student.together.teacher_side, processors)
+    def of_teacher(self, number: int) -> SideOfRows:
+        """The rows as a teacher sees them."""
+        own = {m: placed for (m, teachers), placed in self.of_teachers_alone.items() if number in teachers}
+        processors = [placed for placed in self.processors if placed.modality not in own]
+        alone = [batch.for_teacher(number) for batch in self.of_student.alone]
+        return SideOfRows(alone, self.of_student.together.for_teacher(number), [*processors, *own.values()])
 
     @cached_property
     def step(self) -> Batch:
@@ -120,7 +121,7 @@ class ExtremeRows:
         size = training.batch_size // (launched().size * training.accumulate)
         if self.device.type == "cpu":
             size = min(size, MOST_ON_CPU)
-        texts = {placed.modality for placed in self.both_sides if placed.processor.kind == "tokens"}
+        texts = {placed.modality for placed in self.all_sides if placed.processor.kind == "tokens"}
         characters = {}
         for i in evenly(len(examples), MOST_TEXTS):
             inputs = examples[i].inputs
@@ -146,7 +147,7 @@ class ExtremeRows:
             DataError: if it cannot read one, as it has no token for unknown words.
         """
         examples = self.readers["train"].dataset
-        for path, modality, processor in self.both_sides:
+        for path, modality, processor in self.all_sides:
             if not isinstance(processor, Tokenizer):
                 continue
             if processor.needs_known_words:
@@ -177,7 +178,7 @@ class ExtremeRows:
     def _extreme(self) -> list[Row]:
         """The first row of each split; and of each modality one row a split that lacks it, the longest and the shortest."""
         places = [(use, 0) for use in self.readers]
-        for _, modality, processor in self.both_sides:
+        for _, modality, processor in self.all_sides:
             lengths: dict[tuple[str, int], int] = {}
             for use, reader in self.readers.items():
                 for i, length in self._lengths(use, modality, processor).items():
@@ -230,8 +231,8 @@ class ExtremeRows:
         if self.config.data.unlabelled or self.config.data.labelled_share < 1:
             batch = replace(batch, num_labelled=batch.labelled.sum().double().clamp(min=1))
         inputs = {m: replace(x, distinct=None) for m, x in batch.inputs.items()}
-        of_teacher = {m: x and replace(x, distinct=None) for m, x in batch.teacher_inputs.items()}
-        return replace(batch, inputs=inputs, teacher_inputs=of_teacher)
+        of_teachers = {key: x and replace(x, distinct=None) for key, x in batch.teacher_inputs.items()}
+        return replace(batch, inputs=inputs, teacher_inputs=of_teachers)
 
 
 def evenly(length: int, most: int) -> list[int]:

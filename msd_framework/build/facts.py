@@ -82,24 +82,23 @@ class RunFacts:
         return {m: Spec(f"data.processors.{m}", PROCESSORS, spec) for m, spec in self.config.data.processors.items()}
 
     @cached_property
-    def teacher_processors(self) -> dict[str, Spec]:
-        """How each modality becomes tensors for the trained teachers; empty where there is none, or one cannot be read.
+    def teacher_processors(self) -> tuple[dict[str, Spec], ...]:
+        """How each modality becomes tensors for each trained teacher; empty where there is none, or one cannot be read.
 
-        `teacher.processors` comes first, then the student's where it makes what they were trained on, then the first teacher's.
+        `teacher.processors` comes first, then the student's where it makes what the teacher was trained on, then its own.
         """
-        specs: dict[str, Spec] = {}
+        sides = []
         given = self.config.teacher.processors if self.config.teacher is not None else {}
         for folder in self.config.teacher_folders if self.teachers else ():
-            card = self.card(folder)
+            card, specs = self.card(folder), {}
             for m in card["modalities"]:
                 saved, mine = card["processors"][m]["spec"], self.processors.get(m)
-                if m in specs:
-                    continue
                 if mine is not None and m not in given and not other_tensors(mine.value, saved):
                     specs[m] = mine
                 else:
                     specs[m] = Spec(f"teacher.processors.{m}", PROCESSORS, given.get(m, saved))
-        return specs
+            sides.append(specs)
+        return tuple(sides)
 
     @cached_property
     def specs(self) -> tuple[Spec, ...]:
@@ -248,10 +247,13 @@ class RunFacts:
         return Setting(self.info, self.student.modalities, self.teacher.modalities if self.teacher else None, kinds)
 
     @cached_property
-    def teacher_setting(self) -> Setting:
-        """The same of the teacher's side, whose values may be of another kind."""
-        kinds = {m: spec.cls.kind for m, spec in self.teacher_processors.items()}
-        return replace(self.setting, kinds={**self.setting.kinds, **kinds})
+    def teacher_settings(self) -> list[Setting]:
+        """The same of the teachers' sides, whose values may be of other kinds; once where they are alike."""
+        settings = []
+        for specs in self.teacher_processors or ({},):
+            kinds = {m: spec.cls.kind for m, spec in specs.items()}
+            settings.append(replace(self.setting, kinds={**self.setting.kinds, **kinds}))
+        return [setting for i, setting in enumerate(settings) if setting not in settings[:i]]
 
     @cached_property
     def stand_in_objective(self) -> Objective:

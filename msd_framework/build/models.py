@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from msd_framework.build.data import Data, OnDevice
 from msd_framework.components.registry import plain
@@ -24,6 +24,7 @@ from msd_framework.models.base import MultimodalModel
 from msd_framework.models.pretrained.inherit import Inheritance
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.registry import MASKERS, METRICS, MODELS, OPTIMIZERS
+from msd_framework.structures import TeacherKey
 
 
 @dataclass(frozen=True)
@@ -32,27 +33,29 @@ class Maskers:
 
     Args:
         student: from the student and, where it has none of its own, from the teacher.
-        own_of_teacher: from the teacher, where it is another way or the teacher sees other tensors; else None.
+        teachers: from each teacher: the student's, unless it is another way or the teacher sees other tensors.
     """
 
     student: Masker
-    own_of_teacher: Masker | None
-
-    @property
-    def teacher(self) -> Masker:
-        return self.own_of_teacher or self.student
+    teachers: Sequence[Masker] = ()
 
     @property
     def each(self) -> list[Masker]:
-        """One or two."""
-        return [self.student] if self.own_of_teacher is None else [self.student, self.own_of_teacher]
+        """The student's, then those that only teachers have."""
+        return list(dict.fromkeys([self.student, *self.teachers]))
+
+    @property
+    def own_of_teachers(self) -> nn.Module | None:
+        """Those that only teachers have, as they are saved with the student; None if they have none."""
+        own = self.each[1:]
+        return nn.ModuleList(own) if len(own) > 1 else next(iter(own), None)
 
     def fit(self, batches: OnDevice) -> None:
         """Lets each learn the statistics that it asks for, from the same examples as its side sees them."""
-        if self.student.needs_fit:
-            self.student.fit(batches)
-        if self.own_of_teacher is not None and self.own_of_teacher.needs_fit:
-            self.own_of_teacher.fit(batches.of_teacher())
+        for masker in self.each:
+            if masker.needs_fit:
+                is_student = masker is self.student
+                masker.fit(batches if is_student else batches.of_teacher(self.teachers.index(masker)))
 
     def eval(self) -> None:
         for masker in self.each:
@@ -60,14 +63,21 @@ class Maskers:
 
 
 def build_maskers(data: Data) -> Maskers:
-    """How views hide a modality from student and teacher; `fit` has still to show them the training split, if they ask for it."""
-    device, teacher = data.world.device, data.config.teacher
+    """How views hide a modality from student and teachers; `fit` has still to show them the training split, if they ask for it."""
+    device, teacher, teachers = data.world.device, data.config.teacher, list[Masker]()
     with random_numbers_apart():
         student = MASKERS.build(data.config.masker, "masker", data.known).to(device)
-        if teacher is None or (teacher.masker is None and not data.teacher_overrides):
-            return Maskers(student, None)
+        if teacher is None:
+            return Maskers(student)
         spec, at = (data.config.masker, "masker") if teacher.masker is None else (teacher.masker, "teacher.masker")
-        return Maskers(student, MASKERS.build(spec, at, data.known_to_teachers).to(device))
+        # teachers that see the same tensors have one masker
+        of_side: dict[tuple[TeacherKey, ...], Masker] = {(): student} if teacher.masker is None else {}
+        for number in range(max(1, len(data.config.teacher_folders))):
+            side = tuple(key for key in data.teacher_overrides if number in key[1])
+            if side not in of_side:
+                of_side[side] = MASKERS.build(spec, at, data.known_to_teacher(number)).to(device)
+            teachers.append(of_side[side])
+    return Maskers(student, teachers)
 
 
 def build_recipe(data: Data) -> OptimizerRecipe:
@@ -167,8 +177,8 @@ def load_trained(data: Data, model: MultimodalModel, maskers: Maskers, average: 
         )
     load_weights(model, checkpoint.model, str(folder))
     maskers.student.load_state_dict(part_of(checkpoint.objective, "masker."), strict=False)
-    if maskers.own_of_teacher is not None:
-        maskers.own_of_teacher.load_state_dict(part_of(checkpoint.objective, "teacher_masker."), strict=False)
+    if maskers.own_of_teachers is not None:
+        maskers.own_of_teachers.load_state_dict(part_of(checkpoint.objective, "teacher_masker."), strict=False)
     if average is not None:
         load_weights(average, part_of(checkpoint.objective, "teacher.average."), f"{folder} (teacher.ema)")
     return int(checkpoint.state["update"])

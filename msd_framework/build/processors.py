@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.engine.distributed import World
 from msd_framework.errors import CheckpointError, DataError
 from msd_framework.registry import PROCESSORS
+from msd_framework.structures import TeacherKey
 from msd_framework.teachers.ensemble import union
 
 
@@ -28,8 +29,8 @@ def build_processors(facts: RunFacts, world: World, splits: Splits) -> dict[str,
     """
     config = facts.config
     specs, learned = facts.processors, _learned_already(facts)
-    shared = [m for m, spec in facts.teacher_processors.items() if spec == specs.get(m)]
-    modalities = union([facts.student.modalities, shared])
+    shared = [[m for m, spec in own.items() if spec == specs.get(m)] for own in facts.teacher_processors]
+    modalities = union([facts.student.modalities, *shared])
     built = {m: PROCESSORS.build(specs[m].value, specs[m].path, facts.known) for m in modalities}
     if not config.is_evaluated:
         own = {m: Path(config.env.save_dir) / "processors" / m for m in built}
@@ -70,8 +71,10 @@ def _learned_already(facts: RunFacts) -> dict[str, Path]:
     return learned
 
 
-def build_teacher_overrides(facts: RunFacts, processors: Mapping[str, Processor]) -> dict[str, Processor]:
-    """How modalities become other tensors for the teachers than for the student; random transforms are left out.
+def build_teacher_overrides(facts: RunFacts, processors: Mapping[str, Processor]) -> dict[TeacherKey, Processor]:
+    """How modalities become other tensors for teachers than for the student; random transforms are left out.
+
+    A teacher that does not take a modality goes with the first that does.
 
     Args:
         facts: what is known of the run.
@@ -81,37 +84,40 @@ def build_teacher_overrides(facts: RunFacts, processors: Mapping[str, Processor]
         CheckpointError: if a teacher was trained on other tensors than are made for it.
     """
     config = facts.config
-    of_teacher: dict[str, Processor] = {}
-    for folder in config.teacher_folders if config.has_teacher else ():
+    folders = config.teacher_folders if config.has_teacher else []
+    of_modality: dict[str, dict[int, Processor]] = {}
+    for number, folder in enumerate(folders):
         card = facts.card(folder)
         for m in card["modalities"]:
-            wanted = card["processors"][m]["fingerprint"]
-            if m not in of_teacher:
-                of_teacher[m] = _teacher_processor(facts, folder, m, wanted, processors.get(m))
-            if fingerprint(of_teacher[m]) != wanted:
-                raise CheckpointError(_other_tensors_text(folder, m, config))
-    return {m: processor for m, processor in of_teacher.items() if processor is not processors.get(m)}
+            others, wanted = of_modality.setdefault(m, {}), card["processors"][m]["fingerprint"]
+            others[number] = _teacher_processor(facts, number, m, wanted, processors.get(m), [*others.values()])
+            if fingerprint(others[number]) != wanted:
+                text = f"{folder} was trained on other {m} tensors than its own processor makes"
+                raise CheckpointError(f"teacher.checkpoint: {text}: teacher.processors.{m}, or files that it reads, are others.")
+    overrides = {}
+    for m, by_teacher in of_modality.items():
+        first, *_ = by_teacher.values()
+        each = [by_teacher.get(number, first) for number in range(len(folders))]
+        for processor in each:
+            if processor is not processors.get(m):
+                overrides[m, tuple(number for number, own in enumerate(each) if own is processor)] = processor
+    return overrides
 
 
-def _teacher_processor(facts: RunFacts, folder: str, modality: str, wanted: str, student: Processor | None) -> Processor:
-    """A teacher's processor of a modality: the student's where both make the same tensors, so that they are made once."""
-    spec = facts.teacher_processors[modality]
+def _teacher_processor(
+    facts: RunFacts, number: int, modality: str, wanted: str, student: Processor | None, others: Sequence[Processor]
+) -> Processor:
+    """A teacher's processor of a modality: another side's where both make the same tensors, so that they are made once."""
+    spec = facts.teacher_processors[number][modality]
     if student is not None and spec == facts.processors[modality] and fingerprint(student) == wanted:
         return student
     own: Processor = PROCESSORS.build(spec.value, spec.path, facts.known)
-    own.restore(learned_processors(folder, facts.config)[modality])
-    # one that is named for the teacher does not follow the student's random transforms
-    if student is not None and not student.random and (fingerprint(own), own.files) == (fingerprint(student), student.files):
-        return student
+    own.restore(learned_processors(facts.config.teacher_folders[number], facts.config)[modality])
+    for other in [student, *others]:
+        # one that is named for the teacher does not follow the student's random transforms
+        if other is not None and not other.random and (fingerprint(own), own.files) == (fingerprint(other), other.files):
+            return other
     return own.deterministic()
-
-
-def _other_tensors_text(folder: str, modality: str, config: RunConfig) -> str:
-    text = f"teacher.checkpoint: {folder} was trained on other {modality} tensors than "
-    if folder == config.teacher_folders[0]:
-        return f"{text}its own processor makes: teacher.processors.{modality}, or files that it reads, are others."
-    hint = "several teachers must see the same. Train them with data.processors_from of the first."
-    return f"{text}the teachers before it, and {hint}"
 
 
 def _learn(config: RunConfig, processors: Mapping[str, Processor], splits: Splits) -> None:

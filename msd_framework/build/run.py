@@ -117,8 +117,8 @@ class Run:
             return teacher.predict(batch, names).logits
 
         views = [v for v in self.config.evaluation.views if v == FULL or shows(v, teacher.modalities)]
-        batches = (batch.teacher_side for batch in batches)
-        return predict(ask, batches, views, self.world, self.precision.precision, teacher.modalities, teacher.name)
+        precision, modalities = self.precision.precision, teacher.modalities
+        return PredictedBatches(ask, batches, views, self.world, precision, modalities, teacher.name, teacher.side_of)
 
 
 def build(facts: RunFacts, world: World, splits: Splits | None = None) -> Run:

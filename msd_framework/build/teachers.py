@@ -17,8 +17,9 @@ from msd_framework.build.teacher_cache import CachedSplit, open_split
 from msd_framework.config.cards import read_as, rebuilt, weights_of
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
-from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, NotMade
+from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, NotMade, TeacherOverrides
 from msd_framework.engine.checkpoint import load_weights
+from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.structures import Outcomes
@@ -65,6 +66,7 @@ class TrainedTeacher:
         outcomes: how its logits are read: as it was trained.
         views: what it is asked about, by the use of the split.
         live: it, with its weights.
+        number: which of the teachers it is, from 0 on.
     """
 
     folder: str
@@ -72,6 +74,7 @@ class TrainedTeacher:
     outcomes: Outcomes
     views: Mapping[str, tuple[str, ...]]
     live: Weights
+    number: int
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None =
         return Teachers()
     if teacher.ema is not None:
         assert model is not None
-        average = EmaTeacher(model, maskers.teacher, teacher.ema)
+        average = EmaTeacher(model, maskers.teachers[0], teacher.ema)
         return Teachers(average=average, by_use=dict.fromkeys(data.splits, average))
     trained = trained_teachers(data, maskers)
     whole = cache(partial(content, data.facts, data.splits))  # a split that is used in part is opened once more for it
@@ -182,9 +185,9 @@ def trained_teachers(data: Data, maskers: Maskers) -> list[TrainedTeacher]:
     trained = []
     for k, folder in enumerate(config.teacher_folders):
         card = data.facts.card(folder)
-        live = Weights(partial(_read, folder, data, maskers))
+        live = Weights(partial(_read, folder, data, maskers.teachers[k]))
         own = {use: views[use][k] for use in uses}
-        trained.append(TrainedTeacher(folder, tuple(card["modalities"]), read_as(card), own, live))
+        trained.append(TrainedTeacher(folder, tuple(card["modalities"]), read_as(card), own, live, k))
     return trained
 
 
@@ -215,15 +218,16 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     config, teacher = data.config, data.config.teacher
     assert teacher is not None
     layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)
-    processors, specs = data.teacher_processors, {m: spec.value for m, spec in data.facts.teacher_processors.items()}
-    key = cache_key(config, use, whole, one.folder, processors, specs, maskers.teacher, layout)
+    processors = data.teacher_processors(one.number)
+    specs = {m: spec.value for m, spec in data.facts.teacher_processors[one.number].items()}
+    key = cache_key(config, use, whole, one.folder, processors, specs, maskers.teachers[one.number], layout)
     # what the student decoded is not what the teacher's own processors make of it
     decoded = DecodedInputs() if data.teacher_overrides else data.decoded
 
     def batches(examples: MultimodalDataset) -> EvaluationBatches:
         own = {m: processors[m].deterministic() for m in one.modalities}
         # other modalities may be dear to read; a row that has one of them alone is a row all the same
-        others = {m: NotMade(processor) for m, processor in processors.items() if m not in own}
+        others: TeacherOverrides = {(m, (0,)): NotMade(processor) for m, processor in processors.items() if m not in own}
         return data.in_order(ExampleReader(examples, own, decoded, config.data.on_error == "skip", others), shared=False)
 
     def try_out() -> None:
@@ -231,7 +235,7 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
         if data.teacher_overrides:  # of which nothing was looked at yet
             trial.rows.check_files()
             trial.rows.check_texts()
-        trial.teacher(one.live(), one.views[use])
+        trial.teacher(one.live(), one.views[use], one.number)
 
     return CachedSplit(
         key=key,
@@ -263,7 +267,7 @@ def dry_run(data: Data, finite: bool = True, teacher_asked: bool = False) -> Dry
     return DryRun(data.config, rows, finite)
 
 
-def _read(folder: str, data: Data, maskers: Maskers) -> LiveTeacher:
+def _read(folder: str, data: Data, masker: Masker) -> LiveTeacher:
     """A trained teacher with its weights, in eval mode on this process's device."""
     teacher = data.config.teacher
     assert teacher is not None
@@ -273,4 +277,4 @@ def _read(folder: str, data: Data, maskers: Maskers) -> LiveTeacher:
     load_weights(model, checkpoint.model, str(path))
     if teacher.channels is not None:
         keep_channels(model, **vars(teacher.channels))
-    return LiveTeacher(model.to(data.world.device), maskers.teacher)
+    return LiveTeacher(model.to(data.world.device), masker)

@@ -68,7 +68,7 @@ def build_objective(data: Data, model: MultimodalModel, teachers: Teachers, mask
     """
     context = {"model": model, "teacher": teachers.of("train"), "masker": maskers.student}
     objective = OBJECTIVES.build(data.config.objective, "objective", data.known, **context)
-    objective.masker, objective.teacher_masker = maskers.student, maskers.own_of_teacher
+    objective.masker, objective.teacher_masker = maskers.student, maskers.own_of_teachers
     objective = objective.to(data.world.device)
     if objective.needs_dry_run:
         _dry_run(objective, data, teachers)

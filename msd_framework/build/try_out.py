@@ -87,4 +87,4 @@ def try_models(
     trial.student(model, maskers.student, views, metrics)
     if config.teacher is not None and not config.teacher.cache:
         for one in teachers.trained:
-            trial.teacher(one.live(), one.views["train"])
+            trial.teacher(one.live(), one.views["train"], one.number)

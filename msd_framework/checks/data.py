@@ -60,10 +60,11 @@ def processors(run: RunFacts) -> Iterator[Problem]:
     taken = {*run.student.modalities, *(run.teacher.modalities if run.teacher else ())}
     specs = [spec for m, spec in run.processors.items() if m in taken]
     given = run.config.teacher.processors if run.config.teacher is not None else {}
-    for m, spec in run.teacher_processors.items():
-        # a tokenizer lies beside its teacher's weights, wherever it once came from
-        if spec not in specs and (m in given or spec.cls.kind != "tokens"):
-            specs.append(spec)
+    for own in run.teacher_processors:
+        for m, spec in own.items():
+            # a tokenizer lies beside its teacher's weights, wherever it once came from
+            if spec not in specs and (m in given or spec.cls.kind != "tokens"):
+                specs.append(spec)
     for spec in specs:
         for text in spec.cls.check(spec.options):
             yield Problem(spec.path, text)

@@ -109,7 +109,8 @@ def modulation(run: RunFacts) -> Iterator[Problem]:
 def maskers(run: RunFacts) -> Iterator[Problem]:
     """Maskers that cannot hide what a view hides, or leave out what a model needs."""
     of_teacher = ("masker", run.masker) if run.teacher_masker is None else ("teacher.masker", run.teacher_masker)
-    sides = [("masker", run.masker, "model", run.student, run.setting), (*of_teacher, "teacher", run.teacher, run.teacher_setting)]
+    teachers = [(*of_teacher, "teacher", run.teacher, setting) for setting in run.teacher_settings]
+    sides = [("masker", run.masker, "model", run.student, run.setting), *teachers]
     specs = {spec.path: spec for spec in run.of(MASKERS)}  # one that holds others answers for all of them
     problems = []
     for path, _, _, _, setting in sides:

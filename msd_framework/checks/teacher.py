@@ -19,7 +19,7 @@ from msd_framework.models.pretrained.inherit import Inheritance
 from msd_framework.registry import MASKERS, MODELS, PROCESSORS, WEIGHTINGS
 from msd_framework.structures import DatasetInfo
 from msd_framework.teachers.ema import decay_of
-from msd_framework.teachers.ensemble import names_by_teacher, views_of_teachers
+from msd_framework.teachers.ensemble import names_by_teacher, union, views_of_teachers
 from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import SUMMARY
 from msd_framework.views import FULL, shows
@@ -127,7 +127,7 @@ def _trained_otherwise(run: RunFacts, folder: str) -> Iterator[Problem]:
 
 def _processors(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
     """Processors named for teachers that none takes, or with random transforms; and those of the data that nothing would use."""
-    taken = run.teacher_processors
+    taken = union([one.modalities for one in run.teachers])
     for m, value in teacher.processors.items():
         at = f"teacher.processors.{m}"
         if m not in taken:
@@ -135,29 +135,24 @@ def _processors(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
         elif PROCESSORS.build(value, at).random:
             text = "has random transforms, and what a teacher sees by itself is made without. Take them out."
             yield Problem(at, text)
-    for m, own in taken.items():
-        spec = run.processors.get(m)
-        if spec is None or spec == own or m in run.student.modalities or m in teacher.processors:
+    for m, spec in run.processors.items():
+        of_teachers = [own[m] for own in run.teacher_processors if m in own]
+        if not of_teachers or spec in of_teachers or m in run.student.modalities or m in teacher.processors:
             continue
-        other = other_tensors(spec.value, own.value)
+        other = other_tensors(spec.value, of_teachers[0].value)
         text = f"the student does not take {m!r}, and the teacher was trained on other tensors: {other}."
         yield Problem(spec.path, f"{text} Leave it out, for the teacher's checkpoint says how {m} becomes tensors.")
 
 
 def _other_tensors(run: RunFacts) -> Iterator[Problem]:
     """Teachers that were trained on other tensors than they would see."""
-    first: dict[str, str] = {}
-    for folder in run.config.teacher_folders:
-        saved = run.card(folder)["processors"]
-        for m in run.card(folder)["modalities"]:
-            spec = run.teacher_processors[m]
-            other = other_tensors(spec.value, saved[m]["spec"])
-            if other and m in first:
-                text = f"{folder} was trained on other {m} tensors than {first[m]}: {other}. Several teachers must see the same."
-                yield Problem("teacher.checkpoint", text)
-            elif other:
-                yield Problem(spec.path, f"the teacher was trained on other tensors: {other}. Write its own options, or none.")
-            first.setdefault(m, folder)
+    folders = run.config.teacher_folders
+    for folder, own in zip(folders, run.teacher_processors):
+        for m, spec in own.items():
+            other = other_tensors(spec.value, run.card(folder)["processors"][m]["spec"])
+            if other:
+                who = "the teacher" if len(folders) == 1 else folder
+                yield Problem(spec.path, f"{who} was trained on other tensors: {other}. Write its own options, or none.")
 
 
 def _other_classes(model: str, facts: Mapping[str, Any], info: DatasetInfo) -> str:
@@ -234,9 +229,9 @@ def _changing(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
     if not views:
         text = f"the objective {run.objective.name} does not say which views it asks about (its teacher_views)."
         yield Problem("teacher.cache", f"{text} Tell it, {OFF}.")
-    for m, spec in run.teacher_processors.items():
+    for m, spec in run.processors.items():
         # tensors of its own are made without random transforms
-        if spec == run.processors.get(m) and run.unfitted_processors[m].random:
+        if run.unfitted_processors[m].random and any(own.get(m) == spec for own in run.teacher_processors):
             text = f"has random transforms, so the teacher sees another {m} in each epoch and its answers cannot be kept."
             yield Problem(f"data.processors.{m}", f"{text} Take them out, {OFF}.")
     at, value = ("masker", run.config.masker) if teacher.masker is None else ("teacher.masker", teacher.masker)

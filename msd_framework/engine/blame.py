@@ -25,8 +25,9 @@ def find_cause(objective: Objective, batches: Iterable[Batch]) -> str:
     views = () if teacher is None or isinstance(teacher, nn.Module) else objective.teacher_views
     try:
         for batch in batches:
-            for modality, inputs in (*batch.inputs.items(), *batch.teacher_side.inputs.items()):
-                for row in _bad_rows(inputs.values):
+            of_teachers = [(modality, inputs) for (modality, _), inputs in batch.teacher_inputs.items()]
+            for modality, inputs in (*batch.inputs.items(), *of_teachers):
+                for row in _bad_rows(inputs.values) if inputs is not None else ():
                     return f"The {modality} of example {batch.ids[row]} is not finite: mend its file, or leave it out."
             for view in views:
                 with torch.no_grad():

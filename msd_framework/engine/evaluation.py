@@ -73,6 +73,7 @@ class PredictedBatches:
         precision: what they are computed in; the logits are float32 in any.
         modalities: what the model takes; without it, each view counts as showing something of each example.
         name: the model's, for sentences.
+        side_of: a batch as the model sees it.
     """
 
     predict_views: PredictViews
@@ -82,6 +83,7 @@ class PredictedBatches:
     precision: Precision = FP32
     modalities: Sequence[str] = ()
     name: str = "the model"
+    side_of: Callable[[Batch], Batch] = lambda batch: batch
 
     def __iter__(self) -> Iterator[Predictions]:
         """The predictions of each batch, on the CPU.
@@ -109,7 +111,7 @@ class PredictedBatches:
     def _shown(self, batch: Batch) -> dict[str, Tensor]:
         if not self.modalities:
             return {}
-        shown = {}
+        shown, batch = {}, self.side_of(batch)
         for view in self.views:
             examples = None if view == FULL else batch.shown(view, self.modalities)
             if examples is not None:

@@ -29,7 +29,7 @@ class Objective(nn.Module, ABC):
 
     model: MultimodalModel
     masker: Masker | None  # hides modalities in views; the run fits it before the first step, and it is saved with the objective
-    teacher_masker: Masker | None  # hides them from the teacher, where that is another masker
+    teacher_masker: nn.Module | None  # hides them from the teacher, where that is another masker; or all such maskers
     modulation: GradientModulation | None
 
     @abstractmethod

@@ -130,7 +130,7 @@ class DistillationObjective(Objective):
 
     def shown_in(self, batch: Batch, view: View) -> Tensor | None:
         """Which examples have something of a view on the teacher's side and on the student's, bool [B]; None where all do."""
-        for_teacher = batch.teacher_side.shown(view.teacher, self.teacher.modalities)
+        for_teacher = self.teacher.side_of(batch).shown(view.teacher, self.teacher.modalities)
         for_student = batch.shown(view.student, self.model.modalities)
         if for_teacher is None or for_student is None:
             return for_student if for_teacher is None else for_teacher
@@ -195,7 +195,7 @@ class DistillationObjective(Objective):
             teacher_losses.append(known_losses(self.task_loss, teacher[view.teacher], batch))
         if self.weighting.saliency is not None:
             of = self.teacher.modalities
-            scores = scores_of(self.weighting.saliency, teacher, batch.teacher_side, of, lacking=0.0)
+            scores = scores_of(self.weighting.saliency, teacher, self.teacher.side_of(batch), of, lacking=0.0)
         return Evidence(
             views=self.views,
             modalities=self.teacher.modalities,
@@ -295,7 +295,7 @@ class DistillationObjective(Objective):
             names = self.saliency_views()
             logits = check_logits(self.teacher.predict(batch, names).logits, batch, self.teacher.name)
             predictions = dict(zip(names, map(ModelOutput, logits)))
-            yield scores_of(self.weighting.saliency, predictions, batch.teacher_side, self.teacher.modalities)
+            yield scores_of(self.weighting.saliency, predictions, self.teacher.side_of(batch), self.teacher.modalities)
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

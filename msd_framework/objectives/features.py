@@ -230,7 +230,7 @@ class FeatureTerms(nn.Module):
 
 def otherwise_cut(batch: Batch) -> list[str]:
     """Modalities that have other positions for the teacher; images of two sizes have not, as two grids of the same picture."""
-    return [m for m, x in batch.teacher_inputs.items() if x is not None and x.values.ndim != 4]
+    return [m for (m, _), x in batch.teacher_inputs.items() if x is not None and x.values.ndim != 4]
 
 
 def other_positions(names: Sequence[str], student: FeatureShape, teacher: FeatureShape, apart: Sequence[str]) -> str:

@@ -38,6 +38,10 @@ class Teacher(ABC):
             shown: the views as the student sees them, for a teacher with the same masker.
         """
 
+    def side_of(self, batch: Batch) -> Batch:
+        """The examples as it sees them; of several teachers, an example has what one of them sees."""
+        return batch.teacher_side
+
     @property
     def feature_kinds(self) -> Mapping[str, FeatureKind]:
         """The intermediates that `predict_features` can return, and the kind of each."""

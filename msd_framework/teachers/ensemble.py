@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -188,14 +189,24 @@ class EnsembleTeacher(Teacher):
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
         modalities = [teacher.modalities for teacher in self.teachers]
         names_by_view = {view: names_by_teacher(view, modalities, self.combination) for view in views}
+        sides = [batch.for_teacher(k) for k in range(len(self.teachers))]
         logits: list[dict[str, Tensor]] = []  # of each teacher, by its own name of a view
-        for teacher, names in zip(self.teachers, views_of_teachers(views, modalities, self.combination)):
-            logits.append(dict(zip(names, teacher.predict(batch, names, shown).logits)) if names else {})
+        for teacher, side, names in zip(self.teachers, sides, views_of_teachers(views, modalities, self.combination)):
+            logits.append(dict(zip(names, teacher.predict(side, names, shown).logits)) if names else {})
         combined = []
         for own_names in names_by_view.values():
-            has_input = {k: batch.teacher_side.shown(name, modalities[k]) for k, name in own_names.items()}
+            has_input = {k: sides[k].shown(name, modalities[k]) for k, name in own_names.items()}
             combined.append(self._combine({k: logits[k][name] for k, name in own_names.items()}, has_input))
         return ModelOutput(torch.stack(combined))
+
+    def side_of(self, batch: Batch) -> Batch:
+        sides = [batch.for_teacher(k) for k in range(len(self.teachers))]
+        having = {}
+        for modality in self.modalities:
+            each = [side.having[modality] for side in sides if modality in side.having]
+            if len(each) == len(sides):
+                having[modality] = torch.stack(each).any(0)
+        return replace(sides[0], having=having)
 
     def _combine(self, logits: Mapping[int, Tensor], has_input: Mapping[int, Tensor | None]) -> Tensor:
         """The common logits [B, C] of some teachers, [B, C] each.

@@ -45,7 +45,8 @@ class LiveTeacher(Teacher):
         return self.model.summarise_views(self._inputs(batch, views, None))
 
     def _inputs(self, batch: Batch, views: Sequence[str], shown: Views | None) -> list[Inputs]:
+        side = batch.teacher_side
         # views that were made for the student are used again where they would be the same
-        if shown is None or shown.masker is not self.masker or batch.teacher_inputs:
-            shown = Views(self.masker, batch.teacher_side)
+        if shown is None or shown.masker is not self.masker or shown.batch.inputs is not side.inputs:
+            shown = Views(self.masker, side)
         return [shown[name].inputs for name in views]

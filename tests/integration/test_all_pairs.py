@@ -259,7 +259,7 @@ class Bench:
         """The objective of a pair, ready for its first step. What is read of files, built or learned is so but once."""
         written = self.values_of(teacher, student, taught, shown)
         config = replace(self.data.config, **written | {"teacher": TeacherConfig(**written["teacher"])})
-        data, maskers = replace(self.data, facts=RunFacts(config)), Maskers(self.masker(shown), self.masker(taught))
+        data, maskers = replace(self.data, facts=RunFacts(config)), Maskers(self.masker(shown), [self.masker(taught)])
         if student not in self.students:
             torch.manual_seed(1)
             built = build_model(data, build_recipe(data))

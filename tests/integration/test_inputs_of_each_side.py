@@ -143,9 +143,10 @@ def test_each_side_has_a_masker_of_its_own_vocabulary(tiny_config, tiny_teacher,
     data = build_data(RunFacts(config), world)
     maskers = build_maskers(data)
     assert isinstance(maskers.student, NoiseMasker)
-    assert isinstance(maskers.own_of_teacher, NoiseMasker)
-    sizes = data.processors["text"].facts["vocab_size"], data.teacher_overrides["text"].facts["vocab_size"]
-    assert (maskers.student.vocab_size, maskers.own_of_teacher.vocab_size) == sizes
+    (of_teacher,) = maskers.teachers
+    assert isinstance(of_teacher, NoiseMasker)
+    sizes = data.processors["text"].facts["vocab_size"], data.teacher_processors(0)["text"].facts["vocab_size"]
+    assert (maskers.student.vocab_size, of_teacher.vocab_size) == sizes
     assert sizes[0] != sizes[1]
 
 
@@ -154,7 +155,7 @@ def test_another_row_stands_in_for_a_modality_on_both_sides_alike(tiny_config, t
     data = build_data(RunFacts(config), World.alone("cpu"))
     maskers = build_maskers(data)
     batch = next(iter(data.evaluation["validation"]))
-    mine, theirs = maskers.student.view(batch, "text"), maskers.teacher.view(batch.teacher_side, "text")
+    mine, theirs = maskers.student.view(batch, "text"), maskers.teachers[0].view(batch.teacher_side, "text")
     assert mine.inputs["image"].values.shape[2:] == (4, 4)
     assert theirs.inputs["image"].values.shape[2:] == (8, 8)
     for seen, whole in ((mine, batch), (theirs, batch.teacher_side)):

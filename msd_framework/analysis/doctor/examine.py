@@ -209,7 +209,8 @@ def _models(data: Data, maskers: Maskers, model: MultimodalModel, teachers: Teac
     for k, (name, teacher) in enumerate(_by_name(teachers).items()):
         has_weights = bool(teachers.trained)  # those of an average are the student's still
         own = teachers.trained[k].outcomes if has_weights else outcomes
-        yield models.measure(name, teacher.model, partial(_logits, teacher), maskers.teacher, batch.teacher_side, own, has_weights)
+        ask, side = partial(_logits, teacher), batch.for_teacher(k)
+        yield models.measure(name, teacher.model, ask, maskers.teachers[k], side, own, has_weights)
 
 
 def _logits(teacher: LiveTeacher, batch: Batch, view: str) -> Tensor:

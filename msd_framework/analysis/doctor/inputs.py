@@ -32,9 +32,11 @@ class Shape:
 def measure(batch: Batch) -> list[Shape]:
     """What each modality of a batch is like, and each that the teacher sees in tensors of its own."""
     shapes, tensors = [], dict(batch.inputs)
-    for modality, inputs in batch.teacher_inputs.items():
+    is_alone = all(teachers == (0,) for _, teachers in batch.teacher_inputs)
+    for (modality, teachers), inputs in batch.teacher_inputs.items():
         if inputs is not None:
-            tensors[f"{modality} of the teacher"] = inputs
+            who = "the teacher" if is_alone else f"teacher {', '.join(str(k + 1) for k in teachers)}"
+            tensors[f"{modality} of {who}"] = inputs
     for modality, inputs in tensors.items():
         content, special = inputs.mask & ~inputs.special, inputs.mask & inputs.special
         tokens = content.sum(1)  # [B]

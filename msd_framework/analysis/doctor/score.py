@@ -27,7 +27,6 @@ from msd_framework.errors import ConfigError
 from msd_framework.metrics.base import Metric
 from msd_framework.registry import METRICS
 from msd_framework.structures import Batch, Outcomes, probabilities
-from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL
 
 ROUNDING = 0.002  # how far a score of all rows may lie from the recorded one beside one row that is answered otherwise
@@ -74,7 +73,7 @@ def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metri
     whole = data.splits["validation"]
     places = evenly(len(whole), num_rows)
     views = list(dict.fromkeys([FULL, *one.views["train"]]))
-    predictions = answers(data, one.live(), Subset(whole, places), views)
+    predictions = answers(data, one, Subset(whole, places), views)
     check = ScoreCheck(who, one.folder, name, len(predictions.places), len(whole))
     why_not = recorded.why_not or _other_rows(recorded, data, len(whole))
     if not why_not and recorded.predictions is not None:
@@ -188,11 +187,11 @@ def allowance(rows: int, of: int) -> float:
     return 1 / rows + ROUNDING + 1.5 / math.sqrt(rows) * math.sqrt(max(0.0, 1 - rows / of))
 
 
-def answers(data: Data, teacher: Teacher, rows: MultimodalDataset, views: Sequence[str]) -> Predictions:
+def answers(data: Data, one: TrainedTeacher, rows: MultimodalDataset, views: Sequence[str]) -> Predictions:
     """A teacher's predictions of examples, in float32."""
 
     def ask(batch: Batch, views: Sequence[str]) -> Tensor:
-        return teacher.predict(batch, views).logits
+        return one.live().predict(batch.for_teacher(one.number), views).logits
 
     return predict(ask, batches_of(data, rows), views, data.world, FP32).together()
 

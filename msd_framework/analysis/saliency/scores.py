@@ -144,13 +144,13 @@ def summarise(job: SaliencyRun, scored: Scored) -> dict[str, Any]:
             scores[label]["oracle"] = rho
     first = next(iter(scored.scores))
     # only what the run reads as pixels is shown as a picture: a text may hold any path
-    processors = RunFacts(job.run).teacher_processors
+    settings = RunFacts(job.run).teacher_settings
     return {
         "teacher": teacher.checkpoint,
         "split": getattr(job.run.data, scored.use),
         "examples": len(scored.places),
         "modalities": list(scored.modalities),
-        "pictures": [m for m in scored.modalities if processors[m].cls.kind == "pixels"],
+        "pictures": [m for m in scored.modalities if any(one.kinds.get(m) == "pixels" for one in settings)],
         "scores": scores,
         "picked_by": first,
         "picked": {name: pick(scored, values, job.options.examples) for name, values in scored.decided(first).items()},

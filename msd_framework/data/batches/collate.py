@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 from msd_framework.data.base import Example, Processor, input_name
 from msd_framework.data.batches.reader import Loaded, NotMade, TeacherOverrides
 from msd_framework.errors import DataError
-from msd_framework.structures import Batch, DatasetInfo, Distinct, ModalityInputs, tree_map
+from msd_framework.structures import Batch, DatasetInfo, Distinct, ModalityInputs, TeacherKey, tree_map
+
+K = TypeVar("K")
 
 
 class Collator:
@@ -23,7 +25,7 @@ class Collator:
         processors: how each modality becomes tensors.
         info: the data set's description, which says how targets are read.
         unlabelled: whether examples may lack a label and those that have one are counted; if None, they may, and nobody counts.
-        teacher_overrides: how modalities become other tensors for a teacher.
+        teacher_overrides: how modalities become other tensors for teachers.
     """
 
     def __init__(
@@ -52,16 +54,16 @@ class Collator:
         return self._with_teacher(batch, loaded) if self.teacher_overrides else batch
 
     def _with_teacher(self, batch: Batch, loaded: Sequence[Loaded]) -> Batch:
-        """The batch with what a teacher sees otherwise."""
-        teacher_inputs: dict[str, ModalityInputs | None] = {}
-        present: dict[str, Tensor] = {}
-        for m, processor in sorted(self.teacher_overrides.items()):
-            values = [one.example.inputs[m] for one in loaded]
+        """The batch with what teachers see otherwise."""
+        teacher_inputs: dict[TeacherKey, ModalityInputs | None] = {}
+        present: dict[TeacherKey, Tensor] = {}
+        for key, processor in sorted(self.teacher_overrides.items()):
+            values = [one.example.inputs[key[0]] for one in loaded]
             if isinstance(processor, NotMade):
-                teacher_inputs[m], present[m] = None, torch.tensor([processor.is_present(value) for value in values])
+                teacher_inputs[key], present[key] = None, torch.tensor([processor.is_present(value) for value in values])
             else:
-                inputs = collate(processor, values, [one.teacher_values.get(m) for one in loaded])
-                teacher_inputs[m], present[m] = inputs, inputs.present
+                inputs = collate(processor, values, [one.teacher_values.get(key) for one in loaded])
+                teacher_inputs[key], present[key] = inputs, inputs.present
         return replace(batch, teacher_inputs=teacher_inputs, teacher_having=_some_lack(present))
 
     def num_labelled(self, examples: Sequence[Example]) -> Tensor | None:
@@ -86,9 +88,9 @@ class Collator:
         return torch.from_numpy(np.array([unknown if e.target is None else e.target for e in examples], np.float32))
 
 
-def _some_lack(present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _some_lack(present: Mapping[K, Tensor]) -> dict[K, Tensor]:
     """Which examples have each modality that some lack."""
-    return {m: rows for m, rows in present.items() if not rows.all()}
+    return {key: rows for key, rows in present.items() if not rows.all()}
 
 
 def collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:

@@ -41,7 +41,8 @@ class _Read:
         reader.skipped |= self.skipped
         if self.batch is None:
             return None
-        for modality, having in {**self.batch.teacher_having, **self.batch.having}.items():
+        of_teachers = {modality: having for (modality, _), having in self.batch.teacher_having.items()}
+        for modality, having in {**of_teachers, **self.batch.having}.items():
             places = (place for place, has in zip(self.batch.places, having.tolist()) if not has)
             reader.lacking.setdefault(modality, set()).update(places)
         return self.batch

@@ -13,6 +13,7 @@ from msd_framework.components.registry import raised_at
 from msd_framework.data.base import Example, MultimodalDataset, Processor, input_name
 from msd_framework.data.files import FilesThatAreThere
 from msd_framework.errors import DataError, MSDError, did_you_mean, is_memory
+from msd_framework.structures import TeacherKey
 
 
 class Loaded(NamedTuple):
@@ -21,12 +22,12 @@ class Loaded(NamedTuple):
     Args:
         example: the raw one.
         inputs: what the student sees, by modality.
-        teacher_values: what a teacher sees otherwise.
+        teacher_values: what teachers see otherwise.
     """
 
     example: Example
     inputs: dict[str, Any]
-    teacher_values: dict[str, Any]
+    teacher_values: dict[TeacherKey, Any]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class NotMade:
             return True
 
 
-TeacherOverrides: TypeAlias = Mapping[str, Processor | NotMade]
-"""How modalities become tensors that a teacher sees and the student does not."""
+TeacherOverrides: TypeAlias = Mapping[TeacherKey, Processor | NotMade]
+"""How modalities become tensors that teachers see and the student does not."""
 
 Kept: TypeAlias = dict[tuple[Any, ...], Any]
 """Loaded inputs by modality and name."""
@@ -106,7 +107,7 @@ class ExampleReader:
         processors: how each modality becomes tensors.
         decoded: keeps what was decoded once; nothing is kept if left out.
         skip_errors: leaves out an example that cannot be read, in place of raising.
-        teacher_overrides: how modalities become other tensors for a teacher.
+        teacher_overrides: how modalities become other tensors for teachers.
         names_modality: whether what is wrong with an input is told with its modality, where no file or column says which it is;
             then whatever a processor raises is a DataError, since a program can hold anything.
 
@@ -127,15 +128,15 @@ class ExampleReader:
         self.dataset, self.processors, self.skip_errors = dataset, processors, skip_errors
         self.names_modality = names_modality
         self.teacher_overrides = {} if teacher_overrides is None else teacher_overrides
-        self.modalities = tuple({**processors, **self.teacher_overrides})
+        self.modalities = tuple(dict.fromkeys([*processors, *(m for m, _ in self.teacher_overrides)]))
         self.decoded = DecodedInputs() if decoded is None else decoded
         self.skipped: dict[int, str] = {}
         self.lacking: dict[str, set[int]] = {}
 
     @property
     def _read_by(self) -> list[tuple[str, Processor]]:
-        """Each modality with who reads it; one that both sides read their own way is there twice."""
-        return [*self.processors.items(), *made(self.teacher_overrides).items()]
+        """Each modality with who reads it; one that each side reads its own way is there several times."""
+        return [*self.processors.items(), *((m, own) for (m, _), own in made(self.teacher_overrides).items())]
 
     def with_teacher(self, teacher_overrides: TeacherOverrides) -> ExampleReader:
         """A reader of the same examples for another teacher side, which knows and tells what this one does of broken rows."""
@@ -164,11 +165,12 @@ class ExampleReader:
             for modality, processor in self.processors.items():
                 value = example.inputs[modality]
                 loaded.inputs[modality] = None if value is None else self._load(modality, processor, value, beside)
-            for modality, own in made(self.teacher_overrides).items():
+            for (modality, teachers), own in made(self.teacher_overrides).items():
                 value = example.inputs[modality]
                 if value is not None:
                     # under a name of its own, for it is not what the student's processor makes of the same input
-                    loaded.teacher_values[modality] = self._load(f"{modality} of the teacher", own, value, beside)
+                    name = f"{modality} of the teachers {teachers}"
+                    loaded.teacher_values[modality, teachers] = self._load(name, own, value, beside)
             return loaded
         except DataError as error:
             key = f"{modality}: " if self.names_modality and modality else ""
@@ -245,9 +247,9 @@ class ExampleReader:
             return 0
 
 
-def made(teacher_overrides: TeacherOverrides) -> dict[str, Processor]:
+def made(teacher_overrides: TeacherOverrides) -> dict[TeacherKey, Processor]:
     """Those processors whose tensors are made."""
-    return {m: p for m, p in teacher_overrides.items() if isinstance(p, Processor)}
+    return {key: p for key, p in teacher_overrides.items() if isinstance(p, Processor)}
 
 
 def read_example(dataset: MultimodalDataset, index: int, modalities: Collection[str]) -> Example:

@@ -40,14 +40,16 @@ def batch(folder: Path, overrides: TeacherOverrides) -> Batch:
 @pytest.mark.parametrize(("modality", "make"), [("image", regions), ("text", words)])
 def test_a_cached_teacher_lacks_what_it_lacked_when_its_inputs_were_made(tmp_path, modality, make):
     processor = make(tmp_path)
-    live, cached = batch(tmp_path, {modality: processor}), batch(tmp_path, {modality: NotMade(processor)})
-    assert cached.teacher_inputs == {modality: None}
-    assert live.teacher_having[modality].tolist() == cached.teacher_having[modality].tolist()
-    assert not live.teacher_having[modality].all()
+    key = (modality, (0,))
+    live, cached = batch(tmp_path, {key: processor}), batch(tmp_path, {key: NotMade(processor)})
+    assert cached.teacher_inputs == {key: None}
+    assert live.teacher_having[key].tolist() == cached.teacher_having[key].tolist()
+    assert not live.teacher_having[key].all()
 
 
 def test_files_that_are_gone_once_their_answers_are_cached_were_there(tmp_path):
     processor = regions(tmp_path)
     (tmp_path / "two.npy").unlink()
-    having = batch(tmp_path, {"image": NotMade(processor)}).teacher_having["image"]
+    key = ("image", (0,))
+    having = batch(tmp_path, {key: NotMade(processor)}).teacher_having[key]
     assert torch.equal(having, torch.tensor([False, True, True, True]))
