@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from msd_framework.components.registry import Registry
 from msd_framework.data.files import FilesThatAreThere
@@ -22,50 +23,30 @@ from msd_framework.structures import DatasetInfo, ModalityInputs, ModalityKind
 
 @dataclass(frozen=True)
 class Example:
-    """One raw example.
+    """One raw example."""
 
-    Args:
-        id: unique within the data set and stable over runs.
-        inputs: what stands for each modality: a text, the path of a file; None where the example lacks it.
-        target: a class, a list of C labels or scores, or None where a blind test has none.
-        source: the file and line that it comes from, for errors.
-        facts: other columns that are kept with the predictions.
-    """
-
-    id: str
-    inputs: Mapping[str, Any]
-    target: int | Sequence[float] | None
-    source: str
-    facts: Mapping[str, str] = field(default_factory=dict)
+    id: str  # unique within the data set and stable over runs
+    inputs: Mapping[str, Any]  # what stands for each modality: a text, the path of a file; None where the example lacks it
+    target: int | Sequence[float] | None  # a class, a list of C labels or scores, or None where a blind test has none
+    source: str  # the file and line that it comes from, for errors
+    facts: Mapping[str, str] = field(default_factory=dict)  # other columns that are kept with the predictions
 
 
 @dataclass(frozen=True)
 class SubmissionFile:
-    """A file with an entry for each example of a split, written as they come.
-
-    Args:
-        name: the file's name.
-        begin: what stands before the entries.
-        between: what stands between two of them.
-        end: what stands behind them.
-    """
+    """A file with an entry for each example of a split, written as they come."""
 
     name: str
-    begin: str = ""
+    begin: str = ""  # what stands before the entries
     between: str = ""
     end: str = ""
 
 
 class RowKeys(NamedTuple):
-    """What tells whether two splits share rows.
+    """What tells whether two splits share rows: Python's hashes, which are those of this process."""
 
-    Args:
-        ids: a hash of the id of each example, int64 [N]; of none where ids are the places of rows.
-        contents: a hash of the inputs of each example, int64 [N]. Hashes are those of this process.
-    """
-
-    ids: NDArray[np.int64]
-    contents: NDArray[np.int64]
+    ids: NDArray[np.int64]  # of the id of each example, [N]; of none where ids are the places of rows
+    contents: NDArray[np.int64]  # of the inputs of each example, [N]
 
 
 class MultimodalDataset(ABC):
@@ -75,17 +56,12 @@ class MultimodalDataset(ABC):
     whether the examples of a training split may lack their label, so that those without one are read with no target.
     """
 
-    splits: ClassVar[tuple[str, ...]]
-    """The names of the splits, as the publisher calls them."""
-
-    published: ClassVar[Mapping[str, int]] = {}
-    """How many examples the publisher says that each split has."""
-
-    overlapping: ClassVar[tuple[Set[str], ...]] = ()
-    """Splits that the publisher himself has given rows in common."""
-
+    splits: ClassVar[tuple[str, ...]]  # as the publisher calls them
+    published: ClassVar[Mapping[str, int]] = {}  # how many examples the publisher says that each split has
+    overlapping: ClassVar[tuple[Set[str], ...]] = ()  # splits that the publisher himself has given rows in common
+    # methods that earlier versions asked for, and those that took their place
     renamed: ClassVar[Mapping[str, str]] = {"write_submission": "submission and submission_entries"}
-    """Methods that earlier versions asked for, and those that took their place."""
+    may_share_rows: bool = False  # whether the user has said that its splits may have rows in common
 
     @classmethod
     @abstractmethod
@@ -99,16 +75,8 @@ class MultimodalDataset(ABC):
 
     @classmethod
     def check_together(cls, options: Mapping[str, Any], splits: Mapping[str, str]) -> dict[str, str]:
-        """Why splits must not be used together in one run, as a sentence for each use that is wrong.
-
-        Args:
-            options: those of a YAML.
-            splits: the split that is used for train, validation and test.
-        """
+        """Why splits, by their use (train, validation, test), must not be in one run, as a sentence for each use that is wrong."""
         return {}
-
-    may_share_rows: bool = False
-    """Whether the user has said that its splits may have rows in common."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -127,12 +95,7 @@ class MultimodalDataset(ABC):
         return None
 
     def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
-        """What that file says of each of some examples.
-
-        Args:
-            places: B examples.
-            logits: float [B, C] of them.
-        """
+        """What that file says of each of B examples, with their logits [B, C]."""
         return []
 
     @property
@@ -152,12 +115,7 @@ DATASETS: Registry[MultimodalDataset] = Registry("dataset", "datasets", Multimod
 
 
 def check_opening(dataset: type[MultimodalDataset], options: Mapping[str, Any], split: str, limit: int | None) -> None:
-    """What a data set's constructor looks at first: whether its limit is one, and whether its files are there.
-
-    Raises:
-        ValueError: if ``limit`` is not positive.
-        DataError: if a file is missing.
-    """
+    """What a data set's constructor looks at first: whether its limit is one, and whether its files are there."""
     if limit is not None and limit < 1:
         raise ValueError(f"max_examples is {limit}, wanted at least 1, or null for all")
     if problems := dataset.check(options, split):
@@ -167,17 +125,12 @@ def check_opening(dataset: type[MultimodalDataset], options: Mapping[str, Any], 
 class Processor(ABC):
     """Turns what stands for one modality of an example into tensors, and B of them into a batch's."""
 
-    kind: ClassVar[ModalityKind]
-    """What the values of its batches are."""
-
+    kind: ClassVar[ModalityKind]  # what the values of its batches are
+    # options that a teacher's processor and its student's may differ in: both still make the same tensors of an example
     free_options: ClassVar[frozenset[str]] = frozenset()
-    """Options that a teacher's processor and its student's may differ in: both still make the same tensors of an example."""
-
+    # whether `fit` loads inputs, so that those which cannot be read are left out of it where a run leaves them out
     fits_on_loaded: ClassVar[bool] = False
-    """Whether `fit` loads inputs, so that those which cannot be read are left out of it where a run leaves them out."""
-
-    random: bool = False
-    """Whether the same input can become different tensors, so that they cannot be kept or cached."""
+    random: bool = False  # whether the same input can become different tensors, so that they cannot be kept or cached
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[str]:
@@ -186,19 +139,10 @@ class Processor(ABC):
 
     @abstractmethod
     def load(self, value: Any) -> Any:
-        """One example's input, read and turned into tensors; runs in a worker process.
-
-        Raises:
-            DataError: if the file cannot be read.
-        """
+        """One example's input, read and turned into tensors, in a worker process; a `DataError` if it cannot be read."""
 
     def is_there(self, value: Any, files: FilesThatAreThere) -> bool:
-        """Whether what an input is read from is there, and of the right size, as far as can be known without reading it.
-
-        Args:
-            value: the raw input.
-            files: asked about paths, which it looks up together.
-        """
+        """Whether what an input is read from is there, and of the right size, as far as can be known without reading it."""
         return self.kind == "tokens" or not isinstance(value, (str, PurePath)) or value in files
 
     @abstractmethod
@@ -209,28 +153,15 @@ class Processor(ABC):
         """What stands in for the input of an example that lacks the modality, as `load` makes it.
 
         It has at least one position; nobody looks at more of it than special ones, such as [CLS] and [SEP].
-
-        Raises:
-            DataError: if examples must not lack it.
         """
         raise DataError(f"an example lacks what {type(self).__name__} makes tensors of, which has no `blank` to stand in for it")
 
     def length(self, value: Any) -> int:
-        """How many positions an input has in a batch of its own; a processor that need not load it for that overrides this.
-
-        Raises:
-            DataError: if the input cannot be read.
-        """
+        """How many positions an input has in a batch of its own; a processor that need not load it for that overrides this."""
         return self.collate([self.load(value)]).mask.shape[1]
 
     def is_present(self, value: Any) -> bool:
-        """Whether a model sees anything of an input, see `ModalityInputs.present`; an image without a region shows nothing.
-
-        It is called where a cached teacher's inputs are not made. A processor that need not load the input for that overrides it.
-
-        Raises:
-            DataError: if the input cannot be read.
-        """
+        """Whether a model sees anything of an input, see `ModalityInputs.present`; an image without a region shows nothing."""
         return self.kind in ("pixels", "waveform") or bool(self.collate([self.load(value)]).present[0])
 
     def deterministic(self) -> Processor:
@@ -268,9 +199,6 @@ PROCESSORS: Registry[Processor] = Registry("processor", "processors", Processor)
 def as_array(value: Any) -> NDArray[Any]:
     """What a program holds as an array in the machine's byte order: a tensor of any device and precision, an array, a list.
 
-    Raises:
-        DataError: if no array can be made of it, such as of rows of several lengths.
-
     >>> as_array(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
     array([1., 1.], dtype=float32)
     """
@@ -283,6 +211,14 @@ def as_array(value: Any) -> NDArray[Any]:
     except Exception as error:  # objects of others can raise anything when they are made arrays
         raise DataError(f"no array can be made of a {type(value).__name__} ({error})") from error
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def padded(loaded: Sequence[Tensor], value: float = 0.0, at_least_one: bool = False) -> tuple[Tensor, Tensor]:
+    """Rows [N, ...] of several lengths as one tensor [B, L, ...], padded behind their ends, and which are there [B, L]."""
+    values = pad_sequence(list(loaded), batch_first=True, padding_value=value)
+    if at_least_one and not values.shape[1]:
+        values = values.new_zeros(len(values), 1, *values.shape[2:])
+    return values, torch.arange(values.shape[1]) < torch.tensor([len(rows) for rows in loaded])[:, None]
 
 
 def input_name(value: Any) -> tuple[type, str] | None:

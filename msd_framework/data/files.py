@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path, PurePath
 
 from msd_framework.errors import DataError, did_you_mean
 
 
 class FilesThatAreThere:
-    """Files by their paths, as the listings of their folders say.
-
-    Each folder is listed once, since a network disk is slow to look for many files one by one.
-    """
+    """Files by the listings of their folders, each made once: a network disk is slow to look for many files one by one."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
@@ -32,26 +29,18 @@ class FilesThatAreThere:
 
 
 class DataFolder:
-    """The folder that a data set's files must not leave, each of whose own folders is looked at once.
-
-    Args:
-        root: where it is.
-        allowed: other folders that links in it may lead to, such as a shared disk.
-    """
+    """The folder that a data set's files must not leave but for those allowed; each folder in it is looked at once."""
 
     def __init__(self, root: Path, allowed: Sequence[str] | None = None):
         self.root = root
         self.allowed = folders(allowed)
-        self._doubtful: dict[str, Container[str]] = {}
+        self._doubtful: dict[str, Set[str] | None] = {}
 
     def check(self, relative: str) -> None:
-        """Whether a path stays in the folder.
-
-        Raises:
-            DataError: if it leaves it, see `inside`.
-        """
+        """Refuses a path that leaves the folder, see `inside`."""
         head, slash, name = relative.rpartition("/")
-        if name in self._doubtful_in(head + slash) or "\0" in name:
+        doubtful = self._doubtful_in(head + slash)
+        if doubtful is None or name in doubtful or "\0" in name:
             inside(self.root, relative, self.allowed)
 
     def is_sure_of(self, relatives: Sequence[str]) -> bool:
@@ -65,28 +54,28 @@ class DataFolder:
         # all in one folder is the usual case, which three counts tell quicker than a look at each path
         is_one = joined.count("\0" + first) == len(relatives) and joined.count("/") == first.count("/") * len(relatives)
         folders = {first} if is_one else {relative[: relative.rfind("/") + 1] for relative in relatives}
-        doubtful = {folder: self._doubtful_in(folder) for folder in folders}
-        return all(
-            isinstance(names, set) and {folder + name for name in names}.isdisjoint(relatives) for folder, names in doubtful.items()
-        )
+        for folder in folders:
+            names = self._doubtful_in(folder)
+            if names is None or not {folder + name for name in names}.isdisjoint(relatives):
+                return False
+        return True
 
-    def _doubtful_in(self, folder: str) -> Container[str]:
-        doubtful = self._doubtful.get(folder)
-        if doubtful is None:
-            doubtful = self._doubtful[folder] = self._look(folder)
-        return doubtful
-
-    def _look(self, folder: str) -> Container[str]:
-        """The names in a folder that may lead out of it: links, and all of them if the folder itself may not be within the root."""
-        try:
+    def _doubtful_in(self, folder: str) -> Set[str] | None:
+        """The names in a folder that may lead out of it; None for all, if the folder itself may not be within the root."""
+        if folder not in self._doubtful:
             if len(self._doubtful) >= _MAX_FOLDERS:
                 self._doubtful.clear()
+            self._doubtful[folder] = self._look(folder)
+        return self._doubtful[folder]
+
+    def _look(self, folder: str) -> Set[str] | None:
+        try:
             with os.scandir(inside(self.root, folder, self.allowed) if folder else self.root) as entries:
                 return {"", ".", "..", *(entry.name for entry in entries if entry.is_symlink())}
         except (FileNotFoundError, NotADirectoryError):
             return {"", ".", ".."}
         except (OSError, ValueError):  # it leaves the root, cannot be looked at, or is no name of a folder
-            return _Everything()
+            return None
 
 
 def folders(named: Sequence[str] | None) -> list[Path]:
@@ -95,16 +84,7 @@ def folders(named: Sequence[str] | None) -> list[Path]:
 
 
 def inside(root: Path, relative: str, allowed: Sequence[Path] = (), option: str = "data.dataset.allow_roots") -> Path:
-    """The path of a file in a folder.
-
-    Args:
-        root: the folder.
-        relative: the path in it.
-        allowed: other folders that it may lie in.
-        option: what names them, for errors.
-
-    Raises:
-        DataError: if it leaves the folder: by ``..``, as an absolute path, or through a symbolic link.
+    """The path of a file in a folder, which it must not leave but for some others that an option names.
 
     >>> inside(Path("data"), "../secret.png")
     Traceback (most recent call last):
@@ -149,11 +129,7 @@ def plain_paths(paths: Sequence[str]) -> Sequence[str]:
 
 
 def files_below(root: Path, allowed: Sequence[Path] = (), option: str = "allow_roots") -> Iterator[str]:
-    """The files of a folder and of those in it, by name, relative to it; links are followed where `inside` lets them.
-
-    Raises:
-        DataError: if a link leads elsewhere.
-    """
+    """The files of a folder and of those in it, by name, relative to it; links are followed where `inside` lets them."""
 
     def walk(folder: str, above: frozenset[str]) -> Iterator[str]:
         with os.scandir(root / folder) as entries:
@@ -173,17 +149,11 @@ def files_below(root: Path, allowed: Sequence[Path] = (), option: str = "allow_r
 
 
 def find_layout(root: Path, file: str) -> tuple[Path, Path]:
-    """Where a file of annotations lies, and the folder of the images that go with it: as published, or as MMF keeps them.
-
-    Args:
-        root: the data set's folder.
-        file: the name of the file.
-
-    Returns:
-        What is there; where the publisher has them if nothing is.
-    """
-    found = [(root / annotations / file, root / images) for annotations, images in _LAYOUTS]
-    return next((layout for layout in found if layout[0].is_file()), found[0])
+    """Where a file of annotations lies, and the folder of the images that go with it: as MMF keeps them, or as published."""
+    for subfolder, images in (("annotations", "images"), ("defaults/annotations", "defaults/images")):
+        if not (root / file).is_file() and (root / subfolder / file).is_file():
+            return root / subfolder / file, root / images
+    return root / file, root
 
 
 def missing(file: Path, page: str, tree: Sequence[str]) -> list[str]:
@@ -200,10 +170,4 @@ def unknown_split(dataset: str, split: str, splits: Sequence[str]) -> list[str]:
     return [f"{dataset} has no split {split!r}.{did_you_mean(split, splits)} Its splits: {', '.join(splits)}."]
 
 
-class _Everything(Container[str]):
-    def __contains__(self, name: object) -> bool:
-        return True
-
-
-_LAYOUTS = (("", ""), ("annotations", "images"), ("defaults/annotations", "defaults/images"))
 _MAX_FOLDERS = 1024

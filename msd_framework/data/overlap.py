@@ -21,36 +21,20 @@ from msd_framework.errors import DataError, did_you_mean
 from msd_framework.structures import DatasetInfo
 
 Hashes: TypeAlias = NDArray[np.int64]
-MOST_NAMED = 3
-"""How many shared rows are named."""
+MOST_NAMED = 3  # of the rows that are shared
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Rows of a split that another one has as well.
-
-    Args:
-        count: how many.
-        by: what they have in common, "content" or "ids".
-        first: the first of them, each with its two places.
-    """
+    """Rows of a split that another one has as well."""
 
     count: int
-    by: str
-    first: Sequence[str]
+    by: str  # what they have in common, "content" or "ids"
+    first: Sequence[str]  # the first of them, each with its two places
 
 
 def survey(dataset: MultimodalDataset, info: DatasetInfo, needs_labels: bool = False) -> RowKeys:
-    """What the examples of a split are known by, of a data set that does not tell, whose labels are checked on the way.
-
-    Args:
-        dataset: its examples are each asked for once.
-        info: its description.
-        needs_labels: whether each of them must have a label.
-
-    Raises:
-        DataError: with the first example whose target is not what the description says.
-    """
+    """What the examples of a split are known by, of a data set that does not tell, whose labels are checked on the way."""
     contents = np.empty(len(dataset), np.int64)
     places: dict[str, int] = {}
     collator = Collator({}, info, unlabelled=False if needs_labels else None)
@@ -124,11 +108,7 @@ def _content(value: Any, name: str) -> Any:
 
 
 def _check_names(example: Example, dataset: MultimodalDataset, info: DatasetInfo) -> None:
-    """Whether an example is called by a text and names no input that nobody reads.
-
-    Raises:
-        DataError: if not.
-    """
+    """Refuses an example that is not called by a text, or names an input that nobody reads."""
     name: object = example.id
     if not isinstance(name, str):
         text = f"the id {name!r} ({type(name).__name__}) of an example of {type(dataset).__name__} is no text; write str(...)"

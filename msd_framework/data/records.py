@@ -22,11 +22,6 @@ class Records(MultimodalDataset):
         modalities: those that are read.
         targets: what each row's answer is, a class or C scores; None where nobody knows.
 
-    Raises:
-        DataError: of the first row that is none, or that does not say what stands for a modality.
-
-    >>> Records({"text": "what a day", "image": None}, ["image", "text"])[0].inputs
-    {'image': None, 'text': 'what a day'}
     >>> Records([{"txt": "what a day"}], ["text"])
     Traceback (most recent call last):
     msd_framework.errors.DataError: rows[0]: has no 'text', only 'txt'; what a row lacks is None there. Did you mean 'txt'?
@@ -77,11 +72,6 @@ class Records(MultimodalDataset):
 
 
 def _listed(rows: Any) -> list[Any]:
-    """Rows as a list.
-
-    Raises:
-        DataError: if they are none.
-    """
     if isinstance(rows, (Mapping, Example)):
         return [rows]
     if hasattr(rows, "to_dict") and hasattr(rows, "iloc"):  # of pandas, which need not be there

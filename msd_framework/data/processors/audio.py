@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from msd_framework.data.base import PROCESSORS, Processor, as_array
+from msd_framework.data.base import PROCESSORS, Processor, as_array, padded
 from msd_framework.errors import DataError
 from msd_framework.ranges import positive
 from msd_framework.structures import ModalityInputs
 
-LARGEST = 2**15
-"""The absolute value of the largest 16-bit sample."""
-
-MOST_OVERSHOOT = 1.5
-"""Up to where float samples are clipped to 1, as resamplers overshoot it; beyond, they are of another scale."""
+LARGEST = 2**15  # the absolute value of the largest 16-bit sample
+MOST_OVERSHOOT = 1.5  # float samples up to it are clipped to 1, as resamplers overshoot it; beyond, they are of another scale
 
 
 @PROCESSORS.register("waveform")
@@ -35,9 +31,6 @@ class Waveform(Processor):
         sample_rate: samples a second, which every file must have.
         max_seconds: what is beyond it is left out.
         silence: what is still silence where sound begins or ends, as a share of the file's loudest sample; 0 cuts zeros alone.
-
-    Raises:
-        ValueError: if a number is out of range.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "one.wav"
@@ -57,15 +50,10 @@ class Waveform(Processor):
 
     @property
     def max_samples(self) -> int:
-        """Samples that are kept of a file."""
         return max(1, round(self.max_seconds * self.sample_rate))
 
     def load(self, value: Any) -> Tensor:
-        """A sound's samples as int16 [T], with at least one of them.
-
-        Raises:
-            DataError: if it is missing, damaged, of another rate, or has other than 16 bits a sample.
-        """
+        """A sound's samples as int16 [T], with at least one of them."""
         is_file = isinstance(value, (str, PurePath))
         samples = read_wav(Path(value), self.sample_rate) if is_file else _in_memory(value, self.sample_rate)  # [T]
         loudness = np.abs(samples.astype(np.int32))
@@ -78,13 +66,11 @@ class Waveform(Processor):
 
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Samples float32 [B, T], padded with zeros to the longest, and which are there [B, T]."""
-        values = pad_sequence(list(loaded), batch_first=True).float() / LARGEST  # [B, T]
-        lengths = torch.tensor([len(samples) for samples in loaded])  # [B]
-        return ModalityInputs(values, torch.arange(values.shape[1]) < lengths[:, None])
+        values, mask = padded(loaded)  # [B, T]
+        return ModalityInputs(values.float() / LARGEST, mask)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """``sample_rate``."""
         return {"sample_rate": self.sample_rate}
 
     @property
@@ -93,15 +79,7 @@ class Waveform(Processor):
 
 
 def read_wav(path: Path, sample_rate: int | None = None) -> np.ndarray[Any, np.dtype[np.int16]]:
-    """The samples of a PCM file, int16 [T], the mean of its channels.
-
-    Args:
-        path: a `.wav` file.
-        sample_rate: the rate that it must have; None for any.
-
-    Raises:
-        DataError: if it is missing, damaged, cut off, empty, of another rate, or has other than 16 bits a sample.
-    """
+    """The samples of a PCM file of 16 bits, int16 [T], the mean of its channels; it must have the rate unless that is None."""
     try:
         with wave.open(str(path), "rb") as file:
             channels, width, rate, count = file.getparams()[:4]
@@ -121,11 +99,7 @@ def read_wav(path: Path, sample_rate: int | None = None) -> np.ndarray[Any, np.d
 
 
 def _in_memory(value: Any, sample_rate: int) -> np.ndarray[Any, np.dtype[np.int16]]:
-    """Samples that were read already as int16 [T].
-
-    Raises:
-        DataError: if they are none, of another rate, or floats of another scale.
-    """
+    """Samples that were read already as int16 [T]."""
     if isinstance(value, Mapping):
         if value.get("sampling_rate") != sample_rate:
             raise DataError(f"a sound has {value.get('sampling_rate')} samples a second, wanted {sample_rate}")
@@ -144,13 +118,7 @@ def _in_memory(value: Any, sample_rate: int) -> np.ndarray[Any, np.dtype[np.int1
 
 
 def write_wav(path: Path, samples: Tensor, sample_rate: int) -> None:
-    """Writes one channel of 16 bits a sample.
-
-    Args:
-        path: where to.
-        samples: float [T], from -1 to 1.
-        sample_rate: samples a second.
-    """
+    """Writes one channel of 16 bits a sample; ``samples`` is float [T], from -1 to 1."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

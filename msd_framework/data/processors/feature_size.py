@@ -17,42 +17,27 @@ class FeatureProcessor(Processor):
     kind = "features"
     fits_on_loaded = True
     feature_size: int | None
-    size_file: ClassVar[str]
-    """The file of a checkpoint that D is written to."""
+    size_file: ClassVar[str]  # of a checkpoint, which D is written to
 
     def known_size(self) -> int:
-        """D, where an example has no features.
-
-        Raises:
-            DataError: if D is not known.
-        """
+        """D, where an example has no features."""
         if self.feature_size is None:
             raise DataError("an example has no features, and none that was read before says how long they are; give feature_size")
         return self.feature_size
 
     @property
     def facts(self) -> dict[str, Any]:
-        """``feature_size``, once it is known."""
         return {} if self.feature_size is None else {"feature_size": self.feature_size}
 
     def save(self, folder: Path) -> None:
         write_text(folder / self.size_file, json.dumps({"feature_size": self.feature_size}))
 
     def restore(self, folder: Path) -> None:
-        """Reads D, unless it was given.
-
-        Raises:
-            CheckpointError: if it is missing or damaged.
-        """
         self.feature_size = self.feature_size or read_number(folder / self.size_file, "feature_size")
 
 
 def read_number(file: Path, key: str) -> int:
-    """A whole number that a processor has written into a checkpoint.
-
-    Raises:
-        CheckpointError: if it is missing or damaged.
-    """
+    """A whole number that a processor has written into a checkpoint."""
     try:
         return int(json.loads(file.read_text(encoding="utf-8"))[key])
     except (OSError, ValueError, KeyError, TypeError) as error:

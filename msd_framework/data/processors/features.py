@@ -21,13 +21,7 @@ from msd_framework.structures import ModalityInputs
 
 
 class LoadedRegions(NamedTuple):
-    """The regions of an image.
-
-    Args:
-        features: float [N, D], in the precision in which they are stored.
-        boxes: float32 [N, 4], in pixels; None where nobody asked.
-        size: width and height of the image in pixels, if there are boxes.
-    """
+    """`Regions` as tensors."""
 
     features: Tensor
     boxes: Tensor | None = None
@@ -51,9 +45,6 @@ class RegionFeatures(FeatureProcessor):
         boxes: whether a batch says where the regions are.
         allow_roots: folders outside a folder of `.npy` files that links in it may lead to, such as those of a shared disk.
 
-    Raises:
-        ValueError: if a number is out of range.
-
     >>> import numpy, tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> numpy.save(folder / "42953.npy", numpy.ones((36, 2048), dtype="float16"))
@@ -74,20 +65,17 @@ class RegionFeatures(FeatureProcessor):
         boxes: bool = False,
         allow_roots: list[str] | None = None,
     ):
-        if max_regions < 1:
-            raise ValueError(f"max_regions is {max_regions}, wanted at least 1")
-        if feature_size is not None and feature_size < 1:
-            raise ValueError(f"feature_size is {feature_size}, wanted at least 1")
+        for name, number in (("max_regions", max_regions), ("feature_size", feature_size)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}, wanted at least 1")
         self.folder, self.max_regions, self.feature_size, self.boxes = folder, max_regions, feature_size, boxes
         self.allow_roots = allow_roots
 
     @cached_property
     def reader(self) -> FeatureReader:
-        """What reads the files, opened at the first image."""
         return open_features(self.folder, self.allow_roots)
 
     def fit(self, values: Iterable[Any]) -> None:
-        """Takes the feature size from the first image, unless it was given."""
         if self.feature_size is None:
             sizes = (self.load(value).features.shape[1] for value in values)
             self.feature_size = next((size for size in sizes if size), None)
@@ -97,11 +85,7 @@ class RegionFeatures(FeatureProcessor):
         return source_problems(options["folder"], options.get("allow_roots"))
 
     def load(self, value: Any) -> LoadedRegions:
-        """An image's regions, N at most ``max_regions``, features in the precision of the file; 0 where nothing was found.
-
-        Raises:
-            DataError: if they are missing, damaged, or anything but finite floats [N, D] (and boxes [N, 4]).
-        """
+        """An image's regions, N at most ``max_regions``, features in the precision of the file; 0 where nothing was found."""
         if isinstance(value, (np.ndarray, Tensor)):
             return self._in_memory(value)
         reader = self.reader
@@ -121,11 +105,6 @@ class RegionFeatures(FeatureProcessor):
         return LoadedRegions(torch.from_numpy(features), None if boxes is None else torch.from_numpy(boxes), size)
 
     def _in_memory(self, value: Any) -> LoadedRegions:
-        """Features that were read already.
-
-        Raises:
-            DataError: if they are anything but finite floats [N, D], or boxes are wanted.
-        """
         features = as_array(value)
         if features.dtype.kind != "f" or features.ndim != 2 or self.feature_size not in (None, features.shape[1]):
             raise DataError(f"features are an array of {features.dtype} {list(features.shape)}, {wanted(self.feature_size)}")
@@ -148,7 +127,6 @@ class RegionFeatures(FeatureProcessor):
             return False
 
     def length(self, value: Any) -> int:
-        """How many regions are kept of an image, from the head of its file where it has one."""
         if isinstance(value, (np.ndarray, Tensor)):
             return len(self._in_memory(value).features)
         reader = self.reader
@@ -190,11 +168,9 @@ def locations(boxes: Tensor, sizes: Tensor) -> Tensor:
 
     .. math:: \left(\frac{x_1}{W}, \frac{y_1}{H}, \frac{x_2}{W}, \frac{y_2}{H}, \frac{(x_2 - x_1)(y_2 - y_1)}{W H}\right)
 
-    Source: Lu et al., ViLBERT, NeurIPS 2019, section 3.
+    of boxes [B, L, 4], x1, y1, x2 and y2 in pixels, and sizes [B, 2], width W and height H of each image in pixels.
 
-    Args:
-        boxes: float [B, L, 4], x1, y1, x2 and y2 in pixels.
-        sizes: float [B, 2], width W and height H of each image in pixels.
+    Source: Lu et al., ViLBERT, NeurIPS 2019, section 3.
 
     >>> locations(torch.tensor([[[10.0, 0.0, 30.0, 40.0]]]), torch.tensor([[40.0, 80.0]]))
     tensor([[[0.2500, 0.0000, 0.7500, 0.5000, 0.2500]]])

@@ -21,16 +21,31 @@ from msd_framework.errors import DataError, did_you_mean
 from msd_framework.structures import ModalityInputs
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MOST_NAMES = 1000
-"""Names of a folder among which the nearest one is looked for."""
-
+MOST_NAMES = 1000  # of a folder, among which the nearest one is looked for
 MAX_PIXELS = 100_000_000
 Exif: TypeAlias = Literal["apply", "ignore"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class ImageProcessor(Processor):
+    """A processor whose values are pixels [B, C, H, W] of one size."""
+
+    kind = "pixels"
+    size: list[int]  # height and width
+    channels: int
+
+    def length(self, value: Any) -> int:
+        return 1
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``image_size``, one number for a square, else [height, width]; and ``image_channels``."""
+        height, width = self.size
+        return {"image_size": height if height == width else self.size, "image_channels": self.channels}
+
+
 @PROCESSORS.register("pixels")
-class Pixels(Processor):
+class Pixels(ImageProcessor):
     r"""An image as pixels of one size: a file, or what was read of one, a PIL image or an array uint8 [H, W] or [H, W, 3 or 4].
 
     .. math:: x = (u / 255 - \mu) / \sigma
@@ -47,15 +62,8 @@ class Pixels(Processor):
         interpolation: how an image is resized; "box" undoes a magnification by a whole number exactly.
         augment: "crop_flip" trains on random parts of the image, mirrored at random; "none" on the image as it is.
         exif: whether the turn that a camera wrote beside the pixels (EXIF orientation) is applied or ignored.
-
-    Raises:
-        ValueError: if a number is out of range, or a list has another length than needed.
-
-    >>> Pixels(size=[2, 4], channels=1).facts
-    {'image_size': [2, 4], 'image_channels': 1}
     """
 
-    kind = "pixels"
     free_options = frozenset({"augment"})
 
     def __init__(
@@ -81,11 +89,7 @@ class Pixels(Processor):
         return _transform(self.size, self.interpolation, self.augment)
 
     def load(self, value: Any) -> Tensor:
-        """An image as uint8 [C, H, W].
-
-        Raises:
-            DataError: if it is missing, damaged, not an image, or has more than 100 million pixels.
-        """
+        """An image as uint8 [C, H, W]."""
         return self.load_sized(value)[0]
 
     def load_sized(self, value: Any) -> tuple[Tensor, tuple[int, int]]:
@@ -93,9 +97,6 @@ class Pixels(Processor):
         image = read_image(Path(value), self.exif) if isinstance(value, (str, PurePath)) else _in_memory(value, self.exif)
         pixels: Tensor = self._transform(image if self.channels == 3 else image.convert("L"))
         return pixels, image.size  # [C, H, W]
-
-    def length(self, value: Any) -> int:
-        return 1
 
     def blank(self) -> Tensor:
         return torch.zeros(self.channels, *self.size, dtype=torch.uint8)
@@ -107,10 +108,6 @@ class Pixels(Processor):
         return ModalityInputs(pixels, torch.ones(len(loaded), 1, dtype=torch.bool))
 
     @property
-    def facts(self) -> dict[str, Any]:
-        return image_facts(self.size, self.channels)
-
-    @property
     def fingerprint(self) -> str:
         options = f"{self.size} {self.channels} {self.mean} {self.std} {self.interpolation} {self.augment}"
         return f"pixels {options}" + " exif ignored" * (self.exif == "ignore")
@@ -120,11 +117,7 @@ class Pixels(Processor):
 
 
 def height_and_width(size: int | list[int], channels: int) -> list[int]:
-    """The two sides of an image.
-
-    Raises:
-        ValueError: if one is not positive, or there are other than 1 or 3 channels.
-    """
+    """The two sides of an image of 1 or 3 channels."""
     sides = [size, size] if isinstance(size, int) else list(size)
     if len(sides) != 2 or min(sides) < 1:
         raise ValueError(f"size is {size}, wanted a positive number, or [height, width]")
@@ -133,21 +126,8 @@ def height_and_width(size: int | list[int], channels: int) -> list[int]:
     return sides
 
 
-def image_facts(size: list[int], channels: int) -> dict[str, Any]:
-    """``image_size``, one number for a square, else [height, width]; and ``image_channels``."""
-    return {"image_size": size[0] if size[0] == size[1] else size, "image_channels": channels}
-
-
 def read_image(file: Path, exif: Exif = "apply") -> Any:
-    """An image file as a PIL image in RGB, with what is transparent on white and 16 bits brought to 8.
-
-    Args:
-        file: where it is.
-        exif: whether it is turned as its camera says.
-
-    Raises:
-        DataError: if it is missing, damaged, not an image, or has more than 100 million pixels.
-    """
+    """An image file as a PIL image in RGB, turned as its camera says, what is transparent on white and 16 bits brought to 8."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -170,11 +150,7 @@ def read_image(file: Path, exif: Exif = "apply") -> Any:
 
 
 def _in_memory(value: Any, exif: Exif) -> Any:
-    """A PIL image or an array as a PIL image in RGB.
-
-    Raises:
-        DataError: if it is none.
-    """
+    """A PIL image or an array as a PIL image in RGB."""
     from PIL import Image
 
     if isinstance(value, np.ndarray):
@@ -203,9 +179,6 @@ def _upright(image: Any, exif: Exif) -> Any:
 
 def to_rgb(image: Any) -> Any:
     """A PIL image of any mode with 8 or 16 bits a channel as RGB.
-
-    Raises:
-        ValueError: if its values have no known range, or it would come out black.
 
     >>> from PIL import Image
     >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
@@ -260,16 +233,9 @@ def _orientation(image: Any) -> int:
 
 
 _ORIENTATION = 0x0112
-_TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
-"""How an image is turned upright, by its EXIF orientation."""
+# How an image is turned upright, by its EXIF orientation from 2 on.
+_NAMES = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+_TURNS = dict(enumerate(_NAMES, 2))
 
 
 def _statistics(given: list[float] | None, imagenet: Sequence[float], channels: int) -> list[float]:

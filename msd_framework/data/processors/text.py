@@ -22,10 +22,8 @@ from msd_framework.structures import ModalityInputs
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
-BLANKS = " \t\n\u0120\u2581"
-"""What tokenizers write for blanks: themselves, and the marks of GPT-2's kind and of SentencePiece."""
-VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")
-"""Text files of a folder that transformers reads by itself."""
+BLANKS = " \t\n\u0120\u2581"  # as tokenizers write them: themselves, and the marks of GPT-2's kind and of SentencePiece
+VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")  # that transformers reads by itself
 
 
 @PROCESSORS.register("tokenizer")
@@ -42,9 +40,6 @@ class Tokenizer(Processor):
         algorithm: what to learn, whole words or pieces of words.
         lowercase: whether capital letters and accents are dropped before learning and reading.
         max_length: how many tokens to keep of a text, those that mark its beginning and end included.
-
-    Raises:
-        ValueError: if a number is out of range.
 
     >>> tokenizer = Tokenizer(max_length=4)
     >>> tokenizer.fit(["look how many people love you", "love"])
@@ -131,7 +126,7 @@ class Tokenizer(Processor):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """``vocab_size``, ``pad_id``, and ``cls_id`` and ``sep_id`` where the tokenizer marks beginning and end."""
+        """With ``cls_id`` and ``sep_id`` where the tokenizer marks beginning and end."""
         ids, special = self._encoded_word()
         facts = {"vocab_size": max(self.tokenizer.get_vocab().values()) + 1, "pad_id": self.tokenizer.padding["pad_id"]}
         if special[0]:
@@ -155,9 +150,8 @@ class Tokenizer(Processor):
                 tokens = f"only {unknown}"
         if not example:
             return ""
-        return (
-            f"makes {tokens} of texts such as {example[:60]!r}: it knows none of their words. Take another tokenizer, or options."
-        )
+        text = f"makes {tokens} of texts such as {example[:60]!r}: it knows none of their words"
+        return f"{text}. Take another tokenizer, or options."
 
     @property
     def needs_known_words(self) -> bool:
@@ -169,11 +163,7 @@ class Tokenizer(Processor):
         return False
 
     def _encoded_word(self) -> tuple[list[int], list[bool]]:
-        """The ids of a text of one known word, and which of them are special.
-
-        Raises:
-            DataError: if it can read none of its own.
-        """
+        """The ids of a text of one known word, and which of them are special."""
         vocabulary = self.tokenizer.get_vocab()
         for word in ("a", *sorted(vocabulary, key=vocabulary.__getitem__)):
             try:
@@ -189,15 +179,9 @@ class Tokenizer(Processor):
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()  # truncation to max_length is part of the text
 
     def save(self, folder: Path) -> None:
-        """Writes ``tokenizer.json``."""
         write_text(folder / FILE, self.tokenizer.to_str())
 
     def restore(self, folder: Path) -> None:
-        """Reads ``tokenizer.json``.
-
-        Raises:
-            CheckpointError: if it is missing or damaged.
-        """
         try:
             self._use(_read(folder / FILE))
         except DataError as error:
@@ -205,11 +189,7 @@ class Tokenizer(Processor):
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer of the `tokenizers` library, truncating to ``max_length``.
-
-        Raises:
-            RuntimeError: if its vocabulary is not known yet.
-        """
+        """The tokenizer of the `tokenizers` library, truncating to ``max_length``."""
         if self._tokenizer is None and self.name is not None:
             self._use(read_tokenizer(self.name))
         if self._tokenizer is None:
@@ -249,11 +229,9 @@ def _learn(texts: Iterable[str], options: Tokenizer) -> Any:
 
     if next(iter(texts), None) is None:
         raise DataError("a tokenizer cannot learn its vocabulary from no text at all")
-    algorithms: dict[str, tuple[Any, Any]] = {
-        "wordlevel": (models.WordLevel, trainers.WordLevelTrainer),
-        "wordpiece": (models.WordPiece, trainers.WordPieceTrainer),
-    }
-    model, trainer = algorithms[options.algorithm]
+    is_of_words = options.algorithm == "wordlevel"
+    model: Any = models.WordLevel if is_of_words else models.WordPiece
+    trainer: Any = trainers.WordLevelTrainer if is_of_words else trainers.WordPieceTrainer
     normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=options.lowercase), pre_tokenizers.BertPreTokenizer()
 
     def pipeline(untrained: Any) -> Any:
@@ -264,20 +242,18 @@ def _learn(texts: Iterable[str], options: Tokenizer) -> Any:
     # The trainer of pieces numbers characters in the order of a randomly seeded hash map and breaks ties by number. Listed
     # beforehand, they are numbered by us, and equal texts give equal vocabularies.
     listed: list[str] = []
-    if options.algorithm == "wordpiece":
-        words = {word for text in texts for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))}
-        listed = sorted({c for word in words for c in word}) + sorted({f"##{c}" for word in words for c in word[1:]})
+    if not is_of_words:
+        first, later = set[str](), set[str]()
+        for text in texts:
+            for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)):
+                first.update(word)
+                later.update(f"##{character}" for character in word[1:])
+        listed = sorted(first) + sorted(later)
     learner = pipeline(model(unk_token="[UNK]"))  # noqa: S106
+    training: dict[str, Any] = {"vocab_size": options.max_vocabulary, "min_frequency": options.min_frequency}
+    training |= {"special_tokens": [*SPECIAL_TOKENS, *listed], "show_progress": False}
     with _without_threads():
-        learner.train_from_iterator(
-            texts,
-            trainer(
-                vocab_size=options.max_vocabulary,
-                min_frequency=options.min_frequency,
-                special_tokens=[*SPECIAL_TOKENS, *listed],
-                show_progress=False,
-            ),
-        )
+        learner.train_from_iterator(texts, trainer(**training))
     vocabulary = learner.get_vocab()
     learned = pipeline(model(vocabulary, unk_token="[UNK]"))  # noqa: S106
     learned.add_special_tokens(list(SPECIAL_TOKENS))
@@ -302,11 +278,7 @@ def _without_threads() -> Iterator[None]:
 
 
 def read_tokenizer(name: str) -> Any:
-    """The tokenizer of a file, a folder or a model of the hub.
-
-    Raises:
-        DataError: if there is none.
-    """
+    """The tokenizer of a file, a folder or a model of the hub."""
     path = Path(name)
     if path.is_file() or path.suffix == ".json":
         return _read(path)
@@ -321,9 +293,8 @@ def read_tokenizer(name: str) -> Any:
     try:
         pretrained = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
     except Exception as error:  # a damaged folder can make it raise anything
-        raise DataError(
-            f"no tokenizer can be loaded from {name!r}, wanted a model of the hub, a folder or a tokenizer.json: {error}"
-        ) from error
+        wanted = "wanted a model of the hub, a folder or a tokenizer.json"
+        raise DataError(f"no tokenizer can be loaded from {name!r}, {wanted}: {error}") from error
     if not pretrained.is_fast:
         raise DataError(f"the tokenizer {name!r} exists in Python only, wanted one with a tokenizer.json")
     tokenizer = pretrained.backend_tokenizer

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from msd_framework.data.base import PROCESSORS, Processor, as_array
+from msd_framework.data.base import PROCESSORS, Processor, as_array, padded
 from msd_framework.data.processors.feature_size import FeatureProcessor, read_number
 from msd_framework.errors import DataError
 from msd_framework.files import write_text
 from msd_framework.ranges import MOST_WORDS, positive
 from msd_framework.structures import ModalityInputs
 
-PAD, UNKNOWN, FIRST = 0, 1, 2
-"""The ids of padding, of words that training has not seen, and of the first word."""
+PAD, UNKNOWN, FIRST = 0, 1, 2  # the ids of padding, of words that training has not seen, and of the first word
 
 
 @PROCESSORS.register("token_ids")
@@ -30,9 +28,6 @@ class TokenIds(Processor):
     Args:
         max_length: how many words to keep of a text.
         num_words: how many ids there are; one more than the largest of the training texts if left out. Larger ids are unknown.
-
-    Raises:
-        ValueError: if a number is not positive.
 
     >>> words = TokenIds(num_words=10)
     >>> words.collate([words.load([0, 9, 10]), words.load([5])]).values
@@ -47,7 +42,6 @@ class TokenIds(Processor):
         self.max_length, self.num_words = max_length, num_words
 
     def fit(self, values: Iterable[Any]) -> None:
-        """Takes the number of words from the training texts, unless it was given."""
         if self.num_words is None:
             largest = max((int(_ids(value).max()) for value in values), default=0)
             if largest >= MOST_WORDS:
@@ -56,11 +50,7 @@ class TokenIds(Processor):
             self.num_words = largest + 1
 
     def load(self, value: Any) -> Tensor:
-        """A text's ids, int64 [L].
-
-        Raises:
-            DataError: if they are no whole numbers from 0, or there is none.
-        """
+        """A text's ids, int64 [L]."""
         if self.num_words is None:
             raise RuntimeError("it is not known how many words there are: call fit with the training texts, or restore")
         ids = torch.from_numpy(_ids(value)[: self.max_length])
@@ -74,13 +64,10 @@ class TokenIds(Processor):
 
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Ids int64 [B, L], padded with 0 to the longest of the batch."""
-        lengths = torch.tensor([len(ids) for ids in loaded])  # [B]
-        ids = pad_sequence(list(loaded), batch_first=True, padding_value=PAD)  # [B, L]
-        return ModalityInputs(ids, torch.arange(ids.shape[1]) < lengths[:, None])
+        return ModalityInputs(*padded(loaded, PAD))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """``pad_id``, and ``vocab_size`` once it is known."""
         return {"pad_id": PAD} | ({} if self.num_words is None else {"vocab_size": self.num_words + FIRST})
 
     @property
@@ -101,9 +88,6 @@ class Vectors(FeatureProcessor):
     Args:
         feature_size: D, checked in every input; taken from the first training input if left out.
 
-    Raises:
-        ValueError: if it is not positive.
-
     >>> vectors = Vectors(feature_size=2)
     >>> vectors.collate([vectors.load([1.0, 2.0])]).values
     tensor([[[1., 2.]]])
@@ -116,16 +100,11 @@ class Vectors(FeatureProcessor):
         self.feature_size = feature_size
 
     def fit(self, values: Iterable[Any]) -> None:
-        """Takes the feature size from the first training input, unless it was given."""
         if self.feature_size is None:
             self.feature_size = next((self.load(value).shape[1] for value in values if np.size(value)), None)
 
     def load(self, value: Any) -> Tensor:
-        """Features float32 [N, D]; N may be 0, of an example in which nothing was found.
-
-        Raises:
-            DataError: if they are anything but finite numbers [D] or [N, D].
-        """
+        """Features float32 [N, D]; N may be 0, of an example in which nothing was found."""
         array = as_array(value)
         if not array.size and array.ndim in (1, 2) and array.shape[-1] in (0, self.feature_size):
             return torch.zeros(0, self.known_size())
@@ -146,10 +125,7 @@ class Vectors(FeatureProcessor):
 
     def collate(self, loaded: Sequence[Tensor]) -> ModalityInputs:
         """Features float32 [B, L, D], padded with zeros to the most vectors of the batch, and which are there [B, L]."""
-        values = pad_sequence(list(loaded), batch_first=True)  # [B, L, D]
-        values = values if values.shape[1] else values.new_zeros(len(values), 1, values.shape[2])
-        lengths = torch.tensor([len(features) for features in loaded])  # [B]
-        return ModalityInputs(values, torch.arange(values.shape[1]) < lengths[:, None])
+        return ModalityInputs(*padded(loaded, at_least_one=True))
 
     @property
     def fingerprint(self) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from msd_framework.errors import DataError, did_you_mean
 
+# The names that files give to the fields of an image.
 SPELLINGS = {
     "features": ("features", "image_features", "image_feat"),
     "boxes": ("bbox", "boxes", "image_bb"),
@@ -24,46 +25,27 @@ SPELLINGS = {
     "height": ("image_height", "image_h"),
     "count": ("num_boxes",),
 }
-"""The names that files give to the fields of an image."""
-
-DEPTHS = (0, 2)
-"""In how many folders the names of images lie, where nothing more is known."""
-
-MOST_NAMES = 1000
-"""Names among which the nearest one is looked for."""
-
-NO_FOLDERS = frozenset({"", ".", ".."})
+DEPTHS = (0, 2)  # in how many folders the names of images lie, where nothing more is known
+MOST_NAMES = 1000  # among which the nearest one is looked for
 
 
 class Regions(NamedTuple):
-    """The regions of an image.
+    """The regions of an image."""
 
-    Args:
-        features: float [N, D], in the precision in which they are stored.
-        boxes: float32 [N, 4], x1, y1, x2 and y2 in pixels; None where they are not stored, or not wanted.
-        size: width and height of the image in pixels; zeros where there are no boxes.
-    """
-
-    features: NDArray[Any]
-    boxes: NDArray[np.float32] | None = None
-    size: tuple[float, float] = (0.0, 0.0)
+    features: NDArray[Any]  # float [N, D], in the precision in which they are stored
+    boxes: NDArray[np.float32] | None = None  # [N, 4], x1, y1, x2 and y2 in pixels; None where not stored, or not wanted
+    size: tuple[float, float] = (0.0, 0.0)  # width and height of the image in pixels; zeros where there are no boxes
 
 
 class FeatureReader(ABC):
     """Features of regions by the name of their image. It may be copied to other processes, each of which opens files of its own.
 
-    Args:
-        path: where they lie.
+    Its methods raise a `DataError` for what is damaged, or not what was wanted, with what was got.
     """
 
-    kind: ClassVar[str]
-    """The prefix of a path of this kind, as in ``lmdb:features/detectron``."""
-
-    feature_size: int | None = None
-    """D, where it is known without reading an image."""
-
-    depths: tuple[int, int] = DEPTHS
-    """In how many folders the names of images lie at least and at most."""
+    kind: ClassVar[str]  # the prefix of a path of this kind, as in ``lmdb:features/detectron``
+    feature_size: int | None = None  # D, where it is known without reading an image
+    depths: tuple[int, int] = DEPTHS  # in how many folders the names of images lie at least and at most
 
     def __init__(self, path: Path):
         self.path = path
@@ -90,39 +72,18 @@ class FeatureReader(ABC):
 
     @abstractmethod
     def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
-        """The regions of an image.
-
-        Args:
-            name: of the image.
-            limit: how many regions to read at most, the first ones; None for all.
-            boxes: whether their boxes are read as well.
-
-        Raises:
-            DataError: if they are not there, damaged, or not what was wanted, with what was got.
-        """
+        """The regions of an image that must be there, the first ``limit`` of them, with their boxes where wanted."""
 
     def find(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions | None:
-        """The regions of an image as `read` gives them, or None if it is not there.
-
-        Raises:
-            DataError: if they are damaged, or not what was wanted.
-        """
+        """The regions of an image as `read` gives them, or None if it is not there."""
         return self.read(name, limit, boxes) if name in self else None
 
     def count(self, name: str) -> int:
-        """How many regions an image has.
-
-        Raises:
-            DataError: if they are not there or are damaged.
-        """
+        """How many regions an image has that is there."""
         return len(self.read(name).features)
 
     def size_of(self, name: str) -> int | None:
-        """D of an image that is there; None where it has no region, or where that is known only once all of it is read.
-
-        Raises:
-            DataError: if it is damaged.
-        """
+        """D of an image that is there; None where it has no region, or where that is known only once all of it is read."""
         return self.feature_size
 
     @property
@@ -156,17 +117,12 @@ class FeatureReader(ABC):
 
 
 def stamp_of(file: Path) -> list[int]:
-    """The size of a file and when it was written."""
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
 def names_of(value: Any, depths: tuple[int, int] = DEPTHS) -> list[str]:
     """The names under which an image's features may be stored: the last parts of its path, the most of them and no suffix first.
-
-    Args:
-        value: the path of the image, or its name.
-        depths: in how many folders a name lies at least and at most.
 
     >>> names_of("data/train/42953.png", (0, 1))
     ['train/42953', '42953', 'train/42953.png', '42953.png']
@@ -184,7 +140,7 @@ def names_of(value: Any, depths: tuple[int, int] = DEPTHS) -> list[str]:
     for spelling in spellings:
         for depth in range(len(folders), fewest - 1, -1):
             parents = folders[len(folders) - depth :]
-            if NO_FOLDERS.isdisjoint(parents):
+            if {"", ".", ".."}.isdisjoint(parents):
                 names.append("/".join([*parents, spelling]))
     return names
 
@@ -210,11 +166,7 @@ def respelled(value: Any) -> list[str]:
 
 
 def checked(
-    place: str,
-    features: NDArray[Any],
-    boxes: Any = None,
-    size: tuple[Any, Any] = (0.0, 0.0),
-    limit: int | None = None,
+    place: str, features: NDArray[Any], boxes: Any = None, size: tuple[Any, Any] = (0.0, 0.0), limit: int | None = None
 ) -> Regions:
     """Regions as a file holds them, once nothing is wrong with them.
 
@@ -225,11 +177,6 @@ def checked(
         size: width and height of the image, wanted where there are boxes.
         limit: how many regions are kept at most.
 
-    Raises:
-        DataError: with what was got and what was wanted.
-
-    >>> checked("a.npy", np.ones((3, 8)), limit=2).features.shape
-    (2, 8)
     >>> checked("a.npy", np.ones((3, 8)), np.ones((2, 4)), (10, 10))
     Traceback (most recent call last):
     msd_framework.errors.DataError: a.npy: holds boxes [2, 4] for 3 regions, wanted [3, 4]
@@ -241,7 +188,7 @@ def checked(
             raise DataError(f"{place}: holds numbers that are no finite float32, {wanted()}")
     if boxes is None or not len(kept):
         return Regions(kept, None if boxes is None else np.zeros((0, 4), np.float32))
-    corners, (width, height) = _floats(place, "boxes", boxes), (_pixels(place, x, n) for x, n in zip(size, ("width", "height")))
+    corners, width, height = _floats(place, "boxes", boxes), _pixels(place, size[0], "width"), _pixels(place, size[1], "height")
     if corners.shape != (len(features), 4):
         raise DataError(f"{place}: holds boxes {list(corners.shape)} for {len(features)} regions, wanted [{len(features)}, 4]")
     x1, y1, x2, y2 = corners.T
@@ -255,11 +202,7 @@ def checked(
 
 
 def check_shape(place: str, features: Any) -> None:
-    """Refuses features that are not floats [N, D], before they are read.
-
-    Raises:
-        DataError: if they are not.
-    """
+    """Refuses features that are not floats [N, D], before they are read."""
     if features.dtype.kind != "f" or features.dtype.itemsize > 8:
         raise DataError(f"{place}: holds {features.dtype}, {wanted()}")
     is_empty = tuple(features.shape) in ((0,), (0, 0))  # the detector found nothing, so D is not known
@@ -273,18 +216,7 @@ def wanted(feature_size: int | None = None) -> str:
 
 
 def from_fields(place: str, fields: Mapping[str, Any], limit: int | None, boxes: bool, features: Any = None) -> Regions:
-    """The regions of an image from its fields, under any of their spellings.
-
-    Args:
-        place: which file and image this is, for errors.
-        fields: by the name that the file gives them.
-        limit: how many regions are kept at most.
-        boxes: whether boxes are wanted.
-        features: its features, where they are not among the fields.
-
-    Raises:
-        DataError: if a field is missing or wrong.
-    """
+    """The regions of an image from its fields, under any of their spellings; its features may be given apart from them."""
     features = np.asarray(field(place, fields, "features")) if features is None else features
     corners = np.asarray(field(place, fields, "boxes")) if boxes else None
     size = (field(place, fields, "width"), field(place, fields, "height")) if boxes else (0.0, 0.0)
@@ -298,11 +230,7 @@ def from_fields(place: str, fields: Mapping[str, Any], limit: int | None, boxes:
 
 
 def field(place: str, fields: Mapping[str, Any], what: str) -> Any:
-    """A field under any of its spellings.
-
-    Raises:
-        DataError: if it is there under none.
-    """
+    """A field under any of its spellings."""
     for key in SPELLINGS[what]:
         if key in fields:
             return fields[key]
@@ -312,11 +240,7 @@ def field(place: str, fields: Mapping[str, Any], what: str) -> Any:
 
 
 def optional(package: str, extra: str) -> Any:
-    """A package that only some users need.
-
-    Raises:
-        DataError: if it is not installed, with what to install.
-    """
+    """A package that only some users need; without it, a `DataError` says what to install."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

@@ -15,30 +15,15 @@ from msd_framework.errors import DataError
 
 @dataclass(frozen=True)
 class Converted:
-    """The result of a conversion.
-
-    Args:
-        store: the store.
-        begun: images that an earlier command had written.
-        skipped: a sentence for each image that was left out.
-    """
+    """The result of a conversion."""
 
     store: FeatureStore
-    begun: int
-    skipped: list[str]
+    begun: int  # images that an earlier command had written
+    skipped: list[str]  # a sentence for each image that was left out
 
 
 def plan_of(reader: FeatureReader, precision: Precision, boxes: bool | None) -> Plan:
-    """What a store of these features will hold, from the first image that can be read.
-
-    Args:
-        reader: the features.
-        precision: of the features in the store.
-        boxes: whether boxes are stored; None to store them where the first image has them.
-
-    Raises:
-        DataError: if no image can be read.
-    """
+    """What a store of these features will hold, from the first image that can be read; boxes as it has them if None."""
     boxes = reader.has_boxes if boxes is None else boxes
     origin = {"kind": reader.kind, "path": str(reader.path.resolve()), "stamp": reader.stamp}
     wrong = ""
@@ -50,21 +35,13 @@ def plan_of(reader: FeatureReader, precision: Precision, boxes: bool | None) -> 
 
 
 def convert(
-    reader: FeatureReader,
-    draft: StoreDraft,
-    skip_errors: bool = False,
-    advance: Callable[[int], None] = lambda done: None,
+    reader: FeatureReader, draft: StoreDraft, skip_errors: bool = False, advance: Callable[[int], None] = lambda done: None
 ) -> Converted:
     """Writes every image that the draft does not have yet, and makes a store of it.
 
     Args:
-        reader: the features.
-        draft: the store that is being written.
         skip_errors: leaves out an image that cannot be read, in place of raising.
         advance: called with the number of images that are done since the last call.
-
-    Raises:
-        DataError: if an image cannot be read, or does not fit into the store.
     """
     done, skipped = draft.done(), list[str]()
     advance(len(done))
@@ -83,14 +60,7 @@ def convert(
 
 
 def compare(reader: FeatureReader, store: FeatureStore | None, boxes: bool, advance: Callable[[int], None]) -> Iterator[str]:
-    """A sentence for each image that cannot be read, or that the store holds otherwise.
-
-    Args:
-        reader: the features.
-        store: what was made of them; None to read them alone.
-        boxes: whether their boxes are read as well.
-        advance: called with the number of images that are done since the last call.
-    """
+    """A sentence for each image that cannot be read, or that the store which was made of them, if any, holds otherwise."""
     for name, read in _read_all(reader, boxes):
         try:
             if isinstance(read, DataError):

@@ -14,22 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from msd_framework.array_files import ResumableWriter, key_of, write_card
+from msd_framework.data.regions import store
 from msd_framework.data.regions.base import Regions
-from msd_framework.data.regions.store import (
-    BOX,
-    CARD,
-    DTYPES,
-    ENTRIES,
-    ENTRY,
-    FORMAT,
-    HEAD,
-    NAMES,
-    SLOTS,
-    FeatureStore,
-    Precision,
-    checksum,
-    slot_of,
-)
 from msd_framework.errors import DataError
 from msd_framework.files import naming, sync, sync_folder, write_json
 
@@ -38,25 +24,18 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a store will hold.
+    """What a store will hold."""
 
-    Args:
-        precision: of the features.
-        feature_size: D.
-        boxes: whether boxes are stored.
-        origin: what the features come from, in JSON's types; a draft is resumed only with the same.
-    """
-
-    precision: Precision
+    precision: store.Precision
     feature_size: int
     boxes: bool
-    origin: Mapping[str, Any]
+    origin: Mapping[str, Any]  # what the features come from, in JSON's types; a draft is resumed only with the same
 
     @property
     def columns(self) -> list[tuple[str, np.dtype[Any], int]]:
         """What a shard holds of a region: the file, the type of its numbers, and how many there are."""
-        columns = [("features", DTYPES[self.precision], self.feature_size)]
-        return [*columns, ("boxes", BOX, 4)] if self.boxes else columns
+        columns = [("features", store.DTYPES[self.precision], self.feature_size)]
+        return [*columns, ("boxes", store.BOX, 4)] if self.boxes else columns
 
 
 class Line(NamedTuple):
@@ -73,13 +52,6 @@ class StoreDraft:
     """A store that is being written, in a hidden folder beside its own, whose name it takes when it is whole.
 
     Several processes may each write a shard of it; after a kill each resumes its own.
-
-    Args:
-        folder: where the store will lie.
-        plan: what it will hold.
-
-    Raises:
-        DataError: if the folder is taken, or the draft that lies there is of another plan.
 
     >>> import tempfile
     >>> draft = StoreDraft(Path(tempfile.mkdtemp()) / "features", Plan("fp16", 8, False, {"made": "here"}))
@@ -115,25 +87,21 @@ class StoreDraft:
         """The writer of one process, which goes on behind what it wrote before."""
         return Shard(self, number, sum(line.num_regions for line in self._lines(number)))
 
-    def commit(self) -> FeatureStore:
-        """The store, whole, under its name. Needs at least one image.
-
-        Raises:
-            DataError: if there is none, or two shards have the same.
-        """
+    def commit(self) -> store.FeatureStore:
+        """The store, whole, under its name. Needs at least one image, and none that two shards have."""
         numbers = self._shards()
         lines = [(shard, line) for shard, number in enumerate(numbers) for line in self._lines(number)]
         if not lines:
             raise DataError(f"{self.folder}: there is no image to store")
         names = [line.name for _, line in lines]
-        entries, rows = np.zeros(len(lines), ENTRY), [0] * len(numbers)
+        entries, rows = np.zeros(len(lines), store.ENTRY), [0] * len(numbers)
         for place, (shard, line) in enumerate(lines):
             entries[place] = (np.void(key_of(line.name)), rows[shard], line.num_regions, shard, *line[2:])
             rows[shard] += line.num_regions
         slots = _slots(names, self.folder)
-        _write_array(self.part / ENTRIES, entries)
-        _write_array(self.part / SLOTS, slots)
-        with (self.part / NAMES).open("w", encoding="utf-8") as file:
+        _write_array(self.part / store.ENTRIES, entries)
+        _write_array(self.part / store.SLOTS, slots)
+        with (self.part / store.NAMES).open("w", encoding="utf-8") as file:
             file.writelines(f"{json.dumps(name)}\n" for name in names)
             sync(file)
         for number, num_rows in zip(numbers, rows):
@@ -141,7 +109,7 @@ class StoreDraft:
                 _write_head(self.part / f"{kind}_{number}.npy", dtype, (num_rows, width))
         folders = [name.count("/") for name in names]
         card = {
-            "format": FORMAT,
+            "format": store.FORMAT,
             "images": len(names),
             "shards": [*zip(numbers, rows)],
             "slots": len(slots),
@@ -152,13 +120,13 @@ class StoreDraft:
             "origin": dict(self.plan.origin),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
         }
-        write_card(self.part / CARD, card)
+        write_card(self.part / store.CARD, card)
         sync_folder(self.part)
         self.part.rename(self.folder)
         sync_folder(self.folder.absolute().parent)
         for left in (self.folder / PLAN, *self.folder.glob("journal_*")):
             left.unlink()
-        return FeatureStore(self.folder)
+        return store.FeatureStore(self.folder)
 
     def _shards(self) -> list[int]:
         return sorted(int(file.stem.partition("_")[2]) for file in self.part.glob("journal_*.jsonl"))
@@ -172,31 +140,21 @@ class StoreDraft:
 
 
 class Shard(ResumableWriter):
-    """Writes the images of one process. An image counts as written once its regions have reached the disk.
-
-    Args:
-        draft: the store.
-        number: of the process.
-        rows: how many regions it holds already.
-    """
+    """Writes the images of one process. An image counts as written once its regions have reached the disk."""
 
     def __init__(self, draft: StoreDraft, number: int, rows: int):
         super().__init__()
         self.plan, self.pending, self.files = draft.plan, list[Line](), dict[str, Any]()
         for kind, dtype, width in draft.plan.columns:
-            size = HEAD + rows * width * dtype.itemsize
+            size = store.HEAD + rows * width * dtype.itemsize
             self.files[kind] = _open_behind(draft.part / f"{kind}_{number}.npy", size)
         journal = draft.part / f"journal_{number}.jsonl"
         whole_lines = journal.read_bytes().rfind(b"\n") + 1 if journal.is_file() else 0
         self.journal = _open_behind(journal, whole_lines)
 
     def add(self, name: str, regions: Regions) -> None:
-        """Writes the regions of an image.
-
-        Raises:
-            DataError: if they are of another size than those before, have no boxes though others have, or a number is too large.
-        """
-        size, dtype = regions.features.shape[1], DTYPES[self.plan.precision]
+        """Writes the regions of an image, which must fit to those before."""
+        size, dtype = regions.features.shape[1], store.DTYPES[self.plan.precision]
         if size != self.plan.feature_size:
             raise DataError(f"{name!r} has features of {size} numbers, those before have {self.plan.feature_size}")
         if self.plan.boxes and regions.boxes is None:
@@ -204,19 +162,17 @@ class Shard(ResumableWriter):
         with np.errstate(over="ignore"):
             features = np.ascontiguousarray(regions.features, dtype)
         if not np.isfinite(features).all():
-            raise DataError(
-                f"{name!r} has a number beyond {np.finfo(dtype).max:,.0f}, too large for {self.plan.precision}; take precision=fp32"
-            )
-        boxes = np.ascontiguousarray(regions.boxes, BOX) if self.plan.boxes else None
+            text = f"{name!r} has a number beyond {np.finfo(dtype).max:,.0f}, too large for {self.plan.precision}"
+            raise DataError(f"{text}; take precision=fp32")
+        boxes = np.ascontiguousarray(regions.boxes, store.BOX) if self.plan.boxes else None
         self.files["features"].write(features.data)
         if boxes is not None:
             self.files["boxes"].write(boxes.data)
         width, height = regions.size if self.plan.boxes else (0.0, 0.0)
-        self.pending.append(Line(name, len(features), checksum(Regions(features, boxes)), width, height))
+        self.pending.append(Line(name, len(features), store.checksum(Regions(features, boxes)), width, height))
         self.flush_in_time()
 
     def flush(self) -> None:
-        """Writes the images whose regions have reached the disk into the journal."""
         for file in self.files.values():
             sync(file)
         self.journal.write("".join(f"{json.dumps(line)}\n" for line in self.pending).encode())
@@ -231,7 +187,7 @@ class Shard(ResumableWriter):
 def _open_behind(file: Path, size: int) -> Any:
     """A file to write on behind the bytes of it that count; what lies behind was left by a process that was killed."""
     file.touch()
-    if file.stat().st_size < size and size > HEAD:
+    if file.stat().st_size < size and size > store.HEAD:
         raise DataError(f"{file}: was cut off, so that nobody can go on with it; remove {file.parent}")
     opened = file.open("r+b")
     opened.truncate(size)
@@ -247,7 +203,7 @@ def _slots(names: list[str], folder: Path) -> np.ndarray[Any, Any]:
     last = (1 << (2 * len(names) - 1).bit_length()) - 1
     slots, keys = [0] * (last + 1), [key_of(name) for name in names]
     for place, key in enumerate(keys, 1):
-        slot = slot_of(key, last)
+        slot = store.slot_of(key, last)
         while other := slots[slot]:
             if keys[other - 1] == key:
                 raise DataError(f"{folder}: the image {names[place - 1]!r} is there twice; names must differ")
@@ -268,5 +224,5 @@ def _write_head(file: Path, dtype: np.dtype[Any], shape: tuple[int, int]) -> Non
     """What numpy wants to read before an array's numbers, in 128 bytes."""
     text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
     with file.open("r+b") as opened:
-        opened.write(b"\x93NUMPY\x01\x00" + (HEAD - 10).to_bytes(2, "little") + text.ljust(HEAD - 11).encode() + b"\n")
+        opened.write(b"\x93NUMPY\x01\x00" + (store.HEAD - 10).to_bytes(2, "little") + text.ljust(store.HEAD - 11).encode() + b"\n")
         sync(opened)

@@ -21,12 +21,10 @@ class Lmdb(FeatureReader):
     """An LMDB with a value for each image: a pickled dict with ``features`` [N, D], ``bbox`` [N, 4] and the image's size.
 
     The key ``keys`` may hold a pickled list of the others; without it, all of them are images.
-
-    Raises:
-        DataError: if lmdb is not installed, or the file is damaged.
     """
 
     kind = "lmdb"
+    _opened: _Opened | None = None
 
     @classmethod
     def claims(cls, path: Path) -> bool:
@@ -70,11 +68,7 @@ class Lmdb(FeatureReader):
 
     @property
     def stamp(self) -> list[int]:
-        return stamp_of(self._file)
-
-    @property
-    def _file(self) -> Path:
-        return self.path / "data.mdb" if self.path.is_dir() else self.path
+        return stamp_of(_file(self.path))
 
     def _get(self, key: bytes) -> bytes | None:
         if not 0 < len(key) <= self._environment.max_key_size():
@@ -85,11 +79,7 @@ class Lmdb(FeatureReader):
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
-        """A transaction.
-
-        Raises:
-            DataError: if a page that is read is damaged, as far as lmdb notices; it follows a wrong length blindly.
-        """
+        """A transaction. Damaged pages are errors as far as lmdb notices; it follows a wrong length blindly."""
         environment = self._environment
         try:
             with environment.begin() as transaction:
@@ -101,18 +91,12 @@ class Lmdb(FeatureReader):
     def _environment(self) -> Any:
         """The open file; it must not be taken along into another process."""
         if self._opened is None or self._opened.process != os.getpid():
-            self._opened = _open(self.path, self._file)
+            self._opened = _open(self.path)
         return self._opened.environment
-
-    _opened: _Opened | None = None
 
 
 class _Opened:
-    """An LMDB that is open in a process, until the last reader of it is gone.
-
-    Args:
-        environment: of lmdb.
-    """
+    """An LMDB that is open in a process, until the last reader of it is gone."""
 
     def __init__(self, environment: Any):
         self.environment, self.process = environment, os.getpid()
@@ -124,7 +108,11 @@ class _Opened:
 _OPENED: WeakValueDictionary[str, _Opened] = WeakValueDictionary()  # lmdb does not open a file twice in a process
 
 
-def _open(path: Path, file: Path) -> _Opened:
+def _file(path: Path) -> Path:
+    return path / "data.mdb" if path.is_dir() else path
+
+
+def _open(path: Path) -> _Opened:
     lmdb, key = optional("lmdb", "lmdb"), os.path.realpath(path)
     opened = _OPENED.get(key)
     if opened is not None and opened.process == os.getpid():
@@ -137,7 +125,7 @@ def _open(path: Path, file: Path) -> _Opened:
         size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     except lmdb.Error as error:
         raise DataError(f"{path}: is no LMDB that can be read ({error})") from error
-    actual_size = file.stat().st_size
+    actual_size = _file(path).stat().st_size
     if actual_size < size:  # to read behind the end of a mapped file would end the process
         environment.close()
         raise DataError(f"{path}: holds {actual_size:,} bytes, wanted {size:,}: it was cut off")

@@ -24,18 +24,8 @@ class NpyFolder(FeatureReader):
     """A folder with ``<name>.npy``, float [N, D], for each image.
 
     ``<name>_info.npy`` may hold a pickled dict with ``bbox`` [N, 4] in pixels, ``image_width`` and ``image_height``; it is read
-    where boxes are wanted, by the restricted reader. Names are paths relative to the folder, without suffix.
-
-    Args:
-        path: the folder.
-        allow_roots: folders outside it that links in it may lead to.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> np.save(folder / "42953.npy", np.ones((36, 8), dtype="float16"))
-    >>> features = NpyFolder(folder)
-    >>> list(features.names()), features.read("42953", limit=10).features.shape
-    (['42953'], (10, 8))
+    where boxes are wanted, by the restricted reader. Names are paths relative to the folder, without suffix. Links in it may lead
+    to ``allow_roots`` alone.
     """
 
     kind = "npy"
@@ -78,7 +68,6 @@ class NpyFolder(FeatureReader):
         return from_fields(str(info), fields, limit, True, stored)
 
     def count(self, name: str) -> int:
-        """How many regions an image has, from the head of its file."""
         return len(self._open(name)[1])
 
     def size_of(self, name: str) -> int | None:
@@ -110,7 +99,7 @@ class NpyFolder(FeatureReader):
         return inside(self.path, info, self.allowed, "allow_roots")
 
     def _open(self, name: str) -> tuple[Path, NDArray[Any]]:
-        """The file of an image, and the array that it holds, of which nothing but the head is read yet."""
+        """The file of an image, and its array, of which nothing but the head is read yet."""
         file = self._file(name)
         try:
             stored = np.load(file, mmap_mode="r", allow_pickle=False)

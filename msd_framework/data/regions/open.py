@@ -12,26 +12,16 @@ from msd_framework.data.regions.npy import NpyFolder
 from msd_framework.data.regions.store import FeatureStore
 from msd_framework.errors import DataError, did_you_mean
 
+# What can be read, by the word that may stand before a path; of a path without one, the first that claims it.
 READERS: dict[str, type[FeatureReader]] = {reader.kind: reader for reader in (FeatureStore, Lmdb, Hdf5, NpyFolder)}
-"""What can be read, by the word that may stand before a path; of a path without one, the first that claims it."""
 
 
 def open_features(source: str, allow_roots: Sequence[str] | None = None) -> FeatureReader:
     """The features that lie at ``path`` or ``kind:path``, kind one of ``store``, ``lmdb``, ``hdf5`` and ``npy``.
 
-    Args:
-        source: where they lie.
-        allow_roots: folders outside a folder of ``.npy`` files that links in it may lead to.
-
-    Raises:
-        DataError: if there is nothing, or nothing that can be read.
-
-    >>> import tempfile
-    >>> type(open_features(tempfile.mkdtemp())).__name__
-    'NpyFolder'
+    Links in a folder of ``.npy`` files may lead to ``allow_roots``.
     """
-    problems = source_problems(source, allow_roots)
-    if problems:
+    if problems := source_problems(source, allow_roots):
         raise DataError(" ".join(problems))
     kind, path = parse_source(source)
     return NpyFolder(path, allow_roots) if allow_roots else READERS[kind](path)

@@ -28,19 +28,11 @@ ALLOWED_OPCODES = """
     SETITEM TUPLE EMPTY_TUPLE SETITEMS BINFLOAT PROTO TUPLE1 TUPLE2 TUPLE3 NEWTRUE NEWFALSE LONG1 LONG4 BINBYTES
     SHORT_BINBYTES SHORT_BINUNICODE BINUNICODE8 BINBYTES8 STACK_GLOBAL MEMOIZE FRAME BYTEARRAY8
 """
-OPCODES = frozenset(ALLOWED_OPCODES.split())
-"""None of them makes an object of a class, or loads what lies outside of the pickle."""
+OPCODES = frozenset(ALLOWED_OPCODES.split())  # none makes an object of a class, or loads what lies outside of the pickle
 
 
 def read_pickle(content: bytes, place: str) -> Any:
-    r"""What a pickle holds.
-
-    Args:
-        content: the pickle.
-        place: where it comes from, for errors.
-
-    Raises:
-        DataError: if it is damaged, or asks for anything but numpy arrays, str, int, float, list, dict and tuple.
+    r"""What a pickle holds; a `DataError` if it is damaged, or asks for anything but arrays, texts, numbers, lists and dicts.
 
     >>> read_pickle(pickle.dumps({"bbox": np.ones((1, 4)), "image_width": 640}), "a_info.npy")["bbox"].tolist()
     [[1.0, 1.0, 1.0, 1.0]]
@@ -57,11 +49,7 @@ def read_pickle(content: bytes, place: str) -> Any:
 
 
 def read_pickled_array(file: Path) -> Any:
-    """The single object, such as a dict, that ``numpy.save`` has pickled into a file.
-
-    Raises:
-        DataError: if the file cannot be read, is something else, or its pickle is refused.
-    """
+    """The single object, such as a dict, that ``numpy.save`` has pickled into a file."""
     try:
         with file.open("rb") as opened:
             header = HEADERS.get(np.lib.format.read_magic(opened))
@@ -175,8 +163,7 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 def _no_bytes() -> bytes:
-    """What pickles of old protocols call for where an array is empty."""
-    return b""
+    return b""  # what pickles of old protocols call for where an array is empty
 
 
 def _numeric(kind: Any) -> np.dtype[Any]:
@@ -193,9 +180,9 @@ def _dtype(kind: Any) -> np.dtype[Any]:
 
 
 def _bytes(content: Any) -> bytes:
-    """Bytes, which pickles of old protocols hold as a text."""
     if isinstance(content, bytes):
         return content
+    # pickles of old protocols hold bytes as a text
     return content.encode("latin1") if isinstance(content, str) else bytes(memoryview(content))
 
 
@@ -206,6 +193,7 @@ def _text(value: Any) -> str:
 
 
 _CORE = ("numpy.core", "numpy._core")
+# What pickles of numpy's arrays load, of any version of numpy, and what stands in for it here.
 ALLOWED: Mapping[tuple[str, str], _Allowed] = {
     ("numpy", "dtype"): _Allowed(_Type),
     ("numpy", "ndarray"): _Allowed(_empty),
@@ -216,7 +204,4 @@ ALLOWED: Mapping[tuple[str, str], _Allowed] = {
     **{(f"{core}.multiarray", "scalar"): _Allowed(_scalar) for core in _CORE},
     **{(f"{core}.numeric", "_frombuffer"): _Allowed(_from_bytes) for core in _CORE},
 }
-"""What pickles of numpy's arrays load, of any version of numpy, and what stands in for it here."""
-
-BUILT = (_Type, _Array)
-"""What those functions make and a pickle may fill; both check what they are given."""
+BUILT = (_Type, _Array)  # what those functions make and a pickle may fill; both check what they are given

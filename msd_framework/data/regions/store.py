@@ -19,37 +19,24 @@ from msd_framework.errors import DataError
 
 FORMAT = 1
 CARD, ENTRIES, SLOTS, NAMES = "index.json", "entries.npy", "slots.npy", "names.txt"
-HEAD = 128
-"""Bytes before the numbers of an array's file."""
+HEAD = 128  # bytes before the numbers of an array's file
 
 Precision = Literal["fp32", "fp16"]
 DTYPES: dict[Precision, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
 BOX = np.dtype("<f4")
-RESIDENT = 1 << 32
-"""Bytes that may have been read before they are let go."""
-
+RESIDENT = 1 << 32  # bytes that may have been read before they are let go
 CARD_TYPES: dict[str, Any] = {"feature_size": int, "depths": list[int], "images": int, "slots": int, "boxes": bool}
 
 
 class Entry(NamedTuple):
-    """An image in the index.
+    """An image in the index."""
 
-    Args:
-        key: the hash of its name.
-        start: its first row in its shard.
-        num_regions: how many rows it has.
-        shard: the number of the pair of files that holds it.
-        check: the checksum of its rows.
-        width: in pixels.
-        height: in pixels.
-    """
-
-    key: bytes
-    start: int
+    key: bytes  # the hash of its name
+    start: int  # its first row in its shard
     num_regions: int
-    shard: int
-    check: int
-    width: float
+    shard: int  # the number of the pair of files that holds it
+    check: int  # the checksum of its rows
+    width: float  # in pixels
     height: float
 
 
@@ -65,12 +52,8 @@ class FeatureStore(FeatureReader):
     ``entries.npy`` has 44 bytes an image, ``slots.npy`` leads from a name's hash to its entry, and ``names.txt`` lists the
     names, one JSON text a line. All arrays are plain, so ``numpy.load(mmap_mode="r")`` opens them.
 
-    All of them are mapped into memory, so that processes share them, whatever their size, and reading an image copies nothing:
-    its regions are a part of the mapped file until a batch is made of them. Numbers were checked when they were written; a
-    checksum tells whether they still are what was written, see `verify`.
-
-    Raises:
-        DataError: if a file is missing, cut off, or is not what was written.
+    All of them are mapped into memory, so that processes share them, and reading an image copies nothing: its regions are a part
+    of the mapped file until a batch is made of them. Numbers were checked when they were written; see `verify`.
     """
 
     kind = "store"
@@ -145,11 +128,7 @@ class FeatureStore(FeatureReader):
         return self.entry(name).num_regions
 
     def entry(self, name: str) -> Entry:
-        """The index's entry of an image.
-
-        Raises:
-            DataError: if it is not there.
-        """
+        """The index's entry of an image, which must be there."""
         entry = self._search(key_of(name))
         if entry is None:
             raise self.missing(name)
@@ -161,11 +140,7 @@ class FeatureStore(FeatureReader):
         return boxes
 
     def verify(self, name: str) -> None:
-        """Compares what is stored of an image with its checksum.
-
-        Raises:
-            DataError: if it is not what was written.
-        """
+        """Compares what is stored of an image with its checksum; a `DataError` if it is not what was written."""
         if checksum(self.read(name, boxes=self.has_boxes)) != self.entry(name).check:
             raise DataError(f"{self.place(name)}: is not what was written; make the store anew")
 

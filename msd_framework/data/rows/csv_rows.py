@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,8 @@ from msd_framework.data.rows.rows import Block, RowFile
 from msd_framework.errors import DataError
 from msd_framework.reading import not_utf8
 
-MOST_LETTERS = 1 << 24
-"""How long a value may be."""
-
-ROWS = 1024
-"""How many rows are looked at together."""
+MOST_LETTERS = 1 << 24  # of a value
+ROWS = 1024  # how many are looked at together
 
 
 class CsvFile(RowFile):
@@ -30,11 +28,8 @@ class CsvFile(RowFile):
     its first line.
 
     Args:
-        delimiter: what stands between two columns; if None, a comma, or what the header has in place of any comma: a semicolon,
-            a tab or a bar.
-
-    Attributes:
-        columns: the names in the header.
+        delimiter: what stands between two columns; if None, a comma, or the semicolon, tab or bar that the header has in place of
+            any comma.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "dev.csv"
@@ -50,17 +45,28 @@ class CsvFile(RowFile):
 
     def _blocks(self) -> Iterator[Block]:
         csv.field_size_limit(MOST_LETTERS)
-        lines = _Lines(self._whole_lines())
+        ends, num_doubtful = array("q", [0]), 0  # where each line ends, and how many there are up to the last that is not UTF-8
+
+        def parts() -> Iterator[io.StringIO]:
+            nonlocal num_doubtful
+            for part, ends_in_part in self._whole_lines():
+                text = part.decode("utf-8-sig" if len(ends) == 1 else "utf-8", "surrogateescape")
+                ends.frombytes((ends[-1] + ends_in_part).astype(np.int64).tobytes())
+                if not is_whole(text):
+                    num_doubtful = len(ends) - 1
+                yield io.StringIO(text, newline="\n")
+
+        lines = itertools.chain.from_iterable(parts())
         first = next(lines, "")
-        self.delimiter = self.delimiter or _delimiter(first)
+        # what stands in the header in place of a comma
+        self.delimiter = self.delimiter or ("," if "," in first else max(",;\t|", key=first.count))
         reader = csv.reader(itertools.chain([first], lines), delimiter=self.delimiter, strict=True)
         self.columns = self._header(reader)
-        start = lines.end
         while True:
-            numbers, ends, records = list[int](), list[int](), list[Record]()
-            lines.raw.clear()
-            while len(ends) < ROWS:
-                number = lines.number + 1
+            before, numbers, row_ends, records = reader.line_num, list[int](), list[int](), list[Record]()
+            start = ends[before]
+            while len(numbers) < ROWS:
+                number = reader.line_num + 1
                 try:
                     values = next(reader, None)
                 except csv.Error:  # the row is read again by itself, and named
@@ -68,15 +74,13 @@ class CsvFile(RowFile):
                 if values is None:
                     break
                 numbers.append(number)
-                ends.append(lines.end - start)
+                row_ends.append(ends[reader.line_num] - start)
                 if len(values) == len(self.columns):
                     records.append(dict(zip(self.columns, values)))
-            if not ends:
+            if not numbers:
                 return
-            raw = b"".join(lines.raw)
-            beyond_doubt = len(records) == len(ends) and not lines.is_damaged
-            yield Block(start, raw, np.array(ends), numbers, records if beyond_doubt else None)
-            start, lines.is_damaged = lines.end, False
+            is_sure = len(records) == len(numbers) and num_doubtful <= before
+            yield Block(start, np.array(row_ends), numbers, records if is_sure else None)
 
     def _header(self, reader: Iterator[list[str]]) -> list[str]:
         try:
@@ -106,15 +110,6 @@ class CsvFile(RowFile):
         return Row(dict(zip(self.columns, values)), self.file, number)
 
 
-def _delimiter(header: str) -> str:
-    """What stands between the columns of a header.
-
-    >>> _delimiter('id;"a; b";text'), _delimiter("id,a;b"), _delimiter("text")
-    (';', ',', ',')
-    """
-    return "," if "," in header else max(",;\t|", key=header.count)
-
-
 def _reason(error: Exception) -> str:
     """What Python says of a row, in words that help."""
     text = str(error)
@@ -123,30 +118,3 @@ def _reason(error: Exception) -> str:
     if "field larger than" in text:
         return f"a value of more than {MOST_LETTERS:,} letters; is a quotation mark never closed?"
     return text
-
-
-class _Lines(Iterator[str]):
-    """The lines of a file, and how far it has been read.
-
-    Args:
-        parts: the file, in parts that end where a line does.
-
-    Attributes:
-        end: how many bytes have been read.
-        number: how many lines have been read.
-        raw: the lines themselves, until somebody clears them.
-        is_damaged: whether a line was not UTF-8, until somebody says that it is not.
-    """
-
-    def __init__(self, parts: Iterator[bytes]):
-        self._lines = (line for part in parts for line in io.BytesIO(part))
-        self.end, self.number, self.raw, self.is_damaged = 0, 0, list[bytes](), False
-
-    def __next__(self) -> str:
-        raw = next(self._lines)
-        self.raw.append(raw)
-        self.end += len(raw)
-        self.number += 1
-        text = raw.decode("utf-8-sig" if self.number == 1 else "utf-8", "surrogateescape")
-        self.is_damaged |= not is_whole(text)
-        return text

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from msd_framework.data.rows.row import Row
-from msd_framework.data.rows.rows import Block, RowFile
+from msd_framework.data.rows.rows import Block, RowFile, _chunks
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import json_object, keys_are_once
 
-OBJECTS = 1024
-"""How many objects are looked at together."""
+OBJECTS = 1024  # how many are looked at together
 
 
 class JsonArray(RowFile):
@@ -46,7 +45,7 @@ class JsonArray(RowFile):
         return f"{self.file}:{self.list_name}"
 
     def _blocks(self) -> Iterator[Block]:
-        text, keys = _Text(self.name, self._chunks()), list[str]()
+        text, keys = _Text(self.name, _chunks(self._descriptor)), list[str]()
         if text.follows(_BYTE_ORDER_MARK[0]):
             for byte in _BYTE_ORDER_MARK:
                 text.take(byte)
@@ -83,7 +82,7 @@ class JsonArray(RowFile):
                 more = text.take(",]") == ","
             raw = text.since_forgotten
             is_certain = set(map(type, values)) == {dict} and raw.isascii() and keys_are_once(raw[:-1].decode(), values)
-            yield Block(start, raw, np.array(ends), range(number, number + len(ends)), values if is_certain else None)
+            yield Block(start, np.array(ends), range(number, number + len(ends)), values if is_certain else None)
             number += len(ends)
 
     def _parse(self, raw: bytes, number: int) -> Row | None:
@@ -91,12 +90,7 @@ class JsonArray(RowFile):
 
 
 class _Text:
-    """A JSON file from its beginning on, of which only a part is in memory: a character a byte, so that places are bytes.
-
-    Args:
-        name: what its places begin with.
-        chunks: the file.
-    """
+    """A JSON file from its beginning on, of which only a part is in memory: a character a byte, so that places are bytes."""
 
     def __init__(self, name: str, chunks: Iterator[bytes]):
         self.name, self._chunks = name, chunks
@@ -113,18 +107,10 @@ class _Text:
         return self._text[: self._at].encode("latin-1")
 
     def forget(self) -> None:
-        """Lets go of what has been read."""
         self._text, self._start, self._at = self._text[self._at :], self.place, 0
 
     def value(self, number: int | None = None) -> Any:
-        """The value that comes next.
-
-        Args:
-            number: its place in the list, for errors.
-
-        Raises:
-            DataError: if there is none.
-        """
+        """The value that comes next; its place in the list is for errors."""
         self._skip_white_space()
         while True:
             try:
@@ -139,11 +125,7 @@ class _Text:
                     raise DataError(f"{place}: is not JSON ({error}) from byte {self.place + 1} on: {text}") from error
 
     def take(self, wanted: str) -> str:
-        """The character that comes next.
-
-        Raises:
-            DataError: if it is not one of those that are wanted.
-        """
+        """The character that comes next, which must be one of some."""
         self._skip_white_space()
         found = self._text[self._at : self._at + 1]
         if not found or found not in wanted:
@@ -153,7 +135,6 @@ class _Text:
         return found
 
     def follows(self, character: str) -> bool:
-        """Whether a character comes next."""
         self._skip_white_space()
         return self._text.startswith(character, self._at)
 

@@ -6,8 +6,6 @@ import json
 import secrets
 from collections.abc import Iterator
 
-import numpy as np
-
 from msd_framework.data.rows.row import Record, Row
 from msd_framework.data.rows.rows import Block, RowFile
 from msd_framework.reading import json_object, keys_are_once
@@ -29,10 +27,8 @@ class JsonLines(RowFile):
 
     def _blocks(self) -> Iterator[Block]:
         start, number = 0, 1
-        for raw in self._whole_lines():
-            ends = np.flatnonzero(np.frombuffer(raw, np.uint8) == ord("\n")) + 1
-            ends = ends if raw.endswith(b"\n") else np.append(ends, len(raw))
-            yield Block(start, raw, ends, range(number, number + len(ends)), _objects(raw, len(ends)))
+        for raw, ends in self._whole_lines():
+            yield Block(start, ends, range(number, number + len(ends)), _objects(raw, len(ends)))
             start, number = start + len(raw), number + len(ends)
 
     def _parse(self, raw: bytes, number: int) -> Row | None:

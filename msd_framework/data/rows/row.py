@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -11,84 +10,45 @@ from msd_framework.data.files import DataFolder
 from msd_framework.errors import DataError, did_you_mean
 
 Record: TypeAlias = Mapping[str, Any]
+AreRight: TypeAlias = Callable[[Sequence[Any]], bool]
 
 
 class Row(NamedTuple):
     """One record of a file, with the place to name where it is wrong.
 
-    Args:
-        record: what it holds.
-        file: the file's name, and that of the list in it if there are several.
-        number: the record's line, or its place in the list, from 1.
-
     >>> row = Row({"id": "00127", "label": 1, "txt": "hello"}, "dev.jsonl", 3)
-    >>> row.identifier("id"), row.label("label", (0, 1))
-    ('00127', 1)
+    >>> row.identifier("id")
+    '00127'
     >>> row.text("text")
     Traceback (most recent call last):
     msd_framework.errors.DataError: dev.jsonl:3: has no 'text', only 'id', 'label', 'txt'. Did you mean 'txt'?
     """
 
     record: Record
-    file: str
-    number: int
+    file: str  # its name, and that of the list in it if there are several
+    number: int  # the record's line, or its place in the list, from 1
 
     @property
     def place(self) -> str:
-        """``file:line``."""
         return f"{self.file}:{self.number}"
 
     def text(self, key: str) -> str:
-        """A text.
-
-        Raises:
-            DataError: if it is none, or holds half a character (a lone surrogate), which no tokenizer can read.
-        """
-        value = self.record.get(key)
-        if all_texts([value]):
-            return str(value)
-        raise self.wrong(key, "whole Unicode characters" if isinstance(value, str) else "a text")
+        """A text without half a character (a lone surrogate), which no tokenizer can read."""
+        return str(self.value(key, all_texts, "a text"))
 
     def identifier(self, key: str) -> str:
-        """An id, a text or a whole number; a text keeps its leading zeros.
+        """An id, a text or a whole number; a text keeps its leading zeros."""
+        return str(self.value(key, all_ids, "an id, a text or a whole number"))
 
-        Raises:
-            DataError: if it is neither.
-        """
+    def value(self, key: str, are_right: AreRight, wanted: str) -> Any:
+        """A value that is right; else a `DataError` says what was wanted."""
         value = self.record.get(key)
-        if all_ids([value]):
-            return str(value)
-        is_damaged = isinstance(value, str) and value != ""
-        raise self.wrong(key, "whole Unicode characters" if is_damaged else "an id, a text or a whole number")
-
-    def integer(self, key: str) -> int:
-        """A whole number of 0 or more.
-
-        Raises:
-            DataError: if it is none.
-        """
-        value = self.record.get(key)
-        if all_counts([value]):
-            return int(value or 0)
-        raise self.wrong(key, "a whole number")
-
-    def label(self, key: str, spellings: Sequence[int | str]) -> int:
-        """The class whose spelling a value is.
-
-        Raises:
-            DataError: if it is none of them, type included.
-        """
-        value = self.record.get(key)
-        if isinstance(value, (int, str)) and all_labels([value], spellings):
-            return spellings.index(value)
-        raise self.wrong(key, f"one of {', '.join(map(repr, spellings))}")
+        if are_right([value]):
+            return value
+        raise self.wrong(key, "whole Unicode characters" if isinstance(value, str) and not is_whole(value) else wanted)
 
     def path(self, folder: DataFolder, relative: str) -> str:
-        """A path relative to the data set's folder, which it must not leave.
-
-        Raises:
-            DataError: if it does.
-        """
+        """A path that stays in a folder."""
         try:
             folder.check(relative)
         except DataError as error:
@@ -111,13 +71,7 @@ class Row(NamedTuple):
 class RowBatch:
     """Rows of a file that are checked together, which is much quicker than one by one.
 
-    Each method refuses the rows if one of them is wrong. A block of a file that is refused is checked again row by row, so that
-    one check serves both: it is written for many rows, and names the one that is wrong.
-
-    Args:
-        records: what the rows hold.
-        file: the file's name.
-        numbers: those of the rows.
+    Each method refuses the rows if one of them is wrong, with a `DataError` that names the first.
 
     >>> rows = RowBatch([{"id": 7, "text": "hello"}, {"id": 8, "text": None}], "dev.jsonl", [1, 2])
     >>> rows.ids("id")
@@ -135,11 +89,7 @@ class RowBatch:
         return (Row(record, self.file, number) for record, number in zip(self.records, self.numbers))
 
     def one(self) -> Row:
-        """The row, for a check that looks at rows one by one.
-
-        Raises:
-            NotAnExample: if there are more of them.
-        """
+        """The row, for a check that looks at rows one by one: a block that is refused is checked again row by row."""
         if len(self.records) > 1:
             raise NotAnExample
         return next(iter(self))
@@ -155,40 +105,34 @@ class RowBatch:
 
     def texts(self, key: str, optional: bool = False) -> list[str]:
         """`Row.text` of each row; of those that have one, if it is optional."""
-        return self._values(key, all_texts, Row.text, optional)
+        return self._values(key, all_texts, "a text", optional)
 
     def ids(self, key: str) -> list[str]:
         """`Row.identifier` of each row."""
-        return list(map(str, self._values(key, all_ids, Row.identifier)))
+        return list(map(str, self._values(key, all_ids, "an id, a text or a whole number")))
 
     def integers(self, key: str) -> list[int]:
-        """`Row.integer` of each row."""
-        return self._values(key, all_counts, Row.integer)
+        """Whole numbers of 0 or more."""
+        return self._values(key, all_counts, "a whole number")
 
     def labels(self, key: str, spellings: Sequence[int | str], optional: bool = False) -> None:
-        """Checks that each row has a label, see `Row.label`; those that have one, if it is optional."""
-        self._values(key, lambda values: all_labels(values, spellings), lambda row, key: row.label(key, spellings), optional)
+        """Checks that each row has one of the labels, type included; those that have one, if it is optional."""
+        wanted = f"one of {', '.join(map(repr, spellings))}"
+        self._values(key, lambda values: all_labels(values, spellings), wanted, optional)
 
     def paths(self, folder: DataFolder, relatives: Sequence[str]) -> Sequence[str]:
-        """`Row.path` of each row.
-
-        Args:
-            folder: the data set's folder.
-            relatives: a path for each row.
-        """
+        """`Row.path` of each row."""
         if not folder.is_sure_of(relatives):
             for row, relative in zip(self, relatives):
                 row.path(folder, relative)
         return relatives
 
-    def _values(
-        self, key: str, are_right: Callable[[Sequence[Any]], bool], read: Callable[[Row, str], object], optional: bool = False
-    ) -> list[Any]:
+    def _values(self, key: str, are_right: AreRight, wanted: str, optional: bool = False) -> list[Any]:
         values = [record[key] for record in self.records if key in record] if optional else self.column(key)
         if not are_right(values):
             for row in self:
                 if not optional or key in row.record:
-                    read(row, key)
+                    row.value(key, are_right, wanted)
         return values
 
 
@@ -197,11 +141,7 @@ class NotAnExample(Exception):  # noqa: N818
 
 
 def all_texts(values: Sequence[Any]) -> bool:
-    r"""Whether all values are texts of whole characters.
-
-    >>> all_texts(["a", "b"]), all_texts(["a", 1]), all_texts(["\ud800"])
-    (True, False, False)
-    """
+    """Whether all values are texts of whole characters."""
     return set(map(type, values)) <= {str} and is_whole("".join(values))
 
 
@@ -219,11 +159,7 @@ def all_ids(values: Sequence[Any]) -> bool:
 
 
 def all_labels(values: Sequence[Any], spellings: Sequence[int | str]) -> bool:
-    """Whether each value is one of some spellings, type included.
-
-    >>> all_labels([0, 1, 1], (0, 1)), all_labels([True], (0, 1))
-    (True, False)
-    """
+    """Whether each value is one of some spellings, type included: True is not 1."""
     return set(map(type, values)) <= set(map(type, spellings)) and set(values) <= set(spellings)
 
 
@@ -233,8 +169,9 @@ def all_counts(values: Sequence[Any]) -> bool:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text holds no half of a character, a lone surrogate."""
-    return text.isascii() or not _HALF_A_CHARACTER.search(text)
-
-
-_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+    """Whether a text holds no half of a character, a lone surrogate, which cannot be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

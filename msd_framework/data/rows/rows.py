@@ -27,32 +27,20 @@ from msd_framework.reading import START, copy_as_utf8, is_utf8, other_format
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-OnError: TypeAlias = Literal["raise", "skip"]
-"""What becomes of a record that cannot be read: the run stops, or the record is left out and its sentence is kept."""
-
+OnError: TypeAlias = Literal["raise", "skip"]  # whether a record that cannot be read stops the run, or is left out
 Hashes: TypeAlias = NDArray[np.int64]
 CheckRows: TypeAlias = Callable[[RowBatch], Iterable[Hashable] | None]
-
-BLOCK_BYTES = 1 << 17
-"""How much of a file is looked at together."""
+OnTaken: TypeAlias = Callable[[Sequence[Record]], object]
+BLOCK_BYTES = 1 << 17  # how much of a file is looked at together
 
 
 class Block(NamedTuple):
-    """Records that lie one after the other in a file.
+    """Records that lie one after the other in a file."""
 
-    Args:
-        start: where the first of them begins, in bytes.
-        raw: all of them.
-        ends: where each of them ends in ``raw``, int64 [n].
-        numbers: the number of each, [n].
-        records: what each holds, where it is beyond doubt that each holds something; else None.
-    """
-
-    start: int
-    raw: bytes
-    ends: np.ndarray[Any, Any]
-    numbers: Sequence[int]
-    records: Sequence[Record] | None
+    start: int  # where the first of them begins, in bytes
+    ends: NDArray[Any]  # where each of them ends, counted from there, [n]
+    numbers: Sequence[int]  # the number of each, [n]
+    records: Sequence[Record] | None  # what each holds, where it is beyond doubt that each holds something
 
 
 class RowFile(ABC):
@@ -60,14 +48,11 @@ class RowFile(ABC):
 
     Args:
         file: the file.
-        encoding: what the file is written in, of a data set that has an option for it; of another than UTF-8, a copy is read.
+        encoding: what it is written in, of a data set that has an option for it; of another than UTF-8, a copy is read.
 
     Attributes:
         keys: what each record is known by, in this process.
         skipped: a sentence for each record that was left out.
-
-    Raises:
-        DataError: if the file cannot be read, or is none of text.
     """
 
     def __init__(self, file: Path, encoding: str | None = None):
@@ -83,7 +68,7 @@ class RowFile(ABC):
         check: CheckRows,
         on_error: OnError = "raise",
         limit: int | None = None,
-        on_taken: Callable[[Sequence[Record]], object] | None = None,
+        on_taken: OnTaken | None = None,
     ) -> Self:
         """Reads the file once, a block at a time, and returns itself.
 
@@ -94,13 +79,10 @@ class RowFile(ABC):
             key: which value of a record is its id, unique in the file; None if they have none.
             check: raises a `DataError` for rows that cannot be read, and `NotAnExample` for some to leave out without a word. It
                 gets many rows at once, in order; and one row after the other where it has refused many. What it returns is what a
-                model sees of each row, for `keys`, which take 16 bytes a row; if it returns None, nothing is kept.
+                model sees of each row, for `keys`; if it returns None, nothing is kept.
             on_error: whether a record that cannot be read stops the opening, or is left out.
-            limit: how many records to take at most; None for all.
+            limit: how many records to take at most.
             on_taken: gets the records that were taken, in order.
-
-        Raises:
-            DataError: with the file, the line, what was got and what was wanted; or if there is no example at all.
         """
         opening = _Opening(self, key, check, on_error, limit, on_taken)
         for block in self._blocks():
@@ -124,53 +106,45 @@ class RowFile(ABC):
 
     @abstractmethod
     def _parse(self, raw: bytes, number: int) -> Row | None:
-        """One record, None if there is but white space.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
+        """One record, None if there is but white space."""
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, index: int) -> Row:
-        """A record, read from the file.
-
-        Raises:
-            DataError: if the file is no longer the one that was opened.
-        """
         start, length, number = self._starts[index], self._lengths[index], self._numbers[index]
         if _stamp(self._source) != self._stamp:
             raise DataError(f"{self.file}: has changed since it was opened, so its lines are not where they were; start again")
-        row = self._parse(os.pread(self._descriptor, length, start), number)
+        row = self._read(start, length, number)
         assert row is not None, "a record that was taken holds something"
         return row
+
+    def _read(self, start: int, length: int, number: int) -> Row | None:
+        return self._parse(os.pread(self._descriptor, length, start), number)
 
     @property
     def fingerprint(self) -> str:
         """A hash of the whole file, in UTF-8."""
         digest = hashlib.sha256()
-        for chunk in self._chunks():
+        for chunk in _chunks(self._descriptor):
             digest.update(chunk)
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_source", "_descriptor", "keys")}
 
-    def _chunks(self) -> Iterator[bytes]:
-        return _chunks(self._descriptor)
-
-    def _whole_lines(self) -> Iterator[bytes]:
-        """The file in parts that end where a line does."""
+    def _whole_lines(self) -> Iterator[tuple[bytes, NDArray[Any]]]:
+        """The file in parts that end where a line does, and where each line of a part ends."""
         left: list[bytes] = []
-        for chunk in self._chunks():
+        for chunk in _chunks(self._descriptor):
             end = chunk.rfind(b"\n") + 1
             if end:
-                yield b"".join([*left, chunk[:end]])
+                part = b"".join([*left, chunk[:end]])
+                yield part, np.flatnonzero(np.frombuffer(part, np.uint8) == ord("\n")) + 1
                 left = []
             left.append(chunk[end:])
         if last := b"".join(left):
-            yield last
+            yield last, np.array([len(last)])
 
     @cached_property
     def _source(self) -> int:
@@ -206,7 +180,6 @@ class RowDataset(MultimodalDataset):
 
     @property
     def skipped(self) -> list[str]:
-        """A sentence for each row that was left out for a mistake."""
         return self.rows.skipped
 
     def __len__(self) -> int:
@@ -230,7 +203,7 @@ class _Opening:
     check: CheckRows
     on_error: OnError
     limit: int | None
-    on_taken: Callable[[Sequence[Record]], object] | None
+    on_taken: OnTaken | None
     names: _Names = field(default_factory=lambda: _Names())
     contents: array[int] = field(default_factory=lambda: array("q"))
 
@@ -289,7 +262,8 @@ class _Opening:
             if block.records is not None:
                 row: Row | None = Row(block.records[i], self.rows.name, block.numbers[i])
             else:
-                row = self.rows._parse(block.raw[block.ends[i - 1] if i else 0 : block.ends[i]], block.numbers[i])
+                start = int(block.ends[i - 1]) if i else 0
+                row = self.rows._read(block.start + start, int(block.ends[i]) - start, block.numbers[i])
             return row, None if row is None or self.key is None else _HASH(row.identifier(self.key))
         except DataError as error:
             return error, None
@@ -325,7 +299,6 @@ class _Names:
 
     @property
     def hashes(self) -> Hashes:
-        """Those of all names, int64 [N]."""
         return np.array(self._hashes, np.int64)
 
     def doubtful(self, hashes: Hashes) -> Hashes:
@@ -340,7 +313,7 @@ class _Names:
 
     def like(self, hashed: int | None) -> list[int]:
         """The examples whose names have this hash: almost surely this name."""
-        found: list[int] = np.flatnonzero(np.array(self._hashes) == hashed).tolist()
+        found: list[int] = np.flatnonzero(self.hashes == hashed).tolist()
         return found
 
     def add(self, hashes: Hashes) -> None:
@@ -348,7 +321,7 @@ class _Names:
         self._hashes.frombytes(hashes.tobytes())
         if 16 * len(self._hashes) > len(self._marks):
             self._marks = np.zeros(4 * len(self._marks), bool)
-            self._mark(np.array(self._hashes))
+            self._mark(self.hashes)
         self._mark(hashes)
         run = np.sort(hashes)
         while self._runs and len(self._runs[-1]) <= 2 * len(run):

@@ -19,11 +19,9 @@ from msd_framework.structures import DatasetInfo
 ROOT = "data/fsdd"
 PAGE = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 DIGITS = tuple("0123456789")
+# The images of each split, in their publisher's order, which goes from writer to writer; and the recordings by their number.
 IMAGES = {"train": range(1000), "validation": range(1000, 1297), "test": range(1297, 1797)}
-"""The images of each split, in their publisher's order, which goes from writer to writer."""
-
 RECORDINGS = {"train": range(10, 10**6), "validation": range(5, 10), "test": range(5)}
-"""The recordings of each split by their number; the publisher's test split is 0 to 4."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,7 @@ class AVDigits(MultimodalDataset):
 
     Images and recordings are split first, and paired then, each image with recordings of its digit in its own split: no image and
     no recording is in two splits. The publisher's recordings 0 to 4 of each speaker and digit are for testing, 5 to 9 here for
-    validation. With ``test_speakers``, those speakers are heard in the test split alone, and nobody else is.
-
-    An example is named ``<image>-<digit>_<speaker>_<number>``, and keeps its speaker with its predictions.
+    validation.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, as `sklearn.datasets.load_digits` has it;
     Jackson et al., Free Spoken Digit Dataset, 2018, CC BY-SA 4.0.
@@ -58,16 +54,6 @@ class AVDigits(MultimodalDataset):
         allow_roots: folders outside the root that links to recordings may lead to, such as those of a shared disk.
         max_examples: how many examples to keep at most, the first ones; all if left out.
         on_error: "raise" stops at the first file with a wrong name; "skip" leaves such files out and counts them.
-
-    Attributes:
-        skipped: a sentence for each file that was left out.
-
-    Raises:
-        DataError: if the folder is missing, a file has another name, or a digit or speaker has no recording.
-        ValueError: if a number is out of range.
-
-    >>> AVDigits.describe({}).modalities
-    {'audio': 'waveform', 'image': 'pixels'}
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
@@ -86,11 +72,17 @@ class AVDigits(MultimodalDataset):
         if pairs < 1 or pairing_seed < 0:
             raise ValueError(f"pairs must be 1 or more and pairing_seed 0 or more, got {pairs} and {pairing_seed}.")
         check_opening(type(self), {"root": root}, split, max_examples)
+        from sklearn.datasets import load_digits
+
         self.skipped: list[str] = []
         recordings = list(self._recordings(DataFolder(Path(root) / "recordings", allow_roots), on_error))
-        heard = [r for r in recordings if is_heard(r, split, test_speakers or [])]
-        _check_speakers(test_speakers or [], recordings, root)
-        self.images, digits = _images()
+        heard = [r for r in recordings if _is_heard(r, split, test_speakers or [])]
+        known = sorted({r.speaker for r in recordings})
+        for name in test_speakers or []:
+            if name not in known:
+                raise DataError(f"{root}: nobody is called {name!r}.{did_you_mean(name, known)} Speakers: {', '.join(known)}")
+        found = load_digits()
+        self.images, digits = found.images, found.target  # [N, 8, 8] and [N]
         places = list(IMAGES[split])
         self.paired = [(i, r) for i, chosen in zip(places, _pair(digits[places], heard, pairs, pairing_seed, root)) for r in chosen]
         self.paired = self.paired[:max_examples]
@@ -117,7 +109,6 @@ class AVDigits(MultimodalDataset):
 
     @property
     def fingerprint(self) -> str:
-        """Which recording stands with which image, and what is in the images."""
         pairs = [f"{image} {recording.path.name}" for image, recording in self.paired]
         return hashlib.sha256(self.images.tobytes() + "\n".join(pairs).encode()).hexdigest()
 
@@ -134,14 +125,7 @@ class AVDigits(MultimodalDataset):
             self.skipped.append(text)
 
 
-def is_heard(recording: Recording, split: str, test_speakers: Sequence[str]) -> bool:
-    """Whether a recording is of a split.
-
-    >>> is_heard(Recording(Path("7_jackson_3.wav"), 7, "jackson", 3), "test", [])
-    True
-    >>> is_heard(Recording(Path("7_jackson_3.wav"), 7, "jackson", 3), "test", ["theo"])
-    False
-    """
+def _is_heard(recording: Recording, split: str, test_speakers: Sequence[str]) -> bool:
     if test_speakers and (split == "test" or recording.speaker in test_speakers):
         return (split == "test") == (recording.speaker in test_speakers)
     return recording.number in RECORDINGS[split]
@@ -168,18 +152,3 @@ def _deal(recordings: list[Recording], pairs: int, random: np.random.Generator) 
         order = random.permutation(len(recordings))
         for place in order[: len(order) // pairs * pairs]:
             yield recordings[place]
-
-
-def _check_speakers(named: Sequence[str], recordings: Sequence[Recording], root: str) -> None:
-    known = sorted({r.speaker for r in recordings})
-    for name in named:
-        if name not in known:
-            raise DataError(f"{root}: nobody is called {name!r}.{did_you_mean(name, known)} Speakers: {', '.join(known)}")
-
-
-def _images() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Scikit-learn's digits: images [N, 8, 8] and classes [N]."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    return found.images, found.target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,16 @@ from typing import Any
 import numpy as np
 
 from msd_framework.data.base import Example
-from msd_framework.data.regions.hdf5 import damage_as_data_error
+from msd_framework.data.regions.hdf5 import Hdf5File, damage_as_data_error
 from msd_framework.data.rows.rows import OnError
 from msd_framework.data.sets.films import GENRES, Films
 from msd_framework.errors import DataError
 from msd_framework.structures import ModalityKind
 
 FILE = "multimodal_imdb.hdf5"
-ARRAYS = {"image": "images", "text": "sequences", "vgg": "vgg_features", "word2vec": "features"}
-"""The array of each modality."""
-
+ARRAYS = {"image": "images", "text": "sequences", "vgg": "vgg_features", "word2vec": "features"}  # by modality
 MODALITIES: dict[str, ModalityKind] = {"image": "pixels", "text": "tokens", "vgg": "features", "word2vec": "features"}
-SHAPES: dict[str, tuple[int | None, ...]] = {
+SHAPES: dict[str, tuple[int | None, ...]] = {  # None where any number will do
     "genres": (None, len(GENRES)),
     "imdb_ids": (None,),
     "images": (None, 3, None, None),
@@ -31,81 +28,45 @@ SHAPES: dict[str, tuple[int | None, ...]] = {
     "vgg_features": (None, None),
     "features": (None, None),
 }
-"""The shape of each array, None where any number will do."""
 
 
 class Hdf5Films(Films):
     """The films of a split in the authors' HDF5 file, of which an array is read when somebody asks for it.
 
-    Args:
-        root: the folder of the file.
-        split: train, dev or test.
-        limit: how many films to take at most; None for all.
-        on_error: makes no difference: the arrays are right as a whole or not at all.
-
-    Raises:
-        DataError: if h5py is not installed, or the file lacks an array or has another shape than it must.
+    The arrays are right as a whole or not at all, so that no film is left out.
     """
 
     def __init__(self, root: Path, split: str, limit: int | None, on_error: OnError, allowed: Sequence[str] | None = None):
         self.path, self.skipped = root / FILE, []
         if allowed:
-            raise DataError(
-                f"{self.path}: allow_roots is for links to films and posters, and this is one file of all; leave it out"
-            )
-        self._process, self._opened = -1, None
+            text = "allow_roots is for links to films and posters, and this is one file of all; leave it out"
+            raise DataError(f"{self.path}: {text}")
+        self.file = Hdf5File(self.path)
         with damage_as_data_error(str(self.path)):
-            self._look_at(self._file, split, limit)
+            self._look_at(self.file.root, split, limit)
 
     def _look_at(self, file: Any, split: str, limit: int | None) -> None:
         """Reads all but the films' own arrays, of which it looks at the shapes."""
         self._check_shapes(file)
-        start, stop = self._rows(file, split)
-        self.start, self.size = start, min(stop - start, limit or stop - start)
+        self.start, stop = self._rows(file, split)
+        chosen = slice(self.start, min(stop, self.start + limit) if limit else stop)
         names = [bytes(name).decode("ascii", "replace") for name in file["imdb_ids"][()]]
         if len(set(names)) < len(names):
             again = next(name for i, name in enumerate(names) if name in names[:i])
             raise DataError(f"{self.path}: film {again} is there twice; ids must differ")
-        self.ids = names[start : start + self.size]
-        self.genres = self._genres(file)[start : start + self.size]
+        self.ids, self.genres = names[chosen], self._genres(file)[chosen]
         self.fingerprint = hashlib.sha256(repr((split, self.ids)).encode()).hexdigest()
 
-    def __len__(self) -> int:
-        return self.size
-
     def __getitem__(self, index: int) -> Example:
-        row = range(self.start, self.start + self.size)[index]
-        target = self.genres[row - self.start].tolist()
-        return Example(self.ids[row - self.start], _Arrays(self, row), target, f"{self.path}:{row + 1}")
+        row = self.start + range(len(self))[index]
+        target = self.genres[index].tolist()
+        return Example(self.ids[index], _Arrays(self, row), target, f"{self.path}:{row + 1}")
 
     def read(self, modality: str, row: int) -> Any:
-        """One film's array of a modality; a poster is [H, W, 3].
-
-        Raises:
-            DataError: if the file is damaged there.
-        """
+        """One film's array of a modality; a poster is [H, W, 3]."""
         with damage_as_data_error(f"{self.path}: {ARRAYS[modality]}[{row}]"):
-            array = self._file[ARRAYS[modality]][row]
+            array = self.file.root[ARRAYS[modality]][row]
         return array.transpose(1, 2, 0) if modality == "image" else array
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_opened": None, "_process": -1}
-
-    @property
-    def _file(self) -> Any:
-        """The open file; each process opens it for itself, since HDF5 must not be shared with a process that was forked."""
-        if self._process != os.getpid():
-            try:
-                import h5py
-            except ImportError as error:
-                raise DataError(
-                    f"{self.path} is read by h5py, which is not installed: pip install 'msd_framework[hdf5]'"
-                ) from error
-            try:
-                self._opened, self._process = h5py.File(self.path, "r"), os.getpid()
-            except OSError as error:
-                raise DataError(f"{self.path}: is not an HDF5 file that can be read ({error})") from error
-        return self._opened
 
     def _check_shapes(self, file: Any) -> None:
         for name, wanted in SHAPES.items():

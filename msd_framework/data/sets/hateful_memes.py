@@ -25,9 +25,7 @@ class HatefulMemes(RowDataset):
     """Hateful Memes as published: a text and an image, 0 for benign and 1 for hateful.
 
     A line of ``<split>.jsonl`` is ``{"id": 42953, "img": "img/42953.png", "label": 0, "text": "..."}``. A split whose name
-    begins with ``test`` may be blind: its lines have no ``label``, and its examples no target. An extra ``decided_by`` is
-    kept with the predictions. ``dev`` and ``test`` are those of the first phase of the challenge; ``dev_seen`` and
-    ``dev_unseen`` share 400 memes, so a run that uses both is refused unless ``allow_overlap``.
+    begins with ``test`` may be blind. ``dev_seen`` and ``dev_unseen`` share 400 memes. An extra ``decided_by`` is kept.
 
     Args:
         split: which of the splits to read.
@@ -38,13 +36,6 @@ class HatefulMemes(RowDataset):
         on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
         unlabelled: whether lines of any split may have no ``label``.
 
-    Attributes:
-        skipped: a sentence for each line that was left out.
-
-    Raises:
-        DataError: if the file is missing, or a line of it cannot be read.
-        ValueError: if ``max_examples`` is not positive.
-
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
     >>> _ = (root / "dev_seen.jsonl").write_text('{"id": "08291", "img": "img/08291.png", "label": 1, "text": "look"}')
@@ -54,17 +45,7 @@ class HatefulMemes(RowDataset):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen", "dev", "test")
-
-    published: ClassVar[Mapping[str, int]] = {
-        "train": 8500,
-        "dev_seen": 500,
-        "dev_unseen": 540,
-        "test_seen": 1000,
-        "test_unseen": 2000,
-        "dev": 500,
-        "test": 1000,
-    }
-
+    published: ClassVar[Mapping[str, int]] = dict(zip(splits, (8500, 500, 540, 1000, 2000, 500, 1000)))
     # those of the first phase are the later seen ones; dev_seen and dev_unseen share 400
     overlapping: ClassVar[tuple[Set[str], ...]] = ({"dev", "dev_seen", "dev_unseen"}, {"test", "test_seen"})
 
@@ -96,17 +77,14 @@ class HatefulMemes(RowDataset):
 
     @classmethod
     def check_together(cls, options: Mapping[str, Any], splits: Mapping[str, str]) -> dict[str, str]:
-        """Splits that have memes in common."""
         found: dict[str, str] = {}
         for use, split in splits.items():
             for other, before in splits.items():
                 if other == use or options.get("allow_overlap"):
                     break
                 if split != before and any({split, before} <= shared for shared in cls.overlapping):
-                    found[use] = (
-                        f"{split} has memes in common with {before}, which is data.{other}: a score on it says less than it seems "
-                        "to. Name another split, or set data.dataset.allow_overlap=true and say so."
-                    )
+                    text = f"{split} has memes in common with {before}, which is data.{other}: a score on it says less than it"
+                    found[use] = f"{text} seems to. Name another split, or set data.dataset.allow_overlap=true and say so."
         return found
 
     @property

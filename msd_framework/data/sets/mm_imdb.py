@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -24,8 +24,7 @@ from msd_framework.structures import DatasetInfo, ModalityKind
 
 ROOT = "data/mm_imdb"
 PAGE = "https://archive.org/download/mmimdb/mmimdb.tar.gz"
-IMAGE_KEYS = ("image_path", "image_name", "image_id", "imdb_id", "img", "image", "id")
-"""Where a line of MMF's files may name the poster."""
+IMAGE_KEYS = ("image_path", "image_name", "image_id", "imdb_id", "img", "image", "id")  # that may name the poster in MMF's files
 
 Layout: TypeAlias = Literal["auto", "json", "hdf5", "mmf"]
 
@@ -34,13 +33,9 @@ Layout: TypeAlias = Literal["auto", "json", "hdf5", "mmf"]
 class MMIMDB(MultimodalDataset):
     """MM-IMDB: a film's poster and plot, and which of 23 genres it has, in any of three layouts.
 
-    - ``json``, the archive of the authors: `split.json`, and `dataset/<id>.json` with `dataset/<id>.jpeg` a film;
-    - ``hdf5``, their `multimodal_imdb.hdf5`: posters as arrays (`image`, for the processor `pixel_array`), plots as ids of
-      words (`text`, for `token_ids`), and their features `vgg` and `word2vec` (for `vectors`); it needs ``pip install h5py``;
-    - ``mmf``, the files of MMF: `<split>.jsonl` with ``plot``, ``genres`` and the poster's name.
-
-    A film is one example, and of several plots the longest is taken. There are 23 labels; the four genres that the authors drop
-    (News, Adult, Talk-Show, Reality-TV) are dropped. The title, where there is one, is kept with the predictions.
+    `json`, the archive of the authors, with a file and a poster a film; `hdf5`, their `multimodal_imdb.hdf5` of arrays, which
+    needs ``pip install h5py``; `mmf`, the files of MMF, `<split>.jsonl`. A film is one example, and of several plots the longest
+    is taken. The four genres that the authors drop are dropped. The title, where there is one, is kept with the predictions.
 
     Args:
         split: train, dev or test.
@@ -49,16 +44,6 @@ class MMIMDB(MultimodalDataset):
         allow_roots: folders outside the root that links to films and posters may lead to; not for the layout of one file.
         max_examples: how many films to take at most, the first ones; all if left out.
         on_error: "raise" stops at the first film that cannot be read; "skip" leaves such films out and counts them.
-
-    Attributes:
-        skipped: a sentence for each film that was left out.
-
-    Raises:
-        DataError: if a file is missing or cannot be read, or a film is in two splits.
-        ValueError: if ``max_examples`` is not positive.
-
-    >>> MMIMDB.describe({"layout": "json"}).num_classes
-    23
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
@@ -74,8 +59,9 @@ class MMIMDB(MultimodalDataset):
         on_error: Literal["raise", "skip"] = "raise",
     ):
         check_opening(type(self), {"root": root, "layout": layout}, split, max_examples)
-        source = _SOURCES[_found(Path(root), layout, split)]
-        self.films: Films = source(Path(root), split, max_examples, on_error, allow_roots)
+        layouts: dict[str, type[Films]] = {"json": JsonFilms, "hdf5": Hdf5Films, "mmf": MmfFilms}
+        found = layouts[_found(Path(root), layout, split)]
+        self.films = found(Path(root), split, max_examples, on_error, allow_roots)
         self.skipped = self.films.skipped
 
     @classmethod
@@ -87,11 +73,9 @@ class MMIMDB(MultimodalDataset):
     @classmethod
     def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
         root, layout = Path(options.get("root", ROOT)), options.get("layout", "auto")
-        unknown = unknown_split("mm_imdb", split, cls.splits)
-        if unknown:
-            return unknown
         needed = _needed(root, split)[_found(root, layout, split)]
-        return missing(needed, PAGE, ["split.json", "dataset/<id>.json", "dataset/<id>.jpeg"])
+        tree = ["split.json", "dataset/<id>.json", "dataset/<id>.jpeg"]
+        return unknown_split("mm_imdb", split, cls.splits) or missing(needed, PAGE, tree)
 
     def __len__(self) -> int:
         return len(self.films)
@@ -101,8 +85,7 @@ class MMIMDB(MultimodalDataset):
 
     @property
     def row_keys(self) -> RowKeys:
-        """A film is known by its id, whatever is said of it."""
-        hashes = np.array([hash(name) for name in self.films.ids], np.int64)
+        hashes = np.array(list(map(hash, self.films.ids)), np.int64)  # a film is known by its id, whatever is said of it
         return RowKeys(hashes, hashes)
 
     @property
@@ -120,8 +103,7 @@ class JsonFilms(Films):
             if len(self.ids) == limit:
                 break
             try:
-                film = self._film(name)
-                digest.update(repr((name, film.plot)).encode())
+                digest.update(repr((name, self._film(name).inputs["text"])).encode())
                 self.ids.append(name)
             except DataError as error:
                 if on_error == "raise":
@@ -131,22 +113,16 @@ class JsonFilms(Films):
             raise DataError(f"{root}: no film of {split} can be read" + (f": {self.skipped[0]}" if self.skipped else ""))
         self.fingerprint = digest.hexdigest()
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def __getitem__(self, index: int) -> Example:
-        name = self.ids[index]
-        film = self._film(name)
-        inputs = {"image": self.folder.root / f"{name}.jpeg", "text": film.plot}
-        return Example(name, inputs, film.genres, str(self.folder.root / f"{name}.json"), film.facts)
+        return self._film(self.ids[index])
 
-    def _film(self, name: str) -> _Film:
+    def _film(self, name: str) -> Example:
         file = self.folder.root / f"{name}.json"
         self.folder.check(file.name)
         self.folder.check(f"{name}.jpeg")
         if not file.is_file():
             raise DataError(f"{file}: cannot be read (No such file or directory), and split.json lists {name}")
-        return _film(Row(read_json(file), str(file), 1))
+        return _film(name, Row(read_json(file), str(file), 1), self.folder, str(file))
 
 
 class MmfFilms(Films):
@@ -156,46 +132,35 @@ class MmfFilms(Films):
         file, images = find_layout(root, f"{split}.jsonl")
         folder = next((f for name in ("mmimdb/dataset", "dataset") if (f := images / name).is_dir()), images)
         self.folder, count = DataFolder(folder, allowed), 0
-        longest: dict[str, tuple[int, int, Sequence[float]]] = {}  # of each film: the length of its plot, its line, its genres
+        longest: dict[str, tuple[int, int, Any]] = {}  # of each film: the length of its plot, its line, its genres
 
         def check(rows: RowBatch) -> None:
             nonlocal count
             row = rows.one()  # its genres must be those of the film's lines before it
-            name, film = self._name(row), _film(row)
-            length, _, genres = longest.get(name, (-1, 0, film.genres))
-            if genres != film.genres:
-                raise DataError(f"{row.place}: film {name} has other genres here than in an earlier line")
-            if len(film.plot) > length:
-                longest[name] = len(film.plot), count, genres
+            film = self._film(row)
+            size = len(film.inputs["text"])
+            length, _, genres = longest.get(film.id, (-1, 0, film.target))
+            if genres != film.target:
+                raise DataError(f"{row.place}: film {film.id} has other genres here than in an earlier line")
+            if size > length:
+                longest[film.id] = size, count, genres
             count += 1
 
         self.lines = JsonLines(file).open(None, check, on_error)
         self.order = [line for _, line, _ in longest.values()][:limit]
         self.ids, self.skipped, self.fingerprint = list(longest)[:limit], self.lines.skipped, self.lines.fingerprint
 
-    def __len__(self) -> int:
-        return len(self.order)
-
     def __getitem__(self, index: int) -> Example:
-        row = self.lines[self.order[index]]
-        name, film = self._name(row), _film(row)
-        inputs = {"image": self.folder.root / f"{name}.jpeg", "text": film.plot}
-        return Example(name, inputs, film.genres, row.place, film.facts)
+        return self._film(self.lines[self.order[index]])
 
-    def _name(self, row: Row) -> str:
+    def _film(self, row: Row) -> Example:
         key = next((k for k in IMAGE_KEYS if k in row.record), IMAGE_KEYS[0])
         name = PurePosixPath(row.identifier(key)).stem.zfill(7)
         row.path(self.folder, f"{name}.jpeg")
-        return name
+        return _film(name, row, self.folder, row.place)
 
 
-class _Film(NamedTuple):
-    plot: str
-    genres: tuple[float, ...]
-    facts: Mapping[str, str]
-
-
-def _film(row: Row) -> _Film:
+def _film(name: str, row: Row, folder: DataFolder, source: str) -> Example:
     plots = row.record.get("plot")
     plots = [plots] if isinstance(plots, str) else plots
     if not isinstance(plots, list) or not plots or not all_texts(plots):
@@ -208,7 +173,8 @@ def _film(row: Row) -> _Film:
             hint = did_you_mean(str(genre), GENRES)
             raise DataError(f"{row.place}: there is no genre {genre!r}.{hint} Genres: {', '.join((*GENRES, *DROPPED))}")
     facts = {"title": row.text("title")} if isinstance(row.record.get("title"), str) else {}
-    return _Film(max(plots, key=len), tuple(float(genre in given) for genre in GENRES), facts)
+    inputs = {"image": folder.root / f"{name}.jpeg", "text": max(plots, key=len)}
+    return Example(name, inputs, tuple(float(genre in given) for genre in GENRES), source, facts)
 
 
 def _split_ids(file: Path, split: str) -> list[str]:
@@ -229,7 +195,7 @@ def _split_ids(file: Path, split: str) -> list[str]:
 
 
 def _found(root: Path, layout: str, split: str) -> str:
-    """The layout that is meant, the authors' if none is there."""
+    """The layout that is meant; of those that are there the first, the authors' if none is."""
     if layout != "auto":
         return layout
     return next((name for name, file in _needed(root, split).items() if file.is_file()), "json")
@@ -238,6 +204,3 @@ def _found(root: Path, layout: str, split: str) -> str:
 def _needed(root: Path, split: str) -> dict[str, Path]:
     """The file that each layout must have."""
     return {"json": root / "split.json", "hdf5": root / HDF5, "mmf": find_layout(root, f"{split}.jsonl")[0]}
-
-
-_SOURCES: dict[str, type[Films]] = {"json": JsonFilms, "hdf5": Hdf5Films, "mmf": MmfFilms}

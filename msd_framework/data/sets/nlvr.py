@@ -27,12 +27,8 @@ NUM_PERMUTATIONS = 6
 class NLVR(MultimodalDataset):
     """Cornell NLVR v1 as published: a sentence and an image of three boxes, 0 for false and 1 for true.
 
-    A line of ``<split>/<split>.json`` has ``sentence``, ``label`` ("true" or "false"), ``identifier`` and ``directory``; its
-    images, which differ in the order of the boxes alone, are ``<split>/images/<directory>/<split>-<identifier>-<k>.png``
-    with k = 0 ... 5. An example is named ``<identifier>-<k>``.
-
-    A split can be cut in two by directory: ``dev/held_out`` has the directories listed in ``hold_out`` and ``dev/rest`` has
-    the others. All permutations of an example lie in one directory, so none of them is on both sides of the cut.
+    A line of ``<split>/<split>.json`` has ``sentence``, ``label``, ``identifier`` and ``directory``; its six images differ in the
+    order of the boxes alone, and lie in one directory: none of them is on both sides of a split that is cut in two by directory.
 
     Args:
         split: which of the splits to read.
@@ -42,22 +38,12 @@ class NLVR(MultimodalDataset):
         allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
         max_examples: how many examples to keep at most, the first of the file, permutations counted; all if left out.
         on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
-
-    Attributes:
-        skipped: a sentence for each line that was left out.
-
-    Raises:
-        DataError: if the file is missing, a line of it cannot be read, or no line has a directory that is held out.
-        ValueError: if a number is out of range.
-
-    >>> NLVR.describe({}).class_names
-    ('false', 'true')
     """
 
-    splits: ClassVar[tuple[str, ...]] = tuple(s + part for s in ("train", "dev", "test") for part in ("", "/rest", "/held_out"))
-    overlapping: ClassVar[tuple[Set[str], ...]] = tuple(
-        {s, s + p} for s in ("train", "dev", "test") for p in ("/rest", "/held_out")
+    splits: ClassVar[tuple[str, ...]] = (
+        *("train", "train/rest", "train/held_out", "dev", "dev/rest", "dev/held_out", "test", "test/rest", "test/held_out"),
     )
+    overlapping: ClassVar[tuple[Set[str], ...]] = tuple({part.partition("/")[0], part} for part in splits if "/" in part)
 
     def __init__(
         self,
@@ -87,8 +73,10 @@ class NLVR(MultimodalDataset):
         file = self.data.root / self.folder / f"{self.folder}.json"
         self.lines = JsonLines(file).open("identifier", self._check, on_error, on_taken=choose)
         self.skipped = self.lines.skipped
-        if part:
-            _check_directories(held_out, directories, file)
+        for name in sorted(held_out - directories if part else ()):
+            known = sorted(directories)
+            hint = did_you_mean(name, known)
+            raise DataError(f"{file}: no example has the directory {name!r} of hold_out.{hint} Known: {', '.join(known)}")
         used = np.flatnonzero(np.unpackbits(np.frombuffer(orders, np.uint8), bitorder="little"))  # 8 * line + k
         if not len(used):
             raise DataError(f"{file}: no example is left for split {split!r}, hold_out lists every directory")
@@ -100,14 +88,12 @@ class NLVR(MultimodalDataset):
 
     @classmethod
     def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
-        unknown = unknown_split("nlvr", split, cls.splits)
-        if unknown:
-            return unknown
         folder, _, part = split.partition("/")
-        if part and not options.get("hold_out"):
-            return [f"split {split!r} needs to know which directories are held out: list them in hold_out."]
         tree = [f"{folder}/{folder}.json", f"{folder}/images/<directory>/{folder}-<identifier>-<0 to 5>.png"]
-        return missing(Path(options.get("root", ROOT)) / folder / f"{folder}.json", PAGE, tree)
+        found = unknown_split("nlvr", split, cls.splits)
+        if not found and part and not options.get("hold_out"):
+            found = [f"split {split!r} needs to know which directories are held out: list them in hold_out."]
+        return found or missing(Path(options.get("root", ROOT)) / tree[0], PAGE, tree)
 
     def __len__(self) -> int:
         return len(self.used)
@@ -115,9 +101,8 @@ class NLVR(MultimodalDataset):
     def __getitem__(self, index: int) -> Example:
         number, k = divmod(int(self.used[index]), 8)
         row = self.lines[number]
-        record = row.record
-        inputs = {"image": self.data.root / self._image(record, k), "text": record["sentence"]}
-        name, target = f"{record['identifier']}-{k}", LABELS.index(record["label"])
+        inputs = {"image": self.data.root / self._image(row.record, k), "text": row.record["sentence"]}
+        name, target = f"{row.record['identifier']}-{k}", LABELS.index(row.record["label"])
         return Example(name, inputs, target, row.place, row.facts("directory"))
 
     @property
@@ -140,10 +125,3 @@ class NLVR(MultimodalDataset):
         for k in range(1, self.permutations):
             used |= os.path.isfile(self.data.root / self._image(record, k)) << k
         return used
-
-
-def _check_directories(held_out: set[str], directories: set[str], file: Path) -> None:
-    for name in sorted(held_out - directories):
-        known = sorted(directories)
-        hint = did_you_mean(name, known)
-        raise DataError(f"{file}: no example has the directory {name!r} of hold_out.{hint} Known: {', '.join(known)}")

@@ -15,17 +15,6 @@ from msd_framework.data.rows.row import Record, Row
 from msd_framework.errors import DataError, did_you_mean
 
 
-@dataclass
-class _Codes:
-    """A column's values, each as the number of its first use."""
-
-    numbers: dict[str, int] = field(default_factory=dict)
-    of_rows: array[int] = field(default_factory=lambda: array("I"))
-
-    def add(self, values: Sequence[Any]) -> None:
-        self.of_rows.extend(self.numbers.setdefault(str(value), len(self.numbers)) for value in values)
-
-
 class OneFile:
     """Which rows of a file are of a split. It is shown each row that was taken, in their order.
 
@@ -36,19 +25,16 @@ class OneFile:
         seed: deals them out.
         label: the column whose values are spread evenly over the splits; None for any order.
         group: a column whose equal values stay in one split: of a group, all rows or none.
-
-    Raises:
-        ValueError: if the options do not go together.
     """
 
     def __init__(
         self,
-        column: str | None = None,
-        values: Mapping[str, Any] | None = None,
-        shares: Mapping[str, float] | None = None,
-        seed: int = 0,
-        label: str | None = None,
-        group: str | None = None,
+        column: str | None,
+        values: Mapping[str, Any] | None,
+        shares: Mapping[str, float] | None,
+        seed: int,
+        label: str | None,
+        group: str | None,
     ):
         if (column is None) == (shares is None):
             raise ValueError("of one file, either split_column (a column that names the split) or split_shares is wanted")
@@ -62,6 +48,24 @@ class OneFile:
         self.values = None if values is None else {name: _listed(value) for name, value in values.items()}
         self.codes = {name: _Codes() for name in (column, label if shares else None, group) if name is not None}
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> OneFile | None:
+        """What a table's options say of it; None where each split has a file."""
+        names = ("split_column", "split_values", "split_shares", "group")
+        column, values, shares, group = (options.get(name) for name in names)
+        if options.get("file") is None:
+            for name in names:
+                if options.get(name) is not None:
+                    raise ValueError(f"{name} is about the rows of one file, which is not given; name it in file")
+            return None
+        if options.get("files"):
+            raise ValueError("wanted files (a file a split) or file (one for all), got both")
+        if options.get("blind") and column is None:
+            raise ValueError("rows without a label cannot be dealt out; give split_column in place of split_shares")
+        is_stratified = options.get("stratify", True) and options.get("task", "single_label") == "single_label"
+        label = options.get("label") if is_stratified else None
+        return cls(column, values, shares, options.get("split_seed", 0), label, group)
+
     @property
     def splits(self) -> tuple[str, ...] | None:
         """The names of the splits; None where they are the column's values."""
@@ -69,11 +73,7 @@ class OneFile:
         return None if known is None else tuple(known)
 
     def split_of(self, row: Row) -> str:
-        """What a row says of its split; empty where no split has it.
-
-        Raises:
-            DataError: if it says nothing.
-        """
+        """What a row says of its split; empty where no split has it."""
         assert self.column is not None
         value = row.record.get(self.column)
         if value is None or str(value) == "":
@@ -81,20 +81,15 @@ class OneFile:
         return str(value) if self.values is None else next((n for n, v in self.values.items() if str(value) in v), "")
 
     def add(self, records: Sequence[Record]) -> None:
-        """Takes note of rows that were taken."""
         for name, codes in self.codes.items():
-            codes.add([record.get(name) for record in records])
+            for record in records:
+                codes.of_rows.append(codes.numbers.setdefault(str(record.get(name)), len(codes.numbers)))
 
     def rows_of(self, split: str, file: str, contents: NDArray[np.int64]) -> NDArray[np.int64]:
         """The places of a split's rows among those that were taken.
 
         Args:
-            split: its name.
-            file: where the rows are, for errors.
             contents: a number for each row that was taken, the same for rows of the same content, which stay in one split.
-
-        Raises:
-            DataError: if there is none, the rows cannot be dealt out, or a group is in several splits.
         """
         if self.shares is not None:
             return self._dealt(split, file, contents)
@@ -109,18 +104,12 @@ class OneFile:
             text = f"{file}: no row is of split {split!r}: {self.column} is never {missed}, only {names}"
             raise DataError(f"{text}.{did_you_mean(wanted[0], known)} Name the values of each split in data.dataset.split_values")
         if self.group is not None:
-            self._check_groups(chosen, split, file)
+            groups, spelled = np.array(self.codes[self.group].of_rows), list(self.codes[self.group].numbers)
+            both = np.intersect1d(groups[chosen], groups[~chosen])
+            if len(both):
+                text = f"{len(both):,} groups of {self.group} have rows in {split!r} and in another split"
+                raise DataError(f"{file}: {text}, such as {spelled[int(both[0])]!r}")
         return np.flatnonzero(chosen)
-
-    def _check_groups(self, chosen: NDArray[np.bool_], split: str, file: str) -> None:
-        assert self.group is not None
-        codes = self.codes[self.group]
-        groups = np.array(codes.of_rows)
-        both = np.intersect1d(groups[chosen], groups[~chosen])
-        if len(both):
-            name = list(codes.numbers)[int(both[0])]
-            text = f"{len(both):,} groups of {self.group} have rows in {split!r} and in another split, such as {name!r}"
-            raise DataError(f"{file}: {text}")
 
     def _dealt(self, split: str, file: str, contents: NDArray[np.int64]) -> NDArray[np.int64]:
         from sklearn.model_selection import train_test_split
@@ -128,14 +117,20 @@ class OneFile:
         assert self.shares is not None
         groups = _groups(contents) if self.group is None else np.array(self.codes[self.group].of_rows)
         left = units = np.unique(groups)
-        labels = None if self.label is None else _commonest(groups, np.array(self.codes[self.label].of_rows))
-        if labels is not None:
-            self._check_rare(labels, file)
+        unit = "rows" if self.group is None else f"groups of {self.group}"
+        labels = None
+        if self.label is not None:
+            labels = _commonest(groups, np.array(self.codes[self.label].of_rows))
+            code, count = min(Counter(labels.tolist()).items(), key=lambda found: found[1])
+            if count < len(self.shares):
+                text = f"{self.label} {list(self.codes[self.label].numbers)[code]!r} has {count} {unit}"
+                fix = "take them out, or set data.dataset.stratify=false"
+                raise DataError(f"{file}: {text}, fewer than there are splits; {fix}")
         share, last = 1.0, tuple(self.shares)[-1]
         for name, wanted in self.shares.items():
             size = round(wanted / share * len(left))
             if name != last and not 0 < size < len(left):
-                raise DataError(f"{file}: {len(units):,} {self._unit} are too few to be dealt out as split_shares says")
+                raise DataError(f"{file}: {len(units):,} {unit} are too few to be dealt out as split_shares says")
             try:
                 alike = None if labels is None else labels[np.searchsorted(units, left)]
                 options: Any = {"test_size": size, "random_state": self.seed, "stratify": alike}
@@ -148,18 +143,13 @@ class OneFile:
             share -= wanted
         return np.flatnonzero(np.isin(groups, chosen))
 
-    def _check_rare(self, labels: NDArray[Any], file: str) -> None:
-        assert self.shares is not None
-        assert self.label is not None
-        names, counts = list(self.codes[self.label].numbers), Counter(labels.tolist())
-        code, count = min(counts.items(), key=lambda found: found[1])
-        if count < len(self.shares):
-            text = f"{self.label} {names[code]!r} has {count} {self._unit}, fewer than there are splits"
-            raise DataError(f"{file}: {text}; take them out, or set data.dataset.stratify=false")
 
-    @property
-    def _unit(self) -> str:
-        return "rows" if self.group is None else f"groups of {self.group}"
+@dataclass
+class _Codes:
+    """A column's values, each as the number of its first use."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+    of_rows: array[int] = field(default_factory=lambda: array("I"))
 
 
 def _groups(contents: NDArray[np.int64]) -> NDArray[Any]:

@@ -17,20 +17,15 @@ from msd_framework.structures import DatasetInfo
 ROOT = "data/snli_ve"
 PAGE = "https://github.com/necla-ml/SNLI-VE"
 LABELS = ("entailment", "neutral", "contradiction")
-NO_LABEL = "-"
-"""What stands for the label where its annotators did not agree."""
-
-SPELLINGS = ("Flickr30K_ID", "Flickr30kID", "Flikr30kID")
-"""How the key of the photo's id is spelled in one release or another."""
+SPELLINGS = ("Flickr30K_ID", "Flickr30kID", "Flikr30kID")  # of the photo's id, in one release or another
 
 
 @DATASETS.register("snli_ve")
 class SNLIVE(RowDataset):
     """SNLI-VE as published: a photo of Flickr30k and a sentence, 0 for entailment, 1 for neutral, 2 for contradiction.
 
-    A line of ``snli_ve_<split>.jsonl`` has ``sentence2``, ``gold_label``, ``pairID`` and the photo's id as ``Flickr30K_ID``,
-    ``Flickr30kID`` or ``Flikr30kID``, with or without `.jpg`; where it has none, the id is read from ``pairID``
-    ("4705552913.jpg#2r1n"). Lines whose ``gold_label`` is "-" hold no example. ``sentence1`` describes the photo and is not read.
+    A line of ``snli_ve_<split>.jsonl`` has ``sentence2``, ``gold_label``, ``pairID`` ("4705552913.jpg#2r1n") and perhaps the
+    photo's id. Lines whose ``gold_label`` is "-" hold no example. ``sentence1`` describes the photo and is not read.
 
     Args:
         split: which of the splits to read.
@@ -39,16 +34,6 @@ class SNLIVE(RowDataset):
         allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
-
-    Attributes:
-        skipped: a sentence for each line that was left out for a mistake.
-
-    Raises:
-        DataError: if the file is missing, or a line of it cannot be read.
-        ValueError: if ``max_examples`` is not positive.
-
-    >>> SNLIVE.describe({}).class_names
-    ('entailment', 'neutral', 'contradiction')
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
@@ -76,11 +61,8 @@ class SNLIVE(RowDataset):
     def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
         name = f"snli_ve_{split}.jsonl"
         file, _ = find_layout(Path(options.get("root", ROOT)), name)
-        tree = [
-            name,
-            f"{options.get('images', 'flickr30k_images')}/<id>.jpg (from https://shannon.cs.illinois.edu/DenotationGraph)",
-        ]
-        return unknown_split("snli_ve", split, cls.splits) or missing(file, PAGE, tree)
+        photos = f"{options.get('images', 'flickr30k_images')}/<id>.jpg (from https://shannon.cs.illinois.edu/DenotationGraph)"
+        return unknown_split("snli_ve", split, cls.splits) or missing(file, PAGE, [name, photos])
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
@@ -89,7 +71,7 @@ class SNLIVE(RowDataset):
         return Example(str(record["pairID"]), inputs, LABELS.index(record["gold_label"]), row.place, row.facts("decided_by"))
 
     def _check(self, rows: RowBatch) -> Iterable[tuple[str, str]]:
-        if NO_LABEL in rows.column("gold_label"):
+        if "-" in rows.column("gold_label"):  # its annotators did not agree
             raise NotAnExample
         texts = rows.texts("sentence2")
         for key in {_photo_key(record) for record in rows.records}:

@@ -32,9 +32,7 @@ TREE = (
     "<split>/COCO_<split>_<12 digits>.jpg",
 )
 ANSWERS = "answers_vqa2.txt"
-NUM_ANSWERS = 3129
-"""How many answers are given 9 times or more in the training and validation splits."""
-
+NUM_ANSWERS = 3129  # that are given 9 times or more in the training and validation splits
 COMMONEST = "multiple_choice_answer"
 KEPT = ("question_type", "answer_type", "decided_by")
 MMF_UNKNOWN = "<unk>"
@@ -46,14 +44,9 @@ TO_CONVERT = "docs/datasets.md has the lines that convert it once, if you trust 
 class VQA2(RowDataset):
     """VQA v2 as published: a question, a photo, and how right each of the commonest answers is.
 
-    Questions are those of ``v2_OpenEnded_mscoco_<split>_questions.json``, what ten people answered that of
-    ``v2_mscoco_<split>_annotations.json``; `test2015` and `test-dev2015` have no annotations and no targets. The target of an
-    example is the official accuracy of each answer of a list (`answer_scores` of `vqa_answers.py`), so `vqa_accuracy` is the number
-    that the publisher's script gives. ``question_type`` and ``answer_type`` are kept with the predictions.
-
-    The list of answers is a text file, one a line. If it is not there, it is made: the commonest answers (the field
-    ``multiple_choice_answer``, normalised) of `train2014` and `val2014` that are given ``min_count`` times or more, commonest
-    first, which is the usual 3,129; it is kept for all later runs. MMF's `answers_vqa.txt` can take its place, without its `<unk>`.
+    The target of an example is the official accuracy of each answer of a list (`answer_scores` of `vqa_answers.py`), so
+    `vqa_accuracy` is the number that the publisher's script gives. The list is made of the commonest answers in `train2014` and
+    `val2014` if it is not there. ``question_type`` and ``answer_type`` are kept with the predictions.
 
     Args:
         split: which of the splits to read.
@@ -63,25 +56,10 @@ class VQA2(RowDataset):
         allow_roots: folders outside the root that links in it may lead to, such as those of a shared disk.
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first record that cannot be read; "skip" leaves such records out and counts them.
-
-    Attributes:
-        skipped: a sentence for each record that was left out.
-
-    Raises:
-        DataError: if a file is missing or a record of it cannot be read, or a question has no answers.
-        ValueError: if a number is not positive.
-
-    >>> VQA2.describe({"root": "nowhere"}).num_classes
-    3129
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train2014", "val2014", "test2015", "test-dev2015")
-    published: ClassVar[Mapping[str, int]] = {
-        "train2014": 443_757,
-        "val2014": 214_354,
-        "test2015": 447_793,
-        "test-dev2015": 107_394,
-    }
+    published: ClassVar[Mapping[str, int]] = dict(zip(splits, (443_757, 214_354, 447_793, 107_394)))
     overlapping: ClassVar[tuple[Set[str], ...]] = ({"test2015", "test-dev2015"},)
 
     def __init__(
@@ -107,7 +85,6 @@ class VQA2(RowDataset):
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
-        """The answers are known if their list is there, or what it is made of; else there are as many as there usually are."""
         root, name = Path(options.get("root", ROOT)), options.get("answers", ANSWERS)
         answers = list_of_answers(root, name, options.get("min_count", 9)) or ()
         return DatasetInfo({"image": "pixels", "text": "tokens"}, len(answers) or NUM_ANSWERS, "soft_target", answers)
@@ -115,8 +92,9 @@ class VQA2(RowDataset):
     @classmethod
     def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
         root = Path(options.get("root", ROOT))
-        files = [questions_file(root, split), *([] if split.startswith("test") else [annotations_file(root, split)])]
-        sentences = unknown_split("vqa2", split, cls.splits) or [text for file in files for text in missing(file, PAGE, TREE)]
+        sentences = unknown_split("vqa2", split, cls.splits) or missing(questions_file(root, split), PAGE, TREE)
+        if split in ("train2014", "val2014"):
+            sentences = [*sentences, *missing(annotations_file(root, split), PAGE, TREE)]
         pickled = [file for folder in MMF_FOLDERS for file in (root / folder).glob("imdb_*.npy")]
         if sentences and pickled:
             return [f"{pickled[0]} is MMF's, a pickle, which runs code when it is read: {TO_CONVERT} {sentences[0]}"]
@@ -126,15 +104,14 @@ class VQA2(RowDataset):
         row = self.rows[index]
         number, photo = row.record["question_id"], self.folder / photo_of(self.split, row.record["image_id"])
         inputs = {"image": photo, "text": row.record["question"]}
-        place = None if self.given is None else self.given.place(number)
-        if self.given is None or place is None:
+        given = None if self.given is None else self.given.row(number)
+        if given is None:
             return Example(str(number), inputs, None, row.place)
-        given = self.given.row(place)
         return Example(str(number), inputs, self._target(given), row.place, given.facts(*KEPT))
 
     @property
     def skipped(self) -> list[str]:
-        return [*([] if self.given is None else self.given.rows.skipped), *self.rows.skipped]
+        return self.rows.skipped if self.given is None else [*self.given.rows.skipped, *self.rows.skipped]
 
     @property
     def submission(self) -> SubmissionFile:
@@ -142,9 +119,10 @@ class VQA2(RowDataset):
         return SubmissionFile(f"submission_{self.split}.json", "[", ", ", "]")
 
     def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
-        ids = [self.rows[place].record["question_id"] for place in places]
-        chosen = logits.argmax(1).tolist()
-        return [json.dumps({"question_id": number, "answer": self.answers[c]}) for number, c in zip(ids, chosen)]
+        entries = []
+        for place, c in zip(places, logits.argmax(1).tolist()):
+            entries.append(json.dumps({"question_id": self.rows[place].record["question_id"], "answer": self.answers[c]}))
+        return entries
 
     def _check(self, rows: RowBatch) -> Iterable[tuple[int, str]]:
         numbers, images, texts = rows.integers("question_id"), rows.integers("image_id"), rows.texts("question")
@@ -154,8 +132,7 @@ class VQA2(RowDataset):
         return zip(images, plain_texts(texts))
 
     def _target(self, given: Row) -> array[float]:
-        """How right each answer of the list is: [C]."""
-        target = array("f", bytes(4 * len(self.answers)))
+        target = array("f", bytes(4 * len(self.answers)))  # how right each answer of the list is: [C]
         people = [one["answer"] for one in given.record["answers"]]
         classes = self.written if agree(people) else self.normalised
         for answer, score in answer_scores(people).items():
@@ -165,12 +142,7 @@ class VQA2(RowDataset):
 
 
 class _Given:
-    """What people answered, by the question's id.
-
-    Args:
-        file: the annotations.
-        on_error: what becomes of one that cannot be read.
-    """
+    """What people answered, by the question's id."""
 
     def __init__(self, file: Path, on_error: OnError):
         numbers, images = array("q"), array("q")
@@ -183,31 +155,23 @@ class _Given:
         self.order = np.array(numbers).argsort()  # rows in the order of their questions' ids
         self.numbers, self.images = np.array(numbers)[self.order], np.array(images)[self.order]
 
-    def place(self, number: int) -> int | None:
-        """Where a question is among `numbers`; None if it was left out."""
+    def row(self, number: int) -> Row | None:
+        """What was answered to a question; None if it was left out."""
         at = int(self.numbers.searchsorted(number))
-        return at if at < len(self.numbers) and self.numbers[at] == number else None
-
-    def row(self, place: int) -> Row:
-        """What people answered."""
-        return self.rows[int(self.order[place])]
+        return self.rows[int(self.order[at])] if at < len(self.numbers) and self.numbers[at] == number else None
 
     def check(self, questions: RowBatch, numbers: Sequence[int], images: Sequence[int]) -> None:
-        """Whether questions have answers, and they are about their images.
-
-        Raises:
-            DataError: if not.
-        """
+        """Refuses questions that have no answers, or answers about another image."""
         at = self.numbers.searchsorted(numbers).clip(max=len(self.numbers) - 1)
         if (self.numbers[at] == numbers).all() and (self.images[at] == images).all():
             return
         for question, number, image in zip(questions, numbers, images):
-            place = self.place(number)
-            if place is None:
+            given = self.row(number)
+            if given is None:
                 raise DataError(f"{question.place}: question {number} has no answers in {self.rows.file}")
-            if (about := self.images[place]) != image:
-                where = self.row(place).place
-                raise DataError(f"{question.place}: question {number} is about image {image}, and in {where} about {about}")
+            if (about := given.record["image_id"]) != image:
+                text = f"question {number} is about image {image}, and in {given.place} about {about}"
+                raise DataError(f"{question.place}: {text}")
 
 
 def _check_answers(rows: RowBatch) -> None:
@@ -234,32 +198,20 @@ def photo_of(split: str, image: int) -> str:
 
 
 def questions_file(root: Path, split: str) -> Path:
-    """Where the questions of a split are."""
     return root / f"v2_OpenEnded_mscoco_{split}_questions.json"
 
 
 def annotations_file(root: Path, split: str) -> Path:
-    """Where the answers to the questions of a split are."""
     return root / f"v2_mscoco_{split}_annotations.json"
 
 
 def list_of_answers(root: Path, name: str, min_count: int) -> tuple[str, ...] | None:
-    """The answers that a model chooses from; None if there is nothing to make a list of.
-
-    Args:
-        root: the data set's folder.
-        name: the file of the list in it, which is written if it is not there.
-        min_count: how often an answer must be given to be in a list that is made.
-
-    Raises:
-        DataError: if the list is damaged, or cannot be made.
-        ValueError: if ``min_count`` is not positive.
-    """
+    """The answers that a model chooses from; their file is written if it is not there. None if there is nothing to make it of."""
     if min_count < 1:
         raise ValueError(f"min_count is {min_count}, wanted at least 1")
     file = root / name
     if not file.is_file():
-        annotated = [found for split in ("train2014", "val2014") if (found := annotations_file(root, split)).is_file()]
+        annotated = list(filter(Path.is_file, (annotations_file(root, split) for split in ("train2014", "val2014"))))
         if not annotated:
             return None
         try:
@@ -271,15 +223,7 @@ def list_of_answers(root: Path, name: str, min_count: int) -> tuple[str, ...] | 
 
 
 def common_answers(files: Sequence[Path], min_count: int) -> list[str]:
-    """Normalised answers that are given often, the commonest first, equally common ones by their letters.
-
-    Args:
-        files: annotations.
-        min_count: how often.
-
-    Raises:
-        DataError: if there is none.
-    """
+    """Normalised answers that are given often, the commonest first, equally common ones by their letters."""
     spelled = Counter[str]()
     for file in files:
         JsonArray(file, "annotations").open(None, lambda rows: spelled.update(rows.texts(COMMONEST)))

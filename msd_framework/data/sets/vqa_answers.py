@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -19,13 +20,11 @@ APOSTROPHES = (
     "where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've "
     "you'd you'd've you'll you're you've"
 )
-CONTRACTIONS = {
-    word[:i] + word[i + 1 :]: word for word in APOSTROPHES.split() for i, character in enumerate(word) if character == "'"
-} | {"somebody'd": "somebodyd"}
-"""Words that lack one of their apostrophes, and the one word that the evaluation writes without it."""
-
-MOST_PERIODS = 32
-"""How many full stops of an answer are dropped at most, as in the publisher's script."""
+CONTRACTIONS = {"somebody'd": "somebodyd"}  # which the evaluation writes without an apostrophe; others lack one of theirs
+for _word in APOSTROPHES.split():
+    for _mark in re.finditer("'", _word):
+        CONTRACTIONS[_word[: _mark.start()] + _word[_mark.end() :]] = _word
+MOST_PERIODS = 32  # of an answer that are dropped, as in the publisher's script
 
 _PERIOD = re.compile(r"\.(?!\d)")
 _COMMA_IN_A_NUMBER = re.compile(r"\d,\d")
@@ -59,27 +58,16 @@ def answer_scores(answers: Sequence[str]) -> dict[str, float]:
     with the answers :math:`a_1 \dots a_n` of n people, ten in VQA: the mean over leaving out one of them. They are normalised
     unless all of them are the same. An answer that nobody gave scores 0.
 
-    Args:
-        answers: what people said.
-
     >>> answer_scores(["yes"] * 8 + ["no", "Nope."])
     {'yes': 1.0, 'no': 0.3, 'nope': 0.3}
     """
-    spelled = spelled_answers(answers)
-    counts = {answer: spelled.count(answer) for answer in dict.fromkeys(spelled)}
-    return {answer: _mean_of_left_out(count, len(spelled)) for answer, count in counts.items()}
+    counts, n = Counter(spelled_answers(answers)), len(answers)
+    # the mean over leaving out one who said so, count times, and one who did not
+    return {said: (count * min(3, count - 1) + (n - count) * min(3, count)) / (3 * n) for said, count in counts.items()}
 
 
 def answer_score(answer: str, answers: Sequence[str]) -> float:
-    """How right an answer is: its official accuracy, from 0 to 1.
-
-    Args:
-        answer: what a model said.
-        answers: what people said.
-
-    >>> answer_score("Two!", ["2"] * 3 + ["two", "three"] + ["many"] * 5)
-    1.0
-    """
+    """How right a model's answer is, given what people said: its official accuracy, from 0 to 1."""
     return answer_scores(answers).get(on_one_line(answer) if agree(answers) else normalise_answer(on_one_line(answer)), 0.0)
 
 
@@ -92,11 +80,6 @@ def spelled_answers(answers: Sequence[str]) -> list[str]:
     """What people said in the spelling that it is compared in: as it is if all said the same, else normalised."""
     plain = [on_one_line(answer) for answer in answers]
     return plain if agree(answers) else [normalise_answer(answer) for answer in plain]
-
-
-def _mean_of_left_out(count: int, size: int) -> float:
-    """The mean over leaving out one of ``size`` people, ``count`` of whom said so."""
-    return (count * min(3, count - 1) + (size - count) * min(3, count)) / (3 * size)
 
 
 def on_one_line(answer: str) -> str:

@@ -85,7 +85,7 @@ def test_a_look_up_takes_about_one_step():
     assert np.count_nonzero(slots) == len(names)
     last = len(slots) - 1
     found = [int(np.flatnonzero(slots == 1 + i)[0]) for i in range(500)]
-    far = [(slot - drafts.slot_of(key_of(name), last)) & last for slot, name in zip(found, names)]
+    far = [(slot - drafts.store.slot_of(key_of(name), last)) & last for slot, name in zip(found, names)]
     assert np.mean(far) < 1  # steps beyond the first
 
 

@@ -241,15 +241,10 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path):
         JsonLines(tmp_path / "none.jsonl").open("id", check)
 
 
-@pytest.mark.parametrize(("value", "label"), [(0, 0), (1, 1)])
-def test_a_label_is_the_place_of_its_spelling(value, label):
-    assert Row({"label": value}, "f", 1).label("label", (0, 1)) == label
-
-
 @pytest.mark.parametrize("value", [2, -1, "1", True, 1.0, None, [], {}])
 def test_a_label_of_another_spelling_or_type_is_an_error(value):
     with pytest.raises(DataError, match=r"f:1: label is .+, wanted one of 0, 1"):
-        Row({"label": value}, "f", 1).label("label", (0, 1))
+        RowBatch([{"label": value}], "f", [1]).labels("label", (0, 1))
 
 
 def test_a_path_that_leaves_the_folder_is_an_error_of_its_line(tmp_path):

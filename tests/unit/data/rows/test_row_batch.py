@@ -21,15 +21,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     return DataFolder(root)
 
 
+def batch(row: Row) -> RowBatch:
+    return RowBatch([row.record], row.file, [row.number])
+
+
 Together = Callable[[RowBatch, DataFolder], object]
 Alone = Callable[[Row, DataFolder], object]
 CHECKS: dict[str, tuple[Together, Alone]] = {
     "text": (lambda rows, _: rows.texts("x"), lambda row, _: row.text("x")),
     "optional text": (lambda rows, _: rows.texts("x", optional=True), lambda row, _: "x" not in row.record or row.text("x")),
     "id": (lambda rows, _: rows.ids("x"), lambda row, _: row.identifier("x")),
-    "integer": (lambda rows, _: rows.integers("x"), lambda row, _: row.integer("x")),
-    "number": (lambda rows, _: rows.labels("x", (0, 1)), lambda row, _: row.label("x", (0, 1))),
-    "word": (lambda rows, _: rows.labels("x", ("a", "é")), lambda row, _: row.label("x", ("a", "é"))),
+    "integer": (lambda rows, _: rows.integers("x"), lambda row, _: batch(row).integers("x")),
+    "number": (lambda rows, _: rows.labels("x", (0, 1)), lambda row, _: batch(row).labels("x", (0, 1))),
+    "word": (lambda rows, _: rows.labels("x", ("a", "é")), lambda row, _: batch(row).labels("x", ("a", "é"))),
     "path": (lambda rows, folder: rows.paths(folder, rows.texts("x")), lambda row, folder: row.path(folder, row.text("x"))),
 }
 ABSENT = object()

@@ -303,7 +303,7 @@ def test_a_truncated_hdf5_file_is_named(tmp_path, arrays, size):
     write_hdf5(tmp_path, arrays)
     file = tmp_path / "multimodal_imdb.hdf5"
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(DataError, match="is not an HDF5 file that can be read"):
+    with pytest.raises(DataError, match="is no HDF5 file that can be read"):
         opened(tmp_path)
 
 
