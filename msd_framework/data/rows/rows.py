@@ -290,12 +290,11 @@ def _array(hashes: Iterable[int | None]) -> Hashes:
 
 
 class _Names:
-    """Which examples may have a name, by 64 bits of it: 16 bytes a name and as many again in marks, however long it is."""
+    """Which examples may have a name, by 64 bits of it: 16 bytes a name, however long it is."""
 
     def __init__(self) -> None:
         self._hashes = array("q")  # in the order of the examples
         self._runs: list[Hashes] = []  # the same in sorted runs, each more than twice as long as the next
-        self._marks = np.zeros(1 << 16, bool)  # by the last bits of a hash: whether any ends like that
 
     @property
     def hashes(self) -> Hashes:
@@ -305,10 +304,9 @@ class _Names:
         """Those that an example has already, or that are there twice."""
         ordered = np.sort(hashes)
         found = [ordered[1:][ordered[1:] == ordered[:-1]]]
-        marked = ordered[self._marks[ordered & (len(self._marks) - 1)]]
         for run in self._runs:
-            at = np.searchsorted(run, marked).clip(max=len(run) - 1)
-            found.append(marked[run[at] == marked])
+            at = np.searchsorted(run, ordered).clip(max=len(run) - 1)
+            found.append(ordered[run[at] == ordered])
         return np.concatenate(found)
 
     def like(self, hashed: int | None) -> list[int]:
@@ -319,18 +317,11 @@ class _Names:
     def add(self, hashes: Hashes) -> None:
         """Makes these the names of the next examples."""
         self._hashes.frombytes(hashes.tobytes())
-        if 16 * len(self._hashes) > len(self._marks):
-            self._marks = np.zeros(4 * len(self._marks), bool)
-            self._mark(self.hashes)
-        self._mark(hashes)
         run = np.sort(hashes)
         while self._runs and len(self._runs[-1]) <= 2 * len(run):
             run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")  # which merges
         if len(run):
             self._runs.append(run)
-
-    def _mark(self, hashes: Hashes) -> None:
-        self._marks[hashes & (len(self._marks) - 1)] = True
 
 
 def _chunks(descriptor: int) -> Iterator[bytes]:
