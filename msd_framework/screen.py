@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -78,6 +78,11 @@ def bar(label: str, total: int, is_first: bool) -> Iterator[Callable[[int], None
     with progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.advance(task, done)
+
+
+def shortened(texts: Sequence[str], most: int, rest: str) -> list[str]:
+    """The first of many texts, and how many more there are, for which `rest` has room."""
+    return [*texts[:most], rest.format(f"{len(texts) - most:,}")] if len(texts) > most else list(texts)
 
 
 def shown_bytes(size: float) -> str:

@@ -29,9 +29,17 @@ class OwnModules:
     """A folder all of whose Python files are imported."""
 
 
+def parted(words: Sequence[str], is_mine: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    """The words of a kind, and the others."""
+    mine, others = list[str](), list[str]()
+    for word in words:
+        (mine if is_mine(word) else others).append(word)
+    return mine, others
+
+
 def take(words: Sequence[str], key: str) -> tuple[str, list[str]]:
     """The value of a word ``key=value`` that must be there once, and the other words."""
-    mine, others = [w for w in words if w.startswith(f"{key}=")], [w for w in words if not w.startswith(f"{key}=")]
+    mine, others = parted(words, lambda word: word.startswith(f"{key}="))
     if len(mine) != 1 or mine[0] == f"{key}=":
         files = [w for w in words if "=" not in w and w.endswith((".yaml", ".yml"))]
         hint = f" Did you mean {shlex.quote(f'{key}={files[0]}')}?" if files else ""
@@ -49,24 +57,24 @@ def read(words: Sequence[str]) -> Source:
 
 def import_from_words(words: Sequence[str]) -> list[str]:
     """Imports what the words ``user_dir=FOLDER`` and ``imports=[MODULE, ...]`` of a command name; returns the other words."""
-    mine = [word for word in words if word.partition("=")[0] in ("imports", "user_dir")]
+    mine, others = parted(words, lambda word: word.partition("=")[0] in ("imports", "user_dir"))
     source = read(mine)
     problems = structure_problems(source.values, OwnModules)
     if not problems:
         own = structured(source.values, OwnModules)
         problems = import_problems(own.imports, own.user_dir)
     refuse(problems, source)
-    return [word for word in words if word not in mine]
+    return others
 
 
 def own_options(words: Sequence[str], schema: type[T]) -> tuple[T, Source, list[str]]:
     """The options of a command that takes those of a run as well, where each was given, and the words that are of the run."""
     own = {f.name for f in fields(schema)}  # type: ignore[arg-type]
     known = own | {f.name for f in fields(RunConfig)}
-    unknown, mine, of_run = list[str](), list[str](), list[str]()
-    for word in words:
+    unknown = []
+    mine, of_run = parted(words, lambda word: re.split(r"[=.]", word)[0] in own)
+    for word in of_run:
         key = re.split(r"[=.]", word)[0]
-        (mine if key in own else of_run).append(word)
         if "=" in word and key not in known:
             takes = f"It takes: {', '.join(sorted(own))}, and the options of a run."
             unknown.append(f"{COMMAND_LINE}: {key}: no such option.{did_you_mean(key, known)} {takes}")

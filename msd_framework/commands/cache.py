@@ -20,18 +20,21 @@ from msd_framework.build.splits import content
 from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.checks.run import checked
-from msd_framework.checks.words import read_words, take
+from msd_framework.checks.words import parted, read_words, take
 from msd_framework.config.load import load, resolve
 from msd_framework.config.schema import TeacherConfig
 from msd_framework.config.values import as_word
 from msd_framework.engine.locks import try_lock
 from msd_framework.errors import CacheError, ConfigError, Problem, did_you_mean
+from msd_framework.files import size_of
 from msd_framework.launch import is_first
 from msd_framework.screen import Screen, shown_bytes
 from msd_framework.table import Table
 from msd_framework.teachers.store import USED, Card, TeacherStore
 
 DAY = 24 * 3600
+WIDE = 200  # columns of what is no terminal
+COLUMNS = ("store", "teacher", "data", "views", "rows", "precision", "size", "created", "last used")
 
 
 def main(words: Sequence[str]) -> int:
@@ -61,14 +64,8 @@ def info(dir: str = TeacherConfig.cache_dir) -> Iterator[str | Table]:
             yield f"{path.name[:12]}: {card}"
 
 
-WIDE = 200
-"""Columns of what is no terminal."""
-
-COLUMNS = ("store", "teacher", "data", "views", "rows", "precision", "size", "created", "last used")
-
-
 def _row(path: Path, card: Card | CacheError) -> list[str]:
-    size, used = shown_bytes(_size(path)), _ago(_last_used(path))
+    size, used = shown_bytes(size_of(path)), _ago(_last_used(path))
     if isinstance(card, CacheError):
         return [path.name[:12], "damaged", "", "", "", "", size, "", used]
     parts, views = card.parts, ", ".join(card.layout.views)
@@ -82,10 +79,7 @@ def _row(path: Path, card: Card | CacheError) -> list[str]:
 
 
 def prune(
-    dir: str = TeacherConfig.cache_dir,
-    older_than_days: float = 30,
-    only: str | None = None,
-    yes: bool = False,
+    dir: str = TeacherConfig.cache_dir, older_than_days: float = 30, only: str | None = None, yes: bool = False
 ) -> Iterator[str]:
     """Removes stores that nobody has used for a time, damaged ones, and what was left behind by processes that were killed.
 
@@ -98,30 +92,25 @@ def prune(
     folder = _folder(dir)
     cards = dict(stores(folder))
     if only:
-        old = _named(only, list(cards), dir)
+        old = [path for path in cards if path.name.startswith(only)]
+        if len(old) != 1:
+            hint = "" if old else did_you_mean(only, (path.name for path in cards))
+            raise ConfigError(Problem("only", f"{len(old) or 'no'} stores of {dir} have names that begin with {only!r}.{hint}"))
     else:
-        limit = time.time() - older_than_days * DAY
-        old = [path for path, card in cards.items() if _last_used(path) < limit or _is_damaged(path, card)]
+        old = []
+        for path, card in cards.items():
+            if _last_used(path) < time.time() - older_than_days * DAY or _is_damaged(path, card):
+                old.append(path)
         for kind in ("new", "removed", "building"):  # what killed processes left behind
             old += [path for path in sorted(folder.glob(f".{kind}-*")) if path.stat().st_mtime < time.time() - DAY]
     if not old:
         yield f"nothing in {dir} has not been used for {older_than_days:g} days."
         return
-    lines = {path: f"  {path.name}  {shown_bytes(_size(path))}, last used {_ago(_last_used(path))}" for path in old}
     yield f"removed from {dir}:" if yes else f"would go from {dir}; yes=true removes them:"
-    for path, line in lines.items():
+    for path in old:
+        line = f"  {path.name}  {shown_bytes(size_of(path))}, last used {_ago(_last_used(path))}"
         is_left = yes and not _removed(path, cards.get(path))
         yield f"  {path.name} is being filled and was left alone." if is_left else line
-
-
-def _named(beginning: str, paths: Sequence[Path], dir: str) -> list[Path]:
-    """The one store whose name begins so."""
-    chosen = [path for path in paths if path.name.startswith(beginning)]
-    if len(chosen) != 1:
-        hint = "" if chosen else did_you_mean(beginning, [path.name for path in paths])
-        text = f"{len(chosen) or 'no'} stores of {dir} have names that begin with {beginning!r}.{hint}"
-        raise ConfigError(Problem("only", text))
-    return chosen
 
 
 def build(words: Sequence[str]) -> list[str]:
@@ -135,10 +124,10 @@ def build(words: Sequence[str]) -> list[str]:
 
 def verify(words: Sequence[str]) -> list[str]:
     """Compares some rows of the stores that a run will read with the teacher's outputs now."""
-    config, overrides = take(words, "config")
-    mine = [word for word in overrides if word.startswith("rows=")]
+    config, words = take(words, "config")
+    mine, overrides = parted(words, lambda word: word.startswith("rows="))
     num_rows = read_words(mine, _compared, ["split"]).values.get("rows", 100)
-    with _splits(config, [word for word in overrides if word not in mine]) as splits:
+    with _splits(config, overrides) as splits:
         return [_compared(split, num_rows) for split in splits]
 
 
@@ -152,13 +141,11 @@ def _compared(split: CachedSplit, rows: int = 100) -> str:
     path = split.from_first(split.find_complete)
     if path is None:
         raise split.missing_error()
-    compared = split.from_first(lambda: split.verify(TeacherStore(path), rows)) or []
-    count, largest = sum(c.stored.shape[1] for c in compared), max((c.largest for c in compared), default=0.0)
-    share = 100 * max((c.share for c in compared), default=0.0)
-    return (
-        f"{split.description}: {count} rows compared, the largest difference is {largest:.1e}, "
-        f"{share:.0f} % of what rounding allows."
-    )
+    count, largest, share = 0, 0.0, 0.0
+    for part in split.from_first(lambda: split.verify(TeacherStore(path), rows)) or []:
+        count, largest, share = count + part.stored.shape[1], max(largest, part.largest), max(share, 100 * part.share)
+    difference = f"the largest difference is {largest:.1e}, {share:.0f} % of what rounding allows"
+    return f"{split.description}: {count} rows compared, {difference}."
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Iterable[str | Table]]] = {
@@ -167,7 +154,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Iterable[str | Table]]] = {
     "verify": verify,
     "prune": lambda words: prune(**read_words(words, prune).values),
 }
-"""What may follow ``msd cache``."""
 
 
 @contextmanager
@@ -186,7 +172,9 @@ def _splits(file: str, words: Sequence[str]) -> Iterator[list[CachedSplit]]:
         splits: list[CachedSplit] = []
         for use in data.splits:
             whole = content(data.facts, data.splits, use)
-            splits += [cached_split(one, use, data, maskers, whole) for one in teachers if one.views[use]]
+            for one in teachers:
+                if one.views[use]:
+                    splits.append(cached_split(one, use, data, maskers, whole))
         yield splits
 
 
@@ -218,19 +206,10 @@ def _removed(path: Path, card: Card | CacheError | None) -> bool:
         lock.release()
 
 
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
 def _last_used(path: Path) -> float:
     return (path / USED if (path / USED).exists() else path).stat().st_mtime
 
 
 def _ago(moment: float) -> str:
-    """How long ago something was.
-
-    >>> _ago(time.time()), _ago(time.time() - 3 * DAY)
-    ('today', '3 days ago')
-    """
     days = int((time.time() - moment) // DAY)
     return f"{days} day{'s' * (days > 1)} ago" if days else "today"

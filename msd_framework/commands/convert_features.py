@@ -20,11 +20,10 @@ from msd_framework.data.regions.store import FeatureStore, Precision
 from msd_framework.engine.distributed import World
 from msd_framework.engine.locks import locked
 from msd_framework.errors import ConfigError, DataError, Problem
-from msd_framework.files import naming
-from msd_framework.screen import bar, put, say, shown_bytes
+from msd_framework.files import naming, size_of
+from msd_framework.screen import bar, put, say, shortened, shown_bytes
 
-SHOWN = 20
-"""Sentences on wrong images that are printed; the rest is counted."""
+SHOWN = 20  # sentences on wrong images that are printed; the rest is counted
 
 
 def main(words: Sequence[str]) -> int:
@@ -73,16 +72,14 @@ def convert_features(
 def contents_of(store: FeatureStore) -> str:
     """The contents of a store, in lines."""
     counts = np.load(store.path / "entries.npy", mmap_mode="r")["num_regions"]
-    size = sum(file.stat().st_size for file in store.path.iterdir())
     regions = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     use = {"type": "region_features", "folder": str(store.path)}
-    lines = [
-        f"  images:   {len(store):,}, {regions} regions each, {int(counts.sum()):,} in all",
-        f"  features: {store.feature_size} numbers, {store.precision}, {'with' if store.has_boxes else 'without'} boxes",
-        f"  size:     {shown_bytes(size)}",
-        f"  use:      {to_copy(f'data.processors.image={flow(use)}')}",
-    ]
-    return "\n".join(lines)
+    return (
+        f"  images:   {len(store):,}, {regions} regions each, {int(counts.sum()):,} in all\n"
+        f"  features: {store.feature_size} numbers, {store.precision}, {'with' if store.has_boxes else 'without'} boxes\n"
+        f"  size:     {shown_bytes(size_of(store.path))}\n"
+        f"  use:      {to_copy(f'data.processors.image={flow(use)}')}"
+    )
 
 
 def _check(source: str, reader: FeatureReader, store: str | None, boxes: bool | None) -> str:
@@ -95,7 +92,7 @@ def _check(source: str, reader: FeatureReader, store: str | None, boxes: bool | 
     if made is not None and len(made) != len(reader) and not wrong:
         wrong = [f"{store}: holds {len(made):,} images, {source} {len(reader):,}"]
     if wrong:
-        raise DataError("\n".join([f"{len(wrong)} of {len(reader):,} images are wrong:", *listed(wrong)]))
+        raise DataError("\n".join([f"{len(wrong)} of {len(reader):,} images are wrong:", *_listed(wrong)]))
     held = f", and {store} holds them" if made else ""
     return f"{len(reader):,} images of {source} read, nothing is wrong with them{held}."
 
@@ -130,11 +127,9 @@ def report(store: FeatureStore, started: float, begun: int, skipped: list[str]) 
     rate = f"{(len(store) - begun) / seconds:,.1f} images a second"
     lines = [f"{store.path} holds a store of features, made in {seconds:,.1f} s ({rate}).", contents_of(store)]
     lines += [f"  {begun:,} images had been written before."] if begun else []
-    lines += [f"  {len(skipped):,} images were left out:", *listed(skipped)] if skipped else []
+    lines += [f"  {len(skipped):,} images were left out:", *_listed(skipped)] if skipped else []
     return "\n".join(lines)
 
 
-def listed(sentences: Sequence[str]) -> list[str]:
-    """The first of many sentences, and how many more there are."""
-    more = len(sentences) - SHOWN
-    return [f"  {text}" for text in sentences[:SHOWN]] + ([f"  and {more:,} more"] if more > 0 else [])
+def _listed(sentences: Sequence[str]) -> list[str]:
+    return shortened([f"  {text}" for text in sentences], SHOWN, "  and {} more")

@@ -16,14 +16,12 @@ from msd_framework.mmf.checkpoints import MmfCheckpoint, read_checkpoint
 from msd_framework.mmf.configs import Converted, convert, dataset_of, read_project, usual_values
 from msd_framework.mmf.models import family_of, left_sizes, options_of_model
 from msd_framework.mmf.teacher import Teacher, make_teacher, save_teacher
-from msd_framework.screen import put
+from msd_framework.screen import put, shortened
 
-SHOWN = 12
-"""Names of tensors that are printed; the rest is counted."""
+SHOWN = 12  # names of tensors that are printed; the rest is counted
 
 
 def main(words: Sequence[str]) -> int:
-    """Converts what the words name, and tells what came of it."""
     put(convert_mmf(**read_words(words, convert_mmf).values))
     return 0
 
@@ -98,11 +96,11 @@ def _run_of(
 
 def _page(made: Converted, source: str) -> str:
     """The YAML, with what it lacks on top."""
-    lines = [f"# From {source} of MMF.", "# Not carried over:" if made.left else "# Everything was carried over."]
-    lines += [f"#   {key}: {why}" for key, why in made.left.items()]
-    lines = [" ".join(line.splitlines()) for line in lines]  # a key with a line end would end its comment
-    written = dump({"name": Path(source).stem, **made.values})
-    return "\n".join([*lines, written])
+    lines = [f"From {source} of MMF.", "Not carried over:" if made.left else "Everything was carried over."]
+    for key, why in made.left.items():
+        lines.append(f"  {key}: {why}")
+    lines = [" ".join(f"# {line}".splitlines()) for line in lines]  # a key with a line end would end its comment
+    return "\n".join([*lines, dump({"name": Path(source).stem, **made.values})])
 
 
 def _summary(theirs: MmfCheckpoint, teacher: Teacher, folder: Path) -> list[str]:
@@ -125,5 +123,4 @@ def _list(title: str, entries: Mapping[str, str]) -> list[str]:
         return [f"{title}: none."]
     shown = [f"  {key}: {why}" if why else f"  {key}" for key, why in entries.items()]
     limit = len(shown) if any(entries.values()) else SHOWN
-    more = [f"  and {len(shown) - limit} more"] if len(shown) > limit else []
-    return [f"{title}: {len(shown)}", *shown[:limit], *more]
+    return [f"{title}: {len(shown)}", *shortened(shown, limit, "  and {} more")]

@@ -23,10 +23,8 @@ class DoctorConfig:
 
     out: str | None = None
     """The file that it writes; `doctor.json` in the run's `env.save_dir` if null."""
-
     validation_rows: int = 512
     """Rows of the validation split, evenly spaced, that the teacher is scored on at most."""
-
     training_rows: int = 512
     """Rows of the training split, evenly spaced, that maskers and weightings learn their statistics from at most."""
 

@@ -120,27 +120,19 @@ def extract_features(
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file and the name of its features: its path in the folder, without suffix.
-
-    Args:
-        name: of the features.
-        file: of the image.
-    """
+    """An image file and the name of its features: its path in the folder, without suffix."""
 
     name: str
     file: Path
 
 
 class _Read(NamedTuple):
-    """An image as a worker has read it, or what is wrong with it.
-
-    An error is a text here: torch's loader would add a worker's traceback to one that is raised there.
-    """
+    """An image as a worker has read it, or what is wrong with it."""
 
     name: str
     pixels: Tensor | None
     size: tuple[float, float] = (0.0, 0.0)
-    error: str = ""
+    error: str = ""  # a text: torch's loader would add a worker's traceback to one that is raised there
 
 
 class _Files(Dataset[_Read]):
@@ -159,33 +151,19 @@ class _Files(Dataset[_Read]):
 
 
 def list_images(folder: Path, allowed: Sequence[Path] = ()) -> list[ImageFile]:
-    """Every image of a folder and of those in it, by name.
-
-    Args:
-        folder: where they are.
-        allowed: other folders that links in it may lead to.
-
-    Raises:
-        DataError: if there is none, two differ in their suffix alone, or a link leads elsewhere.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "42953.png").touch()
-    >>> [image.name for image in list_images(folder)]
-    ['42953']
-    """
+    """Every image of a folder and of those in it, by name; its links may lead to the allowed folders."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; wanted one with images")
-    names = [name for name in map(PurePosixPath, files_below(folder, allowed)) if name.suffix.lower() in SUFFIXES]
-    images = [ImageFile(str(name.with_suffix("")), folder / name) for name in names]
-    if not images:
+    named: dict[str, ImageFile] = {}
+    for path in map(PurePosixPath, files_below(folder, allowed)):
+        if path.suffix.lower() in SUFFIXES:
+            image = ImageFile(str(path.with_suffix("")), folder / path)
+            if image.name in named:
+                raise DataError(f"{image.file} and {named[image.name].file} would have features of one name; rename one")
+            named[image.name] = image
+    if not named:
         raise DataError(f"{folder} holds no image; wanted files {', '.join(SUFFIXES)}")
-    named: dict[str, Path] = {}
-    for image in images:
-        if image.name in named:
-            raise DataError(f"{image.file} and {named[image.name]} would have features of one name; rename one")
-        named[image.name] = image.file
-    return images
+    return list(named.values())
 
 
 @torch.no_grad()
@@ -202,34 +180,23 @@ def extract(
 ) -> list[str]:
     """Writes the features and the boxes of the cells of each image, h w regions an image.
 
-    Args:
-        backbone: the network, on its device.
-        images: those of this process.
-        shard: what this process writes.
-        device: what it computes on.
-        batch_size: images that the network sees at once.
-        workers: processes that read images ahead.
-        skip_errors: leaves out an image that cannot be read, in place of raising.
-        exif: whether images are turned as their cameras say.
-        advance: is called with how many more images are done.
-
-    Returns:
-        A sentence for each image that was left out.
-
-    Raises:
-        DataError: if an image cannot be read, or a feature cannot be stored.
+    Returns a sentence for each image that was left out, as one that cannot be read is with `skip_errors`.
     """
     sight, skipped = backbone.sight, list[str]()
     pixels = Pixels(list(sight.size), mean=list(sight.mean), std=list(sight.std), interpolation="bicubic", exif=exif)
     loader = DataLoader(_Files(images, pixels), batch_size, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator())
     for batch in loader:
-        wrong = [read.error for read in batch if read.pixels is None]
-        if wrong and not skip_errors:
-            raise DataError(f"{wrong[0]}. Take on_error=skip to leave such images out.")
-        skipped += wrong
-        read = [one for one in batch if one.pixels is not None]
+        read, images_read = list[_Read](), list[Tensor]()
+        for one in batch:
+            if one.pixels is not None:
+                read.append(one)
+                images_read.append(one.pixels)
+            elif skip_errors:
+                skipped.append(one.error)
+            else:
+                raise DataError(f"{one.error}. Take on_error=skip to leave such images out.")
         if read:
-            values = pixels.collate([one.pixels for one in read]).values.to(device)  # [B, 3, H, W]
+            values = pixels.collate(images_read).values.to(device)  # [B, 3, H, W]
             grid = backbone(values).float().cpu()  # [B, h, w, D]
             for one, cells in zip(read, grid):
                 boxes = cell_boxes(cells.shape[0], cells.shape[1], *one.size)

@@ -31,16 +31,12 @@ class LayersConfig:
     student_layers: str | None = None
     """The student's layers, such as `text.*.hidden`; each is read as its mean over the positions of an example. Where null, those
     that all modalities share, `fused.*.hidden`, or else those of the first modality that has layers."""
-
     teacher_layers: str | None = None
     """The teacher's; of the same names as the student's if null."""
-
     weights: str | None = None
     """The folder of a finished run whose weights the student has; its first ones if null, which say little."""
-
     split: str = "train"
     """What the run uses the split for whose examples are looked at: train, validation or test."""
-
     examples: int = 512
     """How many examples are looked at."""
 
@@ -48,7 +44,9 @@ class LayersConfig:
 def main(words: Sequence[str]) -> int:
     """Shows the table, and the suggestion as a line of YAML."""
     alike = run_layers(*take(words, "config"))
-    rows = [[name, *(f"{v:.3f}" for v in row)] for name, row in zip(alike.student, alike.cka.tolist())]
+    rows = []
+    for name, row in zip(alike.student, alike.cka.tolist()):
+        rows.append([name, *(f"{value:.3f}" for value in row)])
     bold = [(i - 1, j) for i, j in alike.layers.items()]
     title = "CKA of the student's layers (rows) with the teacher's"
     pairs = ", ".join(f"{i}: {j}" for i, j in alike.layers.items())
@@ -58,15 +56,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def run_layers(path: str | Path, words: Sequence[str] = ()) -> Alike:
-    """Compares the layers of a run's student and teacher; nothing is trained or kept.
-
-    Args:
-        path: the run's YAML.
-        words: options ``key=value``, of `LayersConfig` or of the run.
-
-    Raises:
-        MSDError: if the user can mend what is wrong.
-    """
+    """Compares the layers of a run's student and teacher; the words are of `LayersConfig` or of the run. Nothing is trained."""
     options, _, of_run = own_options(words, LayersConfig)
     if options.split not in USES:
         raise ConfigError(Problem("split", f"wanted {', '.join(USES)}, got {options.split!r}.{did_you_mean(options.split, USES)}"))

@@ -24,16 +24,13 @@ def main(words: Sequence[str]) -> int:
 
 
 def _contents(summary: WorldSummary) -> str:
-    """The contents of a world and how to use it."""
     plan = summary.plan
     rows = ", ".join(f"{split} {size:,}" for split, size in plan.sizes.items() if size)
     mix = ", ".join(f"{kind} {share:g}" for kind, share in plan.mix.items() if share)
     verb = "holds this world already" if summary.reused else "now holds a made world"
     dataset = {**LAYOUTS[plan.layout].dataset, "root": str(summary.folder)}
-    lines = [
-        f"{summary.folder} {verb} in the format of {plan.layout} (seed {plan.seed}).",
-        f"  rows: {rows}",
-        f"  mix:  {mix}",
-        f"  use:  {to_copy(f'data.dataset={flow(dataset)}')}",
-    ]
-    return "\n".join(lines)
+    return (
+        f"{summary.folder} {verb} in the format of {plan.layout} (seed {plan.seed}).\n"
+        f"  rows: {rows}\n  mix:  {mix}\n"
+        f"  use:  {to_copy(f'data.dataset={flow(dataset)}')}"
+    )
