@@ -66,32 +66,20 @@ class UnimodalModel(MultimodalModel):
 
 @MODELS.register("unimodal_text")
 class UnimodalText(UnimodalModel):
-    """A classifier of the text alone.
-
-    Args:
-        encoder: makes a summary of the text.
-    """
+    """A classifier of the text alone."""
 
     modality = "text"
 
 
 @MODELS.register("unimodal_image")
 class UnimodalImage(UnimodalModel):
-    """A classifier of the image alone.
-
-    Args:
-        encoder: makes a summary of the image.
-    """
+    """A classifier of the image alone."""
 
     modality = "image"
 
 
 @MODELS.register("unimodal_audio")
 class UnimodalAudio(UnimodalModel):
-    """A classifier of the sound alone.
-
-    Args:
-        encoder: makes a summary of the sound.
-    """
+    """A classifier of the sound alone."""
 
     modality = "audio"

@@ -43,10 +43,6 @@ class RegionEmbeddings(nn.Module):
 
     with the box's corners and area as shares of the image's width, height and area. A region without a box has that of the
     whole image, [0, 0, 1, 1, 1], and so has every token of an image encoder.
-
-    >>> regions = RegionEmbeddings(feature_size=6, hidden_size=8, dropout=0.1)
-    >>> regions(torch.zeros(2, 3, 6), torch.rand(2, 3, 5)).shape, regions(torch.zeros(2, 3, 6), None).shape
-    (torch.Size([2, 3, 8]), torch.Size([2, 3, 8]))
     """
 
     def __init__(self, feature_size: int, hidden_size: int, dropout: float):

@@ -26,10 +26,6 @@ class Bert(Encoder):
         name: a folder or a name on the Hugging Face hub.
         config: what its config.json would say, `model_type` included, to start from random weights instead.
         vocab_size: how many word ids there are; the model must have an embedding for each.
-
-    >>> config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    >>> Bert(config=config, vocab_size=50).width
-    8
     """
 
     kinds = frozenset({"tokens"})

@@ -41,10 +41,6 @@ class GridBackbone(nn.Module):
     are left out: h and w follow from the size of the patches, or else from the sides of the image, with S as small as can be.
 
     The network is put into eval mode. An empty name of a layer is its own output.
-
-    >>> backbone = GridBackbone(nn.Conv2d(3, 8, 4, stride=4), "", Sight((16, 16), *IMAGENET))
-    >>> backbone(torch.zeros(2, 3, 16, 16)).shape
-    torch.Size([2, 4, 4, 8])
     """
 
     def __init__(self, network: nn.Module, layer: str, sight: Sight, patch_size: int | None = None):

@@ -106,11 +106,7 @@ class WhisperMel(SoundFeatures):
 
 
 def kaldi_filters(sample_rate: int, fft: int, num_bands: int, lowest: float = 20.0) -> Tensor:
-    """Triangles on the mel scale of Kaldi, 1127 ln(1 + f / 700), straight in mel rather than in Hz: float [fft / 2 + 1, M].
-
-    >>> kaldi_filters(16000, 512, 20).shape
-    torch.Size([257, 20])
-    """
+    """Triangles on the mel scale of Kaldi, 1127 ln(1 + f / 700), straight in mel rather than in Hz: float [fft / 2 + 1, M]."""
     low, high = (1127 * math.log(1 + f / 700) for f in (lowest, sample_rate // 2))
     corners = torch.linspace(low, high, num_bands + 2, dtype=torch.float64)  # [M + 2]
     mel = 1127 * torch.log(1 + torch.arange(fft // 2 + 1, dtype=torch.float64) * (sample_rate / fft) / 700)[:, None]  # [F, 1]

@@ -110,10 +110,6 @@ class TransformerLayer(nn.Module):
     Source: Devlin et al., BERT, NAACL 2019; Xiong et al., On Layer Normalization in the Transformer Architecture, ICML 2020.
 
     `attention` takes the place of a `SelfAttention` of these sizes; whoever gives one calls `step`.
-
-    >>> layer = TransformerLayer(LayerSizes(hidden_size=8, num_heads=2, intermediate_size=16))
-    >>> layer(torch.zeros(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)).shape
-    torch.Size([3, 5, 8])
     """
 
     def __init__(self, sizes: LayerSizes, attention: Attention | None = None):

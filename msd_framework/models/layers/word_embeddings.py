@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
 import torch
 from torch import Tensor, nn
 
 from msd_framework.models.layers.dropout import Dropout
-from msd_framework.models.layers.sizes import TextSizes
+from msd_framework.ranges import positive
 from msd_framework.structures import ModalityInputs
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """What fixes the shapes of a BERT that reads regions beside its words, and the heads; the published ones if not given."""
+
+    vocab_size: int = 30522
+    feature_size: int = 2048
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    max_positions: int = 512
+    num_segments: int = 2
+
+    def __post_init__(self) -> None:
+        positive(**asdict(self))
 
 
 class WordTables(nn.Module):
@@ -49,10 +68,8 @@ class WordTables(nn.Module):
     def empty(self, num_examples: int) -> ModalityInputs:
         """What stands in for texts that are left out: [CLS] and [SEP] at positions 0 and 1."""
         if not self.has_marks:
-            raise ValueError(
-                f"the text is left out, and the cls_id and sep_id that stand in for it are not among the "
-                f"{self.word.num_embeddings} words of this model; set them to the tokenizer's"
-            )
+            words = f"the {self.word.num_embeddings} words of this model; set them to the tokenizer's"
+            raise ValueError(f"the text is left out, and the cls_id and sep_id that stand in for it are not among {words}")
         ids = self.marks.expand(num_examples, 2)
         shown = torch.ones_like(ids, dtype=torch.bool)
         return ModalityInputs(ids, shown, {"special": shown})
@@ -64,10 +81,6 @@ class WordEmbeddings(WordTables):
     .. math:: e = \mathrm{dropout}(\mathrm{norm}(\mathrm{word}_i + \mathrm{position}_p + \mathrm{segment}_s))
 
     Source: Devlin et al., BERT, NAACL 2019, section 3.
-
-    >>> text = ModalityInputs(torch.tensor([[2, 7, 3]]), torch.ones(1, 3, dtype=torch.bool))
-    >>> WordEmbeddings(TextSizes(vocab_size=10, hidden_size=4), pad_id=0, marks=(2, 3), dropout=0.1)(text).shape
-    torch.Size([1, 3, 4])
     """
 
     def __init__(self, sizes: TextSizes, pad_id: int, marks: tuple[int, int], dropout: float, layer_norm_eps: float = 1e-12):

@@ -6,6 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import torch
@@ -44,23 +45,19 @@ class Encodings:
 
 
 class Adapter(ABC):
-    """Runs one kind of architecture; what is masked has been replaced by zeros and padding before.
+    """Runs one kind of architecture; what is masked has been replaced by zeros and padding before."""
 
-    Attributes:
-        takes: the arguments of its forward that carry a modality, where they are known without loading transformers; else none.
-        optional: those of them that need not have anything; all others get a stand-in of which nothing is looked at.
-    """
-
-    takes: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()  # the arguments that carry a modality, where they are known without loading transformers
+    optional: tuple[str, ...] = ()  # those that need not have anything; others get a stand-in that is not looked at
+    size = "hidden_size"  # where a configuration has D of the summary
 
     def carriers(self, arguments: Sequence[str]) -> tuple[str, ...]:
         """Those of the arguments of its forward that carry a modality."""
         return self.takes or tuple(name for name in CARRIERS if name in arguments)
 
-    @abstractmethod
     def width(self, config: Any) -> int:
         """D of the summary."""
+        return int(attrgetter(self.size)(config))
 
     def unused(self, model: Any) -> Unused:
         """What has no part in the summary, and so learns nothing."""
@@ -206,9 +203,6 @@ class Vilt(Adapter):
 
     takes = (WORDS, PIXELS)
 
-    def width(self, config: Any) -> int:
-        return int(config.hidden_size)
-
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
         return all_layers(dict.fromkeys((FUSED, *carriers), config))
 
@@ -243,9 +237,6 @@ class Lxmert(Adapter):
 
     takes = (WORDS, REGIONS)
 
-    def width(self, config: Any) -> int:
-        return int(config.hidden_size)
-
     def unused(self, model: Any) -> Unused:
         last = model.encoder.x_layers[-1]  # the summary is of the words
         return last.visn_self_att, last.visn_inter, last.visn_output
@@ -270,9 +261,7 @@ class Flava(Adapter):
     """FLAVA: an encoder each, and one of both whose first state is the summary; what is hidden or left out is masked there."""
 
     takes = optional = (WORDS, PIXELS)
-
-    def width(self, config: Any) -> int:
-        return int(config.multimodal_config.hidden_size)
+    size = "multimodal_config.hidden_size"
 
     def unused(self, model: Any) -> Unused:
         text, image = model.text_model, model.image_model

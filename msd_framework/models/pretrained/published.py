@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from msd_framework.models.layers.sizes import TextSizes
+from msd_framework.models.layers.word_embeddings import TextSizes
 from msd_framework.models.pretrained.weights import Pretrained, load_exactly, read_pretrained, read_tensors
 
 Tensors = Mapping[str, Tensor]
@@ -52,14 +52,8 @@ BERT_SIZES = {
 }
 
 # numbers of the parts of a torchvision ResNet without its classifier, and their names
-RESNET_NAMES = {
-    "image_encoder.grid.0.": "image_encoder.grid.conv1.",
-    "image_encoder.grid.1.": "image_encoder.grid.bn1.",
-    "image_encoder.grid.4.": "image_encoder.grid.layer1.",
-    "image_encoder.grid.5.": "image_encoder.grid.layer2.",
-    "image_encoder.grid.6.": "image_encoder.grid.layer3.",
-    "image_encoder.grid.7.": "image_encoder.grid.layer4.",
-}
+RESNET_PARTS = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
+RESNET_NAMES = {f"image_encoder.grid.{number}.": f"image_encoder.grid.{name}." for number, name in RESNET_PARTS.items()}
 
 # which of our tensors of a BERT tells a size, and in which of its dimensions
 WORD_SHAPES = {

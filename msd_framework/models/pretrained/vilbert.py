@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from msd_framework.models.layers.sizes import TextSizes
 from msd_framework.models.layers.transformer import LayerSizes
+from msd_framework.models.layers.word_embeddings import TextSizes
 from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, WORD_SHAPES, WeightMap
 
 LAYER_NORM_EPS = 1e-12  # what all of ViLBERT's layer norms add to the variance

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from msd_framework.models.layers.sizes import TextSizes
 from msd_framework.models.layers.transformer import LayerSizes, Transformer
+from msd_framework.models.layers.word_embeddings import TextSizes
 from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, WeightMap
 from msd_framework.models.pretrained.weights import Pretrained
 
