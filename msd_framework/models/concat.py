@@ -128,8 +128,8 @@ class ConcatBert(ConcatModel):
 
     .. math:: z = \mathrm{mlp}([\mathrm{encoder}(\mathrm{text}); v])
 
-    with the perceptron of `ConcatModel`. What an example has no content of is zeros in its place, however it was hidden. A batch
-    norm takes one view at a time in training and its running statistics from all of them, so it is off by default.
+    with the perceptron of `ConcatModel`. A batch norm takes one view at a time in training and its running statistics from all of
+    them, so it is off by default.
 
     Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 4.1, "ConcatBert".
 
@@ -175,8 +175,7 @@ class ConcatBow(ConcatModel):
 
     .. math:: z = \mathrm{mlp}\Bigl(\Bigl[\frac{1}{n} \sum_{i=1}^{n} \mathrm{word}_i; v\Bigr]\Bigr)
 
-    over the n words that are neither masked nor special. What an example has no content of is zeros in its place, however it was
-    hidden. Published models add the words up (``pool: sum``) and start from GloVe vectors, which are not read here.
+    over the n words that are neither masked nor special. Published models add the words up (``pool: sum``).
 
     Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 4.1, "ConcatBow".
 

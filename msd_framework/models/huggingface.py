@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,8 @@ from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInput
 class HuggingFace(MultimodalModel):
     r"""A model of transformers without its heads, and :math:`z = W\, \mathrm{dropout}(\mathrm{summary}(x)) + b`.
 
-    `models/pretrained/adapters.py` has how an architecture is run: ViLT, LXMERT, FLAVA, CLIP, SigLIP, BridgeTower and
-    VisualBERT are known, any other is run by the names of its arguments. What is masked never changes the logits. Words and
-    regions are hidden by their attention masks; a whole image is masked where the architecture can (ViLT, FLAVA), is zeros in
-    the place of its embedding where image and text do not look at each other (CLIP, SigLIP), and is a black image else. Leaving a
-    modality out is the same; [CLS] and [SEP] stand in for a text where there must be one.
-
-    What has no part in the summary is frozen, as is the scale of CLIP's logits.
+    `models/pretrained/adapters.py` has how an architecture is run, and docs/models.md how each of them hides a modality. What has
+    no part in the summary is frozen, as is the scale of CLIP's logits.
 
     Args:
         num_classes: C.
@@ -114,8 +109,8 @@ class HuggingFace(MultimodalModel):
         problems, carriers = [], _carriers(options)
         for modality, kind in setting.kinds.items():
             carrier = carriers.get(modality, "")
-            carried = CARRIERS[carrier][1] if carrier in CARRIERS else kind
-            if kind != carried:
+            if carrier in CARRIERS and kind != CARRIERS[carrier][1]:
+                carried = CARRIERS[carrier][1]
                 problems.append(f"{carrier!r} carries {carried}, and the processor of {modality!r} makes {kind}.")
         return problems
 
@@ -169,13 +164,13 @@ class HuggingFace(MultimodalModel):
         batch, device = len(like), like.device
         if CARRIERS[carrier][1] == "tokens":
             if not self.can_miss_text:
-                raise ValueError(
-                    "the text is left out, and the cls_id and sep_id that stand in for it are not among the words of this model; "
-                    "set them to the tokenizer's"
+                ids = (
+                    "the cls_id and sep_id that stand in for it are not among the words of this model; set them to the tokenizer's"
                 )
-            ids = self.no_text.expand(batch, -1)
-            mask = torch.ones_like(ids, dtype=torch.bool)
-            return ModalityInputs(ids, mask, {"special": mask})
+                raise ValueError(f"the text is left out, and {ids}; set them to the tokenizer's")
+            words = self.no_text.expand(batch, -1)
+            mask = torch.ones_like(words, dtype=torch.bool)
+            return ModalityInputs(words, mask, {"special": mask})
         shape = {"pixels": self.image_shape, "features": (1, self.region_size), "waveform": (1,)}[CARRIERS[carrier][1]]
         zeros = torch.zeros(batch, *shape, device=device, dtype=self.classifier.weight.dtype)
         return ModalityInputs(zeros, torch.zeros(batch, 1, dtype=torch.bool, device=device))
@@ -218,8 +213,7 @@ def _side(image_size: int | list[int] | None) -> int | list[int] | None:
 
 def _of_text(config: Any, size: str) -> int | None:
     """A size of the text's part, if the configuration tells it."""
-    found: int | None = getattr(getattr(config, "text_config", None) or config, size, None)
-    return found
+    return cast("int | None", getattr(getattr(config, "text_config", None) or config, size, None))
 
 
 def _longest_text(model: nn.Module) -> int | None:

@@ -32,12 +32,9 @@ class LateFusion(ModelOfEncoders, SummaryModel):
                              \mathrm{missing}_m & \text{else} \end{cases} \\
         z &= \mathrm{classifier}(\mathrm{fusion}(x_1, \ldots, x_M))
 
-    An example has a modality if it has a position of it that is neither masked nor special, so all ways of hiding one
-    give the same logits. Of a modality that is left out of the inputs, the encoder does not run and gets no gradient:
-    under DDP one view of a step must show it, as the full view does. All else always has one, be it zero.
-
-    What several views show alike is encoded once for all of them, dropout inside the encoder included; by an encoder whose batch
-    norm learns, once a view.
+    An example has a modality if it has a position of it that is neither masked nor special. Of a modality that is left out of the
+    inputs, the encoder does not run and gets no gradient; all else always has one, be it zero. What several views show alike is
+    encoded once for all of them, dropout inside the encoder included; by an encoder whose batch norm learns, once a view.
 
     Args:
         fusion: how the modalities' vectors become one: concat, sum, mean or gated.

@@ -33,15 +33,11 @@ class Mmbt(ImageTextModel, SingleSequence):
         h &= \mathrm{BERT}(x), \quad p = \tanh(W' h_1 + b'), \quad z = \mathrm{head}(\mathrm{dropout}(p))
 
     where each :math:`x` has its position and its segment added before BERT's layer norm. Positions count from 0 in both parts, that
-    of the image with its [CLS] and [SEP] and that of the text, whose own [CLS] is the one before the image. The image's part has
-    segment 0 and the text 1, as published; MMF has them the other way round. Two sentences of one text have segments 1 and 2, for
-    which `num_segments` must be 3.
-
-    The regions are features [B, L, F] or the tokens of an image encoder; those that are masked are not counted. Without any, only
-    [CLS] is left of the image's part. A hidden text keeps its [SEP]; if it is left out altogether, [SEP] stands at its position 0.
+    of the image with its [CLS] and [SEP] and that of the text, whose own [CLS] is the one before the image; masked regions are not
+    counted. Two sentences of one text have segments 1 and 2, for which `num_segments` must be 3.
 
     Views share one pass without padding (`layers/packed.py`), and what they show alike is embedded once, dropout included. If a
-    modality is left out, what embeds it gets no gradient: under DDP one view of a step must show it.
+    modality is left out, what embeds it gets no gradient.
 
     Source: Kiela et al., Supervised Multimodal Bitransformers for Classifying Images and Text, 2019, section 3.
 

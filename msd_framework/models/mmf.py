@@ -42,8 +42,7 @@ class MmfModel(MultimodalModel):
 
     A hidden modality is what MMF knows of hiding: words become [PAD] and leave ``input_mask``, regions become zeros and leave
     ``max_features``, pixels become zeros, for which MMF has no mask. A text that is left out is [CLS] [SEP]; an image, one region
-    that does not count, or zeros. Regions that are there are moved to the front, since MMF counts them. ``targets`` are not handed
-    over, and MMF's own losses are not computed.
+    that does not count, or zeros. ``targets`` are not handed over, and MMF's own losses are not computed.
 
     A checkpoint carries the weights and is rebuilt by the same name and configuration; one that downloads first weights
     (``bert_model_name``) does so again, unless MMF's cache has them.
@@ -123,10 +122,8 @@ class MmfModel(MultimodalModel):
             got = ", ".join(map(str, output)) if isinstance(output, Mapping) else type(output).__name__
             raise ValueError(f"MMF's {self.name} gives {got or 'nothing'}, in which {self.output!r} is no tensor; set output")
         if scores.ndim != 2 or scores.shape[1] != self.num_classes:
-            raise ValueError(
-                f"{self.output!r} of MMF's {self.name} has the shape {list(scores.shape)}, wanted [B, {self.num_classes}]; "
-                "say in config how many classes there are"
-            )
+            shape = f"{self.output!r} of MMF's {self.name} has the shape {list(scores.shape)}, wanted [B, {self.num_classes}]"
+            raise ValueError(f"{shape}; say in config how many classes there are")
         return ModelOutput(scores)  # [B, C]
 
     def _sample(self, own: Mapping[str, ModalityInputs]) -> dict[str, Any]:
@@ -134,8 +131,9 @@ class MmfModel(MultimodalModel):
         sample: dict[str, Any] = {}
         for modality, field in self.fields.items():
             x = blanked(own[modality] if modality in own else self._absent(field, like), self.pad_id)
-            if field == "input_ids":
-                sample |= words(x)
+            if field == "input_ids":  # `text` is what bags of words read
+                segments = x.extras.get("segments", torch.zeros_like(x.values))
+                sample |= {field: x.values, "input_mask": x.mask.long(), "segment_ids": segments, "text": x.values}
             elif field == "image_feature_0":
                 sample |= regions(x, self.num_regions)
             else:
@@ -151,12 +149,6 @@ class MmfModel(MultimodalModel):
         dtype = next(self.parameters()).dtype
         zeros = torch.zeros(len(like), *self.absent[field], dtype=dtype, device=like.device)
         return ModalityInputs(zeros, torch.zeros(len(like), 1, dtype=torch.bool, device=like.device))
-
-
-def words(text: ModalityInputs) -> dict[str, Any]:
-    """The fields of a text [B, L]; ``text`` is what bags of words read."""
-    segments = text.extras.get("segments", torch.zeros_like(text.values))
-    return {"input_ids": text.values, "input_mask": text.mask.long(), "segment_ids": segments, "text": text.values}
 
 
 def regions(image: ModalityInputs, num_regions: int | None = None) -> dict[str, Any]:
@@ -187,13 +179,12 @@ def imported(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:  # a package of that age may raise anything beside newer ones
-        raise ValueError(
-            f"MMF is there, and {module} cannot be imported ({raised_at(error)}); docs/mmf.md says what it needs"
-        ) from error
+        reason = f"{module} cannot be imported ({raised_at(error)}); docs/mmf.md says what it needs"
+        raise ValueError(f"MMF is there, and {reason}") from error
 
 
 def build(name: str, config: Mapping[str, Any], num_classes: int) -> tuple[nn.Module, Patches]:
-    """A model of MMF with its own first weights, for classification, and the methods of transformers that it runs with."""
+    """A model of MMF with its own first weights, and the methods of transformers that it runs with."""
     imported("mmf.models")
     registry = imported("mmf.common.registry").registry
     cls = registry.get_model_class(name)
@@ -217,9 +208,12 @@ def build(name: str, config: Mapping[str, Any], num_classes: int) -> tuple[nn.Mo
 def bert_methods() -> Patches:
     """The methods of transformers' BERT that MMF replaces for the whole process when it builds some of its models."""
     layers = sys.modules.get("mmf.modules.hf_layers")
-    places = [name.split(".") for name in getattr(layers, "patch_functions", ())]
-    owners = [(getattr(layers, owner), attribute) for owner, attribute in places]
-    return {(owner, attribute): getattr(owner, attribute) for owner, attribute in owners if hasattr(owner, attribute)}
+    methods = {}
+    for owner, attribute in (name.split(".") for name in getattr(layers, "patch_functions", ())):
+        cls = getattr(layers, owner)
+        if hasattr(cls, attribute):
+            methods[cls, attribute] = getattr(cls, attribute)
+    return methods
 
 
 @contextmanager

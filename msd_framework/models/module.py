@@ -25,8 +25,7 @@ class TorchModule(MultimodalModel):
     """Any `nn.Module`, whether or not it knows of this library.
 
     It gets each modality's values under the name of an argument, with zeros and [PAD] where something is hidden, and its mask where
-    it takes one. A modality that is left out is not given to it, which needs an argument with a default; images and sounds are
-    then hidden by `attention` or `constant`.
+    it takes one. A modality that is left out is not given to it, which needs an argument with a default.
 
     Args:
         target: the dotted name of a class of `nn.Module`, or of a function annotated to return one.

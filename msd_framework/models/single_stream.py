@@ -41,12 +41,9 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         h &= \mathrm{Transformer}\bigl(\mathrm{norm}([c; W_1 t_1 + b_1 + u_1; \ldots; W_M t_M + b_M + u_M])\bigr) \\
         z &= W\, \mathrm{dropout}(\tanh(W_p h_1 + b_p)) + b, \qquad t_m = \mathrm{encoder}_m(\mathrm{input}_m)
 
-    with c a learned [CLS], and :math:`u_m` what marks modality m. Where a token stands within its modality is its encoder's to say.
-    Encoders may be as small as embeddings: `{type: transformer, num_layers: 0}` for words, `patches` for pixels.
-
-    What is hidden is not in the sequence, special positions included, so all ways of hiding a modality give the same logits. All
-    views go through the transformer in one pass without padding (`layers/packed.py`). Of a modality that is left out of the inputs,
-    the encoder gets no gradient: under DDP one view of a step must show it, as the full view does.
+    with c a learned [CLS], and :math:`u_m` what marks modality m. Where a token stands within its modality is its encoder's to say;
+    what is hidden is not in the sequence, special positions included. Encoders may be as small as embeddings:
+    `{type: transformer, num_layers: 0}` for words, `patches` for pixels.
 
     Args:
         hidden_size: D.

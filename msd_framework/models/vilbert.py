@@ -81,27 +81,18 @@ class Vilbert(ImageTextModel):
         z &= \mathrm{head}(\mathrm{dropout}(t \odot v))
 
     with :math:`h` the streams after their last layers. The last `num_connections` layers of either stream each have a connection
-    before them, in which the words read in the regions and the regions in the words. The published model has 12 layers for words,
-    6 for regions and 6 connections: before text layers 6 to 11 and image layers 0 to 5.
-
-    Regions are features [B, L, F] with ``extras["boxes"]``, [B, L, 4 or 5] as shares of the image, or the tokens that an image
-    encoder makes of pixels. Of words, the first is [CLS]; of regions, the first one that is not masked is pooled, which in the
-    authors' features is the whole image.
+    before them, in which the words read in the regions and the regions in the words. Of words, the first one is pooled; of regions,
+    the first that is not masked, which in the authors' features is the whole image.
 
     Of an example without any position in one stream, the other one reads zeros in the connections, and is alone in the fusion:
-    :math:`t \odot v` becomes t, or v. So a text-only view does not have the same answer for all, as it would with v = 0. A
-    hidden text keeps [CLS] and [SEP]; if it is left out altogether, they stand in for it at positions 0 and 1.
-
-    What several views show alike goes through the layers before the first connection once for all of them, dropout included. If a
-    modality is left out of the inputs, its stream does not run and gets no gradient: under DDP one view of a step must show it.
+    :math:`t \odot v` becomes t, or v. What several views show alike goes through the layers before the first connection once for
+    all of them, dropout included. The stream of a modality that is left out does not run and gets no gradient.
 
     Source: Lu et al., ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations, NeurIPS 2019.
 
     Args:
         hidden_size: features of the text stream; 768 if neither this nor `pretrained` says.
-        num_layers: layers of the text stream; 12 if neither this nor `pretrained` says.
         intermediate_size: features inside its perceptrons; 3072 if neither this nor `pretrained` says.
-        num_segments: segments that words can have; 2 if neither this nor `pretrained` says.
         image_hidden_size: features of the image stream; 1024 if neither this nor `pretrained` says.
         image_num_layers: layers of the image stream; 6 if neither this nor `pretrained` says.
         image_num_heads: heads of its attentions; 8 if this does not say.

@@ -58,16 +58,12 @@ class VisualBert(ImageTextModel, SingleSequence):
         x &= [\mathrm{text}; \mathrm{image}], \quad h = \mathrm{Transformer}(x), \quad p = \tanh(W h_1 + b) \\
         z &= \mathrm{head}(\mathrm{dropout}(p))
 
-    Regions are features [B, L, F], or the tokens that an image encoder makes of pixels. The first word is [CLS]; the
-    text carries its special words in ``extras["special"]``, so that they stay when the text is hidden. If the text is
-    left out altogether, [CLS] and [SEP] stand in for it at positions 0 and 1. Hidden by a mask or dropped, a modality
-    gives the same numbers, since words keep their position ids and regions have none.
+    Hidden by a mask or dropped, a modality gives the same numbers, since words keep their position ids and regions have none.
 
     All views of a batch go through the transformer in one pass without padding (`layers/packed.py`), and the last layer computes
     only what the classifier reads. The numbers are those of the padded form, which ``packed: false`` keeps; only for an example of
-    which nothing at all is shown the two may differ. Dropout has the same distribution in each view. What all views share, it
-    drops for all of them at once: inside an image encoder, which runs once for an image, and in the embeddings, unless told not to.
-    If a modality is left out, what embeds it gets no gradient: under DDP one view of a step must show it.
+    which nothing at all is shown the two may differ. Dropout has the same distribution in each view; what all views share, it
+    drops for all of them at once. If a modality is left out, what embeds it gets no gradient.
 
     Source: Li et al., VisualBERT: A Simple and Performant Baseline for Vision and Language, 2019.
 

@@ -30,13 +30,11 @@ class HuggingFaceAudio(Encoder):
     `wav2vec2-base` takes its statistics over the sound's own samples. A sound too short for one position is followed by zeros.
 
     - Wav2Vec2, HuBERT, WavLM, UniSpeech, UniSpeech-SAT: a token for each step of their convolutions; the summary is their mean.
-    - Audio Spectrogram Transformer: [CLS], the distillation token and the patches of a spectrogram of its fixed length, silence
-      included; the summary is its pooler's. What is longer is cut off.
-    - Whisper's encoder: a token for each position of its 30 seconds, silence included, of which those with sound are told; the
-      summary is their mean. What is longer is cut off.
+    - Audio Spectrogram Transformer: [CLS], the distillation token and the patches of its fixed length; the summary is its pooler's.
+    - Whisper's encoder: a token for each position of its 30 seconds; the summary is the mean of those with sound.
 
-    In training, whole layers are not skipped (`layerdrop`) and spans of time are not masked (SpecAugment), as their
-    configurations may ask for: both draw numbers on the CPU and leave parameters without gradients.
+    In training, whole layers are not skipped (`layerdrop`) and spans of time are not masked (SpecAugment): both draw numbers on the
+    CPU and leave parameters without gradients.
 
     Args:
         sample_rate: samples a second.

@@ -26,7 +26,7 @@ class LogMelEncoder(Encoder):
     spectrogram is brought to mean 0 and variance 1 over the windows that hold sound, and two layers of 3 x 3 convolutions with
     max pooling follow; the bands of a window then become one token.
 
-    Source of the scale: O'Shaughnessy, Speech Communication, 1987, p. 150; what is made of sound so: Davis and Mermelstein, 1980.
+    Source: O'Shaughnessy, Speech Communication, 1987, p. 150; Davis and Mermelstein, 1980.
 
     Args:
         sample_rate: samples a second.

@@ -102,9 +102,8 @@ def all_layers(configs: Mapping[str, Any]) -> dict[str, range]:
 class ByArguments(Adapter):
     """Any architecture, by the names of its arguments: words, pixels, regions or a waveform.
 
-    Words and regions are masked where there is an argument for it. Pixels and waveforms that are hidden are zeros, and so are
-    those that are left out. The summary is the pooler's; without one, the mean of the last states; of a model with an embedding
-    each of text and image, both, with zeros for what is hidden.
+    Pixels and waveforms that are hidden or left out are zeros. The summary is the pooler's; without one, the mean of the last
+    states; of a model with an embedding each of text and image, both, with zeros for what is hidden.
     """
 
     takes: tuple[str, ...] = ()

@@ -127,25 +127,21 @@ class Inheritance:
         return not self.only or any(name.startswith(f"{part}.") for part in self.only)
 
     def _part_problems(self) -> list[str]:
-        parts = sorted({name.partition(".")[0] for name in self.model.state_dict()})
-        problems = []
+        names = list(self.model.state_dict())
+        parts, problems = ", ".join(sorted({name.partition(".")[0] for name in names})), []
         for i, part in enumerate(self.only):
-            if not any(name.startswith(f"{part}.") for name in self.model.state_dict()):
-                problems.append(f"only[{i}]: the model has no part {part!r}; it has {', '.join(parts)}.")
+            if not any(name.startswith(f"{part}.") for name in names):
+                problems.append(f"only[{i}]: the model has no part {part!r}; it has {parts}.")
         return problems
 
     def _shape_problems(self) -> list[str]:
         missing = [name for name, there in self.taken.items() if there not in self.state]
         if missing:
-            return [
-                f"what it starts from has no {missing[0]} ({len(missing)} of {len(self.taken)} tensors are missing there). Start "
-                f"from a model of the same kind, or name the parts to take in only."
-            ]
+            text = f"what it starts from has no {missing[0]} ({len(missing)} of {len(self.taken)} tensors are missing there)."
+            return [f"{text} Start from a model of the same kind, or name the parts to take in only."]
         if self.model.num_classes != self.source.num_classes and not self.only:
-            return [
-                f"what it starts from tells {self.source.num_classes} classes apart and the model {self.model.num_classes}. Name "
-                f"the parts to take in only, without the classifier."
-            ]
+            text = f"what it starts from tells {self.source.num_classes} classes apart and the model {self.model.num_classes}."
+            return [f"{text} Name the parts to take in only, without the classifier."]
         own = self.model.state_dict()
         for name, there in self.taken.items():
             here, theirs = list(own[name].shape), list(self.state[there].shape)
@@ -161,10 +157,8 @@ class Inheritance:
         for name, (attention, other) in self.attentions.items():
             (heads, size), (their_heads, their_size) = _sizes(attention), _sizes(other)
             if heads > their_heads or size > their_size:
-                return [
-                    f"{name} has {heads} heads of {size} features, and what it starts from {their_heads} of {their_size}: neither "
-                    f"may be more. Take another num_heads."
-                ]
+                text = f"{name} has {heads} heads of {size} features, and what it starts from {their_heads} of {their_size}"
+                return [f"{text}: neither may be more. Take another num_heads."]
         return []
 
 
@@ -185,12 +179,12 @@ def smaller_attention(attention: SelfAttention, source: SelfAttention, cut: Cut)
     else:
         # scores are divided by the root of a head's size, which changes
         scale = (size / their_size) ** 0.5
-        scored = [low_rank(scale * q.T, k, size) for q, k in zip(query, key)]  # [D' + 1, d'] and [d', D' + 1]
-        query, key = torch.stack([q.T for q, _ in scored]), torch.stack([k for _, k in scored])
+        left, right = zip(*(low_rank(scale * q.T, k, size) for q, k in zip(query, key)))  # [D' + 1, d'] and [d', D' + 1]
+        query, key = torch.stack(left).transpose(1, 2), torch.stack(right)
         # the weights of an attention add up to 1, so the bias of its values passes through it
         bias = bias + (read @ value[..., -1:]).sum((0, 2))
-        passed = [low_rank(o, v[:, :-1], size) for o, v in zip(read, value)]  # [D', d'] and [d', D']
-        read, value = torch.stack([o for o, _ in passed]), torch.stack([v for _, v in passed])
+        left, right = zip(*(low_rank(o, v[:, :-1], size) for o, v in zip(read, value)))  # [D', d'] and [d', D']
+        read, value = torch.stack(left), torch.stack(right)
         value = torch.cat([value, value.new_zeros(heads, size, 1)], -1)
     tensors = {"output.weight": read.transpose(0, 1).reshape(width, heads * size), "output.bias": bias}
     for name, rows_of_heads in {"query": query, "key": key, "value": value}.items():  # [h, d, D' + 1]
