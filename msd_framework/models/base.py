@@ -203,6 +203,16 @@ class Encoder(nn.Module, ABC):
         return encoded, encoded.features(wanted)
 
 
+class LayeredEncoder(Encoder):
+    """An encoder that can return intermediates of its layers as well."""
+
+    def forward(self, inputs: ModalityInputs) -> Encoded:
+        return self.forward_features(inputs, ())[0]
+
+    @abstractmethod
+    def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]: ...
+
+
 ENCODERS: Registry[Encoder] = Registry("encoder", "encoders", Encoder)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +93,7 @@ class ConcatModel(ImageTextModel):
     def classify(self, summary: Tensor) -> Tensor:
         if summary.ndim > 2:  # one view at a time, since a batch norm would mix them
             return torch.stack([self.classify(view) for view in summary])
-        logits: Tensor = self.classifier(summary)
-        return logits
+        return cast(Tensor, self.classifier(summary))
 
     @abstractmethod
     def text_vector(self, text: ModalityInputs) -> Tensor:
@@ -165,8 +164,7 @@ class ConcatBert(ConcatModel):
             HEAD.load_head(self.classifier, weights)
 
     def text_vector(self, text: ModalityInputs) -> Tensor:
-        pooled: Tensor = encode_once(self.text_encoder, text, lambda x: self.text_encoder(x).pooled)
-        return pooled
+        return cast(Tensor, encode_once(self.text_encoder, text, lambda x: self.text_encoder(x).pooled))
 
 
 @MODELS.register("concat_bow")

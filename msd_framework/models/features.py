@@ -154,41 +154,39 @@ class Span:
         return self.start + self.mask.shape[1]
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What a transformer made of one view of a batch."""
+def stack_features(
+    names: Iterable[str], stack: Transformer, states: Mapping[int, Tensor], mask: Tensor, parts: Mapping[str, Span]
+) -> Features:
+    """The intermediates that are read off a transformer's layers, of the names that lie in parts that are there.
 
-    stack: Transformer
-    states: Mapping[int, Tensor]  # float [B, L, D] by layer, of those that were kept
-    mask: Tensor  # bool [B, L], the positions that are looked at
-    parts: Mapping[str, Span]
+    Args:
+        states: the sequence [B, L, D] by layer, where it was kept.
+        mask: the positions that are looked at, bool [B, L].
+    """
+    # several parts may want the same thing of all positions, which is computed once
+    of_all: dict[tuple[int, str], Tensor] = {}
+    features: Features = {}
+    for name, (part, layer, what) in of_layers(names).items():
+        if part not in parts:
+            continue
+        if (layer, what) not in of_all:
+            of_all[layer, what] = _of_layer(stack, states, mask, layer, what)
+        features[name] = cut(KINDS[what], of_all[layer, what], parts[part])
+    return features
 
-    def features(self, names: Iterable[str]) -> Features:
-        """The intermediates of these names, of those that are read off layers and lie in parts that are there."""
-        # several parts may want the same thing of all positions, which is computed once
-        of_all: dict[tuple[int, str], Tensor] = {}
-        features: Features = {}
-        for name, (part, layer, what) in of_layers(names).items():
-            if part not in self.parts:
-                continue
-            if (layer, what) not in of_all:
-                of_all[layer, what] = self._read(layer, what)
-            features[name] = cut(KINDS[what], of_all[layer, what], self.parts[part])
-        return features
 
-    def _read(self, layer: int, what: str) -> Tensor:
-        if what not in FROM_BELOW:
-            return self.states[layer][:, 0] if what == "cls" else self.states[layer]
-        # of what the layer read, computed anew
-        block, x = cast(TransformerLayer, self.stack.layers[layer - 1]), self.states[layer - 1]
-        attention, x = block.attention, block.attention_norm(x) if block.norm_first else x
-        if what in ("query", "key", "value"):
-            projected: Tensor = getattr(attention, what)(x)  # all heads, [B, L, D]
-            return projected
-        scores = at_least_float32_on_cpu(attention.scores, attention.query(x), attention.key(x))  # [B, H, L, L]
-        if what == "scores":
-            return scores
-        return scores.masked_fill(~self.mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)  # before dropout
+def _of_layer(stack: Transformer, states: Mapping[int, Tensor], mask: Tensor, layer: int, what: str) -> Tensor:
+    if what not in FROM_BELOW:
+        return states[layer][:, 0] if what == "cls" else states[layer]
+    # of what the layer read, computed anew
+    block, x = cast(TransformerLayer, stack.layers[layer - 1]), states[layer - 1]
+    attention, x = block.attention, block.attention_norm(x) if block.norm_first else x
+    if what in ("query", "key", "value"):
+        return cast(Tensor, getattr(attention, what)(x))  # all heads, [B, L, D]
+    scores = at_least_float32_on_cpu(attention.scores, attention.query(x), attention.key(x))  # [B, H, L, L]
+    if what == "scores":
+        return scores
+    return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)  # before dropout
 
 
 def hidden_feature(states: Tensor, mask: Tensor) -> Feature:

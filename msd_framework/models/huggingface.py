@@ -144,8 +144,7 @@ class HuggingFace(MultimodalModel):
         return torch.stack([self.encode(view).summary for view in views])  # [V, B, D]
 
     def classify(self, summary: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.dropout(summary))
-        return logits
+        return cast(Tensor, self.classifier(self.dropout(summary)))
 
     def encode(self, inputs: Inputs, states: bool = False) -> Encodings:
         """The encodings of a view, with the states of layers if they are wanted."""
@@ -160,7 +159,6 @@ class HuggingFace(MultimodalModel):
         return self.adapter.encode(self.model, {c: blanked(x, self.pad_id) for c, x in given.items()}, states)
 
     def _stand_in(self, carrier: str, like: Tensor) -> ModalityInputs:
-        """What stands in for a modality that is left out: [CLS] and [SEP], or nothing that is looked at."""
         batch, device = len(like), like.device
         if CARRIERS[carrier][1] == "tokens":
             if not self.can_miss_text:
@@ -195,7 +193,6 @@ def _carriers(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _chosen(kind: str, carriers: Sequence[str], inputs: Mapping[str, str] | None) -> dict[str, str]:
-    """The argument of each modality, sorted by the modality."""
     if not carriers:
         raise ValueError(f"{kind} takes none of {', '.join(CARRIERS)}; give such a model as {{type: module, ...}}")
     chosen = {CARRIERS[carrier][0]: carrier for carrier in carriers} if inputs is None else inputs
@@ -212,7 +209,6 @@ def _side(image_size: int | list[int] | None) -> int | list[int] | None:
 
 
 def _of_text(config: Any, size: str) -> int | None:
-    """A size of the text's part, if the configuration tells it."""
     return cast("int | None", getattr(getattr(config, "text_config", None) or config, size, None))
 
 

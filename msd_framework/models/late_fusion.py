@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +91,7 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         return torch.stack([self._summary(self.own(inputs), once)[0] for inputs in views])  # [V, B, D]
 
     def classify(self, summary: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(summary)
-        return logits
+        return cast(Tensor, self.classifier(summary))
 
     def _once(self, wanted: Collection[str]) -> Once:
         once = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +108,7 @@ class Mmbt(ImageTextModel, SingleSequence):
         return self.embeddings.norm, self.embeddings.dropout
 
     def classify(self, summary: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.dropout(summary))
-        return logits
+        return cast(Tensor, self.head(self.dropout(summary)))
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         image_parts = OncePerInput(self._image_parts)
@@ -134,8 +133,7 @@ class Mmbt(ImageTextModel, SingleSequence):
     def _regions(self, features: Tensor, positions: Tensor) -> Tensor:
         """Regions [.., F] at positions [..] to the sums of their embeddings [.., D]."""
         segment = self.embeddings.segment.weight[self.image_segment]
-        embedded: Tensor = self.image_projection(features) + self.embeddings.position(positions) + segment
-        return embedded
+        return cast(Tensor, self.image_projection(features) + self.embeddings.position(positions) + segment)
 
     def _mark(self, which: int, positions: Tensor, mask: Tensor) -> Segment:
         """[CLS] or [SEP] of the image's part, [B, 1]."""

@@ -258,5 +258,4 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
 
 
 def fields_of(inputs: Mapping[str, str] | None) -> dict[str, str]:
-    """The field that carries each modality, sorted by the modality."""
     return dict(sorted((inputs or USUAL_FIELDS).items()))

@@ -136,7 +136,6 @@ class TorchModule(MultimodalModel):
 
 
 def _entries(output: Any) -> dict[str, Any]:
-    """What an output holds by key, attribute, or place."""
     if isinstance(output, Mapping):
         return {str(key): value for key, value in output.items()}
     if hasattr(output, "_asdict"):

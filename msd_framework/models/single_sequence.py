@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import Encoded, SummaryModel
-from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, Trace, layer_features, layers_of
+from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, layer_features, layers_of, stack_features
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.packed import Move, PackedRows, Segment, pack, read_layers
 from msd_framework.models.layers.pooling import visible
@@ -77,7 +77,7 @@ class SingleSequence(SummaryModel):
         features: list[Features] = []
         for view, of_view, names, summary in zip(parts, states, wanted, summaries):
             spans = self.spans(view)
-            of_layers = Trace(self.encoder, of_view, spans[FUSED].mask, spans).features(names)
+            of_layers = stack_features(names, self.encoder, of_view, spans[FUSED].mask, spans)
             features.append(of_layers | {SUMMARY: Feature(summary)} if SUMMARY in names else of_layers)
         return ModelOutput(self.classify(summaries)), features
 
@@ -98,7 +98,6 @@ class SingleSequence(SummaryModel):
         return torch.cat(embedded, 1), _mask(view)
 
     def pool(self, first: Tensor) -> Tensor:
-        """The summary [.., D] of the first position's last state [.., D]."""
         return torch.tanh(self.pooler(first))
 
     def _read(self, views: Sequence[Sequence[Segment]], layers: Collection[int]) -> tuple[Tensor, list[Mapping[int, Tensor]]]:

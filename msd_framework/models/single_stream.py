@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,6 @@ class Reader(nn.Module):
         self.mark = nn.Parameter(torch.empty(hidden_size))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [.., width] to [.., D]."""
         projected: Tensor = self.project(tokens)
         return projected + self.mark
 
@@ -87,8 +87,7 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         return self.norm, self.dropout
 
     def classify(self, summary: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.dropout(summary))
-        return logits
+        return cast(Tensor, self.classifier(self.dropout(summary)))
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         own = [self.own(inputs) for inputs in views]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import chain
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,7 @@ class RegionEmbeddings(nn.Module):
         """Regions [B, L, F] with boxes [B, L, 4 or 5] to embeddings [B, L, D]."""
         whole = features.new_tensor([0.0, 0.0, 1.0, 1.0, 1.0])
         location = whole if boxes is None else with_area(boxes).to(features.dtype)
-        embedded: Tensor = self.dropout(self.norm(self.feature(features) + self.location(location)))
-        return embedded
+        return cast(Tensor, self.dropout(self.norm(self.feature(features) + self.location(location))))
 
 
 def with_area(boxes: Tensor) -> Tensor:
@@ -171,8 +170,7 @@ class Vilbert(ImageTextModel):
         return torch.stack([self.summarise(*streams) for streams in self.streams(views, (), ())])  # [V, B, D]
 
     def classify(self, summary: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.dropout(summary))
-        return logits
+        return cast(Tensor, self.head(self.dropout(summary)))
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:

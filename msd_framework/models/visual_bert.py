@@ -133,8 +133,7 @@ class VisualBert(ImageTextModel, SingleSequence):
         return self.embeddings.norm, self.embeddings.dropout
 
     def classify(self, summary: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.dropout(summary))
-        return logits
+        return cast(Tensor, self.head(self.dropout(summary)))
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
         regions = OncePerInput(self._regions)

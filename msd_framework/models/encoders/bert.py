@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msd_framework.models.base import ENCODERS, Encoded, Encoder, refuse_positions
+from msd_framework.models.base import ENCODERS, Encoded, LayeredEncoder, refuse_positions
 from msd_framework.models.features import KINDS, Features, Span, cut, layer_features, of_layers
 from msd_framework.models.pretrained.transformers import load_published, refuse_generative
 from msd_framework.structures import FeatureKind, ModalityInputs
@@ -19,7 +19,7 @@ BERT_FEATURES = ("hidden", "mean", "cls", "attention")  # what transformers retu
 
 
 @ENCODERS.register("bert")
-class Bert(Encoder):
+class Bert(LayeredEncoder):
     """A text encoder of transformers; its summary is the pooler's, or the first word where it has no pooler.
 
     Args:
@@ -63,9 +63,6 @@ class Bert(Encoder):
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         config = {"model_type": self.model.config.model_type, **self.model.config.to_diff_dict()}
         return {**options, "name": None, "config": json.loads(json.dumps(config, default=str))}
-
-    def forward(self, inputs: ModalityInputs) -> Encoded:
-        return self.forward_features(inputs, ())[0]
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:

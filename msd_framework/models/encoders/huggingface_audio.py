@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.errors import did_you_mean
-from msd_framework.models.base import ENCODERS, Encoded, Encoder
+from msd_framework.models.base import ENCODERS, Encoded, LayeredEncoder
 from msd_framework.models.encoders.sound_features import KaldiMel, RawSamples, SoundFeatures, WhisperMel
 from msd_framework.models.features import KINDS, Features, Span, cut, layer_features, of_layers
 from msd_framework.models.layers.pooling import masked_mean, visible
@@ -23,7 +23,7 @@ from msd_framework.structures import FeatureKind, ModalityInputs
 
 
 @ENCODERS.register("huggingface_audio")
-class HuggingFaceAudio(Encoder):
+class HuggingFaceAudio(LayeredEncoder):
     """A sound encoder of transformers, from the waveform on: what its feature extractor does is done here, on the device.
 
     Each sound gives what transformers makes of that sound alone, however long the others of its batch are: the group norm of
@@ -91,9 +91,6 @@ class HuggingFaceAudio(Encoder):
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "name": None, "config": written_config(self.model), "extractor": self.settings}
-
-    def forward(self, inputs: ModalityInputs) -> Encoded:
-        return self.forward_features(inputs, ())[0]
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
@@ -240,7 +237,6 @@ def _group_norm(norm: nn.GroupNorm, x: Tensor, count: Tensor) -> Tensor:
 
 
 def _extractor(config: Any, name: str | None, given: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
-    """The feature extractor that goes with a model."""
     from transformers import FEATURE_EXTRACTOR_MAPPING
 
     kind = FEATURE_EXTRACTOR_MAPPING[type(config)]
@@ -264,5 +260,4 @@ def _extractor(config: Any, name: str | None, given: Mapping[str, Any], sizes: M
 
 
 def _options(kind: type[Any]) -> list[str]:
-    """The options of a feature extractor."""
     return [option for option in inspect.signature(kind.__init__).parameters if option not in ("self", "kwargs")]

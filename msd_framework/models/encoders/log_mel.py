@@ -106,7 +106,6 @@ def mel_filters(sample_rate: int, num_frequencies: int, num_bands: int) -> Tenso
 
 
 def _normalised(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over the unmasked windows and all bands of each example, zeros elsewhere."""
     shown = mask[..., None]
     count = (mask.sum(1) * x.shape[-1]).clamp(min=1).view(-1, 1, 1)
     centred = torch.where(shown, x - torch.where(shown, x, 0.0).sum((1, 2), keepdim=True) / count, 0.0)

@@ -7,8 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from msd_framework.models.base import ENCODERS, Encoded, Encoder
-from msd_framework.models.features import KINDS, Features, Span, Trace, layer_features, layers_of
+from msd_framework.models.base import ENCODERS, Encoded, LayeredEncoder
+from msd_framework.models.features import KINDS, Features, Span, layer_features, layers_of, stack_features
 from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.layers.transformer import LayerSizes, Transformer
 from msd_framework.ranges import not_negative, positive
@@ -16,7 +16,7 @@ from msd_framework.structures import FeatureKind, ModalityInputs
 
 
 @ENCODERS.register("patches")
-class Patches(Encoder):
+class Patches(LayeredEncoder):
     r"""Cuts an image into patches that do not overlap, L of them.
 
     .. math:: x_l = W_2\, \mathrm{GELU}(W_1\, \mathrm{patch}_l + b_1) + b_2 + \mathrm{position}_l
@@ -67,9 +67,6 @@ class Patches(Encoder):
         if freeze:
             self.requires_grad_(False)
 
-    def forward(self, inputs: ModalityInputs) -> Encoded:
-        return self.forward_features(inputs, ())[0]
-
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
         if self.layers is None:
@@ -85,6 +82,6 @@ class Patches(Encoder):
         of_layers: Features = {}
         if self.layers is not None:
             tokens, states = self.layers.trace(tokens, mask, layers_of(wanted))
-            of_layers = Trace(self.layers, states, mask, {"": Span(mask)}).features(wanted)
+            of_layers = stack_features(wanted, self.layers, states, mask, {"": Span(mask)})
         encoded = Encoded(tokens, mask, masked_mean(tokens, mask))
         return encoded, encoded.features(wanted) | of_layers

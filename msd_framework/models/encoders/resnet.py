@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from msd_framework.models.base import ENCODERS, Encoded, Encoder
+from msd_framework.models.base import ENCODERS, Encoded, LayeredEncoder
 from msd_framework.models.features import Features, within
 from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.pretrained.weights import is_weight_file, load_exactly, read_tensors
@@ -17,7 +17,7 @@ from msd_framework.structures import FeatureKind, ModalityInputs
 
 
 @ENCODERS.register("resnet")
-class ResNet(Encoder):
+class ResNet(LayeredEncoder):
     """A torchvision ResNet without its classifier: a token for each cell of the last grid, and the mean over them.
 
     It has batch norms, which mix the examples of a batch in training, unless they are frozen. What a masked image holds
@@ -60,9 +60,6 @@ class ResNet(Encoder):
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "weights": None}
-
-    def forward(self, inputs: ModalityInputs) -> Encoded:
-        return self.forward_features(inputs, ())[0]
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:

@@ -7,8 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from msd_framework.models.base import ENCODERS, Encoded, Encoder
-from msd_framework.models.features import Features, Span, Trace, layer_features, layers_of
+from msd_framework.models.base import ENCODERS, Encoded, LayeredEncoder
+from msd_framework.models.features import Features, Span, layer_features, layers_of, stack_features
 from msd_framework.models.layers.pooling import masked_mean
 from msd_framework.models.layers.transformer import LayerSizes, Transformer
 from msd_framework.ranges import not_negative, positive
@@ -16,7 +16,7 @@ from msd_framework.structures import FeatureKind, ModalityInputs
 
 
 @ENCODERS.register("transformer")
-class TextTransformer(Encoder):
+class TextTransformer(LayeredEncoder):
     """Word and position embeddings, transformer layers, and the mean over the words.
 
     Args:
@@ -65,9 +65,6 @@ class TextTransformer(Encoder):
         if freeze:
             self.requires_grad_(False)
 
-    def forward(self, inputs: ModalityInputs) -> Encoded:
-        return self.forward_features(inputs, ())[0]
-
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
         return super().feature_kinds | layer_features("", len(self.transformer.layers))
@@ -81,5 +78,5 @@ class TextTransformer(Encoder):
         embedded = self.dropout(self.word(ids) + self.position(positions))  # [B, L, D]
         tokens, states = self.transformer.trace(embedded, inputs.mask, layers_of(wanted))
         encoded = Encoded(tokens, inputs.mask, masked_mean(tokens, inputs.mask))
-        trace = Trace(self.transformer, states, inputs.mask, {"": Span(inputs.mask)})
-        return encoded, encoded.features(wanted) | trace.features(wanted)
+        of_layers = stack_features(wanted, self.transformer, states, inputs.mask, {"": Span(inputs.mask)})
+        return encoded, encoded.features(wanted) | of_layers

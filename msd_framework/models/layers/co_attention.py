@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +24,9 @@ class Stream:
 
     @classmethod
     def begin(cls, x: Tensor, mask: Tensor, keep: Collection[int]) -> Stream:
-        """A stream before its first layer."""
         return cls(x, mask, keep, states={0: x} if 0 in keep else {})
 
     def through(self, layer: nn.Module) -> Stream:
-        """The stream one layer on."""
         x, number = layer(self.x, self.mask), self.layer + 1
         states = {**self.states, number: x} if number in self.keep else self.states
         return replace(self, x=x, layer=number, states=states)
@@ -55,8 +54,7 @@ class CrossAttention(Attention):
             read = self.read(query, self.key(other.x), self.value(other.x), other.mask)
             # a softmax over nothing but hidden positions spreads evenly over them, so what it read is taken back
             read = read.masked_fill(~other.present[:, None, None], 0.0)
-        output: Tensor = self.output(read)  # [B, Q, width]
-        return output
+        return cast(Tensor, self.output(read))  # [B, Q, width]
 
 
 class Connection(nn.Module):

@@ -96,8 +96,7 @@ class PackedRows:
         read = []
         for block, q, k, v in zip(self.blocks, queries, keys, values):
             read.append(attention.read(q, k, v, block.mask).flatten(0, 1))
-        attended: Tensor = attention.output(torch.cat(read))
-        return attended
+        return cast(Tensor, attention.output(torch.cat(read)))
 
     def _split(self, x: Tensor, num_kept: int | None = None) -> list[Tensor]:
         """The blocks of a sequence, [n, L, D] each, or with so many positions of each row."""
@@ -208,7 +207,6 @@ def _taking(kept: Tensor) -> tuple[Move, Tensor]:
 
 
 def _padded_rows(tokens: Sequence[Tensor], masks: Sequence[Tensor]) -> PackedRows:
-    """Rows at the full length of their view, which is a block."""
     device = tokens[0].device
     blocks, first, start, total = [], [], 0, 0
     for mask in masks:

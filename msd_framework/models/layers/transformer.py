@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -63,14 +64,12 @@ class Attention(nn.Module):
             hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min)
             scores = scores + hidden[:, None, None, :]
         weights = self.dropout(scores.softmax(-1))
-        read: Tensor = (weights @ value).transpose(1, 2).flatten(2)  # [B, Q, D]
-        return read
+        return cast(Tensor, (weights @ value).transpose(1, 2).flatten(2))  # [B, Q, D]
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """How well queries [B, Q, D] fit keys [B, L, D], before any mask: [B, heads, Q, L]."""
         query, key = self._heads(query), self._heads(key)
-        scores: Tensor = query / query.shape[-1] ** 0.5 @ key.transpose(-1, -2)
-        return scores
+        return cast(Tensor, query / query.shape[-1] ** 0.5 @ key.transpose(-1, -2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
@@ -96,8 +95,7 @@ class SelfAttention(Attention):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """What each position reads [B, L, D] in the positions of a sequence [B, L, D] whose mask [B, L] is True."""
-        read: Tensor = self.output(self.read(self.query(x), self.key(x), self.value(x), mask))  # [B, L, D]
-        return read
+        return cast(Tensor, self.output(self.read(self.query(x), self.key(x), self.value(x), mask)))  # [B, L, D]
 
 
 class TransformerLayer(nn.Module):
@@ -139,8 +137,7 @@ class TransformerLayer(nn.Module):
         return x
 
     def _mlp(self, x: Tensor) -> Tensor:
-        y: Tensor = self.contract(nn.functional.gelu(self.expand(x)))
-        return y
+        return cast(Tensor, self.contract(nn.functional.gelu(self.expand(x))))
 
 
 class Transformer(nn.Module):
@@ -154,7 +151,6 @@ class Transformer(nn.Module):
         self.token_cost = 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The sequence [B, L, D] after the last layer."""
         return self.trace(x, mask, ())[0]
 
     def trace(self, x: Tensor, mask: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:

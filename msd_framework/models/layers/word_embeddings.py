@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -57,13 +58,11 @@ class WordTables(nn.Module):
         return text.extras.get("positions", torch.arange(length, device=text.values.device))
 
     def segments(self, text: ModalityInputs) -> Tensor:
-        """Segments of words, [B, L]."""
         return text.extras.get("segments", torch.zeros_like(text.values))
 
     def words(self, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
         """Words [..] to the sums of their embeddings [.., D]."""
-        embedded: Tensor = self.word(ids) + self.position(positions) + self.segment(segments)
-        return embedded
+        return cast(Tensor, self.word(ids) + self.position(positions) + self.segment(segments))
 
     def empty(self, num_examples: int) -> ModalityInputs:
         """What stands in for texts that are left out: [CLS] and [SEP] at positions 0 and 1."""
@@ -92,5 +91,4 @@ class WordEmbeddings(WordTables):
         """Words [B, L] to embeddings [B, L, D]."""
         ids = text.values.masked_fill(~text.mask, self.pad_id)
         words = self.words(ids, self.positions(text), self.segments(text))
-        embedded: Tensor = self.dropout(self.norm(words))  # [B, L, D]
-        return embedded
+        return cast(Tensor, self.dropout(self.norm(words)))  # [B, L, D]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,6 @@ class Adapter(ABC):
 
 
 def words(text: ModalityInputs, with_segments: bool = True) -> dict[str, Tensor]:
-    """The arguments of a text."""
     arguments = {WORDS: text.values, "attention_mask": text.mask.long()}
     if with_segments and "segments" in text.extras:
         arguments["token_type_ids"] = text.extras["segments"]
@@ -173,7 +172,6 @@ def split(states: States, text: ModalityInputs, image: tuple[str, Tensor] | None
 
 
 def summary_of(output: Any, inputs: Inputs) -> Tensor:
-    """The summary [B, D] of an output of transformers."""
     for name in SUMMARIES:
         if output.get(name) is not None:
             return _flat(output[name])
@@ -223,8 +221,7 @@ class Vilt(Adapter):
         places = nn.functional.interpolate(grid, projected.shape[2:], mode="bilinear", align_corners=True)
         patches = (projected + places).flatten(2).transpose(1, 2)  # [B, H W, D]
         marks = (embeddings.cls_token + first).expand(len(pixels), -1, -1).to(patches.dtype)
-        dropped: Tensor = embeddings.dropout(torch.cat([marks, patches], 1))
-        return dropped
+        return cast(Tensor, embeddings.dropout(torch.cat([marks, patches], 1)))
 
 
 class Lxmert(Adapter):
@@ -358,7 +355,6 @@ def _last(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def _longer(x: Tensor, length: int, fill: int = 0) -> Tensor:
-    """Words [B, L] with others after them until there are so many."""
     return nn.functional.pad(x, (0, max(0, length - x.shape[1])), value=fill)
 
 

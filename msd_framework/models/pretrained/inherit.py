@@ -104,7 +104,6 @@ class Inheritance:
         return tensors
 
     def name_of(self, name: str) -> str:
-        """What a part of the model is called in the source."""
         for stack, chosen in self.stacks.items():
             if name.startswith(f"{stack}."):
                 number, dot, rest = name.removeprefix(f"{stack}.").partition(".")
@@ -194,5 +193,4 @@ def smaller_attention(attention: SelfAttention, source: SelfAttention, cut: Cut)
 
 
 def _sizes(attention: SelfAttention) -> tuple[int, int]:
-    """How many heads there are, and how many features each has."""
     return attention.num_heads, attention.query.out_features // attention.num_heads

@@ -137,7 +137,6 @@ class WeightMap:
         return {ours: config[theirs] for ours, theirs in self.bert_sizes.items() if theirs in config}
 
     def body(self, model: nn.Module) -> nn.ModuleDict:
-        """The parts of a model that the weights are of."""
         return nn.ModuleDict({name: part for name, part in model.named_children() if name in self.parts})
 
     def load(self, model: nn.Module, pretrained: Pretrained | None) -> None:

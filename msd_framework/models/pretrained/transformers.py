@@ -47,7 +47,6 @@ def refuse_generative(config: Mapping[str, Any], name: str) -> None:
 
 
 def forward_arguments(kind: str) -> list[str]:
-    """The arguments of an architecture's forward, without building it."""
     from transformers import AutoConfig
 
     try:
@@ -142,6 +141,5 @@ def reason_of(error: Exception) -> str:
 
 
 def _refuse_sizes(name: str, config: Mapping[str, Any]) -> None:
-    """Sizes that no model has, before one is made that never ends."""
     for key, value in too_large(config):
         raise ValueError(f"{name}: {key} is {value}, which is more than any model has")

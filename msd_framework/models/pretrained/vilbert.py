@@ -91,7 +91,6 @@ class VilbertSizes(TextSizes):
             raise ValueError(text)
 
     def layers(self, dropout: float, attention_dropout: float) -> tuple[LayerSizes, LayerSizes]:
-        """The layers of the text's stream, and those of the image's."""
         dropouts = dropout, attention_dropout, False
         text = self.hidden_size, self.num_heads, self.intermediate_size, *dropouts
         image = self.image_hidden_size, self.image_num_heads, self.image_intermediate_size, *dropouts

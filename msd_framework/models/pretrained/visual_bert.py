@@ -40,17 +40,14 @@ class VisualBertSizes(TextSizes):
     layer_norm_eps: float = 1e-12
 
     def transformer(self, dropout: float, attention_dropout: float) -> Transformer:
-        """Layers of these sizes."""
         sizes = self.hidden_size, self.num_heads, self.intermediate_size, dropout, attention_dropout, False
         return Transformer(self.num_layers, LayerSizes(*sizes, self.layer_norm_eps))
 
     def config(self) -> dict[str, Any]:
-        """The sizes as a config.json calls them."""
         return {THEIR_SIZES[name]: size for name, size in asdict(self).items()}
 
 
 def sizes_of(pretrained: Pretrained) -> dict[str, Any]:
-    """The sizes that a published BERT or VisualBERT states."""
     config = pretrained.config
     kind = config.get("model_type")
     if kind not in ("visual_bert", "bert"):
