@@ -37,6 +37,7 @@ class MultimodalModel(nn.Module, ABC):
 
     modalities: tuple[str, ...]  # the names of what it takes, sorted
     num_classes: int  # C
+    summary_size: int | None = None  # D, where a model makes its logits of a summary that it can return
 
     @classmethod
     @abstractmethod
@@ -97,11 +98,6 @@ class MultimodalModel(nn.Module, ABC):
         """
         return None
 
-    @property
-    def summary_size(self) -> int | None:
-        """D, where a model makes its logits of a summary that it can return; else None."""
-        return None
-
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
         """The summaries [V, B, D] of several views: `classify` of them is `forward_views`."""
         raise NotImplementedError(f"{type(self).__name__} does not tell its summary")
@@ -124,9 +120,7 @@ MODELS: Registry[MultimodalModel] = Registry("model", "models", MultimodalModel)
 class SummaryModel(MultimodalModel):
     """A model that makes its logits of a summary, and can return both."""
 
-    @property
-    @abstractmethod
-    def summary_size(self) -> int: ...
+    summary_size: int
 
     @abstractmethod
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor: ...

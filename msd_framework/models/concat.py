@@ -64,6 +64,7 @@ class ConcatModel(ImageTextModel):
         not_negative(num_layers=num_layers)
         self.num_classes, self.feature_size, self.num_regions = num_classes, width, num_regions
         self.text_width, self.image_width = text_width, width * (num_regions or 1)
+        self.summary_size = self.text_width + self.image_width
         self.image_encoder = image_encoder
         hidden = hidden_layers(self.summary_size, hidden_size, num_layers, dropout, batch_norm)
         self.classifier = nn.Sequential(*hidden, nn.Linear(hidden_size if num_layers else self.summary_size, num_classes))
@@ -80,10 +81,6 @@ class ConcatModel(ImageTextModel):
             of_view = {"image.pooled": Feature(image), "text.pooled": Feature(text), SUMMARY: Feature(summary)}
             features.append({name: of_view[name] for name in names})
         return ModelOutput(self.classify(summaries)), features
-
-    @property
-    def summary_size(self) -> int:
-        return self.text_width + self.image_width
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
         mixes = any(isinstance(part, Encoder) and mixes_examples(part) for part in self.children())

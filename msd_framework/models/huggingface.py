@@ -95,7 +95,8 @@ class HuggingFace(MultimodalModel):
             if part is not None:
                 part.requires_grad_(False)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(self.adapter.width(sizes_of_model), num_classes)
+        self.summary_size = self.adapter.width(sizes_of_model)
+        self.classifier = nn.Linear(self.summary_size, num_classes)
 
     @classmethod
     def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -135,10 +136,6 @@ class HuggingFace(MultimodalModel):
         encodings = [self.encode(view, bool(set(names) - {SUMMARY})) for view, names in zip(views, wanted)]
         logits = self.classify(torch.stack([of_view.summary for of_view in encodings]))  # [V, B, C]
         return ModelOutput(logits), list(map(self._features, encodings, wanted))
-
-    @property
-    def summary_size(self) -> int:
-        return self.classifier.in_features
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
         return torch.stack([self.encode(view).summary for view in views])  # [V, B, D]

@@ -64,7 +64,8 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         self.projections = nn.ModuleDict({m: nn.Linear(encoders[m].width, hidden_size) for m in self.modalities})
         self.missing = nn.ParameterDict({m: nn.Parameter(0.02 * torch.randn(hidden_size)) for m in self.modalities})
         self.fusion = FUSIONS[fusion](len(encoders), hidden_size)
-        expand, last = nn.Linear(self.fusion.width, hidden_size), nn.Linear(hidden_size, num_classes)
+        self.summary_size = self.fusion.width
+        expand, last = nn.Linear(self.summary_size, hidden_size), nn.Linear(hidden_size, num_classes)
         self.classifier = nn.Sequential(nn.Dropout(dropout), expand, nn.GELU(), nn.Dropout(dropout), last)
 
     @property
@@ -81,10 +82,6 @@ class LateFusion(ModelOfEncoders, SummaryModel):
             summaries.append(summary)
             features.append({name: of_view[name] for name in names})
         return ModelOutput(self.classify(torch.stack(summaries))), features
-
-    @property
-    def summary_size(self) -> int:
-        return self.fusion.width
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
         once = self._once(())

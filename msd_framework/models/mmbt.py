@@ -79,7 +79,6 @@ class Mmbt(ImageTextModel, SingleSequence):
     ):
         super().__init__()
         weights = read_published(pretrained) if pretrained is not None else None
-        feature_size = feature_size if image_encoder is None else image_encoder.width
         self.sizes = sizes = choose_sizes(VisualBertSizes, WEIGHTS.sizes_of, locals(), weights)
         for name, value, size in (
             ("cls_id", cls_id, sizes.vocab_size),
@@ -89,7 +88,7 @@ class Mmbt(ImageTextModel, SingleSequence):
         ):
             if not 0 <= value < size:
                 raise ValueError(f"{name} must be in 0..{size - 1}, got {value}")
-        self.num_classes = num_classes
+        self.num_classes, self.summary_size = num_classes, sizes.hidden_size
         self.image_segment, self.text_segment = image_segment, text_segment
         self.embeddings = WordEmbeddings(sizes, pad_id, (cls_id, sep_id), dropout, sizes.layer_norm_eps)
         self.image_projection = nn.Linear(sizes.feature_size, sizes.hidden_size)

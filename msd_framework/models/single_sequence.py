@@ -55,10 +55,6 @@ class SingleSequence(SummaryModel):
             start += segment.mask.shape[1]
         return spans | {FUSED: Span(_mask(view))}
 
-    @property
-    def summary_size(self) -> int:
-        return self.pooler.out_features
-
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
         return self._read(self.parts(views), ())[0]  # [V, B, D]
 

@@ -69,6 +69,7 @@ class SingleStream(ModelOfEncoders, SingleSequence):
     ):
         super().__init__(encoders, num_classes)
         positive(hidden_size=hidden_size, num_layers=num_layers, intermediate_size=intermediate_size)
+        self.summary_size = hidden_size
         self.first = nn.Parameter(torch.empty(hidden_size))
         self.readers = nn.ModuleDict({m: Reader(encoders[m].width, hidden_size) for m in self.modalities})
         self.norm = nn.LayerNorm(hidden_size)

@@ -140,10 +140,9 @@ class Vilbert(ImageTextModel):
     ):
         super().__init__()
         weights = read_published(pretrained) if pretrained is not None else None
-        feature_size = feature_size if image_encoder is None else image_encoder.width
         self.sizes = s = choose_sizes(VilbertSizes, WEIGHTS.sizes_of, locals(), weights)
         text, image = s.layers(dropout, attention_dropout)
-        self.num_classes = num_classes
+        self.num_classes, self.summary_size = num_classes, s.co_hidden_size
         self.embeddings = WordEmbeddings(s, pad_id, (cls_id, sep_id), dropout, LAYER_NORM_EPS)
         self.image_embeddings = RegionEmbeddings(s.feature_size, s.image_hidden_size, dropout)
         self.text_layers = nn.ModuleList(TransformerLayer(text) for _ in range(s.num_layers))
@@ -161,10 +160,6 @@ class Vilbert(ImageTextModel):
         WEIGHTS.load(self, weights)
         if pretrained_head:
             HEAD.load_head(self.head, weights)
-
-    @property
-    def summary_size(self) -> int:
-        return self.sizes.co_hidden_size
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
         return torch.stack([self.summarise(*streams) for streams in self.streams(views, (), ())])  # [V, B, D]

@@ -112,11 +112,10 @@ class VisualBert(ImageTextModel, SingleSequence):
     ):
         super().__init__()
         weights = read_pretrained(pretrained) if pretrained is not None else None
-        feature_size = feature_size if image_encoder is None else image_encoder.width
         self.sizes = sizes = choose_sizes(VisualBertSizes, sizes_of, locals(), weights)
         if not 0 <= visual_token_type < sizes.num_segments:
             raise ValueError(f"visual_token_type must be in 0..{sizes.num_segments - 1}, got {visual_token_type}")
-        self.num_classes = num_classes
+        self.num_classes, self.summary_size = num_classes, sizes.hidden_size
         self.attention_dropout = attention_dropout
         self.packed, self.share_embedding_dropout = packed, share_embedding_dropout
         self.embeddings = VisualBertEmbeddings(sizes, pad_id, (cls_id, sep_id), visual_token_type, dropout)

@@ -208,9 +208,7 @@ class Vilt(Adapter):
         patches = self._patches(model.embeddings, image.values)  # [B, L, D]
         mask = whole(image, patches.shape[1])
         output = model(image_embeds=patches, pixel_mask=mask.long(), output_hidden_states=states, **words(text))
-        if not states:
-            return Encodings(output.pooler_output)
-        return Encodings(output.pooler_output, *split(numbered(output.hidden_states), text, (PIXELS, mask)))
+        return Encodings(output.pooler_output, *split(numbered(output.hidden_states or ()), text, (PIXELS, mask)))
 
     def _patches(self, embeddings: Any, pixels: Tensor) -> Tensor:
         """Pixels to [CLS] of the image and its patches, at places that are stretched to the image."""
@@ -247,9 +245,8 @@ class Lxmert(Adapter):
         boxes = image.extras.get("boxes", everything)[..., :4].to(image.values.dtype) * image.mask[..., None]
         regions = {"visual_feats": image.values, "visual_pos": boxes, "visual_attention_mask": image.mask.long()}
         output = model(**words(text), **regions, output_hidden_states=states)
-        if not states:
-            return Encodings(output.pooled_output)
-        by_part = {WORDS: numbered(output.language_hidden_states, 1), REGIONS: numbered(output.vision_hidden_states, 1)}
+        of_words, of_regions = output.language_hidden_states or (), output.vision_hidden_states or ()
+        by_part = {WORDS: numbered(of_words, 1), REGIONS: numbered(of_regions, 1)}
         return Encodings(output.pooled_output, by_part, {WORDS: content(text), REGIONS: image.mask})
 
 

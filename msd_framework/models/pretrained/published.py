@@ -220,6 +220,8 @@ def choose_sizes(
     A vocabulary that is smaller than the published one fits it: all its ids have an embedding.
     """
     given = {name: arguments[name] for name in kind.__dataclass_fields__ if arguments[name] is not None}
+    if arguments["image_encoder"] is not None:
+        given["feature_size"] = arguments["image_encoder"].width
     if pretrained is None:
         return kind(**given)
     published = sizes_of(pretrained)
