@@ -55,12 +55,11 @@ def read_card(file: Path, version: int, damaged: Damaged) -> dict[str, Any]:
 
 
 def read_object(file: Path, damaged: Damaged) -> dict[str, Any]:
-    """The object of a JSON file."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise damaged(file, "is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(file, f"is damaged ({error})") from error
     if not isinstance(values, dict):
         raise damaged(file, f"is damaged (wanted an object, got a {type(values).__name__})")

@@ -105,7 +105,6 @@ class Schedule:
             raise ValueError(f"{name}: {error}") from error
 
     def at(self, share: float) -> float:
-        """What it is when that part of the run is done."""
         x = min(1.0, max(0.0, (share - self.begin) / self.over))
         return self.start + (self.end - self.start) * SHAPES[self.shape](x)
 

@@ -31,7 +31,6 @@ def made_batch(num_examples: int, seed: int = 0, num_classes: int = 3, vocab_siz
 
 
 def take(batch: Batch, indices: list[int]) -> Batch:
-    """Some examples of a batch."""
     inputs = {
         m: ModalityInputs(x.values[indices], x.mask[indices], {k: e[indices] for k, e in x.extras.items()})
         for m, x in batch.inputs.items()

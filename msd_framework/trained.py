@@ -57,9 +57,8 @@ class ViewPredictions:
 
     @classmethod
     def of(cls, found: Predictions, view: str, info: DatasetInfo) -> ViewPredictions:
-        logits = found.logits[view]
+        logits, classes = found.logits[view], list[Any]()
         shown = found.shown.get(view, torch.ones(len(logits), dtype=torch.bool))
-        classes: list[Any] = []
         for names, is_shown in zip(predicted_names(logits, info), shown.tolist()):
             predicted = list(names) if info.task == "multi_label" else names[0]
             classes.append(predicted if is_shown else None)
@@ -150,20 +149,18 @@ class TrainedModel:
         return ExampleReader(Records(rows, self.modalities, targets), self.processors, names_modality=True)
 
     def _targets(self, targets: Any) -> list[Any] | None:
-        """Targets as plain numbers, each checked."""
-        if targets is None:
+        given, listed = _plain(targets), list[Any]()
+        if given is None:
             return None
-        listed = _plain(targets)
-        if isinstance(listed, str) or not isinstance(listed, Iterable):
+        if isinstance(given, str) or not isinstance(given, Iterable):
             raise DataError(f"targets is a {type(targets).__name__}, wanted a list of one for each row")
-        listed = [_plain(target) for target in listed]
-        for i, target in enumerate(listed):
-            if wanted := target_problem(target, self.info):
-                raise DataError(f"targets[{i}]: is {target!r}, wanted {wanted}")
+        for i, target in enumerate(given):
+            listed.append(_plain(target))
+            if wanted := target_problem(listed[-1], self.info):
+                raise DataError(f"targets[{i}]: is {listed[-1]!r}, wanted {wanted}")
         return listed
 
     def _known(self, views: Any) -> list[str]:
-        """Names of views, each once."""
         if not isinstance(views, Collection) or not views or not all(isinstance(view, str) for view in views):
             raise ConfigError(Problem("views", f"wanted names of views, such as ['{FULL}'], got {views!r}."))
         names = list(dict.fromkeys(views))
@@ -176,7 +173,6 @@ class TrainedModel:
 
 
 def _plain(value: Any) -> Any:
-    """A tensor or an array as Python's numbers; anything else as it is."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -225,7 +221,6 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _config_of(folder: str, path: Path) -> RunConfig:
-    """The configuration of the run that a folder is of, as a run that evaluates its checkpoint."""
     file = (cards.processors_folder(folder).parent / "config.yaml").resolve()
     if not file.is_file():
         raise CheckpointError(f"{file}: is missing, which says how views hide a modality; copy the whole folder of the run.")
@@ -243,7 +238,6 @@ def _config_of(folder: str, path: Path) -> RunConfig:
 
 
 def _processors(checkpoint: Checkpoint, path: Path, learned: Mapping[str, Path]) -> dict[str, Processor]:
-    """How each modality becomes tensors, as when the model was trained."""
     found: dict[str, Processor] = {}
     for modality in checkpoint.card["modalities"]:
         kept, where = checkpoint.card["processors"][modality], f"{path}: its processor of {modality}"
@@ -261,7 +255,6 @@ def _processors(checkpoint: Checkpoint, path: Path, learned: Mapping[str, Path])
 
 
 def _masker(config: RunConfig, checkpoint: Checkpoint, path: Path, own: frozenset[str]) -> Masker:
-    """How views hide a modality, with what it learned."""
     where = f"{path}: the masker of its config.yaml"
     try:
         foreign = next(cards.foreign_names(Spec("masker", MASKERS, config.masker), own), None)

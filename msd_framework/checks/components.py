@@ -53,7 +53,6 @@ def component_problems(components: Iterable[Spec]) -> list[Problem]:
 
 
 def model_options(run: RunFacts) -> Iterator[Problem]:
-    """What the model itself has against its options."""
     for text in run.model.cls.check(run.model.options, run.setting):
         yield under("model", text)
 
@@ -103,5 +102,4 @@ def under(at: str, text: str) -> Problem:
 
 
 def sentence(text: object) -> str:
-    """A text with a full stop at its end."""
     return str(text) if str(text).endswith((".", "?")) else f"{text}."

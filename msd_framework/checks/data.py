@@ -15,7 +15,7 @@ from msd_framework.views import FULL, visible_modalities
 
 
 def splits(run: RunFacts) -> Iterator[Problem]:
-    """Splits that do not exist and files of the data set that are missing."""
+    """Splits that do not exist, files of the data set that are missing, and a limit that it would not keep to."""
     dataset, options = run.dataset.cls, run.dataset.options
     names, problems = dict[str, str](), []
     for use in run.config.uses:
@@ -25,14 +25,10 @@ def splits(run: RunFacts) -> Iterator[Problem]:
     root = options.get("root", default.default) if default is not None else None
     if problems and isinstance(root, str) and not Path(root).exists():  # one problem, not one a split
         yield Problem("data.dataset.root", problems[0].message)
-        return
-    yield from problems
-    for use, text in dataset.check_together(options, names).items():
-        yield Problem(f"data.{use}", text)
-
-
-def limits(run: RunFacts) -> Iterator[Problem]:
-    """A limit of examples that the data set would not keep to."""
+    else:
+        yield from problems
+        for use, text in dataset.check_together(options, names).items():
+            yield Problem(f"data.{use}", text)
     for key in ("max_train_examples", "max_eval_examples"):
         if getattr(run.config.data, key) is not None and "max_examples" not in options_of(run.dataset.cls):
             text = f"{run.dataset.name} cannot read a part of a split: its __init__ takes no max_examples."
@@ -70,8 +66,8 @@ def processors(run: RunFacts) -> Iterator[Problem]:
             yield Problem(spec.path, text)
 
 
-def views(run: RunFacts) -> Iterator[Problem]:
-    """Views of the evaluation that the model does not have."""
+def views_and_tasks(run: RunFacts) -> Iterator[Problem]:
+    """Views that the model does not have; losses and metrics for other targets than the data set's, or as many classes."""
     for i, view in enumerate(run.config.evaluation.views):
         try:
             visible_modalities(view, run.student.modalities)
@@ -79,10 +75,6 @@ def views(run: RunFacts) -> Iterator[Problem]:
             yield Problem(f"evaluation.views[{i}]", sentence(error))
     if not run.config.evaluation.views:
         yield Problem("evaluation.views", f"wanted at least one view, got none; [{FULL}] is the usual one.")
-
-
-def tasks(run: RunFacts) -> Iterator[Problem]:
-    """Losses and metrics that are for other targets than the data set's, or for another number of classes."""
     task, is_softmax = run.info.task, run.info.outcomes == "softmax"
     for spec in run.specs:
         fitting, another = getattr(spec.cls, "tasks", (task,)), f"Take another {spec.registry.kind}."

@@ -32,7 +32,6 @@ def other_processors(run: RunFacts, path: str, among: Collection[str], text: str
 
 
 def save_dir(run: RunFacts) -> Iterator[Problem]:
-    """A folder that cannot be written to."""
     if text := unwritable(Path(run.config.env.save_dir)):
         yield Problem("env.save_dir", text)
 

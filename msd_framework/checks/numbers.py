@@ -73,7 +73,7 @@ def lengths(run: RunFacts) -> Iterator[Problem]:
         yield Problem("training.batch_size", f"{wanted}, got {training.batch_size}.")
 
 
-def place(run: RunFacts) -> Iterator[Problem]:
+def names(run: RunFacts) -> Iterator[Problem]:
     if not run.config.env.save_dir:
         yield Problem("env.save_dir", "must name a folder, got nothing.")
     needed = NEEDED_SPLIT[run.config.run_type]
@@ -81,23 +81,16 @@ def place(run: RunFacts) -> Iterator[Problem]:
         yield Problem(f"data.{needed}", f"must name a split of the data set for run_type={run.config.run_type}.")
     if run.config.env.device == "cuda" and not torch.cuda.is_available():
         yield Problem("env.device", "this machine has no GPU that torch can use. Set env.device=cpu or auto.")
-
-
-def splits(run: RunFacts) -> Iterator[Problem]:
-    """Uses of a split that another use would spoil, in runs that train."""
     data = run.config.data
     chooses, reports = "what it chooses must not be what is trained on", "what is reported must be seen by nothing else"
     for use, other, why in (("validation", "train", chooses), ("test", "train", reports), ("test", "validation", reports)):
         name = getattr(data, use)
         if not run.config.is_evaluated and name is not None and name == getattr(data, other):
             yield Problem(f"data.{use}", f"is {name!r}, as is data.{other}: {why}. Name another split, or null.")
-
-
-def allow(run: RunFacts) -> Iterator[Problem]:
     for i, name in enumerate(run.config.allow):
         if "." not in name.strip("."):
             text = f"wanted the dotted name of a class, such as package.Model, got {name!r}."
             yield Problem(f"allow[{i}]", f"{text} Registered components need not be allowed.")
 
 
-RULES = (ranges, lengths, place, splits, allow)
+RULES = (ranges, lengths, names)

@@ -30,14 +30,9 @@ def options(run: RunFacts) -> Iterator[Problem]:
         yield under("objective", text)
 
 
-def constructor(run: RunFacts) -> Iterator[Problem]:
-    """What its constructor refuses."""
-    run.stand_in_objective  # noqa: B018 -- built to see whether it can be
-    yield from ()
-
-
 def saliencies(run: RunFacts) -> Iterator[Problem]:
-    """Saliency scores that need views which the teacher does not have."""
+    """What its constructor refuses, and saliency scores that need views which the teacher does not have."""
+    run.stand_in_objective  # noqa: B018 -- built to see whether it can be
     modalities = run.setting.teacher_modalities or tuple(run.info.modalities)
     for spec in run.of(WEIGHTINGS):
         saliency = run.build(spec).saliency

@@ -119,7 +119,6 @@ def begun_with(folder: Path, config: RunConfig) -> RunConfig:
 
 
 def _differences(config: RunConfig, begun: RunConfig) -> dict[str, str]:
-    """In what two configurations differ, by key."""
     here, there = _values_by_key(config), _values_by_key(begun)
     texts = {}
     for key in {**there, **here}:

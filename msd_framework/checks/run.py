@@ -71,7 +71,7 @@ def _problems_of_run(config: RunConfig, earlier: Sequence[Problem]) -> list[Prob
     if touched.isdisjoint(("env", "checkpoint", "model", "run_type")):
         problems += apply(folders.save_dir) or apply(folders.processors_from, folders.checkpoint, resume.resumption)
     if "data" not in touched:
-        problems += apply(data.splits, data.limits)
+        problems += apply(data.splits)
     alone = apply(teacher.options) if touched.isdisjoint(("teacher", "objective")) else []
     problems += alone
     if touched.isdisjoint(("data", "evaluation", "teacher", "expected", "callbacks")):
@@ -93,8 +93,8 @@ def _problems_together(run: RunFacts) -> list[Problem]:
     problems += apply(teacher.agreement, data.processors)
     problems += apply(components.model_options) or apply(components.model_files) or apply(components.model_sizes)
     problems = problems or apply(pretrained.tokenizers)
-    problems += apply(data.views, data.tasks)
-    problems += apply(objective.options) or apply(objective.constructor) or apply(objective.saliencies)
+    problems += apply(data.views_and_tasks)
+    problems += apply(objective.options) or apply(objective.saliencies)
     problems = problems or apply(pretrained.images_and_lengths) or apply(objective.features)
     problems += apply(objective.modulation, data.labels, teacher.saved_classes, objective.maskers)
     return problems or apply(teacher.cache, teacher.initial_weights, objective.held_out, objective.optimizer)

@@ -39,13 +39,11 @@ AGAINST_EMA = {
 def options(run: RunFacts) -> Iterator[Problem]:
     """Options of a teacher that do not go together, whatever the teacher is."""
     teacher = run.config.teacher
-    if teacher is not None and teacher.ema is not None:
+    if teacher is None:
+        return
+    if teacher.ema is not None:
         yield from _of_average(run, teacher, teacher.ema)
-    elif teacher is not None:
-        yield from _of_folders(run, teacher)
-
-
-def _of_folders(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
+        return
     folders, at = teacher.folders, "teacher.checkpoint"
     if not folders:
         text = "The folder of a finished run, or of one of its checkpoints; or a list of them; or teacher.ema in its place."
@@ -207,20 +205,16 @@ def cache(run: RunFacts) -> Iterator[Problem]:
         yield Problem(at, unwritable(folder))
     elif not only_reads and (text := unwritable(folder)):
         yield Problem(at, f"{text} Name another one, or set teacher.cache=read.")
-    yield from _cache_features(run, teacher.cache_features)
-    if not run.config.is_evaluated:
-        yield from _changing(run, teacher)
-
-
-def _cache_features(run: RunFacts, names: list[str]) -> Iterator[Problem]:
     at = "teacher.cache_features"
-    for i, name in enumerate(names):
+    for i, name in enumerate(teacher.cache_features):
         if name != SUMMARY:
             yield Problem(f"{at}[{i}]", f"no feature {name!r} can be kept, only {SUMMARY!r}.{did_you_mean(name, [SUMMARY])}")
-    for folder in run.config.teacher_folders if set(names) == {SUMMARY} else ():
-        model = Spec(at, MODELS, run.card(folder)["model"])
+    for path in run.config.teacher_folders if set(teacher.cache_features) == {SUMMARY} else ():
+        model = Spec(at, MODELS, run.card(path)["model"])
         if model.cls.summarise_views is MultimodalModel.summarise_views:
             yield Problem(at, f"the teacher is a {model.name}, which does not tell its {SUMMARY}. Leave cache_features out.")
+    if not run.config.is_evaluated:
+        yield from _changing(run, teacher)
 
 
 def _changing(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:

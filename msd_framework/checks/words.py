@@ -30,7 +30,6 @@ class OwnModules:
 
 
 def parted(words: Sequence[str], is_mine: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-    """The words of a kind, and the others."""
     mine, others = list[str](), list[str]()
     for word in words:
         (mine if is_mine(word) else others).append(word)
@@ -48,7 +47,6 @@ def take(words: Sequence[str], key: str) -> tuple[str, list[str]]:
 
 
 def read(words: Sequence[str]) -> Source:
-    """The values that words ``key=value`` give, the last one of a key, and where each was given."""
     source = Source()
     for layer in parse_overrides(words):
         source.overlay(layer)

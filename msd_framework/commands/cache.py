@@ -38,7 +38,6 @@ COLUMNS = ("store", "teacher", "data", "views", "rows", "precision", "size", "cr
 
 
 def main(words: Sequence[str]) -> int:
-    """Lists, fills, verifies or removes stores of teachers' outputs."""
     name, *rest = words or [""]
     if name not in COMMANDS:
         raise ConfigError(f"msd cache takes {', '.join(COMMANDS)}, got {name or 'nothing'}.{did_you_mean(name, COMMANDS)}")
@@ -59,21 +58,15 @@ def info(dir: str = TeacherConfig.cache_dir) -> Iterator[str | Table]:
         yield f"{dir} holds no teacher cache."
         return
     yield Table(COLUMNS, [_row(path, card) for path, card in cards.items()], dir)
-    for path, card in cards.items():
-        if isinstance(card, CacheError):
-            yield f"{path.name[:12]}: {card}"
+    yield from (f"{path.name[:12]}: {card}" for path, card in cards.items() if isinstance(card, CacheError))
 
 
 def _row(path: Path, card: Card | CacheError) -> list[str]:
     size, used = shown_bytes(size_of(path)), _ago(_last_used(path))
     if isinstance(card, CacheError):
         return [path.name[:12], "damaged", "", "", "", "", size, "", used]
-    parts, views = card.parts, ", ".join(card.layout.views)
-    try:
-        store = TeacherStore(path)
-        rows = f"{store.num_done:,}/{store.num_rows:,}"
-    except CacheError:
-        rows = "damaged"
+    parts, views, store = card.parts, ", ".join(card.layout.views), _opened(path)
+    rows = f"{store.num_done:,}/{store.num_rows:,}" if store is not None else "damaged"
     data = f"{parts['data.dataset']['type']} {parts['data.split']}"
     return [path.name[:12], str(card.notes["teacher"]), data, views, rows, parts["precision"], size, card.created[:10], used]
 
@@ -99,7 +92,7 @@ def prune(
     else:
         old = []
         for path, card in cards.items():
-            if _last_used(path) < time.time() - older_than_days * DAY or _is_damaged(path, card):
+            if _last_used(path) < time.time() - older_than_days * DAY or isinstance(card, CacheError) or _opened(path) is None:
                 old.append(path)
         for kind in ("new", "removed", "building"):  # what killed processes left behind
             old += [path for path in sorted(folder.glob(f".{kind}-*")) if path.stat().st_mtime < time.time() - DAY]
@@ -184,11 +177,11 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
-def _is_damaged(path: Path, card: Card | CacheError) -> bool:
+def _opened(path: Path) -> TeacherStore | None:
     try:
-        return isinstance(card, CacheError) or not TeacherStore(path)
+        return TeacherStore(path)
     except CacheError:
-        return True
+        return None
 
 
 def _removed(path: Path, card: Card | CacheError | None) -> bool:

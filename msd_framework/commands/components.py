@@ -20,7 +20,6 @@ from msd_framework.screen import put
 
 
 def main(words: Sequence[str]) -> int:
-    """Prints the components of all kinds, of one kind, or the options of one component."""
     named = import_from_words(words)
     if len(named) > 2 or any("=" in word for word in named):
         text = "wanted a kind and a name at most, such as `msd components maskers noise`, beside user_dir and imports"

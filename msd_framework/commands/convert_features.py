@@ -27,7 +27,6 @@ SHOWN = 20  # sentences on wrong images that are printed; the rest is counted
 
 
 def main(words: Sequence[str]) -> int:
-    """Makes a store, or compares one with its source."""
     spelled = ["check=true" if word == "--check" else word for word in words]
     put(convert_features(**read_words(spelled, convert_features).values))
     return 0
@@ -70,7 +69,6 @@ def convert_features(
 
 
 def contents_of(store: FeatureStore) -> str:
-    """The contents of a store, in lines."""
     counts = np.load(store.path / "entries.npy", mmap_mode="r")["num_regions"]
     regions = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     use = {"type": "region_features", "folder": str(store.path)}
@@ -103,15 +101,6 @@ def is_made(folder: Path, plan: Plan) -> bool:
         return False
     card = FeatureStore(folder).card
     return all(card[key] == value for key, value in vars(plan).items())
-
-
-def begun(folder: Path, plan: Plan) -> str:
-    """Begins a store; returns what is wrong if it cannot be."""
-    try:
-        StoreDraft(folder, plan)
-    except DataError as error:
-        return str(error)
-    return ""
 
 
 def held(world: World, folder: Path) -> AbstractContextManager[None]:

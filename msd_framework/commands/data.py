@@ -198,7 +198,6 @@ def _table(name: str, options: Mapping[str, Any], checks: Sequence[SplitCheck]) 
 
 
 def _lines(checks: Sequence[SplitCheck]) -> Iterator[str]:
-    """A sentence for each mistake."""
     for check in checks:
         for modality, count in check.lacking.items():
             yield f"{check.name}: {count:,} of {check.num_examples:,} examples have no {modality}."

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from msd_framework.checks.words import read_words
-from msd_framework.commands.convert_features import begun, contents_of, held, is_made, report
+from msd_framework.commands.convert_features import contents_of, held, is_made, report
 from msd_framework.data.files import files_below, folders
 from msd_framework.data.processors.images import Exif, Pixels
 from msd_framework.data.regions.base import Regions
@@ -32,7 +31,6 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 
 
 def main(words: Sequence[str]) -> int:
-    """Makes a store of a network's features of each cell of each image, in as many processes as there are."""
     lines = extract_features(**read_words(words, extract_features).values)
     if is_first():
         put(lines)
@@ -87,12 +85,13 @@ def extract_features(
     with World.join(device) as world:
         with random_numbers_apart(seed):
             network = build_backbone(backbone, weights, layer, (sides[0], sides[1]) if sides else None).to(world.device)
-        size = network(torch.zeros(1, 3, *network.sight.size, device=world.device)).shape[-1]
+        sight = network.sight
+        size = network(torch.zeros(1, 3, *sight.size, device=world.device)).shape[-1]
         origin = {
             "backbone": backbone,
             "weights": f"random {seed}" if weights == "random" else weights,
             "layer": network.layer,
-            "image_size": list(network.sight.size),
+            "image_size": list(sight.size),
             "images": str(Path(images).resolve()),
             "exif": exif,
         }
@@ -101,15 +100,20 @@ def extract_features(
             world.wait()
             return f"{folder} holds these features already.\n{contents_of(FeatureStore(folder))}"
         with held(world, folder):
-            problem = begun(folder, plan) if world.is_first else ""
-            if problem := world.gather(problem)[0]:
-                raise DataError(problem)
+            world.together(lambda: StoreDraft(folder, plan) if world.is_first else None)
             draft = StoreDraft(folder, plan)
             done = draft.done()
             world.wait()  # all know what is done before anybody adds to it
-            rest = [image for image in files if image.name not in done][world.rank :: world.size]
+            rest = [image for image in files.items() if image[0] not in done][world.rank :: world.size]
+            pixels = Pixels(list(sight.size), mean=list(sight.mean), std=list(sight.std), interpolation="bicubic", exif=exif)
+            options: dict[str, Any] = {"num_workers": workers, "collate_fn": _as_it_is, "generator": torch.Generator()}
+            loader, skipped = DataLoader(_Files(rest, pixels), batch_size, **options), list[str]()
             with naming(folder), draft.shard(world.rank) as shard, bar("extracting", len(rest), world.is_first) as advance:
-                skipped = extract(network, rest, shard, world.device, batch_size, workers, on_error == "skip", exif, advance)
+                for one in _extract(network, loader, pixels, shard, world):
+                    if one.error and on_error == "raise":
+                        raise DataError(f"{one.error}. Take on_error=skip to leave such images out.")
+                    skipped += [one.error] if one.error else []
+                    advance(1)
             everyones = list(chain.from_iterable(world.gather(skipped)))
             world.wait()
             if world.is_first:
@@ -118,91 +122,58 @@ def extract_features(
         return report(FeatureStore(folder), started, len(done), everyones)
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """An image file and the name of its features: its path in the folder, without suffix."""
-
-    name: str
-    file: Path
-
-
 class _Read(NamedTuple):
     """An image as a worker has read it, or what is wrong with it."""
 
     name: str
-    pixels: Tensor | None
+    pixels: Tensor
     size: tuple[float, float] = (0.0, 0.0)
     error: str = ""  # a text: torch's loader would add a worker's traceback to one that is raised there
 
 
 class _Files(Dataset[_Read]):
-    def __init__(self, images: Sequence[ImageFile], pixels: Pixels):
+    def __init__(self, images: Sequence[tuple[str, Path]], pixels: Pixels):
         self.images, self.pixels = images, pixels
 
     def __getitem__(self, index: int) -> _Read:
-        image = self.images[index]
+        name, file = self.images[index]
         try:
-            return _Read(image.name, *self.pixels.load_sized(image.file))
+            return _Read(name, *self.pixels.load_sized(file))
         except DataError as error:
-            return _Read(image.name, None, error=str(error))
+            return _Read(name, torch.empty(0), error=str(error))
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def list_images(folder: Path, allowed: Sequence[Path] = ()) -> list[ImageFile]:
-    """Every image of a folder and of those in it, by name; its links may lead to the allowed folders."""
+def list_images(folder: Path, allowed: Sequence[Path] = ()) -> dict[str, Path]:
+    """Every image of a folder and of those in it, by its path there without suffix; links may lead to the allowed folders."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; wanted one with images")
-    named: dict[str, ImageFile] = {}
+    images: dict[str, Path] = {}
     for path in map(PurePosixPath, files_below(folder, allowed)):
         if path.suffix.lower() in SUFFIXES:
-            image = ImageFile(str(path.with_suffix("")), folder / path)
-            if image.name in named:
-                raise DataError(f"{image.file} and {named[image.name].file} would have features of one name; rename one")
-            named[image.name] = image
-    if not named:
+            name = str(path.with_suffix(""))
+            if name in images:
+                raise DataError(f"{folder / path} and {images[name]} would have features of one name; rename one")
+            images[name] = folder / path
+    if not images:
         raise DataError(f"{folder} holds no image; wanted files {', '.join(SUFFIXES)}")
-    return list(named.values())
+    return images
 
 
 @torch.no_grad()
-def extract(
-    backbone: GridBackbone,
-    images: Sequence[ImageFile],
-    shard: Shard,
-    device: torch.device,
-    batch_size: int = 32,
-    workers: int = 0,
-    skip_errors: bool = False,
-    exif: Exif = "apply",
-    advance: Callable[[int], None] = lambda done: None,
-) -> list[str]:
-    """Writes the features and the boxes of the cells of each image, h w regions an image.
-
-    Returns a sentence for each image that was left out, as one that cannot be read is with `skip_errors`.
-    """
-    sight, skipped = backbone.sight, list[str]()
-    pixels = Pixels(list(sight.size), mean=list(sight.mean), std=list(sight.std), interpolation="bicubic", exif=exif)
-    loader = DataLoader(_Files(images, pixels), batch_size, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator())
+def _extract(network: GridBackbone, loader: Iterable[list[_Read]], pixels: Pixels, shard: Shard, world: World) -> Iterator[_Read]:
+    """Writes the features and the boxes of the cells of each image, h w regions an image; tells of each when it is done."""
     for batch in loader:
-        read, images_read = list[_Read](), list[Tensor]()
-        for one in batch:
-            if one.pixels is not None:
-                read.append(one)
-                images_read.append(one.pixels)
-            elif skip_errors:
-                skipped.append(one.error)
-            else:
-                raise DataError(f"{one.error}. Take on_error=skip to leave such images out.")
+        read = [one for one in batch if not one.error]
         if read:
-            values = pixels.collate(images_read).values.to(device)  # [B, 3, H, W]
-            grid = backbone(values).float().cpu()  # [B, h, w, D]
+            values = pixels.collate([one.pixels for one in read]).values.to(world.device)  # [B, 3, H, W]
+            grid = network(values).float().cpu()  # [B, h, w, D]
             for one, cells in zip(read, grid):
                 boxes = cell_boxes(cells.shape[0], cells.shape[1], *one.size)
                 shard.add(one.name, Regions(cells.flatten(0, 1).numpy(), boxes.numpy(), one.size))
-        advance(len(batch))
-    return skipped
+        yield from batch
 
 
 # a function of the module, as a worker of the loader cannot be given a lambda

@@ -42,7 +42,6 @@ class LayersConfig:
 
 
 def main(words: Sequence[str]) -> int:
-    """Shows the table, and the suggestion as a line of YAML."""
     alike = run_layers(*take(words, "config"))
     rows = []
     for name, row in zip(alike.student, alike.cka.tolist()):

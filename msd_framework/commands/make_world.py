@@ -13,7 +13,6 @@ from msd_framework.worlds import LAYOUTS, WorldSummary, make_world
 
 
 def main(words: Sequence[str]) -> int:
-    """Makes a world of digit cards, with a bar on the screen, and prints its contents."""
     source = read_words(words, make_world, ["progress"])
     bar = progress_bar()
     with locating(source), nullcontext() if bar.disable else bar:

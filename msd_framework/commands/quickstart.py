@@ -8,5 +8,4 @@ from msd_framework.commands import study
 
 
 def main(words: Sequence[str]) -> int:
-    """Does the study of the quickstart."""
     return study.main(["config=projects/quickstart/configs/quickstart.yaml", *words])

@@ -11,7 +11,6 @@ from msd_framework.screen import put
 
 
 def main(words: Sequence[str]) -> int:
-    """Does what the file says."""
     config, overrides = take(words, "config")
     report = (run_experiment if is_experiment(config) else run)(config, overrides)
     if not report:

@@ -9,6 +9,5 @@ from msd_framework.checks.words import take
 
 
 def main(words: Sequence[str]) -> int:
-    """Asks the teacher, and writes and shows what it finds."""
     run_saliency(*take(words, "config"))
     return 0

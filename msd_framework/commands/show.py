@@ -23,7 +23,6 @@ FILLED_IN = "the run"  # the origin of an option that a component asks for by na
 
 
 def main(words: Sequence[str]) -> int:
-    """Prints every option of a run."""
     put(show_config(*take(words, "config")))
     return 0
 

@@ -10,7 +10,6 @@ from msd_framework.screen import put
 
 
 def main(words: Sequence[str]) -> int:
-    """Does a study."""
     config, overrides = take(words, "config")
     if not run_study(config, overrides):
         put(f"{config}: nothing is wrong with it.")

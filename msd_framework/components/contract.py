@@ -45,7 +45,6 @@ def unfinished(built: Any, contract: type) -> str:
 
 
 def place(cls: Any) -> str:
-    """The dotted name of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

@@ -29,17 +29,8 @@ class Option:
         return self.default is REQUIRED
 
 
-def options_of(component: type | Callable[..., Any]) -> Mapping[str, Option]:
-    """The options of a component, in the order of its constructor; or the arguments of a function.
-
-    Raises:
-        ConfigError: if it takes ``*args`` or ``**kwargs``, or its annotations cannot be resolved: it cannot be checked.
-    """
-    return _options_of(component)
-
-
-@cache  # by itself, since mypy takes a class for nothing that can be hashed
 def _options_of(component: Any) -> Mapping[str, Option]:
+    """The options of a component, in the order of its constructor; or the arguments of a function."""
     is_class = isinstance(component, type)
     constructor: Any = component.__init__ if is_class else component
     if is_class:
@@ -59,6 +50,9 @@ def _options_of(component: Any) -> Mapping[str, Option]:
     for described in reversed(component.__mro__) if is_class else (component,):
         docs |= argument_docs(described)
     return {p.name: Option(p.name, hints.get(p.name, Any), p.default, docs.get(p.name, "")) for p in parameters}
+
+
+options_of: Callable[[Any], Mapping[str, Option]] = cache(_options_of)
 
 
 def summary(component: Any) -> str:

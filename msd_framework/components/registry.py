@@ -61,7 +61,6 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """Every registered name, sorted."""
         self._discover()
         return sorted(self._classes)
 
@@ -70,7 +69,6 @@ class Registry(Generic[T]):
         return next((name for name in self.names() if self._classes[name] is type(component)), place(type(component)))
 
     def get(self, name: str, at: str = "") -> type[T]:
-        """The class of a registered or dotted name."""
         if name in self.names():
             return self._classes[name]
         if "." in name:
@@ -254,7 +252,6 @@ def raised_at(error: BaseException) -> str:
 
 
 def split(spec: Any, at: str, registry: Registry[Any]) -> tuple[str, dict[str, Any]]:
-    """The name and the options of a component's part of a YAML."""
     if isinstance(spec, str):
         return spec, {}
     if isinstance(spec, Mapping) and isinstance(spec.get("type", registry.usual), str):

@@ -24,7 +24,6 @@ class Spec:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that the YAML gives."""
         return split(self.value, self.path, self.registry)[1]
 
     @property
@@ -33,7 +32,6 @@ class Spec:
 
     @property
     def nested(self) -> Iterator[Spec]:
-        """The components that its options hold."""
         known = options_of(self.cls)
         for key, value in self.options.items():
             registry, container = nested(known[key].annotation) if key in known else (None, None)

@@ -43,21 +43,13 @@ PROCESSOR: dict[str, Any] = {"spec": str | dict[str, Any], "fingerprint": str}
 
 
 def card_of(path: str | Path, config: Own) -> dict[str, Any]:
-    """How the model of a run, or of one of its checkpoints, is rebuilt, without its weights.
-
-    Raises:
-        CheckpointError: if there is none, if it is no card, or if it names code that the user's own YAML does not.
-    """
+    """How the model of a run, or of one of its checkpoints, is rebuilt; refused if it names code that the user's YAML does not."""
     folder = find_checkpoint(path)
     return _checked(checkpoint.read_card(folder), folder, config)
 
 
 def weights_of(path: str | Path, config: Own) -> tuple[Path, Checkpoint]:
-    """Where the checkpoint of a run is, and what its model is rebuilt from.
-
-    Raises:
-        CheckpointError: if it is missing, damaged, or names code that the user's own YAML does not.
-    """
+    """Where the checkpoint of a run is, and what its model is rebuilt from; refused in the same way."""
     folder = find_checkpoint(path)
     saved = checkpoint.read(folder, WEIGHTS)
     _checked(saved.card, folder, config)
@@ -109,13 +101,7 @@ def read_as(card: Mapping[str, Any]) -> Outcomes:
 def make_card(
     model: MultimodalModel, spec: Any, facts: Mapping[str, Any], processors: Mapping[str, Processor], specs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """How a model is rebuilt, to be kept with its weights.
-
-    Args:
-        spec: the model's part of the YAML.
-        facts: what its constructor may ask for by name.
-        specs: the processors' parts of the YAML.
-    """
+    """How a model is rebuilt, to be kept with its weights; the specs are the parts of the YAML of model and processors."""
     name, options = split(spec, "model", MODELS)
     return {
         "model": plain(spec),
@@ -161,7 +147,12 @@ def foreign_names(spec: Spec, own: frozenset[str]) -> Iterator[str]:
 
 def _checked(card: dict[str, Any], folder: Path, config: Own) -> dict[str, Any]:
     """A card, once it is known to be one and to name no code but the user's own."""
-    wrong = _misfit(card, CARD) or _misfit({"outcomes": None, **card["facts"]}, FACTS) or _misfit_of_processors(card)
+    wrong = _misfit(card, CARD) or _misfit({"outcomes": None, **card["facts"]}, FACTS)
+    for modality in card["modalities"] if not wrong else ():
+        if modality not in card["processors"]:
+            wrong = wrong or f"it lacks the processor of {modality!r}"
+    for saved in card["processors"].values() if not wrong else ():
+        wrong = wrong or _misfit(saved, PROCESSOR)
     if wrong:
         raise CheckpointError(f"{folder}: its card.json does not describe a model ({wrong}). Take another checkpoint.")
     file = folder / "card.json"
@@ -184,18 +175,9 @@ def _checked(card: dict[str, Any], folder: Path, config: Own) -> dict[str, Any]:
 
 
 def _misfit(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What is missing or of another type; empty if nothing is."""
     for key, annotation in wanted.items():
         if key not in values:
             return f"it lacks {key!r}"
         if text := mismatch(values[key], annotation):
             return f"{key}: {text.removesuffix('.')}"
     return ""
-
-
-def _misfit_of_processors(card: Mapping[str, Any]) -> str:
-    for modality in card["modalities"]:
-        if modality not in card["processors"]:
-            return f"it lacks the processor of {modality!r}"
-    texts = (_misfit(saved, PROCESSOR) for saved in card["processors"].values())
-    return next(filter(None, texts), "")

@@ -169,7 +169,6 @@ def _with_bases(own: Source, path: Path, stack: tuple[Path, ...]) -> list[Source
 
 
 def parse(path: Path) -> Source:
-    """One YAML file alone."""
     try:
         text = read_text(path)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -200,7 +199,6 @@ def parse(path: Path) -> Source:
 
 
 def _from_values(values: Mapping[str, Any], origin: str) -> Source:
-    """Values that a program holds, as a YAML file would hold them."""
     try:
         config = values if OmegaConf.is_config(values) else OmegaConf.create(dict(values))
         held = listed(OmegaConf.to_container(config, resolve=False, enum_to_str=True))
@@ -304,7 +302,6 @@ def _keys(value: Any, at: str) -> Iterator[str]:
 
 
 def _lines(node: Any, at: str = "") -> Iterator[tuple[str, int]]:
-    """The key paths of a YAML file and the lines that they stand on."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = join(at, key.value)

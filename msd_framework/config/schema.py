@@ -50,8 +50,7 @@ class DataConfig:
     processors: dict[str, Component] = component("processors")
     """How each modality becomes tensors, by its name, such as `{text: tokenizer, image: {type: pixels, size: 224}}`."""
     processors_from: str | None = None
-    """The folder of a run whose processors' learned part (a tokenizer's vocabulary) is taken; if null, the teacher's where both
-    make the same tensors."""
+    """The folder of a run whose processors' learned part is taken; if null, the teacher's where both make the same tensors."""
     train: str | None = None
     """The split that is trained on."""
     validation: str | None = None

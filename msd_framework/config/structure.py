@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -49,7 +49,6 @@ def structure_problems(values: Any, schema: type, at: str = "", root: type | Non
 
 
 def structured(values: Mapping[str, Any], schema: type[T]) -> T:
-    """The values as an instance of a schema that they fit."""
     arguments = {}
     for key, value in values.items():
         section = section_of(hints_of(schema)[key])
@@ -91,16 +90,11 @@ def default_of(f: Field[Any]) -> Any:
     return {} if is_dataclass(value) else value
 
 
-def hints_of(schema: type) -> dict[str, Any]:
-    """The types of a schema's fields."""
-    return _hints_of(schema)
-
-
-_hints_of = cache(get_type_hints)
+hints_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+"""The types of a schema's fields."""
 
 
 def section_of(annotation: Any) -> Any:
-    """The schema of a field that is a section of its own, or None."""
     return next((a for a in (annotation, *get_args(annotation)) if is_dataclass(a)), None)
 
 

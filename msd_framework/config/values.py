@@ -143,12 +143,10 @@ def as_word(key: str, value: Any) -> str:
 
 
 def to_copy(*words: str) -> str:
-    """Words as a shell takes them."""
     return shlex.join(words)
 
 
 def join(at: str, key: Any) -> str:
-    """The path of a key below another path."""
     return f"{at}.{key}" if at else str(key)
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from msd_framework.array_files import read_object
 from msd_framework.errors import CheckpointError
 from msd_framework.files import sync_folder
 
@@ -298,20 +299,8 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a checkpoint.
-
-    Raises:
-        CheckpointError: if it is missing or damaged.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: is missing, so this is no complete checkpoint. Take another one.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is damaged: {error}. Take another checkpoint.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: is damaged: wanted an object, got a {type(content).__name__}. Take another checkpoint.")
-    return content
+    """A JSON file of a checkpoint."""
+    return read_object(path, lambda file, text: CheckpointError(f"{file}: {text}. Take another checkpoint."))
 
 
 def misfit(saved: Any, own: Any, at: str = "") -> str:
