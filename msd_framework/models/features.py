@@ -43,11 +43,7 @@ FROM_BELOW = frozenset({"attention", "scores", "query", "key", "value"})
 
 
 def layer_features(part: str, num_layers: int, whats: Collection[str] = KINDS) -> dict[str, FeatureKind]:
-    """The names of a transformer's intermediates, and what each is.
-
-    >>> list(layer_features("text", 1, ["hidden", "attention"]))
-    ['text.0.hidden', 'text.1.hidden', 'text.1.attention']
-    """
+    """The names of a transformer's intermediates, and what each is."""
     kinds: dict[str, FeatureKind] = {}
     for layer in range(num_layers + 1):
         for what in whats:
@@ -63,11 +59,7 @@ def prefixed(part: str, features: Mapping[str, FeatureKind]) -> dict[str, Featur
 
 
 def within(part: str, names: Iterable[str]) -> frozenset[str]:
-    """The names that lie in a part, without its name.
-
-    >>> sorted(within("image", ["image.2.hidden", "text.2.hidden", "image.pooled"]))
-    ['2.hidden', 'pooled']
-    """
+    """The names that lie in a part, without its name."""
     return frozenset(n.removeprefix(f"{part}.") for n in names if n.startswith(f"{part}."))
 
 

@@ -37,12 +37,6 @@ class HuggingFace(MultimodalModel):
         image_size: pixels of a side, or [height, width]; for a `config` that does not say.
         image_channels: colours of a pixel; for a `config` that does not say.
         feature_size: F, features a region; for a `config` that does not say.
-
-    >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    >>> model = HuggingFace(num_classes=3, config={"model_type": "bert", **sizes}, vocab_size=50)
-    >>> text = ModalityInputs(torch.tensor([[2, 7, 9]]), torch.ones(1, 3, dtype=torch.bool))
-    >>> model({"text": text}).logits.shape
-    torch.Size([1, 3])
     """
 
     reads = frozenset({"name"})

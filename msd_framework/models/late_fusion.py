@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import ClassVar, Literal, TypeAlias, cast
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from msd_framework.models.base import MODELS, Encoder, SummaryModel
 from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, within
 from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
-from msd_framework.models.layers.fusion import FUSIONS
 from msd_framework.models.of_encoders import ModelOfEncoders, summary_and_features
 from msd_framework.ranges import positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
@@ -21,6 +21,63 @@ VECTORS = f"{FUSED}.projected"  # each modality's vector as a position of its ow
 
 # the vectors [B, D] and intermediates of each modality, which views that show the same share
 Once: TypeAlias = dict[str, OncePerInput[tuple[Tensor, Features]]]
+
+
+class Fusion(nn.Module, ABC):
+    """Makes one vector [B, width] of M vectors [B, M, D]."""
+
+    def __init__(self, num_modalities: int, hidden_size: int):
+        super().__init__()
+        self.width = hidden_size
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+
+class Concat(Fusion):
+    """All vectors, one after the other: width M D."""
+
+    def __init__(self, num_modalities: int, hidden_size: int):
+        super().__init__(num_modalities, num_modalities * hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+class Sum(Fusion):
+    """The sum of the vectors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1)
+
+
+class Mean(Fusion):
+    """The mean of the vectors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+class Gated(Fusion):
+    r"""A gated multimodal unit: all vectors decide together how much of each feature comes from which.
+
+    .. math:: h = \sum_m g_m \odot \tanh(x_m), \qquad g = \mathrm{softmax}_m(W [x_1; \ldots; x_M] + b)
+
+    With two modalities the gates are :math:`\sigma` and :math:`1 - \sigma` of one number a feature, as published.
+
+    Source: Arevalo et al., Gated Multimodal Units for Information Fusion, ICLR workshop 2017, section 3.1.
+    """
+
+    def __init__(self, num_modalities: int, hidden_size: int):
+        super().__init__(num_modalities, hidden_size)
+        self.gates = nn.Linear(num_modalities * hidden_size, num_modalities * hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates: Tensor = self.gates(x.flatten(1)).view_as(x).softmax(1)  # [B, M, D]
+        return (gates * torch.tanh(x)).sum(1)
+
+
+FUSIONS: dict[str, type[Fusion]] = {"concat": Concat, "sum": Sum, "mean": Mean, "gated": Gated}
 
 
 @MODELS.register("late_fusion")
@@ -40,12 +97,6 @@ class LateFusion(ModelOfEncoders, SummaryModel):
         fusion: how the modalities' vectors become one: concat, sum, mean or gated.
         hidden_size: features of each modality's vector, and inside the classifier.
         dropout: the share of features that is dropped before either layer of the classifier.
-
-    >>> from msd_framework.models.encoders.region_features import RegionFeatures
-    >>> model = LateFusion({"image": RegionFeatures(feature_size=6), "sound": RegionFeatures(feature_size=4)}, num_classes=3)
-    >>> image = ModalityInputs(torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool))
-    >>> model({"image": image}).logits.shape
-    torch.Size([2, 3])
     """
 
     separable: ClassVar[bool] = True

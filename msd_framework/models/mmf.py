@@ -152,13 +152,7 @@ class MmfModel(MultimodalModel):
 
 
 def regions(image: ModalityInputs, num_regions: int | None = None) -> dict[str, Any]:
-    """The fields of an image's regions [B, L, D], those that are there in front, as MMF counts them.
-
-    >>> image = ModalityInputs(torch.tensor([[[0.0], [7.0], [8.0]]]), torch.tensor([[False, True, True]]))
-    >>> fields = regions(image)
-    >>> fields["image_feature_0"].flatten().tolist(), fields["image_info_0"]["max_features"].tolist()
-    ([7.0, 8.0, 0.0], [2])
-    """
+    """The fields of an image's regions [B, L, D], those that are there in front, as MMF counts them."""
     front = (~image.mask).long().argsort(dim=1, stable=True)[..., None]  # [B, L, 1]
     boxes = image.extras.get("boxes")
     whole = image.values.new_tensor([0.0, 0.0, 1.0, 1.0, 1.0])

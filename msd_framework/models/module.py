@@ -36,12 +36,6 @@ class TorchModule(MultimodalModel):
         output: where its logits [B, C] are: a key, an attribute, or the place in a sequence. A tensor is the logits themselves.
         summary_size: D, if what stands there is no logits but a summary [B, D], which a linear layer then classifies.
         pad_id: the id of [PAD], which stands wherever no word is.
-
-    >>> model = TorchModule("torch.nn.Linear", {"sound": "input"}, num_classes=3, options={"in_features": 4, "out_features": 3})
-    >>> import torch
-    >>> from msd_framework.structures import ModalityInputs
-    >>> model({"sound": ModalityInputs(torch.randn(2, 4), torch.ones(2, 4, dtype=torch.bool))}).logits.shape
-    torch.Size([2, 3])
     """
 
     takes_subsets: ClassVar[bool] = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import chain
 from typing import Literal, cast
@@ -14,16 +14,84 @@ from torch import Tensor, nn
 from msd_framework.models.base import MODELS, Encoder
 from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, layers_of, of_layers, within
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
-from msd_framework.models.layers.co_attention import Connection, Stream
 from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
 from msd_framework.models.layers.pooling import masked_mean, visible
-from msd_framework.models.layers.transformer import TransformerLayer, bert_initialization
+from msd_framework.models.layers.transformer import Attention, LayerSizes, TransformerLayer, bert_initialization, whole
 from msd_framework.models.layers.word_embeddings import WordEmbeddings
 from msd_framework.models.pretrained.published import HEAD, choose_sizes, read_published
 from msd_framework.models.pretrained.vilbert import LAYER_NORM_EPS, WEIGHTS, VilbertSizes
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One modality on its way through the layers."""
+
+    x: Tensor  # float [B, L, D]
+    mask: Tensor  # bool [B, L], True where a position holds something
+    keep: Collection[int] = ()  # the layers after which x is kept; 0 is before the first one
+    layer: int = 0  # how many layers it went through
+    states: Mapping[int, Tensor] = field(default_factory=dict)  # x by layer, where it was kept
+
+    @classmethod
+    def begin(cls, x: Tensor, mask: Tensor, keep: Collection[int]) -> Stream:
+        return cls(x, mask, keep, states={0: x} if 0 in keep else {})
+
+    def through(self, layer: nn.Module) -> Stream:
+        x, number = layer(self.x, self.mask), self.layer + 1
+        states = {**self.states, number: x} if number in self.keep else self.states
+        return replace(self, x=x, layer=number, states=states)
+
+    @property
+    def present(self) -> Tensor:
+        """Whether an example has any position in this stream, bool [B]."""
+        return self.mask.any(1)
+
+    @property
+    def first(self) -> Tensor:
+        """The first position of each example that is not masked, float [B, D]; any one where there is none."""
+        index = self.mask.byte().argmax(1)  # [B]
+        return self.x.take_along_dim(index[:, None, None], 1).squeeze(1)
+
+
+class CrossAttention(Attention):
+    """What one stream reads in another; where that has no position, nothing at all: zeros before the output."""
+
+    def forward(self, x: Tensor, other: Stream | None) -> Tensor:
+        """What positions [B, Q, width] read in the other stream; None is one that was left out."""
+        query = self.query(x)  # [B, Q, D]
+        read = torch.zeros_like(query)
+        if other is not None:
+            read = self.read(query, self.key(other.x), self.value(other.x), other.mask)
+            # a softmax over nothing but hidden positions spreads evenly over them, so what it read is taken back
+            read = read.masked_fill(~other.present[:, None, None], 0.0)
+        return cast(Tensor, self.output(read))  # [B, Q, width]
+
+
+class Connection(nn.Module):
+    """Text and image read in each other at the same time: a layer each, whose attention is to the other stream.
+
+    Source: Lu et al., ViLBERT, NeurIPS 2019, section 3.1.
+    """
+
+    def __init__(self, text: LayerSizes, image: LayerSizes, hidden_size: int, num_heads: int):
+        super().__init__()
+
+        def layer(own: LayerSizes, other: LayerSizes) -> TransformerLayer:
+            widths = own.hidden_size, other.hidden_size
+            return TransformerLayer(own, CrossAttention(*widths, hidden_size, num_heads, own.attention_dropout))
+
+        self.text, self.image = layer(text, image), layer(image, text)
+
+    def forward(self, text: Stream, image: Stream | None) -> tuple[Stream, Stream | None]:
+        """Both streams one layer on; an image that was left out stays so."""
+        read = replace(text, x=self.text.step(text.x, whole, lambda x: self.text.attention(x, image)))
+        if image is None:
+            return read, None
+        return read, replace(image, x=self.image.step(image.x, whole, lambda x: self.image.attention(x, text)))
+
 
 # how two summaries become one, and the summary that changes nothing
 FUSIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {"mul": (torch.mul, 1.0), "sum": (torch.add, 0.0)}
@@ -54,8 +122,8 @@ class RegionEmbeddings(nn.Module):
 
     def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
         """Regions [B, L, F] with boxes [B, L, 4 or 5] to embeddings [B, L, D]."""
-        whole = features.new_tensor([0.0, 0.0, 1.0, 1.0, 1.0])
-        location = whole if boxes is None else with_area(boxes).to(features.dtype)
+        everything = features.new_tensor([0.0, 0.0, 1.0, 1.0, 1.0])
+        location = everything if boxes is None else with_area(boxes).to(features.dtype)
         return cast(Tensor, self.dropout(self.norm(self.feature(features) + self.location(location))))
 
 

@@ -72,11 +72,7 @@ class GridBackbone(nn.Module):
 
 
 def as_grid(values: Tensor, sides: tuple[int, int], patch_size: int | None = None) -> Tensor:
-    """The output of a layer, [B, D, h, w], [B, h, w, D] or tokens [B, S + h w, D], as a grid [B, h, w, D].
-
-    >>> as_grid(torch.zeros(1, 1 + 6, 8), sides=(32, 48), patch_size=16).shape
-    torch.Size([1, 2, 3, 8])
-    """
+    """The output of a layer, [B, D, h, w], [B, h, w, D] or tokens [B, S + h w, D], as a grid [B, h, w, D]."""
     height, width = sides
     if values.ndim == 4:
         channels_last = _alike(values.shape[1:3], sides) and not _alike(values.shape[2:4], sides)
@@ -94,12 +90,7 @@ def as_grid(values: Tensor, sides: tuple[int, int], patch_size: int | None = Non
 
 
 def cell_boxes(height: int, width: int, image_width: float, image_height: float) -> Tensor:
-    """The cells of a grid as boxes, x1, y1, x2 and y2 in pixels, row by row, float32 [h w, 4].
-
-    >>> cell_boxes(1, 2, 40, 30)
-    tensor([[ 0.,  0., 20., 30.],
-            [20.,  0., 40., 30.]])
-    """
+    """The cells of a grid as boxes, x1, y1, x2 and y2 in pixels, row by row, float32 [h w, 4]."""
     ys, xs = torch.linspace(0, image_height, height + 1), torch.linspace(0, image_width, width + 1)
     y1, x1 = torch.meshgrid(ys[:-1], xs[:-1], indexing="ij")  # [h, w]
     y2, x2 = torch.meshgrid(ys[1:], xs[1:], indexing="ij")

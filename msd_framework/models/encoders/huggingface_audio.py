@@ -41,13 +41,6 @@ class HuggingFaceAudio(LayeredEncoder):
         name: a folder or a name on the Hugging Face hub.
         config: what its config.json would say, `model_type` included, to start from random weights instead.
         extractor: what its preprocessor_config.json would say, such as `{do_normalize: false}`; goes before that of a `name`.
-
-    >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    >>> convolutions = {"conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [5, 4], "num_conv_pos_embeddings": 4}
-    >>> config = {"model_type": "wav2vec2", **sizes, **convolutions, "num_conv_pos_embedding_groups": 2}
-    >>> sound = ModalityInputs(torch.randn(2, 400), torch.arange(400) < torch.tensor([[400], [100]]))
-    >>> HuggingFaceAudio(sample_rate=8000, config=config)(sound).mask.sum(1)
-    tensor([18,  3])
     """
 
     kinds = frozenset({"waveform"})

@@ -23,11 +23,7 @@ def encode_once(encoder: nn.Module, inputs: ModalityInputs, encode: Callable[[Mo
 
 
 def mixes_examples(module: nn.Module) -> bool:
-    """Whether what it makes of an example depends on the others of the batch.
-
-    >>> mixes_examples(nn.BatchNorm2d(3)), mixes_examples(nn.BatchNorm2d(3).eval()), mixes_examples(nn.LayerNorm(3))
-    (True, False, False)
-    """
+    """Whether what it makes of an example depends on the others of the batch."""
     return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in module.modules())
 
 

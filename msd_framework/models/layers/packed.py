@@ -253,11 +253,7 @@ def _short_rows(
 
 
 def _cuts(lengths: list[int], tolerance: int) -> list[tuple[int, int]]:
-    """Where blocks of rows, the longest first, end and how long they are, with no more padding each than is tolerated.
-
-    >>> _cuts([9, 9, 8, 5, 5], tolerance=1)
-    [(3, 9), (5, 5)]
-    """
+    """Where blocks of rows, the longest first, end and how long they are, with no more padding each than is tolerated."""
     if not lengths:
         return []
     cuts, length, padding = [], lengths[0], 0

@@ -200,11 +200,7 @@ def known(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
 
 
 def count(names: Iterable[str], prefix: str) -> int:
-    """How many numbered parts there are under a prefix: its layers.
-
-    >>> count(["layers.0.a", "layers.0.b", "layers.11.a"], "layers.")
-    2
-    """
+    """How many numbered parts there are under a prefix: its layers."""
     matches = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in names)
     return len({match[1] for match in matches if match})
 

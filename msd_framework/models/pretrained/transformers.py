@@ -24,10 +24,7 @@ GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2
 
 
 def model_type(name: str | None, config: Mapping[str, Any] | None) -> str:
-    """The architecture's name in transformers, such as `vilt`, from a folder's or hub name's config.json or a configuration.
-    >>> model_type(None, {"model_type": "vilt"})
-    'vilt'
-    """
+    """The architecture's name in transformers, such as `vilt`, from a folder's or hub name's config.json or a configuration."""
     if (name is None) == (config is None):
         raise ValueError(f"give either name or config, got name {name!r} and config {config!r}")
     if config is None:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from msd_framework.errors import ConfigError
 from msd_framework.models.encoders.region_features import RegionFeatures
-from msd_framework.models.late_fusion import LateFusion
-from msd_framework.models.layers.fusion import FUSIONS, Gated
+from msd_framework.models.late_fusion import FUSIONS, Gated, LateFusion
 from msd_framework.models.unimodal import UnimodalImage, UnimodalText
 from msd_framework.registry import MODELS
 from msd_framework.structures import ModalityInputs
