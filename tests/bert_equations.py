@@ -7,6 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from msd_framework.models.base import Encoded
+from msd_framework.models.single_sequence import SingleSequence
+from msd_framework.structures import Inputs
+
 Weights = dict[str, Tensor]
 """A checkpoint's tensors, named as its publisher does."""
 
@@ -82,3 +86,10 @@ def random_weights(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Weights
         if not name.endswith(("word_embeddings", "position_embeddings", "token_type_embeddings")):
             weights[f"{name}.bias"] = draw(shape[:1])
     return weights
+
+
+def encoded(model: SingleSequence, inputs: Inputs) -> Encoded:
+    """The sequence of one of our models after its last layer, padded, and its summary."""
+    sequence, mask = model.embed(model.parts([inputs])[0])
+    hidden = model.encoder(sequence, mask)  # [B, L, D]
+    return Encoded(hidden, mask, model.pool(hidden[:, 0]))

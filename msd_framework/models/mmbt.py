@@ -102,10 +102,6 @@ class Mmbt(ImageTextModel, SingleSequence):
         if pretrained_head:
             HEAD.load_head(self.head, weights)
 
-    @property
-    def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
-        return self.embeddings.norm, self.embeddings.dropout
-
     def classify(self, summary: Tensor) -> Tensor:
         return cast(Tensor, self.head(self.dropout(summary)))
 

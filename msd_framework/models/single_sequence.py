@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import Encoded, SummaryModel
+from msd_framework.models.base import SummaryModel
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, layer_features, layers_of, stack_features
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.packed import Move, PackedRows, Segment, pack, read_layers
@@ -40,9 +40,10 @@ class SingleSequence(SummaryModel):
         """What stands in the sequence of each view, in order; the first position of the first part is the one that is pooled."""
 
     @property
-    @abstractmethod
     def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
         """What embeddings go through to be read by the transformer."""
+        owner = getattr(self, "embeddings", self)
+        return owner.norm, owner.dropout
 
     def spans(self, view: Sequence[Segment]) -> dict[str, Span]:
         """Where each modality has its positions in the sequence of a view, and all of them as `fused`."""
@@ -76,12 +77,6 @@ class SingleSequence(SummaryModel):
             of_layers = stack_features(names, self.encoder, of_view, spans[FUSED].mask, spans)
             features.append(of_layers | {SUMMARY: Feature(summary)} if SUMMARY in names else of_layers)
         return ModelOutput(self.classify(summaries)), features
-
-    def encode(self, inputs: Inputs) -> Encoded:
-        """The sequence after the last layer, padded, and its summary."""
-        sequence, mask = self.embed(self.parts([inputs])[0])
-        hidden = self.encoder(sequence, mask)  # [B, L, D]
-        return Encoded(hidden, mask, self.pool(hidden[:, 0]))
 
     def embed(self, view: Sequence[Segment]) -> tuple[Tensor, Tensor]:
         """The sequence that the transformer reads, padded, float [B, L, D], and its mask, bool [B, L]."""

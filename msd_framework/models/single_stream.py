@@ -83,10 +83,6 @@ class SingleStream(ModelOfEncoders, SingleSequence):
             nn.init.normal_(vector, std=initializer_range)  # type: ignore[arg-type]
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
 
-    @property
-    def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
-        return self.norm, self.dropout
-
     def classify(self, summary: Tensor) -> Tensor:
         return cast(Tensor, self.classifier(self.dropout(summary)))
 

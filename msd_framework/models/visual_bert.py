@@ -127,10 +127,6 @@ class VisualBert(ImageTextModel, SingleSequence):
         self.image_encoder = image_encoder
         WEIGHTS.load(self, weights)
 
-    @property
-    def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
-        return self.embeddings.norm, self.embeddings.dropout
-
     def classify(self, summary: Tensor) -> Tensor:
         return cast(Tensor, self.head(self.dropout(summary)))
 

@@ -21,7 +21,17 @@ from msd_framework.models.mmbt import Mmbt
 from msd_framework.registry import MODELS
 from msd_framework.saliency.model import trace_tokens
 from msd_framework.structures import Inputs, ModalityInputs
-from tests.bert_equations import Weights, bert_layer, layer_shapes, linear, norm, random_weights, transform_head, word_shapes
+from tests.bert_equations import (
+    Weights,
+    bert_layer,
+    encoded,
+    layer_shapes,
+    linear,
+    norm,
+    random_weights,
+    transform_head,
+    word_shapes,
+)
 
 WORDS, REGION, WIDTH, INNER, HEADS, LAYERS, POSITIONS = 50, 10, 12, 20, 3, 3, 24
 CLS, SEP = 1, 2
@@ -160,7 +170,7 @@ def test_the_summary_is_that_of_the_published_equations(
     inputs = {m: x for m, x in make_inputs(dtype).items() if m in shown}
     expected = reference(cast(published(), dtype), inputs, **segments)
     same(pooled(model, inputs), expected, tolerance)
-    same(model.encode(inputs).pooled, expected, tolerance)
+    same(encoded(model, inputs).pooled, expected, tolerance)
 
 
 def test_gradients_are_those_of_the_published_equations(tmp_path: Path) -> None:
@@ -214,7 +224,7 @@ def test_what_is_not_a_number_under_the_mask_reaches_neither_logits_nor_gradient
     model(spoiled).logits.sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     assert torch.equal(model(spoiled).logits, model(inputs).logits)
-    assert model.encode(spoiled).pooled.isfinite().all()
+    assert encoded(model, spoiled).pooled.isfinite().all()
 
 
 def test_nothing_depends_on_what_a_device_would_have_to_be_asked_for() -> None:
@@ -243,7 +253,7 @@ def test_features_are_those_of_the_padded_pass() -> None:
     shown = inputs["image"].mask[..., None]
     same(full["image.1.mean"].values, (states[1][:, 1:8] * shown).sum(1) / shown.sum(1).clamp(min=1))
     same(full["fused.1.cls"].values, states[1][:, 0])
-    same(full["fused.pooled"].values, model.encode(inputs).pooled)
+    same(full["fused.pooled"].values, encoded(model, inputs).pooled)
     same(
         full["fused.2.attention"].values.sum(-1)[mask[:, None].expand(-1, HEADS, -1)], torch.ones(int(mask.sum()) * HEADS).double()
     )

@@ -19,6 +19,7 @@ from msd_framework.models.encoders.patches import Patches
 from msd_framework.models.visual_bert import VisualBert
 from msd_framework.registry import MODELS
 from msd_framework.structures import ModalityInputs
+from tests.bert_equations import encoded
 
 SIZES = {"hidden_size": 24, "num_layers": 3, "num_heads": 4, "intermediate_size": 40, "max_positions": 20}
 THEIR_SIZES = {
@@ -116,9 +117,9 @@ def test_output_is_that_of_transformers(
     reference.save_pretrained(tmp_path)
     model = VisualBert(3, pretrained=str(tmp_path), visual_token_type=visual_token_type).to(dtype).eval()
     inputs = {m: x for m, x in make_inputs(dtype).items() if m in shown}
-    encoded, expected = model.encode(inputs), their_output(reference.to(dtype), inputs, visual_token_type)
-    same(encoded.pooled, expected.pooler_output, tolerance)
-    same(encoded.tokens[encoded.mask], expected.last_hidden_state[encoded.mask], tolerance)
+    found, expected = encoded(model, inputs), their_output(reference.to(dtype), inputs, visual_token_type)
+    same(found.pooled, expected.pooler_output, tolerance)
+    same(found.tokens[found.mask], expected.last_hidden_state[found.mask], tolerance)
 
 
 @both_forms
@@ -132,7 +133,7 @@ def test_gradients_are_those_of_transformers(tmp_path: Path) -> None:
     reference = theirs()
     reference.save_pretrained(tmp_path)
     model, reference, inputs = VisualBert(3, pretrained=str(tmp_path)).double().eval(), reference.double(), make_inputs()
-    model.encode(inputs).pooled.square().sum().backward()
+    encoded(model, inputs).pooled.square().sum().backward()
     their_output(reference, inputs).pooler_output.square().sum().backward()
     same(model.embeddings.word.weight.grad, reference.embeddings.word_embeddings.weight.grad)
     same(model.embeddings.visual_projection.weight.grad, reference.embeddings.visual_projection.weight.grad)
@@ -189,7 +190,7 @@ def test_hidden_states_end_in_what_forward_returns() -> None:
     last, states = model.encoder.trace(*model.embed(model.parts([inputs])[0]), range(4))
     assert list(states) == [0, 1, 2, 3]
     assert torch.equal(states[3], last)
-    assert torch.equal(last, model.encode(inputs).tokens)
+    assert torch.equal(last, encoded(model, inputs).tokens)
 
 
 @both_forms
@@ -272,7 +273,7 @@ def test_heads_of_others_are_left_behind(tmp_path: Path, kind: str) -> None:
     reference.save_pretrained(tmp_path)
     model, inputs = VisualBert(3, pretrained=str(tmp_path)).double().eval(), make_inputs()
     body = reference if kind == "VisualBertModel" else reference.visual_bert
-    same(model.encode(inputs).pooled, their_output(body.double(), inputs).pooler_output)
+    same(encoded(model, inputs).pooled, their_output(body.double(), inputs).pooler_output)
 
 
 def test_a_torch_file_of_tensors_loads(tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_torch_file_of_tensors_loads(tmp_path: Path) -> None:
     reference.config.save_pretrained(tmp_path)
     torch.save(reference.state_dict(), tmp_path / "pytorch_model.bin")
     model, inputs = VisualBert(3, pretrained=str(tmp_path)).double().eval(), make_inputs()
-    same(model.encode(inputs).pooled, their_output(reference.double(), inputs).pooler_output)
+    same(encoded(model, inputs).pooled, their_output(reference.double(), inputs).pooler_output)
 
 
 @pytest.mark.parametrize("visual_token_type", [0, 1])
@@ -295,7 +296,7 @@ def test_transformers_reads_what_is_saved(tmp_path: Path, visual_token_type: int
     assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.pad_token_id) == (0.3, 0.2, 0)
     inputs = make_inputs()
     expected = their_output(reference.double().eval(), inputs, visual_token_type)
-    same(model.double().encode(inputs).pooled, expected.pooler_output)
+    same(encoded(model.double(), inputs).pooled, expected.pooler_output)
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     again = VisualBert(3, pretrained=str(tmp_path), feature_size=10, vocab_size=50, hidden_size=24).eval()
     assert again.sizes == model.sizes
     inputs = make_inputs(torch.float32)
-    assert torch.equal(again.encode(inputs).pooled, model.encode(inputs).pooled)
+    assert torch.equal(encoded(again, inputs).pooled, encoded(model, inputs).pooled)
 
 
 @pytest.mark.parametrize("kind", ["BertModel", "BertForPreTraining"])
@@ -314,7 +315,7 @@ def test_bert_weights_read_text_as_bert_does(tmp_path: Path, kind: str) -> None:
     model = VisualBert(3, pretrained=str(tmp_path), feature_size=10).double().eval()
     inputs = {"text": make_inputs()["text"]}
     body = reference if kind == "BertModel" else reference.bert
-    same(model.encode(inputs).pooled, their_output(body.double(), inputs).pooler_output)
+    same(encoded(model, inputs).pooled, their_output(body.double(), inputs).pooler_output)
     assert torch.equal(model.embeddings.visual_position.weight, model.embeddings.position.weight)
     assert torch.equal(model.embeddings.visual_segment.weight, model.embeddings.segment.weight)
     assert model.embeddings.visual_projection.weight.shape == (24, 10)
@@ -452,7 +453,7 @@ def test_a_yaml_builds_one_with_an_image_encoder() -> None:
     model = MODELS.build(spec, facts=facts)
     pixels = ModalityInputs(torch.randn(2, 1, 8, 4), torch.ones(2, 1, dtype=torch.bool))
     text = ModalityInputs(torch.ones(2, 5, dtype=torch.long), torch.ones(2, 5, dtype=torch.bool))
-    assert model.encode({"image": pixels, "text": text}).tokens.shape == (2, 5 + 2, 24)
+    assert encoded(model, {"image": pixels, "text": text}).tokens.shape == (2, 5 + 2, 24)
     with pytest.raises(ConfigError, match=r"model\.image_encoder: patch_size must divide image_size, got 3 for \[8, 4\]"):
         MODELS.build(spec | {"image_encoder": {"type": "patches", "patch_size": 3}}, facts=facts)
 
