@@ -62,7 +62,7 @@ class DryRun:
 
         def predict(batch: Batch, names: Sequence[str]) -> None:
             logits = model.forward_views([self._view(masker, batch, name) for name in names]).logits
-            self._check_shape(model, logits, [len(names), len(batch)])
+            self._check_shape(model, logits, [len(names), len(batch.targets)])
             key = "init" if self.config.init else "model"
             self._check_finite(logits, batch, names, key, "the student's", ", before any update.")
 
@@ -108,7 +108,7 @@ class DryRun:
             inputs = masker.view(batch, name).inputs
         for modality, whole in batch.inputs.items():
             hidden = inputs.get(modality)
-            if hidden is None and not masker.leaves_out(modality, self.rows.info.modalities[modality]):
+            if hidden is None and not masker.removes:
                 text = f"{type(masker).__name__} leaves {modality} out of the view {name!r}. If it may, set removes = True."
                 raise ConfigError(Problem("masker", text))
             if hidden is not None and not len(hidden.values) == len(hidden.mask) == len(whole.mask):

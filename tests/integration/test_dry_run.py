@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,9 +17,14 @@ from msd_framework.build.facts import RunFacts
 from msd_framework.checks import components
 from msd_framework.checks.run import checked
 from msd_framework.config.load import load
+from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.errors import ConfigError
-from msd_framework.registry import OPTIMIZERS
+from msd_framework.maskers.drop import DropMasker
+from msd_framework.models.base import MultimodalModel
+from msd_framework.registry import DATASETS, OPTIMIZERS
 from msd_framework.run import run
+from msd_framework.structures import DatasetInfo, ModelOutput
+from msd_framework.testing import made_batch
 from tests.integration.mistakes import DISTILLATION
 
 NORMED = (
@@ -92,3 +101,76 @@ def test_the_learning_rate_goes_by_whether_something_is_pretrained(words, lr, tm
     config = checked(load(tiny_config, [*words, f"env.save_dir={tmp_path / 'run'}"]))
     facts = {"fine_tunes": RunFacts(config).may_be_pretrained}
     assert OPTIMIZERS.build(config.optimizer, "optimizer", facts).lr == lr
+
+
+@DATASETS.register("test_dry_run_words")
+class _Words(MultimodalDataset):
+    """A vector, and a text that is given as ids of words: no token of it is special."""
+
+    splits = ("train", "validation")
+
+    def __init__(self, split: str, max_examples: int | None = None):
+        self.split = split
+
+    @classmethod
+    def describe(cls, options):
+        return DatasetInfo({"image": "features", "text": "tokens"}, 2, "single_label", ("no", "yes"))
+
+    @classmethod
+    def check(cls, options, split):
+        return []
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        generator = np.random.default_rng([len(self.split), index])
+        inputs = {"image": generator.normal(size=4).astype(np.float32), "text": generator.integers(0, 9, 1 + index % 3)}
+        return Example(f"{self.split}{index}", inputs, index % 2, f"row {index}")
+
+    @property
+    def fingerprint(self):
+        return self.split
+
+
+def test_drop_hides_a_text_of_word_ids_which_has_no_special_tokens(tmp_path):
+    text = {"type": "transformer", "hidden_size": 8, "num_layers": 1, "num_heads": 2}
+    config = {
+        "data": {
+            "dataset": "test_dry_run_words",
+            "processors": {"text": "token_ids", "image": "vectors"},
+            "train": "train",
+            "validation": "validation",
+        },
+        "model": {"type": "late_fusion", "encoders": {"text": text, "image": "features"}},
+        "objective": "supervised",
+        "masker": "drop",
+        "training": {"max_updates": 2, "batch_size": 4},
+        "evaluation": {"metrics": ["accuracy"], "views": ["full", "image", "text"]},
+        "env": {"save_dir": str(tmp_path), "device": "cpu"},
+    }
+    assert {"validation/accuracy", "validation/image/accuracy"} <= run(config)["metrics"].keys()
+
+
+def test_a_student_may_predict_several_targets_of_an_example():
+    class TwoTargets(MultimodalModel):
+        modalities, num_classes = ("image",), 3
+
+        @classmethod
+        def modalities_of(cls, options):
+            return ("image",)
+
+        def forward(self, inputs):
+            return ModelOutput(torch.zeros(2 * len(inputs["image"].values), 3))  # [N, C]
+
+    batch = made_batch(4)
+    targets = torch.zeros(8, dtype=torch.int64)
+    several = replace(batch, targets=targets, example_of=torch.arange(4).repeat_interleave(2))
+    info = DatasetInfo({"image": "features"}, 3, "single_label")
+    for rows, fits in ((several, True), (batch, False)):
+        side = SimpleNamespace(alone=[], together=rows, processors=[])
+        found = SimpleNamespace(info=info, of_student=side, device=torch.device("cpu"), source=lambda batch: "these rows")
+        trial = DryRun(SimpleNamespace(init=None, training=SimpleNamespace(precision="fp32")), found)
+        wrong = pytest.raises(ConfigError, match=r"gives logits \[1, 8, 3\] of torch.float32, wanted floats \[1, 4, 3\]")
+        with nullcontext() if fits else wrong:
+            trial.student(TwoTargets(), DropMasker(), ["full"], {})
