@@ -100,12 +100,9 @@ class MultimodalDataset(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A text that is the same for two data sets of the same examples in the same order, wherever their files lie.
-
-        Of a file its name counts; what is in it does not. A data set that reads one file of examples tells that file's hash.
-        """
+        """A text that is the same for two data sets of the same examples in the same order; of a file, its name counts."""
         digest = hashlib.sha256()
-        for example in (self[i] for i in range(len(self))):
+        for example in map(self.__getitem__, range(len(self))):
             inputs = {m: value.name if isinstance(value, PurePath) else value for m, value in sorted(example.inputs.items())}
             digest.update(repr((example.id, inputs)).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
@@ -197,11 +194,7 @@ PROCESSORS: Registry[Processor] = Registry("processor", "processors", Processor)
 
 
 def as_array(value: Any) -> NDArray[Any]:
-    """What a program holds as an array in the machine's byte order: a tensor of any device and precision, an array, a list.
-
-    >>> as_array(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
-    array([1., 1.], dtype=float32)
-    """
+    """What a program holds as an array in the machine's byte order: a tensor of any device and precision, an array, a list."""
     try:
         if isinstance(value, Tensor):
             value = value.detach().cpu()
@@ -222,9 +215,5 @@ def padded(loaded: Sequence[Tensor], value: float = 0.0, at_least_one: bool = Fa
 
 
 def input_name(value: Any) -> tuple[type, str] | None:
-    """What a raw input is known by: inputs of one name are the same; None where only its own object is known to be the same.
-
-    >>> input_name("a meme") == input_name("a meme"), input_name([1, 2])
-    (True, None)
-    """
+    """What a raw input is known by: inputs of one name are the same; None where only its own object is known to be the same."""
     return (type(value), str(value)) if value is None or isinstance(value, (str, int, PurePath)) else None

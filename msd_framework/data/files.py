@@ -9,6 +9,8 @@ from pathlib import Path, PurePath
 
 from msd_framework.errors import DataError, did_you_mean
 
+_MAX_FOLDERS = 1024  # whose names are kept
+
 
 class FilesThatAreThere:
     """Files by the listings of their folders, each made once: a network disk is slow to look for many files one by one."""
@@ -37,7 +39,6 @@ class DataFolder:
         self._doubtful: dict[str, Set[str] | None] = {}
 
     def check(self, relative: str) -> None:
-        """Refuses a path that leaves the folder, see `inside`."""
         head, slash, name = relative.rpartition("/")
         doubtful = self._doubtful_in(head + slash)
         if doubtful is None or name in doubtful or "\0" in name:
@@ -95,9 +96,8 @@ def inside(root: Path, relative: str, allowed: Sequence[Path] = (), option: str 
         tops = [Path(os.path.realpath(folder)) for folder in (root, *allowed)]
     except ValueError as error:  # a null character, or one that no file name can hold
         raise DataError(f"{relative!r} is not a file name ({error})") from error
-    if any(top in real.parents for top in tops[Path(relative).is_absolute() :]):
-        return root / relative
-    if real in tops[1:]:  # a link to a folder that may be used as a whole
+    # a link may lead to a folder that may be used as a whole
+    if real in tops[1:] or any(top in real.parents for top in tops[Path(relative).is_absolute() :]):
         return root / relative
     outside = f"{relative!r} does not lie inside {root}"
     if not Path(relative).is_absolute() and os.path.normpath(root / relative).startswith(os.path.normpath(root) + os.sep):
@@ -106,22 +106,14 @@ def inside(root: Path, relative: str, allowed: Sequence[Path] = (), option: str 
 
 
 def plain_texts(texts: Sequence[str]) -> Sequence[str]:
-    """Texts in the form in which two of them are the same to a reader: no white space around them, single spaces within.
-
-    >>> plain_texts(["a  b ", "c"])
-    ['a b', 'c']
-    """
+    """Texts in the form in which two of them are the same to a reader: no white space around them, single spaces within."""
     joined = "\0".join(["", *texts, ""])
     is_plain = joined.isascii() and not any(mark in joined for mark in ("  ", " \0", "\0 ", "\t", "\n", "\r"))
     return texts if is_plain else [unicodedata.normalize("NFC", " ".join(text.split())) for text in texts]
 
 
 def plain_paths(paths: Sequence[str]) -> Sequence[str]:
-    r"""Paths in the form in which two of them are the same.
-
-    >>> plain_paths(["./a.png", "img/../b.png", "img\\c.png"])
-    ['a.png', 'b.png', 'img/c.png']
-    """
+    r"""Paths in the form in which two of them are the same: img/b.png of ./img/b.png and of img\a\..\b.png."""
     joined = "\0".join(paths)
     if not any(mark in joined for mark in ("./", "//", "\\")):
         return paths
@@ -158,16 +150,11 @@ def find_layout(root: Path, file: str) -> tuple[Path, Path]:
 
 def missing(file: Path, page: str, tree: Sequence[str]) -> list[str]:
     """A sentence that says where to get a file and how its folder must look, or nothing if it is there."""
-    if file.is_file():
-        return []
-    return [f"{file} is missing: download the data set from {page} and unpack it so that its root holds {', '.join(tree)}."]
+    text = f"{file} is missing: download the data set from {page} and unpack it so that its root holds {', '.join(tree)}."
+    return [] if file.is_file() else [text]
 
 
 def unknown_split(dataset: str, split: str, splits: Sequence[str]) -> list[str]:
     """A sentence that names the nearest split, or nothing if the split is known."""
-    if split in splits:
-        return []
-    return [f"{dataset} has no split {split!r}.{did_you_mean(split, splits)} Its splits: {', '.join(splits)}."]
-
-
-_MAX_FOLDERS = 1024
+    text = f"{dataset} has no split {split!r}.{did_you_mean(split, splits)} Its splits: {', '.join(splits)}."
+    return [] if split in splits else [text]

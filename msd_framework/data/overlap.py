@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from msd_framework.data.base import Example, MultimodalDataset, RowKeys
+from msd_framework.data.base import MultimodalDataset, RowKeys
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.reader import read_example
 from msd_framework.data.files import plain_paths, plain_texts
@@ -40,10 +40,18 @@ def survey(dataset: MultimodalDataset, info: DatasetInfo, needs_labels: bool = F
     collator = Collator({}, info, unlabelled=False if needs_labels else None)
     for i in range(len(dataset)):
         example = read_example(dataset, i, info.modalities)
-        _check_names(example, dataset, info)
+        kind, given = type(dataset).__name__, cast(object, example.id)
+        if not isinstance(given, str):
+            text = f"the id {given!r} ({type(given).__name__}) of an example of {kind} is no text; write str(...)"
+            raise DataError(f"{example.source}: {text}")
+        for name in example.inputs:
+            if name not in info.modalities:
+                known = f"{did_you_mean(name, info.modalities)} It names: {', '.join(info.modalities)}"
+                text = f"example {example.id!r} has an input {name!r}, which describe() of {kind} does not name"
+                raise DataError(f"{example.source}: {text}.{known}")
         if (first := places.setdefault(example.id, i)) != i:
-            same = f"examples {first} and {i} of {type(dataset).__name__} have the id {example.id!r}"
-            raise DataError(f"{example.source}: {same}; ids must differ")
+            text = f"examples {first} and {i} of {kind} have the id {example.id!r}"
+            raise DataError(f"{example.source}: {text}; ids must differ")
         collator.num_labelled([example])
         if problem := target_problem(example.target, info):
             raise DataError(f"{example.source}: the target of example {example.id!r} is {example.target!r}, wanted {problem}")
@@ -105,20 +113,6 @@ def _content(value: Any, name: str) -> Any:
         return pickle.dumps(value)
     except Exception:  # an object of a user's own may raise anything
         return name
-
-
-def _check_names(example: Example, dataset: MultimodalDataset, info: DatasetInfo) -> None:
-    """Refuses an example that is not called by a text, or names an input that nobody reads."""
-    name: object = example.id
-    if not isinstance(name, str):
-        text = f"the id {name!r} ({type(name).__name__}) of an example of {type(dataset).__name__} is no text; write str(...)"
-        raise DataError(f"{example.source}: {text}")
-    for name in example.inputs:
-        if name not in info.modalities:
-            known = ", ".join(info.modalities)
-            hint = did_you_mean(name, info.modalities)
-            text = f"example {example.id!r} has an input {name!r}, which describe() of {type(dataset).__name__} does not name"
-            raise DataError(f"{example.source}: {text}.{hint} It names: {known}")
 
 
 def target_problem(target: Any, info: DatasetInfo) -> str:

@@ -15,12 +15,9 @@ from msd_framework.structures import DatasetInfo
 class Records(MultimodalDataset):
     """Examples of rows in memory.
 
-    Args:
-        rows: each a mapping with a value for each modality, or an `Example`; a single one of them; a DataFrame, or a row of it. A
-            row lacks a modality where its value is None or NaN, or where it names nothing but other modalities. Its
-            ``id``, or else its place, says what noise a masker draws for it.
-        modalities: those that are read.
-        targets: what each row's answer is, a class or C scores; None where nobody knows.
+    Rows are mappings with a value for each modality, or `Example`s; a single one of them; a DataFrame, or a row of it. A row lacks
+    a modality where its value is None or NaN, or where it names nothing but other modalities. Its ``id``, or else its place, says
+    what noise a masker draws for it.
 
     >>> Records([{"txt": "what a day"}], ["text"])
     Traceback (most recent call last):

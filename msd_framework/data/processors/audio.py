@@ -99,7 +99,6 @@ def read_wav(path: Path, sample_rate: int | None = None) -> np.ndarray[Any, np.d
 
 
 def _in_memory(value: Any, sample_rate: int) -> np.ndarray[Any, np.dtype[np.int16]]:
-    """Samples that were read already as int16 [T]."""
     if isinstance(value, Mapping):
         if value.get("sampling_rate") != sample_rate:
             raise DataError(f"a sound has {value.get('sampling_rate')} samples a second, wanted {sample_rate}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from msd_framework.data.base import PROCESSORS, as_array
 from msd_framework.data.files import FilesThatAreThere
-from msd_framework.data.processors.feature_size import FeatureProcessor
+from msd_framework.data.processors.vectors import FeatureProcessor
 from msd_framework.data.regions.base import FeatureReader, names_of, respelled, wanted
 from msd_framework.data.regions.open import open_features, parse_source, source_problems
 from msd_framework.errors import DataError
@@ -32,15 +32,12 @@ class LoadedRegions(NamedTuple):
 class RegionFeatures(FeatureProcessor):
     """Region features in place of an image, found by the last parts of its path without suffix: ``img/42953`` or ``42953``.
 
-    In place of its path there may be the features themselves, an array [N, D], where no boxes are wanted.
-    Rows beyond ``max_regions`` are left out; detectors write the surest regions first. With ``boxes``, batches have extras
-    ``boxes``, float32 [B, L, 5], see `locations`. What is pickled (boxes beside `.npy` files, all of an LMDB) is read without
-    running it: numbers, texts and arrays alone.
+    In place of its path there may be the features themselves, an array [N, D], where no boxes are wanted. With ``boxes``, batches
+    have extras ``boxes``, float32 [B, L, 5], see `locations`. What is pickled is read without running it.
 
     Args:
-        folder: where they lie, relative to where the run is started: a folder of `<image>.npy`, an LMDB, an HDF5 file, or a
-            store that `msd convert-features` has written; `store:`, `lmdb:`, `hdf5:` or `npy:` before it says which.
-        max_regions: how many regions to keep of an image.
+        folder: a folder of `<image>.npy`, an LMDB, an HDF5 file, or a store; `npy:`, `lmdb:`, `hdf5:` or `store:` may say which.
+        max_regions: how many regions to keep of an image, the first ones: detectors write the surest first.
         feature_size: D, checked in every image; taken from the first training image if left out.
         boxes: whether a batch says where the regions are.
         allow_roots: folders outside a folder of `.npy` files that links in it may lead to, such as those of a shared disk.
@@ -120,7 +117,7 @@ class RegionFeatures(FeatureProcessor):
         """Whether an image has regions, and none is known to be of another size without reading it."""
         if isinstance(value, (np.ndarray, Tensor)):
             return True
-        name = next((name for name in self._names(value) if name in self.reader), None)
+        name = next(filter(self.reader.__contains__, self._names(value)), None)
         try:
             return name is not None and self.reader.size_of(name) in (None, self.feature_size)
         except (DataError, OSError):
@@ -129,9 +126,8 @@ class RegionFeatures(FeatureProcessor):
     def length(self, value: Any) -> int:
         if isinstance(value, (np.ndarray, Tensor)):
             return len(self._in_memory(value).features)
-        reader = self.reader
-        name = next((name for name in self._names(value) if name in reader), Path(value).stem)
-        return min(reader.count(name), self.max_regions)
+        name = next(filter(self.reader.__contains__, self._names(value)), Path(value).stem)
+        return min(self.reader.count(name), self.max_regions)
 
     def is_present(self, value: Any) -> bool:
         return self.length(value) > 0
@@ -184,9 +180,6 @@ def _padded(rows: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     """Rows [N, D] as float32 [B, L, D], in one copy."""
     values = torch.empty(len(rows), max(1, *counts), rows[0].shape[1])  # [B, L, D]
     for padded, row, count in zip(values, rows, counts):
-        if count == values.shape[1]:
-            padded.copy_(row)
-        else:
-            padded[:count].copy_(row)
-            padded[count:] = 0
+        padded[:count].copy_(row)
+        padded[count:] = 0
     return values

@@ -51,8 +51,8 @@ class Pixels(ImageProcessor):
     .. math:: x = (u / 255 - \mu) / \sigma
 
     with :math:`u` the 8-bit pixels after resizing, and mean :math:`\mu` and deviation :math:`\sigma` per channel. What is
-    transparent becomes white. The aspect ratio is not kept. A photo that its camera held turned is turned upright, as every viewer
-    shows it; models whose published numbers were made without that (torchvision's and MMF's loaders) want ``exif: ignore``.
+    transparent becomes white. The aspect ratio is not kept. Models whose published numbers were made of photos that were not turned
+    upright (torchvision's and MMF's loaders) want ``exif: ignore``.
 
     Args:
         size: height and width in pixels, one number for a square.
@@ -83,10 +83,17 @@ class Pixels(ImageProcessor):
             raise ValueError(f"mean is {self.mean} and std is {self.std}, wanted {channels} of each, the latter positive")
         self.random = augment != "none"
 
-    @cached_property
+    @cached_property  # at the first image, since it takes a second to import what it is made of
     def _transform(self) -> Any:
-        """Made at the first image, since it takes a second to import what it is made of."""
-        return _transform(self.size, self.interpolation, self.augment)
+        from torchvision import transforms
+        from torchvision.transforms import InterpolationMode
+
+        mode, steps = InterpolationMode(self.interpolation), list[Any]()
+        if self.augment == "crop_flip":
+            steps += [transforms.RandomResizedCrop(self.size, interpolation=mode), transforms.RandomHorizontalFlip()]
+        else:
+            steps.append(transforms.Resize(self.size, mode))
+        return transforms.Compose([*steps, transforms.PILToTensor()])
 
     def load(self, value: Any) -> Tensor:
         """An image as uint8 [C, H, W]."""
@@ -150,7 +157,6 @@ def read_image(file: Path, exif: Exif = "apply") -> Any:
 
 
 def _in_memory(value: Any, exif: Exif) -> Any:
-    """A PIL image or an array as a PIL image in RGB."""
     from PIL import Image
 
     if isinstance(value, np.ndarray):
@@ -167,7 +173,6 @@ def _in_memory(value: Any, exif: Exif) -> Any:
 
 
 def _upright(image: Any, exif: Exif) -> Any:
-    """A PIL image in RGB, turned as its camera says."""
     from PIL import Image
 
     if image.width * image.height > MAX_PIXELS:
@@ -178,12 +183,7 @@ def _upright(image: Any, exif: Exif) -> Any:
 
 
 def to_rgb(image: Any) -> Any:
-    """A PIL image of any mode with 8 or 16 bits a channel as RGB.
-
-    >>> from PIL import Image
-    >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
-    (255, 255, 255)
-    """
+    """A PIL image of any mode with 8 or 16 bits a channel as RGB."""
     from PIL import Image
 
     if image.mode == "F":
@@ -239,18 +239,6 @@ _TURNS = dict(enumerate(_NAMES, 2))
 
 
 def _statistics(given: list[float] | None, imagenet: Sequence[float], channels: int) -> list[float]:
-    if given is not None:
-        return [float(x) for x in given]
-    return list(imagenet) if channels == 3 else [sum(imagenet) / 3]
-
-
-def _transform(size: list[int], interpolation: str, augment: str) -> Any:
-    from torchvision import transforms
-    from torchvision.transforms import InterpolationMode
-
-    mode = InterpolationMode(interpolation)
-    steps = {
-        "none": [transforms.Resize(size, mode)],
-        "crop_flip": [transforms.RandomResizedCrop(size, interpolation=mode), transforms.RandomHorizontalFlip()],
-    }
-    return transforms.Compose([*steps[augment], transforms.PILToTensor()])
+    if given is None:
+        return list(imagenet) if channels == 3 else [sum(imagenet) / 3]
+    return list(map(float, given))

@@ -90,17 +90,17 @@ class Tokenizer(Processor):
 
     def load(self, value: Any) -> Tensor:
         """A text's token ids and, below each, whether it belongs to the model rather than to the text, int32 [2, L]."""
-        encoding = self._encoded(_text(value))
+        encoding = self._encoded(value)
         return torch.tensor([encoding.ids, encoding.special_tokens_mask], dtype=torch.int32)
 
     def length(self, value: Any) -> int:
-        return len(self._encoded(_text(value)))
+        return len(self._encoded(value))
 
     def is_present(self, value: Any) -> bool:
-        return not all(self._encoded(_text(value)).special_tokens_mask)
+        return not all(self._encoded(value).special_tokens_mask)
 
-    def _encoded(self, text: str) -> Any:
-        tokenizer = self.tokenizer
+    def _encoded(self, value: Any) -> Any:
+        text, tokenizer = _text(value), self.tokenizer
         try:
             return tokenizer.encode(text)
         except Exception as error:  # the library raises nothing narrower, such as for a word that it has no unknown token for
@@ -141,17 +141,15 @@ class Tokenizer(Processor):
         for text in texts:
             if not text.strip():
                 continue
-            example, encoding = text, self._encoded(_text(text))
+            example, encoding = text, self._encoded(text)
             for token, special in zip(encoding.tokens, encoding.special_tokens_mask):
                 if special or not token.strip(BLANKS):
                     continue
                 if token != unknown:
                     return ""
                 tokens = f"only {unknown}"
-        if not example:
-            return ""
         text = f"makes {tokens} of texts such as {example[:60]!r}: it knows none of their words"
-        return f"{text}. Take another tokenizer, or options."
+        return f"{text}. Take another tokenizer, or options." if example else ""
 
     @property
     def needs_known_words(self) -> bool:
@@ -197,8 +195,15 @@ class Tokenizer(Processor):
         return self._tokenizer
 
     def _use(self, tokenizer: Any) -> None:
-        padding = tokenizer.padding or _padding(tokenizer)
-        tokenizer.enable_padding(pad_id=padding["pad_id"], pad_token=padding["pad_token"])  # one text alone is never padded
+        if tokenizer.padding is None:
+            # the padding token by its usual names; else the end mark, else the first token: padding is masked, so any will do
+            vocabulary = tokenizer.get_vocab()
+            names = ["[PAD]", "<pad>", *reversed(tokenizer.encode("").tokens), min(vocabulary, key=vocabulary.__getitem__)]
+            name = next(name for name in names if name in vocabulary)
+            padding = {"pad_id": vocabulary[name], "pad_token": name}
+        else:
+            padding = {key: tokenizer.padding[key] for key in ("pad_id", "pad_token")}
+        tokenizer.enable_padding(**padding)  # one text alone is never padded
         tokenizer.enable_truncation(self.max_length)
         self._tokenizer = tokenizer
 
@@ -241,25 +246,21 @@ def _learn(texts: Iterable[str], options: Tokenizer) -> Any:
 
     # The trainer of pieces numbers characters in the order of a randomly seeded hash map and breaks ties by number. Listed
     # beforehand, they are numbered by us, and equal texts give equal vocabularies.
-    listed: list[str] = []
-    if not is_of_words:
-        first, later = set[str](), set[str]()
-        for text in texts:
-            for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)):
-                first.update(word)
-                later.update(f"##{character}" for character in word[1:])
-        listed = sorted(first) + sorted(later)
-    learner = pipeline(model(unk_token="[UNK]"))  # noqa: S106
+    first, later = set[str](), set[str]()
+    for text in () if is_of_words else texts:
+        for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)):
+            first.update(word)
+            later.update(f"##{character}" for character in word[1:])
     training: dict[str, Any] = {"vocab_size": options.max_vocabulary, "min_frequency": options.min_frequency}
-    training |= {"special_tokens": [*SPECIAL_TOKENS, *listed], "show_progress": False}
+    training |= {"special_tokens": [*SPECIAL_TOKENS, *sorted(first), *sorted(later)], "show_progress": False}
+    learner = pipeline(model(unk_token="[UNK]"))  # noqa: S106
     with _without_threads():
         learner.train_from_iterator(texts, trainer(**training))
     vocabulary = learner.get_vocab()
     learned = pipeline(model(vocabulary, unk_token="[UNK]"))  # noqa: S106
     learned.add_special_tokens(list(SPECIAL_TOKENS))
-    learned.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
-    )
+    marks = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+    learned.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
     return learned
 
 
@@ -278,7 +279,6 @@ def _without_threads() -> Iterator[None]:
 
 
 def read_tokenizer(name: str) -> Any:
-    """The tokenizer of a file, a folder or a model of the hub."""
     path = Path(name)
     if path.is_file() or path.suffix == ".json":
         return _read(path)
@@ -329,11 +329,3 @@ def _read(file: Path) -> Any:
     if not tokenizer.get_vocab_size():
         raise DataError(f"{file}: has an empty vocabulary")
     return tokenizer
-
-
-def _padding(tokenizer: Any) -> dict[str, Any]:
-    """The padding token by its usual names; else the end mark, else the first token: padding is masked, so any will do."""
-    vocabulary = tokenizer.get_vocab()
-    names = ["[PAD]", "<pad>", *reversed(tokenizer.encode("").tokens), min(vocabulary, key=vocabulary.__getitem__)]
-    name = next(n for n in names if n in vocabulary)
-    return {"pad_id": vocabulary[name], "pad_token": name}

@@ -5,20 +5,44 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from msd_framework.data.base import PROCESSORS, Processor, as_array, padded
-from msd_framework.data.processors.feature_size import FeatureProcessor, read_number
-from msd_framework.errors import DataError
+from msd_framework.errors import CheckpointError, DataError
 from msd_framework.files import write_text
 from msd_framework.ranges import MOST_WORDS, positive
 from msd_framework.structures import ModalityInputs
 
 PAD, UNKNOWN, FIRST = 0, 1, 2  # the ids of padding, of words that training has not seen, and of the first word
+
+
+class FeatureProcessor(Processor):
+    """A processor whose values are vectors of D features; `fit` sets D unless it was given."""
+
+    kind = "features"
+    fits_on_loaded = True
+    feature_size: int | None
+    size_file: ClassVar[str]  # of a checkpoint, which D is written to
+
+    def known_size(self) -> int:
+        """D, where an example has no features."""
+        if self.feature_size is None:
+            raise DataError("an example has no features, and none that was read before says how long they are; give feature_size")
+        return self.feature_size
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {} if self.feature_size is None else {"feature_size": self.feature_size}
+
+    def save(self, folder: Path) -> None:
+        write_text(folder / self.size_file, json.dumps({"feature_size": self.feature_size}))
+
+    def restore(self, folder: Path) -> None:
+        self.feature_size = self.feature_size or read_number(folder / self.size_file, "feature_size")
 
 
 @PROCESSORS.register("token_ids")
@@ -87,10 +111,6 @@ class Vectors(FeatureProcessor):
 
     Args:
         feature_size: D, checked in every input; taken from the first training input if left out.
-
-    >>> vectors = Vectors(feature_size=2)
-    >>> vectors.collate([vectors.load([1.0, 2.0])]).values
-    tensor([[[1., 2.]]])
     """
 
     size_file = "vectors.json"
@@ -137,3 +157,10 @@ def _ids(value: Any) -> np.ndarray[Any, Any]:
     if ids.dtype.kind not in "iu" or ids.ndim != 1 or not len(ids) or ids.min() < 0:
         raise DataError(f"a text is an array of {ids.dtype} {list(ids.shape)}, wanted the ids of its words, whole numbers from 0")
     return ids.astype(np.int64)
+
+
+def read_number(file: Path, key: str) -> int:
+    try:
+        return int(json.loads(file.read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error!r}), wanted the {key} of a run") from error

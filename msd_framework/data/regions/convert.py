@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,14 @@ def plan_of(reader: FeatureReader, precision: Precision, boxes: bool | None) -> 
     boxes = reader.has_boxes if boxes is None else boxes
     origin = {"kind": reader.kind, "path": str(reader.path.resolve()), "stamp": reader.stamp}
     wrong = ""
-    for _, read in _read_all(reader, boxes):
-        if isinstance(read, Regions) and read.features.shape[-1]:
-            return Plan(precision, read.features.shape[1], boxes, origin)
-        wrong = wrong or str(read)
+    for name in reader.names():
+        try:
+            features = reader.read(name, boxes=boxes).features
+        except DataError as error:
+            wrong = wrong or str(error)
+            continue
+        if features.shape[-1]:
+            return Plan(precision, features.shape[1], boxes, origin)
     raise DataError(f"{reader.path}: holds no features that can be read{': ' + wrong if wrong else ''}")
 
 
@@ -46,11 +50,11 @@ def convert(
     done, skipped = draft.done(), list[str]()
     advance(len(done))
     with draft.shard(0) as shard:
-        for name, read in _read_all(reader, draft.plan.boxes, done):
+        for name in reader.names():
+            if name in done:
+                continue
             try:
-                if isinstance(read, DataError):
-                    raise read
-                shard.add(name, read)
+                shard.add(name, reader.read(name, boxes=draft.plan.boxes))
             except DataError as error:
                 if not skip_errors:
                     raise
@@ -61,10 +65,9 @@ def convert(
 
 def compare(reader: FeatureReader, store: FeatureStore | None, boxes: bool, advance: Callable[[int], None]) -> Iterator[str]:
     """A sentence for each image that cannot be read, or that the store which was made of them, if any, holds otherwise."""
-    for name, read in _read_all(reader, boxes):
+    for name in reader.names():
         try:
-            if isinstance(read, DataError):
-                raise read
+            read = reader.read(name, boxes=boxes)
             if isinstance(reader, FeatureStore):
                 reader.verify(name)
             if store is not None:
@@ -83,14 +86,3 @@ def _same(name: str, read: Regions, store: FeatureStore) -> None:
         same = same and np.array_equal(stored.boxes, read.boxes)
     if not same:
         raise DataError(f"{store.place(name)}: is not what it was made of; make the store anew")
-
-
-def _read_all(reader: FeatureReader, boxes: bool, without: Container[str] = ()) -> Iterator[tuple[str, Regions | DataError]]:
-    """Each image with its regions, or with what is wrong with them."""
-    for name in reader.names():
-        if name in without:
-            continue
-        try:
-            yield name, reader.read(name, boxes=boxes)
-        except DataError as error:
-            yield name, error

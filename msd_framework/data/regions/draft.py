@@ -114,10 +114,7 @@ class StoreDraft:
             "shards": [*zip(numbers, rows)],
             "slots": len(slots),
             "depths": [min(folders), max(folders)],
-            "precision": self.plan.precision,
-            "feature_size": self.plan.feature_size,
-            "boxes": self.plan.boxes,
-            "origin": dict(self.plan.origin),
+            **asdict(self.plan),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
         }
         write_card(self.part / store.CARD, card)
@@ -196,10 +193,7 @@ def _open_behind(file: Path, size: int) -> Any:
 
 
 def _slots(names: list[str], folder: Path) -> np.ndarray[Any, Any]:
-    """An open-addressed hash table: 1 + the place of the name whose hash leads to a slot, 0 where there is none.
-
-    Its length is a power of two, at least twice the number of names.
-    """
+    """An open-addressed hash table, at least half empty: 1 + the place of the name whose hash leads to a slot, 0 for none."""
     last = (1 << (2 * len(names) - 1).bit_length()) - 1
     slots, keys = [0] * (last + 1), [key_of(name) for name in names]
     for place, key in enumerate(keys, 1):

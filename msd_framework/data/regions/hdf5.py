@@ -102,9 +102,9 @@ class Hdf5(FeatureReader):
         with damage_as_data_error(self.place(name)):
             return bool(name.strip("./")) and name in self._images
 
-    def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
+    def find(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions | None:
         if name not in self:
-            raise self.missing(name)
+            return None
         place, fields = self.place(name), dict[str, Any]()
         with damage_as_data_error(place):
             if self.together is not None:

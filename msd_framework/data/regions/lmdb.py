@@ -51,10 +51,10 @@ class Lmdb(FeatureReader):
     def __contains__(self, name: str) -> bool:
         return name.encode() != KEYS and self._get(name.encode()) is not None
 
-    def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
+    def find(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions | None:
         value, place = self._get(name.encode()), self.place(name)
-        if value is None:
-            raise self.missing(name)
+        if value is None or name.encode() == KEYS:
+            return None
         fields = read_pickle(value, place)
         if not isinstance(fields, dict):
             raise DataError(f"{place}: holds a {type(fields).__name__}, wanted a dict with features")

@@ -54,8 +54,11 @@ class NpyFolder(FeatureReader):
     def __contains__(self, name: str) -> bool:
         return self._file(name).is_file()
 
-    def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
-        file, stored = self._open(name)
+    def find(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions | None:
+        file = self._file(name)
+        if not file.is_file():
+            return None
+        stored = _opened(file)
         if not boxes:
             return checked(str(file), stored, limit=limit)
         info = self._info(file)
@@ -68,7 +71,9 @@ class NpyFolder(FeatureReader):
         return from_fields(str(info), fields, limit, True, stored)
 
     def count(self, name: str) -> int:
-        return len(self._open(name)[1])
+        if name not in self:
+            raise self.missing(name)
+        return len(_opened(self._file(name)))
 
     def size_of(self, name: str) -> int | None:
         """D, from the first bytes of the image's file; its other faults are found when it is read."""
@@ -98,16 +103,14 @@ class NpyFolder(FeatureReader):
         info = file.relative_to(self.path).with_name(f"{file.stem}{INFO}.npy").as_posix()
         return inside(self.path, info, self.allowed, "allow_roots")
 
-    def _open(self, name: str) -> tuple[Path, NDArray[Any]]:
-        """The file of an image, and its array, of which nothing but the head is read yet."""
-        file = self._file(name)
-        try:
-            stored = np.load(file, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise self.missing(name) from error
-        except Exception as error:  # a damaged file can make numpy raise anything
-            raise DataError(f"{file}: is not a plain array that can be read without unpickling ({error})") from error
-        if not isinstance(stored, np.ndarray):
-            raise DataError(f"{file}: holds several arrays, {wanted()}")
-        check_shape(str(file), stored)
-        return file, stored
+
+def _opened(file: Path) -> NDArray[Any]:
+    """The array of a file, of which nothing but the head is read yet."""
+    try:
+        stored = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged file can make numpy raise anything
+        raise DataError(f"{file}: is not a plain array that can be read without unpickling ({error})") from error
+    if not isinstance(stored, np.ndarray):
+        raise DataError(f"{file}: holds several arrays, {wanted()}")
+    check_shape(str(file), stored)
+    return stored

@@ -42,11 +42,7 @@ def source_problems(source: str, allow_roots: Sequence[str] | None = None) -> li
 
 
 def parse_source(source: str) -> tuple[str, Path]:
-    """The kind of features and their path; the kind is empty where nothing claims the path.
-
-    >>> parse_source("lmdb:features/detectron")
-    ('lmdb', PosixPath('features/detectron'))
-    """
+    """The kind of features and their path; the kind is empty where nothing claims the path."""
     kind, colon, path = source.partition(":")
     if colon and kind in READERS:
         return kind, Path(path)

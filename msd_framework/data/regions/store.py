@@ -29,8 +29,6 @@ CARD_TYPES: dict[str, Any] = {"feature_size": int, "depths": list[int], "images"
 
 
 class Entry(NamedTuple):
-    """An image in the index."""
-
     key: bytes  # the hash of its name
     start: int  # its first row in its shard
     num_regions: int
@@ -50,10 +48,7 @@ class FeatureStore(FeatureReader):
     Files: ``features_<k>.npy``, float16 or float32 [R, D], the regions of one image after those of another, and
     ``boxes_<k>.npy``, float32 [R, 4], x1, y1, x2 and y2 in pixels, where there are boxes; ``index.json`` says what there is;
     ``entries.npy`` has 44 bytes an image, ``slots.npy`` leads from a name's hash to its entry, and ``names.txt`` lists the
-    names, one JSON text a line. All arrays are plain, so ``numpy.load(mmap_mode="r")`` opens them.
-
-    All of them are mapped into memory, so that processes share them, and reading an image copies nothing: its regions are a part
-    of the mapped file until a batch is made of them. Numbers were checked when they were written; see `verify`.
+    names, one JSON text a line. All of them are mapped into memory: processes share them, and reading an image copies nothing.
     """
 
     kind = "store"
@@ -106,14 +101,10 @@ class FeatureStore(FeatureReader):
     def __contains__(self, name: str) -> bool:
         return self._search(key_of(name)) is not None
 
-    def read(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions:
-        return self._regions(name, self.entry(name), limit, boxes)
-
     def find(self, name: str, limit: int | None = None, boxes: bool = False) -> Regions | None:
         entry = self._search(key_of(name))
-        return None if entry is None else self._regions(name, entry, limit, boxes)
-
-    def _regions(self, name: str, entry: tuple[Any, ...], limit: int | None, boxes: bool) -> Regions:
+        if entry is None:
+            return None
         _, start, num_regions, shard, _, width, height = entry
         end = start + (num_regions if limit is None else min(limit, num_regions))
         features = self._features[shard][start:end]
@@ -128,7 +119,6 @@ class FeatureStore(FeatureReader):
         return self.entry(name).num_regions
 
     def entry(self, name: str) -> Entry:
-        """The index's entry of an image, which must be there."""
         entry = self._search(key_of(name))
         if entry is None:
             raise self.missing(name)

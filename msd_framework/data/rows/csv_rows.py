@@ -21,7 +21,7 @@ ROWS = 1024  # how many are looked at together
 
 
 class CsvFile(RowFile):
-    r"""The rows of a CSV file that hold an example, in the file's order.
+    """The rows of a CSV file that hold an example, in the file's order.
 
     The first row names the columns; one that has no name, as where lines end with a delimiter, cannot be asked for. A record is
     a text a column; it may be quoted, and then go over several lines. UTF-8; empty lines do not count. A row's number is that of
@@ -30,13 +30,6 @@ class CsvFile(RowFile):
     Args:
         delimiter: what stands between two columns; if None, a comma, or the semicolon, tab or bar that the header has in place of
             any comma.
-
-    >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "dev.csv"
-    >>> _ = file.write_text('id,text\n7,"a, b"\n8,"two\nlines"\n')
-    >>> rows = CsvFile(file).open("id", lambda rows: rows.texts("text"))
-    >>> [row.record["text"] for row in rows], rows[1].number
-    (['a, b', 'two\nlines'], 3)
     """
 
     def __init__(self, file: Path, encoding: str | None = None, delimiter: str | None = None):

@@ -20,20 +20,10 @@ OBJECTS = 1024  # how many are looked at together
 
 
 class JsonArray(RowFile):
-    r"""The objects of a list in a JSON file, in its order.
+    """The objects of a list in a JSON file, in its order.
 
     The file holds one object, and the list is one of its values. An object that is no JSON ends the reading whatever
     ``on_error`` says, for nobody knows where the next one begins.
-
-    Args:
-        list_name: the list's key.
-
-    >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "questions.json"
-    >>> _ = file.write_text('{"info": {}, "questions": [{"id": 1, "text": "why?"}, {"id": 2, "text": "how?"}]}')
-    >>> questions = JsonArray(file, "questions").open("id", lambda rows: rows.texts("text"))
-    >>> questions[1].record, questions[1].place.rpartition("/")[2]
-    ({'id': 2, 'text': 'how?'}, 'questions.json:questions:2')
     """
 
     def __init__(self, file: Path, list_name: str):
@@ -81,8 +71,8 @@ class JsonArray(RowFile):
                 ends.append(text.place - start)
                 more = text.take(",]") == ","
             raw = text.since_forgotten
-            is_certain = set(map(type, values)) == {dict} and raw.isascii() and keys_are_once(raw[:-1].decode(), values)
-            yield Block(start, np.array(ends), range(number, number + len(ends)), values if is_certain else None)
+            is_sure = set(map(type, values)) == {dict} and raw.isascii() and keys_are_once(raw[:-1].decode(), values)
+            yield Block(start, np.array(ends), range(number, number + len(ends)), values if is_sure else None)
             number += len(ends)
 
     def _parse(self, raw: bytes, number: int) -> Row | None:
@@ -98,12 +88,10 @@ class _Text:
 
     @property
     def place(self) -> int:
-        """How many bytes have been read."""
         return self._start + self._at
 
     @property
     def since_forgotten(self) -> bytes:
-        """What has been read since `forget`."""
         return self._text[: self._at].encode("latin-1")
 
     def forget(self) -> None:

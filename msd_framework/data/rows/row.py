@@ -14,15 +14,7 @@ AreRight: TypeAlias = Callable[[Sequence[Any]], bool]
 
 
 class Row(NamedTuple):
-    """One record of a file, with the place to name where it is wrong.
-
-    >>> row = Row({"id": "00127", "label": 1, "txt": "hello"}, "dev.jsonl", 3)
-    >>> row.identifier("id")
-    '00127'
-    >>> row.text("text")
-    Traceback (most recent call last):
-    msd_framework.errors.DataError: dev.jsonl:3: has no 'text', only 'id', 'label', 'txt'. Did you mean 'txt'?
-    """
+    """One record of a file, with the place to name where it is wrong."""
 
     record: Record
     file: str  # its name, and that of the list in it if there are several
@@ -48,7 +40,6 @@ class Row(NamedTuple):
         raise self.wrong(key, "whole Unicode characters" if isinstance(value, str) and not is_whole(value) else wanted)
 
     def path(self, folder: DataFolder, relative: str) -> str:
-        """A path that stays in a folder."""
         try:
             folder.check(relative)
         except DataError as error:
@@ -74,8 +65,6 @@ class RowBatch:
     Each method refuses the rows if one of them is wrong, with a `DataError` that names the first.
 
     >>> rows = RowBatch([{"id": 7, "text": "hello"}, {"id": 8, "text": None}], "dev.jsonl", [1, 2])
-    >>> rows.ids("id")
-    ['7', '8']
     >>> rows.texts("text")
     Traceback (most recent call last):
     msd_framework.errors.DataError: dev.jsonl:2: text is None (NoneType), wanted a text
@@ -108,7 +97,6 @@ class RowBatch:
         return self._values(key, all_texts, "a text", optional)
 
     def ids(self, key: str) -> list[str]:
-        """`Row.identifier` of each row."""
         return list(map(str, self._values(key, all_ids, "an id, a text or a whole number")))
 
     def integers(self, key: str) -> list[int]:
@@ -121,7 +109,6 @@ class RowBatch:
         self._values(key, lambda values: all_labels(values, spellings), wanted, optional)
 
     def paths(self, folder: DataFolder, relatives: Sequence[str]) -> Sequence[str]:
-        """`Row.path` of each row."""
         if not folder.is_sure_of(relatives):
             for row, relative in zip(self, relatives):
                 row.path(folder, relative)
@@ -141,16 +128,11 @@ class NotAnExample(Exception):  # noqa: N818
 
 
 def all_texts(values: Sequence[Any]) -> bool:
-    """Whether all values are texts of whole characters."""
     return set(map(type, values)) <= {str} and is_whole("".join(values))
 
 
 def all_ids(values: Sequence[Any]) -> bool:
-    """Whether all values are whole numbers, or texts of whole characters that are not empty.
-
-    >>> all_ids(["00127", 8]), all_ids([""]), all_ids([True])
-    (True, False, False)
-    """
+    """Whether all values are whole numbers, but not True, or texts of whole characters that are not empty."""
     types = set(map(type, values))
     if types == {int}:
         return True

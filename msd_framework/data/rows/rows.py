@@ -78,10 +78,8 @@ class RowFile(ABC):
         Args:
             key: which value of a record is its id, unique in the file; None if they have none.
             check: raises a `DataError` for rows that cannot be read, and `NotAnExample` for some to leave out without a word. It
-                gets many rows at once, in order; and one row after the other where it has refused many. What it returns is what a
-                model sees of each row, for `keys`; if it returns None, nothing is kept.
-            on_error: whether a record that cannot be read stops the opening, or is left out.
-            limit: how many records to take at most.
+                gets many rows at once, in order; and one row after the other where it has refused many. What it returns, if
+                anything, is what a model sees of each row, for `keys`.
             on_taken: gets the records that were taken, in order.
         """
         opening = _Opening(self, key, check, on_error, limit, on_taken)
@@ -97,7 +95,6 @@ class RowFile(ABC):
 
     @property
     def name(self) -> str:
-        """What its places begin with."""
         return self.file
 
     @abstractmethod
@@ -124,7 +121,6 @@ class RowFile(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the whole file, in UTF-8."""
         digest = hashlib.sha256()
         for chunk in _chunks(self._descriptor):
             digest.update(chunk)
@@ -158,7 +154,6 @@ class RowFile(ABC):
 
     @cached_property
     def _descriptor(self) -> int:
-        """The open file, or its copy in UTF-8."""
         if is_utf8(self.encoding):
             return self._source
         assert self.encoding is not None
@@ -196,8 +191,6 @@ class RowDataset(MultimodalDataset):
 
 @dataclass
 class _Opening:
-    """Takes the records of a file, see `RowFile.open`."""
-
     rows: RowFile
     key: str | None
     check: CheckRows
@@ -209,7 +202,6 @@ class _Opening:
 
     @property
     def room(self) -> int | None:
-        """How many more records are wanted; None for all."""
         return None if self.limit is None else self.limit - len(self.rows)
 
     def take(self, block: Block) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,7 @@ IMAGES = {"train": range(1000), "validation": range(1000, 1297), "test": range(1
 RECORDINGS = {"train": range(10, 10**6), "validation": range(5, 10), "test": range(5)}
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """A sound file of the Free Spoken Digit Dataset, named ``<digit>_<speaker>_<number>.wav``."""
 
     path: Path

@@ -79,7 +79,6 @@ class Hdf5Films(Films):
                 raise DataError(f"{self.path}: {name} has the shape {list(found)}, wanted [{told}]")
 
     def _rows(self, file: Any, split: str) -> tuple[int, int]:
-        """Where the films of a split begin and end."""
         table = file.attrs.get("split")
         fields = getattr(getattr(table, "dtype", None), "names", None) or ()
         if not {"split", "source", "start", "stop"} <= set(fields):
@@ -107,8 +106,6 @@ class Hdf5Films(Films):
 
 
 class _Arrays(Mapping[str, Any]):
-    """A film's arrays by modality, each read when it is asked for."""
-
     def __init__(self, films: Hdf5Films, row: int):
         self.films, self.row = films, row
 

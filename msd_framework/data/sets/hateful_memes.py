@@ -35,13 +35,6 @@ class HatefulMemes(RowDataset):
         max_examples: how many examples to read at most, the first of the file; all if left out.
         on_error: "raise" stops at the first line that cannot be read; "skip" leaves such lines out and counts them.
         unlabelled: whether lines of any split may have no ``label``.
-
-    >>> import tempfile
-    >>> root = Path(tempfile.mkdtemp())
-    >>> _ = (root / "dev_seen.jsonl").write_text('{"id": "08291", "img": "img/08291.png", "label": 1, "text": "look"}')
-    >>> example = HatefulMemes("dev_seen", str(root))[0]
-    >>> example.id, example.inputs["text"], example.target, example.inputs["image"].name
-    ('08291', 'look', 1, '08291.png')
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen", "dev", "test")

@@ -15,9 +15,7 @@ from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.row import Row, RowBatch, all_texts
 from msd_framework.data.rows.rows import OnError
 from msd_framework.data.sets.films import DROPPED, GENRES, Films
-from msd_framework.data.sets.films_hdf5 import FILE as HDF5
-from msd_framework.data.sets.films_hdf5 import MODALITIES as HDF5_MODALITIES
-from msd_framework.data.sets.films_hdf5 import Hdf5Films
+from msd_framework.data.sets.films_hdf5 import FILE, MODALITIES, Hdf5Films
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import read_json
 from msd_framework.structures import DatasetInfo, ModalityKind
@@ -67,7 +65,7 @@ class MMIMDB(MultimodalDataset):
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
         found = _found(Path(options.get("root", ROOT)), options.get("layout", "auto"), "train")
-        modalities: Mapping[str, ModalityKind] = HDF5_MODALITIES if found == "hdf5" else {"image": "pixels", "text": "tokens"}
+        modalities: Mapping[str, ModalityKind] = MODALITIES if found == "hdf5" else {"image": "pixels", "text": "tokens"}
         return DatasetInfo(modalities, len(GENRES), "multi_label", GENRES)
 
     @classmethod
@@ -202,5 +200,4 @@ def _found(root: Path, layout: str, split: str) -> str:
 
 
 def _needed(root: Path, split: str) -> dict[str, Path]:
-    """The file that each layout must have."""
-    return {"json": root / "split.json", "hdf5": root / HDF5, "mmf": find_layout(root, f"{split}.jsonl")[0]}
+    return {"json": root / "split.json", "hdf5": root / FILE, "mmf": find_layout(root, f"{split}.jsonl")[0]}

@@ -115,7 +115,11 @@ class OneFile:
         from sklearn.model_selection import train_test_split
 
         assert self.shares is not None
-        groups = _groups(contents) if self.group is None else np.array(self.codes[self.group].of_rows)
+        if self.group is not None:
+            groups: NDArray[Any] = np.array(self.codes[self.group].of_rows)
+        else:  # the first row of the same content: the same in every process, unlike the numbers themselves
+            _, first, inverse = np.unique(contents, return_index=True, return_inverse=True)
+            groups = first[inverse]
         left = units = np.unique(groups)
         unit = "rows" if self.group is None else f"groups of {self.group}"
         labels = None
@@ -146,17 +150,8 @@ class OneFile:
 
 @dataclass
 class _Codes:
-    """A column's values, each as the number of its first use."""
-
     numbers: dict[str, int] = field(default_factory=dict)
     of_rows: array[int] = field(default_factory=lambda: array("I"))
-
-
-def _groups(contents: NDArray[np.int64]) -> NDArray[Any]:
-    """The first row of the same content, for each row: the same in every process, unlike the numbers themselves."""
-    _, first, inverse = np.unique(contents, return_index=True, return_inverse=True)
-    found: NDArray[Any] = first[inverse]
-    return found
 
 
 def _commonest(groups: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:

@@ -83,11 +83,7 @@ class SNLIVE(RowDataset):
 
 
 def photo_of(record: Record) -> str:
-    """The name of the photo's file.
-
-    >>> photo_of({"Flickr30kID": 4705552913}), photo_of({"pairID": "47.jpg#2r1n"})
-    ('4705552913.jpg', '47.jpg')
-    """
+    """The name of the photo's file: 4705552913.jpg of the id 4705552913, 47.jpg of the pair 47.jpg#2r1n."""
     name = str(record[_photo_key(record)]).partition("#")[0]
     return name if os.path.splitext(name)[1] else f"{name}.jpg"
 

@@ -32,7 +32,6 @@ class ModalityColumn:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The columns that it is made of."""
         return tuple(_BRACES.findall(self.pattern)) or (self.pattern,)
 
     def is_lacking(self, record: Record) -> bool:
@@ -65,7 +64,6 @@ class ModalityColumn:
 
 
 def columns_of(options: Mapping[str, Any]) -> dict[str, ModalityColumn]:
-    """The modalities that a table's options name, in the order of their names."""
     found: dict[str, ModalityColumn] = {}
     for option, kind in KINDS.items():
         for name, pattern in (options.get(option) or {}).items():

@@ -22,8 +22,6 @@ _WHOLE = re.compile(r"-?\d{1,18}")
 
 @dataclass(frozen=True)
 class Targets:
-    """What is learned from a row."""
-
     task: Task
     classes: tuple[str, ...]  # the labels as they are written
     column: str  # that of the label; empty if there is one a class
@@ -41,7 +39,6 @@ class Targets:
         return set(map(type, values)) <= {str, int} and set(map(str, set(values))) <= set(self.classes)
 
     def of(self, row: Row) -> int | Sequence[float]:
-        """A class, or a number a class."""
         if not self.column:
             return [self._number(row, column) for column in self.classes]
         if self.task == "single_label":

@@ -6,7 +6,6 @@ import json
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,16 +25,11 @@ from msd_framework.structures import DatasetInfo
 
 ROOT = "data/vqa2"
 PAGE = "https://visualqa.org/download.html"
-TREE = (
-    "v2_OpenEnded_mscoco_<split>_questions.json",
-    "v2_mscoco_<split>_annotations.json",
-    "<split>/COCO_<split>_<12 digits>.jpg",
-)
+QUESTIONS, ANNOTATIONS = "v2_OpenEnded_mscoco_{}_questions.json", "v2_mscoco_{}_annotations.json"
+TREE = (QUESTIONS.format("<split>"), ANNOTATIONS.format("<split>"), "<split>/COCO_<split>_<12 digits>.jpg")
 ANSWERS = "answers_vqa2.txt"
 NUM_ANSWERS = 3129  # that are given 9 times or more in the training and validation splits
-COMMONEST = "multiple_choice_answer"
 KEPT = ("question_type", "answer_type", "decided_by")
-MMF_UNKNOWN = "<unk>"
 MMF_FOLDERS = ("", "annotations", "defaults/annotations")
 TO_CONVERT = "docs/datasets.md has the lines that convert it once, if you trust it, or take the publisher's files."
 
@@ -79,7 +73,7 @@ class VQA2(RowDataset):
         for c, answer in enumerate(self.answers):  # which the evaluation normalises again
             self.written[on_one_line(answer)].append(c)
             self.normalised[normalise_answer(on_one_line(answer))].append(c)
-        annotated, asked = annotations_file(self.folder, split), questions_file(self.folder, split)
+        annotated, asked = self.folder / ANNOTATIONS.format(split), self.folder / QUESTIONS.format(split)
         self.given = _Given(annotated, on_error) if annotated.is_file() else None
         self.rows = JsonArray(asked, "questions").open("question_id", self._check, on_error, max_examples)
 
@@ -92,9 +86,9 @@ class VQA2(RowDataset):
     @classmethod
     def check(cls, options: Mapping[str, Any], split: str) -> list[str]:
         root = Path(options.get("root", ROOT))
-        sentences = unknown_split("vqa2", split, cls.splits) or missing(questions_file(root, split), PAGE, TREE)
+        sentences = unknown_split("vqa2", split, cls.splits) or missing(root / QUESTIONS.format(split), PAGE, TREE)
         if split in ("train2014", "val2014"):
-            sentences = [*sentences, *missing(annotations_file(root, split), PAGE, TREE)]
+            sentences = [*sentences, *missing(root / ANNOTATIONS.format(split), PAGE, TREE)]
         pickled = [file for folder in MMF_FOLDERS for file in (root / folder).glob("imdb_*.npy")]
         if sentences and pickled:
             return [f"{pickled[0]} is MMF's, a pickle, which runs code when it is read: {TO_CONVERT} {sentences[0]}"]
@@ -142,8 +136,6 @@ class VQA2(RowDataset):
 
 
 class _Given:
-    """What people answered, by the question's id."""
-
     def __init__(self, file: Path, on_error: OnError):
         numbers, images = array("q"), array("q")
 
@@ -156,7 +148,6 @@ class _Given:
         self.numbers, self.images = np.array(numbers)[self.order], np.array(images)[self.order]
 
     def row(self, number: int) -> Row | None:
-        """What was answered to a question; None if it was left out."""
         at = int(self.numbers.searchsorted(number))
         return self.rows[int(self.order[at])] if at < len(self.numbers) and self.numbers[at] == number else None
 
@@ -188,21 +179,8 @@ def _check_answers(rows: RowBatch) -> None:
 
 
 def photo_of(split: str, image: int) -> str:
-    """The path of a photo; `test-dev2015` has some of those of `test2015`.
-
-    >>> photo_of("test-dev2015", 42)
-    'test2015/COCO_test2015_000000000042.jpg'
-    """
-    photos = split.replace("test-dev", "test")
+    photos = split.replace("test-dev", "test")  # which has those of `test-dev2015`
     return f"{photos}/COCO_{photos}_{image:012d}.jpg"
-
-
-def questions_file(root: Path, split: str) -> Path:
-    return root / f"v2_OpenEnded_mscoco_{split}_questions.json"
-
-
-def annotations_file(root: Path, split: str) -> Path:
-    return root / f"v2_mscoco_{split}_annotations.json"
 
 
 def list_of_answers(root: Path, name: str, min_count: int) -> tuple[str, ...] | None:
@@ -211,22 +189,29 @@ def list_of_answers(root: Path, name: str, min_count: int) -> tuple[str, ...] | 
         raise ValueError(f"min_count is {min_count}, wanted at least 1")
     file = root / name
     if not file.is_file():
-        annotated = list(filter(Path.is_file, (annotations_file(root, split) for split in ("train2014", "val2014"))))
+        annotated = list(filter(Path.is_file, (root / ANNOTATIONS.format(split) for split in ("train2014", "val2014"))))
         if not annotated:
             return None
         try:
             write_text(file, "".join(f"{answer}\n" for answer in common_answers(annotated, min_count)))
         except OSError as error:
             raise DataError(f"{file}: cannot be written ({error.strerror}); name another file in data.dataset.answers") from error
-    status = file.stat()
-    return _read_answers(file, status.st_size, status.st_mtime_ns)
+    answers = read_text(file).splitlines()
+    counts = Counter(answers)
+    for number, answer in enumerate(answers, 1):
+        if not answer.strip() or counts[answer] > 1:
+            raise DataError(f"{file}:{number}: is {answer!r}, wanted an answer a line, each another one")
+    known = answers[answers[:1] == ["<unk>"] :]  # with which MMF's list begins
+    if not known:
+        raise DataError(f"{file}: has no answers, wanted one a line")
+    return tuple(known)
 
 
 def common_answers(files: Sequence[Path], min_count: int) -> list[str]:
     """Normalised answers that are given often, the commonest first, equally common ones by their letters."""
     spelled = Counter[str]()
     for file in files:
-        JsonArray(file, "annotations").open(None, lambda rows: spelled.update(rows.texts(COMMONEST)))
+        JsonArray(file, "annotations").open(None, lambda rows: spelled.update(rows.texts("multiple_choice_answer")))
     counts = Counter[str]()
     for answer, count in spelled.items():
         counts[normalise_answer(answer)] += count
@@ -235,16 +220,3 @@ def common_answers(files: Sequence[Path], min_count: int) -> list[str]:
         names = ", ".join(map(str, files))
         raise DataError(f"no answer is given {min_count} times in {names}; lower data.dataset.min_count")
     return sorted(common, key=lambda answer: (-counts[answer], answer))
-
-
-@lru_cache(maxsize=8)
-def _read_answers(file: Path, size: int, changed: int) -> tuple[str, ...]:
-    answers = read_text(file).splitlines()
-    first = answers[:1] == [MMF_UNKNOWN]
-    counts = Counter(answers)
-    for number, answer in enumerate(answers, 1):
-        if not answer.strip() or counts[answer] > 1:
-            raise DataError(f"{file}:{number}: is {answer!r}, wanted an answer a line, each another one")
-    if len(answers) == first:
-        raise DataError(f"{file}: has no answers, wanted one a line")
-    return tuple(answers[first:])

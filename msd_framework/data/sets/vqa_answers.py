@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 ARTICLES = frozenset({"a", "an", "the"})
-NUMBER_WORDS = "none=0 zero=0 one=1 two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10"
-NUMBERS = dict(pair.split("=") for pair in NUMBER_WORDS.split())
+NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
+NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 APOSTROPHES = (
     "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's "
