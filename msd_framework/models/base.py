@@ -21,9 +21,8 @@ from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInput
 class MultimodalModel(nn.Module, ABC):
     """A classifier of examples with several modalities.
 
-    It takes any non-empty subset of its modalities, ignores modalities that are not its own, and a masked position
-    never changes its logits. Hiding a modality by its mask, by dropping its positions, or by leaving it out of the
-    inputs is the same to it.
+    Any non-empty subset of its modalities will do; others are ignored, and a masked position never changes the logits. Hiding a
+    modality by its mask, by dropping its positions, or by leaving it out of the inputs is the same to it.
     """
 
     # methods that earlier versions asked for, and those that took their place
@@ -58,18 +57,11 @@ class MultimodalModel(nn.Module, ABC):
         """Logits [B, C] of one view."""
 
     def forward_views(self, views: Sequence[Inputs]) -> ModelOutput:
-        """Logits [V, B, C] of several views of the same examples; a model that shares work between views overrides this.
-
-        One forward a view, so that a batch norm sees one view at a time.
-        """
+        """Logits [V, B, C] of several views of the same examples; one forward a view, unless a model shares work between them."""
         return ModelOutput(torch.stack([self(inputs).logits for inputs in views]))
 
     def output_layers(self) -> list[nn.Linear]:
-        """The linear layers whose outputs are the logits, or are added up to them.
-
-        They are the last one with C outputs in `classifier`, in `head`, and in each of the `classifiers`; in a model without such
-        a part, the last one with C outputs of all.
-        """
+        """The linear layers whose outputs are the logits, or are added up to them: the last one with C outputs of each head."""
         named = dict(self.named_children())
         parts = [named[name] for name in ("classifier", "head") if name in named]
         parts += named["classifiers"].children() if "classifiers" in named else []
@@ -92,10 +84,7 @@ class MultimodalModel(nn.Module, ABC):
         return self.forward_views(views), [{} for _ in views]
 
     def record_views(self, views: Sequence[Inputs], watched: Collection[int]) -> RecordedViews | None:
-        """A forward pass that gives the inner products of a direction with each watched view's gradients, after a backward one.
-
-        None where a model has modules that are not linear in their parameters, or cannot tell one view's part from another's.
-        """
+        """A pass that gives inner products of a direction with the gradients of watched views; None where a model cannot."""
         return None
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
@@ -158,13 +147,8 @@ class Encoded:
 class Encoder(nn.Module, ABC):
     """Turns one modality into tokens and a summary of them. A masked position never changes either.
 
-    It describes an option that most encoders have.
-
     Args:
         freeze: whether it does not learn, and drops nothing in training.
-
-    Attributes:
-        width: D.
     """
 
     # methods that earlier versions asked for, and those that took their place
@@ -172,7 +156,7 @@ class Encoder(nn.Module, ABC):
     # the kinds of values that it takes
     kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"tokens", "features", "pixels", "waveform"})
     reads: ClassVar[frozenset[str]] = frozenset()  # options that name files or published weights
-    width: int
+    width: int  # D
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Its options, changed so that the encoder can be built without the files that its first weights came from."""

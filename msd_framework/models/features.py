@@ -149,12 +149,7 @@ class Span:
 def stack_features(
     names: Iterable[str], stack: Transformer, states: Mapping[int, Tensor], mask: Tensor, parts: Mapping[str, Span]
 ) -> Features:
-    """The intermediates that are read off a transformer's layers, of the names that lie in parts that are there.
-
-    Args:
-        states: the sequence [B, L, D] by layer, where it was kept.
-        mask: the positions that are looked at, bool [B, L].
-    """
+    """The intermediates that are read off a transformer's layers; `mask` [B, L] says which positions are looked at."""
     # several parts may want the same thing of all positions, which is computed once
     of_all: dict[tuple[int, str], Tensor] = {}
     features: Features = {}
@@ -187,10 +182,7 @@ def hidden_feature(states: Tensor, mask: Tensor) -> Feature:
 
 
 def cut(kind: FeatureKind, values: Tensor, part: Span) -> Feature:
-    """What a part has of an intermediate of all positions, [B, L, D] or [B, H, L, L], zeros where its mask is False.
-
-    A summary [B, D] is taken as it is.
-    """
+    """What a part has of an intermediate of all positions, [B, L, D] or [B, H, L, L], or of a summary [B, D], which is as it is."""
     own = slice(part.start, part.stop)
     if kind == "hidden":
         return hidden_feature(values[:, own], part.mask)

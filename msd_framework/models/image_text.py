@@ -20,8 +20,6 @@ NO_WEIGHTS_OR_HEAD: Mapping[str, Any] = {"pretrained": None, "pretrained_head": 
 class ImageTextModel(SummaryModel):
     """A model of a text and an image, which comes as regions or through an encoder of pixels.
 
-    It describes the options that several of these models have; a subclass describes those that it adds or reads otherwise.
-
     Args:
         num_classes: C.
         vocab_size: how many word ids there are; 30522 if neither this nor `pretrained` says.

@@ -37,10 +37,8 @@ class Sight:
 class GridBackbone(nn.Module):
     r"""The features of each cell of an image, from one layer of a network, [B, H / s, W / s, D] for a stride of s pixels.
 
-    Maps of features [B, D, h, w] or [B, h, w, D] are taken as they are. Of tokens [B, S + h w, D], the S special ones in front
-    are left out: h and w follow from the size of the patches, or else from the sides of the image, with S as small as can be.
-
-    The network is put into eval mode. An empty name of a layer is its own output.
+    Of tokens [B, S + h w, D], the S special ones in front are left out: h and w follow from the size of the patches, or else from
+    the sides of the image, with S as small as can be. An empty name of a layer is the network's own output.
     """
 
     def __init__(self, network: nn.Module, layer: str, sight: Sight, patch_size: int | None = None):
@@ -100,12 +98,7 @@ def cell_boxes(height: int, width: int, image_width: float, image_height: float)
 def torchvision_backbone(
     name: str, weights: str = "DEFAULT", layer: str | None = None, size: tuple[int, int] | None = None
 ) -> GridBackbone:
-    """An image classifier of torchvision, such as resnet50 or vit_b_16.
-
-    Args:
-        weights: a name of torchvision's, which is downloaded once; a file, .safetensors or .pth; or ``random``.
-        layer: a module's name; if left out, the last one before its head that says a grid.
-    """
+    """An image classifier of torchvision; weights are a name of torchvision's, a file, or ``random``."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -133,12 +126,7 @@ def torchvision_backbone(
 def transformers_backbone(
     name: str, weights: str = "DEFAULT", layer: str | None = None, size: tuple[int, int] | None = None
 ) -> GridBackbone:
-    """An image model of transformers, from a folder or hub name; of one that reads texts as well, the part that sees.
-
-    Args:
-        weights: ``DEFAULT`` for its own, or ``random``.
-        layer: a module's name; if left out, the last hidden state.
-    """
+    """An image model of transformers, from a folder or hub name; of one that reads texts as well, the part that sees."""
     from transformers import AutoConfig, AutoModel
 
     if weights not in ("DEFAULT", "random"):

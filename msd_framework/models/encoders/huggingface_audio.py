@@ -123,12 +123,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def encode(self, model: Any, read: Tensor, is_sound: Tensor, states: bool) -> tuple[Any, Tensor]:
-        """Its output for what `front` made of sounds, and the positions with sound, bool [B, L].
-
-        Args:
-            is_sound: which samples are of a sound, bool [B, T].
-            states: whether the states of its layers are wanted.
-        """
+        """Its output for what `front` made of sounds, whose samples are `is_sound` [B, T], and which positions are, bool [B, L]."""
 
     def encoder(self, model: Any) -> Any:
         """The part that is a sound encoder, made ready to be trained."""

@@ -26,10 +26,7 @@ class SoundFeatures(nn.Module, ABC):
 
 
 class RawSamples(SoundFeatures):
-    r"""The samples themselves, brought to mean 0 and variance 1 over each sound where the architecture was trained so.
-
-    Kernels and strides are of the architecture's convolutions: over samples, or over positions of the layer below.
-    """
+    """The samples themselves, brought to mean 0 and variance 1 over each sound where the architecture was trained so."""
 
     def __init__(self, kernels: Sequence[int], strides: Sequence[int], normalise: bool):
         super().__init__()

@@ -14,10 +14,7 @@ T = TypeVar("T")
 
 
 def encode_once(encoder: nn.Module, inputs: ModalityInputs, encode: Callable[[ModalityInputs], T]) -> T:
-    """What a function makes of a modality, with examples that are the same computed once, unless that changes the outcome.
-
-    The function, which runs `encoder`, makes a tensor or a nest of them, whose first dimension is that of its inputs.
-    """
+    """What a function makes of a modality, with examples that are the same computed once, unless that changes the outcome."""
     # a batch norm that takes its statistics from the batch would count once what stands there twice
     return encode(inputs) if mixes_examples(encoder) else inputs.once(encode)
 
@@ -30,8 +27,7 @@ def mixes_examples(module: nn.Module) -> bool:
 class OncePerInput(Generic[T]):
     """What a function makes of the inputs of a modality, once for all views that show the very same.
 
-    If what it makes of an example depends on the others of the batch, as a learning batch norm does (`mixes`), it runs once a view,
-    so that its running statistics count each of them.
+    If it mixes examples, it runs once a view, so that running statistics count each of them.
     """
 
     def __init__(self, make: Callable[[ModalityInputs], T], mixes: bool = False):

@@ -109,10 +109,8 @@ def read_layers(
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """What a transformer makes of the first position of each row, [R, D], and the sequence [N, D] after some layers.
 
-    Layer 0 is before the first one. The last layer computes all positions only if it is among them.
-
-    Args:
-        x: the sequence before the first layer, [N, D]; or the distinct tokens in it, [U, D], with `rows.place` as `place`.
+    x is the sequence, or the distinct tokens in it, [U, D], with `rows.place` as `place`. The last layer computes all positions
+    only if it is among `layers`; 0 is before the first one.
     """
     *below, last = cast("list[TransformerLayer]", list(transformer.layers))
     states = {0: place(x)} if 0 in layers else {}
@@ -134,9 +132,6 @@ def read_layers(
 
 def pack(views: Sequence[Sequence[Segment]], token_cost: int, last: Collection[int] = ()) -> tuple[Tensor, PackedRows]:
     """Embeds the tokens of all views of B examples, each once, [U, D], and puts them in V * B rows.
-
-    Where a row begins is what is read of it in the end, so that position is there even if it is hidden, and then no other
-    position looks at it.
 
     Args:
         token_cost: the multiplications of a layer for one token; the more there are, the less padding a block may hold.

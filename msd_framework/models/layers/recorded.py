@@ -30,10 +30,7 @@ class Order:
 
 
 def orders(rows: PackedRows, num_views: int, watched: Collection[int]) -> tuple[Order, Order, Order]:
-    """The three orders of a packed pass: all places of the sequence, one position a row there, and one a row by the views.
-
-    Nothing is computed before the first row of a watched view and after the last.
-    """
+    """The three orders of a packed pass: all places of the sequence, one position a row there, and one a row by the views."""
     num_rows = len(rows.rank)
     num_examples = num_rows // num_views
     # The rows of the sequence by the views' order; on a device that would have to be waited for, they are in that order.
@@ -65,11 +62,7 @@ def orders(rows: PackedRows, num_views: int, watched: Collection[int]) -> tuple[
 
 
 class Call:
-    """One call of a function that is linear in its parameters, with the gradient of its output once that is known.
-
-    Args:
-        along: its output for the inputs if a direction stands in the place of its parameters.
-    """
+    """One call of a function that is linear in its parameters; `along` is its output with a direction in their place."""
 
     def __init__(self, output: Tensor, inputs: tuple[Tensor, ...], order: Order, along: Callable[..., Tensor]):
         self.inputs, self.order, self.along = inputs, order, along

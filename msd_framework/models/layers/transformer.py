@@ -31,15 +31,9 @@ class Attention(nn.Module):
 
     .. math:: \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V
 
-    with one Q, K, V for each head and d features a head. Written out rather than fused: it then also has
-    forward-mode derivatives and derivatives of derivatives.
+    with d features a head. Written out rather than fused: it then has derivatives of derivatives, and forward-mode ones.
 
     Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017, section 3.2.
-
-    Args:
-        width: features of the sequence that has the queries.
-        other_width: features of the sequence that has the keys and values.
-        hidden_size: D, features of queries, keys and values.
     """
 
     def __init__(self, width: int, other_width: int, hidden_size: int, num_heads: int, dropout: float):
@@ -76,10 +70,8 @@ class Attention(nn.Module):
 
 
 def at_least_float32_on_cpu(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """What a function makes of tensors, on a CPU in float32 or more, autocast or not.
-
-    oneDNN builds a bfloat16 kernel for every new shape, and each batch brings rows of new lengths.
-    """
+    """What a function makes of tensors, on a CPU in float32 or more, autocast or not."""
+    # oneDNN builds a bfloat16 kernel for every new shape, and each batch brings rows of new lengths
     if tensors[0].device.type != "cpu":
         return function(*tensors)
     dtype = torch.promote_types(tensors[0].dtype, torch.float32)
@@ -106,8 +98,6 @@ class TransformerLayer(nn.Module):
         x' &= x + \mathrm{attention}(\mathrm{norm}(x)), & y &= x' + \mathrm{mlp}(\mathrm{norm}(x')) && \text{(norm first)}
 
     Source: Devlin et al., BERT, NAACL 2019; Xiong et al., On Layer Normalization in the Transformer Architecture, ICML 2020.
-
-    `attention` takes the place of a `SelfAttention` of these sizes; whoever gives one calls `step`.
     """
 
     def __init__(self, sizes: LayerSizes, attention: Attention | None = None):

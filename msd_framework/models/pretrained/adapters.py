@@ -99,11 +99,7 @@ def all_layers(configs: Mapping[str, Any]) -> dict[str, range]:
 
 @dataclass(frozen=True)
 class ByArguments(Adapter):
-    """Any architecture, by the names of its arguments: words, pixels, regions or a waveform.
-
-    Pixels and waveforms that are hidden or left out are zeros. The summary is the pooler's; without one, the mean of the last
-    states; of a model with an embedding each of text and image, both, with zeros for what is hidden.
-    """
+    """Any architecture, by the names of its arguments; pixels and waveforms that are hidden or left out are zeros."""
 
     takes: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
@@ -194,8 +190,7 @@ def _flat(pooled: Tensor) -> Tensor:
 class Vilt(Adapter):
     """ViLT: words and patches in one sequence, an image hidden by masking its patches.
 
-    All patches are looked at, in order; transformers draws them at random and samples some if there are more than
-    `max_image_length`. Words stay at least as [CLS], which the summary is read at.
+    All patches are looked at, in order, where transformers draws them at random.
     """
 
     takes = (WORDS, PIXELS)
@@ -223,11 +218,7 @@ class Vilt(Adapter):
 
 
 class Lxmert(Adapter):
-    """LXMERT: a stream each of words and of regions with their boxes, joined by cross-attention.
-
-    To a text whose image is hidden, the cross-attention shows regions of zeros with boxes of zeros. Where an image has no boxes,
-    each of its regions is all of it.
-    """
+    """LXMERT: a stream each of words and of regions, joined by cross-attention; without boxes, each region is the whole image."""
 
     takes = (WORDS, REGIONS)
 

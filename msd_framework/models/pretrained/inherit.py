@@ -59,20 +59,13 @@ class Inheritance:
       is the size of a head (`low_rank`).
 
     Taking layers is that of Sanh et al., DistilBERT, 2019 (arXiv:1910.01108), section 3.
-
-    Args:
-        source: what the model starts from; its weights are only looked at by `tensors`.
-        only: parts of the model that are taken; the rest keeps its own first weights. All of it if empty.
-
-    Attributes:
-        problems: what does not fit, as sentences.
     """
 
     def __init__(
         self, model: MultimodalModel, source: MultimodalModel, layers: Layers = "even", cut: Cut = "slice", only: Sequence[str] = ()
     ):
         self.model, self.source, self.cut, self.only = model, source, cut, tuple(only)
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # what does not fit, as sentences
         self.stacks = self._stacks(layers)
         self.state: Mapping[str, Tensor] = source.state_dict()
         self.taken = {name: self.name_of(name) for name in model.state_dict() if self._is_taken(name)}

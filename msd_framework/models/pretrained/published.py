@@ -87,13 +87,7 @@ class WeightMap:
     image_encoder: str = "image_encoder."
 
     def ours(self, tensors: Tensors) -> dict[str, Tensor]:
-        """The weights of a file by our names; none if there is no such prefix.
-
-        >>> import torch
-        >>> weights = WeightMap(names=({"layer.": "layers.", "LayerNorm.": "norm."},), prefixes=("bert.", "model.bert."))
-        >>> list(weights.ours({"model.bert.layer.0.LayerNorm.gamma": torch.ones(1), "model.cls": torch.ones(1)}))
-        ['layers.0.norm.weight']
-        """
+        """The weights of a file by our names; none if there is no such prefix."""
         there = [prefix for prefix in self.prefixes if any(name.startswith(prefix) for name in tensors)]
         if not there:
             return {}
@@ -211,10 +205,7 @@ def choose_sizes(
     arguments: Mapping[str, Any],
     pretrained: Pretrained | None,
 ) -> Sizes:
-    """The sizes of published weights if there are any, else those among a constructor's arguments, else the defaults.
-
-    A vocabulary that is smaller than the published one fits it: all its ids have an embedding.
-    """
+    """The sizes of published weights if there are any, else those among a constructor's arguments, else the defaults."""
     given = {name: arguments[name] for name in kind.__dataclass_fields__ if arguments[name] is not None}
     if arguments["image_encoder"] is not None:
         given["feature_size"] = arguments["image_encoder"].width

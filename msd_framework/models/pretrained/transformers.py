@@ -95,11 +95,7 @@ def _wrapped_state(name: str) -> dict[str, Tensor] | None:
 
 
 def start_at_random(config: Mapping[str, Any], sizes: Mapping[str, Any], encoder_only: bool = False) -> Any:
-    """A model of a configuration with random weights; the configuration goes before `sizes`, what is known of the data.
-
-    Args:
-        encoder_only: whether only its encoder is used, so that it may have a decoder that writes texts, as Whisper has.
-    """
+    """A model of a configuration with random weights; the configuration goes before `sizes`, what is known of the data."""
     from transformers import AutoConfig, AutoModel
 
     _refuse_sizes("config", config)
