@@ -67,7 +67,8 @@ class HuggingFace(MultimodalModel):
             sizes = {
                 "vocab_size": vocab_size,
                 "pad_token_id": pad_id,
-                "image_size": _side(image_size),
+                # one number for a square image, which is all that some architectures take
+                "image_size": image_size[0] if isinstance(image_size, list) and len(set(image_size)) == 1 else image_size,
                 "num_channels": image_channels,
                 "visual_embedding_dim": feature_size,
                 "visual_feat_dim": feature_size,
@@ -192,11 +193,6 @@ def _chosen(kind: str, carriers: Sequence[str], inputs: Mapping[str, str] | None
             problem = f"{kind} has no {carrier!r} to carry a modality; it has {', '.join(carriers)}."
             raise ValueError(f"inputs.{modality}: {problem}{did_you_mean(carrier, carriers)}")
     return dict(sorted(chosen.items()))
-
-
-def _side(image_size: int | list[int] | None) -> int | list[int] | None:
-    """One number for a square image, which is all that some architectures take."""
-    return image_size[0] if isinstance(image_size, list) and len(set(image_size)) == 1 else image_size
 
 
 def _of_text(config: Any, size: str) -> int | None:

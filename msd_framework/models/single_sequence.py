@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from msd_framework.models.base import SummaryModel
 from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, layer_features, layers_of, stack_features
 from msd_framework.models.layers.dropout import Dropout
-from msd_framework.models.layers.packed import Move, PackedRows, Segment, pack, read_layers
+from msd_framework.models.layers.packed import Move, Segment, pack, read_layers
 from msd_framework.models.layers.pooling import visible
 from msd_framework.models.layers.transformer import Transformer, whole
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModelOutput
@@ -42,7 +43,7 @@ class SingleSequence(SummaryModel):
     @property
     def before_first_layer(self) -> tuple[nn.LayerNorm, Dropout]:
         """What embeddings go through to be read by the transformer."""
-        owner = getattr(self, "embeddings", self)
+        owner: Any = getattr(self, "embeddings", self)
         return owner.norm, owner.dropout
 
     def spans(self, view: Sequence[Segment]) -> dict[str, Span]:
@@ -95,8 +96,13 @@ class SingleSequence(SummaryModel):
         """The summaries [V, B, D] of several views, and the states [B, L, D] of some layers in each of them."""
         states: list[dict[int, Tensor]]
         if self.packed:
-            x, rows, place = self._packed(views)
-            first, packed = read_layers(self.encoder, x, rows, place, layers)  # [V * B, D]
+            norm, dropout = self.before_first_layer
+            x, rows = pack(views, self.encoder.token_cost)
+            x, place = norm(x), cast(Move, rows.place)  # [U, D]
+            # Dropped before tokens are put into rows, they are alike in all views, and the first layer projects each of them once.
+            if self.training and not self.share_embedding_dropout:
+                x, place = place(x), whole  # [N, D]
+            first, packed = read_layers(self.encoder, dropout(x), rows, place, layers)  # [V * B, D]
             states = [{} for _ in views]
             for layer, sequence in packed.items():
                 for of_view, x in zip(states, rows.unpack(sequence)):
@@ -106,16 +112,6 @@ class SingleSequence(SummaryModel):
             first = torch.cat([hidden[:, 0] for hidden, _ in padded])
             states = [of_view for _, of_view in padded]
         return self.pool(first).view(len(views), -1, self.summary_size), [*states]
-
-    def _packed(self, views: Sequence[Sequence[Segment]]) -> tuple[Tensor, PackedRows, Move]:
-        """What the first layer reads of all views, [U, D] or [N, D], its rows, and what puts it into them."""
-        norm, dropout = self.before_first_layer
-        embeddings, rows = pack(views, self.encoder.token_cost)
-        embeddings = norm(embeddings)  # [U, D]
-        # Dropped before tokens are put into rows, they are alike in all views, and the first layer projects each of them once.
-        if self.share_embedding_dropout or not self.training:
-            return dropout(embeddings), rows, rows.place
-        return dropout(rows.place(embeddings)), rows, whole
 
 
 def _mask(view: Sequence[Segment]) -> Tensor:

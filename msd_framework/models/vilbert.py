@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain
 from typing import Literal, cast
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
-from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, layers_of, of_layers, within
+from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, of_layers
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
 from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
@@ -31,18 +31,11 @@ class Stream:
 
     x: Tensor  # float [B, L, D]
     mask: Tensor  # bool [B, L], True where a position holds something
-    keep: Collection[int] = ()  # the layers after which x is kept; 0 is before the first one
-    layer: int = 0  # how many layers it went through
-    states: Mapping[int, Tensor] = field(default_factory=dict)  # x by layer, where it was kept
-
-    @classmethod
-    def begin(cls, x: Tensor, mask: Tensor, keep: Collection[int]) -> Stream:
-        return cls(x, mask, keep, states={0: x} if 0 in keep else {})
+    states: tuple[Tensor, ...] = ()  # x before the first layer and after each, where they are kept
 
     def through(self, layer: nn.Module) -> Stream:
-        x, number = layer(self.x, self.mask), self.layer + 1
-        states = {**self.states, number: x} if number in self.keep else self.states
-        return replace(self, x=x, layer=number, states=states)
+        x = layer(self.x, self.mask)
+        return replace(self, x=x, states=(*self.states, x) if self.states else ())
 
     @property
     def present(self) -> Tensor:
@@ -230,7 +223,7 @@ class Vilbert(ImageTextModel):
             HEAD.load_head(self.head, weights)
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
-        return torch.stack([self.summarise(*streams) for streams in self.streams(views, (), ())])  # [V, B, D]
+        return torch.stack([self.summarise(*streams) for streams in self.streams(views, keep=False)])  # [V, B, D]
 
     def classify(self, summary: Tensor) -> Tensor:
         return cast(Tensor, self.head(self.dropout(summary)))
@@ -243,18 +236,15 @@ class Vilbert(ImageTextModel):
         return image | text | {SUMMARY: "pooled"}
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
-        names = list(chain(*wanted))
-        streams = self.streams(views, layers_of(within("text", names)), layers_of(within("image", names)))
+        streams = self.streams(views, keep=bool(of_layers(chain(*wanted))))
         summaries = torch.stack([self.summarise(*pair) for pair in streams])  # [V, B, D]
         features = [_features(*found) for found in zip(views, wanted, streams, summaries)]
         return ModelOutput(self.classify(summaries)), features
 
-    def streams(
-        self, views: Sequence[Inputs], text_keeps: Collection[int], image_keeps: Collection[int]
-    ) -> list[tuple[Stream, Stream | None]]:
-        """Text and image of each view after the last layers, with their states after the layers that are kept."""
-        text_stream = OncePerInput(lambda text: self._begin_text(text, text_keeps))
-        image_stream = OncePerInput(lambda image: self._begin_image(image, image_keeps))
+    def streams(self, views: Sequence[Inputs], keep: bool) -> list[tuple[Stream, Stream | None]]:
+        """Text and image of each view after the last layers, with their states after each layer where they are to be kept."""
+        text_stream = OncePerInput(lambda text: self._begin_text(text, keep))
+        image_stream = OncePerInput(lambda image: self._begin_image(image, keep))
         found = []
         for own in map(self.own, views):
             text = own["text"] if "text" in own else self.embeddings.empty(len(own["image"].mask))
@@ -281,15 +271,16 @@ class Vilbert(ImageTextModel):
         pooled: Tensor = torch.relu(pooler(stream.first))  # [B, D]
         return pooled.masked_fill(~stream.present[:, None], self.neutral)
 
-    def _begin_text(self, text: ModalityInputs, keep: Collection[int]) -> Stream:
-        return self._alone(self.text_layers, Stream.begin(self.embeddings(text), text.mask, keep))
+    def _begin_text(self, text: ModalityInputs, keep: bool) -> Stream:
+        return self._alone(self.text_layers, self.embeddings(text), text.mask, keep)
 
-    def _begin_image(self, image: ModalityInputs, keep: Collection[int]) -> Stream:
+    def _begin_image(self, image: ModalityInputs, keep: bool) -> Stream:
         features, mask = regions_of(image, self.image_encoder, self.sizes.feature_size)
         boxes = image.extras.get("boxes") if self.image_encoder is None else None
-        return self._alone(self.image_layers, Stream.begin(self.image_embeddings(visible(features, mask), boxes), mask, keep))
+        return self._alone(self.image_layers, self.image_embeddings(visible(features, mask), boxes), mask, keep)
 
-    def _alone(self, layers: nn.ModuleList, stream: Stream) -> Stream:
+    def _alone(self, layers: nn.ModuleList, x: Tensor, mask: Tensor, keep: bool) -> Stream:
+        stream = Stream(x, mask, (x,) if keep else ())
         for layer in list(layers)[: -self.sizes.num_connections]:
             stream = stream.through(layer)
         return stream

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from msd_framework.models.base import ENCODERS, Encoded, LayeredEncoder, refuse_positions
 from msd_framework.models.features import KINDS, Features, Span, cut, layer_features, of_layers
@@ -71,18 +70,6 @@ class Bert(LayeredEncoder):
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         refuse_positions(inputs)
-        layered = of_layers(wanted)
-        encoded, states, attention = self._encode(inputs, {what for _, _, what in layered.values()})
-        span = Span(inputs.mask)
-        features = encoded.features(wanted)
-        for name, (_, layer, what) in layered.items():
-            # layer 0 has states, but no attention
-            values = attention[layer - 1] if what == "attention" else states[layer]
-            features[name] = cut(KINDS[what], values[:, 0] if what == "cls" else values, span)
-        return encoded, features
-
-    def _encode(self, inputs: ModalityInputs, whats: Collection[str]) -> tuple[Encoded, Sequence[Tensor], Sequence[Tensor]]:
-        """The text; and, where they are wanted, the states [B, L, D] of all layers and their attention [B, H, L, L]."""
         length = inputs.values.shape[1]
         if self.max_positions is not None and length > self.max_positions:
             most = f"a text has {length} positions and this encoder takes {self.max_positions}"
@@ -93,14 +80,20 @@ class Bert(LayeredEncoder):
             arguments["position_ids"] = positions + self.first_position
         if "segments" in inputs.extras and "token_type_ids" in self.takes:
             arguments["token_type_ids"] = inputs.extras["segments"].masked_fill(~inputs.mask, 0)
-        if whats:
-            arguments["output_hidden_states"] = any(what != "attention" for what in whats)
-            arguments["output_attentions"] = "attention" in whats
+        layered = of_layers(wanted)
+        if layered:
+            whats = {what for _, _, what in layered.values()}
+            arguments |= {"output_attentions": "attention" in whats, "output_hidden_states": bool(whats - {"attention"})}
         # some architectures convolve over masked words, so these become [PAD]
         output = self.model(input_ids=inputs.values.masked_fill(~inputs.mask, self.pad_id), **arguments)
         tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)  # [B, L, D], [B, D]
         encoded = Encoded(tokens, inputs.mask, tokens[:, 0] if pooled is None else pooled)
-        return encoded, getattr(output, "hidden_states", None) or (), getattr(output, "attentions", None) or ()
+        features = encoded.features(wanted)
+        for name, (_, layer, what) in layered.items():
+            # layer 0 has states, but no attention
+            values = output.attentions[layer - 1] if what == "attention" else output.hidden_states[layer]
+            features[name] = cut(KINDS[what], values[:, 0] if what == "cls" else values, Span(inputs.mask))
+        return encoded, features
 
 
 def _random(config: dict[str, Any], vocab_size: int | None) -> Any:

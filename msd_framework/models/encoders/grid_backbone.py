@@ -142,7 +142,10 @@ def transformers_backbone(
     network = next((getattr(network, tower) for tower in TOWERS if hasattr(network, tower)), network).float()
     if getattr(network, "main_input_name", "pixel_values") != "pixel_values":
         raise ValueError(f"{name} takes {network.main_input_name}, wanted a model that takes pixel_values")
-    given = _preprocessing(name)
+    try:
+        given = read_json(find_file(name, "preprocessor_config.json"))
+    except ValueError:  # a model need not say how images are prepared for it
+        given = {}
     mean, std = tuple(given.get("image_mean", IMAGENET[0])), tuple(given.get("image_std", IMAGENET[1]))
     side, patch = getattr(network.config, "image_size", None), getattr(network.config, "patch_size", None)
     sight = Sight(size or _sides(side or given.get("crop_size") or given.get("size") or IMAGE_SIZE), mean, std)
@@ -200,15 +203,6 @@ def _alike(grid: Any, sides: tuple[int, int]) -> bool:
     """Whether a grid has the sides of an image, up to a cell."""
     stride = max(1.0, math.sqrt(sides[0] * sides[1] / max(1, grid[0] * grid[1])))
     return all(abs(cells - side / stride) < 1 for cells, side in zip(grid, sides))
-
-
-def _preprocessing(name: str) -> dict[str, Any]:
-    try:
-        file = find_file(name, "preprocessor_config.json")
-    except ValueError:  # a model need not say how images are prepared for it
-        return {}
-    preprocessing: dict[str, Any] = read_json(file)
-    return preprocessing
 
 
 def _sides(size: Any) -> tuple[int, int]:
