@@ -58,7 +58,11 @@ class MeanMasker(Masker):
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         if _name(modality) not in self._buffers:
             raise RuntimeError(f"the mean of {modality!r} is not known: fit the masker on training batches, or load a fitted one.")
-        return replace_content(inputs, self.get_buffer(_name(modality)).expand(stand_in_shape(inputs, self.length)))
+        mean, shape = self.get_buffer(_name(modality)), stand_in_shape(inputs, self.length)
+        if mean.shape != shape[len(shape) - mean.ndim :]:
+            text = f"the mean of {modality!r} is of the shape {list(mean.shape)}, which inputs {list(inputs.values.shape)} have not"
+            raise ValueError(f"{text}. Fit the masker on batches like these, or load the checkpoint that it was fitted for.")
+        return replace_content(inputs, mean.expand(shape))
 
 
 @MASKERS.register("noise")

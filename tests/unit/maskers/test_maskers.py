@@ -369,6 +369,13 @@ def test_a_mean_that_was_not_fitted_is_refused() -> None:
         MeanMasker().hide("image", image())
 
 
+def test_a_mean_of_other_features_is_refused_with_a_sentence() -> None:
+    masker, inputs = MeanMasker(), image()
+    masker.load_state_dict({"mean_image": torch.zeros(inputs.values.shape[-1] + 1)})
+    with pytest.raises(ValueError, match=r"the mean of 'image' is of the shape \[\d+\], which inputs \[.+\] have not\. Fit"):
+        masker.hide("image", inputs)
+
+
 def test_a_modality_that_no_training_example_has_has_no_mean() -> None:
     masker = MeanMasker()
     masker.fit([Batch({"image": replace(image(), mask=torch.zeros(3, 1, dtype=torch.bool))}, torch.zeros(3), ("a", "b", "c"))])
