@@ -92,11 +92,7 @@ REMEDIES = {
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """The closest option as a question, or an empty string; capital letters make no difference.
-
-    >>> did_you_mean("temprature", ["temperature", "weight"])
-    " Did you mean 'temperature'?"
-    """
+    """The closest option as a question, or an empty string; capital letters make no difference."""
     found = nearest(name, options)
     return f" Did you mean {found!r}?" if found else ""
 

@@ -14,11 +14,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "
 
 
 def visible(text: str) -> str:
-    r"""A text for a terminal: what it would obey is shown by its number.
-
-    >>> visible("red \x1b[31m \u202egnp.exe")
-    'red \\x1b[31m \\u202egnp.exe'
-    """
+    """A text for a terminal: what it would obey is shown by its number."""
     return CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 

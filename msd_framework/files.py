@@ -17,15 +17,7 @@ from msd_framework.escaping import cell
 
 @contextmanager
 def draft(path: Path) -> Iterator[TextIO]:
-    """A text file to write into, which takes its name once all of it is written; an error before leaves nothing.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "deep" / "numbers.txt"
-    >>> with draft(path) as file:
-    ...     _ = file.write("0 1 2")
-    ...     path.exists()
-    False
-    """
+    """A text file to write into, which takes its name once all of it is written; an error before leaves nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

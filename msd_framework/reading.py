@@ -63,12 +63,7 @@ def is_utf8(encoding: str | None) -> bool:
 
 
 def copy_as_utf8(start: bytes, chunks: Callable[[], Iterator[bytes]], file: str, encoding: str) -> int:
-    """An open file in UTF-8 that has no name and is gone once it is closed.
-
-    Args:
-        start: the first bytes of a file, all of which `chunks` reads.
-        encoding: what it is written in; refused where it is in another one.
-    """
+    """An open file in UTF-8 without a name, made of one that begins so and is written in another encoding."""
     found = other_format(start, file, has_option=True, wanted=encoding)
     if found and not (_wide(start) and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))):
         raise DataError(found)
@@ -104,11 +99,7 @@ def not_utf8(place: str, error: UnicodeDecodeError, has_option: bool = False) ->
 
 
 def other_format(start: bytes, file: Path | str, has_option: bool = False, wanted: str = "UTF-8") -> str:
-    """What a file that starts so is in place of UTF-8 text, and what to do about it; empty if nothing speaks against text.
-
-    >>> other_format("yes".encode("utf-16"), "a.txt")
-    'a.txt: is not UTF-8 but UTF-16 text; save it as UTF-8, or run: iconv -f UTF-16 -t UTF-8 a.txt > utf8.txt'
-    """
+    """What a file that starts so is in place of UTF-8 text, and what to do about it; empty if nothing speaks against text."""
     if wide := _wide(start):
         name, suffix = shlex.quote(str(file)), Path(file).suffix
         fix = f"{f'set {ENCODING}={wide.lower()}, ' * has_option}save it as UTF-8, or run"
@@ -118,14 +109,9 @@ def other_format(start: bytes, file: Path | str, has_option: bool = False, wante
 
 
 def keys_are_once(text: str, values: Sequence[Any]) -> bool:
-    """Whether no object in a JSON text has a key twice, of which Python would take the last one without a word.
+    """Whether no object of a list in JSON has a key twice, of which Python would take the last one without a word.
 
-    Args:
-        text: the inside of a list.
-        values: what Python reads there.
-
-    >>> keys_are_once('{"a": 1}, {"a": 2}', [{"a": 1}, {"a": 2}]), keys_are_once('{"a": 1, "a": 2}', [{"a": 2}])
-    (True, False)
+    The text is the inside of the list, and the values what Python reads there.
     """
     # a colon stands behind each key; if there are as many of them as keys were read, no key was lost, and quicker than to look
     colons, keys = text.count(":"), sum(map(len, values))

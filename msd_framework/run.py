@@ -42,9 +42,6 @@ def run(config: Config, overrides: Overrides = ()) -> dict[str, Any]:
 
     Returns:
         The report, which is also written to `report.json`; empty for ``run_type=check``.
-
-    Raises:
-        MSDError: if the user can mend what is wrong.
     """
     source = _read(config, overrides)
     if launched().size == 1 or source.values.get("run_type") == "check":
@@ -59,8 +56,7 @@ def check(config: Config, overrides: Overrides = ()) -> None:
     """Looks for what is wrong with a run, and tries its first update out where its files are at hand; trains nothing.
 
     Raises:
-        ConfigError: with every problem that was found.
-        MSDError: of any other kind, if the run would stop before its end.
+        MSDError: a ConfigError with every problem, or of another kind if the run would stop before its end.
     """
     source = _read(config, overrides)
     source.overlay(Source({"run_type": "check"}))

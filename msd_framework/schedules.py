@@ -39,15 +39,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Training examples outside the batches, from which an objective learns how to weigh those inside.
-
-    A rehearsed update is made twice: on trial, to learn from where it leads, and then in earnest.
-    """
+    """Training examples outside the batches, from which an objective learns how to weigh those inside."""
 
     share: float  # of the training examples, above 0 and below 1
     batch_size: int  # over all processes
     every: int = 1  # updates from one batch of them to the next
-    rehearsed: bool = False
+    rehearsed: bool = False  # whether such an update is made twice: on trial, to learn from where it leads, and in earnest
 
 
 @dataclass(frozen=True)
@@ -119,10 +116,8 @@ class Step(Protocol):
         """The context in which the forward passes of the update were made."""
 
     def look_ahead(self, held_out_loss: Callable[[Batch], Tensor]) -> Mapping[str, Tensor]:
-        """The derivative of a loss after the step with respect to the gradient that the step was made with, before clipping.
-
-        By the names of the objective's parameters that learn, the same on every process. The loss, a scalar, is that of
-        held-out examples.
+        """The derivative of a held-out loss after the step by the gradient that it was made with, before clipping: by the
+        names of the objective's parameters that learn, the same on every process.
         """
 
 
@@ -152,13 +147,7 @@ class UpdateHook(nn.Module):
 
 
 class Scheduled(UpdateHook):
-    """A number, `value`, that an objective's part reads in each forward pass, and that a run may change as it goes.
-
-    >>> temperature = Scheduled("temperature", {"start": 4.0, "end": 1.0})
-    >>> temperature.begin_update(Progress(update=50, num_updates=100))
-    >>> temperature.value
-    2.5
-    """
+    """A number, `value`, that an objective's part reads in each forward pass, and that a run may change as it goes."""
 
     def __init__(self, name: str, number: Number):
         super().__init__()

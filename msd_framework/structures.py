@@ -74,11 +74,9 @@ class ModalityInputs:
         return (self.mask & ~self.special).any(1)
 
     def once(self, encode: Callable[[ModalityInputs], T]) -> T:
-        """A function of the rows for all B of them, with rows that are the same computed once; their gradients are added up.
+        """A function that treats each row by itself, with rows that are the same computed once; their gradients are added up.
 
-        Args:
-            encode: gives a tensor, or a nest of them, whose first dimension is that of its inputs, and treats each row by
-                itself. If it drops features at random, rows that are the same lose the same ones.
+        If it drops features at random, rows that are the same lose the same ones.
 
         >>> rows = torch.tensor([[1.0], [2.0], [1.0]])
         >>> same = Distinct(torch.tensor([0, 1]), torch.tensor([0, 1, 0]))
@@ -208,8 +206,7 @@ class Batch:
 
 
 FeatureKind: TypeAlias = Literal["pooled", "hidden", "attention", "scores"]
-"""What an intermediate is: a summary [B, D], a state for each position [B, L, D], attention probabilities [B, H, L, L] or, before
-the softmax, attention scores of the same shape."""
+"""A summary [B, D], a state for each position [B, L, D], attention probabilities [B, H, L, L], or scores before their softmax."""
 
 
 @dataclass(frozen=True)
@@ -224,14 +221,10 @@ class FeatureShape:
 
 @dataclass(frozen=True)
 class Feature:
-    """An intermediate of a model: a summary, float [B, D]; hidden states, float [B, L, D]; or attention, float [B, H, L, L].
+    """An intermediate of a model: a summary, float [B, D]; hidden states, float [B, L, D]; or attention, float [B, H, L, L]."""
 
-    The mask, bool [B, L], tells the positions that hold something of the modality that the feature belongs to; None for a
-    summary. Where it is False, values are zeros.
-    """
-
-    values: Tensor
-    mask: Tensor | None = None
+    values: Tensor  # zeros where the mask is False
+    mask: Tensor | None = None  # bool [B, L], the positions with something of the feature's modality; None for a summary
 
 
 @dataclass(frozen=True)
@@ -244,23 +237,14 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class LossTerm:
-    r"""A term of a loss, with its graph: :math:`s \, \frac1B \sum_i w_i t_i`.
+    r"""A term of a loss, with its graph: :math:`s \, \frac1B \sum_i w_i t_i`."""
 
-    Args:
-        name: as in the log, such as `task` or `distill/text`.
-        values: t, float [B], or [N] where the term has a value for each target, or a scalar.
-        share: s, what the term and its neighbours are multiplied by, such as lambda.
-        weight: w, what it alone is multiplied by; a number, or float [1], or of the shape of t.
-        option: the option that sets it, such as `objective.features[0].weight`; empty if none does.
-        setting: the value of that option; the mean weight if None.
-    """
-
-    name: str
-    values: Tensor
-    share: float = 1.0
-    weight: Tensor | float = 1.0
-    option: str = ""
-    setting: float | None = None
+    name: str  # as in the log, such as `task` or `distill/text`
+    values: Tensor  # t, float [B], or [N] where the term has a value for each target, or a scalar
+    share: float = 1.0  # s, what the term and its neighbours are multiplied by, such as lambda
+    weight: Tensor | float = 1.0  # w, what it alone is multiplied by; a number, or float [1], or of the shape of t
+    option: str = ""  # the option that sets the weight, such as `objective.features[0].weight`; empty if none does
+    setting: float | None = None  # the value of that option; the mean weight if None
 
     @property
     def contribution(self) -> Tensor:
@@ -281,8 +265,7 @@ class StepOutput:
 def check_logits(logits: Tensor, batch: Batch, name: str) -> Tensor:
     """The logits of several views of a batch, once they are [V, N, C], with a row for each target.
 
-    Any other shape, such as [V, B, T, C], is refused with the model's name: what comes after would take a mean over positions
-    that are no target, or broadcast where T = B.
+    Of others, such as [V, B, T, C], a mean over positions that are no target would be taken, or they'd broadcast where T = B.
     """
     num_targets = len(batch.targets)
     if logits.ndim == 3 and logits.shape[1] == num_targets:

@@ -127,14 +127,10 @@ class TrainedModel:
         return {view: ViewPredictions.of(found, view, self.info) for view in names}
 
     def batch(self, rows: Any, targets: Sequence[Any] | None = None) -> Batch:
-        """Rows as the model's tensors, for a loop of one's own.
+        """Rows, as `predict` takes them, as the model's tensors, for a loop of one's own.
 
         Args:
-            rows: as `predict` takes them.
             targets: a class a row, by its number, or C scores from 0 to 1; None of a row where nobody knows.
-
-        Raises:
-            DataError: of the first row that cannot be read, or whose target is none, with its place.
         """
         reader, decoded, loaded = self._reader(rows, self._targets(targets)), Kept(), []
         if not len(reader.dataset):

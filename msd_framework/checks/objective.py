@@ -98,7 +98,8 @@ def features(run: RunFacts) -> Iterator[Problem]:
 def modulation(run: RunFacts) -> Iterator[Problem]:
     """Models whose modalities cannot be balanced."""
     for spec in run.of(MODULATIONS):
-        yield from (Problem(spec.path, text) for text in spec.cls.check(spec.options, run.setting, run.model.cls))
+        for text in spec.cls.check(spec.options, run.setting, run.model.cls):
+            yield Problem(spec.path, text)
 
 
 def maskers(run: RunFacts) -> Iterator[Problem]:

@@ -19,11 +19,7 @@ from msd_framework.errors import ConfigError, Problem, nearest
 
 
 def checked(source: Source) -> RunConfig:
-    """The configuration, once nothing is wrong with it.
-
-    Raises:
-        ConfigError: with every problem that was found, each with the place that it was written at.
-    """
+    """The configuration, once nothing is wrong with it; else a `ConfigError` with every problem and its place."""
     source = resolve(source)
     config, problems = understood(source.values)
     if config is not None:
@@ -81,7 +77,11 @@ def _problems_of_run(config: RunConfig, earlier: Sequence[Problem]) -> list[Prob
     is_complete = not replaced and not (earlier and component_problems(component_specs(asdict(config))))
     if touched.isdisjoint(("data", "evaluation", "teacher")) and not alone and is_complete:
         problems += _problems_together(run)
-    return [p for p in problems if not any(_overlap(p.path, e.path) for e in earlier)]
+    new = []
+    for problem in problems:
+        if not any(_overlap(problem.path, other.path) for other in earlier):
+            new.append(problem)
+    return new
 
 
 def _problems_together(run: RunFacts) -> list[Problem]:

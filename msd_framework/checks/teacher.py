@@ -50,7 +50,8 @@ def options(run: RunFacts) -> Iterator[Problem]:
         yield Problem(at, f"must be given: {text}")
     lost = [path for path in folders if has_magic(path) and not os.path.exists(path)]
     if lost and not run.config.is_evaluated:
-        yield from (Problem(at, f"no folder matches {path!r}.") for path in lost)
+        for path in lost:
+            yield Problem(at, f"no folder matches {path!r}.")
         return
     for folder in sorted({f for f in folders if folders.count(f) > 1}):
         yield Problem(at, f"{folder} is listed twice. To let a teacher count more, take teacher.combine=weighted.")

@@ -48,12 +48,6 @@ class SplitCheck:
 
 
 def main(words: Sequence[str]) -> int:
-    """Shows a table of what a folder holds, and what is wrong with it.
-
-    Behind `check` stand the name of a data set and options of its own, such as ``root=PATH``; ``splits=[train, ...]``, all that
-    are there if left out; ``samples=20`` examples a split to read whole; ``seed=0``, which chooses them; and
-    ``shared_rows=true`` if splits may have rows in common.
-    """
     if words[:1] != ["check"]:
         raise ConfigError(f"msd data takes check, got {words[0] if words else 'nothing'}.")
     words = import_from_words(words[1:])

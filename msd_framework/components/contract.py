@@ -73,7 +73,10 @@ def _no_choice(value: Any, wanted: Any) -> str:
     if get_origin(member) is Literal:
         if not isinstance(value, (frozenset, set, tuple, list)):
             return f"wanted a set of {type_name(member)}, got {value!r}."
-        return next(filter(None, (mismatch(one, member) for one in value)), "")
+        for one in value:
+            if text := mismatch(one, member):
+                return text
+        return ""
     choices = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
     is_choice = all(get_origin(choice) is Literal or choice is type(None) for choice in choices)
     return mismatch(value, wanted) if wanted is bool or is_choice else ""

@@ -87,8 +87,6 @@ def type_name(annotation: Any) -> str:
 def mismatch(value: Any, annotation: Any) -> str:
     """Why a value from a YAML does not fit an annotation, as a sentence; empty if it fits.
 
-    >>> mismatch("2", int)
-    "wanted int, got '2' (str). Write it without quotes."
     >>> mismatch(1, float), mismatch(True, int)
     ('', 'wanted int, got True (bool).')
     """
@@ -96,10 +94,13 @@ def mismatch(value: Any, annotation: Any) -> str:
         return ""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        texts = {a: mismatch(value, a) for a in arguments}
-        if "" in texts.values():
-            return ""
-        nearest = [text for a, text in texts.items() if _same_shape(value, a)]
+        nearest = []
+        for choice in arguments:
+            text = mismatch(value, choice)
+            if not text:
+                return ""
+            if _same_shape(value, choice):
+                nearest.append(text)
         return nearest[0] if len(nearest) == 1 else _wanted(annotation, value)
     if origin is Literal:
         if (type(value), value) in [(type(a), a) for a in arguments]:  # True is no 1

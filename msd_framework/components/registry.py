@@ -79,11 +79,7 @@ class Registry(Generic[T]):
     def check(self, spec: Any, at: str = "", facts: Collection[str] = (), context: Collection[str] = ()) -> list[Problem]:
         """Everything that is wrong with a component's part of a YAML, found without building it.
 
-        Args:
-            spec: ``name`` or ``{type: name, option: value, ...}``.
-            at: the key path of the part.
-            facts: names of options that the run fills in when the user does not.
-            context: names of arguments that only the run can give.
+        Facts are names of options that the run fills in when the user does not, the context those that only the run can give.
         """
         at = at or self.kind
         try:
@@ -122,23 +118,18 @@ class Registry(Generic[T]):
         return problems
 
     def build(self, spec: Any, at: str = "", facts: Mapping[str, Any] | None = None, **context: Any) -> T:
-        """Builds a component, and the components nested in it.
+        """Builds a component, ``name`` or ``{type: name, option: value, ...}``, and the components nested in it.
 
         Args:
-            spec: ``name`` or ``{type: name, option: value, ...}``.
-            at: the key path of the part, for errors.
             facts: values for options that the user left out. Those under ``modalities`` are known of one modality each:
                 what is built for a modality (under its name in a mapping, or in an option such as ``image_encoder``) sees
                 those of that modality alone, a model those of its modalities, and all those that no two modalities differ in.
-            context: arguments that only the run can give; those that the constructor does not take are ignored, and nested
-                components of other kinds do not get them.
-
-        Raises:
-            ConfigError: with everything that is wrong, or with what the constructor refused.
+            context: arguments that only the run can give, for components of this kind that take them.
         """
         at, facts = at or self.kind, facts or {}
         known, disputed = agreed(facts)
-        if problems := self.check(spec, at, {*known, *disputed}, context):
+        problems = self.check(spec, at, {*known, *disputed}, context)
+        if problems:
             raise ConfigError(*problems)
         name, given = split(spec, at, self)
         cls = self.get(name, at)
@@ -147,7 +138,10 @@ class Registry(Generic[T]):
         if modalities_of is not None:  # a model, which is for some of the modalities
             facts = narrowed(facts, modalities_of(given))
             known, disputed = agreed(facts)
-        if problems := [Problem(f"{at}.{n}", disputed[n]) for n in options if n in disputed and n not in given]:
+        for option in options:
+            if option in disputed and option not in given:
+                problems.append(Problem(f"{at}.{option}", disputed[option]))
+        if problems:
             raise ConfigError(*problems)
         arguments = {n: v for n, v in {**known, **context}.items() if n in options}
         for key, value in given.items():
@@ -192,9 +186,11 @@ class Registry(Generic[T]):
             return f"is not a class but of type {type(found).__name__}."
         if issubclass(found, self.contract):
             return broken(found, self.contract)
-        others = [registry.kind for contract, registry in BY_CONTRACT.items() if issubclass(found, contract)]
-        hint = f" It is a {others[0]}." if others else ""
-        return f"is no {self.kind}: it does not extend {place(self.contract)}.{hint}"
+        text = f"is no {self.kind}: it does not extend {place(self.contract)}."
+        for contract, registry in BY_CONTRACT.items():
+            if issubclass(found, contract):
+                return f"{text} It is a {registry.kind}."
+        return text
 
     def _discover(self) -> None:
         if self._discovered:
@@ -266,11 +262,7 @@ def plain(spec: Any) -> dict[str, Any]:
 
 
 def map_nested(option: Option, value: Any, change: Callable[[Registry[Any], Any, str], Any]) -> Any:
-    """An option's value with each component in it changed; a value that holds none as it is.
-
-    Args:
-        change: takes the component's registry, its part of the YAML, and what that adds to the option's key path.
-    """
+    """An option's value with each component in it changed, given its registry, part of the YAML and rest of the key path."""
     registry, container = nested(option.annotation)
     if registry is None or value is None:
         return value
@@ -284,8 +276,10 @@ def nested(annotation: Any) -> tuple[Registry[Any] | None, type[dict[Any, Any]] 
     """The registry that an annotation takes components from, and whether it takes a dict or a list of them."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        found = [nested(choice) for choice in arguments if nested(choice)[0] is not None]
-        return found[0] if found else (None, None)
+        for choice in arguments:
+            if nested(choice)[0] is not None:
+                return nested(choice)
+        return None, None
     if origin in (dict, Mapping):
         return nested(arguments[1])[0], dict
     if origin is list:

@@ -62,8 +62,11 @@ def differences(registry: Registry[Any], here: Any, there: Any) -> str:
     'eps is 1e-08 here and 1e-06 there'
     """
     mine, theirs = complete(registry, here), complete(registry, there)
-    keys = ["type"] if mine["type"] != theirs["type"] else [k for k in mine if mine[k] != theirs[k]]
-    return ", ".join(f"{k} is {mine[k]!r} here and {theirs[k]!r} there" for k in keys)
+    texts = []
+    for key in mine if mine["type"] == theirs["type"] else ("type",):
+        if mine[key] != theirs[key]:
+            texts.append(f"{key} is {mine[key]!r} here and {theirs[key]!r} there")
+    return ", ".join(texts)
 
 
 def complete(registry: Registry[Any], spec: Any) -> dict[str, Any]:

@@ -14,10 +14,7 @@ from msd_framework.errors import MSDError, Problem
 
 
 def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]:
-    """Imports modules by name, and all Python files of a folder that is looked for here and then among the project's files.
-
-    The folder becomes a package of a name of its own, so that its files may import each other (``from . import layers``).
-    """
+    """Imports modules by name, and all Python files of a folder that is looked for here and then among the project's files."""
     problems: list[Problem] = []
     for i, module in enumerate(modules):
         problems += _import(module, f"imports[{i}]")
@@ -26,6 +23,7 @@ def import_problems(modules: Sequence[str], folder: str | None) -> list[Problem]
     place = next((base / folder for base in (Path(), ROOT, SHARE) if (base / folder).is_dir()), None)
     if place is None:
         return [*problems, Problem("user_dir", f"there is no folder {folder}.")]
+    # a package of a name of its own, so that its files may import each other (from . import layers)
     package = types.ModuleType(f"msd_user_dir_{zlib.crc32(str(place.resolve()).encode()):08x}")
     package.__path__ = [str(place.resolve())]
     sys.modules.setdefault(package.__name__, package)

@@ -49,16 +49,12 @@ class Source:
         return ""
 
     def overlay(self, over: Source) -> None:
-        """Writes another source over this one.
-
-        Mappings merge key by key; anything else is replaced, and so is a component whose `type` changes. Options over a
-        component that was given by its name alone (``masker: noise``) are options of that component.
-        """
+        """Writes another source over this one: mappings key by key; all else is replaced, as is a component of another type."""
         self.values = self._merge(self.values, over.values, "")
         self.origins |= over.origins
 
     def _merge(self, under: Any, over: Any, at: str) -> Any:
-        if isinstance(under, str) and isinstance(over, Mapping) and "type" not in over:
+        if isinstance(under, str) and isinstance(over, Mapping) and "type" not in over:  # options of masker: noise
             under = {"type": under}
             self.origins[f"{at}.type"] = self.origins.get(at, "")
         both_mappings = isinstance(under, Mapping) and isinstance(over, Mapping)
@@ -81,13 +77,8 @@ Overrides: TypeAlias = Iterable[str] | Mapping[str, Any]
 def load(config: Config, overrides: Overrides = (), schema: type = RunConfig) -> Source:
     """A configuration over its bases, and the command line over both.
 
-    Args:
-        config: a YAML file, looked for here, then among the project's own files; or the values of one.
-        schema: what the file configures. The components that it names by default lie below the file, so that options
-            alone (``optimizer.lr=1e-4``) are theirs, and so do defaults that are filled in from other keys.
-
-    Raises:
-        ConfigError: if a file is missing or cannot be parsed, or with each word that is no ``key=value``.
+    The components that the schema names by default lie below the file, so that options alone (``optimizer.lr=1e-4``) are
+    theirs, and so do defaults that are filled in from other keys.
     """
     source = _defaults(schema)
     if isinstance(config, Mapping):
@@ -134,7 +125,7 @@ def locating(source: Source) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(*(located(problem, source) for problem in error.problems)) from error
+        refuse(error.problems, source)
 
 
 def find_file(path: str) -> Path:

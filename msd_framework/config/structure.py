@@ -19,13 +19,9 @@ T = TypeVar("T")
 
 
 def structure_problems(values: Any, schema: type, at: str = "", root: type | None = None) -> list[Problem]:
-    """Keys that are unknown or missing and values of a wrong type, at every level of a schema.
+    """Keys that are unknown or missing and values of a wrong type, at every level of a schema; components are not looked into.
 
-    What a component slot holds is its registry's to check.
-
-    Args:
-        at: the key path of the values.
-        root: the schema that this one is a section of, where a misplaced key may belong; itself if None.
+    The root is the schema that this one is a section of, where a misplaced key may belong; itself if None.
     """
     root = root or schema
     docs, known = field_docs(schema), {f.name: f for f in fields(schema)}

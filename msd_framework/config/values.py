@@ -30,13 +30,8 @@ ENVIRONMENT = frozenset({"HOME", "USER", "TMPDIR", "SCRATCH", "RANK", "LOCAL_RAN
 
 
 def parse_value(text: str) -> Any:
-    """The value of a word ``key=value``.
-
-    A text that begins with a bracket or a quote is YAML, and so is one that YAML takes for a number, true, false or null.
-    Any other is a text as it stands, whatever is in it.
-
-    Raises:
-        ValueError: if it should be YAML and is not, as a part of a sentence.
+    """The value of a word ``key=value``: YAML if it begins with a bracket or a quote, or YAML takes it for a number, true,
+    false or null; any other is a text as it stands. A ValueError is a part of a sentence.
 
     >>> parse_value("1e-4"), parse_value("runs/attempt #2"), parse_value("[full, image]"), parse_value("'1'")
     (0.0001, 'runs/attempt #2', ['full', 'image'], '1')
@@ -74,14 +69,7 @@ def _read(text: str) -> Any:
 
 
 def resolved(values: Any) -> Any:
-    """Values with their interpolations filled in.
-
-    Raises:
-        OmegaConfBaseException: if one names no key, or an environment variable that is none of a configuration's.
-
-    >>> resolved({"name": "kd", "env": {"save_dir": "runs/${name}"}})["env"]
-    {'save_dir': 'runs/kd'}
-    """
+    """Values with their interpolations filled in: ``runs/${name}``, and environment variables that a configuration may read."""
     _read_variables_by(_variable)
     try:
         return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
@@ -151,13 +139,9 @@ def join(at: str, key: Any) -> str:
 
 
 def expand(value: Any, at: str = "") -> Any:
-    """A nest of values with ``~/`` and ``~user/`` at the front of texts filled in; views (``~text``) are left alone.
+    """A nest of values under a key with ``~/`` and ``~user/`` at the front of texts filled in; views (``~text``) stay.
 
-    Args:
-        at: the dotted key that the values stand under.
-
-    Raises:
-        ConfigError: if there is no such user, or a path begins with ``$NAME``, which nothing fills in.
+    A path that begins with ``$NAME`` is refused, as nothing fills it in.
     """
     if isinstance(value, Mapping):
         return {key: expand(one, join(at, key)) for key, one in value.items()}

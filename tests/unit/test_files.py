@@ -1,10 +1,13 @@
 """Files that are written whole or not at all."""
 
 import errno
+import json
+import math
+from pathlib import Path
 
 import pytest
 
-from msd_framework.files import draft, write_text
+from msd_framework.files import draft, split_file, write_json, write_text
 
 
 def test_writing_replaces_the_file_and_leaves_nothing_else(tmp_path):
@@ -52,3 +55,12 @@ def test_a_place_that_cannot_be_written_to_is_told_by_the_name_that_was_asked_fo
     with pytest.raises(FileExistsError) as raised:
         write_text(tmp_path / "folder" / "file.txt", "text")
     assert raised.value.filename == str(tmp_path / "folder")
+
+
+def test_json_has_null_for_a_number_that_is_not_finite(tmp_path):
+    write_json(tmp_path / "report.json", {"auroc": math.nan, "scores": (math.inf, 2)})
+    assert json.loads((tmp_path / "report.json").read_text()) == {"auroc": None, "scores": [None, 2]}
+
+
+def test_the_file_of_a_split_lies_in_the_folder_whatever_the_split_is_called():
+    assert split_file(Path("runs/kd"), "predictions", "shards/test", "csv") == Path("runs/kd/predictions_shards_test.csv")

@@ -109,7 +109,7 @@ def test_what_a_constructor_refuses_is_told_with_its_key(cups):
 
 def test_a_missing_option_is_told_with_its_sentence():
     (problem,) = REGISTRIES["models"].check("unimodal_text", "model", facts=("num_classes",))
-    assert (problem.path, problem.message) == ("model.encoder", "unimodal_text needs this option: makes a summary of the text.")
+    assert (problem.path, problem.message) == ("model.encoder", "unimodal_text needs this option: makes a summary of the modality.")
 
 
 def test_a_name_given_twice_raises_with_both_places(cups):
