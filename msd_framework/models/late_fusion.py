@@ -111,7 +111,7 @@ class LateFusion(ModelOfEncoders, SummaryModel):
     ):
         super().__init__(encoders, num_classes)
         positive(hidden_size=hidden_size)
-        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.encoders = nn.ModuleDict(dict(sorted(encoders.items())))
         self.projections = nn.ModuleDict({m: nn.Linear(encoders[m].width, hidden_size) for m in self.modalities})
         self.missing = nn.ParameterDict({m: nn.Parameter(0.02 * torch.randn(hidden_size)) for m in self.modalities})
         self.fusion = FUSIONS[fusion](len(encoders), hidden_size)

@@ -49,7 +49,7 @@ class LogitFusion(ModelOfEncoders):
         super().__init__(encoders, num_classes)
         positive(hidden_size=hidden_size)
         not_negative(num_layers=num_layers)
-        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.encoders = nn.ModuleDict(dict(sorted(encoders.items())))
         self.projections, self.dropout, self.classifiers = nn.ModuleDict(), nn.Dropout(dropout), nn.ModuleDict()
         for m in self.modalities:
             layers = hidden_layers(encoders[m].width, hidden_size, num_layers, dropout, batch_norm)

@@ -81,7 +81,7 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         self.apply(bert_initialization(initializer_range))
         for vector in (self.first, *(reader.mark for reader in self.readers.values())):
             nn.init.normal_(vector, std=initializer_range)  # type: ignore[arg-type]
-        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.encoders = nn.ModuleDict(dict(sorted(encoders.items())))
 
     def classify(self, summary: Tensor) -> Tensor:
         return cast(Tensor, self.classifier(self.dropout(summary)))

@@ -208,9 +208,8 @@ class Vilbert(ImageTextModel):
         self.image_embeddings = RegionEmbeddings(s.feature_size, s.image_hidden_size, dropout)
         self.text_layers = nn.ModuleList(TransformerLayer(text) for _ in range(s.num_layers))
         self.image_layers = nn.ModuleList(TransformerLayer(image) for _ in range(s.image_num_layers))
-        self.connections = nn.ModuleList(
-            Connection(text, image, s.co_hidden_size, s.co_num_heads) for _ in range(s.num_connections)
-        )
+        connected = text, image, s.co_hidden_size, s.co_num_heads
+        self.connections = nn.ModuleList(Connection(*connected) for _ in range(s.num_connections))
         self.text_pooler = nn.Linear(s.hidden_size, s.co_hidden_size)
         self.image_pooler = nn.Linear(s.image_hidden_size, s.co_hidden_size)
         self.fuse, self.neutral = FUSIONS[fusion]

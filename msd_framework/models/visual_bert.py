@@ -60,10 +60,9 @@ class VisualBert(ImageTextModel, SingleSequence):
 
     Hidden by a mask or dropped, a modality gives the same numbers, since words keep their position ids and regions have none.
 
-    All views of a batch go through the transformer in one pass without padding (`layers/packed.py`), and the last layer computes
-    only what the classifier reads. The numbers are those of the padded form, which ``packed: false`` keeps; only for an example of
-    which nothing at all is shown the two may differ. Dropout has the same distribution in each view; what all views share, it
-    drops for all of them at once. If a modality is left out, what embeds it gets no gradient.
+    All views of a batch go through the transformer in one pass without padding (`layers/packed.py`); only for an example of which
+    nothing at all is shown its numbers may differ from those of the padded form. What all views share, dropout drops for all of
+    them at once. If a modality is left out, what embeds it gets no gradient.
 
     Source: Li et al., VisualBERT: A Simple and Performant Baseline for Vision and Language, 2019.
 

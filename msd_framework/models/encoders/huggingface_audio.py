@@ -26,8 +26,7 @@ from msd_framework.structures import FeatureKind, ModalityInputs
 class HuggingFaceAudio(LayeredEncoder):
     """A sound encoder of transformers, from the waveform on: what its feature extractor does is done here, on the device.
 
-    Each sound gives what transformers makes of that sound alone, however long the others of its batch are: the group norm of
-    `wav2vec2-base` takes its statistics over the sound's own samples. A sound too short for one position is followed by zeros.
+    Each sound gives what transformers makes of that sound alone, however long the others of its batch are.
 
     - Wav2Vec2, HuBERT, WavLM, UniSpeech, UniSpeech-SAT: a token for each step of their convolutions; the summary is their mean.
     - Audio Spectrogram Transformer: [CLS], the distillation token and the patches of its fixed length; the summary is its pooler's.

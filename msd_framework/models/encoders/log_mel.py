@@ -67,15 +67,16 @@ class LogMelEncoder(Encoder):
         self.second = nn.Conv2d(num_channels, 2 * num_channels, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(2 * num_channels * (num_bands // 4), hidden_size)
-        if freeze:
-            self.requires_grad_(False)
+        self.requires_grad_(not freeze)
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
         spectrogram, mask = self.spectrogram(inputs)  # [B, L, bands], [B, L]
         x = _seen(spectrogram[:, None], mask)  # [B, 1, L, bands]
         x = F.max_pool2d(F.relu(self.first(x)), (1, 2))  # [B, channels, L, bands / 2]
         x = F.relu(self.second(_seen(x, mask)))  # [B, 2 channels, L, bands / 2]
-        x, mask = _halved(_seen(x, mask), mask)  # [B, 2 channels, L / 2, bands / 4]
+        odd = x.shape[2] % 2
+        x = F.max_pool2d(F.pad(_seen(x, mask), (0, 0, 0, odd)), 2)  # [B, 2 channels, L / 2, bands / 4]
+        mask = F.pad(mask, (0, odd)).view(len(mask), -1, 2).any(2)  # [B, L / 2]
         tokens = F.relu(self.project(self.dropout(x.transpose(1, 2).flatten(2))))  # [B, L / 2, D]
         return Encoded(tokens, mask, masked_mean(tokens, mask))
 
@@ -115,10 +116,3 @@ def _normalised(x: Tensor, mask: Tensor) -> Tensor:
 def _seen(x: Tensor, mask: Tensor) -> Tensor:
     """Planes [B, C, L, bands] with zeros in the windows [B, L] that hold nothing."""
     return x * mask[:, None, :, None].to(x.dtype)
-
-
-def _halved(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The larger of each two windows and of each two bands, and which pairs hold anything."""
-    odd = x.shape[2] % 2
-    pooled = F.max_pool2d(F.pad(x, (0, 0, 0, odd)), 2)
-    return pooled, F.pad(mask, (0, odd)).view(len(mask), -1, 2).any(2)

@@ -64,8 +64,7 @@ class Patches(LayeredEncoder):
         self.dropout = nn.Dropout(dropout)
         sizes = LayerSizes(hidden_size, num_heads, 4 * hidden_size, dropout, dropout, norm_first=True, layer_norm_eps=1e-5)
         self.layers = Transformer(num_layers, sizes) if num_layers else None
-        if freeze:
-            self.requires_grad_(False)
+        self.requires_grad_(not freeze)
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:

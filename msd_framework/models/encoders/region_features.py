@@ -29,8 +29,7 @@ class RegionFeatures(Encoder):
         self.perceptron = nn.Sequential(
             nn.Linear(feature_size, hidden_size), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_size, hidden_size)
         )
-        if freeze:
-            self.requires_grad_(False)
+        self.requires_grad_(not freeze)
 
     def forward(self, inputs: ModalityInputs) -> Encoded:
         tokens = self.perceptron(visible(inputs.values, inputs.mask))  # [B, L, D]

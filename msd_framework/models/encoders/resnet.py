@@ -55,8 +55,7 @@ class ResNet(LayeredEncoder):
         if weights is not None and is_weight_file(weights):
             tensors = read_tensors(Path(weights).expanduser())
             load_exactly(self.grid, {n: t for n, t in tensors.items() if not n.startswith("fc.")}, weights)
-        if freeze:
-            self.requires_grad_(False)
+        self.requires_grad_(not freeze)
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "weights": None}

@@ -62,8 +62,7 @@ class TextTransformer(LayeredEncoder):
         self.dropout = nn.Dropout(dropout)
         sizes = hidden_size, num_heads, intermediate_size or 4 * hidden_size, dropout, attention_dropout
         self.transformer = Transformer(num_layers, LayerSizes(*sizes, norm_first, layer_norm_eps=1e-5))
-        if freeze:
-            self.requires_grad_(False)
+        self.requires_grad_(not freeze)
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:

@@ -17,13 +17,6 @@ class Layer:
     Args:
         name: a submodule's, as `named_modules` has it, such as `projections.audio`; it puts out a tensor.
         channel_dim: where the layer's channels stand: -1 for features, 1 for a convolution.
-
-    >>> import torch
-    >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
-    >>> layer = Layer(net, "1")
-    >>> h = layer.read(lambda: net(torch.ones(4, 2)))
-    >>> bool((layer.replaced(h, lambda: net(torch.zeros(4, 2))) == net(torch.ones(4, 2))).all())
-    True
     """
 
     def __init__(self, model: nn.Module, name: str, channel_dim: int = -1):

@@ -89,8 +89,7 @@ class Tape:
 
     with :math:`x_{m,t}` what module m was given at place t of row r, :math:`\delta_{m,t}` the gradient of the loss with
     respect to what it returned there, and :math:`m_u` the module with its part of the direction u in the place of its
-    parameters, in which it is linear: linear layers, layer norms and embeddings are. It costs a third of a step at most: no
-    attention, and no pass back. The masks of dropout are in x and delta, so they are those of the step.
+    parameters, in which it is linear. It costs a third of a step at most: no attention, and no pass back.
     """
 
     def __init__(self, model: nn.Module):

@@ -153,7 +153,12 @@ class WeightMap:
         tensors = self.ours(pretrained.tensors)
         is_bert = bool(pretrained.config) and pretrained.config.get("model_type", "bert") == "bert"
         if is_bert and self.not_in_bert:
-            tensors = self._begun_from_bert(tensors, initial)
+            parts = {name.partition(".")[0] for name in initial}
+            tensors = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in parts}
+            for name, tensor in initial.items():
+                for begin, copied in self.not_in_bert.items():
+                    if name.startswith(begin):
+                        tensors[name] = tensors.get(copied + name.removeprefix(begin), tensor)
         else:
             self._refuse_others(tensors, pretrained.source)
         own_encoder = {name: tensor for name, tensor in initial.items() if name.startswith(self.image_encoder)}
@@ -162,15 +167,6 @@ class WeightMap:
             text = "have an image encoder, a ResNet; give the model one as image_encoder"
             raise ValueError(f"the weights of {pretrained.source} {text}")
         return known(tensors if published else own_encoder | tensors, initial)
-
-    def _begun_from_bert(self, tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
-        parts = {name.partition(".")[0] for name in initial}
-        begun = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in parts}
-        for name, tensor in initial.items():
-            for begin, copied in self.not_in_bert.items():
-                if name.startswith(begin):
-                    begun[name] = begun.get(copied + name.removeprefix(begin), tensor)
-        return begun
 
     def _refuse_others(self, own: Tensors, source: str) -> None:
         if not any(name.startswith(self.mark) for name in own):
