@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.components.registry import Registry, split
-from msd_framework.models.features import Features, hidden_feature
+from msd_framework.models.features import Features, hidden_feature, prefixed
 from msd_framework.models.layers.pooling import masked_mean
 from msd_framework.models.layers.recorded import RecordedViews
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModalityKind, ModelOutput, Setting
@@ -151,7 +151,6 @@ class Encoder(nn.Module, ABC):
         freeze: whether it does not learn, and drops nothing in training.
     """
 
-    # methods that earlier versions asked for, and those that took their place
     renamed: ClassVar[Mapping[str, str]] = {"offered": "feature_kinds"}
     # the kinds of values that it takes
     kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"tokens", "features", "pixels", "waveform"})
@@ -159,7 +158,6 @@ class Encoder(nn.Module, ABC):
     width: int  # D
 
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Its options, changed so that the encoder can be built without the files that its first weights came from."""
         return dict(options)
 
     def rebuild_spec(self, spec: Any) -> dict[str, Any]:
@@ -202,6 +200,57 @@ def encoder_problems(at: str, spec: Any, modality: str, setting: Setting) -> lis
         return []
     fitting = ", ".join(n for n in ENCODERS.names() if kind in ENCODERS.get(n).kinds)
     return [f"{at}: {name} takes {' or '.join(sorted(kinds))}, and the values of {modality!r} are {kind}. Take one of {fitting}."]
+
+
+class ModelOfEncoders(MultimodalModel):
+    """A model with the option ``encoders``, which a subclass registers among its modules.
+
+    Args:
+        encoders: an encoder for each modality, by its name.
+        num_classes: C.
+    """
+
+    encoders: nn.ModuleDict
+
+    def __init__(self, encoders: Mapping[str, Encoder], num_classes: int):
+        super().__init__()
+        if not encoders:
+            raise ValueError("encoders must name at least one modality, got none")
+        self.modalities, self.num_classes = tuple(sorted(encoders)), num_classes
+
+    @classmethod
+    def modalities_of(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(sorted(options["encoders"]))
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:
+        problems = []
+        for modality, spec in options["encoders"].items():
+            problems += encoder_problems(f"encoders.{modality}", spec, modality, setting)
+        return problems
+
+    def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        specs = options["encoders"]
+        encoders = {m: encoder.rebuild_spec(specs[m]) for m, encoder in self.encoders.items() if isinstance(encoder, Encoder)}
+        return {**options, "encoders": encoders}
+
+    def encoder_feature_kinds(self) -> dict[str, FeatureKind]:
+        """Those of each encoder, and the vector that the model makes of its summary as `projected`."""
+        kinds: dict[str, FeatureKind] = {}
+        for modality, encoder in self.encoders.items():
+            assert isinstance(encoder, Encoder)
+            kinds |= prefixed(modality, {**encoder.feature_kinds, "projected": "pooled"})
+        return kinds
+
+
+def summary_and_features(encoder: nn.Module, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Tensor, Features]:
+    """An encoder's summary [B, D] of a modality, and the intermediates that are wanted."""
+    if not wanted:
+        # called as a module, so that hooks on it run
+        return encoder(inputs).pooled, {}
+    assert isinstance(encoder, Encoder)
+    encoded, features = encoder.forward_features(inputs, wanted)
+    return encoded.pooled, features
 
 
 def refuse_positions(inputs: ModalityInputs) -> None:

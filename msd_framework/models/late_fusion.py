@@ -10,10 +10,9 @@ from typing import ClassVar, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import MODELS, Encoder, SummaryModel
+from msd_framework.models.base import MODELS, Encoder, ModelOfEncoders, SummaryModel, summary_and_features
 from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, within
 from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
-from msd_framework.models.of_encoders import ModelOfEncoders, summary_and_features
 from msd_framework.ranges import positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 
@@ -35,8 +34,6 @@ class Fusion(nn.Module, ABC):
 
 
 class Concat(Fusion):
-    """All vectors, one after the other: width M D."""
-
     def __init__(self, num_modalities: int, hidden_size: int):
         super().__init__(num_modalities, num_modalities * hidden_size)
 
@@ -45,15 +42,11 @@ class Concat(Fusion):
 
 
 class Sum(Fusion):
-    """The sum of the vectors."""
-
     def forward(self, x: Tensor) -> Tensor:
         return x.sum(1)
 
 
 class Mean(Fusion):
-    """The mean of the vectors."""
-
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(1)
 

@@ -9,11 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import MODELS, Encoder
+from msd_framework.models.base import MODELS, Encoder, ModelOfEncoders, summary_and_features
 from msd_framework.models.features import Features, within
 from msd_framework.models.layers.distinct import encode_once
 from msd_framework.models.layers.heads import hidden_layers
-from msd_framework.models.of_encoders import ModelOfEncoders, summary_and_features
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
 

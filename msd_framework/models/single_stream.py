@@ -9,12 +9,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from msd_framework.models.base import MODELS, Encoded, Encoder
+from msd_framework.models.base import MODELS, Encoded, Encoder, ModelOfEncoders
 from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.packed import Segment
 from msd_framework.models.layers.transformer import LayerSizes, Transformer, bert_initialization
-from msd_framework.models.of_encoders import ModelOfEncoders
 from msd_framework.models.single_sequence import SingleSequence
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModalityInputs

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from msd_framework.models.base import MODELS, Encoder, MultimodalModel, encoder_problems
+from msd_framework.models.base import MODELS, Encoder, MultimodalModel, encoder_problems, summary_and_features
 from msd_framework.models.features import SUMMARY, Features, prefixed, within
 from msd_framework.models.layers.distinct import encode_once
-from msd_framework.models.of_encoders import summary_and_features
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModelOutput, Setting
 
 

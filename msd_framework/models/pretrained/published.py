@@ -134,13 +134,11 @@ class WeightMap:
         return nn.ModuleDict({name: part for name, part in model.named_children() if name in self.parts})
 
     def load(self, model: nn.Module, pretrained: Pretrained | None) -> None:
-        """Gives a model published weights, if there are any."""
         if pretrained is not None:
             body = self.body(model)
             load_exactly(body, self.complete(pretrained, body.state_dict()), pretrained.source)
 
     def load_head(self, head: nn.Module, pretrained: Pretrained | None) -> None:
-        """Gives a classifier the weights of one that was published with a model's."""
         if pretrained is None:
             raise ValueError("pretrained_head needs pretrained, the file that the classifier is in")
         tensors = self.ours(pretrained.tensors)

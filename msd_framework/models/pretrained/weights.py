@@ -66,7 +66,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def has_wrappers(path: Path) -> bool:
-    """Whether torch has put something into the names of a file's tensors."""
     if path.suffix == ".safetensors":
         with _safetensors(path) as opened:
             names = list(opened.keys())

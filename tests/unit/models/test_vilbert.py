@@ -254,7 +254,7 @@ def test_without_regions_the_text_reads_zeros_and_is_alone_in_the_fusion(tmp_pat
 def test_without_any_word_the_image_is_alone_in_the_fusion() -> None:
     model, inputs = build().double(), make_inputs()
     text = replace(inputs["text"], mask=torch.zeros_like(inputs["text"].mask), extras={})
-    (streams,) = model.streams([{**inputs, "text": text}], (), ())
+    (streams,) = model.streams([{**inputs, "text": text}], keep=False)
     assert streams[1] is not None
     same(model.summarise(*streams), model.image_pooler(streams[1].first).relu())
 
