@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from msd_framework.errors import CheckpointError
 from msd_framework.maskers.base import MASKERS, Masker
 from msd_framework.maskers.content import replace_content, stand_in_shape
 from msd_framework.ranges import positive
@@ -61,7 +62,7 @@ class MeanMasker(Masker):
         mean, shape = self.get_buffer(_name(modality)), stand_in_shape(inputs, self.length)
         if mean.shape != shape[len(shape) - mean.ndim :]:
             text = f"the mean of {modality!r} is of the shape {list(mean.shape)}, which inputs {list(inputs.values.shape)} have not"
-            raise ValueError(f"{text}. Fit the masker on batches like these, or load the checkpoint that it was fitted for.")
+            raise CheckpointError(f"{text}. Fit the masker on batches like these, or load the checkpoint that it was fitted for.")
         return replace_content(inputs, mean.expand(shape))
 
 

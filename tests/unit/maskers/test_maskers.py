@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from msd_framework.errors import ConfigError
+from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.maskers.base import Masker
 from msd_framework.maskers.composite import ModalityMasker
 from msd_framework.maskers.content import replace_content, special_first
@@ -372,7 +372,7 @@ def test_a_mean_that_was_not_fitted_is_refused() -> None:
 def test_a_mean_of_other_features_is_refused_with_a_sentence() -> None:
     masker, inputs = MeanMasker(), image()
     masker.load_state_dict({"mean_image": torch.zeros(inputs.values.shape[-1] + 1)})
-    with pytest.raises(ValueError, match=r"the mean of 'image' is of the shape \[\d+\], which inputs \[.+\] have not\. Fit"):
+    with pytest.raises(CheckpointError, match=r"the mean of 'image' is of the shape \[\d+\], which inputs \[.+\] have not\. Fit"):
         masker.hide("image", inputs)
 
 
