@@ -14,13 +14,9 @@ class Teacher(ABC):
 
     Not a module: its weights are neither trained, nor synchronised between processes, nor saved with the student. One that changes
     in the run (`EmaTeacher`) is a module as well, and so saved.
-
-    Attributes:
-        modalities: the names of its inputs, sorted.
-        num_classes: C.
     """
 
-    modalities: tuple[str, ...]
+    modalities: tuple[str, ...]  # the names of its inputs, sorted
     num_classes: int
 
     @property
@@ -30,11 +26,9 @@ class Teacher(ABC):
 
     @abstractmethod
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
-        """Logits float [V, N, C] for the views of the batch, which arrives in full.
+        """Logits float [V, N, C] for V views of the batch, which arrives in full.
 
         Args:
-            batch: the examples.
-            views: names of V views.
             shown: the views as the student sees them, for a teacher with the same masker.
         """
 
@@ -50,13 +44,8 @@ class Teacher(ABC):
     def predict_features(
         self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None
     ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
-        """What `predict` returns, and the wanted intermediates of each view, by name.
-
-        Args:
-            batch: the examples.
-            views: names of V views.
-            wanted: names of `feature_kinds` for each view.
-            shown: the views as the student sees them.
+        """What `predict` returns, and the wanted intermediates of each view, by name; names are those of
+        `feature_kinds`.
         """
         assert not any(wanted), f"{type(self).__name__} offers no intermediates"
         return self.predict(batch, views, shown), [{} for _ in views]

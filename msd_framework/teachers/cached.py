@@ -16,35 +16,24 @@ from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.store import DONE, SUMMARY, TeacherStore, how_to_remove
 
-Classify: TypeAlias = Callable[[Tensor], Tensor]
-"""Summaries [.., D] to logits [.., C]."""
+Classify: TypeAlias = Callable[[Tensor], Tensor]  # summaries [.., D] to logits [.., C]
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A store with an output for each example of a split.
-
-    Args:
-        store: what is read.
-        classify: computes logits from the summaries, where the store keeps no logits.
-        unanswered: the places in the split of examples that could not be read when the store was filled.
-    """
+    """A store with an output for each example of a split."""
 
     store: TeacherStore
-    classify: Classify | None = None
-    unanswered: tuple[int, ...] = ()
+    classify: Classify | None = None  # logits of summaries, where the store keeps no logits
+    unanswered: tuple[int, ...] = ()  # places of examples that could not be read when it was filled
 
 
 class CachedTeacher(Teacher):
     """Looks up a teacher's outputs for the examples of one split.
 
-    They are those of the teacher to about 2^-11 of a logit's distance from the row's largest one. A look-up draws no random
-    numbers and waits for no device.
-
-    Args:
-        modalities: what the teacher takes.
-        num_classes: C.
-        opening: opens the store, and fills it if need be; called once, by the first prediction at the latest.
+    They are those of the teacher to about 2^-11 of a logit's distance from the row's largest one. A look-up draws no
+    random numbers and waits for no device. The store is opened, and filled if need be, by the first prediction at the
+    latest.
     """
 
     def __init__(self, modalities: Sequence[str], num_classes: int, opening: Callable[[], Opened]):
@@ -52,15 +41,10 @@ class CachedTeacher(Teacher):
 
     @cached_property
     def opened(self) -> Opened:
-        """The store, which is filled if need be."""
         return self.opening()
 
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
-        """Logits float32 [V, B, C] of the batch's ids; and the summary [V, B, D] if it is stored.
-
-        Raises:
-            CacheError: if an example has no output.
-        """
+        """Logits float32 [V, B, C] of the batch's ids; and the summary [V, B, D] if it is stored."""
         store, device = self.opened.store, batch.targets.device
         rows = store.rows(batch.ids, batch.places)
         missing = rows < 0
@@ -82,7 +66,6 @@ class CachedTeacher(Teacher):
 
     @property
     def feature_kinds(self) -> Mapping[str, FeatureKind]:
-        """The summary, if it is stored."""
         return {SUMMARY: "pooled"} if self.opened.store.layout.summary_size else {}
 
     def predict_features(
@@ -93,5 +76,4 @@ class CachedTeacher(Teacher):
 
 
 def _to_device(values: Tensor, device: torch.device) -> Tensor:
-    """The values on a device, where they may arrive later."""
     return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)

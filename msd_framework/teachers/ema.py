@@ -29,12 +29,7 @@ class EmaTeacher(UpdateHook, Teacher):
     Source: Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017 (arXiv:1703.01780), section 3.
 
     Args:
-        student: the model that is trained.
-        masker: how a view hides a modality from the average.
         decay: a, at least 0 and below 1, or a schedule such as `{start: 0.9, end: 0.999, over: 0.1}`.
-
-    Raises:
-        ValueError: if the decay is out of range.
     """
 
     average: MultimodalModel
@@ -71,18 +66,13 @@ class EmaTeacher(UpdateHook, Teacher):
                 measured.copy_(now)
 
     def train(self, mode: bool = True) -> EmaTeacher:
-        """Leaves the average in eval mode, whatever becomes of the objective."""
         super().train(mode)
-        self.average.eval()
+        self.average.eval()  # whatever becomes of the objective
         return self
 
 
 def decay_of(number: Number) -> Scheduled:
-    """The share of itself that an average keeps in an update.
-
-    Raises:
-        ValueError: if it is out of range, or is neither a number nor a schedule.
-    """
+    """The share of itself that an average keeps in an update."""
     scheduled = Scheduled("ema", number)
     for value in scheduled.ends:
         if not 0 <= value < 1:

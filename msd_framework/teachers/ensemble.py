@@ -25,15 +25,9 @@ class Combination(ABC):
     """How much each of several teachers counts in their common output."""
 
     renamed: ClassVar[Mapping[str, str]] = {"asked": "choose"}
-    """Methods of before, which a class of a user's own may still define."""
 
     def choose(self, view: str, teachers: Sequence[int]) -> Sequence[int]:
-        """Which teachers predict for a view.
-
-        Args:
-            view: its name.
-            teachers: the numbers of those that take a modality that it shows.
-        """
+        """The numbers of the teachers that predict for a view, among those that take a modality that it shows."""
         return teachers
 
     @abstractmethod
@@ -42,16 +36,12 @@ class Combination(ABC):
 
         Args:
             teachers: the numbers of K teachers.
-            log_p: their log-probabilities, float [K, B, Q, O]: of Q questions with O outcomes each. One label of C is one question
-                with C outcomes, several labels are C questions with two.
+            log_p: their log-probabilities, float [K, B, Q, O]: of Q questions with O outcomes each. One label of C is
+                one question with C outcomes, several labels are C questions with two.
         """
 
     def problems(self, modalities: Sequence[Sequence[str]]) -> list[str]:
-        """What does not fit these teachers, as sentences.
-
-        Args:
-            modalities: what each teacher takes.
-        """
+        """What does not fit teachers of these modalities, as sentences."""
         return []
 
 
@@ -75,9 +65,6 @@ class WeightedTeachers(Combination):
 
     Args:
         weights: a number above 0 for each teacher, in their order.
-
-    Raises:
-        ValueError: if one of them is not above 0.
     """
 
     def __init__(self, weights: list[float]):
@@ -134,9 +121,6 @@ class SurestTeachers(Combination):
 
     Args:
         temperature: T, 0 or more; large ones give the mean, and 0 the surest teacher alone.
-
-    Raises:
-        ValueError: if the temperature is below 0.
     """
 
     def __init__(self, temperature: float = 0.1):
@@ -164,21 +148,11 @@ class EnsembleTeacher(Teacher):
     shows none of them. Each teacher predicts once for each view.
 
     Args:
-        teachers: K teachers.
-        combination: how much each counts.
-        task: how targets are read.
         outcomes: how the teachers' logits are read; as is usual for the task if None.
-
-    Raises:
-        ValueError: if they have different numbers of classes.
     """
 
     def __init__(
-        self,
-        teachers: Sequence[Teacher],
-        combination: Combination,
-        task: Task = "single_label",
-        outcomes: Outcomes | None = None,
+        self, teachers: Sequence[Teacher], combination: Combination, task: Task = "single_label", outcomes: Outcomes | None = None
     ):
         classes = sorted({teacher.num_classes for teacher in teachers})
         if len(classes) != 1:
@@ -209,11 +183,8 @@ class EnsembleTeacher(Teacher):
         return replace(sides[0], having=having)
 
     def _combine(self, logits: Mapping[int, Tensor], has_input: Mapping[int, Tensor | None]) -> Tensor:
-        """The common logits [B, C] of some teachers, [B, C] each.
-
-        Args:
-            logits: by the teacher's number.
-            has_input: the examples that have a modality of the teacher's, bool [B]; None if all have. On others it does not count.
+        """The common logits [B, C] of some teachers; a teacher does not count for examples that it sees nothing of,
+        bool [B].
         """
         z = at_least_float32(torch.stack(list(logits.values())))  # [K, B, C]
         if len(z) == 1:
@@ -236,12 +207,8 @@ class EnsembleTeacher(Teacher):
 
 
 def names_by_teacher(view: str, modalities: Sequence[Sequence[str]], combination: Combination) -> dict[int, str]:
-    """The teachers that predict for a view, by number, with the name of the view where only the teacher's modalities are.
-
-    Args:
-        view: its name.
-        modalities: what each teacher takes.
-        combination: chooses among those that take a modality of the view.
+    """The teachers that predict for a view, by number, with the name of the view where only the teacher's modalities
+    are.
 
     >>> both, image = ("image", "text"), ("image",)
     >>> names_by_teacher("full", [both, image], MeanOfTeachers()), names_by_teacher("text", [both, image], MeanOfTeachers())
@@ -257,13 +224,7 @@ def names_by_teacher(view: str, modalities: Sequence[Sequence[str]], combination
 
 
 def views_of_teachers(views: Sequence[str], modalities: Sequence[Sequence[str]], combination: Combination) -> list[tuple[str, ...]]:
-    """The views that each of several teachers predicts for, by its own names of them.
-
-    Args:
-        views: those of all together.
-        modalities: what each teacher takes.
-        combination: how they are combined.
-    """
+    """The views that each of several teachers predicts for, by its own names of them."""
     names_by_view = [names_by_teacher(view, modalities, combination) for view in views]
     return [tuple(dict.fromkeys(names[k] for names in names_by_view if k in names)) for k in range(len(modalities))]
 

@@ -15,8 +15,7 @@ from msd_framework.teachers.cached import Classify
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.store import MISSING, SUMMARY, UNREADABLE, Layout, Rows, TeacherStore, Writer
 
-HALF = 2.0**-11
-"""The relative error of a number in float16."""
+HALF = 2.0**-11  # the relative error of a number in float16
 
 NOISE = {"fp32": 1e-4, "bf16": 3e-2}
 """How far two computations of the same logits may lie apart, relative to the largest of them: other batches, another device."""
@@ -42,10 +41,7 @@ def fill(
     """Stores the teacher's outputs for each batch; rows whose example is in none of them are marked as unreadable.
 
     Args:
-        writer: where to.
-        predict: runs the teacher, as `outputs_to_store` does.
         batches: examples, each with its place among `rows`.
-        rows: the row of each place.
         advance: called with the number of examples that are done.
         flush_seconds: after how long what was written is marked as done.
     """
@@ -59,17 +55,11 @@ def fill(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Stored outputs beside those of now.
-
-    Args:
-        stored: float32 [V, B, C or D].
-        live: the same.
-        tolerance: how far apart they may lie, the same.
-    """
+    """Stored outputs beside those of now, float32 [V, B, C or D]."""
 
     stored: Tensor
     live: Tensor
-    tolerance: Tensor
+    tolerance: Tensor  # how far apart they may lie
 
     @property
     def wrong(self) -> Tensor:

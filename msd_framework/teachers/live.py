@@ -14,12 +14,7 @@ from msd_framework.teachers.base import Teacher
 
 
 class LiveTeacher(Teacher):
-    """Runs a model on each view.
-
-    Args:
-        model: the teaching model; it is put in eval mode and frozen, and stays so.
-        masker: how a view hides a modality from it.
-    """
+    """Runs a model on each view; it is put in eval mode and frozen, and stays so."""
 
     def __init__(self, model: MultimodalModel, masker: Masker):
         self.model, self.masker = model.requires_grad_(False).eval(), masker
@@ -41,7 +36,7 @@ class LiveTeacher(Teacher):
 
     @torch.no_grad()
     def summarise(self, batch: Batch, views: Sequence[str]) -> Tensor:
-        """What the model's classifier reads of each view, float [V, B, D], of a model that gives it."""
+        """What the model's classifier reads of each view, float [V, B, D]."""
         return self.model.summarise_views(self._inputs(batch, views, None))
 
     def _inputs(self, batch: Batch, views: Sequence[str], shown: Views | None) -> list[Inputs]:

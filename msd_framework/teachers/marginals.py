@@ -21,9 +21,6 @@ class MarginalsTeacher(Teacher):
 
     with :math:`p` the softmax of the other teacher's logits z. The reverse needs no class: labels that are independent, with
     probabilities :math:`\sigma(z_c)`, follow the softmax of z once it is known that one alone is right.
-
-    Args:
-        teacher: the other one.
     """
 
     def __init__(self, teacher: Teacher):

@@ -12,38 +12,26 @@ from torch import Tensor, nn
 from msd_framework.errors import ConfigError, Problem
 from msd_framework.models.layers.layer import Layer
 
-SALIENCY_FILE = "channel_saliency.json"
-"""What the experiment `channel_saliency` writes."""
+SALIENCY_FILE = "channel_saliency.json"  # what the experiment `channel_saliency` writes
 
 Choice: TypeAlias = Literal["general", "specific", "random"]
 """The channels that are most general to both modalities, those that are least, or any."""
 
 
 def choose_channels(by: Choice, share: float, num_channels: int, saliency: Tensor | None = None, seed: int = 0) -> Tensor:
-    """Which channels of a layer a teacher keeps.
+    """Which of D channels of a layer a teacher keeps, bool [D].
 
-    A general teacher keeps those of the largest saliency, and so gives away what the student cannot see; a specific one keeps
-    those of the smallest; a random one is what both are compared with, its channels drawn without replacement.
+    A general teacher keeps those of the largest saliency, and so gives away what the student cannot see; a specific one
+    keeps those of the smallest; a random one is what both are compared with, its channels drawn without replacement.
 
     Source: Xue et al., The Modality Focusing Hypothesis, ICLR 2023 (arXiv:2206.06487), section 5.
 
     Args:
-        by: general, specific or random.
         share: of the channels that are kept, above 0 and at most 1; one at least is kept.
-        num_channels: D.
         saliency: how general each channel is, float [D]; not needed at random.
-        seed: of the random ones.
-
-    Returns:
-        bool [D].
-
-    Raises:
-        ValueError: if the share is out of range, or there is not one score a channel.
 
     >>> choose_channels("general", 0.5, 4, torch.tensor([0.1, 0.9, 1.0, 0.0])).tolist()
     [False, True, True, False]
-    >>> choose_channels("specific", 0.25, 4, torch.tensor([0.1, 0.9, 1.0, 0.0])).tolist()
-    [False, False, False, True]
     """
     if not 0 < share <= 1:
         raise ValueError(f"the share of channels that are kept must be above 0 and at most 1, got {share}.")
@@ -66,19 +54,8 @@ def keep_channels(
     Args:
         model: the teaching model, which is changed.
         layer: the layer, as `named_modules` has it, such as `projections.audio`.
-        by: which channels are kept.
-        share: of the channels that are kept.
         saliency: the folder that `channel_saliency.json` lies in; not needed at random.
-        seed: of the random ones.
         channel_dim: where the channels stand: -1 for features, 1 for a convolution.
-
-    Raises:
-        ConfigError: if there is no such layer, or the scores are missing or of another layer.
-
-    >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
-    >>> keep_channels(net, "1", by="random", share=0.5)
-    >>> int((net[:2](torch.ones(1, 2)) == 0).sum()) >= 2
-    True
     """
     scores = read_saliency(saliency, layer) if saliency is not None else None
     try:
@@ -88,11 +65,7 @@ def keep_channels(
 
 
 def read_saliency(folder: str, layer: str) -> Tensor:
-    """The scores that the experiment `channel_saliency` wrote, float [D].
-
-    Raises:
-        ConfigError: if they are missing, damaged, or of another layer.
-    """
+    """The scores that the experiment `channel_saliency` wrote, float [D]."""
     at, path = "teacher.channels.saliency", Path(folder) / SALIENCY_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -23,23 +23,18 @@ from msd_framework.files import write_json
 from msd_framework.structures import ModelOutput
 
 FORMAT = 1
-SUMMARY = "fused.pooled"
-"""The feature that a store can keep: what the teacher's classifier reads."""
+SUMMARY = "fused.pooled"  # the feature that a store can keep: what the teacher's classifier reads
 
 CARD, STATE, IDS, MARKS, USED = "card.json", "state.json", "ids.bin", "done.bin", "last_used"
 MISSING, DONE, UNREADABLE = 0, 1, 2
 """The marks of rows: nothing yet, the teacher's output, or that the example cannot be read."""
 
-KEY = np.dtype(f"S{KEY_BYTES}")
-"""The hash of an id."""
+KEY = np.dtype(f"S{KEY_BYTES}")  # the hash of an id
 
 LOWEST = float(torch.finfo(torch.float16).min)
 CHUNK = 1 << 16
-PAGES = 1 << 16
-"""Bytes that the system maps at once where a row is read."""
-
-RESIDENT = 1 << 22
-"""Bytes of a store's files that may be mapped before they are let go."""
+PAGES = 1 << 16  # bytes that the system maps at once where a row is read
+RESIDENT = 1 << 22  # bytes of a store's files that may be mapped before they are let go
 
 Rows = NDArray[np.int64]
 
@@ -48,30 +43,24 @@ Rows = NDArray[np.int64]
 class Layout:
     """What is stored of an example: logits, the summary that the classifier reads, or both.
 
-    Args:
-        views: V names.
-        num_classes: C, where logits are stored; else 0.
-        summary_size: D, where the summary is stored; else 0.
-
     >>> Layout(("full", "image"), num_classes=2, summary_size=0).row_bytes
     41
     """
 
     views: tuple[str, ...]
-    num_classes: int
-    summary_size: int
+    num_classes: int  # 0 where no logits are stored
+    summary_size: int  # 0 where no summary is stored
 
     @cached_property
     def columns(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """The type and the shape of a row in each file."""
         half: np.dtype[Any] = np.dtype("<f2")
         columns: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
-        num_views = len(self.views)
         if self.num_classes:
-            columns["logits"] = half, (num_views, self.num_classes)
-            columns["maximum"] = np.dtype("<f4"), (num_views,)
+            columns["logits"] = half, (len(self.views), self.num_classes)
+            columns["maximum"] = np.dtype("<f4"), (len(self.views),)
         if self.summary_size:
-            columns["summary"] = half, (num_views, self.summary_size)
+            columns["summary"] = half, (len(self.views), self.summary_size)
         return columns
 
     @property
@@ -92,19 +81,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Card:
-    """What a store holds the outputs for.
+    """What a store holds the outputs for."""
 
-    Args:
-        parts: all that the outputs depend on, in JSON's types.
-        notes: what helps to name a difference in the parts; no output depends on it.
-        layout: what is stored of an example.
-        created: the time, ISO 8601.
-    """
-
-    parts: Mapping[str, Any]
-    notes: Mapping[str, Any]
+    parts: Mapping[str, Any]  # all that the outputs depend on, in JSON's types
+    notes: Mapping[str, Any]  # what helps to name a difference in the parts; no output depends on it
     layout: Layout
-    created: str
+    created: str  # the time, ISO 8601
 
     @property
     def fingerprint(self) -> str:
@@ -137,15 +119,12 @@ class Card:
 class TeacherStore:
     """The outputs of a teacher for one split, open for reading.
 
-    Files: ``card.json`` says what they are the outputs for; ``state.json`` how many rows there are; ``ids.bin`` holds the hash
-    of each row's id and ``index_<rows>.bin`` their order; ``logits.bin`` float16 [N, V, C] less their maximum, which is in
-    ``maximum.bin``, float32 [N, V]; ``summary.bin`` float16 [N, V, D]; ``done.bin`` a byte a row.
+    Files: ``card.json`` says what they are the outputs for; ``state.json`` how many rows there are; ``ids.bin`` holds
+    the hash of each row's id and ``index_<rows>.bin`` their order; ``logits.bin`` float16 [N, V, C] less their maximum,
+    which is in ``maximum.bin``, float32 [N, V]; ``summary.bin`` float16 [N, V, D]; ``done.bin`` a byte a row.
 
-    They are mapped into memory and no row is an object, so that a store of millions takes little memory. To write to a store
-    one must hold its lock; readers have the rows that were there when they opened it.
-
-    Args:
-        folder: where it is.
+    They are mapped into memory and no row is an object, so that a store of millions takes little memory. To write to a
+    store one must hold its lock; readers have the rows that were there when they opened it.
 
     Raises:
         CacheError: if a file is missing, cut off, or contradicts another.
@@ -194,11 +173,7 @@ class TeacherStore:
         return int(np.count_nonzero(self.marks == DONE))
 
     def add(self, ids: Iterable[str]) -> None:
-        """Makes a row for each id that has none, in their order. Needs the lock.
-
-        Raises:
-            CacheError: if an id is there twice.
-        """
+        """Makes a row for each id that has none, in their order. Needs the lock."""
         num_rows = self.num_rows
         with (self.folder / IDS).open("r+b") as file:
             file.seek(num_rows * KEY.itemsize)  # what lies behind was left by a process that was killed
@@ -221,9 +196,8 @@ class TeacherStore:
             equal = np.flatnonzero(keys[nearby[1:]] == keys[nearby[:-1]])
             if len(equal):
                 first, second = sorted(nearby[equal[0] : equal[0] + 2].tolist())
-                raise CacheError(
-                    f"{self.folder}: examples {first + 1} and {second + 1} of the split have the same id; ids must differ."
-                )
+                same = f"examples {first + 1} and {second + 1} of the split have the same id"
+                raise CacheError(f"{self.folder}: {same}; ids must differ.")
         for name, column in self.layout.columns.items():
             os.truncate(self.folder / f"{name}.bin", num_rows * _row_bytes(*column))
         # to its old length first: marks that a killed process left behind it are zeros again
@@ -245,11 +219,8 @@ class TeacherStore:
         return np.where(self.keys[rows] == keys, rows, -1)
 
     def rows(self, ids: Sequence[str], places: Sequence[int] = ()) -> Rows:
-        """The row of each example, int64 [B]; -1 where there is none.
-
-        Args:
-            ids: names of B examples.
-            places: where they stand in their split, which is mostly their row; the hashes have the last word.
+        """The row of each example, int64 [B]; -1 where there is none. The places in the split are mostly their rows;
+        hashes decide.
         """
         keys, guess = hashes(ids), np.asarray(places, dtype=np.int64)
         self._mapped.reads(len(keys) * (3 + len(self.columns)) * PAGES)
@@ -258,17 +229,12 @@ class TeacherStore:
         return self.find(keys)
 
     def read(self, rows: Rows, views: Sequence[str]) -> dict[str, Tensor]:
-        """What is stored in some rows, [V, B, ..] by column; rows without an output hold zeros.
-
-        Raises:
-            ValueError: if a view is not stored.
-        """
+        """What is stored in some rows, [V, B, ..] by column; rows without an output hold zeros."""
         stored = self.layout.views
         for view in views:
             if view not in stored:
                 raise ValueError(f"view {view!r} is not in the teacher cache {self.folder}, only {', '.join(stored)}")
-        columns = [stored.index(view) for view in views]
-        values = {}
+        columns, values = [stored.index(view) for view in views], {}
         for name, column in self.columns.items():
             read = column[rows]  # [B, V, ..]
             if columns != list(range(len(stored))):
@@ -293,9 +259,6 @@ class Writer(ResumableWriter):
     """Writes outputs into rows of a store. A row is marked as done only once its output has reached the disk.
 
     Several processes may write to different rows at once.
-
-    Args:
-        store: where to.
     """
 
     def __init__(self, store: TeacherStore):
@@ -304,11 +267,7 @@ class Writer(ResumableWriter):
         self.files = {name: os.open(store.folder / f"{name}.bin", os.O_WRONLY) for name in (*store.layout.columns, "done")}
 
     def write(self, rows: Rows, output: ModelOutput) -> None:
-        """Writes the teacher's output for some examples.
-
-        Args:
-            rows: int64 [B].
-            output: logits [V, B, C], and features that hold the summary [V, B, D] if it is stored.
+        """Writes logits [V, B, C] and the summary [V, B, D] of some examples, those of the two that the store keeps.
 
         Raises:
             CacheError: if a number is not finite, or a summary is too large for float16.
@@ -332,7 +291,6 @@ class Writer(ResumableWriter):
         self.pending.clear()
 
     def mark(self, rows: Rows, mark: int) -> None:
-        """Sets the mark of rows."""
         _write_rows(self.files["done"], rows, np.full(len(rows), mark, np.uint8))
 
     def close(self) -> None:
@@ -367,11 +325,7 @@ def hashes(ids: Iterable[str]) -> NDArray[Any]:
 
 
 def chunks(ids: Iterable[str], size: int = CHUNK) -> Iterator[list[str]]:
-    """Ids a number at a time, so that never all of them are in memory.
-
-    >>> list(chunks("abc", 2))
-    [['a', 'b'], ['c']]
-    """
+    """Ids a number at a time, so that never all of them are in memory."""
     rest = iter(ids)
     while chunk := list(islice(rest, size)):
         yield chunk
