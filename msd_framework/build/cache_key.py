@@ -34,27 +34,18 @@ PLACES = ("root", "split", "max_examples", "on_error")
 HIDDEN = "special tokens first"
 """What hiding a text means: [SEP] moves to position 1. Caches of before do not say so: their outputs show how long a text was."""
 
-WIDER = ("views", "summary", "precision", "masker")
-"""Parts in which a store may hold more than a run needs."""
+WIDER = ("views", "summary", "precision", "masker")  # parts in which a store may hold more than a run needs
 
 
 @dataclass(frozen=True)
 class CacheKey:
-    """The outputs of a teacher for a split that a run needs.
+    """The outputs of a teacher for a split that a run needs."""
 
-    Args:
-        use: what the run uses the split for: `train`, `validation` or `test`.
-        parts: all that the outputs depend on but for the precision.
-        notes: what helps to name a difference.
-        layout: what is stored of an example.
-        precisions: what the outputs may be computed in.
-    """
-
-    use: str
-    parts: Mapping[str, Any]
-    notes: Mapping[str, Any]
-    layout: Layout
-    precisions: tuple[str, ...]
+    use: str  # what the run uses the split for
+    parts: Mapping[str, Any]  # all that the outputs depend on but for the precision
+    notes: Mapping[str, Any]  # what helps to name a difference
+    layout: Layout  # what is stored of an example
+    precisions: tuple[str, ...]  # what the outputs may be computed in
 
     @property
     def lock(self) -> str:
@@ -62,7 +53,6 @@ class CacheKey:
         return lock_name(self.parts)
 
     def card(self, precision: str) -> Card:
-        """The card of a store that is made for this key."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return Card({**self.parts, "precision": precision}, self.notes, self.layout, now)
 
@@ -113,8 +103,6 @@ def cache_key(
     """The key of the outputs of one teacher for one split.
 
     Args:
-        config: of the run.
-        use: what the run uses the split for: `train`, `validation` or `test`.
         content: the hash of the whole split.
         folder: where the teacher comes from.
         processors: how each modality becomes tensors for the teacher.
@@ -191,13 +179,7 @@ def layout_of(teacher: TeacherConfig, views: Sequence[str], num_classes: int, su
     """What is stored of an example: logits, or where there are many classes the summary that they are computed from.
 
     Args:
-        teacher: its options.
-        views: the views that the run needs.
-        num_classes: C.
         summary_size: what the teacher's classifier reads, None if the model does not give it; a call loads the weights.
-
-    Raises:
-        CacheError: if features are to be kept that the model does not give.
     """
     size = summary_size() if teacher.cache_features or num_classes > LARGE else None
     if teacher.cache_features and size is None:
@@ -232,7 +214,6 @@ def _in_json(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _difference(key: str, there: Any, here: Any, notes_there: Mapping[str, Any], notes_here: Mapping[str, Any]) -> list[str]:
-    """Sentences on a part that differs."""
     if key == "data.content":
         return ["the examples (the data set's files have changed)"]
     if key == "teacher.weights":

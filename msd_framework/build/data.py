@@ -22,35 +22,22 @@ from msd_framework.errors import DataError
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.structures import Batch, DatasetInfo, TeacherKey, has_label
 
-COUNTED = 1024
-"""How many training examples have their labels counted at once."""
+COUNTED = 1024  # how many training examples have their labels counted at once
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads.
+    """What a run reads."""
 
-    Args:
-        facts: what is known of the run without its data.
-        world: this process among all.
-        splits: those that are open.
-        processors: how each modality becomes tensors, for the student and for teachers that take the same.
-        known: what components may ask for by name, the processors' part of it by modality.
-        decoded: keeps inputs that were decoded once.
-        training: reads the training split; None where that is not open.
-        evaluation: the batches of the other splits, by use.
-        teacher_overrides: how modalities become other tensors for teachers; empty where all take what the student does.
-    """
-
-    facts: RunFacts
+    facts: RunFacts  # what is known of the run without its data
     world: World
-    splits: Splits
-    processors: Mapping[str, Processor]
-    known: Mapping[str, Any]
-    decoded: DecodedInputs
-    training: ExampleReader | None
-    evaluation: Mapping[str, EvaluationBatches]
-    teacher_overrides: Mapping[TeacherKey, Processor] = field(default_factory=dict)
+    splits: Splits  # those that are open
+    processors: Mapping[str, Processor]  # of the student, and of teachers that take the same
+    known: Mapping[str, Any]  # what components may ask for by name
+    decoded: DecodedInputs  # inputs that were decoded once
+    training: ExampleReader | None  # reads the training split; None where that is not open
+    evaluation: Mapping[str, EvaluationBatches]  # the batches of the other splits, by use
+    teacher_overrides: Mapping[TeacherKey, Processor] = field(default_factory=dict)  # other tensors for teachers
 
     @property
     def config(self) -> RunConfig:
@@ -99,21 +86,13 @@ class Data:
         """The training split in its own order, whole on each process, for statistics over it."""
         return OnDevice(self, self.training_reader)
 
-    def on_device(self, reader: ExampleReader) -> OnDevice:
-        """Examples in their own order, whole on each process, for statistics over them."""
-        return OnDevice(self, reader)
-
     def reader_of(self, use: str) -> ExampleReader:
         """Reads the split of a use."""
         return self.training_reader if use == "train" else self.evaluation[use].reader
 
     def leave_out(self, use: str, places: Iterable[int], why: str) -> None:
-        """Leaves examples of a split out that a reader of other tensors could not read, where such examples are skipped.
-
-        Args:
-            use: what the run uses the split for.
-            places: where they stand in the split.
-            why: what is wrong with them, for the report.
+        """Leaves examples of a split out that a reader of other tensors could not read, for the reason that the report
+        gives.
 
         Raises:
             DataError: of the first one, where such examples are not skipped.
@@ -131,17 +110,11 @@ class Data:
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Batches on a device, which can be gone through again and again.
-
-    Args:
-        data: the run's.
-        reader: reads the examples.
-        teacher: the number of the teacher that they are given to as it sees them; None for the student.
-    """
+    """Batches on a device, which can be gone through again and again."""
 
     data: Data
     reader: ExampleReader
-    teacher: int | None = None
+    teacher: int | None = None  # the number of the teacher that sees them; None for the student
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.data.in_order(self.reader, shared=False):
@@ -154,16 +127,7 @@ class OnDevice:
 
 
 def build_data(facts: RunFacts, world: World, splits: Splits | None = None) -> Data:
-    """Makes the processors of a run, which learn what they have to, and what reads its splits.
-
-    Args:
-        facts: what is known of the run.
-        world: this process among all.
-        splits: those that are used, where they are open already.
-
-    Raises:
-        MSDError: if something cannot be read.
-    """
+    """Makes the processors of a run, which learn what they have to, and what reads its splits."""
     splits = open_splits(facts, world) if splits is None else splits
     with random_numbers_apart():  # to learn, a processor may draw examples
         processors = build_processors(facts, world, splits)

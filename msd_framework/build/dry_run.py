@@ -34,12 +34,13 @@ Predict = Callable[[Batch, Sequence[str]], None]
 
 
 class DryRun:
-    """Tries what a run will do on its longest and shortest rows; random numbers and all that is kept are left as they were.
+    """Tries what a run will do on its longest and shortest rows; random numbers and all that is kept are left as they
+    were.
 
     Args:
-        config: what the run is.
         rows: those that it is tried on.
-        finite: whether a teacher's predictions must be finite; the doctor looks for what is not itself, weight by weight.
+        finite: whether a teacher's predictions must be finite; the doctor looks for what is not itself, weight by
+            weight.
     """
 
     def __init__(self, config: RunConfig, rows: ExtremeRows, finite: bool = True):
@@ -47,13 +48,7 @@ class DryRun:
         self.precision = PRECISIONS.get(config.training.precision, FP32)
 
     def student(self, model: MultimodalModel, masker: Masker, views: Sequence[str], metrics: Mapping[str, Metric]) -> None:
-        """Runs the student on these rows.
-
-        Args:
-            model: the student.
-            masker: how views hide a modality from it.
-            views: what the run asks it for, beside the full input.
-            metrics: those that its predictions are measured with, by name.
+        """Runs the student on these rows, on the full input and the views that the run asks it for.
 
         Raises:
             ConfigError: if it cannot take them, with the key to change and the row.
@@ -72,16 +67,7 @@ class DryRun:
             self._try_metrics(model, metrics)
 
     def teacher(self, teacher: LiveTeacher, views: Sequence[str], number: int = 0) -> None:
-        """Runs a teacher, with its weights, on these rows.
-
-        Args:
-            teacher: the teacher.
-            views: what the run asks it for, beside the full input.
-            number: which of several teachers it is.
-
-        Raises:
-            ConfigError: if it cannot take them, or predicts what is not finite, with the key to change and the row.
-        """
+        """Runs a teacher, with its weights, on these rows, on the full input and the views that the run asks it for."""
 
         def predict(batch: Batch, names: Sequence[str]) -> None:
             logits = teacher.predict(batch, names).logits
@@ -92,18 +78,13 @@ class DryRun:
             self._try("teacher.checkpoint", "the teacher", predict, teacher.masker, [FULL, *views], rows)
 
     def _check_finite(self, logits: Tensor, batch: Batch, views: Sequence[str], key: str, whose: str, end: str) -> None:
-        """Refuses predictions [V, B, C] that are not finite."""
         for view, prediction in zip(views, logits):
             if self.finite and not prediction.isfinite().all():
                 text = f"{whose} prediction of {self.rows.source(batch)} on the view {view!r} is not finite{end}"
                 raise ConfigError(Problem(key, text))
 
     def _view(self, masker: Masker, batch: Batch, name: str) -> Inputs:
-        """A view of a batch, in which each modality is still of as many examples.
-
-        Raises:
-            ConfigError: if the masker makes something else of one.
-        """
+        """A view of a batch, in which each modality is still of as many examples."""
         with self._explaining("masker", "the masker", batch):
             inputs = masker.view(batch, name).inputs
         for modality, whole in batch.inputs.items():
@@ -117,22 +98,14 @@ class DryRun:
         return inputs
 
     def _check_shape(self, model: nn.Module, logits: Tensor, leading: list[int]) -> None:
-        """Whether logits are one a class, of each view and example.
-
-        Raises:
-            ConfigError: if not.
-        """
+        """Refuses logits that are not one a class, of each view and example."""
         wanted = [*leading, self.rows.info.num_classes]
         if list(logits.shape) != wanted or not logits.is_floating_point():
             text = f"{type(model).__name__} gives logits {list(logits.shape)} of {logits.dtype}, wanted floats {wanted}"
             raise ConfigError(Problem("model", f"{text}: views, examples and classes."))
 
     def _try_metrics(self, model: MultimodalModel, metrics: Mapping[str, Metric]) -> None:
-        """Computes each metric of a user's own on these rows.
-
-        Raises:
-            ConfigError: if it raises anything, or gives no number.
-        """
+        """Computes each metric of a user's own on these rows."""
         batch = self.rows.of_student.together
         with torch.no_grad(), self.precision.active(self.device):
             logits = model.forward_views([batch.inputs]).logits[0].float().cpu()
@@ -149,10 +122,8 @@ class DryRun:
                 raise ConfigError(Problem(at, f"{name} gives {value!r}, wanted a number."))
 
     def training_mode(self, model: nn.Module) -> None:
-        """Shows the student as many rows as a step has, in training mode, where the step itself can be tried only much later.
-
-        Raises:
-            ConfigError: if it cannot take them, with the key to change.
+        """Shows the student as many rows as a step has, in training mode, where the step itself can be tried only much
+        later.
         """
         batch = self.rows.step
         with self._left_as_they_were(model), self._explaining("model", "the student", batch), torch.no_grad():
@@ -164,9 +135,6 @@ class DryRun:
         """Makes a training step of the real size on the longest rows, forward and backward, and forgets it.
 
         What the objective learns before the first step must be known.
-
-        Raises:
-            ConfigError: if it cannot be made, with the key to change.
         """
         batch = self.rows.step
         with self._left_as_they_were(objective), self._explaining("objective", "a training step", batch):

@@ -24,16 +24,16 @@ TRUNCATED = "_no_grad_trunc_normal_"
 LARGE_VOCABULARY = 2**18
 """Stands in for a vocabulary that is not learned yet: larger than those of published models, and with room for its embedding."""
 
-ANY_ENCODER = {"type": "features", "feature_size": 1}
-"""Stands in for an encoder whose sizes are in files."""
+ANY_ENCODER = {"type": "features", "feature_size": 1}  # stands in for an encoder whose sizes are in files
 
 
 class Unfilled(TorchFunctionMode):
     """A context in which weights get no first numbers, so that memory is only set aside and a big model costs no time.
 
-    The device `meta` is for this as well, but its first operation imports torch's compiler: 2.1 s of CPU time for a layer of a
-    transformer in place of 0.004 (torch 2.14; 0.6 s with 2.6). `trunc_normal_` is replaced in `torch.nn.init` because this mode
-    does not see it, and it draws until all numbers lie in their range, which empty memory may never do.
+    The device `meta` is for this as well, but its first operation imports torch's compiler: 2.1 s of CPU time for a
+    layer of a transformer in place of 0.004 (torch 2.14; 0.6 s with 2.6). `trunc_normal_` is replaced in
+    `torch.nn.init` because this mode does not see it, and it draws until all numbers lie in their range, which empty
+    memory may never do.
     """
 
     def __enter__(self) -> Unfilled:
@@ -66,8 +66,6 @@ def without_files(registry: Registry[Any], value: Any, facts: Mapping[str, Any],
     """A component's part of a YAML, with stand-ins for what it must be given, is unknown yet or would be read.
 
     Args:
-        registry: where its name is known.
-        value: what the YAML says.
         facts: what components may ask for by name, as far as it is known.
         stand_ins: what stands in for the rest.
     """

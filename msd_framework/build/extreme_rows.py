@@ -20,23 +20,15 @@ from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.launch import launched
 from msd_framework.structures import Batch, DatasetInfo
 
-MOST_TEXTS = 20_000
-"""Rows of a split, evenly spaced, whose texts are compared by their characters."""
-
-MOST_FILES = 200
-"""Rows of a split, evenly spaced, whose lengths stand in files."""
-
-MEASURED = 8
-"""Of the texts with the most and the fewest characters, how many are measured in tokens."""
-
-MOST_READ = 64
-"""Rows that are read for a step at most; where it takes more, they are repeated."""
+MOST_TEXTS = 20_000  # rows of a split, evenly spaced, whose texts are compared by their characters
+MOST_FILES = 200  # rows of a split, evenly spaced, whose lengths stand in files
+MEASURED = 8  # of the texts with the most and the fewest characters, how many are measured in tokens
+MOST_READ = 64  # rows that are read for a step at most; where it takes more, they are repeated
 
 MOST_ON_CPU = 64
 """Rows of a step on a CPU at most. A larger one would find nothing more there: memory that is full is no error of torch's."""
 
-Row: TypeAlias = tuple[int, Loaded]
-"""The place of an example in its split, and the example with its tensors."""
+Row: TypeAlias = tuple[int, Loaded]  # the place of an example in its split, and the example with its tensors
 
 
 class Placed(NamedTuple):
@@ -49,30 +41,15 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class SideOfRows:
-    """Rows as the student or the teacher sees them.
+    """Rows as the student or a teacher sees them."""
 
-    Args:
-        alone: each as a batch of its own.
-        together: all of them as one batch.
-        processors: how they become tensors.
-    """
-
-    alone: Sequence[Batch]
-    together: Batch
-    processors: Sequence[Placed]
+    alone: Sequence[Batch]  # each as a batch of its own
+    together: Batch  # all of them as one batch
+    processors: Sequence[Placed]  # how they become tensors
 
 
 class ExtremeRows:
-    """The first, the longest and the shortest rows of a run's splits, read as an evaluation reads them.
-
-    Args:
-        config: what the run is.
-        device: where batches of them go.
-        processors: how each modality becomes tensors.
-        info: what the data set is.
-        splits: those that are looked at, by what the run uses them for.
-        teacher_overrides: how modalities become other tensors for teachers.
-    """
+    """The first, the longest and the shortest rows of a run's splits, read as an evaluation reads them."""
 
     def __init__(
         self,
@@ -100,15 +77,9 @@ class ExtremeRows:
 
     @cached_property
     def of_student(self) -> SideOfRows:
-        """The rows as the student sees them.
-
-        Raises:
-            DataError: if one cannot be read, or, where those are skipped, if none can.
-        """
         return SideOfRows([self._batch([row]) for row in self._extreme], self._batch(self._extreme), self.processors)
 
     def of_teacher(self, number: int) -> SideOfRows:
-        """The rows as a teacher sees them."""
         own = {m: placed for (m, teachers), placed in self.of_teachers_alone.items() if number in teachers}
         processors = [placed for placed in self.processors if placed.modality not in own]
         alone = [batch.for_teacher(number) for batch in self.of_student.alone]
@@ -131,21 +102,12 @@ class ExtremeRows:
         return self._batch([rows[i % len(rows)] for i in range(size)])
 
     def check_files(self) -> None:
-        """Looks for the files of each example of each split.
-
-        Raises:
-            DataError: of the first one of which something is not there.
-        """
+        """Looks for the files of each example of each split."""
         for reader in self.readers.values():
             reader.check_files()
 
     def check_texts(self) -> None:
-        """Looks for texts that a tokenizer makes no known word of.
-
-        Raises:
-            ConfigError: if it makes none of some training texts.
-            DataError: if it cannot read one, as it has no token for unknown words.
-        """
+        """Looks for texts that a tokenizer makes no known word of."""
         examples = self.readers["train"].dataset
         for path, modality, processor in self.all_sides:
             if not isinstance(processor, Tokenizer):

@@ -42,24 +42,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Takes:
-    """What is known of a model without building it.
-
-    Args:
-        modalities: what it takes.
-        subsets: whether a modality may be left out of its inputs.
-    """
+    """What is known of a model without building it."""
 
     modalities: tuple[str, ...]
-    subsets: bool
+    subsets: bool  # whether a modality may be left out of its inputs
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is known of a run before anything is loaded; each fact is found when it is first asked for, and then kept.
-
-    Args:
-        config: what the run is, of which each part is right by itself.
-    """
+    """What is known of a run before anything is loaded; each fact is found when it is first asked for, and then kept."""
 
     config: RunConfig
     _cards: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -119,11 +110,7 @@ class RunFacts:
 
     @cached_property
     def info(self) -> DatasetInfo:
-        """The data set's description; logits are read as the run's model is trained, or was, where one is evaluated.
-
-        Raises:
-            ConfigError: if the data set's options do not go together.
-        """
+        """The data set's description; logits are read as the run's model is trained, or was, where one is evaluated."""
         info = dataset_info(self.config.data.dataset, self.config.objective)
         if not self.config.is_evaluated:
             return info
@@ -144,11 +131,7 @@ class RunFacts:
         return STAND_INS | self.known
 
     def build(self, spec: Spec) -> Any:
-        """A component, built with what is known and assumed.
-
-        Raises:
-            ConfigError: if its constructor refuses its options.
-        """
+        """A component, built with what is known and assumed."""
         return spec.registry.build(spec.value, spec.path, self.assumed)
 
     @cached_property
@@ -178,10 +161,7 @@ class RunFacts:
         return COMBINATIONS.build(given or "mean", "teacher.combine", self.assumed)
 
     def card(self, path: str) -> dict[str, Any]:
-        """How the model of a checkpoint is rebuilt.
-
-        Args:
-            path: the folder of a run, or one of its checkpoints.
+        """How the model of a run or checkpoint is rebuilt.
 
         Raises:
             CheckpointError: if there is none, if it is no card, or if it names code that the user's own YAML does not.
@@ -191,22 +171,14 @@ class RunFacts:
         return self._cards[path]
 
     def saved_model(self, path: str) -> MultimodalModel:
-        """The model of a checkpoint with empty weights; all its sizes are in its card.
-
-        Raises:
-            CheckpointError: if there is none, or none can be made of its card.
-        """
+        """The model of a checkpoint with empty weights; all its sizes are in its card."""
         card = self.card(path)
         with Unfilled():
             return rebuilt(card, path)
 
     @cached_property
     def student(self) -> Takes:
-        """What the model takes.
-
-        Raises:
-            ConfigError: if a class of a user's own does not say.
-        """
+        """What the model takes."""
         name = self.model.name
         call = partial(self.model.cls.modalities_of, self.model.options)
         modalities = call_class_method(call, f"modalities_of of {name}", "model")
@@ -257,11 +229,7 @@ class RunFacts:
 
     @cached_property
     def stand_in_objective(self) -> Objective:
-        """The objective with stand-ins for its models, which says what it needs of them.
-
-        Raises:
-            ConfigError: if its constructor refuses its options.
-        """
+        """The objective with stand-ins for its models, which says what it needs of them."""
         teacher, num_classes = self.setting.teacher_modalities or tuple(self.info.modalities), self.info.num_classes
         models = {"model": _Student(self.student.modalities, num_classes), "teacher": _Teacher(teacher, num_classes)}
         return OBJECTIVES.build(self.config.objective, "objective", self.assumed, masker=self.masker, **models)
@@ -271,9 +239,6 @@ class RunFacts:
         """The outermost part of the model whose constructor reads no files, with empty weights.
 
         None if there is no such part, or if it cannot be built so: a module of a user's own may look at its weights.
-
-        Raises:
-            ConfigError: if a constructor refuses its options, or there is not enough memory.
         """
         spec = next((spec for spec in reversed(self.model_specs) if not reads_files(spec)), None)
         if spec is None:
@@ -303,11 +268,7 @@ class RunFacts:
         return model
 
     def empty_model_on(self, facts: Mapping[str, Any]) -> MultimodalModel | None:
-        """The same on the tensors of another run, of which more is known.
-
-        Args:
-            facts: those in the card of the other run's checkpoint.
-        """
+        """The same on the tensors of another run, of which its checkpoint's card tells more."""
         if any(map(reads_files, self.model_specs)):
             return None
         with Unfilled():
@@ -337,12 +298,7 @@ class RunFacts:
 
 
 def dataset_info(dataset: Any, objective: Any = None, at: str = "data.dataset") -> DatasetInfo:
-    """What is known of a data set from its part of a YAML.
-
-    Args:
-        dataset: the data set's part.
-        objective: the objective's, where there is a run: its task loss says how logits are read.
-        at: the key path of the data set's part.
+    """What is known of a data set from its part of a YAML; the task loss of an objective says how logits are read.
 
     Raises:
         ConfigError: if the data set's options do not go together.
@@ -363,16 +319,7 @@ def known_facts(info: DatasetInfo) -> dict[str, Any]:
 
 
 def call_class_method(call: Callable[[], T], what: str, at: str) -> T:
-    """What a class method returns; what one of a user's own raises becomes a sentence.
-
-    Args:
-        call: calls it.
-        what: which method of which class.
-        at: the key path of the class.
-
-    Raises:
-        ConfigError: with what it raised, and where.
-    """
+    """What a class method returns; what one of a user's own raises becomes a ConfigError that says what and where."""
     try:
         return call()
     except ConfigError:

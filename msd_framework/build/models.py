@@ -29,15 +29,10 @@ from msd_framework.structures import TeacherKey
 
 @dataclass(frozen=True)
 class Maskers:
-    """How views hide a modality.
-
-    Args:
-        student: from the student and, where it has none of its own, from the teacher.
-        teachers: from each teacher: the student's, unless it is another way or the teacher sees other tensors.
-    """
+    """How views hide a modality from the student and from each teacher."""
 
     student: Masker
-    teachers: Sequence[Masker] = ()
+    teachers: Sequence[Masker] = ()  # the student's, unless it is another way or the teacher sees other tensors
 
     @property
     def each(self) -> list[Masker]:
@@ -91,10 +86,6 @@ def build_model(data: Data, recipe: OptimizerRecipe) -> MultimodalModel:
 
     They are the first that the run draws after its seed; what is made beside it draws apart from the run.
 
-    Args:
-        data: what it reads.
-        recipe: says which weights are frozen.
-
     Raises:
         CheckpointError: if the model that it starts from cannot be read, or takes other tensors than this run makes.
         ConfigError: if it does not fit, or cannot be built.
@@ -113,18 +104,7 @@ def build_model(data: Data, recipe: OptimizerRecipe) -> MultimodalModel:
 
 
 def start_from(model: MultimodalModel, path: str, init: InitConfig, config: RunConfig) -> None:
-    """Gives a model its first weights.
-
-    Args:
-        model: what is to start.
-        path: the run that they are taken from, or one of its checkpoints.
-        init: which of them, and how.
-        config: the user's own run, which says what a card may name.
-
-    Raises:
-        CheckpointError: if they cannot be read.
-        ConfigError: if they do not fit.
-    """
+    """Gives a model its first weights, of a run or checkpoint."""
     folder, saved = weights_of(path, config)
     with random_numbers_apart():
         source = rebuilt(saved.card, folder)
@@ -155,16 +135,7 @@ def build_metrics(data: Data) -> dict[str, Metric]:
 
 
 def load_trained(data: Data, model: MultimodalModel, maskers: Maskers, average: MultimodalModel | None) -> int:
-    """Gives a run the weights of a trained model, and what its maskers learned.
-
-    Args:
-        data: what it reads.
-        model: takes the weights.
-        maskers: take what they learned.
-        average: takes the average of the student, where that is the teacher.
-
-    Returns:
-        the update at which the checkpoint was written.
+    """Gives a run the weights of a trained model, and what its maskers learned; returns the update of its checkpoint.
 
     Raises:
         CheckpointError: if its weights are of another model, or it was trained on other tensors than this run makes.
@@ -185,11 +156,7 @@ def load_trained(data: Data, model: MultimodalModel, maskers: Maskers, average: 
 
 
 def trained_precision(config: RunConfig) -> Choice:
-    """What a trained model is evaluated in: as the configuration says; where that says `auto`, what it was trained in.
-
-    Raises:
-        CheckpointError: if its state does not say so in a way that can be read.
-    """
+    """What a trained model is evaluated in: as the configuration says; where that says `auto`, what it was trained in."""
     path = find_checkpoint(config.evaluated) / "state.json"
     saved = read_json(path).get("precision")
     if saved and (misfit(saved, asdict(Choice(FP32.name, ""))) or saved.get("name") not in PRECISIONS):

@@ -20,13 +20,7 @@ from msd_framework.teachers.ensemble import union
 
 
 def build_processors(facts: RunFacts, world: World, splits: Splits) -> dict[str, Processor]:
-    """The processors of the student, and of teachers that take the same tensors.
-
-    Args:
-        facts: what is known of the run.
-        world: this process among all.
-        splits: the training split among them, if a processor has something to learn.
-    """
+    """The processors of the student, and of teachers that take the same tensors."""
     config = facts.config
     specs, learned = facts.processors, _learned_already(facts)
     shared = [[m for m, spec in own.items() if spec == specs.get(m)] for own in facts.teacher_processors]
@@ -75,10 +69,6 @@ def build_teacher_overrides(facts: RunFacts, processors: Mapping[str, Processor]
     """How modalities become other tensors for teachers than for the student; random transforms are left out.
 
     A teacher that does not take a modality goes with the first that does.
-
-    Args:
-        facts: what is known of the run.
-        processors: the student's, which a teacher shares where they make what it was trained on.
 
     Raises:
         CheckpointError: if a teacher was trained on other tensors than are made for it.
@@ -131,17 +121,11 @@ def _learn(config: RunConfig, processors: Mapping[str, Processor], splits: Split
 
 @dataclass(frozen=True)
 class RawInputs:
-    """One modality's raw inputs of the examples of a split that have it, read anew each time.
-
-    Args:
-        examples: the split.
-        modality: which of its inputs.
-        reader: leaves out those that it cannot load; all are taken if None.
-    """
+    """One modality's raw inputs of the examples of a split that have it, read anew each time."""
 
     examples: MultimodalDataset
     modality: str
-    reader: Processor | None = None
+    reader: Processor | None = None  # leaves out those that it cannot load; all are taken if None
 
     def __iter__(self) -> Iterator[Any]:
         for i in range(len(self.examples)):

@@ -37,38 +37,23 @@ from msd_framework.views import FULL, shows
 
 @dataclass(frozen=True)
 class Training:
-    """What a run has that trains.
+    """What a run has that trains."""
 
-    Args:
-        objective: what is minimised.
-        batches: what it learns from.
-        runner: minimises it.
-    """
-
-    objective: Objective
-    batches: Batches
-    runner: Runner
+    objective: Objective  # what is minimised
+    batches: Batches  # what it learns from
+    runner: Runner  # minimises it
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, ready to be fitted or to evaluate a trained model.
+    """A run, ready to be fitted or to evaluate a trained model."""
 
-    Args:
-        data: its configuration and process, and what it reads.
-        maskers: how views hide a modality.
-        model: the student.
-        teachers: who teaches.
-        metrics: what predictions are measured with, by name.
-        training: what trains; None where a trained model is evaluated.
-    """
-
-    data: Data
+    data: Data  # its configuration and process, and what it reads
     maskers: Maskers
     model: MultimodalModel
     teachers: Teachers
-    metrics: Mapping[str, Metric]
-    training: Training | None
+    metrics: Mapping[str, Metric]  # what predictions are measured with, by name
+    training: Training | None  # None where a trained model is evaluated
 
     @property
     def config(self) -> RunConfig:
@@ -99,15 +84,7 @@ class Run:
         )
 
     def ask_teacher(self, use: str, batches: Iterable[Batch]) -> PredictedBatches | None:
-        """The teacher's predictions of batches of a split on the same views, of those that it can be shown.
-
-        Args:
-            use: what the run uses the split for: `train`, `validation` or `test`.
-            batches: of the split.
-
-        Returns:
-            None where nobody teaches.
-        """
+        """The teacher's predictions of batches of a split on the views that it can be shown; None where nobody teaches."""
         teacher = self.teachers.of(use)
         if teacher is None:
             return None
@@ -124,17 +101,13 @@ class Run:
 def build(facts: RunFacts, world: World, splits: Splits | None = None) -> Run:
     """Makes the parts of a run, one from those before it.
 
-    Of the run's random numbers only the model's weights and then the objective's are drawn. What else may draw (a processor that
-    learns, a masker, a teacher's weights before they are read) does so apart, by `random_numbers_apart`, so that a part that is
-    added, left out or made elsewhere changes no number. After this, `run.fit` seeds each process anew.
+    Of the run's random numbers only the model's weights and then the objective's are drawn. What else may draw (a
+    processor that learns, a masker, a teacher's weights before they are read) does so apart, by `random_numbers_apart`,
+    so that a part that is added, left out or made elsewhere changes no number. After this, `run.fit` seeds each process
+    anew.
 
     Args:
-        facts: what is known of the run, of which nothing is wrong that can be found without data.
-        world: this process among all.
         splits: those that it uses, where they are open and checked already.
-
-    Raises:
-        MSDError: if a part cannot be made.
     """
     if splits is None:
         splits = open_splits(facts, world)
@@ -161,16 +134,7 @@ def build(facts: RunFacts, world: World, splits: Splits | None = None) -> Run:
 def student_predictions(
     model: MultimodalModel, masker: Masker, batches: Iterable[Batch], views: Sequence[str], world: World, precision: Precision
 ) -> PredictedBatches:
-    """A model's predictions of batches, in eval mode.
-
-    Args:
-        model: the student.
-        masker: how views hide a modality from it.
-        batches: this process's share of a split.
-        views: names of V views.
-        world: this process among all.
-        precision: what they are computed in.
-    """
+    """A model's predictions of batches, in eval mode."""
 
     def ask(batch: Batch, names: Sequence[str]) -> Tensor:
         return model.forward_views([masker.view(batch, name).inputs for name in names]).logits

@@ -19,16 +19,13 @@ from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.registry import DATASETS
 from msd_framework.structures import DatasetInfo
 
-Splits = Mapping[str, MultimodalDataset]
-"""The opened splits by what the run uses them for: `train`, `validation` or `test`."""
+Splits = Mapping[str, MultimodalDataset]  # by what the run uses them for: `train`, `validation` or `test`
 
 
 def open_splits(facts: RunFacts, world: World, uses: Sequence[str] | None = None) -> dict[str, MultimodalDataset]:
     """Opens splits, which takes seconds where they are large; two uses of the same examples share them.
 
     Args:
-        facts: what is known of the run.
-        world: this process among all.
         uses: which of `train`, `validation` and `test`; those that the run uses if None.
 
     Raises:
@@ -96,27 +93,15 @@ def _contents(config: RunConfig, splits: Splits) -> dict[str, str]:
 
 
 def check_splits(facts: RunFacts, splits: Splits) -> None:
-    """Checks the labels of each split, and that no two splits have rows in common.
-
-    Raises:
-        ConfigError: if two of them do.
-        DataError: if a label is wrong.
-    """
+    """Checks the labels of each split, and that no two splits have rows in common."""
     problems = shared_problems(facts.config.data, splits, facts.info)
     if problems:
         raise ConfigError(*problems)
 
 
 def shared_problems(data: DataConfig, splits: Splits, info: DatasetInfo) -> list[Problem]:
-    """Splits that have rows in common, unless the user says that they may.
-
-    Args:
-        data: says whether labels may lack and rows be shared.
-        splits: the split of each use, in the order of uses.
-        info: their description.
-
-    Raises:
-        DataError: if an example's target is not what the description says.
+    """Splits that have rows in common, unless the user says that they may; a label that the description does not allow
+    is a DataError.
     """
     may_lack = data.unlabelled or data.labelled_share < 1
     by_key = {}

@@ -24,7 +24,6 @@ from msd_framework.engine.locks import locked
 from msd_framework.engine.precision import BF16, FP32, GAIN, PRECISIONS, Precision, median_seconds
 from msd_framework.errors import CacheError, MSDError
 from msd_framework.files import naming
-from msd_framework.randomness import random_state_kept
 from msd_framework.screen import bar, say, shown_bytes
 from msd_framework.structures import Batch, ModelOutput, Outcomes, probabilities
 from msd_framework.teachers.cached import Opened
@@ -32,11 +31,8 @@ from msd_framework.teachers.filling import Comparison, compare, fill, outputs_to
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.store import DONE, MISSING, Card, Layout, Rows, TeacherStore, Writer, chunks, hashes, how_to_remove
 
-NUM_VERIFIED = 2
-"""Rows that are compared with the teacher whenever a store is opened."""
-
-PROBED_ROWS = 4096
-"""Rows below which outputs are computed in fp32 without measuring whether bf16 would be faster."""
+NUM_VERIFIED = 2  # rows that are compared with the teacher whenever a store is opened
+PROBED_ROWS = 4096  # rows below which outputs are computed in fp32 without measuring whether bf16 would be faster
 
 PROBED_BATCHES = 3
 BF16_BOUND = 0.01
@@ -45,45 +41,21 @@ BF16_BOUND = 0.01
 T = TypeVar("T")
 
 
-def open_split(split: Callable[[], CachedSplit], device: torch.device) -> Opened:
-    """The outputs for a split, computed if need be; the run's random numbers are what they were before.
-
-    Raises:
-        CacheError: if the store is damaged, out of date, or not there and not to be filled.
-    """
-    with random_state_kept(device):
-        return split().open()
-
-
 @dataclass(frozen=True)
 class CachedSplit:
-    """A split, and the store of a teacher's outputs for it.
+    """A split, and the store of a teacher's outputs for it."""
 
-    Args:
-        key: identifies the outputs; a store is found by it alone.
-        dataset: the split's examples.
-        batches: examples in batches, as the teacher sees them, whole on each process.
-        teacher: the teacher with its weights, which are loaded at the first call.
-        try_out: runs the teacher on rows that may be too much for it, before all others.
-        world: this process among all.
-        folder: where stores lie.
-        may_fill: whether missing outputs are computed; it is an error if not.
-        outcomes: how the teacher's logits are read.
-        batch_size: examples of a batch.
-        seed: chooses the rows of a store that are compared with the teacher.
-    """
-
-    key: CacheKey
+    key: CacheKey  # a store is found by it alone
     dataset: MultimodalDataset
-    batches: Callable[[MultimodalDataset], EvaluationBatches]
-    teacher: Callable[[], LiveTeacher]
-    try_out: Callable[[], None]
+    batches: Callable[[MultimodalDataset], EvaluationBatches]  # examples as the teacher sees them, whole on each process
+    teacher: Callable[[], LiveTeacher]  # its weights are loaded at the first call
+    try_out: Callable[[], None]  # runs the teacher on rows that may be too much for it, before all others
     world: World
-    folder: Path
-    may_fill: bool
-    outcomes: Outcomes
+    folder: Path  # where stores lie
+    may_fill: bool  # whether missing outputs are computed; it is an error if not
+    outcomes: Outcomes  # how the teacher's logits are read
     batch_size: int
-    seed: int
+    seed: int  # chooses the rows of a store that are compared with the teacher
 
     def open(self) -> Opened:
         """The split's store with all outputs in it.
@@ -268,11 +240,7 @@ class CachedSplit:
         return shutil.disk_usage(existing).free
 
     def _open_everywhere(self, path: Path) -> TeacherStore:
-        """Opens a store on all processes.
-
-        Raises:
-            CacheError: if the first one's folder is not there on another process's machine.
-        """
+        """Opens a store on all processes; the first one's folder may not be there on another's machine."""
         blind = [rank for rank, sees in enumerate(self.world.gather(path.is_dir())) if not sees]
         if blind:
             raise CacheError(

@@ -13,7 +13,7 @@ from msd_framework.build.dry_run import DryRun
 from msd_framework.build.extreme_rows import ExtremeRows
 from msd_framework.build.models import Maskers
 from msd_framework.build.splits import content
-from msd_framework.build.teacher_cache import CachedSplit, open_split
+from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.config.cards import read_as, rebuilt, weights_of
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
@@ -21,7 +21,7 @@ from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, NotM
 from msd_framework.engine.checkpoint import load_weights
 from msd_framework.maskers.base import Masker
 from msd_framework.models.base import MultimodalModel
-from msd_framework.randomness import random_numbers_apart
+from msd_framework.randomness import random_numbers_apart, random_state_kept
 from msd_framework.structures import Outcomes
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.cached import CachedTeacher, Opened
@@ -35,10 +35,8 @@ from msd_framework.views import FULL, shows
 
 
 class Weights:
-    """A trained teacher with its weights, which are read at the first call: a run with a full cache may never need them.
-
-    Args:
-        read: reads them.
+    """A trained teacher with its weights, which are read at the first call: a run with a full cache may never need
+    them.
     """
 
     def __init__(self, read: Callable[[], LiveTeacher]):
@@ -58,57 +56,35 @@ class Weights:
 
 @dataclass(frozen=True)
 class TrainedTeacher:
-    """One of the trained models that teach.
+    """One of the trained models that teach."""
 
-    Args:
-        folder: the run or checkpoint that it comes from.
-        modalities: what it takes.
-        outcomes: how its logits are read: as it was trained.
-        views: what it is asked about, by the use of the split.
-        live: it, with its weights.
-        number: which of the teachers it is, from 0 on.
-    """
-
-    folder: str
+    folder: str  # the run or checkpoint that it comes from
     modalities: tuple[str, ...]
-    outcomes: Outcomes
-    views: Mapping[str, tuple[str, ...]]
-    live: Weights
-    number: int
+    outcomes: Outcomes  # how its logits are read: as it was trained
+    views: Mapping[str, tuple[str, ...]]  # what it is asked about, by the use of the split
+    live: Weights  # it, with its weights
+    number: int  # which of the teachers it is, from 0 on
 
 
 @dataclass(frozen=True)
 class Teachers:
-    """The teachers of a run; all is empty where there is none.
-
-    Args:
-        trained: the trained models, in their order.
-        kept: the cached outputs of each for a split, by its use; empty where it runs live.
-        average: the average of the student, where that teaches.
-        by_use: the teacher of a split, by its use: all together, in logits that are read as the student's are.
-    """
+    """The teachers of a run; all is empty where there is none."""
 
     trained: Sequence[TrainedTeacher] = ()
-    kept: Sequence[Mapping[str, CachedTeacher]] = ()
-    average: EmaTeacher | None = None
-    by_use: Mapping[str, Teacher] = field(default_factory=dict)
+    kept: Sequence[Mapping[str, CachedTeacher]] = ()  # of each, for a split by its use; empty where it runs live
+    average: EmaTeacher | None = None  # the average of the student, where that teaches
+    by_use: Mapping[str, Teacher] = field(default_factory=dict)  # all together, with logits read as the student's
 
     def of(self, use: str) -> Teacher | None:
         """The teacher of the split of a use; None where there is none."""
         return self.by_use.get(use)
 
     def open_caches(self, data: Data, uses: Sequence[str]) -> bool:
-        """Opens the caches of splits, and fills them if need be; the weights of the teachers are then let go.
-
-        Args:
-            data: what the run reads, which leaves out examples that a teacher could not read.
-            uses: of the splits; those that the run does not have are left out.
+        """Opens the caches of the splits of some uses, and fills them if need be; the weights of the teachers are then
+        let go.
 
         Returns:
-            Whether examples are left out.
-
-        Raises:
-            CacheError: if a store is damaged, out of date, or not there and not to be filled.
+            Whether examples are left out, which a teacher could not read.
         """
         some_left_out = False
         for teacher, kept in zip(self.trained, self.kept):
@@ -129,15 +105,8 @@ class Teachers:
 
 
 def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None = None) -> Teachers:
-    """The teachers. Weights are read here, unless their outputs are cached.
-
-    Args:
-        data: what it reads.
-        maskers: how views hide a modality.
-        model: the student, of which an average may teach.
-
-    Raises:
-        CheckpointError: if weights are of another model, or processors learned something else than those of a teacher.
+    """The teachers. Weights are read here, unless their outputs are cached; the student is that of which an average may
+    teach.
     """
     config = data.config
     teacher = config.teacher
@@ -169,7 +138,8 @@ def _cached(one: TrainedTeacher, data: Data, maskers: Maskers, whole: Callable[[
     """A teacher's cached outputs for each split; a store is opened at the first question, when the maskers are fitted."""
 
     def opening(use: str) -> Opened:
-        return open_split(lambda: cached_split(one, use, data, maskers, whole(use)), data.world.device)
+        with random_state_kept(data.world.device):
+            return cached_split(one, use, data, maskers, whole(use)).open()
 
     return {use: CachedTeacher(one.modalities, data.info.num_classes, partial(opening, use)) for use in data.splits}
 
@@ -206,14 +176,8 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     """A split, and the store of a teacher's outputs for it.
 
     Args:
-        one: the teacher.
-        use: what the run uses the split for.
-        data: what the run reads.
         maskers: how views hide a modality; they must have learned what they ask for.
         whole: what stands for the content of the whole split, as `content` finds it.
-
-    Raises:
-        CacheError: if features are to be kept that the teacher does not tell.
     """
     config, teacher = data.config, data.config.teacher
     assert teacher is not None
@@ -256,7 +220,6 @@ def dry_run(data: Data, finite: bool = True, teacher_asked: bool = False) -> Dry
     """What tries a run on its longest and shortest rows, of each side.
 
     Args:
-        data: what the run reads.
         finite: whether predictions must be finite.
         teacher_asked: whether teachers are asked although their answers are cached, so that their inputs are made.
     """

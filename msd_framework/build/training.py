@@ -40,25 +40,17 @@ from msd_framework.schedules import HeldOut
 DRY_RUN_EXAMPLES = 4
 """How many training examples an objective looks at to know the shapes of what goes on inside the models."""
 
-MOST_VALIDATIONS = 10**6
-"""The most validations of a run, which are all planned before it begins."""
+MOST_VALIDATIONS = 10**6  # the most validations of a run, which are all planned before it begins
 
 
 @dataclass(frozen=True)
 class Batches:
-    """What a run learns from.
+    """What a run learns from."""
 
-    Args:
-        training: this process's parts of each update's batch.
-        held_out: what the objective learns from beside them, in an order of its own; None if it does not.
-        num_examples: examples of an epoch.
-        num_updates: updates of the run.
-    """
-
-    training: TrainingBatches
-    held_out: TrainingBatches | None
-    num_examples: int
-    num_updates: int
+    training: TrainingBatches  # this process's parts of each update's batch
+    held_out: TrainingBatches | None  # what the objective learns from beside them, in an order of its own
+    num_examples: int  # of an epoch
+    num_updates: int  # of the run
 
 
 def build_objective(data: Data, model: MultimodalModel, teachers: Teachers, maskers: Maskers) -> Objective:
@@ -97,15 +89,7 @@ def fit_objective(data: Data, objective: Objective) -> None:
 
 
 def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
-    """The batches of a run, in the order of its updates.
-
-    Args:
-        data: what it reads.
-        held_out: the training examples that the objective learns from beside its batches.
-
-    Raises:
-        DataError: if holding some out leaves nothing on one side.
-    """
+    """The batches of a run, in the order of its updates, and those that the objective learns from beside them."""
     config = data.config
     trained_on, held = _split_off(data, held_out)
     num_examples = len(data.training_reader.dataset) if trained_on is None else len(trained_on)
@@ -174,11 +158,7 @@ def build_optimization(
 
 
 def build_plan(data: Data, batches: Batches, metrics: Mapping[str, Metric]) -> Plan:
-    """How long a run is and what happens when.
-
-    Raises:
-        ConfigError: if it has more validations than can be planned.
-    """
+    """How long a run is and what happens when."""
     config = data.config
     training, evaluation, checkpoint = config.training, config.evaluation, config.checkpoint
     last = batches.num_updates
@@ -231,15 +211,8 @@ def build_runner(
     metrics: Mapping[str, Metric],
     validate: Callable[[Runner], dict[str, float]],
 ) -> Runner:
-    """The runner, before its first update.
-
-    Args:
-        data: what it reads.
-        recipe: makes the optimizer.
-        objective: what is minimised.
-        batches: what it learns from.
-        metrics: those of a validation.
-        validate: makes a validation for a runner, of a run that has a split for it.
+    """The runner, before its first update; `validate` makes a validation for a runner, of a run that has a split for
+    it.
     """
     optimizer, scheduler = build_optimization(data, recipe, objective, batches.num_updates)
     runner = Runner(

@@ -20,13 +20,8 @@ from msd_framework.objectives.base import Objective
 
 
 def try_out(config: RunConfig) -> None:
-    """Opens a run's splits, builds it and tries it on its longest rows if its weights are on disk; what it writes is thrown away.
-
-    Args:
-        config: what the run is, with nothing wrong that can be found without data.
-
-    Raises:
-        MSDError: if it would stop before its end.
+    """Opens a run's splits, builds it and tries it on its longest rows if its weights are on disk; what it writes is
+    thrown away.
     """
     with tempfile.TemporaryDirectory() as folder:
         env, data = replace(config.env, save_dir=folder), replace(config.data, workers=0, length_pool=0)
@@ -51,12 +46,9 @@ def try_run(run: Run, training: Training) -> tuple[DryRun, bool]:
     """Tries the models of a run that trains on its longest rows.
 
     Returns:
-        What tries a training step, and whether the training split is gone through before the first one: for statistics, or a
+        What tries a training step, and whether the training split is gone through before the first one: for statistics,
+            or a
         teacher's outputs. A step can then be tried only after that.
-
-    Raises:
-        ConfigError: if a model cannot take a row, with the key to change and the row.
-        DataError: if a row cannot be read.
     """
     trial, objective, teacher = dry_run(run.data), training.objective, run.config.teacher
     try_models(trial, run.model, run.maskers, run.teachers, objective, run.metrics)
@@ -74,12 +66,7 @@ def try_models(
     objective: Objective,
     metrics: Mapping[str, Metric],
 ) -> None:
-    """Tries the student, and teachers whose outputs are not cached, on the views that a run asks for.
-
-    Raises:
-        ConfigError: if one cannot take a row, with the key to change and the row.
-        DataError: if a row cannot be read.
-    """
+    """Tries the student, and teachers whose outputs are not cached, on the views that a run asks for."""
     config = trial.config
     trial.rows.check_files()
     trial.rows.check_texts()

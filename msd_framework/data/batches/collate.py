@@ -22,9 +22,8 @@ class Collator:
     """Makes a batch of loaded examples.
 
     Args:
-        processors: how each modality becomes tensors.
-        info: the data set's description, which says how targets are read.
-        unlabelled: whether examples may lack a label and those that have one are counted; if None, they may, and nobody counts.
+        unlabelled: whether examples may lack a label and those that have one are counted; if None, they may, and nobody
+            counts.
         teacher_overrides: how modalities become other tensors for teachers.
     """
 
@@ -39,22 +38,13 @@ class Collator:
         self.teacher_overrides = {} if teacher_overrides is None else teacher_overrides
 
     def __call__(self, loaded: list[Loaded], places: tuple[int, ...] = ()) -> Batch:
-        """A batch of B examples, in their order.
-
-        Raises:
-            DataError: of one without a label, where none may lack it.
-        """
+        """A batch of B examples, in their order."""
         examples = [one.example for one in loaded]
         inputs = {
             m: collate(self.processors[m], [e.inputs[m] for e in examples], [one.inputs[m] for one in loaded])
             for m in sorted(self.processors)
         }
-        names, having = tuple(e.id for e in examples), _some_lack({m: x.present for m, x in inputs.items()})
-        batch = Batch(inputs, self.targets(examples), names, places, self.num_labelled(examples), having)
-        return self._with_teacher(batch, loaded) if self.teacher_overrides else batch
-
-    def _with_teacher(self, batch: Batch, loaded: Sequence[Loaded]) -> Batch:
-        """The batch with what teachers see otherwise."""
+        having = _some_lack({m: x.present for m, x in inputs.items()})
         teacher_inputs: dict[TeacherKey, ModalityInputs | None] = {}
         present: dict[TeacherKey, Tensor] = {}
         for key, processor in sorted(self.teacher_overrides.items()):
@@ -62,22 +52,17 @@ class Collator:
             if isinstance(processor, NotMade):
                 teacher_inputs[key], present[key] = None, torch.tensor([processor.is_present(value) for value in values])
             else:
-                inputs = collate(processor, values, [one.teacher_values.get(key) for one in loaded])
-                teacher_inputs[key], present[key] = inputs, inputs.present
-        return replace(batch, teacher_inputs=teacher_inputs, teacher_having=_some_lack(present))
+                own = collate(processor, values, [one.teacher_values.get(key) for one in loaded])
+                teacher_inputs[key], present[key] = own, own.present
+        names, targets, num_labelled = tuple(e.id for e in examples), self.targets(examples), self.num_labelled(examples)
+        return Batch(inputs, targets, names, places, num_labelled, having, teacher_inputs, _some_lack(present))
 
     def num_labelled(self, examples: Sequence[Example]) -> Tensor | None:
-        """How many of the examples have a label, where they are counted.
-
-        Raises:
-            DataError: if one of them has none and should have.
-        """
+        """How many of the examples have a label, where they are counted."""
         without = [e for e in examples if e.target is None]
         if without and self.unlabelled is False:
-            raise DataError(
-                f"{without[0].source}: the training example {without[0].id!r} has no label. To learn from the teacher alone where "
-                f"there is none, set data.unlabelled=true."
-            )
+            text = f"{without[0].source}: the training example {without[0].id!r} has no label."
+            raise DataError(f"{text} To learn from the teacher alone where there is none, set data.unlabelled=true.")
         return torch.tensor(float(len(examples) - len(without)), dtype=torch.float64) if self.unlabelled else None
 
     def targets(self, examples: Sequence[Any]) -> Tensor:
@@ -94,12 +79,8 @@ def _some_lack(present: Mapping[K, Tensor]) -> dict[K, Tensor]:
 
 
 def collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:
-    """One modality of B examples, with a mark of which of them are the same input.
-
-    Args:
-        processor: how the modality becomes tensors.
-        values: the B raw inputs; None of an example that lacks the modality.
-        loaded: what the processor made of each.
+    """One modality of B examples, with a mark of which of them are the same input; a raw input is None where it is
+    lacking.
     """
     lacking = [value is None for value in values]
     if not any(lacking):

@@ -10,23 +10,14 @@ from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.batches.plan import stream_seed
 from msd_framework.data.batches.subset import OfAnother
 
-STREAM = -(2**40)
-"""Which stream of the run's random numbers chooses the labels; those of its epochs count from 0."""
+STREAM = -(2**40)  # which stream of the run's random numbers chooses the labels; those of its epochs count from 0
 
 
 class HiddenLabels(OfAnother):
-    """Another data set in which a share of the examples keeps its label.
+    """Another data set in which a share of the examples keeps its label, rounded to whole examples.
 
-    Which ones depends on the seed and the number of examples alone. What a small share keeps, a larger one keeps as well, so that
-    runs of one seed with more and more labels can be compared.
-
-    Args:
-        whole: the examples.
-        share: how many keep their label, between 0 and 1, rounded to whole examples.
-        seed: chooses them.
-
-    Attributes:
-        skipped: what the data set itself has left out.
+    Which ones depends on the seed and the number of examples alone. What a small share keeps, a larger one keeps as
+    well, so that runs of one seed with more and more labels can be compared.
     """
 
     def __init__(self, whole: MultimodalDataset, share: float, seed: int):

@@ -16,28 +16,14 @@ PATIENCE = 2.0  # seconds before a bar is shown
 
 @dataclass(frozen=True)
 class LengthPools:
-    """How batches of similar length are made: some batches are pooled, sorted by length and dealt out again.
+    """How batches of similar length are made: some batches are pooled, sorted by length and dealt out again."""
 
-    Args:
-        lengths: int32 [N], how many positions each example of the split has.
-        num_batches: how many batches make a pool.
-    """
-
-    lengths: npt.NDArray[np.int32]
-    num_batches: int
+    lengths: npt.NDArray[np.int32]  # how many positions each example of the split has, [N]
+    num_batches: int  # how many make a pool
 
 
 def measure_lengths(reader: ExampleReader, rank: int = 0, size: int = 1) -> npt.NDArray[np.int32]:
-    """The lengths of every ``size``-th example from ``rank`` on, int32 [N / size]; a terminal shows how far it is.
-
-    Args:
-        reader: the split's examples.
-        rank: which process this is; the first one shows how far it is.
-        size: how many processes share the split out.
-
-    Raises:
-        DataError: if an example cannot be read, unless errors are skipped.
-    """
+    """The lengths of every ``size``-th example from ``rank`` on, int32 [N / size]; a terminal shows how far it is."""
     mine = range(rank, len(reader.dataset), size)
     return np.fromiter((reader.length(i) for i in (_shown(mine) if rank == 0 else mine)), np.int32, len(mine))
 

@@ -19,17 +19,11 @@ from msd_framework.structures import Batch
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read of a micro-batch.
+    """What was read of a micro-batch."""
 
-    Args:
-        batch: None if none of its examples could be read.
-        skipped: what was wrong with the examples that were left out.
-        error: what stops the run. It is a text, since torch's loader adds a worker's traceback to an error that is raised there.
-    """
-
-    batch: Batch | None
-    skipped: dict[int, str]
-    error: str = ""
+    batch: Batch | None  # None if none of its examples could be read
+    skipped: dict[int, str]  # what was wrong with the examples that were left out
+    error: str = ""  # what stops the run; a text, since torch's loader adds a worker's traceback to an error
 
     def pin_memory(self) -> _Read:
         return _Read(self.batch and self.batch.pin_memory(), self.skipped, self.error)
@@ -52,10 +46,8 @@ class _MicroBatches(Dataset[_Read]):
     """Micro-batches by their examples; torch's loader reads them here or in its workers.
 
     Args:
-        reader: the split's examples.
-        collator: makes batches of them.
-        seed: the seed of random transforms.
-        full: whether the next example takes the place of one that is left out, so that all micro-batches are of one size.
+        full: whether the next example takes the place of one that is left out, so that all micro-batches are of one
+            size.
         among: the examples that indices count, and that take each other's places; all of the split if None.
     """
 
@@ -83,10 +75,6 @@ class TrainingBatches:
     """The micro-batches that this process computes, in the order of the updates.
 
     Args:
-        reader: the split's examples.
-        collator: makes batches of them.
-        plan: which examples each update sees.
-        workers: processes that read ahead.
         pin: whether batches are put where a GPU fetches them faster.
         among: the examples that the plan counts; all of the split if None.
     """
@@ -104,11 +92,7 @@ class TrainingBatches:
         self.loader = _loader(_MicroBatches(reader, collator, plan.seed, full=True, among=among), plan, workers, pin)
 
     def starting_at(self, update: int) -> Iterator[Batch]:
-        """The micro-batches of an update and of those after it.
-
-        Raises:
-            DataError: if none of the examples of one could be read.
-        """
+        """The micro-batches of an update and of those after it."""
         self.plan.start = update
         for read in self.loader:
             batch = read.shared_with(self.reader)
@@ -118,17 +102,7 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """A split in its own order, each example once, shared out among the processes.
-
-    Args:
-        reader: the split's examples.
-        collator: makes batches of them.
-        batch_size: examples of a batch.
-        rank: which process this is.
-        size: how many there are.
-        workers: processes that read ahead.
-        pin: whether batches are put where a GPU fetches them faster.
-    """
+    """A split in its own order, each example once, shared out among the processes."""
 
     def __init__(
         self,

@@ -17,14 +17,9 @@ Indices = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The examples that one process computes at once.
+    """The examples that one process computes at once."""
 
-    Args:
-        number: which part of the run or split this is, the seed of its random transforms.
-        indices: the examples.
-    """
-
-    number: int
+    number: int  # which part of the run or split this is, the seed of its random transforms
     indices: tuple[int, ...]
 
 
@@ -32,17 +27,13 @@ class TrainingPlan(Sampler[MicroBatch]):
     """Which examples each update sees: one order of the split after another, cut into batches of equal size.
 
     A batch may begin in one epoch and end in the next, so every example is seen once an epoch and every batch is full.
-    Update u of a run is the same for any number of processes, any accumulation and after any interruption. Processes and
-    parts are dealt the examples of a batch like cards, so that where it is sorted by length, all of them get short and long ones.
+    Update u of a run is the same for any number of processes, any accumulation and after any interruption. Processes
+    and parts are dealt the examples of a batch like cards, so that where it is sorted by length, all of them get short
+    and long ones.
 
     Args:
-        num_examples: examples of the split.
         batch_size: examples of a batch, over all processes and parts.
-        num_updates: batches of the run.
         accumulate: parts that each process computes its share in.
-        rank: which process this is.
-        size: how many there are.
-        seed: the seed of the orders.
         pools: makes batches of examples of similar length; left out, they are drawn from the whole split.
     """
 
@@ -115,14 +106,7 @@ class TrainingPlan(Sampler[MicroBatch]):
 
 
 class EvaluationPlan(Sampler[MicroBatch]):
-    """A split in its own order, each example once, shared out among the processes.
-
-    Args:
-        num_examples: examples of the split.
-        batch_size: examples of a batch.
-        rank: which process this is.
-        size: how many there are.
-    """
+    """A split in its own order, each example once, shared out among the processes."""
 
     def __init__(self, num_examples: int, batch_size: int, rank: int = 0, size: int = 1):
         self.mine, self.batch_size = range(rank, num_examples, size), batch_size
@@ -140,14 +124,9 @@ HELD_OUT = -(2**41)
 
 
 def hold_out(num_examples: int, share: float, seed: int) -> tuple[Indices, Indices]:
-    """The examples that are trained on and those that are held out, each in the split's order.
+    """The examples that are trained on and the share that is held out, each in the split's order.
 
     Which ones depends on the seed and the number of examples alone.
-
-    Args:
-        num_examples: examples of the split.
-        share: what part of them is held out, rounded to whole examples.
-        seed: chooses them.
 
     >>> rest, held_out = hold_out(10, share=0.2, seed=0)
     >>> len(rest), len(held_out), set(rest) & set(held_out)

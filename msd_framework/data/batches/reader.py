@@ -17,17 +17,11 @@ from msd_framework.structures import TeacherKey
 
 
 class Loaded(NamedTuple):
-    """An example and the tensors of each of its modalities.
-
-    Args:
-        example: the raw one.
-        inputs: what the student sees, by modality.
-        teacher_values: what teachers see otherwise.
-    """
+    """An example and the tensors of each of its modalities."""
 
     example: Example
-    inputs: dict[str, Any]
-    teacher_values: dict[TeacherKey, Any]
+    inputs: dict[str, Any]  # what the student sees, by modality
+    teacher_values: dict[TeacherKey, Any]  # what teachers see otherwise
 
 
 @dataclass(frozen=True)
@@ -47,9 +41,7 @@ class NotMade:
 TeacherOverrides: TypeAlias = Mapping[TeacherKey, Processor | NotMade]
 """How modalities become tensors that teachers see and the student does not."""
 
-Kept: TypeAlias = dict[tuple[Any, ...], Any]
-"""Loaded inputs by modality and name."""
-
+Kept: TypeAlias = dict[tuple[Any, ...], Any]  # loaded inputs by modality and name
 KEY_BYTES, TENSOR_BYTES = 160, 1400  # what either takes beside its content, measured
 
 
@@ -60,26 +52,17 @@ class DecodedInputs:
 
     Args:
         megabytes: how much may be kept, with what keeping it takes.
-
-    Attributes:
-        room: bytes that are left.
     """
 
     def __init__(self, megabytes: float = 0):
-        self.room = int(megabytes * 2**20)
+        self.room = int(megabytes * 2**20)  # bytes that are left
         self.kept: Kept = {}
 
     def load(self, modality: str, processor: Processor, value: Any, batch: Kept) -> Any:
         """What a processor makes of an input; one with random transforms is asked each time.
 
         Args:
-            modality: which modality it is of.
-            processor: makes its tensors.
-            value: the raw input.
             batch: what the batch that is being read holds so far; it is added to.
-
-        Raises:
-            DataError: if the input cannot be read.
         """
         name = None if processor.random else input_name(value)
         if name is None:
@@ -103,17 +86,11 @@ class ExampleReader:
     """Reads the examples of a split and turns them into tensors.
 
     Args:
-        dataset: the raw examples.
-        processors: how each modality becomes tensors.
         decoded: keeps what was decoded once; nothing is kept if left out.
         skip_errors: leaves out an example that cannot be read, in place of raising.
         teacher_overrides: how modalities become other tensors for teachers.
-        names_modality: whether what is wrong with an input is told with its modality, where no file or column says which it is;
-            then whatever a processor raises is a DataError, since a program can hold anything.
-
-    Attributes:
-        skipped: what was wrong with each example that was left out.
-        lacking: by modality, the examples that were read and lack it.
+        names_modality: whether what is wrong with an input is told with its modality, where no file or column says
+            which it is; then whatever a processor raises is a DataError, since a program can hold anything.
     """
 
     def __init__(
@@ -130,8 +107,8 @@ class ExampleReader:
         self.teacher_overrides = {} if teacher_overrides is None else teacher_overrides
         self.modalities = tuple(dict.fromkeys([*processors, *(m for m, _ in self.teacher_overrides)]))
         self.decoded = DecodedInputs() if decoded is None else decoded
-        self.skipped: dict[int, str] = {}
-        self.lacking: dict[str, set[int]] = {}
+        self.skipped: dict[int, str] = {}  # what was wrong with each example that was left out
+        self.lacking: dict[str, set[int]] = {}  # by modality, the examples that were read and lack it
 
     @property
     def _read_by(self) -> list[tuple[str, Processor]]:
@@ -200,20 +177,14 @@ class ExampleReader:
             return False  # to load it says what is wrong
 
     def _check(self, example: Example) -> None:
-        """Refuses an example with nothing in it to look at.
-
-        Raises:
-            DataError: if it lacks all that is read.
-        """
+        """Refuses an example with nothing in it to look at."""
         if self.modalities and all(example.inputs[m] is None for m in self.modalities):
             read = " and ".join(self.modalities)
             raise DataError(f"the example {example.id!r} has no {read}, and nothing else is read of it")
 
     def check_files(self) -> None:
-        """Looks for what examples are read from, without reading any.
-
-        Raises:
-            DataError: of the first example of which something is not there, unless errors are skipped.
+        """Looks for what examples are read from, without reading any; the first that is missing is a DataError, unless
+        errors are skipped.
         """
         files, asked = FilesThatAreThere(), set[int]()
         read_by = [(m, p) for m, p in self._read_by if p.kind != "tokens"]
@@ -232,10 +203,8 @@ class ExampleReader:
                     self(index)  # which says it in the words of whoever reads it
 
     def length(self, index: int) -> int:
-        """How many positions an example has over all modalities of both sides; 0 if it cannot be read and errors are skipped.
-
-        Raises:
-            DataError: if it cannot be read, with the line that names it.
+        """How many positions an example has over all modalities of all sides; 0 if it cannot be read and errors are
+        skipped.
         """
         example = read_example(self.dataset, index, self.modalities)
         try:
@@ -253,16 +222,7 @@ def made(teacher_overrides: TeacherOverrides) -> dict[TeacherKey, Processor]:
 
 
 def read_example(dataset: MultimodalDataset, index: int, modalities: Collection[str]) -> Example:
-    """An example of a data set, whose class may be a user's own and do anything.
-
-    Args:
-        dataset: the examples.
-        index: which one.
-        modalities: what its inputs must name.
-
-    Raises:
-        DataError: if it cannot be made, is no example, or does not say what stands for a modality.
-    """
+    """An example of a data set, whose class may be a user's own and do anything; its inputs must name these modalities."""
     which = f"{type(dataset).__name__}[{index}]"
     try:
         example = dataset[index]

@@ -13,11 +13,7 @@ from msd_framework.structures import DatasetInfo
 
 
 class OfAnother(MultimodalDataset):
-    """A data set that is made of another one, and that no YAML names: the other one describes and checks itself.
-
-    Args:
-        whole: the other one.
-    """
+    """A data set that is made of another one, and that no YAML names: the other one describes and checks itself."""
 
     def __init__(self, whole: MultimodalDataset):
         self.whole = whole
@@ -32,12 +28,7 @@ class OfAnother(MultimodalDataset):
 
 
 class Subset(OfAnother):
-    """Some of the examples of another data set.
-
-    Args:
-        whole: the examples.
-        places: which of them.
-    """
+    """Some of the examples of another data set."""
 
     def __init__(self, whole: MultimodalDataset, places: Sequence[int] | npt.NDArray[np.integer[Any]]):
         super().__init__(whole)
