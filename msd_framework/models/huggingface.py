@@ -64,15 +64,10 @@ class HuggingFace(MultimodalModel):
         if name is not None:
             self.model = of_transformers.load_published(name, attn_implementation="eager")
         else:
-            sizes = {
-                "vocab_size": vocab_size,
-                "pad_token_id": pad_id,
-                # one number for a square image, which is all that some architectures take
-                "image_size": image_size[0] if isinstance(image_size, list) and len(set(image_size)) == 1 else image_size,
-                "num_channels": image_channels,
-                "visual_embedding_dim": feature_size,
-                "visual_feat_dim": feature_size,
-            }
+            # one number for a square image, which is all that some architectures take
+            side = image_size[0] if isinstance(image_size, list) and len(set(image_size)) == 1 else image_size
+            sizes = {"vocab_size": vocab_size, "pad_token_id": pad_id, "image_size": side, "num_channels": image_channels}
+            sizes |= dict.fromkeys(("visual_embedding_dim", "visual_feat_dim"), feature_size)
             self.model = of_transformers.start_at_random(config or {}, sizes)
         sizes_of_model = self.model.config
         self.adapter = adapter_of(kind)

@@ -17,8 +17,6 @@ from msd_framework.models.pretrained.adapters import blanked
 from msd_framework.ranges import positive
 from msd_framework.structures import Inputs, ModelOutput, Setting
 
-TENSOR_ITSELF = "logits"  # what a module's output is looked for under; if it is a tensor, it is that tensor
-
 
 @MODELS.register("module")
 class TorchModule(MultimodalModel):
@@ -48,7 +46,7 @@ class TorchModule(MultimodalModel):
         num_classes: int,
         options: dict[str, Any] | None = None,
         masks: dict[str, str] | None = None,
-        output: str = TENSOR_ITSELF,
+        output: str = "logits",
         summary_size: int | None = None,
         pad_id: int = 0,
     ):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder
-from msd_framework.models.features import SUMMARY, Features, hidden_feature, layer_features, of_layers
+from msd_framework.models.features import KINDS, SUMMARY, Features, Span, cut, layer_features, of_layers
 from msd_framework.models.image_text import NO_WEIGHTS_OR_HEAD, ImageTextModel, regions_of
 from msd_framework.models.layers.distinct import OncePerInput
 from msd_framework.models.layers.dropout import Dropout
 from msd_framework.models.layers.heads import HEADS
-from msd_framework.models.layers.pooling import masked_mean, visible
+from msd_framework.models.layers.pooling import visible
 from msd_framework.models.layers.transformer import Attention, LayerSizes, TransformerLayer, bert_initialization, whole
 from msd_framework.models.layers.word_embeddings import WordEmbeddings
 from msd_framework.models.pretrained.published import HEAD, choose_sizes, read_published
@@ -88,13 +88,7 @@ class Connection(nn.Module):
 
 # how two summaries become one, and the summary that changes nothing
 FUSIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {"mul": (torch.mul, 1.0), "sum": (torch.add, 0.0)}
-
-# what a layer of either stream has, of the positions that hold something of its modality
-WHATS: dict[str, Callable[[Stream, Tensor], Feature]] = {
-    "hidden": lambda stream, mask: hidden_feature(stream.x, mask),
-    "mean": lambda stream, mask: Feature(masked_mean(stream.x, mask)),
-    "cls": lambda stream, mask: Feature(stream.first),
-}
+WHATS = ("hidden", "mean", "cls")  # what a layer of either stream has; `cls` is the position that is pooled
 
 
 class RegionEmbeddings(nn.Module):
@@ -229,7 +223,6 @@ class Vilbert(ImageTextModel):
 
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
-        """The states of either stream after each of its layers; `cls` is the position that is pooled, [CLS] or the first region."""
         text = layer_features("text", self.sizes.num_layers, WHATS)
         image = layer_features("image", self.sizes.image_num_layers, WHATS)
         return image | text | {SUMMARY: "pooled"}
@@ -295,5 +288,6 @@ def _features(view: Inputs, wanted: Collection[str], streams: tuple[Stream, Stre
     for name, (part, layer, what) in of_layers(wanted).items():
         if part in parts:
             stream, mask = parts[part]
-            features[name] = WHATS[what](replace(stream, x=stream.states[layer]), mask)
+            x = stream.states[layer]
+            features[name] = Feature(replace(stream, x=x).first) if what == "cls" else cut(KINDS[what], x, Span(mask))
     return features

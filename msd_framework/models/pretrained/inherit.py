@@ -75,7 +75,7 @@ class Inheritance:
             other = modules.get(self.name_of(name))
             if isinstance(module, SelfAttention) and isinstance(other, SelfAttention) and self._is_taken(f"{name}."):
                 self.attentions[name] = module, other
-        self.problems = self.problems or self._part_problems() or self._shape_problems() or self._head_problems()
+        self.problems = self.problems or self._problems()
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights that the model takes, by its names for them; a ValueError if something does not fit."""
@@ -113,15 +113,14 @@ class Inheritance:
     def _is_taken(self, name: str) -> bool:
         return not self.only or any(name.startswith(f"{part}.") for part in self.only)
 
-    def _part_problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         names = list(self.model.state_dict())
         parts, problems = ", ".join(sorted({name.partition(".")[0] for name in names})), []
         for i, part in enumerate(self.only):
             if not any(name.startswith(f"{part}.") for name in names):
                 problems.append(f"only[{i}]: the model has no part {part!r}; it has {parts}.")
-        return problems
-
-    def _shape_problems(self) -> list[str]:
+        if problems:
+            return problems
         missing = [name for name, there in self.taken.items() if there not in self.state]
         if missing:
             text = f"what it starts from has no {missing[0]} ({len(missing)} of {len(self.taken)} tensors are missing there)."
@@ -138,9 +137,6 @@ class Inheritance:
             if here != theirs and not name.startswith(self.model.narrows):
                 narrow = ", ".join(part.rstrip(".") for part in self.model.narrows) or "no part of this model"
                 return [f"{differ} What can be cut is {narrow}: give the rest the same sizes."]
-        return []
-
-    def _head_problems(self) -> list[str]:
         for name, (attention, other) in self.attentions.items():
             (heads, size), (their_heads, their_size) = _sizes(attention), _sizes(other)
             if heads > their_heads or size > their_size:

@@ -30,8 +30,8 @@ class Pretrained:
 
 def read_pretrained(source: str) -> Pretrained:
     """A model in the layout of transformers, from a folder or a hub name: config.json beside one of `WEIGHT_FILES`."""
-    file = find_file(source, "config.json")
-    return Pretrained(source, read_json(file), read_tensors(find_file(source, *WEIGHT_FILES)))
+    config = read_json(find_file(source, "config.json"))
+    return Pretrained(source, config, read_tensors(find_file(source, *WEIGHT_FILES)))
 
 
 def find_file(source: str, *names: str, download: bool = True) -> Path:
