@@ -25,13 +25,10 @@ class MultimodalModel(nn.Module, ABC):
     modality by its mask, by dropping its positions, or by leaving it out of the inputs is the same to it.
     """
 
-    # methods that earlier versions asked for, and those that took their place
-    renamed: ClassVar[Mapping[str, str]] = {"offered": "feature_kinds"}
-    # whether a modality may be absent from the inputs; a model that needs all of them cannot take the `drop` masker
-    takes_subsets: ClassVar[bool] = True
+    renamed: ClassVar[Mapping[str, str]] = {"offered": "feature_kinds"}  # methods of earlier versions, and what took their place
+    takes_subsets: ClassVar[bool] = True  # whether a modality may be absent from the inputs, as by the `drop` masker
     separable: ClassVar[bool] = False  # whether its `encoders`, a module for each modality by its name, see one modality each
-    # how the names of tensors begin that are cut to their first rows and columns for a narrower model of the kind
-    narrows: ClassVar[tuple[str, ...]] = ()
+    narrows: ClassVar[tuple[str, ...]] = ()  # how the names of tensors begin that are cut for a narrower model of the kind
     reads: ClassVar[frozenset[str]] = frozenset()  # options that name files or published weights
 
     modalities: tuple[str, ...]  # the names of what it takes, sorted
@@ -152,7 +149,6 @@ class Encoder(nn.Module, ABC):
     """
 
     renamed: ClassVar[Mapping[str, str]] = {"offered": "feature_kinds"}
-    # the kinds of values that it takes
     kinds: ClassVar[frozenset[ModalityKind]] = frozenset({"tokens", "features", "pixels", "waveform"})
     reads: ClassVar[frozenset[str]] = frozenset()  # options that name files or published weights
     width: int  # D

@@ -131,8 +131,6 @@ class ConcatBert(ConcatModel):
 
     Args:
         text_encoder: makes a summary of the text; `bert` for the published model.
-        pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors.
-        pretrained_head: whether the perceptron too is taken from it, which then must have as many classes.
     """
 
     reads = frozenset({"pretrained"})

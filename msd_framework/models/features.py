@@ -39,9 +39,6 @@ KINDS: Mapping[str, FeatureKind] = {
 FROM_BELOW = frozenset({"attention", "scores", "query", "key", "value"})
 
 
-# ---- names ----
-
-
 def layer_features(part: str, num_layers: int, whats: Collection[str] = KINDS) -> dict[str, FeatureKind]:
     """The names of a transformer's intermediates, and what each is."""
     kinds: dict[str, FeatureKind] = {}
@@ -129,9 +126,6 @@ def _braced(layers: Sequence[str]) -> str:
         return ""
     is_single = len(entries) == 1 and ".." not in entries[0]
     return f"{entries[0]}." if is_single else f"{{{','.join(entries)}}}."
-
-
-# ---- values ----
 
 
 @dataclass(frozen=True)

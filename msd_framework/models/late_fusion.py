@@ -56,8 +56,6 @@ class Gated(Fusion):
 
     .. math:: h = \sum_m g_m \odot \tanh(x_m), \qquad g = \mathrm{softmax}_m(W [x_1; \ldots; x_M] + b)
 
-    With two modalities the gates are :math:`\sigma` and :math:`1 - \sigma` of one number a feature, as published.
-
     Source: Arevalo et al., Gated Multimodal Units for Information Fusion, ICLR workshop 2017, section 3.1.
     """
 

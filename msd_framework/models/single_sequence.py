@@ -29,11 +29,9 @@ class SingleSequence(SummaryModel):
 
     encoder: Transformer
     pooler: nn.Linear  # W and b
-    # whether all views go through the transformer in one pass without padding (`layers/packed.py`); if not, each runs padded and
-    # for itself, with the same numbers
+    # whether all views share one pass without padding (`layers/packed.py`); if not, each runs padded, with the same numbers
     packed: bool = True
-    # whether views that show the same drop the same features of their embeddings, so that the first layer projects each of them
-    # once; if not, each view draws its own; only where `packed`
+    # whether views that show the same drop the same features of their embeddings; only where `packed`
     share_embedding_dropout: bool = True
 
     @abstractmethod

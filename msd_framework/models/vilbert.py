@@ -155,8 +155,6 @@ class Vilbert(ImageTextModel):
         co_num_heads: heads of the connections; 8 if this does not say.
         num_connections: how many there are; 6 if neither this nor `pretrained` says.
         fusion: how the two summaries become one, mul or sum.
-        pretrained: a file of weights as MMF or the authors save them, or a folder or hub name of a BERT as the text stream.
-        pretrained_head: whether the classifier too is taken from `pretrained`, a file of MMF's, with as many classes.
     """
 
     reads = frozenset({"pretrained"})

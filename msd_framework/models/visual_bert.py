@@ -181,13 +181,7 @@ class VisualBert(ImageTextModel, SingleSequence):
         return RecordedViews(logits, tape)
 
     def save_transformers(self, folder: str | Path) -> None:
-        """Writes the encoder, without classifier and image encoder, for `transformers.VisualBertModel.from_pretrained`.
-
-        Feed that model ``visual_token_type_ids`` of this model's `visual_token_type`: left to itself it takes 1.
-        """
-        others = {
-            "hidden_dropout_prob": self.dropout.p,
-            "attention_probs_dropout_prob": self.attention_dropout,
-            "pad_token_id": self.embeddings.pad_id,
-        }
+        """Writes the encoder for `transformers.VisualBertModel`, to be fed `visual_token_type_ids` of this `visual_token_type`."""
+        others = {"hidden_dropout_prob": self.dropout.p, "attention_probs_dropout_prob": self.attention_dropout}
+        others |= {"pad_token_id": self.embeddings.pad_id}
         write_transformers(Path(folder), WEIGHTS.body(self).state_dict(), self.sizes.config() | others)

@@ -6,17 +6,13 @@ from collections.abc import Callable
 
 from torch import nn
 
-
-def transform_head(width: int, num_classes: int, layer_norm_eps: float) -> nn.Module:
-    """MMF's head: BERT's transform of predictions, then a linear layer."""
-    norm = nn.LayerNorm(width, layer_norm_eps)
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), norm, nn.Linear(width, num_classes))
-
-
 # classifiers by name, each made of its width, the number of classes, and what its layer norms add to the variance
 HEADS: dict[str, Callable[[int, int, float], nn.Module]] = {
     "linear": lambda width, num_classes, layer_norm_eps: nn.Linear(width, num_classes),
-    "transform": transform_head,
+    # MMF's: BERT's transform of predictions, then a linear layer
+    "transform": lambda width, num_classes, layer_norm_eps: nn.Sequential(
+        nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, layer_norm_eps), nn.Linear(width, num_classes)
+    ),
 }
 
 

@@ -78,11 +78,10 @@ class WeightMap:
     counts: Mapping[str, str] = field(default_factory=dict)  # under which of our prefixes parts are numbered, a size's name first
     mark: str = ""  # how at least one of our names begins if the weights are of this kind
     kind: str = ""  # ends the sentence "the weights are not of ..." for a file of which no name does
-    # for a model that starts from a BERT: how names of ours begin that a BERT lacks, and how those begin of which they start as
-    # copies; "" leaves them as they are initially
+    # how names of ours begin that a BERT lacks, and those of which they start as copies; "" leaves them as they are initially
     not_in_bert: Mapping[str, str] = field(default_factory=dict)
-    bert_sizes: Mapping[str, str] = field(default_factory=dict)  # likewise: a size's name, and what the config.json calls it
-    bert_fixed: Mapping[str, Any] = field(default_factory=dict)  # likewise: what the config.json must state if it states it
+    bert_sizes: Mapping[str, str] = field(default_factory=dict)  # a size's name, and what a BERT's config.json calls it
+    bert_fixed: Mapping[str, Any] = field(default_factory=dict)  # what that must state if it states it
     # how our names of an image encoder's weights begin; a file may lack them, and they then stay as they are
     image_encoder: str = "image_encoder."
 
@@ -194,10 +193,7 @@ def count(names: Iterable[str], prefix: str) -> int:
 
 
 def choose_sizes(
-    kind: type[Sizes],
-    sizes_of: Callable[[Pretrained], Mapping[str, Any]],
-    arguments: Mapping[str, Any],
-    pretrained: Pretrained | None,
+    kind: type[Sizes], sizes_of: Callable[[Pretrained], Any], arguments: Mapping[str, Any], pretrained: Pretrained | None
 ) -> Sizes:
     """The sizes of published weights if there are any, else those among a constructor's arguments, else the defaults."""
     given = {name: arguments[name] for name in kind.__dataclass_fields__ if arguments[name] is not None}
