@@ -82,11 +82,7 @@ def of_layers(names: Iterable[str]) -> dict[str, tuple[str, int, str]]:
 
 
 def layers_of(names: Iterable[str]) -> frozenset[int]:
-    """The layers whose states must be kept for some intermediates.
-
-    >>> sorted(layers_of(["fused.3.attention", "text.3.hidden", "fused.pooled", "last.hidden"]))
-    [2, 3]
-    """
+    """The layers whose states must be kept for some intermediates."""
     return frozenset(layer - (what in FROM_BELOW) for _, layer, what in of_layers(names).values())
 
 

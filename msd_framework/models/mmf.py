@@ -44,9 +44,6 @@ class MmfModel(MultimodalModel):
     ``max_features``, pixels become zeros, for which MMF has no mask. A text that is left out is [CLS] [SEP]; an image, one region
     that does not count, or zeros. ``targets`` are not handed over, and MMF's own losses are not computed.
 
-    A checkpoint carries the weights and is rebuilt by the same name and configuration; one that downloads first weights
-    (``bert_model_name``) does so again, unless MMF's cache has them.
-
     Args:
         name: what it is registered as in MMF, such as visual_bert.
         num_classes: C; MMF's `num_labels`, and the `out_dim` of its classifiers, unless `config` says them.

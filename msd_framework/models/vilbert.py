@@ -115,11 +115,7 @@ class RegionEmbeddings(nn.Module):
 
 
 def with_area(boxes: Tensor) -> Tensor:
-    """Boxes [.., 4 or 5] as corners and area, [.., 5].
-
-    >>> with_area(torch.tensor([0.0, 0.5, 0.5, 1.0])).tolist()
-    [0.0, 0.5, 0.5, 1.0, 0.25]
-    """
+    """Boxes [.., 4 or 5] as corners and area, [.., 5]."""
     if boxes.shape[-1] not in (4, 5):
         raise ValueError(f"boxes must be [x1, y1, x2, y2] or [x1, y1, x2, y2, area], got {boxes.shape[-1]} numbers a box")
     x1, y1, x2, y2 = boxes[..., :4].unbind(-1)
@@ -146,7 +142,6 @@ class Vilbert(ImageTextModel):
 
     Args:
         hidden_size: features of the text stream; 768 if neither this nor `pretrained` says.
-        intermediate_size: features inside its perceptrons; 3072 if neither this nor `pretrained` says.
         image_hidden_size: features of the image stream; 1024 if neither this nor `pretrained` says.
         image_num_layers: layers of the image stream; 6 if neither this nor `pretrained` says.
         image_num_heads: heads of its attentions; 8 if this does not say.

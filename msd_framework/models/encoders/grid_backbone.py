@@ -45,9 +45,8 @@ class GridBackbone(nn.Module):
         super().__init__()
         modules = dict(network.named_modules())
         if layer not in modules:
-            raise ValueError(
-                f"the network has no layer {layer!r}.{did_you_mean(layer, modules)} Its last ones: {', '.join([*modules][-5:])}"
-            )
+            last = ", ".join([*modules][-5:])
+            raise ValueError(f"the network has no layer {layer!r}.{did_you_mean(layer, modules)} Its last ones: {last}")
         self.network, self.layer, self.sight, self.patch_size = network.eval(), layer, sight, patch_size
         self._outputs: list[Any] = []
         modules[layer].register_forward_hook(lambda module, inputs, output: self._outputs.append(output))

@@ -72,8 +72,7 @@ class HuggingFaceAudio(LayeredEncoder):
                 f"convert the files, and set the processor's sample_rate"
             )
         options = _options(type(prepares))
-        settings = {key: value for key, value in prepares.to_dict().items() if key in options}
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.settings = json.loads(json.dumps({key: value for key, value in prepares.to_dict().items() if key in options}))
         self.published = model.config
         self.front = self.architecture.front(model.config, prepares, sample_rate)
         self.model = self.architecture.encoder(model)

@@ -12,10 +12,6 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     .. math:: \frac{\sum_l m_l x_l}{\max(1, \sum_l m_l)}
 
     Tokens [B, L, D] under the mask [B, L] are never read, not even if they are not numbers.
-
-    >>> tokens = torch.tensor([[[1.0], [3.0], [torch.nan]], [[torch.nan]] * 3])
-    >>> masked_mean(tokens, torch.tensor([[True, True, False], [False] * 3])).tolist()
-    [[2.0], [0.0]]
     """
     seen = visible(tokens, mask)  # [B, L, D]
     return seen.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)

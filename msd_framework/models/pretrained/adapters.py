@@ -31,7 +31,7 @@ CARRIERS: Mapping[str, tuple[str, ModalityKind]] = {
 MASKS = {WORDS: "attention_mask", REGIONS: "visual_attention_mask", VISUALS: "visual_attention_mask"}
 SUMMARIES = ("pooler_output", "pooled_output")  # where a model puts its summary
 
-States: TypeAlias = dict[int, Tensor]  # [B, L, D] by layer
+States: TypeAlias = Sequence[Tensor]  # [B, L, D] by layer
 Unused: TypeAlias = Sequence[nn.Module | nn.Parameter | None]
 
 
@@ -89,10 +89,6 @@ def whole(image: ModalityInputs, length: int) -> Tensor:
     return image.present[:, None].expand(-1, length)
 
 
-def numbered(states: Sequence[Tensor], first: int = 0) -> States:
-    return dict(enumerate(states, first))
-
-
 def all_layers(configs: Mapping[str, Any]) -> dict[str, range]:
     return {part: range(config.num_hidden_layers + 1) for part, config in configs.items()}
 
@@ -141,7 +137,7 @@ class ByArguments(Adapter):
         summary = summary_of(output, inputs)
         if not states:
             return Encodings(summary)
-        by_layer = numbered(output.hidden_states)
+        by_layer = output.hidden_states
         if self.text_first:
             image = (VISUALS, inputs[VISUALS].mask) if VISUALS in inputs else None
             return Encodings(summary, *split(by_layer, inputs[WORDS], image))
@@ -158,11 +154,11 @@ def _hidden_size(config: Any) -> Any:
 def split(states: States, text: ModalityInputs, image: tuple[str, Tensor] | None) -> tuple[dict[str, States], dict[str, Tensor]]:
     """States and masks by part, of a sequence of words and then of an image, given as its argument and its mask, bool [B, L]."""
     length = text.mask.shape[1]
-    parts = {FUSED: states, WORDS: {i: x[:, :length] for i, x in states.items()}}
+    parts = {FUSED: states, WORDS: [x[:, :length] for x in states]}
     masks = {FUSED: text.mask, WORDS: content(text)}
     if image is not None:
         carrier, mask = image
-        parts[carrier], masks[carrier] = {i: x[:, length:] for i, x in states.items()}, mask
+        parts[carrier], masks[carrier] = [x[:, length:] for x in states], mask
         masks[FUSED] = torch.cat([text.mask, mask], 1)
     return parts, masks
 
@@ -203,7 +199,7 @@ class Vilt(Adapter):
         patches = self._patches(model.embeddings, image.values)  # [B, L, D]
         mask = whole(image, patches.shape[1])
         output = model(image_embeds=patches, pixel_mask=mask.long(), output_hidden_states=states, **words(text))
-        return Encodings(output.pooler_output, *split(numbered(output.hidden_states or ()), text, (PIXELS, mask)))
+        return Encodings(output.pooler_output, *split(output.hidden_states or (), text, (PIXELS, mask)))
 
     def _patches(self, embeddings: Any, pixels: Tensor) -> Tensor:
         """Pixels to [CLS] of the image and its patches, at places that are stretched to the image."""
@@ -236,8 +232,9 @@ class Lxmert(Adapter):
         boxes = image.extras.get("boxes", everything)[..., :4].to(image.values.dtype) * image.mask[..., None]
         regions = {"visual_feats": image.values, "visual_pos": boxes, "visual_attention_mask": image.mask.long()}
         output = model(**words(text), **regions, output_hidden_states=states)
+        # there is no layer 0 among the states, so the first of them stands in its place
         of_words, of_regions = output.language_hidden_states or (), output.vision_hidden_states or ()
-        by_part = {WORDS: numbered(of_words, 1), REGIONS: numbered(of_regions, 1)}
+        by_part = {WORDS: of_words[:1] + of_words, REGIONS: of_regions[:1] + of_regions}
         return Encodings(output.pooled_output, by_part, {WORDS: content(text), REGIONS: image.mask})
 
 
@@ -262,20 +259,20 @@ class Flava(Adapter):
         if PIXELS in inputs:
             image = inputs[PIXELS]
             output = model.image_model(image.values, output_hidden_states=True)
-            parts[PIXELS], masks[PIXELS] = numbered(output.hidden_states), whole(image, output.hidden_states[0].shape[1])
+            parts[PIXELS], masks[PIXELS] = output.hidden_states, whole(image, output.hidden_states[0].shape[1])
             tokens.append(model.image_to_mm_projection(output.hidden_states[-1]))
             seen.append(masks[PIXELS])
         if WORDS in inputs:
             text = inputs[WORDS]
             output = model.text_model(**words(text), output_hidden_states=True)
-            parts[WORDS], masks[WORDS] = numbered(output.hidden_states), content(text)
+            parts[WORDS], masks[WORDS] = output.hidden_states, content(text)
             tokens.append(model.text_to_mm_projection(output.hidden_states[-1]))
             seen.append(text.mask)
         mask = torch.cat([torch.ones_like(seen[0][:, :1]), *seen], 1)  # with [CLS], which the model puts before
         joined = torch.cat(tokens, 1)
         output = model.multimodal_model(joined, attention_mask=mask.to(joined.dtype), output_hidden_states=states)
         if states:
-            parts[FUSED], masks[FUSED] = numbered(output.hidden_states), mask
+            parts[FUSED], masks[FUSED] = output.hidden_states, mask
         return Encodings(output.last_hidden_state[:, 0], parts, masks)
 
 
@@ -322,7 +319,7 @@ class TwoTowers(Adapter):
                 pooled, projection = output.pooler_output, getattr(model, "visual_projection", None)
             embedded.append((pooled if projection is None else projection(pooled)) * x.present[:, None])
             if states:
-                parts[carrier] = numbered(output.hidden_states)
+                parts[carrier] = output.hidden_states
                 length = parts[carrier][0].shape[1]
                 masks[carrier] = _longer(content(x), length) if carrier == WORDS else whole(x, length)
         return Encodings(torch.cat(embedded, 1), parts, masks)
