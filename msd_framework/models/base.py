@@ -157,7 +157,6 @@ class Encoder(nn.Module, ABC):
         return dict(options)
 
     def rebuild_spec(self, spec: Any) -> dict[str, Any]:
-        """The part of a YAML that this encoder was built from, with such options."""
         name, options = split(spec, "encoder", ENCODERS)
         return {"type": name, **self.rebuild_options(options)}
 

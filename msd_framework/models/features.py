@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.layers.transformer import Transformer, TransformerLayer, at_least_float32_on_cpu
 from msd_framework.structures import Feature, FeatureKind
+
+T = TypeVar("T")
 
 Features: TypeAlias = dict[str, Feature]  # intermediates of one view by name
 
@@ -35,6 +37,7 @@ KINDS: Mapping[str, FeatureKind] = {
     "key": "hidden",
     "value": "hidden",
 }
+NO_CLS = tuple(what for what in KINDS if what != "cls")  # what a layer has of a part that begins with no [CLS]
 # those that a layer makes of what it reads; the others are what it puts out
 FROM_BELOW = frozenset({"attention", "scores", "query", "key", "value"})
 
@@ -50,9 +53,9 @@ def layer_features(part: str, num_layers: int, whats: Collection[str] = KINDS) -
     return prefixed(part, kinds)
 
 
-def prefixed(part: str, features: Mapping[str, FeatureKind]) -> dict[str, FeatureKind]:
-    """Names of intermediates under the name of the part that they belong to."""
-    return {f"{part}.{name}" if part else name: kind for name, kind in features.items()}
+def prefixed(part: str, features: Mapping[str, T]) -> dict[str, T]:
+    """Intermediates under the name of the part that they belong to."""
+    return {f"{part}.{name}" if part else name: feature for name, feature in features.items()}
 
 
 def within(part: str, names: Iterable[str]) -> frozenset[str]:

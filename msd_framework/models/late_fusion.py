@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder, ModelOfEncoders, SummaryModel, summary_and_features
-from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, within
+from msd_framework.models.features import FUSED, SUMMARY, Features, hidden_feature, prefixed, within
 from msd_framework.models.layers.distinct import OncePerInput, encode_once, mixes_examples
 from msd_framework.ranges import positive
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModalityInputs, ModelOutput
@@ -152,7 +152,7 @@ class LateFusion(ModelOfEncoders, SummaryModel):
             if m in inputs:
                 own, encoded = once[m](inputs[m])
                 vector = torch.where(inputs[m].present[:, None], own, vector)
-                features |= {f"{m}.{name}": feature for name, feature in encoded.items()}
+                features |= prefixed(m, encoded)
             vectors.append(vector)
         stacked = torch.stack(vectors, 1)  # [B, M, D]
         fused: Tensor = self.fusion(stacked)  # [B, D]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import MODELS, Encoder, ModelOfEncoders, summary_and_features
-from msd_framework.models.features import Features, within
+from msd_framework.models.features import Features, prefixed, within
 from msd_framework.models.layers.distinct import encode_once
 from msd_framework.models.layers.heads import hidden_layers
 from msd_framework.ranges import not_negative, positive
@@ -74,7 +74,7 @@ class LogitFusion(ModelOfEncoders):
         hidden: dict[str, Tensor] = {}
         for m, x in own.items():
             hidden[m], of_modality = encode_once(self.encoders[m], x, partial(self._hidden, m, within(m, wanted)))
-            features |= {f"{m}.{name}": feature for name, feature in of_modality.items()}
+            features |= prefixed(m, of_modality)
         logits = torch.stack([self.classifiers[m](self.dropout(x)) for m, x in hidden.items()])  # [S, B, C]
         present = torch.stack([x.present for x in own.values()])[..., None].to(logits.dtype)  # [S, B, 1]
         return ModelOutput((present * logits).sum(0) / present.sum(0).clamp(min=1)), features

@@ -126,12 +126,10 @@ class Mmbt(ImageTextModel, SingleSequence):
         return [regions, self._mark(1, mask.sum(1, keepdim=True) + 1, mask.any(1, keepdim=True))]
 
     def _regions(self, features: Tensor, positions: Tensor) -> Tensor:
-        """Regions [.., F] at positions [..] to the sums of their embeddings [.., D]."""
         segment = self.embeddings.segment.weight[self.image_segment]
         return cast(Tensor, self.image_projection(features) + self.embeddings.position(positions) + segment)
 
     def _mark(self, which: int, positions: Tensor, mask: Tensor) -> Segment:
-        """[CLS] or [SEP] of the image's part, [B, 1]."""
         ids = self.embeddings.marks[which].expand_as(positions)
         return Segment((ids,), mask, (ids, positions, torch.full_like(positions, self.image_segment)), self.embeddings.words)
 

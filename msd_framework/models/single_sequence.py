@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from msd_framework.models.base import SummaryModel
-from msd_framework.models.features import FUSED, KINDS, SUMMARY, Features, Span, layer_features, layers_of, stack_features
+from msd_framework.models.features import FUSED, NO_CLS, SUMMARY, Features, Span, layer_features, layers_of, stack_features
 from msd_framework.models.layers.dropout import Dropout
-from msd_framework.models.layers.packed import Move, Segment, pack, read_layers
+from msd_framework.models.layers.packed import Move, Segment, mask_of, pack, read_layers
 from msd_framework.models.layers.pooling import visible
 from msd_framework.models.layers.transformer import Transformer, whole
 from msd_framework.structures import Feature, FeatureKind, Inputs, ModelOutput
@@ -53,7 +53,7 @@ class SingleSequence(SummaryModel):
                 own = segment.mask if segment.special is None else segment.mask & ~segment.special
                 spans[segment.modality] = Span(own, start)
             start += segment.mask.shape[1]
-        return spans | {FUSED: Span(_mask(view))}
+        return spans | {FUSED: Span(mask_of(view))}
 
     def summarise_views(self, views: Sequence[Inputs]) -> Tensor:
         return self._read(self.parts(views), ())[0]  # [V, B, D]
@@ -61,10 +61,10 @@ class SingleSequence(SummaryModel):
     @property
     def feature_kinds(self) -> dict[str, FeatureKind]:
         # [CLS] and [SEP] belong to no modality's part
-        num_layers, of_modality = len(self.encoder.layers), [what for what in KINDS if what != "cls"]
+        num_layers = len(self.encoder.layers)
         kinds: dict[str, FeatureKind] = layer_features(FUSED, num_layers) | {SUMMARY: "pooled"}
         for modality in self.modalities:
-            kinds |= layer_features(modality, num_layers, of_modality)
+            kinds |= layer_features(modality, num_layers, NO_CLS)
         return kinds
 
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
@@ -85,7 +85,7 @@ class SingleSequence(SummaryModel):
             # what is hidden may be no number at all, which even an attention of 0 would let through
             contents = [visible(x, segment.mask) if x.is_floating_point() else x for x in segment.contents]
             embedded.append(dropout(norm(segment.embed(*contents))))
-        return torch.cat(embedded, 1), _mask(view)
+        return torch.cat(embedded, 1), mask_of(view)
 
     def pool(self, first: Tensor) -> Tensor:
         return torch.tanh(self.pooler(first))
@@ -110,7 +110,3 @@ class SingleSequence(SummaryModel):
             first = torch.cat([hidden[:, 0] for hidden, _ in padded])
             states = [of_view for _, of_view in padded]
         return self.pool(first).view(len(views), -1, self.summary_size), [*states]
-
-
-def _mask(view: Sequence[Segment]) -> Tensor:
-    return torch.cat([segment.mask for segment in view], 1)

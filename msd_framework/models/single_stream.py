@@ -86,7 +86,7 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         return cast(Tensor, self.classifier(self.dropout(summary)))
 
     def parts(self, views: Sequence[Inputs]) -> list[list[Segment]]:
-        own = [self.own(inputs) for inputs in views]
+        own = list(map(self.own, views))
         mask = torch.ones_like(next(iter(own[0].values())).mask[:, :1])  # [B, 1]
         place = torch.zeros_like(mask, dtype=torch.long)
         first = Segment((place,), mask, (place,), self._cls)

@@ -57,7 +57,7 @@ class UnimodalModel(MultimodalModel):
     def _classified(self, inputs: Inputs, wanted: Collection[str]) -> tuple[ModelOutput, Features]:
         own, of_encoder = self.own(inputs)[self.modality], within(self.modality, wanted)
         pooled, encoded = encode_once(self.encoder, own, lambda x: summary_and_features(self.encoder, x, of_encoder))
-        features = {f"{self.modality}.{name}": feature for name, feature in encoded.items()}
+        features = prefixed(self.modality, encoded)
         if SUMMARY in wanted:
             features[SUMMARY] = Feature(pooled)
         return ModelOutput(self.classifier(self.dropout(pooled))), features  # [B, C]

@@ -223,8 +223,7 @@ class Vilbert(ImageTextModel):
     def forward_features(self, views: Sequence[Inputs], wanted: Sequence[Collection[str]]) -> tuple[ModelOutput, list[Features]]:
         streams = self.streams(views, keep=bool(of_layers(chain(*wanted))))
         summaries = torch.stack([self.summarise(*pair) for pair in streams])  # [V, B, D]
-        features = [_features(*found) for found in zip(views, wanted, streams, summaries)]
-        return ModelOutput(self.classify(summaries)), features
+        return ModelOutput(self.classify(summaries)), list(map(_features, views, wanted, streams, summaries))
 
     def streams(self, views: Sequence[Inputs], keep: bool) -> list[tuple[Stream, Stream | None]]:
         """Text and image of each view after the last layers, with their states after each layer where they are to be kept."""

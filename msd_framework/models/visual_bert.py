@@ -45,7 +45,6 @@ class VisualBertEmbeddings(WordTables):
         self.visual_token_type = visual_token_type
 
     def regions(self, features: Tensor) -> Tensor:
-        """Regions [.., F] to the sums of their embeddings [.., D]."""
         projected: Tensor = self.visual_projection(features)
         return projected + self.visual_position.weight[0] + self.visual_segment.weight[self.visual_token_type]
 

@@ -67,10 +67,9 @@ class HuggingFaceAudio(LayeredEncoder):
         sizes |= {option: getattr(model.config, key) for option, key in self.architecture.sizes.items()}
         prepares = _extractor(model.config, name, extractor or {}, {} if name else sizes)
         if prepares.sampling_rate != sample_rate:
-            raise ValueError(
-                f"{name or 'the model'} is for {prepares.sampling_rate} samples a second, and the sounds have {sample_rate}; "
-                f"convert the files, and set the processor's sample_rate"
-            )
+            rates = f"{prepares.sampling_rate} samples a second, and the sounds have {sample_rate}"
+            hint = "convert the files, and set the processor's sample_rate"
+            raise ValueError(f"{name or 'the model'} is for {rates}; {hint}")
         options = _options(type(prepares))
         self.settings = json.loads(json.dumps({key: value for key, value in prepares.to_dict().items() if key in options}))
         self.published = model.config
@@ -232,10 +231,9 @@ def _extractor(config: Any, name: str | None, given: Mapping[str, Any], sizes: M
             published = kind.get_feature_extractor_dict(name)[0]
         except OSError as error:
             if not given:
-                raise ValueError(
-                    f"{name} has no preprocessor_config.json, which tells how sounds are prepared for it; say so in `extractor`, "
-                    f"such as {{sampling_rate: 16000}}"
-                ) from error
+                hint = "say so in `extractor`, such as {sampling_rate: 16000}"
+                why = f"{name} has no preprocessor_config.json, which tells how sounds are prepared for it"
+                raise ValueError(f"{why}; {hint}") from error
     known = _options(kind)
     for option in given:
         if option not in known:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from msd_framework.models.base import ENCODERS, Encoded, LayeredEncoder
-from msd_framework.models.features import KINDS, Features, Span, layer_features, layers_of, stack_features
+from msd_framework.models.features import NO_CLS, Features, Span, layer_features, layers_of, stack_features
 from msd_framework.models.layers.pooling import masked_mean, visible
 from msd_framework.models.layers.transformer import LayerSizes, Transformer
 from msd_framework.ranges import not_negative, positive
@@ -70,7 +70,7 @@ class Patches(LayeredEncoder):
     def feature_kinds(self) -> dict[str, FeatureKind]:
         if self.layers is None:
             return super().feature_kinds
-        return super().feature_kinds | layer_features("", len(self.layers.layers), [what for what in KINDS if what != "cls"])
+        return super().feature_kinds | layer_features("", len(self.layers.layers), NO_CLS)
 
     def forward_features(self, inputs: ModalityInputs, wanted: Collection[str]) -> tuple[Encoded, Features]:
         if inputs.values.shape[1:] != self.shape:

@@ -140,7 +140,7 @@ def pack(views: Sequence[Sequence[Segment]], token_cost: int, last: Collection[i
     masks, kept = [], []
     kept_of_segments: list[Tensor] = []
     for view in views:
-        mask = torch.cat([segment.mask for segment in view], 1)  # [B, L]
+        mask = mask_of(view)  # [B, L]
         # The first position is kept even where it is hidden: the classifier reads it. The others then do not look at it.
         keep = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)  # [B, L]
         masks.append(mask)
@@ -152,6 +152,10 @@ def pack(views: Sequence[Sequence[Segment]], token_cost: int, last: Collection[i
     behind = torch.cat([torch.full((len(mask),), v in last) for v, mask in enumerate(masks)])  # [R]
     # A block more costs about as much as BLOCK_COST multiplications, so that much padding is cheaper than another block.
     return embeddings, _short_rows(tokens, masks, kept, BLOCK_COST // token_cost, behind)
+
+
+def mask_of(view: Sequence[Segment]) -> Tensor:
+    return torch.cat([segment.mask for segment in view], 1)
 
 
 def can_look(tensor: Tensor) -> bool:

@@ -97,7 +97,6 @@ class Tape:
         self.calls: list[Call] = []
 
     def keep(self, output: Tensor, inputs: tuple[Tensor, ...], order: Order, along: Callable[..., Tensor]) -> None:
-        """Keeps a call, if something in it or before it learns."""
         if output.requires_grad:
             self.calls.append(Call(output, inputs, order, along))
 

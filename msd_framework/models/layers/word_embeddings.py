@@ -61,7 +61,6 @@ class WordTables(nn.Module):
         return text.extras.get("segments", torch.zeros_like(text.values))
 
     def words(self, ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-        """Words [..] to the sums of their embeddings [.., D]."""
         return cast(Tensor, self.word(ids) + self.position(positions) + self.segment(segments))
 
     def empty(self, num_examples: int) -> ModalityInputs:

@@ -52,7 +52,6 @@ class Adapter(ABC):
     size = "hidden_size"  # where a configuration has D of the summary
 
     def carriers(self, arguments: Sequence[str]) -> tuple[str, ...]:
-        """Those of the arguments of its forward that carry a modality."""
         return self.takes or tuple(name for name in CARRIERS if name in arguments)
 
     def width(self, config: Any) -> int:
@@ -184,10 +183,7 @@ def _flat(pooled: Tensor) -> Tensor:
 
 
 class Vilt(Adapter):
-    """ViLT: words and patches in one sequence, an image hidden by masking its patches.
-
-    All patches are looked at, in order, where transformers draws them at random.
-    """
+    """ViLT: words and patches, all of them and in order, in one sequence; an image is hidden by masking its patches."""
 
     takes = (WORDS, PIXELS)
 
