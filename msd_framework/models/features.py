@@ -19,9 +19,7 @@ from msd_framework.models.layers.transformer import Transformer, TransformerLaye
 from msd_framework.structures import Feature, FeatureKind
 
 T = TypeVar("T")
-
 Features: TypeAlias = dict[str, Feature]  # intermediates of one view by name
-
 FUSED = "fused"  # the part that no modality has for itself
 SUMMARY = "fused.pooled"  # what a model's classifier reads
 

@@ -29,10 +29,8 @@ HOW_TO_INSTALL = (
 )
 
 USUAL_FIELDS = {"image": "image_feature_0", "text": "input_ids"}  # what carries each modality if nobody says
-
 # the fields that MMF's data sets fill, and what they hold; any other field gets the values as they are
 KINDS: Mapping[str, ModalityKind] = {"input_ids": "tokens", "image_feature_0": "features", "image": "pixels"}
-
 Patches: TypeAlias = Mapping[tuple[type, str], Callable[..., Any]]  # methods by the class that they are of, and their names
 
 

@@ -89,7 +89,7 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         own = list(map(self.own, views))
         mask = torch.ones_like(next(iter(own[0].values())).mask[:, :1])  # [B, 1]
         place = torch.zeros_like(mask, dtype=torch.long)
-        first = Segment((place,), mask, (place,), self._cls)
+        first = Segment((place,), mask, (place,), lambda place: self.first.expand(*place.shape, -1))
         segment = {}
         for m in self.modalities:
             segment[m] = OncePerInput(partial(self._part, m), mixes_examples(self.encoders[m]))
@@ -103,6 +103,3 @@ class SingleStream(ModelOfEncoders, SingleSequence):
         encoded: Encoded = encode_once(encoder, inputs, encoder)
         mask = encoded.mask & inputs.present[:, None]  # [B, L]
         return Segment((encoded.tokens,), mask, (encoded.tokens,), self.readers[modality], modality)
-
-    def _cls(self, place: Tensor) -> Tensor:
-        return self.first.expand(*place.shape, -1)

@@ -278,7 +278,6 @@ class TwoTowers(Adapter):
 
     # whether the text's encoder looks at the padding, up to its longest text, as SigLIP's was trained to
     all_words: bool = False
-
     # without annotations, which would make fields of them
     takes = optional = (WORDS, PIXELS)
 

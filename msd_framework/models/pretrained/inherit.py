@@ -17,11 +17,7 @@ Cut: TypeAlias = Literal["slice", "svd"]  # what is kept of the heads of an atte
 
 
 def choose_layers(layers: Layers, num_taken: int, num_layers: int) -> list[int]:
-    """The numbers of the layers that a stack takes from a larger one.
-
-    >>> choose_layers("even", 3, 12), choose_layers("first", 3, 12), choose_layers("last", 3, 12), choose_layers([0, 5, 11], 3, 12)
-    ([0, 4, 8], [0, 1, 2], [9, 10, 11], [0, 5, 11])
-    """
+    """The numbers of the layers that a stack takes from a larger one."""
     if num_taken > num_layers:
         raise ValueError(f"wanted at most as many layers as the {num_layers} of what it starts from, got {num_taken}.")
     if isinstance(layers, list):

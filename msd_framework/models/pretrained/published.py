@@ -14,9 +14,7 @@ from msd_framework.models.layers.word_embeddings import TextSizes
 from msd_framework.models.pretrained.weights import Pretrained, load_exactly, read_pretrained, read_tensors
 
 Tensors = Mapping[str, Tensor]
-
 Sizes = TypeVar("Sizes", bound=TextSizes)
-
 FILE_ENDINGS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
 # parts of the names of 2018, and what they became
