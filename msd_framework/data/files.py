@@ -85,12 +85,7 @@ def folders(named: Sequence[str] | None) -> list[Path]:
 
 
 def inside(root: Path, relative: str, allowed: Sequence[Path] = (), option: str = "data.dataset.allow_roots") -> Path:
-    """The path of a file in a folder, which it must not leave but for some others that an option names.
-
-    >>> inside(Path("data"), "../secret.png")
-    Traceback (most recent call last):
-    msd_framework.errors.DataError: '../secret.png' does not lie inside data
-    """
+    """The path of a file in a folder, which it must not leave but for some others that an option names."""
     try:
         real = Path(os.path.realpath(root / relative))
         tops = [Path(os.path.realpath(folder)) for folder in (root, *allowed)]

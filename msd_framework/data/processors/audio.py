@@ -31,13 +31,6 @@ class Waveform(Processor):
         sample_rate: samples a second, which every file must have.
         max_seconds: what is beyond it is left out.
         silence: what is still silence where sound begins or ends, as a share of the file's loudest sample; 0 cuts zeros alone.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "one.wav"
-    >>> write_wav(path, torch.tensor([0.0, 0.5, -0.25, 0.0]), sample_rate=8000)
-    >>> sound = Waveform(sample_rate=8000)
-    >>> sound.collate([sound.load(path)]).values
-    tensor([[ 0.5000, -0.2500]])
     """
 
     kind = "waveform"
@@ -47,10 +40,7 @@ class Waveform(Processor):
         if not 0 <= silence < 1:
             raise ValueError(f"silence must be 0 or more and below 1, got {silence}.")
         self.sample_rate, self.max_seconds, self.silence = sample_rate, max_seconds, silence
-
-    @property
-    def max_samples(self) -> int:
-        return max(1, round(self.max_seconds * self.sample_rate))
+        self.max_samples = max(1, round(max_seconds * sample_rate))
 
     def load(self, value: Any) -> Tensor:
         """A sound's samples as int16 [T], with at least one of them."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from msd_framework.reading import read_json, read_text
 from msd_framework.structures import ModalityInputs
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+THREADS = "TOKENIZERS_PARALLELISM"
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 BLANKS = " \t\n\u0120\u2581"  # as tokenizers write them: themselves, and the marks of GPT-2's kind and of SentencePiece
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json")  # that transformers reads by itself
@@ -47,9 +47,6 @@ class Tokenizer(Processor):
     >>> batch.values
     tensor([[ 2,  5, 10,  3],
             [ 2,  5,  3,  0]])
-    >>> batch.special
-    tensor([[ True, False, False,  True],
-            [ True, False,  True, False]])
     """
 
     kind = "tokens"
@@ -75,7 +72,7 @@ class Tokenizer(Processor):
 
     def fit(self, values: Iterable[Any]) -> None:
         """Learns the vocabulary from texts, which are kept only if they can be gone through but once; or reads the named one."""
-        self._use(_learn(_Texts(values), self) if self.name is None else read_tokenizer(self.name))
+        self._use(_learn(values, self) if self.name is None else read_tokenizer(self.name))
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> list[str]:
@@ -218,21 +215,12 @@ def _text(value: Any) -> str:
     return value
 
 
-class _Texts:
-    """Texts that are gone through as often as wanted, each checked every time."""
-
-    def __init__(self, values: Iterable[Any]):
-        self.values = list(values) if isinstance(values, Iterator) else values
-
-    def __iter__(self) -> Iterator[str]:
-        return map(_text, self.values)
-
-
-def _learn(texts: Iterable[str], options: Tokenizer) -> Any:
+def _learn(values: Iterable[Any], options: Tokenizer) -> Any:
     from tokenizers import Tokenizer as Pipeline
     from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-    if next(iter(texts), None) is None:
+    values = list(values) if isinstance(values, Iterator) else values
+    if next(map(_text, values), None) is None:
         raise DataError("a tokenizer cannot learn its vocabulary from no text at all")
     is_of_words = options.algorithm == "wordlevel"
     model: Any = models.WordLevel if is_of_words else models.WordPiece
@@ -247,35 +235,27 @@ def _learn(texts: Iterable[str], options: Tokenizer) -> Any:
     # The trainer of pieces numbers characters in the order of a randomly seeded hash map and breaks ties by number. Listed
     # beforehand, they are numbered by us, and equal texts give equal vocabularies.
     first, later = set[str](), set[str]()
-    for text in () if is_of_words else texts:
+    for text in () if is_of_words else map(_text, values):
         for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text)):
             first.update(word)
             later.update(f"##{character}" for character in word[1:])
     training: dict[str, Any] = {"vocab_size": options.max_vocabulary, "min_frequency": options.min_frequency}
     training |= {"special_tokens": [*SPECIAL_TOKENS, *sorted(first), *sorted(later)], "show_progress": False}
     learner = pipeline(model(unk_token="[UNK]"))  # noqa: S106
-    with _without_threads():
-        learner.train_from_iterator(texts, trainer(**training))
+    threads = os.environ.get(THREADS)
+    os.environ[THREADS] = "false"  # else the library complains in the loader's processes that are forked later
+    try:
+        learner.train_from_iterator(map(_text, values), trainer(**training))
+    finally:
+        del os.environ[THREADS]
+        if threads is not None:
+            os.environ[THREADS] = threads
     vocabulary = learner.get_vocab()
     learned = pipeline(model(vocabulary, unk_token="[UNK]"))  # noqa: S106
     learned.add_special_tokens(list(SPECIAL_TOKENS))
     marks = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
     learned.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
     return learned
-
-
-@contextmanager
-def _without_threads() -> Iterator[None]:
-    """Lets the library learn on one thread, so that it does not complain in the loader's processes that are forked later."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def read_tokenizer(name: str) -> Any:

@@ -38,10 +38,7 @@ class Regions(NamedTuple):
 
 
 class FeatureReader(ABC):
-    """Features of regions by the name of their image. It may be copied to other processes, each of which opens files of its own.
-
-    Its methods raise a `DataError` for what is damaged, or not what was wanted, with what was got.
-    """
+    """Features of regions by the name of their image. It may be copied to other processes, each of which opens files of its own."""
 
     kind: ClassVar[str]  # the prefix of a path of this kind, as in ``lmdb:features/detectron``
     feature_size: int | None = None  # D, where it is known without reading an image

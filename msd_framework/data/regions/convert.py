@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from msd_framework.data.regions.base import FeatureReader, Regions
+from msd_framework.data.regions.base import FeatureReader
 from msd_framework.data.regions.draft import Plan, StoreDraft
 from msd_framework.data.regions.store import DTYPES, FeatureStore, Precision
 from msd_framework.errors import DataError
@@ -72,17 +72,13 @@ def compare(reader: FeatureReader, store: FeatureStore | None, boxes: bool, adva
                 reader.verify(name)
             if store is not None:
                 store.verify(name)
-                _same(name, read, store)
+                stored = store.read(name, boxes=store.has_boxes)
+                with np.errstate(over="ignore"):
+                    is_same = np.array_equal(read.features.astype(DTYPES[store.precision]), stored.features)
+                if stored.boxes is not None and read.boxes is not None:
+                    is_same = is_same and np.array_equal(stored.boxes, read.boxes)
+                if not is_same:
+                    raise DataError(f"{store.place(name)}: is not what it was made of; make the store anew")
         except DataError as error:
             yield str(error)
         advance(1)
-
-
-def _same(name: str, read: Regions, store: FeatureStore) -> None:
-    stored = store.read(name, boxes=store.has_boxes)
-    with np.errstate(over="ignore"):
-        same = np.array_equal(read.features.astype(DTYPES[store.precision]), stored.features)
-    if stored.boxes is not None and read.boxes is not None:
-        same = same and np.array_equal(stored.boxes, read.boxes)
-    if not same:
-        raise DataError(f"{store.place(name)}: is not what it was made of; make the store anew")

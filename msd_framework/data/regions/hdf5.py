@@ -109,8 +109,13 @@ class Hdf5(FeatureReader):
         with damage_as_data_error(place):
             if self.together is not None:
                 for key in itertools.chain(*SPELLINGS.values()):
-                    if key in self._file:
-                        fields[key] = _row(place, key, self._own(self._file, key), self.together[name])
+                    if key not in self._file:
+                        continue
+                    values, row = self._own(self._file, key), self.together[name]
+                    shape = list(getattr(values, "shape", []))
+                    if not shape or shape[0] <= row:
+                        raise DataError(f"{place}: {key} is {shape}, wanted a row for each image")
+                    fields[key] = values[row]
                 return from_fields(place, fields, limit, boxes)
             group = self._own(self._file, name)
             if hasattr(group, "shape"):
@@ -161,9 +166,3 @@ def damage_as_data_error(place: str) -> Iterator[None]:
         raise
     except DAMAGE as error:
         raise DataError(f"{place}: cannot be read ({error})") from error
-
-
-def _row(place: str, key: str, values: Any, row: int) -> Any:
-    if not hasattr(values, "shape") or not values.shape or len(values) <= row:
-        raise DataError(f"{place}: {key} is {list(getattr(values, 'shape', []))}, wanted a row for each image")
-    return values[row]

@@ -95,8 +95,7 @@ class FeatureStore(FeatureReader):
             raise DataError(f"{self.path / NAMES}: cannot be read ({error}), wanted a name a line") from error
 
     def __len__(self) -> int:
-        images: int = self.card["images"]
-        return images
+        return int(self.card["images"])
 
     def __contains__(self, name: str) -> bool:
         return self._search(key_of(name)) is not None
@@ -126,8 +125,7 @@ class FeatureStore(FeatureReader):
 
     @property
     def has_boxes(self) -> bool:
-        boxes: bool = self.card["boxes"]
-        return boxes
+        return bool(self.card["boxes"])
 
     def verify(self, name: str) -> None:
         """Compares what is stored of an image with its checksum; a `DataError` if it is not what was written."""

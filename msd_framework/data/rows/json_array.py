@@ -28,11 +28,7 @@ class JsonArray(RowFile):
 
     def __init__(self, file: Path, list_name: str):
         super().__init__(file)
-        self.list_name = list_name
-
-    @property
-    def name(self) -> str:
-        return f"{self.file}:{self.list_name}"
+        self.list_name, self.name = list_name, f"{self.file}:{list_name}"
 
     def _blocks(self) -> Iterator[Block]:
         text, keys = _Text(self.name, _chunks(self._descriptor)), list[str]()

@@ -12,18 +12,7 @@ from msd_framework.reading import json_object, keys_are_once
 
 
 class JsonLines(RowFile):
-    r"""The lines of a JSON-lines file that hold an example, in the file's order.
-
-    A line is one JSON object, UTF-8; empty lines do not count.
-
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> file = Path(tempfile.mkdtemp()) / "dev.jsonl"
-    >>> _ = file.write_text('{"id": 7, "text": "hello"}\n{"id": 8, "text": "world"}\n')
-    >>> lines = JsonLines(file).open("id", lambda rows: rows.texts("text"))
-    >>> len(lines), lines[1].record, lines[1].place.rpartition("/")[2]
-    (2, {'id': 8, 'text': 'world'}, 'dev.jsonl:2')
-    """
+    """The lines of a JSON-lines file that hold an example, each one object in UTF-8; empty lines do not count."""
 
     def _blocks(self) -> Iterator[Block]:
         start, number = 0, 1

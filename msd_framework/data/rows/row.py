@@ -60,9 +60,7 @@ class Row(NamedTuple):
 
 
 class RowBatch:
-    """Rows of a file that are checked together, which is much quicker than one by one.
-
-    Each method refuses the rows if one of them is wrong, with a `DataError` that names the first.
+    """Rows of a file that are checked together, which is much quicker than one by one. The first that is wrong is named.
 
     >>> rows = RowBatch([{"id": 7, "text": "hello"}, {"id": 8, "text": None}], "dev.jsonl", [1, 2])
     >>> rows.texts("text")

@@ -46,17 +46,15 @@ class Block(NamedTuple):
 class RowFile(ABC):
     """The records of a file that are examples, in the file's order, once it has been opened.
 
-    Args:
-        file: the file.
-        encoding: what it is written in, of a data set that has an option for it; of another than UTF-8, a copy is read.
-
-    Attributes:
-        keys: what each record is known by, in this process.
-        skipped: a sentence for each record that was left out.
+    Of an encoding other than UTF-8, which data sets with an option for it name, a copy is read.
     """
 
+    keys: RowKeys
+
     def __init__(self, file: Path, encoding: str | None = None):
-        self.file, self.skipped, self.encoding = str(file), list[str](), encoding
+        self.file, self.encoding = str(file), encoding
+        self.name = self.file  # what places begin with
+        self.skipped: list[str] = []  # a sentence for each record that was left out
         self._starts, self._lengths, self._numbers = array("q"), array("I"), array("I")
         self._stamp = _stamp(self._source)
         if found := other_format(os.pread(self._descriptor, START, 0), file, encoding is not None):
@@ -72,8 +70,7 @@ class RowFile(ABC):
     ) -> Self:
         """Reads the file once, a block at a time, and returns itself.
 
-        A record is then read from the file whenever it is asked for, in any thread, and in any process that has been forked or
-        has got a copy. It is not checked again.
+        A record is then read from the file whenever it is asked for, in any thread or process, and not checked again.
 
         Args:
             key: which value of a record is its id, unique in the file; None if they have none.
@@ -84,7 +81,7 @@ class RowFile(ABC):
         """
         opening = _Opening(self, key, check, on_error, limit, on_taken)
         for block in self._blocks():
-            if opening.room == 0:
+            if len(self) == limit:
                 break
             opening.take(block)
         contents = np.array(opening.contents, np.int64)
@@ -92,10 +89,6 @@ class RowFile(ABC):
         if not self._starts:
             raise DataError(f"{self.name}: holds no example that can be read" + (f": {self.skipped[0]}" if self.skipped else ""))
         return self
-
-    @property
-    def name(self) -> str:
-        return self.file
 
     @abstractmethod
     def _blocks(self) -> Iterator[Block]:
@@ -200,17 +193,14 @@ class _Opening:
     names: _Names = field(default_factory=lambda: _Names())
     contents: array[int] = field(default_factory=lambda: array("q"))
 
-    @property
-    def room(self) -> int | None:
-        return None if self.limit is None else self.limit - len(self.rows)
-
     def take(self, block: Block) -> None:
         """Takes the records of a block: together where nothing is wrong with any of them, else one by one."""
-        if block.records is None or not self._take_all(block, block.records):
-            self._take_each(block)
+        room = None if self.limit is None else self.limit - len(self.rows)
+        if block.records is None or not self._take_all(block, block.records, room):
+            self._take_each(block, room)
 
-    def _take_all(self, block: Block, records: Sequence[Record]) -> bool:
-        rows, room = RowBatch(records, self.rows.name, block.numbers), self.room
+    def _take_all(self, block: Block, records: Sequence[Record], room: int | None) -> bool:
+        rows = RowBatch(records, self.rows.name, block.numbers)
         try:
             names = [] if self.key is None else rows.ids(self.key)
             hashes = np.fromiter(map(_HASH, names), np.int64, len(names))
@@ -222,12 +212,11 @@ class _Opening:
         self._keep(block, slice(room), records[:room], hashes[:room], contents[:room])
         return True
 
-    def _take_each(self, block: Block) -> None:
+    def _take_each(self, block: Block, room: int | None) -> None:
         read = [self._read(block, i) for i in range(len(block.ends))]
         doubtful = set(self.names.doubtful(_array(hashed for _, hashed in read)).tolist())
         taken: dict[int, Row] = {}
         contents: list[int] = []
-        room = self.room
         for i, (row, hashed) in enumerate(read):
             if len(taken) == room:
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from msd_framework.data.files import DataFolder, find_layout, missing, unknown_s
 from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.row import Row, RowBatch, all_texts
 from msd_framework.data.rows.rows import OnError
-from msd_framework.data.sets.films import DROPPED, GENRES, Films
-from msd_framework.data.sets.films_hdf5 import FILE, MODALITIES, Hdf5Films
+from msd_framework.data.sets.films import DROPPED, FILE, GENRES, MODALITIES, Films, Hdf5Films
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import read_json
 from msd_framework.structures import DatasetInfo, ModalityKind
@@ -23,8 +22,6 @@ from msd_framework.structures import DatasetInfo, ModalityKind
 ROOT = "data/mm_imdb"
 PAGE = "https://archive.org/download/mmimdb/mmimdb.tar.gz"
 IMAGE_KEYS = ("image_path", "image_name", "image_id", "imdb_id", "img", "image", "id")  # that may name the poster in MMF's files
-
-Layout: TypeAlias = Literal["auto", "json", "hdf5", "mmf"]
 
 
 @DATASETS.register("mm_imdb")
@@ -51,7 +48,7 @@ class MMIMDB(MultimodalDataset):
         self,
         split: str,
         root: str = ROOT,
-        layout: Layout = "auto",
+        layout: Literal["auto", "json", "hdf5", "mmf"] = "auto",
         allow_roots: list[str] | None = None,
         max_examples: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from array import array
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-
-import numpy as np
 
 from msd_framework.data.base import DATASETS, Example, MultimodalDataset, check_opening
 from msd_framework.data.files import DataFolder, missing, unknown_split
@@ -60,15 +59,19 @@ class NLVR(MultimodalDataset):
         check_opening(type(self), {"root": root, "hold_out": hold_out}, split, max_examples)
         self.data, self.permutations = DataFolder(Path(root), allow_roots), permutations
         self.folder, _, part = split.partition("/")
-        held_out, directories = set(hold_out or []), set[str]()
-        orders = array("B")  # for each line, one bit an order of its boxes that is used
+        held_out, directories, lines = set(hold_out or []), set[str](), itertools.count()
+        used = array("q")  # of each example, 8 * line + k
 
         def choose(records: Sequence[Record]) -> None:
             for record in records:
-                directory = record["directory"]
+                line, directory = next(lines), record["directory"]
                 directories.add(directory)
-                is_chosen = not part or (directory in held_out) == (part == "held_out")
-                orders.append(self._orders(record) if is_chosen else 0)
+                if part and (directory in held_out) != (part == "held_out"):
+                    continue
+                for k in range(permutations):
+                    # the first order is always used: a run then says that its file is missing
+                    if k == 0 or os.path.isfile(self.data.root / self._image(record, k)):
+                        used.append(8 * line + k)
 
         file = self.data.root / self.folder / f"{self.folder}.json"
         self.lines = JsonLines(file).open("identifier", self._check, on_error, on_taken=choose)
@@ -77,10 +80,9 @@ class NLVR(MultimodalDataset):
             known = sorted(directories)
             hint = did_you_mean(name, known)
             raise DataError(f"{file}: no example has the directory {name!r} of hold_out.{hint} Known: {', '.join(known)}")
-        used = np.flatnonzero(np.unpackbits(np.frombuffer(orders, np.uint8), bitorder="little"))  # 8 * line + k
-        if not len(used):
+        if not used:
             raise DataError(f"{file}: no example is left for split {split!r}, hold_out lists every directory")
-        self.used = used[:max_examples].copy()
+        self.used = used[:max_examples]
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -99,7 +101,7 @@ class NLVR(MultimodalDataset):
         return len(self.used)
 
     def __getitem__(self, index: int) -> Example:
-        number, k = divmod(int(self.used[index]), 8)
+        number, k = divmod(self.used[index], 8)
         row = self.lines[number]
         inputs = {"image": self.data.root / self._image(row.record, k), "text": row.record["sentence"]}
         name, target = f"{row.record['identifier']}-{k}", LABELS.index(row.record["label"])
@@ -118,10 +120,3 @@ class NLVR(MultimodalDataset):
 
     def _image(self, record: Record, k: int) -> str:
         return f"{self.folder}/images/{record['directory']}/{self.folder}-{record['identifier']}-{k}.png"
-
-    def _orders(self, record: Record) -> int:
-        """The orders of the boxes that are used, a bit each. The first one always is: a run then says that its file is missing."""
-        used = 1
-        for k in range(1, self.permutations):
-            used |= os.path.isfile(self.data.root / self._image(record, k)) << k
-        return used

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.data.rows.row import Row, RowBatch, all_ids
-from msd_framework.data.sets.table_files import file_of, reader_of
+from msd_framework.data.sets.table_splits import file_of, reader_of
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import encoding_problem
 from msd_framework.structures import Task

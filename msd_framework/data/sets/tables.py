@@ -13,9 +13,8 @@ from msd_framework.data.base import DATASETS, Example, RowKeys, check_opening
 from msd_framework.data.files import DataFolder, plain_paths, plain_texts
 from msd_framework.data.rows.row import Record, Row, RowBatch
 from msd_framework.data.rows.rows import RowDataset
-from msd_framework.data.sets.one_file import OneFile
 from msd_framework.data.sets.table_columns import columns_of
-from msd_framework.data.sets.table_files import SUFFIXES, file_of, reader_of
+from msd_framework.data.sets.table_splits import SUFFIXES, OneFile, file_of, reader_of
 from msd_framework.data.sets.table_targets import check_spelled, spelling, targets_of
 from msd_framework.errors import DataError
 from msd_framework.structures import DatasetInfo
@@ -65,8 +64,6 @@ class Table(RowDataset):
     >>> root = Path(tempfile.mkdtemp())
     >>> _ = (root / "train.csv").write_text("name,caption,mood\n7,what a day,good\n8,oh no,bad\n")
     >>> options = {"root": str(root), "texts": {"text": "caption"}, "images": {"image": "img/{name}.png"}, "label": "mood"}
-    >>> Table.describe(options).class_names
-    ('bad', 'good')
     >>> example = Table("train", **options)[0]
     >>> example.inputs["text"], example.inputs["image"].name, example.target
     ('what a day', '7.png', 1)
@@ -150,9 +147,9 @@ class Table(RowDataset):
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[int(self.order[index])]
-        inputs: dict[str, Any] = {}
+        rows, inputs = RowBatch([row.record], row.file, [row.number]), dict[str, Any]()
         for name, modality in self.modalities.items():
-            value = modality.inputs(RowBatch([row.record], row.file, [row.number]))[0]
+            (value,) = modality.inputs(rows)
             inputs[name] = self.folder.root / value if modality.is_file and value is not None else value
         name = str(row.number) if self.id_column is None else row.identifier(self.id_column)
         return Example(name, inputs, self._target(row), row.place, {key: spelling(row.record[key]) for key in self.keep})

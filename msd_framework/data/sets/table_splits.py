@@ -1,4 +1,4 @@
-"""The splits of one file: a column says which rows are whose, or they are dealt out at random, alike in their labels."""
+"""The splits of a table: a file each, or one file, of which a column says whose a row is, or chance, alike in the labels."""
 
 from __future__ import annotations
 
@@ -6,26 +6,49 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from msd_framework.data.rows.csv_rows import CsvFile
+from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.row import Record, Row
+from msd_framework.data.rows.rows import RowFile
 from msd_framework.errors import DataError, did_you_mean
+
+SUFFIXES = (".jsonl", ".csv", ".tsv")
+
+
+def file_of(options: Mapping[str, Any], split: str | None) -> Path:
+    """The file of a split, the first of its possible names if it is not said and none is there."""
+    root, files = Path(str(options.get("root", "data"))), options.get("files")
+    one_file = OneFile.of(options)
+    if one_file is not None:
+        known = one_file.splits
+        if split is not None and known is not None and split not in known:
+            raise ValueError(f"there is no split {split!r}.{did_you_mean(split, known)} Its splits: {', '.join(known)}")
+        file = root / str(options["file"])
+    elif not files:
+        return next((f for s in SUFFIXES if (f := root / f"{split}{s}").is_file()), root / f"{split}{SUFFIXES[0]}")
+    elif split is None or split not in files:
+        raise ValueError(f"files has no split {split!r}.{did_you_mean(str(split), files)} Its splits: {', '.join(files)}")
+    else:
+        file = root / str(files[split])
+    if file.suffix not in SUFFIXES:
+        raise ValueError(f"{file} has the suffix {file.suffix!r}, wanted one of {', '.join(SUFFIXES)}")
+    return file
+
+
+def reader_of(file: Path, delimiter: str | None, encoding: str) -> RowFile:
+    if file.suffix == ".jsonl":
+        return JsonLines(file, encoding)
+    return CsvFile(file, encoding, delimiter or ("\t" if file.suffix == ".tsv" else None))
 
 
 class OneFile:
-    """Which rows of a file are of a split. It is shown each row that was taken, in their order.
-
-    Args:
-        column: the column that says it; None if the rows are dealt out.
-        values: the values of the column for each split; each split's own name if left out.
-        shares: the share of the rows that each split gets; they add up to 1.
-        seed: deals them out.
-        label: the column whose values are spread evenly over the splits; None for any order.
-        group: a column whose equal values stay in one split: of a group, all rows or none.
-    """
+    """Which rows of a file are of a split: a column says it, or shares are dealt out. It is shown each row that was taken."""
 
     def __init__(
         self,
@@ -124,7 +147,10 @@ class OneFile:
         unit = "rows" if self.group is None else f"groups of {self.group}"
         labels = None
         if self.label is not None:
-            labels = _commonest(groups, np.array(self.codes[self.label].of_rows))
+            # the commonest label of each group, in the order of the groups' numbers
+            pairs, counts = np.unique(np.stack([groups, self.codes[self.label].of_rows]), axis=1, return_counts=True)
+            pairs = pairs[:, np.lexsort((-counts, pairs[0]))]
+            labels = pairs[1][np.unique(pairs[0], return_index=True)[1]]
             code, count = min(Counter(labels.tolist()).items(), key=lambda found: found[1])
             if count < len(self.shares):
                 text = f"{self.label} {list(self.codes[self.label].numbers)[code]!r} has {count} {unit}"
@@ -152,15 +178,6 @@ class OneFile:
 class _Codes:
     numbers: dict[str, int] = field(default_factory=dict)
     of_rows: array[int] = field(default_factory=lambda: array("I"))
-
-
-def _commonest(groups: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
-    """The commonest label of each group, in the order of the groups' numbers."""
-    pairs, counts = np.unique(np.stack([groups, labels]), axis=1, return_counts=True)
-    order = np.lexsort((-counts, pairs[0]))
-    _, first = np.unique(pairs[0][order], return_index=True)
-    found: NDArray[Any] = pairs[1][order][first]
-    return found
 
 
 def _listed(value: Any) -> list[str]:
