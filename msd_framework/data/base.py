@@ -147,10 +147,7 @@ class Processor(ABC):
         """B loaded inputs as one modality of a batch."""
 
     def blank(self) -> Any:
-        """What stands in for the input of an example that lacks the modality, as `load` makes it.
-
-        It has at least one position; nobody looks at more of it than special ones, such as [CLS] and [SEP].
-        """
+        """What stands in for a modality that an example lacks, as `load` makes it: a position at least, be it a special one."""
         raise DataError(f"an example lacks what {type(self).__name__} makes tensors of, which has no `blank` to stand in for it")
 
     def length(self, value: Any) -> int:

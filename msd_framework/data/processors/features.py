@@ -41,14 +41,6 @@ class RegionFeatures(FeatureProcessor):
         feature_size: D, checked in every image; taken from the first training image if left out.
         boxes: whether a batch says where the regions are.
         allow_roots: folders outside a folder of `.npy` files that links in it may lead to, such as those of a shared disk.
-
-    >>> import numpy, tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> numpy.save(folder / "42953.npy", numpy.ones((36, 2048), dtype="float16"))
-    >>> features = RegionFeatures(str(folder), max_regions=10)
-    >>> batch = features.collate([features.load("img/42953.png")])
-    >>> batch.values.shape, batch.values.dtype
-    (torch.Size([1, 10, 2048]), torch.float32)
     """
 
     size_file = "region_features.json"

@@ -265,7 +265,7 @@ def read_tokenizer(name: str) -> Any:
     if (path / FILE).is_file():
         _check_agreement(path)
         return _read(path / FILE)
-    for file in (path / name for name in VOCABULARIES):
+    for file in map(path.joinpath, VOCABULARIES):
         if file.is_file() and read_text(file, keep_mark=True).startswith("\ufeff"):
             raise DataError(f"{file}: begins with a byte order mark, which would be a part of its first word; save it without")
     from transformers import AutoTokenizer

@@ -52,11 +52,6 @@ class TokenIds(Processor):
     Args:
         max_length: how many words to keep of a text.
         num_words: how many ids there are; one more than the largest of the training texts if left out. Larger ids are unknown.
-
-    >>> words = TokenIds(num_words=10)
-    >>> words.collate([words.load([0, 9, 10]), words.load([5])]).values
-    tensor([[ 2, 11,  1],
-            [ 7,  0,  0]])
     """
 
     kind = "tokens"

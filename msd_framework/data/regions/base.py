@@ -120,11 +120,7 @@ def stamp_of(file: Path) -> list[int]:
 
 
 def names_of(value: Any, depths: tuple[int, int] = DEPTHS) -> list[str]:
-    """The names under which an image's features may be stored: the last parts of its path, the most of them and no suffix first.
-
-    >>> names_of("data/train/42953.png", (0, 1))
-    ['train/42953', '42953', 'train/42953.png', '42953.png']
-    """
+    """The names under which an image's features may be stored: the last parts of its path, the most of them and no suffix first."""
     fewest, most = depths
     folder, _, last = os.fspath(value).rpartition("/")
     stem = last.rpartition(".")[0] or last
@@ -162,11 +158,7 @@ def respelled(value: Any) -> list[str]:
 def checked(
     place: str, features: NDArray[Any], boxes: Any = None, size: tuple[Any, Any] = (0.0, 0.0), limit: int | None = None
 ) -> Regions:
-    """Regions as a file holds them, once nothing is wrong with them.
-
-    Features are floats [N, D], finite in float32; N may be 0, where the detector found nothing. Boxes are numbers [N, 4] with
-    x1 <= x2 and y1 <= y2, inside the image up to a pixel; where there are any, the width and height of the image are wanted.
-    """
+    """Regions as a file holds them, once nothing is wrong with them; N may be 0, where the detector found nothing."""
     check_shape(place, features)
     kept = np.array(features[:limit], dtype=features.dtype.newbyteorder("="))  # a copy, so that a mapped file is closed  [N, D]
     with np.errstate(over="ignore"):
@@ -219,7 +211,7 @@ def field(place: str, fields: Mapping[str, Any], what: str) -> Any:
     for key in SPELLINGS[what]:
         if key in fields:
             return fields[key]
-    names = [str(key) for key in fields]
+    names = list(map(str, fields))
     hint = did_you_mean(SPELLINGS[what][0], names)
     raise DataError(f"{place}: has no {' or '.join(SPELLINGS[what])}, only {', '.join(names) or 'nothing'}.{hint}")
 

@@ -41,12 +41,7 @@ def plan_of(reader: FeatureReader, precision: Precision, boxes: bool | None) -> 
 def convert(
     reader: FeatureReader, draft: StoreDraft, skip_errors: bool = False, advance: Callable[[int], None] = lambda done: None
 ) -> Converted:
-    """Writes every image that the draft does not have yet, and makes a store of it.
-
-    Args:
-        skip_errors: leaves out an image that cannot be read, in place of raising.
-        advance: called with the number of images that are done since the last call.
-    """
+    """Writes every image that the draft does not have yet, and makes a store; ``advance`` gets the number that is done anew."""
     done, skipped = draft.done(), list[str]()
     advance(len(done))
     with draft.shard(0) as shard:

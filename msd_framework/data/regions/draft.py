@@ -51,15 +51,7 @@ class Line(NamedTuple):
 class StoreDraft:
     """A store that is being written, in a hidden folder beside its own, whose name it takes when it is whole.
 
-    Several processes may each write a shard of it; after a kill each resumes its own.
-
-    >>> import tempfile
-    >>> draft = StoreDraft(Path(tempfile.mkdtemp()) / "features", Plan("fp16", 8, False, {"made": "here"}))
-    >>> with draft.shard(0) as shard:
-    ...     shard.add("42953", Regions(np.ones((3, 8))))
-    >>> store = draft.commit()
-    >>> len(store), store.read("42953", limit=2).features.shape
-    (1, (2, 8))
+    Several processes may each add images to a `shard` of it; after a kill each resumes its own.
     """
 
     def __init__(self, folder: Path, plan: Plan):
@@ -195,7 +187,7 @@ def _open_behind(file: Path, size: int) -> Any:
 def _slots(names: list[str], folder: Path) -> np.ndarray[Any, Any]:
     """An open-addressed hash table, at least half empty: 1 + the place of the name whose hash leads to a slot, 0 for none."""
     last = (1 << (2 * len(names) - 1).bit_length()) - 1
-    slots, keys = [0] * (last + 1), [key_of(name) for name in names]
+    slots, keys = [0] * (last + 1), list(map(key_of, names))
     for place, key in enumerate(keys, 1):
         slot = store.slot_of(key, last)
         while other := slots[slot]:

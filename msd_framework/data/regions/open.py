@@ -17,10 +17,7 @@ READERS: dict[str, type[FeatureReader]] = {reader.kind: reader for reader in (Fe
 
 
 def open_features(source: str, allow_roots: Sequence[str] | None = None) -> FeatureReader:
-    """The features that lie at ``path`` or ``kind:path``, kind one of ``store``, ``lmdb``, ``hdf5`` and ``npy``.
-
-    Links in a folder of ``.npy`` files may lead to ``allow_roots``.
-    """
+    """The features that lie at ``path`` or ``kind:path``; links in a folder of ``.npy`` files may lead to ``allow_roots``."""
     if problems := source_problems(source, allow_roots):
         raise DataError(" ".join(problems))
     kind, path = parse_source(source)

@@ -11,7 +11,7 @@ import io
 import math
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,7 +126,7 @@ class _Array(np.ndarray[Any, Any]):
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         shape, kind, fortran, content = state[-4:]
-        dtype, shape = _dtype(kind), tuple(int(n) for n in shape)
+        dtype, shape = _dtype(kind), tuple(map(int, shape))
         if dtype.kind == "O":
             fits = type(content) is list and len(content) == math.prod(shape)
         else:
@@ -142,7 +142,7 @@ def _empty(*described: Any) -> Any:
 
 
 def _from_bytes(content: Any, kind: Any, shape: Any, order: Any) -> Any:
-    return np.frombuffer(_bytes(content), _numeric(kind)).reshape(tuple(int(n) for n in shape), order="F" if order == "F" else "C")
+    return np.frombuffer(_bytes(content), _numeric(kind)).reshape(tuple(map(int, shape)), order="F" if order == "F" else "C")
 
 
 def _scalar(kind: Any, content: Any) -> Any:
@@ -185,16 +185,16 @@ def _text(value: Any) -> str:
     return value
 
 
-_CORE = ("numpy.core", "numpy._core")
 # What pickles of numpy's arrays load, of any version of numpy, and what stands in for it here.
-ALLOWED: Mapping[tuple[str, str], _Allowed] = {
+ALLOWED: dict[tuple[str, str], _Allowed] = {
     ("numpy", "dtype"): _Allowed(_Type),
     ("numpy", "ndarray"): _Allowed(_empty),
     ("_codecs", "encode"): _Allowed(_encode),
     ("__builtin__", "bytes"): _Allowed(_no_bytes),
     ("builtins", "bytes"): _Allowed(_no_bytes),
-    **{(f"{core}.multiarray", "_reconstruct"): _Allowed(_empty) for core in _CORE},
-    **{(f"{core}.multiarray", "scalar"): _Allowed(_scalar) for core in _CORE},
-    **{(f"{core}.numeric", "_frombuffer"): _Allowed(_from_bytes) for core in _CORE},
 }
+for _core in ("numpy.core", "numpy._core"):
+    ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _Allowed(_empty)
+    ALLOWED[f"{_core}.multiarray", "scalar"] = _Allowed(_scalar)
+    ALLOWED[f"{_core}.numeric", "_frombuffer"] = _Allowed(_from_bytes)
 BUILT = (_Type, _Array)  # what those functions make and a pickle may fill; both check what they are given

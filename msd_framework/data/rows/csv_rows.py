@@ -77,10 +77,10 @@ class CsvFile(RowFile):
 
     def _header(self, reader: Iterator[list[str]]) -> list[str]:
         try:
-            columns = [name.strip() for name in next(reader, [])]
+            columns = list(map(str.strip, next(reader, [])))
         except csv.Error as error:
             raise DataError(f"{self.file}:1: is not CSV ({_reason(error)}), wanted the names of the columns") from error
-        named = [name for name in columns if name]
+        named = list(filter(None, columns))
         if not named or len(set(named)) < len(named) or not all(map(is_whole, named)):
             raise DataError(f"{self.file}:1: is {columns}, wanted the names of the columns, each another one, in UTF-8")
         return columns

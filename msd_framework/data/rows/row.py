@@ -60,13 +60,7 @@ class Row(NamedTuple):
 
 
 class RowBatch:
-    """Rows of a file that are checked together, which is much quicker than one by one. The first that is wrong is named.
-
-    >>> rows = RowBatch([{"id": 7, "text": "hello"}, {"id": 8, "text": None}], "dev.jsonl", [1, 2])
-    >>> rows.texts("text")
-    Traceback (most recent call last):
-    msd_framework.errors.DataError: dev.jsonl:2: text is None (NoneType), wanted a text
-    """
+    """Rows of a file that are checked together, which is much quicker than one by one. The first that is wrong is named."""
 
     def __init__(self, records: Sequence[Record], file: str, numbers: Sequence[int]):
         self.records, self.file, self.numbers = records, file, numbers

@@ -226,7 +226,7 @@ class _Opening:
                 if row is None:
                     continue
                 if hashed in doubtful:
-                    self._check_id(row, [*(self.rows[j] for j in self.names.like(hashed)), *taken.values()])
+                    self._check_id(row, [*map(self.rows.__getitem__, self.names.like(hashed)), *taken.values()])
                 contents += map(hash, self.check(RowBatch([row.record], row.file, [row.number])) or ())
                 taken[i] = row
             except NotAnExample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,8 +83,8 @@ class AVDigits(MultimodalDataset):
         found = load_digits()
         self.images, digits = found.images, found.target  # [N, 8, 8] and [N]
         places = list(IMAGES[split])
-        self.paired = [(i, r) for i, chosen in zip(places, _pair(digits[places], heard, pairs, pairing_seed, root)) for r in chosen]
-        self.paired = self.paired[:max_examples]
+        recordings = list(_pair(digits[places], heard, pairs, pairing_seed, root))
+        self.paired = list(zip(np.repeat(places, pairs).tolist(), recordings))[:max_examples]
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> DatasetInfo:
@@ -129,10 +130,8 @@ def _is_heard(recording: Recording, split: str, test_speakers: Sequence[str]) ->
     return recording.number in RECORDINGS[split]
 
 
-def _pair(
-    digits: np.ndarray[Any, Any], recordings: Sequence[Recording], pairs: int, seed: int, root: str
-) -> Iterator[list[Recording]]:
-    """For each image, as many different recordings of its digit; all of a digit are used about as often."""
+def _pair(digits: np.ndarray[Any, Any], recordings: Sequence[Recording], pairs: int, seed: int, root: str) -> Iterator[Recording]:
+    """For each image in turn, as many different recordings of its digit; all of a digit are used about as often."""
     random = np.random.default_rng(seed)
     dealt: dict[int, Iterator[Recording]] = {}
     for digit in sorted(set(digits.tolist())):
@@ -141,7 +140,7 @@ def _pair(
             raise DataError(f"{root}: has {len(own)} recordings of {digit} for this split, wanted at least {pairs}")
         dealt[digit] = _deal(own, pairs, random)
     for digit in digits.tolist():
-        yield [next(dealt[digit]) for _ in range(pairs)]
+        yield from itertools.islice(dealt[digit], pairs)
 
 
 def _deal(recordings: list[Recording], pairs: int, random: np.random.Generator) -> Iterator[Recording]:

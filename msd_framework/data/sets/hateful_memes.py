@@ -86,9 +86,10 @@ class HatefulMemes(RowDataset):
         return SubmissionFile(f"submission_{self.split}.csv", "id,proba,label\r\n", "\r\n", "\r\n")
 
     def submission_entries(self, places: Sequence[int], logits: Tensor) -> list[str]:
-        ids = (self.rows[place].identifier("id") for place in places)
-        hateful = logits.double().softmax(-1)[:, 1].tolist()
-        return [f"{csv_line([i])},{p:.6f},{int(p > 0.5)}" for i, p in zip(ids, hateful)]
+        entries = []
+        for place, p in zip(places, logits.double().softmax(-1)[:, 1].tolist()):
+            entries.append(f"{csv_line([self.rows[place].identifier('id')])},{p:.6f},{int(p > 0.5)}")
+        return entries
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]

@@ -181,4 +181,4 @@ class _Codes:
 
 
 def _listed(value: Any) -> list[str]:
-    return [str(one) for one in (value if isinstance(value, list) else [value])]
+    return list(map(str, value if isinstance(value, list) else [value]))

@@ -62,7 +62,7 @@ class Targets:
             given = [scores.get(c, 0.0) for c in range(len(self.classes))]
         if not isinstance(given, list) or len(given) != len(self.classes) or not all(map(_is_share, given)):
             raise row.wrong(self.column, f"a score from 0 to 1 for each of {len(self.classes)} classes, or a mapping of them")
-        return [float(score) for score in given]
+        return list(map(float, given))
 
     def _number(self, row: Row, column: str) -> float:
         value = row.record.get(column)
@@ -98,7 +98,7 @@ def targets_of(options: Mapping[str, Any]) -> Targets:
         status = file.stat()
         found = _read_classes(file, status.st_size, status.st_mtime_ns, column or "", task, separator, delimiter, encoding)
         return Targets(task, found, column or "", separator)
-    classes = tuple(str(name) for name in names)
+    classes = tuple(map(str, names))
     fewest = 2 if task == "single_label" else 1
     if not fewest <= len(set(classes)) == len(classes):
         raise ValueError(f"the classes are {', '.join(classes) or 'none'}; wanted at least {fewest}, each another one")
@@ -164,7 +164,7 @@ def _listed(row: Row, key: str, separator: str) -> list[str]:
     value = row.record.get(key)
     if isinstance(value, str):
         parts = map(str.strip, row.text(key).split(separator))
-        return [label for label in parts if label]
+        return list(filter(None, parts))
     if isinstance(value, list) and all(isinstance(label, (str, int)) and label != "" for label in value):
         return list(map(spelling, value))
     raise row.wrong(key, f"a list of labels, or a text with {separator!r} between them")

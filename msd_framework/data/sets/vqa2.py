@@ -30,7 +30,6 @@ TREE = (QUESTIONS.format("<split>"), ANNOTATIONS.format("<split>"), "<split>/COC
 ANSWERS = "answers_vqa2.txt"
 NUM_ANSWERS = 3129  # that are given 9 times or more in the training and validation splits
 KEPT = ("question_type", "answer_type", "decided_by")
-MMF_FOLDERS = ("", "annotations", "defaults/annotations")
 TO_CONVERT = "docs/datasets.md has the lines that convert it once, if you trust it, or take the publisher's files."
 
 
@@ -89,9 +88,9 @@ class VQA2(RowDataset):
         sentences = unknown_split("vqa2", split, cls.splits) or missing(root / QUESTIONS.format(split), PAGE, TREE)
         if split in ("train2014", "val2014"):
             sentences = [*sentences, *missing(root / ANNOTATIONS.format(split), PAGE, TREE)]
-        pickled = [file for folder in MMF_FOLDERS for file in (root / folder).glob("imdb_*.npy")]
-        if sentences and pickled:
-            return [f"{pickled[0]} is MMF's, a pickle, which runs code when it is read: {TO_CONVERT} {sentences[0]}"]
+        for folder in ("", "annotations", "defaults/annotations") if sentences else ():
+            for file in (root / folder).glob("imdb_*.npy"):
+                return [f"{file} is MMF's, a pickle, which runs code when it is read: {TO_CONVERT} {sentences[0]}"]
         return sentences
 
     def __getitem__(self, index: int) -> Example:

@@ -46,8 +46,12 @@ def normalise_answer(answer: str) -> str:
     for mark in PUNCTUATION:
         text = text.replace(mark, "" if in_number or f"{mark} " in answer or f" {mark}" in answer else " ")
     text = _PERIOD.sub("", text, count=MOST_PERIODS)
-    words = [NUMBERS.get(word, word) for word in text.lower().split()]
-    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+    words = []
+    for word in text.lower().split():
+        word = NUMBERS.get(word, word)
+        if word not in ARTICLES:
+            words.append(CONTRACTIONS.get(word, word))
+    return " ".join(words)
 
 
 def answer_scores(answers: Sequence[str]) -> dict[str, float]:
@@ -78,8 +82,8 @@ def agree(answers: Sequence[str]) -> bool:
 
 def spelled_answers(answers: Sequence[str]) -> list[str]:
     """What people said in the spelling that it is compared in: as it is if all said the same, else normalised."""
-    plain = [on_one_line(answer) for answer in answers]
-    return plain if agree(answers) else [normalise_answer(answer) for answer in plain]
+    plain = list(map(on_one_line, answers))
+    return plain if agree(answers) else list(map(normalise_answer, plain))
 
 
 def on_one_line(answer: str) -> str:
