@@ -82,17 +82,17 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.trained import TrainedModel as TrainedModel
     from msd_framework.trained import ViewPredictions as ViewPredictions
     from msd_framework.trained import load as load
-    from msd_framework.weighting.dwa import DynamicWeightAverage as DynamicWeightAverage
+    from msd_framework.weighting.adaptive import DynamicWeightAverage as DynamicWeightAverage
+    from msd_framework.weighting.adaptive import GradNormWeights as GradNormWeights
+    from msd_framework.weighting.adaptive import UncertaintyWeights as UncertaintyWeights
     from msd_framework.weighting.fixed import FixedWeights as FixedWeights
     from msd_framework.weighting.fixed import ScheduledWeights as ScheduledWeights
     from msd_framework.weighting.fixed import UniformWeights as UniformWeights
-    from msd_framework.weighting.gradnorm import GradNormWeights as GradNormWeights
     from msd_framework.weighting.learned import LearnedWeights as LearnedWeights
     from msd_framework.weighting.rank_filter import RankFilter as RankFilter
     from msd_framework.weighting.saliency import InstanceWeights as InstanceWeights
     from msd_framework.weighting.saliency import PopulationWeights as PopulationWeights
     from msd_framework.weighting.teacher import TeacherLossWeights as TeacherLossWeights
-    from msd_framework.weighting.uncertainty import UncertaintyWeights as UncertaintyWeights
 
     components = show_components
 

@@ -34,7 +34,7 @@ from msd_framework.objectives.supervised import SupervisedObjective
 from msd_framework.structures import LossTerm, outcomes_of
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import made_batch
-from msd_framework.weighting.uncertainty import UncertaintyWeights
+from msd_framework.weighting.adaptive import UncertaintyWeights
 from tests.runs import tiny_model
 
 CPU = torch.device("cpu")
