@@ -85,8 +85,7 @@ def features(run: RunFacts) -> Iterator[Problem]:
             yield from error.problems
             continue
         except ValueError as error:
-            key, _, text = str(error).partition(": ")
-            yield Problem(f"{term.path}.{key}", text)
+            yield under(term.path, str(error))
             continue
         lost = [name for _, name in pairs if teacher.cache and name not in teacher.cache_features]
         if lost:

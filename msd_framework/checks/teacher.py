@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from msd_framework.build.facts import RunFacts
+from msd_framework.checks.components import under
 from msd_framework.checks.folders import other_processors, unwritable
 from msd_framework.components.specs import Spec
 from msd_framework.config.cards import other_tensors
@@ -167,9 +168,7 @@ def _combination(run: RunFacts) -> Iterator[Problem]:
     """What several teachers cannot answer together."""
     at, modalities = "teacher.combine", [one.modalities for one in run.teachers]
     wrong = run.combination.problems(modalities)
-    for problem in wrong:
-        key, _, text = problem.partition(": ")
-        yield Problem(f"{at}.{key}", text)
+    yield from (under(at, text) for text in wrong)
     if wrong or run.config.is_evaluated:
         return
     assert run.teacher is not None

@@ -48,11 +48,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def info(dir: str = TeacherConfig.cache_dir) -> Iterator[str | Table]:
-    """A table of the stores of a folder.
-
-    Args:
-        dir: the folder of the caches.
-    """
+    """A table of the stores of a folder."""
     cards = dict(stores(_folder(dir)))
     if not cards:
         yield f"{dir} holds no teacher cache."
@@ -77,7 +73,6 @@ def prune(
     """Removes stores that nobody has used for a time, damaged ones, and what was left behind by processes that were killed.
 
     Args:
-        dir: the folder of the caches.
         older_than_days: how long ago a store must have been used last.
         only: the name of one store, which then goes whatever its age, and no other.
         yes: whether to do it; what would go is listed without.
@@ -125,12 +120,7 @@ def verify(words: Sequence[str]) -> list[str]:
 
 
 def _compared(split: CachedSplit, rows: int = 100) -> str:
-    """How far a split's store lies from the teacher's outputs now.
-
-    Args:
-        split: what is compared.
-        rows: how many rows to compare of each split.
-    """
+    """How far some rows of a split's store lie from the teacher's outputs now."""
     path = split.from_first(split.find_complete)
     if path is None:
         raise split.missing_error()

@@ -29,15 +29,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def show_components(kind: str | None = None, name: str | None = None) -> str:
-    """The components of all kinds, of one kind, or the options of one component.
-
-    Args:
-        kind: the plural of a kind, such as ``maskers``; the singular will do.
-        name: a registered or dotted name of that kind.
-
-    Raises:
-        ConfigError: if there is no such kind or component.
-    """
+    """The components of all kinds, of one kind (``maskers``, or ``masker``), or the options of one component."""
     if kind is None:
         return "\n\n".join(map(_table, REGISTRIES.values()))
     kinds: dict[str, Registry[Any]] = {}

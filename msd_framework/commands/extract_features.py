@@ -62,10 +62,6 @@ def extract_features(
         weights: DEFAULT for the published ones; another name of torchvision's, or a file of them; or random.
         layer: the module whose output is stored; if left out, the last one whose output is a grid.
         image_size: pixels of a side, or [height, width]; if left out, what the network was trained on.
-        precision: of the features in the store, fp32 or fp16.
-        batch_size: images that the network sees at once.
-        workers: processes that read images ahead.
-        device: cpu, cuda, or auto for a GPU where there is one.
         on_error: "raise" stops at the first image that cannot be read; "skip" leaves such images out and names them.
         seed: of random weights.
         exif: whether the turn that a camera wrote beside the pixels (EXIF orientation) is applied or ignored.
