@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -18,7 +19,6 @@ import torch
 
 from msd_framework.build.run import Run
 from msd_framework.config.schema import USED_SPLITS
-from msd_framework.config.values import to_copy
 from msd_framework.data.base import SubmissionFile
 from msd_framework.data.batches.reader import ExampleReader
 from msd_framework.engine.distributed import World
@@ -186,7 +186,7 @@ def environment(world: World) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": world.size,
         "cpus": os.cpu_count(),
-        "command": to_copy(Path(sys.argv[0]).name, *sys.argv[1:]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

@@ -117,7 +117,7 @@ class TrainedModel:
         batch_size = self.batch_size if batch_size is None else batch_size
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(Problem("batch_size", f"wanted a whole number above 0, got {batch_size!r}."))
-        reader = self._reader(rows)
+        reader = ExampleReader(Records(rows, self.modalities, None), self.processors, names_modality=True)
         if not len(reader.dataset):
             raise DataError("there are no rows to predict")
         reader.check_files()
@@ -132,7 +132,8 @@ class TrainedModel:
         Args:
             targets: a class a row, by its number, or C scores from 0 to 1; None of a row where nobody knows.
         """
-        reader, decoded, loaded = self._reader(rows, self._targets(targets)), Kept(), []
+        records, decoded, loaded = Records(rows, self.modalities, self._targets(targets)), Kept(), []
+        reader = ExampleReader(records, self.processors, names_modality=True)
         if not len(reader.dataset):
             raise DataError("there are no rows, wanted at least one")
         for index in range(len(reader.dataset)):
@@ -140,9 +141,6 @@ class TrainedModel:
             assert one is not None  # nothing is skipped
             loaded.append(one)
         return Collator(self.processors, self.info)(loaded)
-
-    def _reader(self, rows: Any, targets: Sequence[Any] | None = None) -> ExampleReader:
-        return ExampleReader(Records(rows, self.modalities, targets), self.processors, names_modality=True)
 
     def _targets(self, targets: Any) -> list[Any] | None:
         given, listed = _plain(targets), list[Any]()

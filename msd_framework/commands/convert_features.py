@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from msd_framework.checks.words import read_words
-from msd_framework.config.values import flow, to_copy
+from msd_framework.config.values import flow
 from msd_framework.data.regions.base import FeatureReader
 from msd_framework.data.regions.convert import compare, convert, plan_of
 from msd_framework.data.regions.draft import Plan, StoreDraft
@@ -76,7 +77,7 @@ def contents_of(store: FeatureStore) -> str:
         f"  images:   {len(store):,}, {regions} regions each, {int(counts.sum()):,} in all\n"
         f"  features: {store.feature_size} numbers, {store.precision}, {'with' if store.has_boxes else 'without'} boxes\n"
         f"  size:     {shown_bytes(size_of(store.path))}\n"
-        f"  use:      {to_copy(f'data.processors.image={flow(use)}')}"
+        f"  use:      {shlex.quote(f'data.processors.image={flow(use)}')}"
     )
 
 

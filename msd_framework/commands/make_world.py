@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 
 from msd_framework.checks.words import read_words
 from msd_framework.config.load import locating
-from msd_framework.config.values import flow, to_copy
+from msd_framework.config.values import flow
 from msd_framework.screen import progress_bar, put
 from msd_framework.worlds import LAYOUTS, WorldSummary, make_world
 
@@ -31,5 +32,5 @@ def _contents(summary: WorldSummary) -> str:
     return (
         f"{summary.folder} {verb} in the format of {plan.layout} (seed {plan.seed}).\n"
         f"  rows: {rows}\n  mix:  {mix}\n"
-        f"  use:  {to_copy(f'data.dataset={flow(dataset)}')}"
+        f"  use:  {shlex.quote(f'data.dataset={flow(dataset)}')}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import reprlib
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from msd_framework.config.schema import RunConfig
-from msd_framework.config.values import as_word, expand, join, listed, parse_value, resolved, to_copy
+from msd_framework.config.values import as_word, expand, join, listed, parse_value, resolved
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.reading import read_text
 
@@ -226,11 +227,11 @@ def parse_override(word: str) -> Source:
     try:
         parsed = parse_value(value)
     except ValueError as error:
-        quoted = f" A text is given in quotes: {to_copy(as_word(key, value))}"
+        quoted = f" A text is given in quotes: {shlex.quote(as_word(key, value))}"
         items = re.fullmatch(r"\[([^\[\]{}'\"]+)\]", value.strip())
         if items and " #" in value:
             texts = [text.strip() for text in items[1].split(",")]
-            quoted = f" A list of such texts is {to_copy(as_word(key, texts))}.{quoted}"
+            quoted = f" A list of such texts is {shlex.quote(as_word(key, texts))}.{quoted}"
         if "${" in value or "UTF-8" in str(error) or len(value) > LONGEST_SHOWN:
             quoted = ""  # would be no better so
         raise ConfigError(f"{COMMAND_LINE}: {key}: the value {reprlib.repr(value)} {error}.{quoted}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
@@ -128,10 +127,6 @@ def listed(value: Any) -> Any:
 def as_word(key: str, value: Any) -> str:
     """A word of the command line that gives a value, whatever it is: ``env.save_dir="[a] #2"``."""
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
-
-
-def to_copy(*words: str) -> str:
-    return shlex.join(words)
 
 
 def join(at: str, key: Any) -> str:
