@@ -131,6 +131,7 @@ class ConcatBert(ConcatModel):
 
     Args:
         text_encoder: makes a summary of the text; `bert` for the published model.
+        pretrained: a file of weights as MMF or the authors save them, .pth, .bin or .safetensors.
     """
 
     reads = frozenset({"pretrained"})

@@ -134,8 +134,7 @@ class Mmbt(ImageTextModel, SingleSequence):
         return Segment((ids,), mask, (ids, positions, torch.full_like(positions, self.image_segment)), self.embeddings.words)
 
     def _words(self, text: ModalityInputs) -> Segment:
-        """The words after the text's own [CLS], which is the one before the image."""
-        e, ids = self.embeddings, text.values
+        e, ids = self.embeddings, text.values  # the text's own [CLS] is the one before the image
         made_of = (ids, text.extras.get("positions"), text.extras.get("segments"))
         positions, segments = e.positions(text).expand(ids.shape) - 1, e.segments(text) + self.text_segment
         contents = (ids[:, 1:], positions[:, 1:].clamp(min=0), segments[:, 1:])
