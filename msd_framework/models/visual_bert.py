@@ -159,8 +159,8 @@ class VisualBert(ImageTextModel, SingleSequence):
         parts = self.parts(views)
         embeddings, rows = pack(parts, self.encoder.token_cost, watched)  # [U, D]
         sequence = rows.place(embeddings)  # [N, D]; from here on, each row has positions of its own
-        # The norm runs on the sequence, not on distinct tokens as in `_packed`: the tape needs its input and gradient row by row.
-        # Dropout behind it is a factor, drawn for distinct tokens or for the sequence as `_packed` does.
+        # The norm runs on the sequence, not on distinct tokens as in `_read`: the tape needs its input and gradient row by row.
+        # Dropout behind it is a factor, drawn for distinct tokens or for the sequence as `_read` does.
         shared = self.share_embedding_dropout or not self.training
         kept = rows.place(drop(torch.ones_like(embeddings))) if shared else drop(torch.ones_like(sequence))
 
