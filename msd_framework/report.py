@@ -149,7 +149,6 @@ def prediction_files(
 
 
 def _readers(run: Run) -> dict[str, ExampleReader]:
-    """The reader of each split, by its use."""
     readers = {} if run.data.training is None else {"train": run.data.training}
     return readers | {use: batches.reader for use, batches in run.data.evaluation.items()}
 
@@ -177,7 +176,6 @@ def lacking(run: Run) -> dict[str, dict[str, int]]:
 
 
 def environment(world: World) -> dict[str, Any]:
-    """What the run was made with."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -191,7 +189,6 @@ def environment(world: World) -> dict[str, Any]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The report as a page."""
     frozen = f" ({result['frozen_parameters']:,} of them frozen)" if result["frozen_parameters"] else ""
     model = f"{result['parameters']:,} parameters{frozen}"
     lines = [f"# {escaped(result['name'])}", "", f"Seed {result['seed']}, {model}, best at update {result['best_update']}."]
@@ -225,7 +222,6 @@ def left_out_line(result: Mapping[str, Any]) -> str:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """The report on the screen."""
     lines = [lacking_line(result)] if result["lacking"] else []
     lines += [f"{left_out_line(result)}; report.json names them."] if result["skipped"] else []
     Screen().show(_table(result), *lines)

@@ -39,14 +39,16 @@ class Table:
     @property
     def is_number(self) -> list[bool]:
         """Which columns hold numbers; the first one names its row."""
-        are_numbers = [all(NUMBER.match(row[i]) for row in self.rows) for i in range(1, len(self.columns))]
-        return [False, *are_numbers]
+        are_numbers = [False]
+        for i in range(1, len(self.columns)):
+            are_numbers.append(all(NUMBER.match(row[i]) for row in self.rows))
+        return are_numbers
 
     def markdown(self) -> list[str]:
-        """The lines of the table in a page."""
         rule = ["---:" if is_number else "---" for is_number in self.is_number]
-        head, *body = [list(map(markdown, row)) for row in (self.columns, *self.rows)]
-        return [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)]
+        lines = [" | ".join(map(markdown, row)) for row in (self.columns, *self.rows)]
+        lines.insert(1, " | ".join(rule))
+        return [f"| {line} |" for line in lines]
 
     def __rich__(self) -> rich.Table:
         table = rich.Table(title=self.title, caption=self.caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

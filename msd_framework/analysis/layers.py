@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import matrix_norm as norm
 
 from msd_framework.build.data import Data
 from msd_framework.data.batches.collate import Collator
@@ -57,11 +58,8 @@ def alike_layers(
     count = 0
     for batch in EvaluationBatches(reader, collator, size):
         on_device = batch.to(data.world.device)
-        sides = (
-            ("student", student, on_device.inputs, mine),
-            ("teacher", teacher, on_device.teacher_side.inputs, theirs),
-        )
-        for side, model, inputs, names in sides:
+        sides = {"student": (student, on_device.inputs, mine), "teacher": (teacher, on_device.teacher_side.inputs, theirs)}
+        for side, (model, inputs, names) in sides.items():
             (features,) = model.forward_features([inputs], [names])[1]
             for name in names:
                 mean = summary(features[name]).double().cpu()
@@ -71,9 +69,8 @@ def alike_layers(
         count += len(batch)
         if count >= num_examples:
             break
-    of_student = [torch.cat(means["student", name])[:num_examples] for name in mine]
-    of_teacher = [torch.cat(means["teacher", name])[:num_examples] for name in theirs]
-    return Alike(tuple(mine), tuple(theirs), cka_table(of_student, of_teacher))
+    states = [torch.cat(of_name)[:num_examples] for of_name in means.values()]  # the student's, then the teacher's
+    return Alike(tuple(mine), tuple(theirs), cka_table(states[: len(mine)], states[len(mine) :]))
 
 
 def usual_layers(model: MultimodalModel) -> str:
@@ -105,8 +102,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     Source: Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019 (arXiv:1905.00414), equation 7.
     """
     x, y = x - x.mean(0), y - y.mean(0)
-    together, alone, other = (torch.linalg.matrix_norm(a.T @ b) for a, b in ((y, x), (x, x), (y, y)))
-    product = alone * other
+    together, product = norm(y.T @ x), norm(x.T @ x) * norm(y.T @ y)
     return torch.where(product > 0, together.square() / product.clamp(min=torch.finfo(x.dtype).tiny), torch.zeros_like(product))
 
 

@@ -46,7 +46,7 @@ class Difference:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and standard deviation; a ValueError if there is no value."""
+    """Mean and standard deviation of one value or more."""
     if len(values) == 0:
         raise ValueError("wanted at least one value, got none.")
     found = np.asarray(values, float)
@@ -118,4 +118,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
     scaled = np.minimum(1, p[order] * np.arange(len(p), 0, -1))
     corrected = np.empty_like(p)
     corrected[order] = np.maximum.accumulate(scaled)
-    return [float(value) for value in corrected]
+    return list(map(float, corrected))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -21,39 +20,43 @@ class Accuracy(MeanMetric):
     tasks: ClassVar[frozenset[Task]] = frozenset({"single_label"})
 
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """How many are right, and how many there are, int64 [2]."""
         return torch.tensor([int((logits.argmax(1) == targets).sum()), len(targets)])
 
 
+class _Ranking(Metric):
+    """A metric of each yes-or-no question by itself, as torchmetrics computes it from scores and labels, averaged."""
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "multi_label"})
+    binary: ClassVar[str]  # torchmetrics' name
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> float:
+        from torchmetrics.functional import classification
+
+        metric, (scores, labels) = getattr(classification, self.binary), _two_sided(logits, targets)
+        if bool((labels == labels[0]).all(0).any()):
+            return math.nan
+        return float(torch.stack([metric(_ranks(s), y) for s, y in zip(scores.T, labels.T)]).mean())
+
+
 @METRICS.register("auroc")
-class AUROC(Metric):
+class AUROC(_Ranking):
     """Probability that a positive example is ranked above a negative one: of class 1 of two, or the mean over classes or labels.
 
     Of more than two classes each is ranked against the rest, by its log-odds. Examples are ranked by logits, so that
     probabilities which round to 1 are no ties. NaN if one is never or always positive.
     """
 
-    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "multi_label"})
-
-    def __call__(self, logits: Tensor, targets: Tensor) -> float:
-        from torchmetrics.functional.classification import binary_auroc
-
-        return _mean_over_labels(binary_auroc, logits, targets)
+    binary = "binary_auroc"
 
 
 @METRICS.register("average_precision")
-class AveragePrecision(Metric):
+class AveragePrecision(_Ranking):
     """Area under the precision-recall steps: of class 1 of two, or the mean over classes or labels.
 
     Of more than two classes each is ranked against the rest, by its log-odds. NaN if one is never or always positive.
     """
 
-    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "multi_label"})
-
-    def __call__(self, logits: Tensor, targets: Tensor) -> float:
-        from torchmetrics.functional.classification import binary_average_precision
-
-        return _mean_over_labels(binary_average_precision, logits, targets)
+    binary = "binary_average_precision"
 
 
 @METRICS.register("cross_entropy")
@@ -64,16 +67,8 @@ class NegativeLogLikelihood(MeanMetric):
     larger_is_better: ClassVar[bool] = False
 
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The sum over examples, and how many there are, float64 [2]."""
         total = F.cross_entropy(logits.double(), targets, reduction="sum")
         return torch.stack([total, total.new_tensor(len(targets))])
-
-
-def _mean_over_labels(metric: Callable[[Tensor, Tensor], Tensor], logits: Tensor, targets: Tensor) -> float:
-    scores, labels = _two_sided(logits, targets)
-    if bool((labels == labels[0]).all(0).any()):
-        return math.nan
-    return float(torch.stack([metric(_ranks(s), y) for s, y in zip(scores.T, labels.T)]).mean())
 
 
 def _two_sided(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -188,7 +188,6 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def _class(num_classes: int, names: Sequence[str], positive: int | str | None) -> int:
-    """The number of the positive class."""
     known = ", ".join(names) if names else f"0 to {num_classes - 1}"
     if positive is None:
         if num_classes > 2:

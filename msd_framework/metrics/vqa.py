@@ -25,7 +25,6 @@ class VQAAccuracy(MeanMetric):
     tasks: ClassVar[frozenset[Task]] = frozenset({"soft_target"})
 
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The sum of the answers' scores, and how many questions there are, float64 [2]."""
         chosen = logits.argmax(1, keepdim=True)  # [B, 1]
         scores = targets.gather(1, chosen).double()
         return torch.stack([scores.sum(), scores.new_tensor(len(scores))])

@@ -14,6 +14,7 @@ from msd_framework.losses.base import DistillationLoss, TaskLoss
 from msd_framework.models.base import MultimodalModel
 from msd_framework.saliency.reading import Reading
 from msd_framework.structures import Batch, Inputs, ModelOutput, Task
+from msd_framework.views import without
 
 
 def scores_of(
@@ -70,6 +71,11 @@ class Saliency(nn.Module, ABC):
 
         Predictions are the teacher's output, logits [N, C], on each of `views(modalities)`; targets int64 [N] or float [N, C].
         """
+
+
+def hidden_views(modalities: Sequence[str]) -> list[str]:
+    """The views without one of the modalities, in their order."""
+    return [without(modality, modalities) for modality in modalities]
 
 
 def refuse_other_tasks(option: str, loss: DistillationLoss | TaskLoss | None, task: Task) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from msd_framework.losses.base import TaskLoss
 from msd_framework.losses.defaults import default_task_loss
-from msd_framework.saliency.base import SALIENCIES, Saliency, refuse_other_tasks
+from msd_framework.saliency.base import SALIENCIES, Saliency, hidden_views, refuse_other_tasks
 from msd_framework.saliency.reading import Reading
 from msd_framework.structures import ModelOutput, Outcomes, Task
-from msd_framework.views import FULL, without
+from msd_framework.views import FULL
 
 
 class _ErrorSaliency(Saliency):
@@ -66,9 +66,9 @@ class GapSaliency(_ErrorSaliency):
     reading: ClassVar[Reading] = "needed"
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
-        return (FULL, *(without(m, modalities) for m in modalities))
+        return (FULL, *hidden_views(modalities))
 
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
         full = self.task_loss(predictions[FULL], targets)  # [N]
-        hidden = [predictions[without(m, modalities)] for m in modalities]
-        return torch.stack([self.task_loss(f, targets) - full for f in hidden], -1)  # [N, M]
+        scores = [self.task_loss(predictions[view], targets) - full for view in hidden_views(modalities)]
+        return torch.stack(scores, -1)  # [N, M]

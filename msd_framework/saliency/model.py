@@ -34,7 +34,8 @@ class ModelSaliency(Saliency):
         return torch.stack([predictions[FULL].features[f"{m}.saliency"] for m in modalities], -1)  # [B, M]
 
     def look(self, model: MultimodalModel, inputs: Inputs) -> dict[str, Tensor]:
-        return {f"{m}.saliency": score for m, score in self.read(cast(SingleSequence, model), inputs).items()}
+        scores = self.read(cast(SingleSequence, model), inputs)
+        return {f"{modality}.saliency": score for modality, score in scores.items()}
 
     @abstractmethod
     def read(self, model: SingleSequence, inputs: Inputs) -> dict[str, Tensor]:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from msd_framework.losses.base import DistillationLoss
 from msd_framework.losses.defaults import default_distillation_loss
-from msd_framework.saliency.base import SALIENCIES, Saliency, refuse_other_tasks
+from msd_framework.saliency.base import SALIENCIES, Saliency, hidden_views, refuse_other_tasks
 from msd_framework.saliency.reading import Reading
 from msd_framework.structures import ModelOutput, Outcomes, Task
-from msd_framework.views import FULL, without
+from msd_framework.views import FULL
 
 
 class _PredictionSaliency(Saliency):
@@ -53,11 +53,11 @@ class DropSaliency(_PredictionSaliency):
     reading: ClassVar[Reading] = "needed"
 
     def views(self, modalities: Sequence[str]) -> tuple[str, ...]:
-        return (FULL, *(without(m, modalities) for m in modalities))
+        return (FULL, *hidden_views(modalities))
 
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
-        hidden = [predictions[without(m, modalities)] for m in modalities]
-        return torch.stack([self.distance(f, predictions[FULL]) for f in hidden], -1)  # [N, M]
+        full = predictions[FULL]
+        return torch.stack([self.distance(predictions[view], full) for view in hidden_views(modalities)], -1)  # [N, M]
 
 
 @SALIENCIES.register("keep")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import comb
 from typing import ClassVar, Literal
@@ -81,8 +81,10 @@ class ShapleySaliency(Saliency):
         if len(modalities) > MOST:
             text = f"Shapley values look at every subset of the modalities, which is for {MOST} at most, got {len(modalities)}."
             raise ValueError(f"{text} Take the saliency drop or keep.")
-        _, *shown = subsets(modalities)
-        return tuple(view_name(s, modalities) for s in reversed(shown))
+        views = list[str]()
+        for s in subsets(modalities)[1:]:
+            views.insert(0, view_name(s, modalities))
+        return tuple(views)
 
     def completed(self, prediction: ModelOutput, shown: Tensor | None) -> ModelOutput:
         """A view that shows nothing of an example is the empty set, whatever the teacher predicts."""
@@ -97,8 +99,7 @@ class ShapleySaliency(Saliency):
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
         full = predictions[FULL]
         v: dict[tuple[str, ...], Tensor] = {(): self.worth(ModelOutput(self.nothing(full.logits)), full, targets)}
-        _, *shown = subsets(modalities)
-        for s in shown:
+        for s in subsets(modalities)[1:]:
             v[s] = self.worth(predictions[view_name(s, modalities)], full, targets)  # [N] each
         shares, size = [], len(modalities)
         for modality in modalities:
@@ -110,15 +111,16 @@ class ShapleySaliency(Saliency):
         return torch.stack(shares, -1)  # [N, M]
 
     def worth(self, prediction: ModelOutput, full: ModelOutput, targets: Tensor) -> Tensor:
-        """What a prediction is worth, v [N]."""
         lost: Tensor = self.distance(prediction, full) if self.value == "prediction" else self.task_loss(prediction, targets)
         return -lost
 
 
-def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
     """All subsets of names, each in their order, the smallest first: (), (a), (b), (a, b)."""
+    found: list[tuple[str, ...]] = []
     for size in range(len(names) + 1):
-        yield from combinations(names, size)
+        found += combinations(names, size)
+    return found
 
 
 def _logits(prior: Sequence[float], num_classes: int | None, outcomes: Outcomes) -> Tensor:

@@ -157,7 +157,6 @@ def _examine(
 def _measure_step(
     diagnosis: Diagnosis, data: Data, teacher: Teacher | None, objective: Objective, recipe: OptimizerRecipe, batch: Batch
 ) -> None:
-    """Fills in a step, its terms and what it compares inside the models."""
     precision = PRECISIONS.get(data.config.training.precision, FP32)
     views = objective.teacher_views
     ask = (lambda: teacher.predict(batch, views)) if teacher is not None and views else None
@@ -230,9 +229,12 @@ def _pairs(teacher: Teacher | None, objective: Objective, batch: Batch) -> list[
     if not pairs:
         possible = features.possible_pairs(model.feature_kinds, teacher.feature_kinds, model.modalities)
         pairs = [(s, t, None) for s, t in possible]
+    if not pairs:
+        return []
+    students, teachers, _ = zip(*pairs)
     with torch.no_grad():
-        (mine,) = model.eval().forward_features([batch.inputs], [{s for s, _, _ in pairs}])[1]
-        (theirs,) = teacher.predict_features(batch, [FULL], [{t for _, t, _ in pairs}])[1]
+        (mine,) = model.eval().forward_features([batch.inputs], [set(students)])[1]
+        (theirs,) = teacher.predict_features(batch, [FULL], [set(teachers)])[1]
     return features.measure(pairs, model.feature_kinds, mine, theirs, otherwise_cut(batch))
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from msd_framework.analysis.doctor.finding import sizes
 from msd_framework.losses.adaptors import Adaptor
 from msd_framework.losses.features import Hint
 from msd_framework.models.features import numbered
 from msd_framework.objectives.features import even_layers, other_positions, shape_of
 from msd_framework.structures import Feature, FeatureKind, FeatureShape
-
-COLUMNS = ("student", "shape", "teacher", "shape", "adaptor")
 
 
 @dataclass(frozen=True)
@@ -71,10 +68,6 @@ def measure(
         needed = "summaries alone" if is_apart else adaptor_text(*shapes, adaptor)
         checks.append(PairCheck(student, teacher, kind, tuple(a.shape), tuple(b.shape), needed, adaptor is not None))
     return checks
-
-
-def row(pair: PairCheck) -> list[str]:
-    return [pair.student, sizes(pair.student_shape), pair.teacher, sizes(pair.teacher_shape), pair.adaptor]
 
 
 def adaptor_text(student: FeatureShape, teacher: FeatureShape, adaptor: Adaptor | None = None) -> str:

@@ -59,11 +59,8 @@ def judge(shape: Shape, rows: int) -> Iterator[Finding]:
     """What is wrong with a modality of a batch of so many rows."""
     where = f"data, {shape.modality}"
     if shape.absent:
-        text, do = (
-            f"{shape.absent} of {rows} rows of the batch have no content",
-            "Look at these rows, unless they lack it on purpose.",
-        )
-        yield Finding(where, text, "some in every row", do, shape.absent == rows)
+        text = f"{shape.absent} of {rows} rows of the batch have no content"
+        yield Finding(where, text, "some in every row", "Look at these rows, unless they lack it on purpose.", shape.absent == rows)
     if rows > 1 and not shape.distinct:
         do = f"Look at how the data set finds its {shape.modality}."
         yield Finding(where, f"all {rows} rows of the batch have the same content", "other content in other rows", do)

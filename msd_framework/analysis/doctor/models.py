@@ -70,8 +70,9 @@ def measure(
         first, second = ask(batch, FULL).float(), ask(batch, FULL).float()
         check_logits(first[None], batch, type(model).__name__)
         finite = bool(first.isfinite().all())
-        looked_at = model.modalities if finite and with_effects else ()
-        effects = tuple(check_effect(m, model, ask, masker, batch, outcomes) for m in looked_at)
+        effects = []
+        for modality in model.modalities if finite and with_effects else ():
+            effects.append(check_effect(modality, model, ask, masker, batch, outcomes))
     return ModelCheck(
         who,
         parameters=sum(p.numel() for p in model.parameters()),
@@ -82,12 +83,11 @@ def measure(
         answers=finite,
         repeats=moved(first, second),
         training=training,
-        effects=effects,
+        effects=tuple(effects),
     )
 
 
 def judge(model: ModelCheck) -> Iterator[Finding]:
-    """What is wrong with a model."""
     who, is_student = model.who, model.who == "student"
     if model.not_finite:
         text = f"{listed(model.not_finite)} of its weights hold NaN or infinity"
@@ -185,7 +185,11 @@ def moved(a: Tensor, b: Tensor) -> float:
 
 def not_finite(tensors: Mapping[str, Tensor | None]) -> tuple[str, ...]:
     """The names of those that hold NaN or infinity."""
-    return tuple(k for k, t in tensors.items() if t is not None and t.is_floating_point() and not t.isfinite().all())
+    names = []
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.is_floating_point() and not tensor.isfinite().all():
+            names.append(name)
+    return tuple(names)
 
 
 def _with(batch: Batch, modality: str, inputs: ModalityInputs) -> Batch:

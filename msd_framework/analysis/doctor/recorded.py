@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,16 +60,18 @@ def read_recorded(path: str, config: RunConfig) -> Recorded:
     except ConfigError:
         return Recorded(why_not="its run's folder has no config.yaml that can be read")
     report, name = _report(folder / "report.json"), str(begun.data.validation)
-    scores = {}
-    for key, value in report.get("metrics", {}).items():
-        if key.startswith("validation/"):
-            scores[key.removeprefix("validation/")] = value
-    if not scores:  # a run that was stopped early has no report, but its checkpoint has a score
+    written = report.get("metrics", {})
+    if not any(key.startswith("validation/") for key in written):
+        # a run that was stopped early has no report, but its checkpoint has a score
         monitored = begun.evaluation.monitor or next(iter(metrics), "")
-        scores[monitored] = read_json(checkpoint / "state.json").get("best")
+        written = {f"validation/{monitored}": read_json(checkpoint / "state.json").get("best")}
+    scores = {}
+    for key, value in written.items():
+        if key.startswith("validation/") and isinstance(value, (int, float)):
+            scores[key.removeprefix("validation/")] = float(value)
     predictions = split_file(folder, "predictions", name, "csv")
     return Recorded(
-        scores={k: float(v) for k, v in scores.items() if isinstance(v, (int, float))},
+        scores=scores,
         metrics=metrics,
         dataset=dataset,
         split=name,
@@ -105,9 +106,7 @@ def _probabilities(row: Mapping[str, str], names: Sequence[str]) -> dict[int, fl
 def _report(path: Path) -> dict[str, Any]:
     """The parts of a report that have the form that a run writes."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(report, dict):
+        report = read_json(path)
+    except CheckpointError:
         return {}
     return {key: report[key] for key, form in REPORT.items() if not mismatch(report.get(key), form)}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
-from msd_framework.analysis.doctor import features, inputs, models, score, step, terms
+from msd_framework.analysis.doctor import inputs, models, score, step, terms
 from msd_framework.analysis.doctor.features import PairCheck
 from msd_framework.analysis.doctor.finding import Finding, sizes
 from msd_framework.analysis.doctor.inputs import Shape
@@ -55,7 +55,6 @@ def findings(diagnosis: Diagnosis) -> list[Finding]:
 
 
 def as_json(diagnosis: Diagnosis, found: Sequence[Finding]) -> dict[str, Any]:
-    """All of it as plain values."""
     sentences = [{**asdict(finding), "sentence": str(finding)} for finding in found]
     return {"ok": is_ok(found), "findings": sentences, **asdict(diagnosis)}
 
@@ -71,7 +70,6 @@ def show(diagnosis: Diagnosis, found: Sequence[Finding]) -> None:
 
 
 def lines(diagnosis: Diagnosis, found: Sequence[Finding]) -> list[str]:
-    """The lines below the tables."""
     notes, faults = list[str](), list[str]()
     for finding in found:
         (faults if finding.is_fault else notes).append(f"{'fix' if finding.is_fault else 'note'}: {finding}")
@@ -81,17 +79,19 @@ def lines(diagnosis: Diagnosis, found: Sequence[Finding]) -> list[str]:
 
 
 def tables(d: Diagnosis) -> list[Table]:
-    """The tables that have rows."""
     batch = f"{d.name}: a batch of {d.rows} rows, targets {sizes(d.targets)} {d.task}, on {d.device}"
     pairs = "features that are compared" if any(p.used for p in d.pairs) else "features that could be compared"
     effects = list(chain.from_iterable(map(models.effect_rows, d.models)))
+    compared = []
+    for p in d.pairs:
+        compared.append([p.student, sizes(p.student_shape), p.teacher, sizes(p.teacher_shape), p.adaptor])
     all_tables = (
         Table(inputs.COLUMNS, [*map(inputs.row, d.shapes)], batch),
         Table(models.COLUMNS, [*map(models.row, d.models)], "models"),
         Table(models.EFFECT_COLUMNS, effects, "what modalities do to the answers"),
         Table(step.COLUMNS, [step.row(d.step)] if d.step else [], "a step"),
         Table(terms.COLUMNS, [*map(terms.row, d.terms)], "loss terms, and how hard each pulls at the student"),
-        Table(features.COLUMNS, [*map(features.row, d.pairs)], pairs),
+        Table(("student", "shape", "teacher", "shape", "adaptor"), compared, pairs),
         Table(score.COLUMNS, [*chain.from_iterable(map(score.rows, d.scores))], "the teacher on the validation split"),
     )
     return [table for table in all_tables if table.rows]

@@ -111,7 +111,6 @@ def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metri
 
 
 def judge(score: ScoreCheck) -> Iterator[Finding]:
-    """What is wrong with what a teacher answers on the validation split."""
     where = f"{score.who} ({score.checkpoint})"
     if score.off:
         text = f"{score.off} of {score.compared} answers on {score.split} are not those that its run wrote down"
@@ -197,7 +196,6 @@ def answers(data: Data, one: TrainedTeacher, rows: MultimodalDataset, views: Seq
 
 
 def batches_of(data: Data, rows: MultimodalDataset) -> EvaluationBatches:
-    """Examples as a validation reads them."""
     return data.in_order(data.reader(rows), shared=False)
 
 

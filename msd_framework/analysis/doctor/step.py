@@ -105,7 +105,6 @@ def losses_of_updates(objective: Objective, batch: Batch, optimizer: Optimizer, 
 
 
 def judge(step: StepCheck) -> Iterator[Finding]:
-    """What is wrong with a step."""
     if not math.isfinite(step.loss):
         bad = [name for name, value in step.terms.items() if not math.isfinite(value)]
         text = f"the loss is {step.loss}" + (f", by {listed(bad)}" if bad else "")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from msd_framework.analysis.doctor.finding import Finding
 from msd_framework.objectives.base import Objective
@@ -52,9 +52,12 @@ def compare(terms: Sequence[LossTerm], parameters: Sequence[nn.Parameter]) -> li
     checks: list[TermCheck] = []
     for same in by_option.values():
         value = torch.stack([term.contribution for term in same]).sum()
-        gradient = gradient_norm(value, parameters)
-        if gradient is not None:
-            checks.append(_check(same, float(value.detach()), gradient))
+        if not value.requires_grad:
+            continue
+        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        norms = [g.float().norm() for g in gradients if g is not None]
+        if norms:  # of the gradient as one vector
+            checks.append(_check(same, float(value.detach()), float(torch.stack(norms).norm())))
     first = next((check for check in checks if check.gradient > 0), None)
     if first is None:
         return checks
@@ -76,7 +79,6 @@ def _check(terms: Sequence[LossTerm], value: float, gradient: float) -> TermChec
 
 
 def judge(terms: Sequence[TermCheck]) -> Iterator[Finding]:
-    """Which parts pull far harder or less than the first."""
     first = next((t.name for t in terms if t.ratio == 1), "")
     for term in terms:
         if not first or term.name in (first, "task"):
@@ -95,12 +97,3 @@ def row(term: TermCheck) -> list[str]:
     pull = [f"{term.value:.4g}", f"{term.weight:.3g}", f"{term.gradient:.3g}", f"{term.ratio:.2f}"]
     suggested = "" if term.suggested is None else f"{term.suggested:.3g}"
     return [term.name, *pull, term.option, f"{term.setting:.3g}", suggested]
-
-
-def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> float | None:
-    """The norm of a scalar's gradient as one vector, None where it depends on no parameter; the graph is kept."""
-    if not value.requires_grad:
-        return None
-    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-    norms = [g.float().norm() for g in gradients if g is not None]
-    return float(torch.stack(norms).norm()) if norms else None

@@ -131,6 +131,5 @@ class ModelOnView:
             raise ConfigError(f"experiment.view: {error}") from error
 
     def logits(self) -> Tensor:
-        """The model's logits, [N, C]."""
         output: ModelOutput = self.run.model(self.batch.inputs)
         return output.logits

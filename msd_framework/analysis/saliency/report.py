@@ -60,7 +60,6 @@ def write_report(job: SaliencyRun, scored: Scored, summary: Mapping[str, Any]) -
 
 
 def table_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """A row a score, class and modality."""
     for label, score in summary["scores"].items():
         for name, by_modality in score["classes"].items():
             for modality, measured in by_modality.items():
@@ -91,7 +90,6 @@ def example_rows(scored: Scored) -> tuple[list[str], Iterator[list[Any]]]:
 
 
 def markdown(name: str, summary: Mapping[str, Any], picture: str) -> str:
-    """The summary as a page."""
     modalities = summary["modalities"]
     lines = [
         f"# Saliency of {escaped(name)}, split {escaped(summary['split'])}",
@@ -133,7 +131,6 @@ def truth_table(summary: Mapping[str, Any], title: str | None = None) -> Table |
 
 
 def class_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """A row a score and class."""
     rows = []
     for label, score in summary["scores"].items():
         for name, by_modality in score["classes"].items():
@@ -143,7 +140,6 @@ def class_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def example_table(summary: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row an example."""
     rows = []
     for example in examples:
         scores = example["scores"][summary["picked_by"]]
@@ -180,7 +176,6 @@ def _card(example: Mapping[str, Any], picked_by: str, image_modalities: Sequence
 
 
 def title(kind: str, modalities: Sequence[str]) -> str:
-    """A kind of example in words."""
     return "Decided by all together" if kind == together(modalities) else f"Decided by {kind}"
 
 
@@ -197,7 +192,6 @@ def thumbnail(path: Path) -> str:
 
 
 def show(name: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
-    """The summary on the screen."""
     head = f"Saliency of {name}, split {summary['split']}: {summary['examples']:,} examples"
     table = truth_table(summary, head)
     if table is None:
@@ -219,11 +213,7 @@ def interval(measured: Mapping[str, float]) -> str:
 
 
 def mean_and_share(measured: Mapping[str, float]) -> str:
-    """A modality's mean score and how often it is the largest.
-
-    >>> mean_and_share({"n": 4, "mean": 0.25, "most_salient": 0.5}), mean_and_share({"n": 0})
-    ('0.250 (50 %)', '-')
-    """
+    """A modality's mean score and how often it is the largest, such as `0.250 (50 %)`."""
     return f"{measured['mean']:.3f} ({100 * measured['most_salient']:.0f} %)" if measured["n"] else "-"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from msd_framework.analysis.apart import apart
 from msd_framework.analysis.saliency.config import SaliencyRun, load_saliency, views_of
 from msd_framework.analysis.saliency.report import write_report
 from msd_framework.analysis.saliency.scored import Scored
-from msd_framework.analysis.saliency.statistics import Floats, Interval, auroc, spearman, with_interval
+from msd_framework.analysis.saliency.statistics import Floats, auroc, spearman, with_interval
 from msd_framework.build.data import Data, build_data
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_maskers
@@ -140,7 +139,7 @@ def summarise(job: SaliencyRun, scored: Scored) -> dict[str, Any]:
         if oracle is not None:
             rho = {}
             for i, modality in enumerate(scored.modalities):
-                rho[modality] = asdict(with_interval(spearman, values[:, i], oracle[:, i], num_resamples))
+                rho[modality] = with_interval(spearman, values[:, i], oracle[:, i], num_resamples)
             scores[label]["oracle"] = rho
     first = next(iter(scored.scores))
     # only what the run reads as pixels is shown as a picture: a text may hold any path
@@ -193,7 +192,7 @@ def known_truth(scored: Scored) -> dict[str, Floats]:
     """Which examples are known to be decided by each modality alone and by all together, 1 or 0 [N]; empty if none is."""
     names = (*scored.modalities, together(scored.modalities))
     facts = [scored.example(row).facts.get(DECIDED_BY) for row in range(len(scored.places))]
-    if not set(facts) <= set(names):
+    if not all(fact in names for fact in facts):
         return {}
     truth = {}
     for name in names:
@@ -224,6 +223,5 @@ def oracle_saliency(job: SaliencyRun, scored: Scored) -> Floats | None:
 def compare(decided: Mapping[str, Floats], truth: Mapping[str, Floats], num_resamples: int) -> dict[str, Any]:
     """How well each kind of example is told from all others, as an area under the ROC curve, and their mean."""
     areas = {name: with_interval(auroc, decided[name], is_one, num_resamples) for name, is_one in truth.items()}
-    mean = float(np.mean([area.value for area in areas.values()]))
-    areas["mean"] = Interval(mean, float("nan"), float("nan"))
-    return {name: asdict(area) for name, area in areas.items()}
+    mean = float(np.mean([area["value"] for area in areas.values()]))
+    return areas | {"mean": {"value": mean, "low": float("nan"), "high": float("nan")}}

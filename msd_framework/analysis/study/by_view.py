@@ -84,8 +84,12 @@ def saliency_table(files: Sequence[Path]) -> SaliencyTable | None:
     modalities = tuple(first["modalities"])
     most_salient, truth = {}, {}
     for label, scores in first["scores"].items():
-        of_label = [saliency["scores"][label] for saliency in saliencies]
-        most_salient[label] = {m: summarise([s["classes"]["all"][m]["most_salient"] for s in of_label]) for m in modalities}
-        if scores.get("truth"):
-            truth[label] = {kind: summarise([s["truth"][kind]["value"] for s in of_label]) for kind in scores["truth"]}
+        of_label, most, areas = [saliency["scores"][label] for saliency in saliencies], {}, {}
+        for modality in modalities:
+            most[modality] = summarise([s["classes"]["all"][modality]["most_salient"] for s in of_label])
+        for kind in scores.get("truth", ()):
+            areas[kind] = summarise([s["truth"][kind]["value"] for s in of_label])
+        most_salient[label] = most
+        if areas:
+            truth[label] = areas
     return SaliencyTable(modalities, most_salient, truth)

@@ -46,7 +46,7 @@ class WorldConfig:
     """The share of wrong labels in the training split."""
 
     def plan(self, seed: int) -> WorldPlan:
-        """All that the world of a seed depends on; a ConfigError with every option that is wrong."""
+        """All that the world of a seed depends on."""
         return plan_world(seed=seed, **asdict(self))
 
 
@@ -115,7 +115,6 @@ class StudyConfig:
 
     @cached_property
     def variants(self) -> dict[str, Variant]:
-        """The methods of the grid by name."""
         return {variant.name: variant for variant in variants(self.grid)}
 
     def words(self, name: str) -> tuple[str, ...]:
@@ -143,12 +142,11 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
             runs[name] = run
     if wrong:
         raise ConfigError(*dict.fromkeys(wrong))
-    refuse([*_metric_problems(config, runs), *_density_problems(config, runs)], source)
+    refuse(list(_run_problems(config, runs)), source)
     return config
 
 
 def needs_teacher(objective: Component) -> bool:
-    """Whether an objective asks for a teacher."""
     name, _ = split(objective, "objective", OBJECTIVES)
     return bool(OBJECTIVES.get(name).needs_teacher)
 
@@ -213,8 +211,8 @@ def _find(file: str, folder: Path) -> Path | None:
         return None
 
 
-def _metric_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterator[Problem]:
-    """Metrics that no run would report."""
+def _run_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterator[Problem]:
+    """Metrics that no run would report, and runs whose outputs cannot be drawn."""
     known = dict[str, None]()
     for run in runs.values():
         names = [split(m, "evaluation.metrics", METRICS)[0] for m in run.evaluation.metrics]
@@ -224,10 +222,6 @@ def _metric_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iter
                 for view in run.evaluation.views:
                     known |= dict.fromkeys(name_on(view, use, name) for name in names)
     yield from _unknown(config.metrics, "metrics", list(known))
-
-
-def _density_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterator[Problem]:
-    """Runs whose outputs cannot be drawn."""
     for i, name in enumerate(config.densities):
         if runs[name].data.test is None:
             yield Problem(f"densities[{i}]", f"{name} predicts no test split. Name one in its data.test.")

@@ -33,11 +33,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The method's name and those of the values.
-
-        >>> Variant("msd", {"masker": ("noise", "noise"), "objective.weighting": ("instance-keep", {})}).name
-        'msd-noise-instance-keep'
-        """
+        """The method's name and those of the values, such as `msd-noise-instance-keep`."""
         return "-".join([self.of, *(name for name, _ in self.chosen.values())])
 
     @property

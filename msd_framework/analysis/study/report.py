@@ -86,16 +86,16 @@ def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], salienc
 
 
 def as_json(results: Results) -> dict[str, Any]:
-    """The results as plain values."""
-    kept = ("name", "seed", "metrics", "parameters", "seconds")
-    differences = []
+    runs, differences = [], []
+    for run in results.runs:
+        runs.append({key: run[key] for key in ("name", "seed", "metrics", "parameters", "seconds")})
     for c in results.comparisons:
         names = {"method": c.method, "baseline": c.baseline, "metric": c.metric}
         differences.append({**names, **asdict(c.difference), "p_holm": c.p, "verdict": c.difference.verdict})
     return {
         "name": results.config.name,
         "seeds": results.config.seed_list,
-        "runs": [{key: run[key] for key in kept} for run in results.runs],
+        "runs": runs,
         "table": list(map(asdict, results.rows)),
         "differences": differences,
         "views": list(map(asdict, results.by_view)),
@@ -105,7 +105,6 @@ def as_json(results: Results) -> dict[str, Any]:
 
 
 def table(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
-    """Means over seeds, a row for the teacher and each method."""
     for name in config.run_files:
         own, metrics = [run for run in runs if run["name"] == name], {}
         for metric in config.metrics:
@@ -180,12 +179,13 @@ def caption(config: StudyConfig) -> str:
 
 
 def markdown(results: Results, pictures: Sequence[str]) -> str:
-    """The summary as a page."""
     config = results.config
     lines = [f"# {escaped(config.name)}", "", caption(config), ""]
     lines += Table(["", *config.metrics, "parameters", "seconds"], cells(results)).markdown()
     for one in results.by_view:
-        rows = [[method, *map(partial(shown, one.metric), summaries)] for method, summaries in one.rows.items()]
+        rows = []
+        for method, summaries in one.rows.items():
+            rows.append([method, *map(partial(shown, one.metric), summaries)])
         lines += ["", f"## {escaped(one.title)}: {one.metric}", "", *Table(["", *one.views], rows).markdown()]
     if results.saliency:
         lines += ["", "## What each modality is to the teacher", "", *modality_table(results.saliency).markdown()]
@@ -225,7 +225,9 @@ def show(results: Results, pictures: Sequence[str]) -> None:
     config = results.config
     # A line end and no blanks, so that many metrics stand side by side.
     columns = ["", *(name.replace("/", "\n") for name in config.metrics), "para\nmeters", "seconds"]
-    narrow = [[name, *(cell.replace(" ", "") for cell in rest)] for name, *rest in cells(results)]
+    narrow = []
+    for name, *rest in cells(results):
+        narrow.append([name, *(cell.replace(" ", "") for cell in rest)])
     texts = [sentence(c) for c in results.comparisons if c.metric == config.metrics[0]]
     texts += [config.note] if config.note else []
     texts.append(f"All of it is in {config.folder}: {', '.join(['summary.md', 'summary.json', *pictures])}.")

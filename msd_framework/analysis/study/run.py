@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 
 from msd_framework.analysis.saliency.config import label
 from msd_framework.analysis.saliency.scores import run_saliency
-from msd_framework.analysis.study.config import TEACHER, StudyConfig, WorldConfig, load_study, needs_teacher
+from msd_framework.analysis.study.config import TEACHER, StudyConfig, load_study, needs_teacher
 from msd_framework.analysis.study.report import write_report
 from msd_framework.analysis.study.workers import Event, Task, work
+from msd_framework.checks.resume import leaves
 from msd_framework.components.specs import complete
 from msd_framework.config.load import load, resolve
 from msd_framework.config.values import as_word
@@ -55,16 +57,17 @@ class StudyRun:
         if not written.is_file():
             return []
         here = resolve(load(self.config, (*self.options, *self.words))).values
-        # the study's words name its folders, which may have been moved
-        ignored = (*NO_NUMBERS, *(word.partition("=")[0] for word in self.words))
-        prefixes, texts = tuple(f"{key}." for key in ignored), []
+        prefixes = [f"{key}." for key in NO_NUMBERS]
+        for word in self.words:  # which name the study's folders, and those may have been moved
+            prefixes.append(f"{word.partition('=')[0]}.")
+        texts = []
         for key, text in _differences(load(written).values, here):
-            if not f"{key}.".startswith(prefixes):
+            if not f"{key}.".startswith(tuple(prefixes)):
                 texts.append(text)
         return texts
 
     def report(self) -> dict[str, Any]:
-        return read_json(self.folder / "report.json")
+        return {**read_json(self.folder / "report.json"), "name": self.name, "seed": self.seed}
 
 
 def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -79,7 +82,7 @@ def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]
         return {}
     do([*tasks(config, runs), *saliency_tasks(config, runs)], config)
     saliency_files = [saliency_file(r) for r in runs if config.saliency and r.name == TEACHER]
-    return write_report(config, [{**r.report(), "name": r.name, "seed": r.seed} for r in runs], saliency_files)
+    return write_report(config, list(map(StudyRun.report, runs)), saliency_files)
 
 
 def planned(config: StudyConfig) -> Iterator[StudyRun]:
@@ -132,10 +135,11 @@ def tasks(config: StudyConfig, runs: Iterable[StudyRun]) -> list[Task]:
         if config.world is not None and world not in left:
             folder = _world_folder(config, one.seed)
             log = folder.with_name(f"{folder.name}.log.txt")
-            left[world] = Task(world, make_seed_world, (config.world, folder, one.seed), log)
+            make = partial(make_world, folder=folder, seed=one.seed, **asdict(config.world))
+            left[world] = Task(world, make, (), log)
         needs = tuple(sorted(left.keys() & {world, f"{TEACHER}, seed {one.seed}"}))
-        call = (one.config, (*one.options, *one.words))
-        left[one.title] = Task(one.title, do_run, call, one.folder / "log.txt", needs)
+        call = (run, one.config, (*one.options, *one.words))
+        left[one.title] = Task(one.title, in_one_thread, call, one.folder / "log.txt", needs)
     return list(left.values())
 
 
@@ -151,11 +155,11 @@ def saliency_tasks(config: StudyConfig, runs: Iterable[StudyRun]) -> Iterator[Ta
             continue
         words = (*one.options, *one.words, *(as_word(key, value) for key, value in options.items()))
         needs = () if one.is_done else (one.title,)
-        yield Task(f"saliency, seed {one.seed}", do_saliency, (one.config, words), one.folder / "saliency.log.txt", needs)
+        call, log = (run_saliency, one.config, words), one.folder / "saliency.log.txt"
+        yield Task(f"saliency, seed {one.seed}", in_one_thread, call, log, needs)
 
 
 def saliency_file(teacher: StudyRun) -> Path:
-    """Where the scores of a teacher's modalities are written."""
     split = resolve(load(teacher.config, teacher.words)).values["data"]["test"]
     return split_file(teacher.folder / "saliency", "saliency", split, "json")
 
@@ -188,21 +192,9 @@ def do(left: list[Task], config: StudyConfig) -> None:
         raise TrainingError("\n".join(sentences))
 
 
-# What a worker does.
-
-
-def make_seed_world(world: WorldConfig, folder: Path, seed: int) -> None:
-    make_world(folder=folder, seed=seed, **asdict(world))
-
-
-def do_run(config: str, words: Iterable[str]) -> None:
+def in_one_thread(function: Callable[[str, tuple[str, ...]], object], config: str, words: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
-    run(config, words)
-
-
-def do_saliency(config: str, words: Iterable[str]) -> None:
-    torch.set_num_threads(1)
-    run_saliency(config, tuple(words))
+    function(config, words)
 
 
 def _world_folder(config: StudyConfig, seed: int) -> Path:
@@ -219,15 +211,7 @@ def _world_differences(config: StudyConfig, seed: int) -> list[str]:
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], absent: Any = "not given") -> Iterator[tuple[str, str]]:
     """The keys in which two nests differ, each with a sentence."""
-    flat_there, flat_here = dict(_flat(there)), dict(_flat(here))
-    for key in {**flat_there, **flat_here}:
-        if flat_there.get(key) != flat_here.get(key):
-            yield key, f"{key} is {flat_there.get(key, absent)} there and {flat_here.get(key, absent)} here"
-
-
-def _flat(values: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(values, Mapping):
-        yield at, values
-        return
-    for key, value in values.items():
-        yield from _flat(value, f"{at}.{key}" if at else str(key))
+    before, now = dict(leaves(there, "")), dict(leaves(here, ""))
+    for key in {**before, **now}:
+        if before.get(key) != now.get(key):
+            yield key, f"{key} is {before.get(key, absent)} there and {now.get(key, absent)} here"

@@ -47,13 +47,13 @@ def test_an_interval_holds_the_middle_of_the_resamples_and_is_the_same_again() -
     chance = np.random.default_rng(0)
     y = np.repeat([0.0, 1.0], 200)
     found = with_interval(auroc, y + chance.standard_normal(400), y, num_resamples=300)
-    assert found.low < found.value < found.high
-    assert 0.05 < found.high - found.low < 0.2  # the standard error of an AUROC of 0.76 with 200 of each is 0.024
+    assert found["low"] < found["value"] < found["high"]
+    assert 0.05 < found["high"] - found["low"] < 0.2  # the standard error of an AUROC of 0.76 with 200 of each is 0.024
     assert with_interval(auroc, y, y, num_resamples=150) == with_interval(auroc, y, y, num_resamples=150)
 
 
 def test_where_one_kind_alone_is_there_nothing_can_be_told() -> None:
-    assert np.isnan(with_interval(auroc, np.arange(3.0), np.ones(3)).value)
+    assert np.isnan(with_interval(auroc, np.arange(3.0), np.ones(3))["value"])
 
 
 @pytest.mark.parametrize(("name", "reading"), [("drop", "needed"), ("gap", "needed"), ("keep", "enough"), ("loss", "enough")])
