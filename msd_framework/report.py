@@ -75,10 +75,9 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
-    """Goes through a split once: measures the model, compares it with its teacher, and writes its predictions as they come.
+    """Goes through a split once: measures the model, compares it with its teacher, and writes its predictions.
 
-    Returns the metrics of each view, where there are labels, and how faithful it is to its teacher, if there is one; and how
-    many examples there were.
+    Returns the metrics of each view, where there are labels, and the fidelity, if there is a teacher; and how many examples.
     """
     info, world, dataset = run.data.info, run.world, run.data.splits[use]
     ours, theirs = in_step(run.data.evaluation[use])  # both are asked about a batch before the next one is read
@@ -129,7 +128,7 @@ def _add_comparisons(compared: dict[str, Comparison], student: Predictions, teac
 def prediction_files(
     path: Path, header: Sequence[str], submission: SubmissionFile | None
 ) -> Iterator[Callable[[Sequence[Any], str], None]]:
-    """The file of predictions and, beside it, what a server takes; yields what writes an example's row and its entry."""
+    """The files of predictions and of what a server takes; yields what writes an example's row and its entry."""
     with ExitStack() as files:
         writer = CsvWriter(files.enter_context(draft(path)))
         writer.writerow(header)

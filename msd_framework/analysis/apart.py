@@ -29,9 +29,9 @@ def begun_anew(source: Source) -> Iterator[Source]:
 
 @contextmanager
 def apart(config: RunConfig, source: Source) -> Iterator[tuple[RunConfig, World]]:
-    """Takes a run's threads, seed and processes, and a folder beside its own, which goes again, for all processes together.
+    """Takes a run's threads, seed and processes; yields it with a folder beside its own, which goes again, and this process.
 
-    Yields the run with that folder, and this process among all; a ConfigError from inside says where each key was written.
+    A ConfigError from inside says where each key was written.
     """
     if config.env.threads:
         torch.set_num_threads(config.env.threads)

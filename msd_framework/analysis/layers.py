@@ -1,4 +1,4 @@
-"""How alike the layers of a student and its teacher are, and which of the teacher's each of the student's comes nearest to."""
+"""How alike the layers of a student and its teacher are, and which of both to pair."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def alike_layers(
 
 
 def usual_layers(model: MultimodalModel) -> str:
-    """The name of a model's layers that all modalities share; where it has none, of those of its first modality that has some."""
+    """The name of a model's layers that all modalities share; if none, of those of the first modality that has some."""
     states = [part for part, layer, what in map(parsed, model.feature_kinds) if layer is not None and what == "hidden"]
     part = "fused" if "fused" in states or not states else states[0]
     return f"{part}.*.hidden"
@@ -92,12 +92,11 @@ def _layers(model: MultimodalModel, at: str, pattern: str) -> list[str]:
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
-    r"""Centred kernel alignment with a linear kernel: 1 if one is the other rotated and scaled, 0 if they have nothing in common.
+    r"""Centred kernel alignment with a linear kernel: 1 if one is the other rotated and scaled, 0 if nothing is common.
 
     .. math:: \mathrm{CKA}(X, Y) = \frac{\lVert Y^\top X \rVert_F^2}{\lVert X^\top X \rVert_F \, \lVert Y^\top Y \rVert_F}
 
-    with each feature of x [N, D] and of y [N, E] centred over the N examples; 0 where one of them does not vary. With fewer
-    examples than features it is too large, whatever they are.
+    with each feature of x [N, D] and of y [N, E] centred; 0 where one does not vary, too large for fewer examples than features.
 
     Source: Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019 (arXiv:1905.00414), equation 7.
     """
@@ -117,7 +116,7 @@ def cka_table(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 def suggested_layers(table: Tensor) -> dict[int, int]:
     """The teacher's layer for each of the student's, counted from 1, that are most alike altogether.
 
-    No layer is paired with one below that of the layer before; and where the teacher has as many or more, none is paired twice.
+    The order stays, and none is paired twice where the teacher has as many or more.
 
     >>> suggested_layers(torch.tensor([[0.9, 0.8, 0.1], [0.95, 0.7, 0.2]]))
     {1: 1, 2: 2}

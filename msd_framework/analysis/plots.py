@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd_framework.errors import DataError
+from msd_framework.files import draft
 from msd_framework.views import FULL
 
 COLOURS = ("#1f4e79", "#e07b39", "#3a9d5d", "#8e5ea2", "#b0413e", "#6b6b6b", "#c9a227", "#17a2b8")
@@ -136,8 +137,5 @@ def _figure(
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Writes a picture whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    figure.savefig(draft, dpi=150, format="png")
-    draft.replace(path)
+    with draft(path) as file:
+        figure.savefig(file.buffer, dpi=150, format="png")

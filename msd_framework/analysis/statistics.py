@@ -33,7 +33,7 @@ class Difference:
     losses: int
     num_pairs: int  # all seeds, those without a difference included
     larger_is_better: bool = True
-    p: float = float("nan")  # how often a mean at least as large would come out if the sign of each difference were a coin's
+    p: float = float("nan")  # how often coins for signs give a mean at least as large
 
     @property
     def verdict(self) -> str:

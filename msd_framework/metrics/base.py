@@ -12,10 +12,7 @@ from msd_framework.structures import DatasetInfo, Task
 
 
 class Metric(ABC):
-    """A number for a split, computed once on every prediction of it.
-
-    One that adds up over examples is a `CountedMetric`; of others, every process keeps the predictions of the whole split.
-    """
+    """A number for a split, computed once on every prediction of it, all of which each process keeps."""
 
     tasks: ClassVar[frozenset[Task]]
     larger_is_better: ClassVar[bool] = True
@@ -37,7 +34,7 @@ METRICS: Registry[Metric] = Registry("metric", "metrics", Metric)
 
 
 class CountedMetric(Metric):
-    """A metric of what adds up over examples: batches and processes count for themselves, and no split need be held at once."""
+    """A metric of what adds up over examples: batches and processes count for themselves."""
 
     @abstractmethod
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class _Ranking(Metric):
 
 @METRICS.register("auroc")
 class AUROC(_Ranking):
-    """Probability that a positive example is ranked above a negative one: of class 1 of two, or the mean over classes or labels.
+    """Probability that a positive example ranks above a negative one: of class 1 of two, or the mean over all.
 
     Of more than two classes each is ranked against the rest, by its log-odds. Examples are ranked by logits, so that
     probabilities which round to 1 are no ties. NaN if one is never or always positive.

@@ -23,7 +23,7 @@ class Comparison:
     num_examples: int
     sums: Tensor  # of the agreement, the divergence and the total variation over examples, float64 [3]
     means: Tensor  # of the student's and the teacher's probabilities, float64 [2, C]
-    products: Tensor  # of their deviations, summed up: student squared, teacher squared, one with the other, float64 [3, C]
+    products: Tensor  # sums of deviations: student squared, teacher squared, both, float64 [3, C]
 
     def __add__(self, other: Comparison) -> Comparison:
         """Of both together, exactly (Chan et al., Updating Formulae and a Pairwise Algorithm, 1979)."""

@@ -51,14 +51,11 @@ class Saliency(nn.Module, ABC):
     needs_model: ClassVar[bool] = False  # `look` needs the teacher's model, which a cached teacher does not have
 
     def look(self, model: MultimodalModel, inputs: Inputs) -> dict[str, Tensor]:
-        """What it reads off the teacher's model on the full view; `forward` finds it among the features of the view `full`."""
+        """What it reads off the teacher's model on the full view, which `forward` finds among that view's features."""
         return {}
 
     def completed(self, prediction: ModelOutput, shown: Tensor | None) -> ModelOutput:
-        """A teacher's output on a view, with what stands in for its prediction of examples of which the view shows nothing.
-
-        `shown`, bool [N], marks the others; None if the view shows something of each.
-        """
+        """A teacher's output on a view, with a stand-in for examples of which it shows nothing: all but `shown`, bool [N]."""
         return prediction
 
     @abstractmethod

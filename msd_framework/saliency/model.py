@@ -100,7 +100,7 @@ class TokenTrace:
     """A single-stream model's forward pass on the full view."""
 
     tokens: Tensor  # float [B, L, D], the sequence before the first layer; a leaf of the logits' graph
-    content: Mapping[str, Tensor]  # which positions hold content of a modality, bool [B, L]; special ones belong to none
+    content: Mapping[str, Tensor]  # which positions hold content of a modality, bool [B, L]
     attention: tuple[Tensor, ...]  # the weights of each layer, float [B, H, L, L], without graph
     logits: Tensor  # float [B, C]
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 Reading: TypeAlias = Literal["needed", "enough", "share"]
-"""What a large score means: the answer needs the modality, the modality is enough for it, or its share in it is large."""
+"""What a large score means: the answer needs the modality, it is enough for it, or its share in it is large."""
 
 
 def together(modalities: Sequence[str]) -> str:
@@ -24,9 +24,7 @@ def decided(scores: Tensor, modalities: Sequence[str], reading: Reading) -> dict
         \text{enough:} \quad & a_m = S_m                 & t &= -\max_m S_m \\
         \text{share:}  \quad & a_m = S_m - \max_{o \ne m} S_o & t &= \min_m S_m
 
-    A modality decides alone if no other one is needed, if it is enough, or if its share is the largest by far; all decide
-    together if each is needed, if none is enough, or if none has a small share. Of scores float [B, M], of two modalities or
-    more; returns float [B] by modality, and by what all `together` are called.
+    Of scores float [B, M], of two modalities or more; returns float [B] by modality, and by what all `together` are called.
 
     >>> import torch
     >>> {name: x.tolist() for name, x in decided(torch.tensor([[3.0, 0.0]]), ["image", "text"], "needed").items()}

@@ -87,7 +87,7 @@ class Errors:
 
     @contextmanager
     def caught(self, where: str) -> Iterator[None]:
-        """Takes an error that is raised inside; `where` is the part of the run that is at fault if the error does not say."""
+        """Takes an error that is raised inside; `where` is the part that is at fault if the error does not say."""
         try:
             yield
         except ConfigError as error:
@@ -179,7 +179,7 @@ def _by_name(teachers: Teachers) -> dict[str, LiveTeacher]:
 
 
 def _classes(data: Data) -> str:
-    """How classes are matched. Other names, and the same ones in another order, are refused before anything is built."""
+    """How classes are matched; other names, and the same in another order, are refused before."""
     info, folders = data.info, data.config.teacher_folders
     unnamed = [folder for folder in folders if not card_of(folder, data.config)["facts"].get("class_names")]
     if info.class_names and not unnamed:
@@ -239,7 +239,7 @@ def _pairs(teacher: Teacher | None, objective: Objective, batch: Batch) -> list[
 
 
 def _stores(data: Data, maskers: Maskers, errors: Errors) -> Iterator[str]:
-    """A sentence for each store of a teacher's outputs, after some rows are compared with its outputs now; nothing is filled."""
+    """A sentence for each store of a teacher's outputs, some rows of which are compared; nothing is filled."""
     teachers = trained_teachers(data, maskers)
     for use in data.splits:
         whole = content(data.facts, data.splits, use)

@@ -28,7 +28,7 @@ class PairCheck:
 def possible_pairs(
     student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind], modalities: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """Intermediates that both have: the hidden states of each part's layers, evenly paired, and what the classifiers read.
+    """Intermediates that both have: the states of each part's layers, evenly paired, and what the classifiers read.
 
     >>> mine = {"fused.1.hidden": "hidden", "fused.pooled": "pooled"}
     >>> possible_pairs(mine, {**mine, "fused.2.hidden": "hidden"}, [])

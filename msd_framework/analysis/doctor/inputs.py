@@ -72,7 +72,7 @@ def row(shape: Shape) -> list[str]:
 
 
 def swapped(inputs: ModalityInputs) -> tuple[ModalityInputs, int]:
-    """A modality with its rows moved on in a circle, as far as makes most rows differ from what they were; and how many do.
+    """A modality with its rows moved on in a circle, as far as makes most of them differ; and how many do.
 
     >>> rows = torch.tensor([[1.0], [1.0], [2.0], [2.0]])
     >>> other, differ = swapped(ModalityInputs(rows, rows > 0))
@@ -90,7 +90,7 @@ def swapped(inputs: ModalityInputs) -> tuple[ModalityInputs, int]:
 
 
 def with_other_content(inputs: ModalityInputs, rows: Sequence[int]) -> ModalityInputs:
-    """A modality whose content, in some rows, is that of other rows, at the same positions: mask and special positions stay.
+    """A modality whose content, in some rows, is that of other rows; its mask and special positions stay.
 
     >>> text = ModalityInputs(torch.tensor([[1, 7, 2], [1, 8, 2]]), torch.ones(2, 3, dtype=torch.bool),
     ...                       {"special": torch.tensor([[True, False, True]] * 2)})

@@ -170,9 +170,7 @@ def check_leak(modality: str, ask: Ask, masker: Masker, batch: Batch) -> float:
 
 
 def distance(a: Tensor, b: Tensor, outcomes: Outcomes) -> float:
-    r"""The mean total variation distance of predictions, :math:`\frac12 \sum_c |p_c - q_c|`; for labels that are questions
-    of their own the largest of theirs, :math:`\max_c |p_c - q_c|`.
-    """
+    r"""The mean of :math:`\frac12 \sum_c |p_c - q_c|`, or :math:`\max_c |p_c - q_c|` for labels that are questions of their own."""
     apart = (probabilities(a, outcomes) - probabilities(b, outcomes)).abs()
     return float((apart.sum(-1) / 2 if outcomes == "softmax" else apart.amax(-1)).mean())
 

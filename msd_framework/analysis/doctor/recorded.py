@@ -41,10 +41,9 @@ class Recorded:
 
 
 def read_recorded(path: str, config: RunConfig) -> Recorded:
-    """What the run of a checkpoint (or of the folder of a run) wrote down of its validation split; why not, where it did not.
+    """What the run of a checkpoint, or in a folder, wrote down of its validation split.
 
-    Args:
-        config: the user's own run, which says what that run may name.
+    The user's own run says what that run may name.
     """
     try:
         folder, checkpoint = processors_folder(path).parent, find_checkpoint(path)

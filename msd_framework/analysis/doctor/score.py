@@ -1,4 +1,4 @@
-"""Whether a teacher is that of its checkpoint: its validation score and predictions beside those that its run wrote down."""
+"""Whether a teacher is that of its checkpoint: its validation score and predictions beside the recorded ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from msd_framework.components.registry import plain
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
 from msd_framework.data.batches.subset import Subset
-from msd_framework.engine.evaluation import Predictions, predict
+from msd_framework.engine.evaluation import predict
 from msd_framework.engine.precision import FP32
 from msd_framework.engine.prediction_table import MOST_COLUMNS
 from msd_framework.errors import ConfigError
@@ -53,7 +53,7 @@ class ScoreCheck:
     off: int = 0  # those of them whose probabilities differ
     furthest: float = 0.0  # by how much at most
     bound: float = 0.0  # how far they may differ
-    order: tuple[int, ...] = ()  # the class that each output seems to mean, where another order of the classes fits far better
+    order: tuple[int, ...] = ()  # what class each output means, where another order fits far better
     right: Mapping[str, float] = field(default_factory=dict)  # the share of the labels that it gets right, by view
     constant: float = 0.0  # the same of the one answer that is right most often
     blind: tuple[str, ...] = ()  # views on which its answers have no more to do with the labels than chance has
@@ -73,7 +73,12 @@ def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metri
     whole = data.splits["validation"]
     places = evenly(len(whole), num_rows)
     views = list(dict.fromkeys([FULL, *one.views["train"]]))
-    predictions = answers(data, one, Subset(whole, places), views)
+    teacher, batches = one.live(), batches_of(data, Subset(whole, places))
+
+    def ask(batch: Batch, views: Sequence[str]) -> Tensor:
+        return teacher.predict(batch.for_teacher(one.number), views).logits
+
+    predictions = predict(ask, batches, views, data.world, FP32).together()
     check = ScoreCheck(who, one.folder, name, len(predictions.places), len(whole))
     why_not = recorded.why_not or _other_rows(recorded, data, len(whole))
     if not why_not and recorded.predictions is not None:
@@ -155,9 +160,9 @@ def _targets(targets: Tensor, num_classes: int) -> Tensor:
 
 
 def beside_chance(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> tuple[float, float, bool]:
-    r"""How often answers are right, how often the best constant answer is, and whether both have nothing to do with each other.
+    r"""How often answers are right, how often the best constant answer is, and whether they tell nothing of the labels.
 
-    They have where the mean of :math:`\sum_c (p_c - \bar p_c)(y_c - \bar y_c)` lies two standard errors above 0. Logits are
+    They do tell where the mean of :math:`\sum_c (p_c - \bar p_c)(y_c - \bar y_c)` lies two standard errors above 0. Logits are
     float [N, C], targets int64 [N] or float [N, C], all labelled.
 
     >>> y = torch.tensor([0, 0, 0, 1])
@@ -180,19 +185,9 @@ def allowance(rows: int, of: int) -> float:
 
     .. math:: \frac1n + \epsilon + \frac{3}{2\sqrt n} \sqrt{1 - n / N}
 
-    one row that rounding may answer otherwise, and three standard errors of a share at their largest; none where all rows
-    were looked at.
+    one row that rounding may answer otherwise, and three standard errors of a share; none where all rows were looked at.
     """
     return 1 / rows + ROUNDING + 1.5 / math.sqrt(rows) * math.sqrt(max(0.0, 1 - rows / of))
-
-
-def answers(data: Data, one: TrainedTeacher, rows: MultimodalDataset, views: Sequence[str]) -> Predictions:
-    """A teacher's predictions of examples, in float32."""
-
-    def ask(batch: Batch, views: Sequence[str]) -> Tensor:
-        return one.live().predict(batch.for_teacher(one.number), views).logits
-
-    return predict(ask, batches_of(data, rows), views, data.world, FP32).together()
 
 
 def batches_of(data: Data, rows: MultimodalDataset) -> EvaluationBatches:

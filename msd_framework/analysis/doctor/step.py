@@ -1,4 +1,4 @@
-"""The cost of a training step, whether its numbers are finite, and whether some updates on one batch change its loss."""
+"""The cost of a training step, whether its numbers are finite, and whether some updates change a batch's loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.structures import Batch
 
 ROUNDS, MOST_SECONDS = 3, 5.0  # how often a step is timed, and after how many seconds no more
-STILL = 0.01  # the share of a batch's loss that some updates on it take away at least where the learning rate moves something
+STILL = 0.01  # the share of a batch's loss that updates on it take away where the learning rate moves something
 
 COLUMNS = ("precision", "teacher", "student", "activations", "GPU peak", "loss", "gradients")
 
@@ -75,20 +75,17 @@ def measure(
             again.backward()
         forget(objective)
 
-    def answers() -> None:
-        assert ask_teacher is not None
+    whole, teacher = seconds_of(step, device), None
+    if ask_teacher is not None:
         with precision.active(device), torch.no_grad():
-            ask_teacher()
-
-    whole = seconds_of(step, device)
-    teacher = None if ask_teacher is None else seconds_of(answers, device)
+            teacher = seconds_of(ask_teacher, device)
     objective.zero_grad(set_to_none=True)
     student = max(whole - (teacher or 0.0), 0.0)
     return StepCheck(precision.name, teacher, student, activations, peak, loss, terms, bad, unreached)
 
 
 def losses_of_updates(objective: Objective, batch: Batch, optimizer: Optimizer, num_updates: int) -> tuple[float, ...]:
-    """The losses of a batch before and after each of some updates on it alone, in eval mode; the student is changed by it."""
+    """The losses of a batch before and after each update on it alone, in eval mode; changes the student."""
     objective.eval()
     losses, started = [], time.perf_counter()
     for _ in range(num_updates + 1):
@@ -164,7 +161,7 @@ def kept(module: nn.Module) -> Iterator[dict[int, int]]:
         yield sizes
 
 
-def seconds_of(function: Callable[[], None], device: torch.device) -> float:
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
     """The median time of a call, of up to `ROUNDS` of them."""
     times: list[float] = []
     while len(times) < ROUNDS and sum(times) < MOST_SECONDS:

@@ -28,11 +28,11 @@ class TermCheck:
     gradient: float  # the norm of the gradient of the student's parameters, weight included
     ratio: float  # that norm as a multiple of the first term's that has one
     setting: float  # the option's value
-    suggested: float | None  # the value with which it pulls as hard as the first term; None for that term itself, or of no gradient
+    suggested: float | None  # the value with which it pulls as hard as the first term; None for that one
 
 
 def measure(objective: Objective, batch: Batch) -> list[TermCheck]:
-    r"""How hard each term of the loss pulls at the student, beside the first that pulls at all, which is the task's as a rule.
+    r"""How hard each term of the loss pulls at the student, beside the first that pulls at all, as a rule the task's.
 
     .. math:: w_k' = w_k \, \lVert \nabla L_1 \rVert / \lVert \nabla L_k \rVert
 

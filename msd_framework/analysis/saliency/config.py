@@ -65,7 +65,7 @@ class SaliencyRun:
     folder: Path  # where it writes
 
     def saliencies(self, prior: list[float]) -> dict[str, Saliency]:
-        """The saliencies by their labels, with the share of each class in training for those that ask for it and have none."""
+        """The saliencies by their labels; those that ask for the share of each class and have none take this one."""
         facts = self.facts.assumed | {"prior": prior}
         return {name: SALIENCIES.build(spec, f"scores.{name}", facts) for name, spec in self.specs.items()}
 

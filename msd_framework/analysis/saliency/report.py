@@ -1,4 +1,4 @@
-"""The report of saliency: tables as JSON, CSV and Markdown, a picture, a gallery of examples, and a summary on the screen."""
+"""The report of saliency: tables in files and on the screen, a picture, and a gallery of examples."""
 
 from __future__ import annotations
 

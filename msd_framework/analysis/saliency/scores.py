@@ -1,4 +1,4 @@
-"""The saliency of a split's examples to a teacher: by class, example by example, and beside what is known to decide each."""
+"""The saliency of a split's examples to a teacher: by class, by example, and beside what is known to decide each."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def training_prior(data: Data) -> list[float]:
-    """The share of each class among the targets of the training split, with one more example of each and, where every label is
-    a question of its own, one without it, so that nothing is impossible. No input is read.
+    """The share of each class among the training targets, with one more example of each, so that none is impossible; where
+    every label is a question of its own, with one without it, too. No input is read.
     """
     examples, info, read = data.splits["train"], data.info, Collator({}, data.info).targets
     counts, total = torch.ones(info.num_classes, dtype=torch.float64), 2
@@ -189,7 +189,7 @@ def pick(scored: Scored, values: Floats, count: int) -> list[dict[str, Any]]:
 
 
 def known_truth(scored: Scored) -> dict[str, Floats]:
-    """Which examples are known to be decided by each modality alone and by all together, 1 or 0 [N]; empty if none is."""
+    """Which examples are known to be decided by each modality alone and by all together, 1 or 0 [N]."""
     names = (*scored.modalities, together(scored.modalities))
     facts = [scored.example(row).facts.get(DECIDED_BY) for row in range(len(scored.places))]
     if not all(fact in names for fact in facts):

@@ -21,7 +21,7 @@ BLOCK = 100  # resamples at once, so that memory does not grow with their number
 
 
 def midranks(values: Floats, drawn: Floats) -> Floats:
-    """The rank of each of N values where example i is there ``drawn[r, i]`` times, float [R, N]; equal ones share their mean.
+    """The rank of each of N values, example i being there ``drawn[r, i]`` times, float [R, N]; equal ones share one.
 
     >>> midranks(np.array([5.0, 7.0, 7.0]), np.array([[1.0, 1.0, 1.0], [2.0, 1.0, 0.0]]))
     array([[1. , 2.5, 2.5],

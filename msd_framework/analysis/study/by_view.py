@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from msd_framework.analysis.statistics import Summary, summarise
+from msd_framework.analysis.statistics import summarise
 from msd_framework.reading import read_json
 from msd_framework.views import FULL
 
 
-@dataclass(frozen=True)
-class ViewTable:
-    """One metric by method and view."""
+def view_tables(names: Sequence[str], metric: str, runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """By view, a study's main metric, such as `test/auroc`, and its fidelity, where runs report several views.
 
-    title: str
-    metric: str  # its name on the full view, as reports have it
-    views: tuple[str, ...]  # the full one first
-    rows: Mapping[str, tuple[Summary | None, ...]]  # a summary a view, by method; None where it has no such number
-
-
-def view_tables(names: Sequence[str], metric: str, runs: Sequence[Mapping[str, Any]]) -> Iterator[ViewTable]:
-    """The tables of a study that was evaluated on several views, for its methods and its main metric, such as `test/auroc`."""
+    `metric` is its name on the full view; a row is a summary a view, None where the method has no such number.
+    """
     use, _, own = metric.partition("/")
     titles = {own: "With a modality missing", "agreement": "As the teacher says", "kl": "Divergence from the teacher"}
     for name, title in titles.items():
@@ -32,10 +25,10 @@ def view_tables(names: Sequence[str], metric: str, runs: Sequence[Mapping[str, A
             continue
         rows = {}
         for method in names:
-            summaries = tuple(summary_of(method, name_on(view, use, name), runs) for view in views)
+            summaries = [summary_of(method, name_on(view, use, name), runs) for view in views]
             if any(summaries):
                 rows[method] = summaries
-        yield ViewTable(title, name_on(FULL, use, name), views, rows)
+        yield {"title": title, "metric": name_on(FULL, use, name), "views": views, "rows": rows}
 
 
 def views_of(use: str, name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -58,38 +51,28 @@ def name_on(view: str, use: str, name: str) -> str:
     return f"{use}/{name}" if view == FULL else f"{use}/{view}/{name}"
 
 
-def summary_of(method: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> Summary | None:
-    """A metric of a method over its seeds; None where a run has no such number."""
+def summary_of(method: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Mean and spread of a metric of a method over its seeds; None where a run has no such number."""
     values = [run["metrics"].get(metric) for run in runs if run["name"] == method]
-    return summarise(values) if values and None not in values else None
+    return asdict(summarise(values)) if values and None not in values else None
 
 
-@dataclass(frozen=True)
-class SaliencyTable:
-    """What each modality is to the teachers of a study."""
+def saliency_table(files: Sequence[Path]) -> dict[str, Any] | None:
+    """The means of what `msd saliency` wrote for each seed's teacher; None where it wrote nothing.
 
-    modalities: tuple[str, ...]
-    # over seeds, by score: how often each modality is the most salient one, and the area under the ROC curve with which the
-    # score tells what decides an example, by kind; empty where that is not known
-    most_salient: Mapping[str, Mapping[str, Summary]]
-    truth: Mapping[str, Mapping[str, Summary]]
-
-
-def saliency_table(files: Sequence[Path]) -> SaliencyTable | None:
-    """The means of what `msd saliency` wrote for each seed's teacher; None where it wrote nothing."""
+    `truth` is the area under the ROC curve with which a score tells what decides an example; empty where that is not known.
+    """
     saliencies = list(map(read_json, files))
     if not saliencies:
         return None
-    first = saliencies[0]
-    modalities = tuple(first["modalities"])
     most_salient, truth = {}, {}
-    for label, scores in first["scores"].items():
+    for label, scores in saliencies[0]["scores"].items():
         of_label, most, areas = [saliency["scores"][label] for saliency in saliencies], {}, {}
-        for modality in modalities:
-            most[modality] = summarise([s["classes"]["all"][modality]["most_salient"] for s in of_label])
+        for modality in saliencies[0]["modalities"]:
+            most[modality] = asdict(summarise([s["classes"]["all"][modality]["most_salient"] for s in of_label]))
         for kind in scores.get("truth", ()):
-            areas[kind] = summarise([s["truth"][kind]["value"] for s in of_label])
+            areas[kind] = asdict(summarise([s["truth"][kind]["value"] for s in of_label]))
         most_salient[label] = most
         if areas:
             truth[label] = areas
-    return SaliencyTable(modalities, most_salient, truth)
+    return {"modalities": saliencies[0]["modalities"], "most_salient": most_salient, "truth": truth}

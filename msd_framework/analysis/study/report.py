@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odds
-from msd_framework.analysis.statistics import Difference, Summary, holm, paired_difference
-from msd_framework.analysis.study.by_view import SaliencyTable, ViewTable, saliency_table, summary_of, view_tables
+from msd_framework.analysis.statistics import holm, paired_difference
+from msd_framework.analysis.study.by_view import saliency_table, summary_of, view_tables
 from msd_framework.analysis.study.config import StudyConfig, larger_is_better
 from msd_framework.escaping import markdown as escaped
 from msd_framework.files import split_file, write_json, write_text
@@ -27,46 +27,6 @@ COMPARED = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """A method, or the teacher, over its seeds."""
-
-    name: str
-    metrics: Mapping[str, Summary]  # each compared metric that it has
-    parameters: int
-    seconds: float  # of a run, the mean
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A method against a baseline in one metric."""
-
-    method: str
-    baseline: str
-    metric: str
-    difference: Difference
-    p: float = float("nan")  # of the difference, corrected for all comparisons in this metric
-
-    def cells(self) -> list[str]:
-        """Who with whom, in what, the mean difference and its interval, seeds that are no ties, the p-value and the verdict."""
-        metric, d = self.metric, self.difference
-        interval = f"{number(metric, d.mean, '+')} [{number(metric, d.low, '+')}, {number(metric, d.high, '+')}]"
-        tally = f"{d.wins} win{'s' * (d.wins != 1)}, {d.losses} loss{'es' * (d.losses != 1)}"
-        return [f"{self.method} - {self.baseline}", metric, interval, tally, f"{self.p:.3f}", d.verdict]
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything that a study compares."""
-
-    config: StudyConfig
-    runs: Sequence[Mapping[str, Any]]  # the report of each run, with the method as its `name`
-    rows: Sequence[Row]
-    comparisons: Sequence[Comparison]
-    by_view: Sequence[ViewTable]  # of the main metric and of each fidelity, where there are several views
-    saliency: SaliencyTable | None
-
-
 def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], saliency_files: Sequence[Path]) -> dict[str, Any]:
     """Compares the runs, and writes and shows the results; returns what `summary.json` holds.
 
@@ -74,59 +34,52 @@ def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], salienc
         runs: the report of each run, with the method as its `name`.
         saliency_files: what `msd saliency` wrote of each seed's teacher.
     """
-    by_view = list(view_tables(list(config.run_files), config.metrics[0], runs))
-    saliency = saliency_table(saliency_files)
-    results = Results(config, runs, list(table(config, runs)), list(compare(config, runs)), by_view, saliency)
-    summary = as_json(results)
+    kept_of_runs = []
+    for run in runs:
+        kept_of_runs.append({key: run[key] for key in ("name", "seed", "metrics", "parameters", "seconds")})
+    summary = {
+        "name": config.name,
+        "seeds": config.seed_list,
+        "runs": kept_of_runs,
+        "table": list(table(config, runs)),
+        "differences": list(differences(config, runs)),
+        "views": list(view_tables(list(config.run_files), config.metrics[0], runs)),
+        "saliency": saliency_table(saliency_files),
+        "note": config.note,
+    }
     pictures = _draw(config, runs)
     write_json(config.folder / "summary.json", summary)
-    write_text(config.folder / "summary.md", markdown(results, pictures))
-    show(results, pictures)
+    write_text(config.folder / "summary.md", markdown(config, summary, pictures))
+    show(config, summary, pictures)
     return summary
 
 
-def as_json(results: Results) -> dict[str, Any]:
-    runs, differences = [], []
-    for run in results.runs:
-        runs.append({key: run[key] for key in ("name", "seed", "metrics", "parameters", "seconds")})
-    for c in results.comparisons:
-        names = {"method": c.method, "baseline": c.baseline, "metric": c.metric}
-        differences.append({**names, **asdict(c.difference), "p_holm": c.p, "verdict": c.difference.verdict})
-    return {
-        "name": results.config.name,
-        "seeds": results.config.seed_list,
-        "runs": runs,
-        "table": list(map(asdict, results.rows)),
-        "differences": differences,
-        "views": list(map(asdict, results.by_view)),
-        "saliency": asdict(results.saliency) if results.saliency else None,
-        "note": results.config.note,
-    }
-
-
-def table(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+def table(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Means over seeds, a row for the teacher and each method, with each compared metric that it has."""
     for name in config.run_files:
         own, metrics = [run for run in runs if run["name"] == name], {}
         for metric in config.metrics:
             summary = summary_of(name, metric, own)
             if summary:
                 metrics[metric] = summary
-        yield Row(name, metrics, own[0]["parameters"], sum(run["seconds"] for run in own) / len(own))
+        seconds = sum(run["seconds"] for run in own) / len(own)
+        yield {"name": name, "metrics": metrics, "parameters": own[0]["parameters"], "seconds": seconds}
 
 
-def compare(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
+def differences(config: StudyConfig, runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Every method against every baseline that comes before it, in each metric that both have."""
     metrics = {(run["name"], run["seed"]): run["metrics"] for run in runs}
     for metric in config.metrics:
-        differences = {}
+        found = {}
         for method, baseline in pairs(config.all_methods, config.baselines):
             a = [metrics[method, seed].get(metric) for seed in config.seed_list]
             b = [metrics[baseline, seed].get(metric) for seed in config.seed_list]
             if None not in (*a, *b):
-                differences[method, baseline] = paired_difference(a, b, larger_is_better(metric))
-        corrected = holm([difference.p for difference in differences.values()])
-        for ((method, baseline), difference), p in zip(differences.items(), corrected):
-            yield Comparison(method, baseline, metric, difference, p)
+                found[method, baseline] = paired_difference(a, b, larger_is_better(metric))
+        corrected = holm([difference.p for difference in found.values()])
+        for ((method, baseline), difference), p in zip(found.items(), corrected):
+            names = {"method": method, "baseline": baseline, "metric": metric}
+            yield {**names, **asdict(difference), "p_holm": p, "verdict": difference.verdict}
 
 
 def pairs(methods: Sequence[str], baselines: Sequence[str]) -> list[tuple[str, str]]:
@@ -147,27 +100,29 @@ def number(metric: str, value: float, sign: str = "") -> str:
     return f"{100 * value:{sign}.1f}" if larger_is_better(metric) else f"{value:{sign}.3f}"
 
 
-def shown(metric: str, summary: Summary | None) -> str:
+def shown(metric: str, summary: Mapping[str, float] | None) -> str:
     """A mean and its spread.
 
-    >>> shown("test/accuracy", Summary(0.8342, 0.0117, 10)), shown("test/kl", Summary(0.5, float("nan"), 1))
+    >>> shown("test/accuracy", {"mean": 0.8342, "sd": 0.0117}), shown("test/kl", {"mean": 0.5, "sd": float("nan")})
     ('83.4 ± 1.2', '0.500')
     """
     if summary is None:  # as a student without a teacher has no fidelity
         return "-"
-    mean = number(metric, summary.mean)
-    return mean if math.isnan(summary.sd) else f"{mean} ± {number(metric, summary.sd)}"
+    mean = number(metric, summary["mean"])
+    return mean if math.isnan(summary["sd"]) else f"{mean} ± {number(metric, summary['sd'])}"
 
 
-def sentence(comparison: Comparison) -> str:
-    """A comparison in words.
+def in_words(d: Mapping[str, Any]) -> list[str]:
+    """A comparison: who, in what, the mean difference and its interval, seeds that are no ties, p and the verdict.
 
-    >>> difference = Difference(0.0492, 0.0421, 0.0563, wins=10, losses=0, num_pairs=10)
-    >>> sentence(Comparison("msd", "kd", "test/accuracy", difference))
-    'msd - kd: +4.9 [+4.2, +5.6] test/accuracy, 10 wins, 0 losses: better'
+    >>> names = {"method": "msd", "baseline": "kd", "metric": "test/accuracy", "verdict": "better"}
+    >>> in_words(names | {"mean": 0.049, "low": 0.042, "high": 0.056, "wins": 9, "losses": 1, "p_holm": 0.002})
+    ['msd - kd', 'test/accuracy', '+4.9 [+4.2, +5.6]', '9 wins, 1 loss', '0.002', 'better']
     """
-    title, metric, interval, tally, _, verdict = comparison.cells()
-    return f"{title}: {interval} {metric}, {tally}: {verdict}"
+    metric, wins, losses = d["metric"], d["wins"], d["losses"]
+    interval = f"{number(metric, d['mean'], '+')} [{number(metric, d['low'], '+')}, {number(metric, d['high'], '+')}]"
+    tally = f"{wins} win{'s' * (wins != 1)}, {losses} loss{'es' * (losses != 1)}"
+    return [f"{d['method']} - {d['baseline']}", metric, interval, tally, f"{d['p_holm']:.3f}", d["verdict"]]
 
 
 def caption(config: StudyConfig) -> str:
@@ -178,21 +133,19 @@ def caption(config: StudyConfig) -> str:
     return f"{units}; " + (f"mean ± standard deviation over {seeds} seeds." if seeds > 1 else "one seed.")
 
 
-def markdown(results: Results, pictures: Sequence[str]) -> str:
-    config = results.config
+def markdown(config: StudyConfig, summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
     lines = [f"# {escaped(config.name)}", "", caption(config), ""]
-    lines += Table(["", *config.metrics, "parameters", "seconds"], cells(results)).markdown()
-    for one in results.by_view:
+    lines += Table(["", *config.metrics, "parameters", "seconds"], cells(config, summary)).markdown()
+    for one in summary["views"]:
         rows = []
-        for method, summaries in one.rows.items():
-            rows.append([method, *map(partial(shown, one.metric), summaries)])
-        lines += ["", f"## {escaped(one.title)}: {one.metric}", "", *Table(["", *one.views], rows).markdown()]
-    if results.saliency:
-        lines += ["", "## What each modality is to the teacher", "", *modality_table(results.saliency).markdown()]
-    if results.comparisons:
+        for method, summaries in one["rows"].items():
+            rows.append([method, *map(partial(shown, one["metric"]), summaries)])
+        lines += ["", f"## {escaped(one['title'])}: {one['metric']}", "", *Table(["", *one["views"]], rows).markdown()]
+    if summary["saliency"]:
+        lines += ["", "## What each modality is to the teacher", "", *modality_table(summary["saliency"]).markdown()]
+    if summary["differences"]:
         header = ["", "metric", "difference", "wins, losses", "p (Holm)", ""]
-        table = Table(header, [comparison.cells() for comparison in results.comparisons])
-        lines += ["", "## Differences", "", COMPARED, "", *table.markdown()]
+        lines += ["", "## Differences", "", COMPARED, "", *Table(header, [*map(in_words, summary["differences"])]).markdown()]
     if config.note:
         lines += ["", config.note]
     for name in pictures:
@@ -200,35 +153,38 @@ def markdown(results: Results, pictures: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cells(results: Results) -> list[list[str]]:
+def cells(config: StudyConfig, summary: Mapping[str, Any]) -> list[list[str]]:
     """The means over seeds in words."""
     rows = []
-    for row in results.rows:
-        means = [shown(metric, row.metrics.get(metric)) for metric in results.config.metrics]
-        rows.append([row.name, *means, f"{row.parameters:,}", f"{row.seconds:.1f}"])
+    for row in summary["table"]:
+        means = [shown(metric, row["metrics"].get(metric)) for metric in config.metrics]
+        rows.append([row["name"], *means, f"{row['parameters']:,}", f"{row['seconds']:.1f}"])
     return rows
 
 
-def modality_table(saliency: SaliencyTable) -> Table:
+def modality_table(saliency: Mapping[str, Any]) -> Table:
     """How often each modality is the most salient one, and how well a score tells what decides an example."""
     rows = []
-    for name, most in saliency.most_salient.items():
-        summaries = [*most.values(), *saliency.truth.get(name, {}).values()]
+    for name, most in saliency["most_salient"].items():
+        summaries = [*most.values(), *saliency["truth"].get(name, {}).values()]
         rows.append([name, *map(partial(shown, "auroc"), summaries)])
-    columns = [f"{modality} first" for modality in saliency.modalities]
-    columns += [f"AUROC, {kind}" for kind in next(iter(saliency.truth.values()), ())]
+    columns = [f"{modality} first" for modality in saliency["modalities"]]
+    columns += [f"AUROC, {kind}" for kind in next(iter(saliency["truth"].values()), ())]
     return Table(["score", *columns], rows)
 
 
-def show(results: Results, pictures: Sequence[str]) -> None:
+def show(config: StudyConfig, summary: Mapping[str, Any], pictures: Sequence[str]) -> None:
     """The summary on the screen, with the comparisons of the main metric."""
-    config = results.config
     # A line end and no blanks, so that many metrics stand side by side.
     columns = ["", *(name.replace("/", "\n") for name in config.metrics), "para\nmeters", "seconds"]
     narrow = []
-    for name, *rest in cells(results):
+    for name, *rest in cells(config, summary):
         narrow.append([name, *(cell.replace(" ", "") for cell in rest)])
-    texts = [sentence(c) for c in results.comparisons if c.metric == config.metrics[0]]
+    texts = []
+    for difference in summary["differences"]:
+        title, metric, interval, tally, _, verdict = in_words(difference)
+        if metric == config.metrics[0]:
+            texts.append(f"{title}: {interval} {metric}, {tally}: {verdict}")
     texts += [config.note] if config.note else []
     texts.append(f"All of it is in {config.folder}: {', '.join(['summary.md', 'summary.json', *pictures])}.")
     Screen().show(Table(columns, narrow, config.name, caption(config)), *texts)

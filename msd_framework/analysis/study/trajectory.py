@@ -10,7 +10,7 @@ PREFIX = "train/weight/"
 
 
 def weight_trajectories(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """The mean weight of each view at each log of a run's folder: (update, weight), the mean over the updates since the one before.
+    """Each view's weight at each log in a run's folder: (update, weight), the mean over the updates since the log before.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
