@@ -50,7 +50,8 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     for use in SPLITS[config.run_type]:
         if use in run.data.evaluation:
             of_split, examples[use] = evaluate_split(run, use)
-            metrics |= {f"{use}/{name}": value for name, value in of_split.items()}
+            for name, value in of_split.items():
+                metrics[f"{use}/{name}"] = value
     result = {
         "name": config.name,
         "run_type": config.run_type,
@@ -58,7 +59,7 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": metrics,
         "expected": config.expected,
         "best_update": best,
-        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "parameters": sum(map(torch.numel, run.model.parameters())),
         "frozen_parameters": sum(p.numel() for p in run.model.parameters() if not p.requires_grad),
         "examples": examples,
         "precision": asdict(run.precision),

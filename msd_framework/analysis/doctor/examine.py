@@ -70,7 +70,7 @@ def examine(source: Source, training_rows: int, validation_rows: int) -> tuple[D
         try:
             config = checked(source)
         except ConfigError as error:
-            return diagnosis, [Finding(p.path, p.message) for p in error.problems]
+            return diagnosis, [Finding(problem.path, problem.message) for problem in error.problems]
         with apart(config, source) as (config, world):
             diagnosis.device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
             _examine(config, world, training_rows, validation_rows, Errors(errors, source), diagnosis)
@@ -80,10 +80,10 @@ def examine(source: Source, training_rows: int, validation_rows: int) -> tuple[D
 
 @dataclass(frozen=True)
 class Errors:
-    """What a run would stop at."""
+    """What a run would stop at, and where its values were written."""
 
     found: list[Finding]
-    source: Source  # where the run's values were written
+    source: Source
 
     @contextmanager
     def caught(self, where: str) -> Iterator[None]:

@@ -28,22 +28,16 @@ class PairCheck:
 def possible_pairs(
     student: Mapping[str, FeatureKind], teacher: Mapping[str, FeatureKind], modalities: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """Intermediates that both have: the states of each part's layers, evenly paired, and what the classifiers read.
-
-    >>> mine = {"fused.1.hidden": "hidden", "fused.pooled": "pooled"}
-    >>> possible_pairs(mine, {**mine, "fused.2.hidden": "hidden"}, [])
-    [('fused.1.hidden', 'fused.2.hidden'), ('fused.pooled', 'fused.pooled')]
-    """
-    pairs, parts = [], (*modalities, "fused")
-    for part in parts:
+    """Intermediates that both have: the states of each part's layers, evenly paired, and what the classifiers read."""
+    states, summaries = [], []
+    for part in (*modalities, "fused"):
         mine, theirs = numbered(f"{part}.*.hidden", student), numbered(f"{part}.*.hidden", teacher)
         if mine and theirs:
-            pairs += [(mine[i], theirs[j]) for i, j in even_layers(len(mine), len(theirs)).items()]
-    for part in parts:
+            states += [(mine[i], theirs[j]) for i, j in even_layers(len(mine), len(theirs)).items()]
         for name in (f"{part}.pooled", f"{part}.projected"):
             if name in student and student[name] == teacher.get(name):
-                pairs.append((name, name))
-    return pairs
+                summaries.append((name, name))
+    return states + summaries
 
 
 def measure(

@@ -65,7 +65,7 @@ def measure(
         ConfigError: if its logits have not a row for each target.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    training = tuple(name or "the model" for name, module in model.named_modules() if module.training)
+    training = [name or "the model" for name, module in model.named_modules() if module.training]
     with torch.no_grad():
         first, second = ask(batch, FULL).float(), ask(batch, FULL).float()
         check_logits(first[None], batch, type(model).__name__)
@@ -75,14 +75,14 @@ def measure(
             effects.append(check_effect(modality, model, ask, masker, batch, outcomes))
     return ModelCheck(
         who,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=sum(map(Tensor.numel, model.parameters())),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        megabytes=sum(t.numel() * t.element_size() for t in tensors.values()) / 1e6,
+        megabytes=sum(t.nbytes for t in tensors.values()) / 1e6,
         not_finite=not_finite(tensors),
         logits=tuple(first.shape),
         answers=finite,
         repeats=moved(first, second),
-        training=training,
+        training=tuple(training),
         effects=tuple(effects),
     )
 

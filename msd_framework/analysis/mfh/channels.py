@@ -75,11 +75,6 @@ def layer_saliency(
     Args:
         run: the model's logits [N, C] for N examples.
         permutations: makes permutations [M, D, N] for D channels.
-
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
-    >>> x = torch.randn(8, 2)
-    >>> layer_saliency(Layer(net, "1"), lambda: net(x), net(x), lambda size: draw_permutations(4, size, 8)).shape
-    torch.Size([3])
     """
     channels = layer.read(run)  # [N, .., D]
     drawn = permutations(channels.shape[-1]).to(channels.device)

@@ -88,7 +88,7 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
     config = replace(config, teacher=teacher)
     facts = RunFacts(config)
     try:
-        cards = [facts.card(folder) for folder in config.teacher_folders]
+        cards = list(map(facts.card, config.teacher_folders))
         modalities = union([card["modalities"] for card in cards])
     except CheckpointError as error:
         at = "teacher.checkpoint" if "teacher" in source.values else "env.save_dir"
@@ -160,7 +160,9 @@ def _problems(options: SaliencyConfig, run: RunFacts, modalities: Sequence[str],
     if len(modalities) < 2:
         text = f"the teacher takes {modalities[0]} alone; saliency compares two modalities or more."
         return [*problems, Problem("config", text)]
+    counts = Counter[str]()
     for spec in specs:
+        counts[label(spec.value)] += 1
         try:
             for view in run.build(spec).views(modalities):
                 visible_modalities(view, modalities)
@@ -169,7 +171,7 @@ def _problems(options: SaliencyConfig, run: RunFacts, modalities: Sequence[str],
         except ValueError as error:
             problems.append(Problem(spec.path, str(error)))
         problems += looks_inside(run, spec)
-    for name, count in Counter(label(spec.value) for spec in specs).items():
+    for name, count in counts.items():
         if count > 1:
             problems.append(Problem("scores", f"{name} is listed twice."))
     return problems
@@ -179,8 +181,7 @@ def _fitting(run: RunFacts, modalities: Sequence[str]) -> list[Component]:
     """All scores, each with all distances, that fit the task and the teacher."""
     scores: list[Component] = []
     for name in ("drop", "keep"):
-        scores.append({"type": name})
-        scores += [{"type": name, "distance": distance} for distance in (TVD[run.info.outcomes], "mse")]
+        scores += [{"type": name}, {"type": name, "distance": TVD[run.info.outcomes]}, {"type": name, "distance": "mse"}]
     scores += ["loss", "gap"]
     if len(modalities) <= MOST:
         scores += ["shapley", {"type": "shapley", "value": "loss"}]

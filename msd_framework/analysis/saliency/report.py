@@ -121,13 +121,11 @@ def truth_table(summary: Mapping[str, Any], title: str | None = None) -> Table |
         return None
     texts.append("In brackets, 95 % bootstrap intervals over examples.")
     rows = []
-    for label, score in scores.items():
-        truth, oracle = score.get("truth", {}), score.get("oracle", {})
-        area = truth["mean"]["value"] if truth else 0.0
-        rows.append((-area, [label, *map(interval, truth.values()), *map(interval, oracle.values())]))
-    rows.sort(key=lambda row: row[0])
-    header = ["score", *first.get("truth", {}), *(f"rho {m}" for m in first.get("oracle", {}))]
-    return Table(header, [row for _, row in rows], title, " ".join(texts))
+    for label in sorted(scores, key=lambda label: -scores[label]["truth"]["mean"]["value"] if "truth" in first else 0.0):
+        truth, oracle = scores[label].get("truth", {}), scores[label].get("oracle", {})
+        rows.append([label, *map(interval, truth.values()), *map(interval, oracle.values())])
+    header = ["score", *first.get("truth", {}), *(f"rho {modality}" for modality in first.get("oracle", ()))]
+    return Table(header, rows, title, " ".join(texts))
 
 
 def class_rows(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -198,8 +196,8 @@ def show(name: str, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
         rows = [row for row in class_rows(summary) if row[1] == "all"]
         caption = "Means; in brackets, how often the modality is the most salient one."
         table = Table(["score", "class", "n", *summary["modalities"]], rows, head, caption)
-    names = ", ".join(file.name for file in files)
-    Screen().show(table, OPPOSITE, f"All of it is in {files[0].parent}: {names}.")
+    names = [file.name for file in files]
+    Screen().show(table, OPPOSITE, f"All of it is in {files[0].parent}: {', '.join(names)}.")
 
 
 def interval(measured: Mapping[str, float]) -> str:

@@ -114,7 +114,7 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
     # an example that lacks a modality has nothing to compare
     mine = set(chain.from_iterable(batches.reader.lacking.values()))
     lacking = set(chain.from_iterable(data.world.gather(mine)))
-    whole = torch.tensor([place not in lacking for place in predictions.places.tolist()])
+    whole = ~torch.isin(predictions.places, torch.tensor(sorted(lacking), dtype=torch.int64))
     known = predictions.at(whole & predictions.labelled)
     if not len(known.places):
         raise DataError(f"no example of the split for {use} has a label, as in a blind test; take another split.")
@@ -194,11 +194,8 @@ def known_truth(scored: Scored) -> dict[str, Floats]:
     facts = [scored.example(row).facts.get(DECIDED_BY) for row in range(len(scored.places))]
     if not all(fact in names for fact in facts):
         return {}
-    truth = {}
-    for name in names:
-        if name in facts:
-            truth[name] = np.array([float(fact == name) for fact in facts])
-    return truth
+    decided_by = np.array(facts)
+    return {name: (decided_by == name).astype(float) for name in names if name in facts}
 
 
 def oracle_saliency(job: SaliencyRun, scored: Scored) -> Floats | None:

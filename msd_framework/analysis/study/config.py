@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,11 +153,7 @@ def needs_teacher(objective: Component) -> bool:
 
 
 def larger_is_better(metric: str) -> bool:
-    """Whether a larger value of a report's metric is a better one.
-
-    >>> larger_is_better("test/image/auroc"), larger_is_better("test/kl")
-    (True, False)
-    """
+    """Whether a larger value of a report's metric, such as `test/image/auroc`, is a better one."""
     name = metric.rpartition("/")[2]
     return FIDELITY[name] if name in FIDELITY else bool(METRICS.get(name).larger_is_better)
 
@@ -215,12 +212,13 @@ def _run_problems(config: StudyConfig, runs: Mapping[str, RunConfig]) -> Iterato
     """Metrics that no run would report, and runs whose outputs cannot be drawn."""
     known = dict[str, None]()
     for run in runs.values():
-        names = [split(m, "evaluation.metrics", METRICS)[0] for m in run.evaluation.metrics]
+        names = []
+        for metric in run.evaluation.metrics:
+            names.append(split(metric, "evaluation.metrics", METRICS)[0])
         names += FIDELITY if needs_teacher(run.objective) else ()
-        for use in ("validation", "test"):
+        for use, view, name in product(("validation", "test"), run.evaluation.views, names):
             if getattr(run.data, use) is not None:
-                for view in run.evaluation.views:
-                    known |= dict.fromkeys(name_on(view, use, name) for name in names)
+                known[name_on(view, use, name)] = None
     yield from _unknown(config.metrics, "metrics", list(known))
     for i, name in enumerate(config.densities):
         if runs[name].data.test is None:

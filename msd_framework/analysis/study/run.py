@@ -145,7 +145,7 @@ def tasks(config: StudyConfig, runs: Iterable[StudyRun]) -> list[Task]:
 
 def saliency_tasks(config: StudyConfig, runs: Iterable[StudyRun]) -> Iterator[Task]:
     """The seeds' teachers whose modalities are not scored yet."""
-    wanted = {label(spec) for spec in config.saliency}
+    wanted = set(map(label, config.saliency))
     options = {"split": "test", "examples": 1, "resamples": 0, "scores": config.saliency}
     for one in runs:
         if not wanted or one.name != TEACHER:
@@ -168,16 +168,16 @@ def do(left: list[Task], config: StudyConfig) -> None:
     """Does what is left, with a line and a step of the bar for each task; raises a TrainingError once all is tried."""
     if not left:
         return
-    running: list[str] = []
+    running: dict[str, None] = {}
     failed: list[Event] = []
     bar = progress_bar("running", remaining=False)
     with closing(work(left, config.jobs)) as events, bar:
         shown = bar.add_task(config.name, total=len(left), running="")
         for event in events:
             if event.happened == "started":
-                running.append(event.task.name)
+                running[event.task.name] = None
             else:
-                running = [name for name in running if name != event.task.name]
+                running.pop(event.task.name, None)
                 failed += [event] if event.error else []
                 bar.advance(shown)
                 took = f"done in {event.seconds:.1f} s" if event.happened == "done" else f"{event.happened}: {event.error}"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
+from msd_framework.analysis.saliency.report import mean_and_share
 from msd_framework.analysis.saliency.statistics import auroc, midranks, spearman, with_interval
 from msd_framework.errors import ConfigError
 from msd_framework.registry import SALIENCIES, WEIGHTINGS
@@ -145,3 +146,8 @@ def test_a_ratios_temperature_is_a_power_and_what_is_added_evens_out_small_score
 def test_smoothing_out_of_range_is_refused(weighting: str, options: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         WEIGHTINGS.build({"type": weighting, **options})
+
+
+def test_a_class_without_examples_has_no_mean() -> None:
+    assert mean_and_share({"n": 4, "mean": 0.25, "most_salient": 0.5}) == "0.250 (50 %)"
+    assert mean_and_share({"n": 0}) == "-"
