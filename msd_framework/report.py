@@ -76,10 +76,7 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
-    """Goes through a split once: measures the model, compares it with its teacher, and writes its predictions.
-
-    Returns the metrics of each view, where there are labels, and the fidelity, if there is a teacher; and how many examples.
-    """
+    """Measures, compares and writes the predictions of a split in one pass; the metrics, and how many examples."""
     info, world, dataset = run.data.info, run.world, run.data.splits[use]
     ours, theirs = in_step(run.data.evaluation[use])  # both are asked about a batch before the next one is read
     student, teacher = run.predict(ours), run.ask_teacher(use, theirs)

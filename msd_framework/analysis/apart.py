@@ -29,10 +29,7 @@ def begun_anew(source: Source) -> Iterator[Source]:
 
 @contextmanager
 def apart(config: RunConfig, source: Source) -> Iterator[tuple[RunConfig, World]]:
-    """Takes a run's threads, seed and processes; yields it with a folder beside its own, which goes again, and this process.
-
-    A ConfigError from inside says where each key was written.
-    """
+    """Takes a run's threads, seed and processes; yields it with a folder of its own, which goes again, and this process."""
     if config.env.threads:
         torch.set_num_threads(config.env.threads)
     seed_everything(config.seed)

@@ -74,10 +74,7 @@ def is_experiment(path: str | Path) -> bool:
 
 
 def run_experiment(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """Runs an experiment, and writes and shows its table.
-
-    Returns what `summary.json` holds, its `rows` first of all; nothing for ``run_type=check``.
-    """
+    """Runs an experiment, shows its table, and returns what `summary.json` holds; nothing for ``run_type=check``."""
     source = resolve(load(path, overrides, ExperimentConfig))
     config, experiment = checked_experiment(source)
     if config.run_type == "check":

@@ -42,11 +42,9 @@ def alike_layers(
     use: str,
     num_examples: int,
 ) -> Alike:
-    """How alike the layers of a run's student and of its (first) teacher are on the full view.
+    """How alike the layers of a student and its (first) teacher are on the full view of a split's first examples.
 
-    Args:
-        student_layers: the names of its layers, such as `text.*.hidden`; each is read as its mean over an example's positions.
-        use: what the run uses the split for whose first examples are looked at.
+    Layers are named such as `text.*.hidden`; each is read as its mean over an example's positions.
     """
     mine = _layers(student, "student_layers", student_layers)
     theirs = _layers(teacher, "teacher_layers", teacher_layers)

@@ -28,14 +28,13 @@ def read_log_odds(path: Path) -> dict[str, NDArray[np.float64]]:
     """
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = list(csv.reader(file))
-    first = header.index("label") + 1
-    views = list(dict.fromkeys(name.rpartition("/")[0] for name in header[first:]))
-    width = (len(header) - first) // len(views)  # the predicted class, which older files lack, and a probability a class
-    if width * len(views) != len(header) - first or width - ("prediction" in header[first : first + 1]) != 2:
-        raise DataError(f"{path}: has {len(header) - first} columns for {len(views)} views; densities are drawn for two classes.")
+    columns = header[header.index("label") + 1 :]
+    views = list(dict.fromkeys(name.rpartition("/")[0] for name in columns))
+    if len(columns) != 3 * len(views):  # the predicted class, and a probability a class
+        raise DataError(f"{path}: has {len(columns)} columns for {len(views)} views; densities are drawn for two classes.")
     log_odds = {}
     for i, view in enumerate(views):
-        column = first + width * (i + 1) - 1  # of the second class
+        column = len(header) - len(columns) + 3 * i + 2  # of the second class
         p = np.array([row[column] for row in rows if row[column]], float)  # empty where a view shows nothing of an example
         p = p.clip(SMALLEST, 1 - SMALLEST)
         log_odds[view or FULL] = np.log(p / (1 - p))

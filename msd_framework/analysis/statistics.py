@@ -89,9 +89,6 @@ def sign_flip(differences: Sequence[float] | NDArray[np.float64]) -> float:
     .. math:: p = 2^{-n} \, \bigl| \{ \sigma \in \{-1, 1\}^n : |\textstyle\sum_s \sigma_s d_s| \ge |\sum_s d_s| \} \bigr|
 
     Exact for up to 13 differences, else from 10,000 draws. Source: Fisher, The Design of Experiments, 1935, section 21.
-
-    >>> sign_flip([1.0, 2.0, 3.0])
-    0.25
     """
     if len(differences) < 2:
         return 1.0

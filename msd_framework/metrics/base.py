@@ -24,10 +24,7 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor) -> float:
-        """The metric of logits float [N, C] and targets int64 [N] or float [N, C] of all N examples of the split.
-
-        NaN where it is not defined, as a ranking of examples of one class.
-        """
+        """The metric of a split's logits float [N, C] and targets int64 [N] or float [N, C]; NaN where it is undefined."""
 
 
 METRICS: Registry[Metric] = Registry("metric", "metrics", Metric)

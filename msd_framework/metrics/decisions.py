@@ -26,13 +26,11 @@ from msd_framework.errors import did_you_mean
 from msd_framework.metrics.base import METRICS, CountedMetric, MeanMetric
 from msd_framework.structures import Task
 
-BOTH: frozenset[Task] = frozenset({"single_label", "multi_label"})
-
 
 class Decisions(CountedMetric):
     """What is counted of decisions, for each class."""
 
-    tasks: ClassVar[frozenset[Task]] = BOTH
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "multi_label"})
 
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Hits, decided, true, and the targets for which the class counts, int64 [4, C]."""
@@ -117,11 +115,7 @@ class RecallOfAClass(_OfOneClass, _Recall):
 
 @METRICS.register("f1")
 class F1OfAClass(_OfOneClass, _F1):
-    """The harmonic mean of the precision and the recall of a class.
-
-    >>> F1OfAClass()(torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 0, 1]))
-    0.5
-    """
+    """The harmonic mean of the precision and the recall of a class."""
 
 
 @METRICS.register("precision_macro")

@@ -20,13 +20,7 @@ from msd_framework.views import without
 def scores_of(
     saliency: Saliency, predictions: Mapping[str, ModelOutput], batch: Batch, modalities: Sequence[str], lacking: float = torch.nan
 ) -> Tensor:
-    """The scores of a batch, float [N, M]: a label's, or those of each token of an answer.
-
-    Args:
-        predictions: the teacher's, by view.
-        modalities: M names of the teacher's modalities.
-        lacking: the score of a modality that an example lacks, and of padding.
-    """
+    """The scores of a batch, float [N, M]; `lacking` for a modality that an example lacks, and for padding."""
     completed = dict(predictions)
     if batch.having:
         for view, prediction in predictions.items():
@@ -64,10 +58,7 @@ class Saliency(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
-        """The scores, float [N, M], in the order of the M modalities.
-
-        Predictions are the teacher's output, logits [N, C], on each of `views(modalities)`; targets int64 [N] or float [N, C].
-        """
+        """The scores, float [N, M], by logits [N, C] on `views(modalities)` and targets int64 [N] or float [N, C]."""
 
 
 def hidden_views(modalities: Sequence[str]) -> list[str]:

@@ -19,10 +19,7 @@ from msd_framework.views import FULL
 
 
 class ModelSaliency(Saliency):
-    """A score that is read off a single-stream model, such as VisualBERT, as it predicts the full view.
-
-    `msd saliency` computes it; elsewhere, call `look` and give `forward` its result as features of the view `full`.
-    """
+    """A score that is read off a single-stream model, such as VisualBERT, as it predicts the full view."""
 
     non_negative: ClassVar[bool] = True
     needs_model: ClassVar[bool] = True

@@ -44,11 +44,6 @@ class ShapleySaliency(Saliency):
         num_classes: C, if the prior is to be checked against it.
         task: how targets are read.
         outcomes: how logits are read; as is usual for the task if null.
-
-    >>> sure, unsure = ModelOutput(torch.tensor([[9.0, -9.0]])), ModelOutput(torch.tensor([[0.0, 0.0]]))
-    >>> seen = {"full": sure, "image": sure, "text": unsure}
-    >>> ShapleySaliency()(seen, torch.tensor([0]), ["image", "text"])
-    tensor([[0.6931, 0.0000]])
     """
 
     non_negative: ClassVar[bool] = False

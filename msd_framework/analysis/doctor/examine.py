@@ -13,11 +13,8 @@ from torch import Tensor
 
 from msd_framework.analysis.apart import apart, begun_anew
 from msd_framework.analysis.doctor import features, inputs, models, score, step, terms
-from msd_framework.analysis.doctor.features import PairCheck
 from msd_framework.analysis.doctor.finding import Finding
-from msd_framework.analysis.doctor.models import ModelCheck
 from msd_framework.analysis.doctor.report import Diagnosis, findings
-from msd_framework.analysis.doctor.score import batches_of
 from msd_framework.build.data import Data, OnDevice, build_data
 from msd_framework.build.extreme_rows import evenly
 from msd_framework.build.facts import RunFacts
@@ -59,9 +56,7 @@ VERIFIED = 16  # rows of each store of cached outputs that are compared with tho
 def examine(source: Source, training_rows: int, validation_rows: int) -> tuple[Diagnosis, list[Finding]]:
     """Measures a run's parts, and finds what is wrong with them.
 
-    Args:
-        training_rows: rows of the training split that maskers and weightings learn their statistics from at most.
-        validation_rows: rows of the validation split that the teacher is scored on at most.
+    At most so many training rows give maskers and weightings their statistics, and validation rows score the teacher.
     """
     started = time.perf_counter()
     diagnosis = Diagnosis(str(source.values.get("name", "run")), "nothing")
@@ -196,10 +191,10 @@ def _batch(data: Data, batches: Batches | None) -> Batch:
         return next(parts_of_update(batches.training.starting_at(0), 1, data.world))
     rows = data.splits["train"]
     first = Subset(rows, range(min(len(rows), data.config.training.batch_size)))
-    return next(iter(batches_of(data, first))).to(data.world.device)
+    return next(iter(score.batches_of(data, first))).to(data.world.device)
 
 
-def _models(data: Data, maskers: Maskers, model: MultimodalModel, teachers: Teachers, batch: Batch) -> Iterator[ModelCheck]:
+def _models(data: Data, maskers: Maskers, model: MultimodalModel, teachers: Teachers, batch: Batch) -> Iterator[models.ModelCheck]:
     """The student in eval mode, and the teachers as they are."""
     maskers.eval()
     model.eval()
@@ -216,7 +211,7 @@ def _logits(teacher: LiveTeacher, batch: Batch, view: str) -> Tensor:
     return teacher.predict(batch, [view]).logits[0]
 
 
-def _pairs(teacher: Teacher | None, objective: Objective, batch: Batch) -> list[PairCheck]:
+def _pairs(teacher: Teacher | None, objective: Objective, batch: Batch) -> list[features.PairCheck]:
     """The features that are compared, or could be, of a student and its one teacher."""
     if isinstance(teacher, MarginalsTeacher):  # a wrapper
         teacher = teacher.teacher

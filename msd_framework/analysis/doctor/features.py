@@ -47,12 +47,9 @@ def measure(
     theirs: Mapping[str, Feature],
     apart: Sequence[str] = (),
 ) -> list[PairCheck]:
-    """What each pair of intermediates is like on a batch.
+    """What pairs of intermediates are like on a batch; the adaptor is None where nothing compares them.
 
-    Args:
-        pairs: the student's name, the teacher's, and what makes the first comparable; None where nothing compares them.
-        kinds: what each of the student's is.
-        apart: modalities of which both see other positions.
+    Both models see other positions of modalities `apart`.
     """
     checks = []
     for student, teacher, adaptor in pairs:

@@ -27,11 +27,7 @@ class Finding:
 
 
 def listed(names: Sequence[Any]) -> str:
-    """The first of some names, and how many more there are.
-
-    >>> listed(["a", "b", "c", "d"])
-    'a, b, c and 1 more'
-    """
+    """The first of some names, and how many more there are: a, b, c and 1 more."""
     more = len(names) - MOST_NAMES
     return ", ".join(map(str, names[:MOST_NAMES])) + (f" and {more} more" if more > 0 else "")
 

@@ -72,13 +72,7 @@ def row(shape: Shape) -> list[str]:
 
 
 def swapped(inputs: ModalityInputs) -> tuple[ModalityInputs, int]:
-    """A modality with its rows moved on in a circle, as far as makes most of them differ; and how many do.
-
-    >>> rows = torch.tensor([[1.0], [1.0], [2.0], [2.0]])
-    >>> other, differ = swapped(ModalityInputs(rows, rows > 0))
-    >>> other.values.flatten(), differ
-    (tensor([2., 2., 1., 1.]), 4)
-    """
+    """A modality with its rows moved on in a circle, as far as makes most of them differ; and how many do."""
     each = replace(inputs, distinct=None)
     values, mask = each.values.flatten(1), each.mask
     best, most = 0, 0
@@ -90,14 +84,7 @@ def swapped(inputs: ModalityInputs) -> tuple[ModalityInputs, int]:
 
 
 def with_other_content(inputs: ModalityInputs, rows: Sequence[int]) -> ModalityInputs:
-    """A modality whose content, in some rows, is that of other rows; its mask and special positions stay.
-
-    >>> text = ModalityInputs(torch.tensor([[1, 7, 2], [1, 8, 2]]), torch.ones(2, 3, dtype=torch.bool),
-    ...                       {"special": torch.tensor([[True, False, True]] * 2)})
-    >>> with_other_content(text, [0]).values
-    tensor([[1, 8, 2],
-            [1, 8, 2]])
-    """
+    """A modality whose content, in some rows, is that of other rows; its mask and special positions stay."""
     other, _ = swapped(inputs)
     chosen = torch.zeros(len(inputs.values), 1, dtype=torch.bool, device=inputs.mask.device)
     chosen[list(rows)] = True

@@ -59,11 +59,7 @@ class ModelCheck:
 def measure(
     who: str, model: MultimodalModel, ask: Ask, masker: Masker, batch: Batch, outcomes: Outcomes, with_effects: bool = True
 ) -> ModelCheck:
-    """What a model in eval mode does with a batch; its mode is left as it is.
-
-    Raises:
-        ConfigError: if its logits have not a row for each target.
-    """
+    """What a model in eval mode does with a batch; its mode is left as it is."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     training = [name or "the model" for name, module in model.named_modules() if module.training]
     with torch.no_grad():

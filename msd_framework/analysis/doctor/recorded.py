@@ -41,10 +41,7 @@ class Recorded:
 
 
 def read_recorded(path: str, config: RunConfig) -> Recorded:
-    """What the run of a checkpoint, or in a folder, wrote down of its validation split.
-
-    The user's own run says what that run may name.
-    """
+    """What a teacher's run wrote down; the user's own run says what that run may name."""
     try:
         folder, checkpoint = processors_folder(path).parent, find_checkpoint(path)
         best = CheckpointFolder(folder / "checkpoints").path("best")
@@ -82,10 +79,7 @@ def read_recorded(path: str, config: RunConfig) -> Recorded:
 
 
 def read_predictions(path: Path, ids: Sequence[str], info: DatasetInfo) -> list[dict[int, float]]:
-    """The recorded probabilities of examples, by class; empty for one that is not there.
-
-    Of many classes, the file holds the most probable one alone.
-    """
+    """The recorded probabilities of examples, by class, of many the largest alone; empty for one that is not there."""
     names = list(map(cell, info.class_names)) or list(map(str, range(info.num_classes)))
     answers: dict[str, dict[int, float]] = {cell(i): {} for i in ids}
     with path.open(encoding="utf-8", newline="") as file:

@@ -61,11 +61,7 @@ class ScoreCheck:
 
 
 def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metric], num_rows: int) -> ScoreCheck:
-    """Scores a teacher on at most so many rows of the run's validation split.
-
-    Args:
-        usual: the run's own metrics, for a teacher whose run's are not known.
-    """
+    """Scores a teacher on rows of the validation split, by its own run's metrics or else the usual ones."""
     name = data.config.data.validation
     if name is None:
         return ScoreCheck(who, one.folder, note="data.validation names no split, so the teacher was not scored")
@@ -201,10 +197,6 @@ def other_order(logits: Tensor, targets: Tensor, outcomes: Outcomes) -> list[int
     to the most. The match counts if on the other half it agrees better with the targets than the outputs' own order, by
     three standard errors and by a fifth. Of more than `MOST_COLUMNS` classes nothing is returned. Logits are float [N, C],
     targets int64 [N] or float [N, C], all labelled.
-
-    >>> y = torch.arange(40) % 3
-    >>> other_order(5 * F.one_hot(y, 3).float().roll(1, 1), y, "softmax")
-    [2, 0, 1]
     """
     from scipy.optimize import linear_sum_assignment
 

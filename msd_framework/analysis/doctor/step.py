@@ -45,11 +45,7 @@ class StepCheck:
 def measure(
     objective: Objective, batch: Batch, ask_teacher: Callable[[], object] | None, precision: Precision, device: torch.device
 ) -> StepCheck:
-    """Measures a step of the objective, in training mode, that changes no weights.
-
-    Args:
-        ask_teacher: computes the teacher's outputs that a step needs.
-    """
+    """Measures a step in training mode that changes no weights; `ask_teacher` is its teacher's part."""
     objective.zero_grad(set_to_none=True)
     cuda = device.type == "cuda"
     if cuda:

@@ -29,10 +29,6 @@ def channel_saliency(
         reference: logits of the other model for the same examples, [N, C].
         permutations: of the examples, int64 [M, D, N], one for each channel each time.
         at_once: how many times N examples are answered at once, by `torch.func.vmap`; 1 is for a model that it cannot take.
-
-    >>> h, permutations = torch.eye(4)[:, :2], torch.tensor([[[1, 2, 3, 0]] * 2])
-    >>> channel_saliency(lambda h: h * torch.tensor([1.0, 5.0]), h, h * torch.tensor([1.0, 5.0]), permutations)
-    tensor([0., 1.])
     """
     size, num_channels = len(channels), channels.shape[-1]
     if permutations.ndim != 3 or permutations.shape[1:] != (num_channels, size):
@@ -70,12 +66,7 @@ def draw_permutations(num_permutations: int, num_channels: int, num_examples: in
 def layer_saliency(
     layer: Layer, run: Callable[[], Tensor], reference: Tensor, permutations: Callable[[int], Tensor], at_once: int = 256
 ) -> Tensor:
-    """The `channel_saliency` of a layer of a model, float [D].
-
-    Args:
-        run: the model's logits [N, C] for N examples.
-        permutations: makes permutations [M, D, N] for D channels.
-    """
+    """The `channel_saliency` of a layer; `run` makes logits [N, C], `permutations` those of D channels, [M, D, N]."""
     channels = layer.read(run)  # [N, .., D]
     drawn = permutations(channels.shape[-1]).to(channels.device)
     return channel_saliency(lambda h: layer.replaced(h, run), channels, reference, drawn, at_once)

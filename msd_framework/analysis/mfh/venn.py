@@ -64,12 +64,6 @@ def estimate_venn(teacher: Tensor, student: Tensor, y: Tensor, *, num_permutatio
 
     It sees what a linear classifier uses. With N examples gamma is off by about :math:`1.3 / \sqrt N`. The matrices are float
     [N, D] and [N, D'], y is classes, int64 [N].
-
-    >>> decisive = torch.randn(20_000, 6, generator=torch.Generator().manual_seed(0))
-    >>> y = (decisive.sum(1) > 0).long()
-    >>> venn = estimate_venn(decisive[:, :4], decisive[:, 2:], y)  # of 6 features, 2 are seen by both
-    >>> round(venn.gamma, 1), round(venn.alpha, 1), round(venn.beta, 1)
-    (0.3, 0.5, 0.5)
     """
     positive(num_permutations=num_permutations)
     if not (teacher.ndim == student.ndim == 2 and len(teacher) == len(student) == len(y) and len(y) >= 8):

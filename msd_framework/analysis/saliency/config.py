@@ -64,18 +64,9 @@ class SaliencyRun:
     specs: Mapping[str, Component]  # the saliencies' parts of a YAML, by their labels
     folder: Path  # where it writes
 
-    def saliencies(self, prior: list[float]) -> dict[str, Saliency]:
-        """The saliencies by their labels; those that ask for the share of each class and have none take this one."""
-        facts = self.facts.assumed | {"prior": prior}
-        return {name: SALIENCIES.build(spec, f"scores.{name}", facts) for name, spec in self.specs.items()}
-
 
 def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
-    """The run and the options of the command. The teacher of a run that has none is its own trained model.
-
-    Args:
-        words: options ``key=value``, of `SaliencyConfig` or of the run.
-    """
+    """The run and the options of the command. The teacher of a run that has none is its own trained model."""
     options, options_source, of_run = own_options(words, SaliencyConfig)
     source = resolve(load(path, of_run))
     config, problems = understood(source.values)

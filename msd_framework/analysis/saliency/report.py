@@ -34,28 +34,22 @@ STYLE = (
     "border:1px solid #ccc}img{image-rendering:pixelated;max-width:160px}figcaption{overflow-wrap:anywhere}small{color:#666}"
 )
 
-# the files of a split's report: how their names begin and end
-KINDS = (
-    ("saliency", "md"),
-    ("saliency", "json"),
-    ("saliency", "csv"),
-    ("saliency", "png"),
-    ("scores", "csv"),
-    ("examples", "html"),
-)
+FILES = ("saliency.md", "saliency.json", "saliency.csv", "saliency.png", "scores.csv", "examples.html")
 
 
 def write_report(job: SaliencyRun, scored: Scored, summary: Mapping[str, Any]) -> None:
     """Writes and shows the scores of a split, and their summary as JSON has it."""
-    name = job.run.name
-    files = {(kind, suffix): split_file(job.folder, kind, summary["split"], suffix) for kind, suffix in KINDS}
-    write_json(files["saliency", "json"], summary)
-    write_csv(files["saliency", "csv"], ["score", "class", "modality", *MEASURES], table_rows(summary))
-    write_csv(files["scores", "csv"], *example_rows(scored))
+    name, files = job.run.name, dict[str, Path]()
+    for file in FILES:
+        kind, suffix = file.split(".")
+        files[file] = split_file(job.folder, kind, summary["split"], suffix)
+    write_json(files["saliency.json"], summary)
+    write_csv(files["saliency.csv"], ["score", "class", "modality", *MEASURES], table_rows(summary))
+    write_csv(files["scores.csv"], *example_rows(scored))
     by_modality = {label: dict(zip(scored.modalities, values.T)) for label, values in scored.scores.items()}
-    draw_distributions(by_modality, files["saliency", "png"])
-    write_text(files["saliency", "md"], markdown(name, summary, files["saliency", "png"].name))
-    write_text(files["examples", "html"], gallery(name, summary))
+    draw_distributions(by_modality, files["saliency.png"])
+    write_text(files["saliency.md"], markdown(name, summary, files["saliency.png"].name))
+    write_text(files["examples.html"], gallery(name, summary))
     show(name, summary, list(files.values()))
 
 

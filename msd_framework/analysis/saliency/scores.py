@@ -25,7 +25,7 @@ from msd_framework.components.registry import plain
 from msd_framework.data.batches.collate import Collator
 from msd_framework.engine.evaluation import predict
 from msd_framework.errors import DataError
-from msd_framework.saliency.base import Saliency
+from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.saliency.reading import together
 from msd_framework.screen import bar
 from msd_framework.structures import Batch, ModelOutput
@@ -37,11 +37,7 @@ ROWS = 1024
 
 
 def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
-    """Scores the modalities of examples by a run's teacher, and writes a report.
-
-    Words are options ``key=value``, of `SaliencyConfig` or of the run. Returns what `saliency_<split>.json` holds, by the use
-    of the split.
-    """
+    """Scores the modalities of examples by a run's teacher, writes a report, and returns what its JSON holds, by split."""
     job = load_saliency(path, words)
     summaries: dict[str, Any] = {}
     with apart(job.run, job.source) as (config, world):
@@ -52,7 +48,9 @@ def run_saliency(path: str | Path, words: Sequence[str] = ()) -> dict[str, Any]:
         maskers.fit(data.all_training_examples())
         teachers = build_teachers(data, maskers)
         maskers.eval()
-        saliencies = {name: s.to(world.device) for name, s in job.saliencies(training_prior(data)).items()}
+        known, saliencies = job.facts.assumed | {"prior": training_prior(data)}, {}
+        for name, spec in job.specs.items():
+            saliencies[name] = SALIENCIES.build(spec, f"scores.{name}", known).to(world.device)
         for use in uses:
             scored = score(data, teachers, use, saliencies)
             summaries[use] = summarise(job, scored)
@@ -77,12 +75,7 @@ def training_prior(data: Data) -> list[float]:
 
 
 def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Saliency]) -> Scored:
-    """Every score of every labelled example of a split that lacks no modality, in one pass of the teacher.
-
-    Args:
-        teachers: who teaches, with maskers in eval mode.
-        use: what the run uses the split for.
-    """
+    """Every score of every labelled example that lacks no modality, in one pass of the teacher in eval mode."""
     teacher = teachers.of(use)
     assert teacher is not None
     modalities = teacher.modalities

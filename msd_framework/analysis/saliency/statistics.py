@@ -62,11 +62,7 @@ def spearman(x: Floats, y: Floats, drawn: Floats) -> Floats:
 def with_interval(
     statistic: Statistic, x: Floats, y: Floats, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, float]:
-    """A statistic of N values and N others, and its percentile bootstrap interval over examples; 0 resamples give none.
-
-    >>> with_interval(auroc, np.arange(4.0), np.array([0.0, 0.0, 1.0, 1.0]), num_resamples=0)
-    {'value': 1.0, 'low': nan, 'high': nan}
-    """
+    """A statistic of N values and N others, and its percentile bootstrap interval over examples; 0 resamples give none."""
     value = float(statistic(x, y, np.ones((1, len(x))))[0])
     chance, found = np.random.default_rng(seed), []
     for first in range(0, num_resamples, BLOCK):

@@ -28,12 +28,7 @@ COMPARED = (
 
 
 def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], saliency_files: Sequence[Path]) -> dict[str, Any]:
-    """Compares the runs, and writes and shows the results; returns what `summary.json` holds.
-
-    Args:
-        runs: the report of each run, with the method as its `name`.
-        saliency_files: what `msd saliency` wrote of each seed's teacher.
-    """
+    """Compares reports, whose `name` is the method, and writes and shows what `summary.json` holds."""
     kept_of_runs = []
     for run in runs:
         kept_of_runs.append({key: run[key] for key in ("name", "seed", "metrics", "parameters", "seconds")})

@@ -15,7 +15,7 @@ from msd_framework.analysis.saliency.config import label
 from msd_framework.analysis.saliency.scores import run_saliency
 from msd_framework.analysis.study.config import TEACHER, StudyConfig, load_study, needs_teacher
 from msd_framework.analysis.study.report import write_report
-from msd_framework.analysis.study.workers import Event, Task, work
+from msd_framework.analysis.study.workers import Task, work
 from msd_framework.checks.resume import leaves
 from msd_framework.components.specs import complete
 from msd_framework.config.load import load, resolve
@@ -71,10 +71,7 @@ class StudyRun:
 
 
 def run_study(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """Runs every method with every seed, unless that is done already, and compares them.
-
-    Returns what `summary.json` holds; nothing for ``run_type=check``.
-    """
+    """Runs every method with every seed, and compares them; returns what `summary.json` holds."""
     config = load_study(path, overrides)
     runs = list(planned(config))
     refuse_others(config, runs)
@@ -117,10 +114,13 @@ def refuse_others(config: StudyConfig, runs: Iterable[StudyRun]) -> None:
         if texts := one.differences():
             text = f"{one.folder} holds a run of another configuration: {'; '.join(texts)}."
             problems.append(f"{text} Name another env.save_dir, or delete that folder.")
-    for seed in config.seed_list if config.world else ():
-        if texts := _world_differences(config, seed):
-            text = f"{_world_folder(config, seed)} holds another made world, and the runs here are of that one: {'; '.join(texts)}."
-            problems.append(f"{text} Name another env.save_dir, or delete {config.folder}.")
+    for seed in config.seed_list:
+        folder = _world_folder(config, seed)
+        if config.world is not None and (folder / MANIFEST).is_file():
+            differences = _differences(read_json(folder / MANIFEST), asdict(config.world.plan(seed)), None)
+            if texts := [f"world.{text}" for _, text in differences]:
+                text = f"{folder} holds another made world, and the runs here are of that one: {'; '.join(texts)}."
+                problems.append(f"{text} Name another env.save_dir, or delete {config.folder}.")
     if problems:
         raise ConfigError(*problems)
 
@@ -169,7 +169,7 @@ def do(left: list[Task], config: StudyConfig) -> None:
     if not left:
         return
     running: dict[str, None] = {}
-    failed: list[Event] = []
+    sentences, num_failed = list[str](), 0
     bar = progress_bar("running", remaining=False)
     with closing(work(left, config.jobs)) as events, bar:
         shown = bar.add_task(config.name, total=len(left), running="")
@@ -178,17 +178,15 @@ def do(left: list[Task], config: StudyConfig) -> None:
                 running[event.task.name] = None
             else:
                 running.pop(event.task.name, None)
-                failed += [event] if event.error else []
+                num_failed += bool(event.error)
+                if event.happened == "failed":
+                    sentences.append(f"{event.task.name} failed: {event.error} Its output is in {event.task.log}.")
                 bar.advance(shown)
                 took = f"done in {event.seconds:.1f} s" if event.happened == "done" else f"{event.happened}: {event.error}"
                 say(f"{event.task.name}: {took}", bar.console)
             bar.update(shown, running=" | ".join(running))
-    if failed:
-        sentences = []
-        for event in failed:
-            if event.happened == "failed":
-                sentences.append(f"{event.task.name} failed: {event.error} Its output is in {event.task.log}.")
-        sentences.append(f"{len(left) - len(failed)} of {len(left)} tasks are done and will not be done again.")
+    if num_failed:
+        sentences.append(f"{len(left) - num_failed} of {len(left)} tasks are done and will not be done again.")
         raise TrainingError("\n".join(sentences))
 
 
@@ -199,14 +197,6 @@ def in_one_thread(function: Callable[[str, tuple[str, ...]], object], config: st
 
 def _world_folder(config: StudyConfig, seed: int) -> Path:
     return config.folder / "world" / f"seed_{seed}"
-
-
-def _world_differences(config: StudyConfig, seed: int) -> list[str]:
-    """What the world of a seed was made with that is not what the study asks for."""
-    manifest = _world_folder(config, seed) / MANIFEST
-    if config.world is None or not manifest.is_file():
-        return []
-    return [f"world.{text}" for _, text in _differences(read_json(manifest), asdict(config.world.plan(seed)), None)]
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], absent: Any = "not given") -> Iterator[tuple[str, str]]:

@@ -10,14 +10,7 @@ PREFIX = "train/weight/"
 
 
 def weight_trajectories(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """Each view's weight at each log in a run's folder: (update, weight), the mean over the updates since the log before.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "metrics.jsonl").write_text('{"update": 50, "train/loss": 1.0, "train/weight/text": 0.5}')
-    ...     weight_trajectories(folder)
-    {'text': [(50, 0.5)]}
-    """
+    """Each view's weight at each log in a run's folder: (update, weight), the mean over the updates since the log before."""
     trajectories: dict[str, list[tuple[int, float]]] = {}
     file = Path(folder) / "metrics.jsonl"
     for number, line in enumerate(read_text(file).splitlines(), 1):

@@ -11,13 +11,11 @@ from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odd
 from msd_framework.errors import DataError
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["with the predicted class", "as older versions wrote it"])
-def test_log_odds_are_read_from_predictions(tmp_path, named):
+def test_log_odds_are_read_from_predictions(tmp_path):
     file = tmp_path / "predictions_test.csv"
     header = "id,label,prediction,benign,hateful,image/prediction,image/benign,image/hateful\n"
-    new = "a,1,hateful,0.25,0.75,benign,0.5,0.5\nb,,benign,1.000000,0.000000,benign,0.9,0.1\n"
-    old = "id,label,benign,hateful,image/benign,image/hateful\na,1,0.25,0.75,0.5,0.5\nb,,1.000000,0.000000,0.9,0.1\n"
-    file.write_text(header + new if named else old)
+    rows = "a,1,hateful,0.25,0.75,benign,0.5,0.5\nb,,benign,1.000000,0.000000,benign,0.9,0.1\n"
+    file.write_text(header + rows)
     found = read_log_odds(file)
     assert list(found) == ["full", "image"]
     np.testing.assert_allclose(found["image"], [0, -np.log(9)], rtol=1e-12)
