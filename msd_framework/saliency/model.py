@@ -28,11 +28,10 @@ class ModelSaliency(Saliency):
         return (FULL,)
 
     def forward(self, predictions: Mapping[str, ModelOutput], targets: Tensor, modalities: Sequence[str]) -> Tensor:
-        return torch.stack([predictions[FULL].features[f"{m}.saliency"] for m in modalities], -1)  # [B, M]
+        return torch.stack([predictions[FULL].features[m] for m in modalities], -1)  # [B, M]
 
     def look(self, model: MultimodalModel, inputs: Inputs) -> dict[str, Tensor]:
-        scores = self.read(cast(SingleSequence, model), inputs)
-        return {f"{modality}.saliency": score for modality, score in scores.items()}
+        return self.read(cast(SingleSequence, model), inputs)
 
     @abstractmethod
     def read(self, model: SingleSequence, inputs: Inputs) -> dict[str, Tensor]:

@@ -123,7 +123,7 @@ def _logits(prior: Sequence[float], num_classes: int | None, outcomes: Outcomes)
     p = torch.tensor(prior, dtype=torch.float64)
     if num_classes is not None and len(p) != num_classes:
         raise ValueError(f"prior: wanted a probability for each of {num_classes} classes, got {len(p)}.")
-    if not all(0 < x < 1 for x in prior):
+    if not bool(((p > 0) & (p < 1)).all()):
         raise ValueError(f"prior: wanted probabilities above 0 and below 1, got {', '.join(f'{x:g}' for x in prior)}.")
     if outcomes == "bernoulli":
         return p.logit()
