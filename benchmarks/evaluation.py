@@ -16,7 +16,7 @@ import torch
 from benchmarks.memory import forget_peak, peak, resident
 from msd_framework.data.base import Example, SubmissionFile
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import predict
+from msd_framework.engine.evaluation import PredictedBatches
 from msd_framework.metrics.vqa import VQAAccuracy
 from msd_framework.report import evaluate_split
 from msd_framework.structures import Batch, DatasetInfo, ModalityInputs
@@ -73,8 +73,8 @@ def extra_memory(num_rows: int) -> int:
             metrics={"vqa_accuracy": VQAAccuracy()},
             config=SimpleNamespace(run_type="test", data=SimpleNamespace(test="test")),
             folder=Path(folder),
-            predict=lambda share: predict(ask, share, VIEWS, World()),
-            ask_teacher=lambda use, share: predict(ask, share, VIEWS, World()),
+            predict=lambda share: PredictedBatches(ask, share, VIEWS, World()),
+            ask_teacher=lambda use, share: PredictedBatches(ask, share, VIEWS, World()),
         )
         before = resident()
         forget_peak()

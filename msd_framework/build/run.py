@@ -24,7 +24,7 @@ from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.build.training import Batches, build_batches, build_objective, build_runner
 from msd_framework.config.schema import RunConfig
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import PredictedBatches, measure, predict
+from msd_framework.engine.evaluation import PredictedBatches, measure
 from msd_framework.engine.precision import Choice, Precision
 from msd_framework.engine.runner import Runner
 from msd_framework.maskers.base import Masker
@@ -141,4 +141,4 @@ def student_predictions(
 
     model.eval()
     masker.eval()
-    return predict(ask, batches, views, world, precision, model.modalities, type(model).__name__)
+    return PredictedBatches(ask, batches, views, world, precision, model.modalities, type(model).__name__)

@@ -13,8 +13,6 @@ from msd_framework.structures import StepOutput
 
 
 class WatchedPlan(Protocol):
-    """How long a run is, and the metric that chooses its best checkpoint."""
-
     @property
     def num_updates(self) -> int: ...
     @property
@@ -24,8 +22,6 @@ class WatchedPlan(Protocol):
 
 
 class WatchedWorld(Protocol):
-    """One process among those that train together."""
-
     @property
     def rank(self) -> int: ...
     @property
@@ -40,17 +36,11 @@ class Watched(Protocol):
     """The part of the runner that a callback may read."""
 
     @property
-    def update(self) -> int:
-        """Updates made so far."""
-
+    def update(self) -> int: ...  # updates made so far
     @property
-    def best(self) -> float | None:
-        """The best value of the monitored metric so far, None before the first validation."""
-
+    def best(self) -> float | None: ...  # the best value of the monitored metric so far, None before the first validation
     @property
-    def watched(self) -> dict[str, Any]:
-        """What a best value is the best of: the metric, its options, and the examples that it is measured on."""
-
+    def watched(self) -> dict[str, Any]: ...  # what a best value is the best of: the metric, its options, its examples
     @property
     def plan(self) -> WatchedPlan: ...
     @property
@@ -69,8 +59,7 @@ class Callback:
     `on_log`, `on_validation_end` and `on_checkpoint`; last, however the run ends, `on_fit_end`.
     """
 
-    needs_validation: ClassVar[bool] = False
-    """Whether it does nothing in a run that never validates."""
+    needs_validation: ClassVar[bool] = False  # whether it does nothing in a run that never validates
 
     def on_fit_start(self, runner: Watched) -> None:
         """Before the first update, or the first after a resumption."""

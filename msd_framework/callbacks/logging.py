@@ -54,9 +54,6 @@ class TensorBoard(Callback):
 
     Args:
         folder: where its event files go.
-
-    Raises:
-        ValueError: if TensorBoard is not installed.
     """
 
     def __init__(self, folder: str):

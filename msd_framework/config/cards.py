@@ -45,7 +45,7 @@ PROCESSOR: dict[str, Any] = {"spec": str | dict[str, Any], "fingerprint": str}
 def card_of(path: str | Path, config: Own) -> dict[str, Any]:
     """How the model of a run, or of one of its checkpoints, is rebuilt; refused if it names code that the user's YAML does not."""
     folder = find_checkpoint(path)
-    return _checked(checkpoint.read_card(folder), folder, config)
+    return _checked(checkpoint.read_json(folder / "card.json"), folder, config)
 
 
 def weights_of(path: str | Path, config: Own) -> tuple[Path, Checkpoint]:

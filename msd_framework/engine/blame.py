@@ -16,10 +16,6 @@ def find_cause(objective: Objective, batches: Iterable[Batch]) -> str:
     """A sentence on the first input, or the first of the teacher's predictions, that is not finite; empty if all are.
 
     A teacher that is an average of the student has taken over its numbers, so its predictions are not looked at.
-
-    Args:
-        objective: what was minimised.
-        batches: what it went wrong on.
     """
     teacher: Any = getattr(objective, "teacher", None)
     views = () if teacher is None or isinstance(teacher, nn.Module) else objective.teacher_views
@@ -42,8 +38,7 @@ def find_cause(objective: Objective, batches: Iterable[Batch]) -> str:
     return ""
 
 
-def _bad_rows(values: Tensor) -> list[int]:
-    """The rows of a tensor [B, ...] that hold a number that is not finite."""
+def _bad_rows(values: Tensor) -> list[int]:  # of a tensor [B, ...]
     if not values.is_floating_point():
         return []
     rows: list[int] = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()

@@ -24,49 +24,30 @@ from msd_framework.errors import CheckpointError
 from msd_framework.files import sync_folder
 
 FORMAT = 1
-TENSORS = ("model", "objective", "optimizer", "random")
-"""The files of tensors in a checkpoint."""
-
-WEIGHTS = ("model", "objective")
-"""Those that a model, and what hides modalities from it, are rebuilt from."""
-
+TENSORS = ("model", "objective", "optimizer", "random")  # the files of tensors in a checkpoint
+WEIGHTS = ("model", "objective")  # those that a model, and what hides modalities from it, are rebuilt from
+# the name of a checkpoint's folder: its update, and how many checkpoints of that update there were before
 NAME = re.compile(r"update_(\d{8,})(?:\.(\d+))?")
-"""The name of a checkpoint's folder: its update, and how many checkpoints of that update there were before."""
-
-DRAFT = re.compile(r"\.update_\d{8,}(?:\.\d+)?\.(\d+)")
-"""The name while a process, whose number comes last, is writing it."""
+DRAFT = re.compile(r"\.update_\d{8,}(?:\.\d+)?\.(\d+)")  # the name while a process, whose number comes last, is writing it
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run goes on from, or that a model is rebuilt from.
+    """Everything that a run goes on from, or that a model is rebuilt from."""
 
-    Args:
-        model: the trained model's weights by name.
-        objective: what else the objective learned or measured: weightings, means.
-        optimizer: the optimizer's tensors, named ``<parameter's index>.<name>``.
-        random: the random states of each process, named ``<rank>.<generator>``.
-        state: everything else, in JSON's types.
-        card: how the model is rebuilt: its component, facts, modalities and classes.
-    """
-
-    model: dict[str, Tensor]
-    objective: dict[str, Tensor] = field(default_factory=dict)
-    optimizer: dict[str, Tensor] = field(default_factory=dict)
-    random: dict[str, Tensor] = field(default_factory=dict)
-    state: dict[str, Any] = field(default_factory=dict)
-    card: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Tensor]  # the trained model's weights by name
+    objective: dict[str, Tensor] = field(default_factory=dict)  # what else the objective learned or measured: weightings, means
+    optimizer: dict[str, Tensor] = field(default_factory=dict)  # named ``<parameter's index>.<name>``
+    random: dict[str, Tensor] = field(default_factory=dict)  # the random states of each process, named ``<rank>.<generator>``
+    state: dict[str, Any] = field(default_factory=dict)  # everything else, in JSON's types
+    card: dict[str, Any] = field(default_factory=dict)  # how the model is rebuilt: its component, facts, modalities and classes
 
 
 class CheckpointFolder:
     """The checkpoints of a run, a folder each.
 
     Where the file system has symbolic links, `best` and `last` lead to two of them, for people. Nothing here relies on links, since
-    object stores, archives and some file systems lose them.
-
-    Args:
-        folder: where they are.
-        keep: how many are kept beside the best and the last one.
+    object stores, archives and some file systems lose them. So many as `keep` are kept beside the best and the last one.
     """
 
     def __init__(self, folder: Path, keep: int = 1):
@@ -75,13 +56,7 @@ class CheckpointFolder:
         self.written: list[str] = []
 
     def save(self, checkpoint: Checkpoint, update: int, best: bool) -> Path:
-        """Writes a checkpoint under a temporary name and renames it; from then on it is the last one.
-
-        A run that is killed before goes on from the one before, and makes this one again.
-
-        Raises:
-            CheckpointError: if it cannot be written; what was there before is as it was.
-        """
+        """Writes a checkpoint under a temporary name and renames it; from then on it is the last one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self._free_name(update)
         draft = self.folder / f".{final.name}.{os.getpid()}"
@@ -104,46 +79,36 @@ class CheckpointFolder:
         return final
 
     def go_on_from(self, state: Mapping[str, Any], keeps_best: bool = True) -> None:
-        """Takes up the run that a checkpoint's state is of.
-
-        Args:
-            state: that of the checkpoint.
-            keeps_best: whether its best checkpoint is still the best; if not, it is never deleted.
-        """
-        best = _name_of_best(self.folder, state)
-        self.best = best if keeps_best else None
+        """Takes up the run that a checkpoint's state is of; if its best is no longer the best, that one is never deleted."""
+        best = state.get("best_checkpoint")
+        self.best = str(best) if keeps_best and best is not None else None
         self.written = []
         for name in map(str, state.get("written", [])):
             # Whoever edits the file must not make us delete another folder.
-            if NAME.fullmatch(name) and (keeps_best or name != best):
+            if NAME.fullmatch(name) and (keeps_best or name != str(best)):
                 self.written.append(name)
 
     def path(self, name: str) -> Path | None:
-        """Where `best` or `last` is, if it is anywhere.
-
-        Raises:
-            CheckpointError: if the best one is missing.
-        """
+        """Where `best` or `last` is, if it is anywhere."""
         saved = _saved(self.folder)
         if not saved or name == "last":
             return saved[-1] if saved else None
-        best = _name_of_best(self.folder, read_json(saved[-1] / "state.json"))
+        best = read_json(saved[-1] / "state.json").get("best_checkpoint")
         if best is None:  # of a run that never validated
             return saved[-1]
         # Some tools copy what the link `best` leads to under its name, and leave out the rest.
-        for path in (self.folder / best, self.folder / "best"):
+        for path in (self.folder / str(best), self.folder / "best"):
             if path in saved:
                 return path
         names = ", ".join(path.name for path in saved)
-        raise CheckpointError(f"{self.folder / best}: the best checkpoint of this run is missing. Name another one: {names}.")
+        raise CheckpointError(f"{self.folder / str(best)}: the best checkpoint of this run is missing. Name another one: {names}.")
 
     def newest_whole(self) -> tuple[Path | None, list[str]]:
-        """The last checkpoint of which every file is what was written, and what is wrong with those that came after it.
-
-        Raises:
-            CheckpointError: if there are some and none is whole.
-        """
-        damaged = [f"{path / 'files.json'}: is missing" for path in _parts(self.folder)]
+        """The last checkpoint of which every file is what was written, and what is wrong with those that came after it."""
+        damaged = []
+        for path in sorted(self.folder.glob("update_*")):  # what has lost the list of its files
+            if NAME.fullmatch(path.name) and not (path / "files.json").is_file():
+                damaged.append(f"{path / 'files.json'}: is missing")
         for path in reversed(_saved(self.folder)):
             try:
                 check_files(path)
@@ -163,7 +128,6 @@ class CheckpointFolder:
         return self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir())
 
     def _free_name(self, update: int) -> Path:
-        """A new folder for an update's checkpoint."""
         path = first = self.folder / f"update_{update:08d}"
         again = 0
         while path.exists():
@@ -209,11 +173,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Writes a checkpoint's files into a new folder, each flushed to disk, the one with their hashes last.
-
-    Raises:
-        CheckpointError: if the disk is full or fails.
-    """
+    """Writes a checkpoint's files into a new folder, each flushed to disk, the one with their hashes last."""
     path = folder
     try:
         folder.mkdir(parents=True)
@@ -239,17 +199,19 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def read(folder: Path, names: Sequence[str] = TENSORS) -> Checkpoint:
-    """A checkpoint, with every file that is read compared with the hash that was written with it.
-
-    Args:
-        folder: where it is.
-        names: which tensors are read; `model` and `objective` are what a model is rebuilt from.
+    """A checkpoint with some of its tensors; every file that is read is compared with the hash that was written with it.
 
     Raises:
         CheckpointError: if a file is missing or is not what was written.
     """
-    check_files(folder, {f"{n}.safetensors" for n in names} | {"state.json", "card.json"})
-    tensors = {n: _load_tensors(folder / f"{n}.safetensors") if n in names else {} for n in TENSORS}
+    check_files(folder, [*(f"{name}.safetensors" for name in names), "state.json", "card.json"])
+    tensors: dict[str, dict[str, Tensor]] = {name: {} for name in TENSORS}
+    for name in names:
+        path = folder / f"{name}.safetensors"
+        try:
+            tensors[name] = load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: is damaged: {error}. Take another checkpoint.") from error
     return Checkpoint(**tensors, state=read_json(folder / "state.json"), card=read_json(folder / "card.json"))
 
 
@@ -271,11 +233,7 @@ def check_files(folder: Path, wanted: Collection[str] | None = None) -> None:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that a user means by a path: itself, or the best one of a run's folder.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
+    """The checkpoint that a user means by a path: itself, or the best one of a run's folder."""
     given = Path(path)
     is_link = given.is_symlink() or not given.exists()
     if given.name in ("best", "last") and is_link and _saved(given.parent):  # wherever the link leads, if it is one
@@ -291,11 +249,6 @@ def find_checkpoint(path: str | Path) -> Path:
     if not given.exists():
         raise CheckpointError(f"there is no folder {given}; wanted the folder of a finished run, or one of its checkpoints.")
     raise CheckpointError(f"{given} holds no checkpoint; wanted the folder of a finished run, or one of its checkpoints.")
-
-
-def read_card(path: str | Path) -> dict[str, Any]:
-    """How the model of a checkpoint is rebuilt, without its weights."""
-    return read_json(find_checkpoint(path) / "card.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -316,20 +269,14 @@ def misfit(saved: Any, own: Any, at: str = "") -> str:
     is_alike = isinstance(saved, _types_in_json(own)) and not (isinstance(saved, int) and saved.bit_length() > 64)
     if not is_alike:
         return f"{at or 'it'} is {reprlib.repr(saved)} ({type(saved).__name__}), wanted {type(own).__name__}"
-    pairs: list[tuple[Any, Any, str]] = []
+    wrong: list[str] = []
     if isinstance(own, Mapping):
-        for key in own:
-            if key in saved:
-                pairs.append((saved[key], own[key], f"{at}.{key}" if at else str(key)))
+        wrong += [misfit(saved[key], own[key], f"{at}.{key}" if at else str(key)) for key in own if key in saved]
     elif isinstance(own, (list, tuple)):
         if len(saved) != len(own):
             return f"{at} has {len(saved)} items, wanted {len(own)}"
-        for i, (one, inner) in enumerate(zip(saved, own)):
-            pairs.append((one, inner, f"{at}[{i}]"))
-    for one, inner, place in pairs:
-        if wrong := misfit(one, inner, place):
-            return wrong
-    return ""
+        wrong += [misfit(one, inner, f"{at}[{i}]") for i, (one, inner) in enumerate(zip(saved, own))]
+    return next(filter(None, wrong), "")
 
 
 def _types_in_json(own: Any) -> tuple[type, ...]:
@@ -343,11 +290,7 @@ def _types_in_json(own: Any) -> tuple[type, ...]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Puts weights into a model that must have exactly these.
-
-    Raises:
-        CheckpointError: if names or shapes differ, with the first of them.
-    """
+    """Puts weights into a model that must have exactly these; an error tells the first differences."""
     differences = []
     try:
         # A part that learned its tensors' shapes, such as the means of a masker, makes room for them in a hook of its own.
@@ -367,14 +310,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     if differences:
         count = f"{len(differences)} difference{'s' * (len(differences) != 1)}"
         raise CheckpointError(f"{where}: holds the weights of another model: {'; '.join(differences[:3])} ({count}).")
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: is damaged: {error}. Take another checkpoint.") from error
-    return tensors
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -406,12 +341,6 @@ def _saved(folder: Path) -> list[Path]:
     return sorted(saved, key=_order)
 
 
-def _parts(folder: Path) -> list[Path]:
-    """What has a checkpoint's name and has lost the list of its files."""
-    inside = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in inside if NAME.fullmatch(path.name) and not (path / "files.json").is_file())
-
-
 def _order(path: Path) -> tuple[int, int]:
     """The update of a checkpoint, by its name where its state cannot be read, and how many of that update there were before."""
     name = NAME.fullmatch(path.name)
@@ -429,19 +358,7 @@ def _update(path: Path) -> int:
     return update
 
 
-def _name_of_best(folder: Path, state: Mapping[str, Any]) -> str | None:
-    """The best checkpoint of a run that has come to this state; older versions wrote down its value alone, and a link."""
-    if "best_checkpoint" in state or state.get("best") is None:
-        name = state.get("best_checkpoint")
-        return None if name is None else str(name)
-    for path in _saved(folder):
-        if read_json(path / "state.json").get("best") == state["best"]:
-            return path.name
-    return None
-
-
 def _is_alive(process: int) -> bool:
-    """Whether a process of this machine is still running."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

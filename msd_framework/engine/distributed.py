@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import os
 import pickle
 import secrets
@@ -25,18 +24,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from msd_framework.engine.checkpoint import load_weights
 from msd_framework.errors import ConfigError, MSDError, Problem
 from msd_framework.launch import ALONE, Launch, launched
 from msd_framework.screen import say
 
 Result = TypeVar("Result")
 
-PATIENCE = 20.0
-"""Seconds after which a process prints that it waits for others."""
-
-LONGEST = 60
-"""Characters that are printed of a value that two processes do not agree on."""
+PATIENCE = 20.0  # seconds after which a process prints that it waits for others
+LONGEST = 60  # characters that are printed of a value that two processes do not agree on
 
 # The tensors of the last calls between processes. A thread of gloo drops those of a call a moment after the call has returned. If
 # its reference were the last one, it would wait for Python's lock while it holds the group's, and the destructor of the group
@@ -46,25 +41,15 @@ _in_use: deque[list[Tensor]] = deque(maxlen=4)
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, as seen from one of them.
+    """The processes that train together, as seen from one of them."""
 
-    Args:
-        rank: which one this is, from 0.
-        size: how many there are.
-        device: what this one computes on.
-    """
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0  # which one this is
+    size: int = 1  # how many there are
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # what this one computes on
 
     @classmethod
     def alone(cls, device: str = "auto") -> World:
-        """This process by itself.
-
-        Args:
-            device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
-        """
+        """This process by itself, on ``cpu``, ``cuda``, or ``auto``: a GPU where there is one."""
         if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
             return cls()
         place = launched().local_rank
@@ -78,14 +63,7 @@ class World:
     @classmethod
     @contextmanager
     def join(cls, device: str = "auto") -> Iterator[World]:
-        """The world that ``torchrun`` describes in the environment, left at the end; a world of one without it.
-
-        Args:
-            device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
-
-        Raises:
-            ConfigError: if the processes that the environment names cannot be found.
-        """
+        """The world that ``torchrun`` describes in the environment, left at the end; a world of one without it."""
         alone, started = cls.alone(device), launched()
         here = alone.device
         if started.size == 1:
@@ -131,7 +109,6 @@ class World:
         return value
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes."""
         return self.sum(value) / self.size
 
     def means(self, values: Sequence[Tensor]) -> list[Tensor]:
@@ -142,25 +119,7 @@ class World:
         parts = torch.split(whole, [value.numel() for value in values])
         return [part.view_as(value) for part, value in zip(parts, values)]
 
-    # Parameters, gradients and the optimizer's state are whole on every process. What relies on it is in the five methods below,
-    # which all processes call together.
-
-    def clip(self, module: nn.Module, largest: float | None) -> Tensor:
-        """Clips the gradient of all parameters as one vector, if there is a largest norm; its norm before that."""
-        norm: Tensor = nn.utils.clip_grad_norm_(module.parameters(), math.inf if largest is None else largest)
-        return norm
-
-    def weights_of(self, module: nn.Module) -> dict[str, Tensor]:
-        """A module's parameters and buffers by name."""
-        return module.state_dict()
-
-    def load_weights(self, module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-        """Puts back what `weights_of` took.
-
-        Raises:
-            CheckpointError: if names or shapes differ, with the first of them.
-        """
-        load_weights(module, weights, where)
+    # Parameters, gradients and the optimizer's state are whole on every process.
 
     def optimizer_state_of(self, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """An optimizer's state: tensors named ``<parameter's index>.<name>``, and the rest in JSON's types."""
@@ -209,16 +168,11 @@ class World:
             _in_use.append(tensors)
 
     def wait(self) -> None:
-        """Waits for every process."""
         if self.size > 1:
             dist.barrier()
 
     def together(self, make: Callable[[], Result]) -> Result:
-        """Calls a function on every process; where it fails on one, none goes on.
-
-        Raises:
-            MSDError: what went wrong here, or else in the first process in which something did.
-        """
+        """Calls a function on every process; where it fails on one, all raise: what went wrong here, or else in the first one."""
         if self.size == 1:
             return make()
         problem: MSDError | None = None
@@ -234,14 +188,9 @@ class World:
         return result
 
     def agree(self, facts: Mapping[str, str], why: str) -> None:
-        """Compares values that must be the same on every process.
+        """Refuses texts that are not the same on every process, by the keys of a configuration that they are about.
 
-        Args:
-            facts: texts that must be the same, by the keys of a configuration that they are about.
-            why: what to do where one is not.
-
-        Raises:
-            ConfigError: with the first one that differs, and between which processes.
+        `why` says what to do then.
         """
         everywhere = self.gather((socket.gethostname(), dict(facts)))
         first_host, first = everywhere[0]
@@ -253,11 +202,7 @@ class World:
                     raise ConfigError(Problem(key, text))
 
     def share(self, folder: Path) -> None:
-        """Sees to it that a folder is the same one for every process.
-
-        Raises:
-            ConfigError: if a process does not find there what the first one has just written.
-        """
+        """Refuses a folder in which a process does not find what the first one has just written."""
         if self.size == 1:
             return
         file = folder / f".shared_by_{self.size}_processes_{secrets.token_hex(8)}"
@@ -282,7 +227,6 @@ class World:
 
 
 def _meet(backend: str, started: Launch) -> None:
-    """Joins the other processes; prints that it waits where that takes long."""
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     patience = threading.Timer(PATIENCE, say, [f"waiting at {place} for {started.size} processes; this one is {started.rank}."])
     patience.daemon = True

@@ -16,30 +16,23 @@ from msd_framework.engine.distributed import World
 from msd_framework.engine.precision import FP32, Precision
 from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.base import CountedMetric, Metric
-from msd_framework.randomness import random_state, restore_random_state, seed_everything
+from msd_framework.randomness import random_state, random_state_kept, restore_random_state, seed_everything
 from msd_framework.structures import Batch, check_logits, has_label
 from msd_framework.views import FULL
 
-PredictViews = Callable[[Batch, Sequence[str]], Tensor]
-"""Gives logits [V, N, C] of some views of a batch: a student's, or a teacher's."""
+PredictViews = Callable[[Batch, Sequence[str]], Tensor]  # gives logits [V, N, C] of V views of a batch
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted for N targets, of a batch or of a split, each target once.
+    """What was predicted for N targets, of a batch or of a split, each target once."""
 
-    Args:
-        places: where the example of each target stands in the split, int64 [N].
-        targets: int64 [N] or float [N, C]; -100 or NaN where a blind test has none.
-        logits: float32 [N, C] by view.
-        shown: of each view that shows nothing of some example, the targets of the others, bool [N].
-    """
-
-    places: Tensor
-    targets: Tensor
-    logits: Mapping[str, Tensor]
+    places: Tensor  # where the example of each target stands in the split, int64 [N]
+    targets: Tensor  # int64 [N] or float [N, C]; -100 or NaN where a blind test has none
+    logits: Mapping[str, Tensor]  # float32 [N, C] by view
+    # of each view that shows nothing of some example, the targets of the others, bool [N]
     shown: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -64,34 +57,19 @@ class PredictedBatches:
     """Predictions of this process's share of a split: computed a batch at a time, as a loop goes through them, and kept nowhere.
 
     Random maskers draw from a stream of their own, so that what is measured does not depend on when it is. Padding is left out.
-
-    Args:
-        predict_views: gives the model's logits.
-        batches: this process's share of the split.
-        views: names of V views.
-        world: this process among all.
-        precision: what they are computed in; the logits are float32 in any.
-        modalities: what the model takes; without it, each view counts as showing something of each example.
-        name: the model's, for sentences.
-        side_of: a batch as the model sees it.
     """
 
     predict_views: PredictViews
-    batches: Iterable[Batch]
+    batches: Iterable[Batch]  # this process's share of the split
     views: Sequence[str]
     world: World
-    precision: Precision = FP32
-    modalities: Sequence[str] = ()
-    name: str = "the model"
-    side_of: Callable[[Batch], Batch] = lambda batch: batch
+    precision: Precision = FP32  # the logits are float32 in any
+    modalities: Sequence[str] = ()  # what the model takes; without it, each view counts as showing something of each example
+    name: str = "the model"  # for sentences
+    side_of: Callable[[Batch], Batch] = lambda batch: batch  # a batch as the model sees it
 
     def __iter__(self) -> Iterator[Predictions]:
-        """The predictions of each batch, on the CPU.
-
-        Raises:
-            ConfigError: if the logits have not a row for each target.
-            TrainingError: if one is not finite.
-        """
+        """The predictions of each batch, on the CPU."""
         stream, device = _RandomStream(self.world.device), self.world.device
         num_before = 0
         for batch in self.batches:
@@ -119,33 +97,12 @@ class PredictedBatches:
         return shown
 
     def together(self) -> Predictions:
-        """Predictions of all examples on each process, in the split's order: for splits that fit into memory.
-
-        Raises:
-            DataError: if the split is empty.
-        """
+        """Predictions of all examples on each process, in the split's order: for splits that fit into memory."""
         return _gathered(list(self), self.world)
 
 
-def predict(
-    predict_views: PredictViews,
-    batches: Iterable[Batch],
-    views: Sequence[str],
-    world: World,
-    precision: Precision = FP32,
-    modalities: Sequence[str] = (),
-    name: str = "the model",
-) -> PredictedBatches:
-    """Predictions of a split for `measure` or a loop, as `PredictedBatches` says; nothing is computed before."""
-    return PredictedBatches(predict_views, batches, views, world, precision, modalities, name)
-
-
 def measure(predictions: PredictedBatches | Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Every metric of every view; those of views other than the full one are named ``<view>/<metric>``.
-
-    Raises:
-        DataError: if no example has a label.
-    """
+    """Every metric of every view; those of views other than the full one are named ``<view>/<metric>``."""
     measures = Measures(metrics)
     for batch in [predictions] if isinstance(predictions, Predictions) else predictions:
         measures.add(batch)
@@ -160,18 +117,11 @@ class Measures:
 
     Counts are added up; logits are kept only where a metric needs all of them at once, as a ranking does.
     A view other than the full one is measured on the examples of which it shows something; of none, a metric is NaN.
-
-    Args:
-        metrics: by name.
-
-    Attributes:
-        num_examples: examples that this process has seen.
-        num_labelled: targets that are known, those of all examples together.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):
         self.metrics = metrics
-        self.num_examples = self.num_labelled = 0
+        self.num_examples = self.num_labelled = 0  # examples that this process has seen, and their targets that are known
         # by view and metric; None of a view that has shown nothing yet
         self._counts: dict[tuple[str, str], Tensor | None] = {}
         self._kept: list[Predictions] = []
@@ -194,11 +144,7 @@ class Measures:
             self._kept.append(predictions)
 
     def seen(self, world: World) -> tuple[int, int]:
-        """How many examples all processes have seen, and how many of their targets are known.
-
-        Raises:
-            DataError: if there was none.
-        """
+        """How many examples all processes have seen, and how many of their targets are known."""
         examples, labelled = map(sum, zip(*world.gather((self.num_examples, self.num_labelled))))
         if not examples:
             raise DataError("the split has no example to evaluate.")
@@ -227,7 +173,6 @@ class Measures:
 
 
 def _added(total: Tensor | None, count: Tensor | None) -> Tensor | None:
-    """A sum of what may not be there."""
     if total is None or count is None:
         return count if total is None else total
     return total + count
@@ -255,9 +200,8 @@ def in_step(batches: Iterable[Batch]) -> tuple[Iterator[Batch], Iterator[Batch]]
 def in_order(batches: Iterable[Sequence[tuple[int, T]]], world: World) -> Iterator[T]:
     """The results of all processes for their shares of a split, in its order, on each process; none holds more than a few batches.
 
-    Args:
-        batches: of each batch of this process's share, the place of each target's example and its result. Places only rise.
-        world: this process among all; every one must go through to the end.
+    `batches` are, of each batch of this process's share, the place of each target's example, which only rises, and its result.
+    Every process must go through to the end.
     """
     mine = iter(batches)
     waiting: list[tuple[int, int, T]] = []
@@ -287,20 +231,16 @@ class _RandomStream:
     @contextmanager
     def drawn_from(self) -> Iterator[None]:
         """A context that goes on drawing where the last one ended."""
-        outside = random_state(self.device)
-        try:
+        with random_state_kept(self.device):
             if self.state is None:
                 seed_everything(0)
             else:
                 restore_random_state(self.state)
             yield
             self.state = random_state(self.device)
-        finally:
-            restore_random_state(outside)
 
 
 def _gathered(mine: Sequence[Predictions], world: World) -> Predictions:
-    """The batches of all processes as one, in the split's order."""
     shares = [share for share in world.gather(_joined(mine) if mine else None) if share is not None]
     if not shares:
         raise DataError("the split has no example to evaluate.")

@@ -17,11 +17,6 @@ def parts_of_update(batches: Iterator[Batch], num_parts: int, world: World) -> I
     Where examples may lack a label, all parts are read before the first is computed, and `num_labelled` of each becomes its mean
     over all parts and processes. The mean over the parts of losses that are divided by this number is then exactly the sum over
     all labelled examples divided by their number.
-
-    Args:
-        batches: the parts of this update and of those after it.
-        num_parts: how many this one has in this process.
-        world: this process among all.
     """
     first = next(batches).to(world.device)
     others = (next(batches).to(world.device) for _ in range(num_parts - 1))

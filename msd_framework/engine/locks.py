@@ -16,12 +16,9 @@ POLL_SECONDS = 0.5
 
 @contextmanager
 def locked(world: World, file: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Holds the lock of a file, which the system frees when the process ends, however that ends.
+    """Holds the lock of a file, which the system frees when the process ends; all processes of the run enter together.
 
-    Args:
-        world: the processes of this run, which enter together.
-        file: the lock file.
-        waiting: called once if another run has the lock.
+    `waiting` is called once if another run has the lock.
     """
     lock = FileLock(file, mode=0o666)  # several users may share the folder
     is_waiting = False

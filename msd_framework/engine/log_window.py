@@ -12,25 +12,18 @@ from torch import Tensor
 from msd_framework.engine.distributed import World
 from msd_framework.structures import StepOutput
 
+# Updates in a row that fp16 may skip. Each halves the factor of the loss, so it is then a millionth of what it was.
 MOST_SKIPPED = 20
-"""Updates in a row that fp16 may skip. Each halves the factor of the loss, so it is then a millionth of what it was."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What went wrong in a run so far, in any of its processes.
+    """What went wrong in a run so far, in any of its processes."""
 
-    Args:
-        first: the first update with a value that is not finite; 0 if there is none.
-        names: the terms that were not finite then; empty if it was the gradient alone.
-        skipped: the updates that fp16 has skipped, since their gradients were not finite.
-        in_a_row: how many of them the last ones are.
-    """
-
-    first: int
-    names: tuple[str, ...]
-    skipped: int
-    in_a_row: int
+    first: int  # the first update with a value that is not finite; 0 if there is none
+    names: tuple[str, ...]  # the terms that were not finite then; empty if it was the gradient alone
+    skipped: int  # the updates that fp16 has skipped, since their gradients were not finite
+    in_a_row: int  # how many of them the last ones are
 
 
 class LogWindow:
@@ -45,13 +38,10 @@ class LogWindow:
         self.gradient, self.skipped, self.in_a_row = torch.zeros(3, dtype=torch.int64, device=device)
 
     def add(self, update: int, output: StepOutput) -> None:
-        """Adds a part's loss and terms."""
         terms = {"loss": output.loss.detach(), **output.terms}
         self._make_room([name for name in terms if name not in self.names])
-        if len(terms) < len(self.names):
-            nothing = torch.zeros((), dtype=torch.float64, device=self.device)
-            terms = {**dict.fromkeys(self.names, nothing), **terms}
-        values = torch.stack([terms[name].double() for name in self.names])
+        nothing = self.sums.new_zeros(())
+        values = torch.stack([terms.get(name, nothing).double() for name in self.names])
         self.sums = self.sums + values
         self.count += 1
         self.first_bad = torch.where(~values.isfinite() & (self.first_bad == 0), update, self.first_bad)
@@ -70,7 +60,6 @@ class LogWindow:
         counts = torch.stack([self.gradient, self.skipped, self.in_a_row])
         gradient, skipped, in_a_row, *first_bad = torch.cat([counts, self.first_bad]).tolist()  # one wait for all of them
         everywhere = world.gather((gradient, skipped, in_a_row, dict(zip(self.names, first_bad))))
-
         updates: list[int] = []
         for gradient, _, _, terms in everywhere:
             updates += filter(None, [gradient, *terms.values()])
@@ -96,8 +85,8 @@ class LogWindow:
         self._make_room(list(state["sums"]))
         self.sums = torch.tensor(list(state["sums"].values()), dtype=torch.float64, device=self.device)
         self.count = state["count"]
-        self.skipped = self.skipped + state.get("skipped", 0)
-        self.in_a_row = self.in_a_row + state.get("in_a_row", 0)
+        self.skipped = self.skipped + state["skipped"]
+        self.in_a_row = self.in_a_row + state["in_a_row"]
 
     def _make_room(self, names: list[str]) -> None:
         if names:

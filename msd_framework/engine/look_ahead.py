@@ -24,13 +24,10 @@ from msd_framework.structures import Batch
 
 
 class Batches(Protocol):
-    """Where batches are taken from."""
-
     def starting_at(self, update: int) -> Iterator[Batch]: ...
 
 
-HeldOutLoss: TypeAlias = Callable[[Batch], Tensor]
-"""The loss of held-out examples, a scalar."""
+HeldOutLoss: TypeAlias = Callable[[Batch], Tensor]  # a scalar
 
 
 class LookAhead:
@@ -42,13 +39,6 @@ class LookAhead:
     minimised then has the derivative :math:`\langle u, \nabla_\theta D \rangle`. The student is
     in eval mode on held-out examples.
 
-    Args:
-        objective: learns from it.
-        batches: held-out examples, a batch a look.
-        optimizer: makes the updates.
-        world: this process among all; held-out batches are shared out as training batches are.
-        clip_norm: the largest norm of the gradient; None does not clip.
-
     Raises:
         ValueError: if the optimizer's step has no derivative here, or something changes the gradients on their way to it.
     """
@@ -56,7 +46,7 @@ class LookAhead:
     def __init__(
         self,
         objective: Objective,
-        batches: Batches,
+        batches: Batches,  # held-out examples, a batch a look, shared out to the processes as training batches are
         optimizer: Optimizer,
         world: World | None = None,
         clip_norm: float | None = None,
@@ -72,9 +62,7 @@ class LookAhead:
         """u, by the names of the objective's parameters that learn, the mean over all processes.
 
         Args:
-            loss: of a batch of held-out examples.
             update: the number of the update whose step was just made, from 0; its gradients, clipped, must still be there.
-            precision: what it was computed in.
             norm: that of its gradient before it was clipped, where it was.
         """
         if self.parts is None:
@@ -97,21 +85,13 @@ class LookAhead:
 
 @dataclass(frozen=True)
 class OptimizerStep:
-    """The step of the optimizer that was just made, as `UpdateHook.after_step` sees it.
+    """The step of the optimizer that was just made, as `UpdateHook.after_step` sees it."""
 
-    Args:
-        update: its number, from 0.
-        precision: what its update was computed in.
-        norm: that of its gradient before it was clipped.
-        world: this process among all.
-        held_out: differentiates a loss of held-out examples; None without any.
-    """
-
-    update: int
+    update: int  # its number, from 0
     precision: Precision
-    norm: Tensor
+    norm: Tensor  # that of its gradient before it was clipped
     world: World
-    held_out: LookAhead | None
+    held_out: LookAhead | None  # differentiates a loss of held-out examples; None without any
 
     @property
     def mean(self) -> Mean:

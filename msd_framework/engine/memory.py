@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""The names of two settings in glibc's malloc.h."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # two settings in glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:

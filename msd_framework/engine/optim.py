@@ -15,15 +15,14 @@ from msd_framework.components.registry import Registry, raised_at
 from msd_framework.engine.parts_of_model import ModelParts
 from msd_framework.ranges import below_one, not_negative, positive
 
-TRIED = 1000
-"""Updates at which the learning rate is tried before a run."""
+TRIED = 1000  # updates at which the learning rate is tried before a run
 
 
 class OptimizerRecipe(ABC):
     """Makes an optimizer once the parameters are known."""
 
+    # parts of a model that learn in another way than the rest; frozen ones are so before the optimizer is built
     parts: ModelParts = ModelParts()
-    """Parts of a model that learn in another way than the rest; frozen ones are so before the optimizer is built."""
 
     @abstractmethod
     def build(self, module: nn.Module) -> Optimizer:
@@ -116,15 +115,6 @@ def decay_groups(module: nn.Module, weight_decay: float, lr: float = 1.0, parts:
 
     After them come those that learn in another way, in as many groups as there are ways: a part with an attribute `lr_factor`,
     which learns that much faster and does not decay, and those of `parts`.
-
-    Args:
-        module: what is trained.
-        weight_decay: that of the matrices.
-        lr: the learning rate of the others at its highest.
-        parts: which parts learn in another way.
-
-    Raises:
-        ValueError: if there is no such part.
     """
     own: dict[str, dict[str, Any]] = {}
     for path, part in module.named_modules():
@@ -160,11 +150,7 @@ class Schedule(ABC):
         """The share at an update, counted from 0."""
 
     def build(self, optimizer: Optimizer, num_updates: int) -> LambdaLR:
-        """What sets the rates of an optimizer.
-
-        Raises:
-            ValueError: if the share is no number from 0 on, at one of some updates of the run.
-        """
+        """What sets the rates of an optimizer; the share must be a number from 0 on at some updates that are tried."""
         for update in range(0, num_updates, max(1, num_updates // TRIED)):
             try:
                 factor = float(self.factor(update, num_updates))
@@ -191,11 +177,9 @@ class WarmUp(Schedule):
         self.warmup = warmup
 
     def rise(self, update: int, num_updates: int) -> float:
-        """The share at an update as far as the rise goes."""
         return min(1.0, (update + 1) / max(1.0, self.length(num_updates)))
 
     def length(self, num_updates: int) -> float:
-        """Updates of the rise."""
         return self.warmup * num_updates if self.warmup < 1 else self.warmup
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from torch import nn
@@ -12,8 +13,8 @@ from torch import nn
 from msd_framework.errors import did_you_mean
 from msd_framework.ranges import not_negative, positive
 
+# what names of modules and parameters look like that come before a stack of layers
 BELOW = re.compile(r"embed|_token$|^(word|position|segment|feature_extractor|feature_projection)s?$")
-"""What names of modules and parameters look like that come before a stack of layers."""
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,12 @@ class ModelParts:
     """How parts of a model learn in another way than the rest.
 
     A part is named as `named_parameters` of the model does, such as `encoders.text`, or of the objective, such as `features`.
-
-    Args:
-        groups: the learning rate of parts, or `{lr: .., weight_decay: ..}`; the part with the longest name has a parameter.
-        frozen: parts that do not learn.
-        layer_decay: what the learning rate of a layer is multiplied by with each layer above it; None leaves it as it is.
-
-    Raises:
-        ValueError: if a number is out of range.
     """
 
+    # the learning rate of parts, or `{lr: .., weight_decay: ..}`; the part with the longest name has a parameter
     groups: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
-    frozen: Collection[str] = ()
-    layer_decay: float | None = None
+    frozen: Collection[str] = ()  # parts that do not learn
+    layer_decay: float | None = None  # what the learning rate of a layer is multiplied by with each layer above it
 
     def __post_init__(self) -> None:
         for part in self.groups:
@@ -56,11 +50,7 @@ class ModelParts:
         return given if isinstance(given, Mapping) else {"lr": given}
 
     def freeze(self, model: nn.Module) -> None:
-        """Keeps the frozen parts of a model from learning.
-
-        Raises:
-            ValueError: if there is no such part, or nothing of the model is left that learns.
-        """
+        """Keeps the frozen parts of a model from learning."""
         parameters = {f"model.{name}": p for name, p in model.named_parameters()}
         for part in self.frozen:
             for name in _within(_start("frozen", part, parameters), parameters):
@@ -73,15 +63,11 @@ class ModelParts:
         """What the parameters of a module that learn in another way than the rest are given, by their names.
 
         The options are those of an optimizer's group, with the group's name as `part`; `factor` multiplies the learning rate.
-
-        Raises:
-            ValueError: if a group has no parameter, or there is no stack of layers.
         """
         names = [n for n, p in module.named_parameters() if p.requires_grad]
         starts = {_start("groups", part, names): part for part in self.groups}
         by_name: dict[str, dict[str, Any]] = {}
-        # The longest name comes last, and so has the parameter.
-        for start in sorted(starts, key=len):
+        for start in sorted(starts, key=len):  # the longest name comes last, and so has the parameter
             part = starts[start]
             for name in _within(start, names):
                 by_name[name] = {"part": part, **self._options(part)}
@@ -103,13 +89,6 @@ def layer_factors(module: nn.Module, decay: float) -> dict[str, float]:
     with l the number of a layer in its stack of L, as in BEiT (Bao et al., ICLR 2022, arXiv:2106.08254; its `optim_factory.py`):
     the embeddings, which lie below, learn slowest, and what is in no stack, such as a head, learns as fast as ever. Each stack of a
     model counts its own layers; embeddings belong to the stack whose name begins most like theirs, the highest one of several.
-
-    Args:
-        module: has the stacks: lists of modules each of which has an attention.
-        decay: gamma.
-
-    Raises:
-        ValueError: if there is no stack.
 
     >>> layers = [nn.TransformerEncoderLayer(4, 2) for _ in range(2)]
     >>> model = nn.ModuleDict({"embed": nn.Embedding(3, 4), "layers": nn.ModuleList(layers), "head": nn.Linear(4, 2)})
@@ -139,7 +118,9 @@ def _stacks(module: nn.Module) -> dict[str, int]:
     """The number of layers of each stack by its path; a stack within another one is a part of that."""
     stacks: dict[str, int] = {}
     for path, part in module.named_modules():
-        if _is_stack(part) and not any(path.startswith(f"{outer}.") for outer in stacks):
+        if not isinstance(part, (nn.ModuleList, nn.Sequential)) or not len(part):
+            continue
+        if all(map(_has_attention, part)) and not any(path.startswith(f"{outer}.") for outer in stacks):
             stacks[path] = len(part)
     return stacks
 
@@ -165,21 +146,10 @@ def _within(start: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name == start or name.startswith(f"{start}.")]
 
 
-def _is_stack(part: nn.Module) -> bool:
-    if not isinstance(part, (nn.ModuleList, nn.Sequential)) or not len(part):
-        return False
-    return all(_has_attention(layer) for layer in part)
-
-
 def _has_attention(layer: nn.Module) -> bool:
     return any("attention" in type(part).__name__.lower() for part in layer.modules())
 
 
 def _num_shared(words: Sequence[str], others: Sequence[str]) -> int:
     """How many words two names begin with alike."""
-    count = 0
-    for a, b in zip(words, others):
-        if a != b:
-            break
-        count += 1
-    return count
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(words, others)))

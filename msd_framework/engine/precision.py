@@ -20,30 +20,20 @@ from msd_framework.objectives.base import Objective
 from msd_framework.randomness import random_state, random_state_kept, restore_random_state
 from msd_framework.structures import Batch
 
-AUTO = "auto"
-"""The precision that is measured when a run begins."""
-
+AUTO = "auto"  # the precision that is measured when a run begins
 CPU = torch.device("cpu")
-
-GAIN = 1.05
-"""How many times as fast as fp32 a precision must be before `auto` takes it."""
+GAIN = 1.05  # how many times as fast as fp32 a precision must be before `auto` takes it
+OF_TORCH = frozenset(vars(nn.Module())) - {"training"}  # what torch itself keeps in each module
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A way to compute matrix products; weights, their updates and losses stay float32.
+    """A way to compute matrix products; weights, their updates and losses stay float32."""
 
-    Args:
-        name: what a configuration calls it.
-        bound: the largest relative error of the gradient with which `auto` takes it.
-        float32_products: torch's setting for products of float32 matrices.
-        cast: what autocast computes products in; None does not cast.
-    """
-
-    name: str
-    bound: float
-    float32_products: str = "highest"
-    cast: torch.dtype | None = None
+    name: str  # what a configuration calls it
+    bound: float  # the largest relative error of the gradient with which `auto` takes it
+    float32_products: str = "highest"  # torch's setting for products of float32 matrices
+    cast: torch.dtype | None = None  # what autocast computes products in; None does not cast
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context of a forward pass. Weights that are cast are kept in it, so none may change before it is left."""
@@ -72,14 +62,11 @@ BF16 = Precision("bf16", bound=5e-2, cast=torch.bfloat16)
 FP16 = Precision("fp16", bound=0.0, cast=torch.float16)
 
 PRECISIONS = {p.name: p for p in (FP32, MEDIUM, BF16, FP16)}
+# what `auto` measures, first what the others are compared with; fp16 needs its loss scaled and is never among them
 CANDIDATES = (FP32, MEDIUM, BF16)
-"""What `auto` measures, the one that the others are compared with first; fp16 needs its loss scaled and is never among them."""
 
-Result: TypeAlias = tuple[Tensor, Sequence[Tensor | None]]
-"""What a step computes: a loss and its gradients (None where it has none)."""
-
-Step: TypeAlias = Callable[[Precision], Result]
-"""Computes a step within `Precision.products`; what is cast it puts under `Precision.autocast` itself."""
+Result: TypeAlias = tuple[Tensor, Sequence[Tensor | None]]  # of a step: a loss and its gradients (None where it has none)
+Step: TypeAlias = Callable[[Precision], Result]  # within `Precision.products`; it casts by `Precision.autocast` itself
 
 
 @dataclass(frozen=True)
@@ -89,18 +76,12 @@ class Measured:
     .. math:: e = \lVert g - g_{32} \rVert_2 / \lVert g_{32} \rVert_2
 
     with :math:`g` the gradient of all parameters as one vector, in this precision and in fp32.
-
-    Args:
-        name: the precision.
-        seconds: a forward and a backward pass, the median: of the process's CPU time, on a GPU of the device's time.
-        loss_error: of the loss, relative.
-        gradient_error: e.
     """
 
-    name: str
-    seconds: float
-    loss_error: float
-    gradient_error: float
+    name: str  # of the precision
+    seconds: float  # a forward and a backward pass, the median: of the process's CPU time, on a GPU of the device's time
+    loss_error: float  # relative
+    gradient_error: float  # e
 
     @property
     def is_close(self) -> bool:
@@ -110,15 +91,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Choice:
-    """The precision of a run, and a line with the reason.
-
-    Args:
-        name: the precision.
-        line: such as ``precision: bf16 (1.42 x fp32, gradient off by 0.8 %); medium 1.03 x, 2e-7``.
-    """
+    """The precision of a run, and a line with the reason."""
 
     name: str
-    line: str
+    line: str  # such as ``precision: bf16 (1.42 x fp32, gradient off by 0.8 %); medium 1.03 x, 2e-7``
 
     @classmethod
     def given(cls, name: str) -> Choice | None:
@@ -163,14 +139,8 @@ def probe_objective(
     """Measures each precision on batches of an objective; nothing of the objective is changed, nor of the random numbers.
 
     Times are those of training, each round on another batch: libraries that prepare something for every new shape do so in a
-    run as well. Errors are those of the first batch in eval mode, so that no precision has other noise than another.
-
-    Args:
-        objective: what is minimised.
-        batches: its examples, on the device; as many are taken as are timed, and the first one again where there are fewer.
-        device: where both are.
-        candidates: what is measured, and first of all what the others are compared with.
-        rounds: how often each is timed at least.
+    run as well. Errors are those of the first batch in eval mode, so that no precision has other noise than another. As many
+    batches are taken as rounds are timed, `rounds` at least, and the first one again where there are fewer.
     """
     parameters = [p for p in objective.parameters() if p.requires_grad]
     following = iter(batches)
@@ -189,37 +159,6 @@ def probe_objective(
         errors = relative_errors(candidates, step_on(first), device)
         objective.train()
         seconds = median_seconds(candidates, map(step_on, chain(following, repeat(first))), device, rounds)
-    return _measured(candidates, seconds, errors)
-
-
-def probe(
-    candidates: Sequence[Precision],
-    step: Step,
-    device: torch.device = CPU,
-    rounds: int = 3,
-) -> list[Measured]:
-    """Measures any step in each precision; the step must have no noise of its own, or draw it from torch's generators.
-
-    Args:
-        candidates: what is measured, and first of all what the others are compared with.
-        step: a forward and a backward pass.
-        device: what computes it.
-        rounds: how often each is timed at least.
-
-    >>> x, w = torch.eye(8), torch.full((8, 8), 0.3, requires_grad=True)
-    >>> def step(precision):
-    ...     with precision.autocast(x.device):
-    ...         loss = (x @ w).float().square().sum()
-    ...     return loss.detach(), torch.autograd.grad(loss, [w])
-    >>> fp32, bf16 = probe([FP32, BF16], step)
-    >>> fp32.gradient_error, round(bf16.gradient_error, 4)  # 0.3 has no exact bf16
-    (0.0, 0.0026)
-    """
-    errors = relative_errors(candidates, step, device)
-    return _measured(candidates, median_seconds(candidates, repeat(step), device, rounds), errors)
-
-
-def _measured(candidates: Sequence[Precision], seconds: Sequence[float], errors: Sequence[tuple[float, float]]) -> list[Measured]:
     return [Measured(p.name, s, *e) for p, s, e in zip(candidates, seconds, errors, strict=True)]
 
 
@@ -246,12 +185,8 @@ def median_seconds(
 ) -> list[float]:
     """The median time of some steps in each precision, taken in turn, so that a slow moment of the machine meets all of them.
 
-    Args:
-        candidates: what is timed, each computed once before, so that nothing is loaded for the first time.
-        steps: what is computed, a step a round.
-        device: what computes them.
-        rounds: how often each is timed at least.
-        at_least: seconds after which it is enough, once there are so many rounds.
+    Each must have been computed once before, so that nothing is loaded for the first time. It ends after so many rounds, a step
+    each, and seconds.
     """
     seconds = _device_seconds if device.type == "cuda" else _cpu_seconds
     started = time.monotonic()
@@ -261,10 +196,6 @@ def median_seconds(
         if len(times) >= rounds and time.monotonic() - started >= at_least:
             break
     return [statistics.median(own) for own in zip(*times, strict=True)]
-
-
-OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
-"""What torch itself keeps in each module."""
 
 
 @contextmanager

@@ -12,12 +12,8 @@ from msd_framework.engine.evaluation import Predictions
 from msd_framework.structures import DatasetInfo, probabilities
 from msd_framework.views import FULL
 
-MOST_COLUMNS = 100
-"""The most classes that have a column each."""
-
-PREDICTION = "prediction"
-"""The column of the predicted class, by name; of labels of their own, those with a probability above 0.5."""
-
+MOST_COLUMNS = 100  # the most classes that have a column each
+PREDICTION = "prediction"  # the column of the predicted class, by name; of several labels, those with a probability above 0.5
 BETWEEN_LABELS = ";"
 
 
@@ -40,11 +36,6 @@ class PredictionTable:
     A row has the id, what the data set keeps with the example, the label, and for each view the predicted class and a column of
     probabilities a class. Of more than `MOST_COLUMNS` classes, the most probable one and its probability; of scores, those that are
     not 0. Cells of a view that shows nothing of an example are empty. Where an example has several targets, each has a row.
-
-    Args:
-        dataset: the split.
-        info: what is known of it.
-        views: names of V views.
     """
 
     def __init__(self, dataset: MultimodalDataset, info: DatasetInfo, views: Sequence[str]):
@@ -63,11 +54,7 @@ class PredictionTable:
         return columns
 
     def rows(self, found: Predictions) -> list[list[Any]]:
-        """A row for each of some predictions.
-
-        Raises:
-            ValueError: if their logits are not a row for each target, with C classes.
-        """
+        """A row for each of some predictions."""
         cells = [self._cells_of_view(found, view) for view in self.views]
         rows = []
         for i, (place, target, known) in enumerate(zip(found.places.tolist(), found.targets.tolist(), found.labelled.tolist())):
@@ -93,10 +80,10 @@ class PredictionTable:
         if self.is_wide:
             best = p.max(1)
             return [[self.names[c], f"{x:.6f}"] for c, x in zip(best.indices.tolist(), best.values.tolist())]
-        return [[names, *(f"{x:.6f}" for x in row)] for names, row in zip(self._predicted(logits), p.tolist())]
-
-    def _predicted(self, logits: Tensor) -> list[str]:
-        return [BETWEEN_LABELS.join(names) for names in predicted_names(logits, self.info)]
+        cells = []
+        for names, row in zip(predicted_names(logits, self.info), p.tolist()):
+            cells.append([BETWEEN_LABELS.join(names), *(f"{x:.6f}" for x in row)])
+        return cells
 
     def _label(self, target: int | list[float]) -> str | int:
         if isinstance(target, int):

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.components.registry import raised_at
-from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, misfit, read
+from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, load_weights, misfit, read
 from msd_framework.engine.precision import Choice
 from msd_framework.engine.runner import Runner
 from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem
@@ -18,15 +18,7 @@ from msd_framework.randomness import restore_random_state
 
 
 def resume(runner: Runner) -> list[str]:
-    """Puts a runner where the last whole checkpoint of its folder was written.
-
-    Returns:
-        What became of what the checkpoint held, a sentence each; empty where there is no checkpoint.
-
-    Raises:
-        CheckpointError: if there are checkpoints and none is whole, or if the last one's is of another model or other examples.
-        ConfigError: if the plan ends before it, or changes nothing about why the run has stopped.
-    """
+    """Puts a runner where the last whole checkpoint of its folder was written; sentences on what became of what that held."""
     checkpoints = runner.checkpoints
     path, damaged = checkpoints.newest_whole() if checkpoints else (None, [])
     if path is None or checkpoints is None:
@@ -53,7 +45,6 @@ def resume(runner: Runner) -> list[str]:
 
 
 def _check_form(runner: Runner, path: Path, state: Mapping[str, Any]) -> None:
-    """Compares the types of what a checkpoint holds with those of the runner's own state."""
     own = {
         "update": 0,
         "best": state.get("best") and 0.0,
@@ -74,7 +65,6 @@ def _unlike(path: Path, why: str) -> CheckpointError:
 
 
 def _check_data(runner: Runner, path: Path, saved: Checkpoint) -> None:
-    """Refuses a checkpoint of other training examples or classes."""
     if saved.state.get("examples", runner.plan.examples) != runner.plan.examples:
         raise CheckpointError(
             f"{path}: was made on other training examples than those that are there now, whose order it has stored. "
@@ -89,7 +79,7 @@ def _check_data(runner: Runner, path: Path, saved: Checkpoint) -> None:
 def _restore_tensors(runner: Runner, path: Path, saved: Checkpoint) -> list[str]:
     state, world = saved.state, runner.world
     weights = {**{f"model.{name}": tensor for name, tensor in saved.model.items()}, **saved.objective}
-    world.load_weights(runner.objective, weights, str(path))
+    load_weights(runner.objective, weights, str(path))
     world.load_optimizer_state(runner.optimizer, saved.optimizer, state["optimizer"])
     runner.scheduler.load_state_dict(state["scheduler"])
     runner.scaler.load_state_dict(state["scaler"])
@@ -117,10 +107,7 @@ def _restore_best(runner: Runner, checkpoints: CheckpointFolder, state: Mapping[
 
 def _restore_callbacks(runner: Runner, state: Mapping[str, Any]) -> list[str]:
     """Each gets the state of its own name; what has no state yet begins afresh."""
-    states = state["callbacks"]
-    if not isinstance(states, Mapping):  # older versions wrote them down by their places alone
-        states = {}
-    own = dict(runner.named_callbacks)
+    states, own = state["callbacks"], dict(runner.named_callbacks)
     for name, callback in own.items():
         try:
             if name in states:
@@ -128,7 +115,6 @@ def _restore_callbacks(runner: Runner, state: Mapping[str, Any]) -> list[str]:
         except Exception as error:  # a class of a user's may raise anything
             text = f"{name} cannot take back the state that it has in the checkpoint: {raised_at(error)}"
             raise ConfigError(Problem("callbacks", text)) from error
-
     notes = []
     for name in states:
         if name not in own and states[name]:

@@ -32,79 +32,48 @@ from msd_framework.structures import Batch, StepOutput
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a run is and what happens when.
+    """How long a run is and what happens when."""
 
-    Args:
-        num_updates: optimizer updates of the whole run.
-        accumulate: parts of a batch that are computed one after another.
-        clip_norm: the largest norm of the gradient; None does not clip.
-        precision: ``fp32``, ``medium``, ``bf16`` or ``fp16``; ``auto`` takes what `Runner.choose_precision` finds.
-        log_every: updates between two logs.
-        validate_at: the updates that a validation follows.
-        save_at: the updates that a checkpoint follows, beside those that are the best so far.
-        monitor: the metric that chooses the best checkpoint.
-        larger_is_better: whether it does so by its largest value.
-        measured: what else its value depends on, in JSON's types: the metric's options, the examples that it is measured on.
-        examples: what stands for the training examples, in their order.
-    """
-
-    num_updates: int
-    accumulate: int = 1
-    clip_norm: float | None = None
-    precision: str = "fp32"
-    log_every: int = 50
-    validate_at: frozenset[int] = frozenset()
-    save_at: frozenset[int] = frozenset()
-    monitor: str = ""
-    larger_is_better: bool = True
+    num_updates: int  # optimizer updates of the whole run
+    accumulate: int = 1  # parts of a batch that are computed one after another
+    clip_norm: float | None = None  # the largest norm of the gradient; None does not clip
+    precision: str = "fp32"  # ``fp32``, ``medium``, ``bf16`` or ``fp16``; ``auto`` takes what `Runner.choose_precision` finds
+    log_every: int = 50  # updates between two logs
+    validate_at: frozenset[int] = frozenset()  # the updates that a validation follows
+    save_at: frozenset[int] = frozenset()  # the updates that a checkpoint follows, beside those that are the best so far
+    monitor: str = ""  # the metric that chooses the best checkpoint
+    larger_is_better: bool = True  # whether it does so by its largest value
+    # what else its value depends on, in JSON's types: the metric's options, the examples that it is measured on
     measured: Mapping[str, Any] = field(default_factory=dict)
-    examples: str = ""
+    examples: str = ""  # what stands for the training examples, in their order
 
 
 class Runner:
-    """Minimises an objective.
-
-    Args:
-        objective: what is minimised; its `model` is what a checkpoint calls the model.
-        batches: this process's parts of each update's batch.
-        optimizer: changes the objective's parameters.
-        scheduler: changes the optimizer's learning rate, once an update.
-        plan: how long, and what happens when.
-        world: this process among all.
-        validate: makes a validation and returns its metrics, the same ones on every process.
-        checkpoints: where checkpoints go; None writes none.
-        card: how the model is rebuilt, kept with each checkpoint.
-        callbacks: what watches.
-        held_out: held-out examples, for an objective that learns from them.
-
-    Attributes:
-        update: updates so far.
-        best: the best value of the monitored metric so far, None before the first validation.
-        skipped: updates that fp16 has skipped, as of the last log.
-    """
+    """Minimises an objective; its `model` is what a checkpoint calls the model."""
 
     def __init__(
         self,
         objective: Objective,
-        batches: Batches,
+        batches: Batches,  # this process's parts of each update's batch
         optimizer: Optimizer,
         scheduler: LRScheduler,
         plan: Plan,
         world: World | None = None,
-        validate: Callable[[], dict[str, float]] | None = None,
+        validate: Callable[[], dict[str, float]] | None = None,  # gives the same metrics on every process
         checkpoints: CheckpointFolder | None = None,
-        card: Mapping[str, Any] | None = None,
+        card: Mapping[str, Any] | None = None,  # how the model is rebuilt, kept with each checkpoint
         callbacks: Sequence[Callback] = (),
-        held_out: Batches | None = None,
+        held_out: Batches | None = None,  # held-out examples, for an objective that learns from them
     ):
         self.objective, self.batches, self.plan, self.world = objective, batches, plan, world or World()
         self.optimizer, self.scheduler = optimizer, scheduler
         self.validate, self.checkpoints, self.card, self.callbacks = validate, checkpoints, dict(card or {}), callbacks
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=plan.precision == "fp16")
-        self.update, self.stop_reason = 0, ""
+        self.update = 0  # updates so far
+        self.best: float | None = None  # the best value of the monitored metric so far
+        self.skipped = 0  # updates that fp16 has skipped, as of the last log
+        self.stop_reason = ""
         self.stopped_by: str | None = None
-        self.skipped = 0
-        self.best: float | None = None
         self.choice = Choice.given(plan.precision)
         self.window = LogWindow(self.world.device)
         self.look_ahead: LookAhead | None = None
@@ -117,7 +86,6 @@ class Runner:
         """Trains to the end of the plan, from wherever the runner stands.
 
         Raises:
-            ConfigError: if a callback's state cannot be written down.
             TrainingError: at the first log after a loss or a gradient that is not finite, naming its update; in fp16, after many
                 updates in a row, or all of the run, that were skipped for their gradients.
         """
@@ -146,10 +114,7 @@ class Runner:
     def make_update(self, module: nn.Module, parts: Iterator[Batch], precision: Precision) -> StepOutput:
         """One update and the hooks around it; the output of its last part.
 
-        Args:
-            module: the objective as the world wraps it.
-            parts: those of this update and of later ones.
-            precision: what it is computed in.
+        `module` is the objective as the world wraps it, `parts` those of this update and of later ones.
         """
         self.objective.begin_update(Progress(self.update, self.plan.num_updates))
         batches: Iterable[Batch] = parts_of_update(parts, self.plan.accumulate, self.world)
@@ -173,7 +138,8 @@ class Runner:
                 self.window.add(self.update + 1, output)
         self.scaler.unscale_(self.optimizer)
         self.objective.after_backward(self.world.mean)
-        norm = self.world.clip(self.objective, self.plan.clip_norm)
+        largest = math.inf if self.plan.clip_norm is None else self.plan.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), largest)
         self.window.watch(self.update + 1, norm, self.scaler.is_enabled())
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -205,11 +171,7 @@ class Runner:
         self.emit("on_log", {**terms, "lr": self.scheduler.get_last_lr()[0]})
 
     def check(self) -> None:
-        """Ends a run on every process whose numbers went wrong in any.
-
-        Raises:
-            TrainingError: with the update, the term, where it came from and the last good checkpoint.
-        """
+        """Ends a run on every process whose numbers went wrong in any, with the update, the term and where it came from."""
         health = self.window.health(self.world)
         self.skipped = health.skipped
         if health.first:
@@ -221,13 +183,11 @@ class Runner:
             raise TrainingError(f"the {what} {advice} {self._last_good()}")
         if health.in_a_row >= MOST_SKIPPED or health.skipped == self.update >= min(MOST_SKIPPED, self.plan.num_updates):
             first = self.update - health.in_a_row + 1
-            what = (
-                f"the gradient is not finite in fp16 in any update from {first} to {self.update}, so none of them changed a weight."
-            )
-            raise TrainingError(f"{what} Take training.precision=bf16, or fp32, which names what is wrong. {self._last_good()}")
+            what = f"the gradient is not finite in fp16 in any update from {first} to {self.update}"
+            advice = "Take training.precision=bf16, or fp32, which names what is wrong."
+            raise TrainingError(f"{what}, so none of them changed a weight. {advice} {self._last_good()}")
 
     def _parts_of(self, update: int) -> Iterator[Batch]:
-        """This process's parts of an update once more."""
         parts = self.batches.starting_at(update - 1)
         return (next(parts).to(self.world.device) for _ in range(self.plan.accumulate))
 
@@ -236,11 +196,7 @@ class Runner:
         return f"The last good state is in {path}." if path else "No checkpoint was written before."
 
     def improves(self) -> bool:
-        """Makes a validation; whether the model is the best so far.
-
-        Raises:
-            TrainingError: if the monitored metric is undefined; a checkpoint is written first.
-        """
+        """Makes a validation; whether the model is the best so far."""
         self.check()
         if self.validate is None:
             return False
@@ -264,11 +220,7 @@ class Runner:
         self.stop_reason = reason
 
     def save(self, best: bool = False) -> None:
-        """Writes a checkpoint of everything that the rest of the run depends on.
-
-        Raises:
-            CheckpointError: if it cannot be written; the others end with the first process.
-        """
+        """Writes a checkpoint of everything that the rest of the run depends on."""
         checkpoints = self.checkpoints
         if checkpoints is None:
             return
@@ -283,7 +235,7 @@ class Runner:
         self.emit("on_checkpoint")
 
     def _checkpoint(self) -> Checkpoint:
-        weights = self.world.weights_of(self.objective)
+        weights = self.objective.state_dict()
         tensors, rest = self.world.optimizer_state_of(self.optimizer)
         random: dict[str, Tensor] = {}
         for rank, state in enumerate(self.world.gather(random_state(self.world.device))):
@@ -314,8 +266,9 @@ class Runner:
     @property
     def watched(self) -> dict[str, Any]:
         """What a best value is the best of."""
-        direction = {"larger_is_better": self.plan.larger_is_better}
-        return {"monitor": self.plan.monitor, **direction, **self.plan.measured} if self.plan.monitor else {}
+        if not self.plan.monitor:
+            return {}
+        return {"monitor": self.plan.monitor, "larger_is_better": self.plan.larger_is_better, **self.plan.measured}
 
     @property
     def named_callbacks(self) -> list[tuple[str, Callback]]:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-Numbers: TypeAlias = Mapping[str, Any]
-"""Options of an optimizer's group by name."""
+Numbers: TypeAlias = Mapping[str, Any]  # options of an optimizer's group by name
+# how far each number moves with its gradient, of a group's options, a chunk of the gradient, and the optimizer's state there
+Factor: TypeAlias = Callable[[Numbers, Tensor, Mapping[str, Tensor]], Tensor]
 
-CHUNK = 2**17
-"""Numbers that are gone through at a time on a CPU, so that what lies between stays in its cache."""
+CHUNK = 2**17  # numbers that are gone through at a time on a CPU, so that what lies between stays in its cache
+TINY = 1e-36  # stands in for a root of 0
 
 
 def pull_back(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -23,15 +24,7 @@ def pull_back(optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Seq
 
     Call it after the step, while the parameters still have their gradients g. Both optimizers treat each number by itself, so that
     the derivative is a factor for each number. What does not depend on g, such as decay, does not count. A row of a table without
-    a gradient stays 0, as nothing that was minimised depends on it.
-
-    Args:
-        optimizer: one of `KNOWN`, after its step.
-        parameters: some of those that it changes.
-        gradients: of the loss, with respect to each of them; they are used up.
-
-    Raises:
-        ValueError: if the optimizer is not known.
+    a gradient stays 0, as nothing that was minimised depends on it. The gradients, one for each of the parameters, are used up.
 
     >>> w = torch.ones(2, requires_grad=True)
     >>> w.grad, sgd = torch.ones(2), SGD([w], lr=0.1, momentum=0.9, nesterov=True)
@@ -52,11 +45,7 @@ def pull_back_clipping(directions: Sequence[Tensor], clipped: Sequence[Tensor | 
     .. math:: g' = c g, \quad c = \min\left(1, \frac{n_0}{\lVert g \rVert + 10^{-6}}\right), \qquad
         \left(\frac{\partial g'}{\partial g}\right)^\top u = c u - [c < 1] \frac{\langle g', u \rangle}{n_0 \lVert g \rVert} g'
 
-    Args:
-        directions: u.
-        clipped: g'; None where a parameter had no gradient.
-        norm: that of all g, before.
-        largest: n_0.
+    with u the directions, g' what was clipped (None where a parameter had no gradient) and n_0 the largest norm.
     """
     c = (largest / (norm + 1e-6)).clamp(max=1)
     pairs = [(u, g) for u, g in zip(directions, clipped) if g is not None]
@@ -101,12 +90,6 @@ def adamw_factor(group: Numbers, gradient: Tensor, state: Mapping[str, Tensor]) 
     return slope.mul_(inverse).mul_((1 - beta2) / (first * second)).sub_((1 - beta1) / first).mul_(inverse).mul_(group["lr"])
 
 
-TINY = 1e-36
-"""Stands in for a root of 0."""
-
-Factor: TypeAlias = Callable[[Numbers, Tensor, Mapping[str, Tensor]], Tensor]
-"""How far each number moves with its gradient, of a group's options, a chunk of the gradient, and the optimizer's state there."""
-
 KNOWN: dict[type[Optimizer], Factor] = {SGD: sgd_factor, AdamW: adamw_factor}
 
 
@@ -122,7 +105,6 @@ def _pulled(parameter: Tensor, gradient: Tensor, group: Numbers, state: Numbers,
     rows = _used_rows(parameter.grad)
     if rows is not None:
         spread = {name: value.index_select(0, rows) for name, value in spread.items()}
-
     pulled = torch.empty_like(spread["u"], memory_format=torch.contiguous_format)
     size = CHUNK if gradient.device.type == "cpu" else max(1, pulled.numel())
     chunks = [torch.split(values.flatten(), size) for values in spread.values()]

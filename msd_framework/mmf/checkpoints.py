@@ -30,21 +30,13 @@ REASON = "which is refused, for it could run any code; wanted tensors, numbers, 
 
 @dataclass(frozen=True)
 class MmfCheckpoint:
-    """What a checkpoint of MMF holds.
+    """What a checkpoint of MMF holds."""
 
-    Args:
-        source: its file.
-        tensors: the weights by MMF's names, without the ``module.`` of models that were trained in parallel.
-        config: the whole configuration of the run that made it; empty if nobody wrote it down.
-        score: the best value of the monitored metric, if the file says.
-        updates: after how many updates it was written, if the file says.
-    """
-
-    source: str
-    tensors: Mapping[str, Tensor]
-    config: Mapping[str, Any] = field(default_factory=dict)
-    score: float | None = None
-    updates: int | None = None
+    source: str  # its file
+    tensors: Mapping[str, Tensor]  # by MMF's names, without the ``module.`` of models that were trained in parallel
+    config: Mapping[str, Any] = field(default_factory=dict)  # of the run that made it; empty if nobody wrote it down
+    score: float | None = None  # the best value of the monitored metric, if the file says
+    updates: int | None = None  # after how many it was written, if the file says
 
     @property
     def monitored(self) -> str:
@@ -54,10 +46,7 @@ class MmfCheckpoint:
 
 
 def read_checkpoint(path: str | Path) -> MmfCheckpoint:
-    """A checkpoint and its configuration, from a file or from the folder of a model.
-
-    Args:
-        path: a `.pth`, `.ckpt` or `.pt`, with or without a `config.yaml` beside it; or a folder with one of each, as MMF's zoo has.
+    """A checkpoint and its configuration, from a file, with a YAML beside it or not, or from a folder, as MMF's zoo has.
 
     Raises:
         DataError: if it is missing, damaged, or wants to load anything but what such a file holds.
@@ -65,13 +54,8 @@ def read_checkpoint(path: str | Path) -> MmfCheckpoint:
     file = _file(Path(path).expanduser())
     held = _read(file)
     weights = next((held[key] for key in ("model", "state_dict") if isinstance(held.get(key), Mapping)), held)
-    own, others = {}, []
-    for name, value in weights.items():
-        if isinstance(value, Tensor):
-            own[name] = value
-        else:
-            others.append(str(name))
-    tensors = unwrapped(own)
+    tensors = unwrapped({name: value for name, value in weights.items() if isinstance(value, Tensor)})
+    others = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
     if not tensors or (others and weights is not held):
         there = ", ".join(sorted(others)[:5]) or "nothing"
         raise DataError(f"{file}: holds no model: {there} where its tensors should be; {WANTED}.")
@@ -143,8 +127,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
 
 
-CONTENTS = ("_content", "content", "_val", "val")
-"""Where OmegaConf's objects hold what they hold, by its versions."""
+CONTENTS = ("_content", "content", "_val", "val")  # where OmegaConf's objects hold what they hold, by its versions
 
 _KEPT = {
     "omegaconf.dictconfig": ("DictConfig",),
@@ -163,10 +146,10 @@ _IGNORED = {
     "_operator": ("getitem",),
 }
 
+# what such files load besides tensors, and what takes its place here
 STAND_INS: list[Any] = [
     *((_Kept, f"{module}.{name}") for module, names in _KEPT.items() for name in names),
     *((_nothing, f"{module}.{name}") for module, names in _IGNORED.items() for name in names),
     *((call, f"{module}.{name}") for (module, name), call in ALLOWED.items()),
     *BUILT,
 ]
-"""What such files load besides tensors, and what takes its place here."""

@@ -19,29 +19,17 @@ from msd_framework.mmf.models import FAMILIES, family_of, left_sizes, options_of
 
 @dataclass(frozen=True)
 class Place:
-    """A data set of MMF's among ours.
+    """A data set of MMF's among ours."""
 
-    Args:
-        type: our name of it.
-        root: its folder below MMF's data folder, or the folder of the original release if MMF's files are pickles.
-        task: how its targets are read.
-        store: where a detector's features lie, below MMF's data folder.
-        metrics: what is measured where none of MMF's metrics is ours.
-        annotations: the name of MMF's file of a split, with `{}` in place of our name of the split.
-        splits: our names of its splits.
-        usual: the splits that MMF takes for train, val and test by default.
-        features: whether MMF takes a detector's features by default.
-    """
-
-    type: str
-    root: str
-    task: str
-    store: str
-    metrics: tuple[str, ...]
-    annotations: str = "{}.jsonl"
-    splits: tuple[str, ...] = ("train", "dev", "test")
-    usual: tuple[str, str, str] = ("train", "dev", "test")
-    features: bool = False
+    type: str  # our name of it
+    root: str  # its folder below MMF's data folder, or the folder of the original release if MMF's files are pickles
+    task: str  # how its targets are read
+    store: str  # where a detector's features lie, below MMF's data folder
+    metrics: tuple[str, ...]  # what is measured where none of MMF's metrics is ours
+    annotations: str = "{}.jsonl"  # the name of MMF's file of a split, with `{}` in place of our name of the split
+    splits: tuple[str, ...] = ("train", "dev", "test")  # our names of its splits
+    usual: tuple[str, str, str] = ("train", "dev", "test")  # those that MMF takes for train, val and test by default
+    features: bool = False  # whether MMF takes a detector's features by default
 
     @property
     def files(self) -> dict[str, str]:
@@ -49,46 +37,47 @@ class Place:
         return {self.annotations.format(split): split for split in self.splits}
 
 
+# the data sets of MMF that are ours as well, by MMF's names
 PLACES: Mapping[str, Place] = {
     "hateful_memes": Place(
-        "hateful_memes",
-        "datasets/hateful_memes",
-        "single_label",
-        "datasets/hateful_memes/defaults/features/detectron.lmdb",
-        ("auroc", "accuracy"),
+        type="hateful_memes",
+        root="datasets/hateful_memes",
+        task="single_label",
+        store="datasets/hateful_memes/defaults/features/detectron.lmdb",
+        metrics=("auroc", "accuracy"),
         splits=("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen", "dev", "test"),
         usual=("train", "dev_unseen", "test_unseen"),
     ),
     "mmimdb": Place(
-        "mm_imdb",
-        "datasets/mmimdb",
-        "multi_label",
-        "datasets/mmimdb/defaults/features/features.lmdb",
-        ("f1_macro", "f1_micro"),
+        type="mm_imdb",
+        root="datasets/mmimdb",
+        task="multi_label",
+        store="datasets/mmimdb/defaults/features/features.lmdb",
+        metrics=("f1_macro", "f1_micro"),
     ),
     "visual_entailment": Place(
-        "snli_ve",
-        "datasets/visual_entailment",
-        "single_label",
-        "datasets/flickr30k/defaults/features/detectron.lmdb",
-        ("accuracy",),
+        type="snli_ve",
+        root="datasets/visual_entailment",
+        task="single_label",
+        store="datasets/flickr30k/defaults/features/detectron.lmdb",
+        metrics=("accuracy",),
         annotations="snli_ve_{}.jsonl",
         features=True,
     ),
     "vqa2": Place(
-        "vqa2",
-        "vqa2",
-        "soft_target",
-        "datasets/coco/defaults/features/trainval2014.lmdb",
-        ("vqa_accuracy",),
+        type="vqa2",
+        root="vqa2",
+        task="soft_target",
+        store="datasets/coco/defaults/features/trainval2014.lmdb",
+        metrics=("vqa_accuracy",),
         annotations="imdb_{}.npy",
         splits=("train2014", "val2014", "test2015"),
         usual=("train2014", "val2014", "test2015"),
         features=True,
     ),
 }
-"""The data sets of MMF that are ours as well, by MMF's names."""
 
+# our names of MMF's metrics, and the tasks that they are for
 METRICS = {
     "accuracy": ("accuracy", ("single_label",)),
     "roc_auc": ("auroc", ("single_label", "multi_label")),
@@ -102,14 +91,12 @@ METRICS = {
     "multilabel_micro_f1": ("f1_micro", ("multi_label",)),
     "vqa_accuracy": ("vqa_accuracy", ("soft_target",)),
 }
-"""Our names of MMF's metrics, and the tasks that they are for."""
 
+# MMF's names of what our tasks minimise if nobody says
 LOSSES = {"single_label": "cross_entropy", "multi_label": "logit_bce", "soft_target": "logit_bce"}
-"""MMF's names of what our tasks minimise if nobody says."""
+NUM_LABELS = {"hateful_memes": 2, "mm_imdb": 23, "snli_ve": 3, "vqa2": 3129}  # classes that each data set usually has
 
-NUM_LABELS = {"hateful_memes": 2, "mm_imdb": 23, "snli_ve": 3, "vqa2": 3129}
-"""How many classes each data set usually has."""
-
+# why some keys have no place here
 IDLE = {
     "training.find_unused_parameters": "not needed: the objective is wrapped, not the student",
     "training.experiment_name": "name the run by `name`",
@@ -124,7 +111,9 @@ IDLE = {
     "env.save_dir": "give env.save_dir to the run",
     "env.data_dir": "give it as root=FOLDER",
 }
-"""Why some keys have no place here."""
+
+# what MMF takes off an image's pixels and divides them by, for every data set of these
+MMF_PIXELS = {"mean": [0.46777044, 0.44531429, 0.40661017], "std": [0.12221994, 0.12145835, 0.14380469]}
 
 
 class Options(Mapping[str, Any]):
@@ -179,15 +168,10 @@ class Options(Mapping[str, Any]):
 
 @dataclass
 class Converted:
-    """A configuration of ours.
+    """A configuration of ours."""
 
-    Args:
-        values: what our YAML says.
-        left: what was not carried over: a key of MMF's, and why.
-    """
-
-    values: dict[str, Any] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)  # what our YAML says
+    left: dict[str, str] = field(default_factory=dict)  # what was not carried over: a key of MMF's, and why
 
 
 def read_project(path: str, mmf: str | None = None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -198,26 +182,16 @@ def read_project(path: str, mmf: str | None = None) -> tuple[dict[str, Any], dic
     Args:
         path: the YAML.
         mmf: the folder that holds `configs/`; if left out, that of the MMF that can be imported or that the file lies in.
-
-    Raises:
-        ConfigError: if a file cannot be read, or includes itself.
     """
     file, lost = Path(path).expanduser(), dict[str, str]()
     return filled_in(_with_includes(file, _places(mmf, file), lost)), lost
 
 
 def usual_values(dataset: str | None, mmf: str | None = None, near: str = "") -> dict[str, Any]:
-    """MMF's own defaults, those of a data set included, if its source is at hand.
-
-    Args:
-        dataset: MMF's name of the data set.
-        mmf: MMF's folder, if it is given.
-        near: a file that may lie in it.
-    """
-    names = ["configs/defaults.yaml", f"configs/datasets/{dataset}/defaults.yaml"]
+    """MMF's own defaults, those of a data set included, if its source is at hand: in `mmf`, installed, or above a file."""
     values: dict[str, Any] = {}
     for place in _places(mmf, Path(near))[:1]:
-        for file in (place / name for name in names):
+        for file in (place / "configs/defaults.yaml", place / f"configs/datasets/{dataset}/defaults.yaml"):
             if file.is_file():
                 values = _merged_values(values, parse(file).values)
     return values
@@ -233,7 +207,6 @@ def filled_in(config: Any) -> dict[str, Any]:
 
 
 def _merged_values(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Two configurations, one over the other, as OmegaConf merges them; interpolations stay."""
     merged = OmegaConf.to_container(OmegaConf.merge(under, over), resolve=False)
     assert isinstance(merged, dict)
     return {str(key): value for key, value in merged.items()}
@@ -253,7 +226,6 @@ def _places(mmf: str | None, file: Path) -> list[Path]:
 
 
 def _with_includes(file: Path, places: Sequence[Path], lost: dict[str, str], stack: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a file over those that it includes; what is nowhere is added to `lost`."""
     if file in stack:
         raise ConfigError(f"{file}: includes itself, through {', '.join(p.name for p in stack)}.")
     if not stack and not file.is_file():
@@ -275,23 +247,12 @@ def _with_includes(file: Path, places: Sequence[Path], lost: dict[str, str], sta
 
 def convert(
     values: Mapping[str, Any],
-    dataset: str | None = None,
-    model: str | None = None,
-    root: str = "data",
-    usual: Mapping[str, Any] | None = None,
+    dataset: str | None = None,  # MMF's name of the data set, if the YAML has several
+    model: str | None = None,  # likewise of the model
+    root: str = "data",  # MMF's data folder
+    usual: Mapping[str, Any] | None = None,  # MMF's own defaults; a key that says the same is not mentioned
 ) -> Converted:
-    """A configuration of MMF as one of ours.
-
-    Args:
-        values: what MMF's YAML says, with its includes.
-        dataset: MMF's name of the data set, if the YAML has several.
-        model: MMF's name of the model, if the YAML has several.
-        root: MMF's data folder.
-        usual: MMF's own defaults; a key that says the same is not mentioned.
-
-    Raises:
-        ConfigError: if its data set or its model is none of ours.
-    """
+    """A configuration of MMF, with its includes, as one of ours."""
     options, out = Options(values), Converted()
     name = dataset_of(options, dataset)
     family = family_of({}, options, model)
@@ -312,11 +273,7 @@ def convert(
 
 
 def dataset_of(values: Mapping[str, Any], given: str | None = None) -> str:
-    """MMF's name of the data set that a configuration of MMF's is about.
-
-    Raises:
-        ConfigError: if there is none of ours, or more than one.
-    """
+    """MMF's name of the one data set of ours that a configuration of MMF's is about."""
     written = values.get("datasets") or values.get("dataset_config") or ()
     names = [given] if given else [written] if isinstance(written, str) else list(written)
     known = [name for name in names if name in PLACES]
@@ -429,17 +386,13 @@ def _pixels(out: Converted, settings: Options) -> dict[str, Any]:
     return {"type": "pixels", "size": size, "mean": list(norm["mean"]), "std": list(norm["std"])}
 
 
-MMF_PIXELS = {"mean": [0.46777044, 0.44531429, 0.40661017], "std": [0.12221994, 0.12145835, 0.14380469]}
-"""What MMF takes off an image's pixels and divides them by, for every data set of these."""
-
-
 def _evaluation(out: Converted, options: Options, place: Place, dataset: str) -> None:
     metrics: list[str] = []
     for theirs in map(str, map(_type_of, options.find("evaluation.metrics", []))):
         ours, tasks = METRICS.get(theirs, ("", ()))
         if place.task not in tasks:
-            other = f"is no metric of ours for {place.task}; `msd components metrics` lists them"
-            out.left[f"evaluation.metrics: {theirs}"] = other
+            why = f"is no metric of ours for {place.task}; `msd components metrics` lists them"
+            out.left[f"evaluation.metrics: {theirs}"] = why
         elif ours not in metrics:
             metrics.append(ours)
     metrics = metrics or list(place.metrics)

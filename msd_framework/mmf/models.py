@@ -16,6 +16,7 @@ from msd_framework.models.pretrained import visual_bert as visual_bert_weights
 from msd_framework.models.pretrained.published import BERT_NAMES, BERT_SIZES, HEAD, Tensors, WeightMap, count, known
 from msd_framework.models.pretrained.weights import Pretrained
 
+# VisualBERT's encoder, some of whose tensors MMF calls other than transformers does
 VISUAL_BERT = WeightMap(
     names=(
         {
@@ -30,16 +31,14 @@ VISUAL_BERT = WeightMap(
     shapes={**mmbt_weights.WEIGHTS.shapes, "feature_size": ("embeddings.visual_projection.weight", 1)},
     counts={"num_layers": "encoder.layers."},
 )
-"""VisualBERT's encoder, some of whose tensors MMF calls other than transformers does."""
-
+# a text encoder, whose sizes are called as in its configuration
 TEXT = WeightMap(
     names=(BERT_NAMES,),
     prefixes=("base.text.",),
     shapes={BERT_SIZES[size]: at for size, at in mmbt_weights.WEIGHTS.shapes.items() if size in BERT_SIZES},
     counts={"num_hidden_layers": "encoder.layers."},
 )
-"""A text encoder, whose sizes are called as in its configuration."""
-
+# the encoders of a model with one for each modality by its name
 LATE_FUSION = replace(
     concat_weights.WEIGHTS,
     names=(*concat_weights.WEIGHTS.names, {"text_encoder.": "encoders.text.", "image_encoder.": "encoders.image."}),
@@ -47,51 +46,46 @@ LATE_FUSION = replace(
     mark="encoders.text.",
     image_encoder="encoders.image.",
 )
-"""The encoders of a model with one for each modality by its name."""
 
-HEAD_SIZE = 64
-"""Features of an attention's head in every BERT."""
-
-GRIDS = {1: [1, 1], 2: [2, 1], 3: [3, 1], 4: [2, 2], 5: [5, 1], 6: [3, 2], 7: [7, 1], 8: [4, 2], 9: [3, 3]}
-"""Rows and columns of so many features of an image."""
-
-DEPTHS = {
-    (False, 2): "resnet18",
-    (False, 6): "resnet34",
-    (True, 6): "resnet50",
-    (True, 23): "resnet101",
-    (True, 36): "resnet152",
+HEAD_SIZE = 64  # features of an attention's head in every BERT
+MMBT = {"image_segment": 1, "text_segment": 0, "head": "transform"}
+VILBERT_HEADS = {
+    "num_heads": ("num_attention_heads", "hidden_size", 64),
+    "image_num_heads": ("v_num_attention_heads", "image_hidden_size", 128),
+    "co_num_heads": ("bi_num_attention_heads", "co_hidden_size", 128),
 }
-"""ResNets by whether a block has three convolutions, and by the blocks of the third stage."""
+# what we call each size that a ViLBERT has besides those of its text, and what MMF does
+VILBERT_SIZES = {
+    "feature_size": "v_feature_size",
+    "image_hidden_size": "v_hidden_size",
+    "image_num_layers": "v_num_hidden_layers",
+    "image_num_heads": "v_num_attention_heads",
+    "image_intermediate_size": "v_intermediate_size",
+    "co_hidden_size": "bi_hidden_size",
+    "co_num_heads": "bi_num_attention_heads",
+}
+# rows and columns of so many features of an image
+GRIDS = {1: [1, 1], 2: [2, 1], 3: [3, 1], 4: [2, 2], 5: [5, 1], 6: [3, 2], 7: [7, 1], 8: [4, 2], 9: [3, 3]}
+# ResNets by whether a block has three convolutions, and by the blocks of the third stage
+DEPTHS = {(False, 2): "resnet18", (False, 6): "resnet34", (True, 6): "resnet50", (True, 23): "resnet101", (True, 36): "resnet152"}
 
 
 @dataclass(frozen=True)
 class Family:
-    """One of MMF's models that is one of ours.
+    """One of MMF's models that is one of ours."""
 
-    Args:
-        mark: a part of the names of its tensors that no other model's have.
-        only: what its configuration must say where it says anything, and what ours computes.
-        trained: our model's part of a YAML, by the tensors and the configuration of a trained one.
-        begun: our model's part of a YAML that begins as its configuration says.
-        ours: its tensors by our names.
-        classifiers: how the names of the tensors of its last layers begin, by ours.
-    """
-
-    mark: str
-    only: Mapping[str, Any]
+    mark: str  # a part of the names of its tensors that no other model's have
+    only: Mapping[str, Any]  # what its configuration must say where it says anything, and what ours computes
+    # our model's part of a YAML: by the tensors and the configuration of a trained one, and to begin as its configuration says
     trained: Callable[[Tensors, Mapping[str, Any]], dict[str, Any]]
     begun: Callable[[Mapping[str, Any]], dict[str, Any]]
-    ours: Callable[[Tensors, Tensors], dict[str, Tensor]]
-    classifiers: Callable[[Tensors], tuple[str, ...]]
+    ours: Callable[[Tensors, Tensors], dict[str, Tensor]]  # its tensors by our names
+    # how the names of the tensors of its last layers begin, by ours
+    classifiers: Callable[[Tensors], tuple[str, ...]] = lambda tensors: ("head.3.",)
 
 
 def family_of(tensors: Tensors, config: Mapping[str, Any], name: str | None = None) -> str:
-    """The name of the model that weights are of: the name given, that of its configuration, or what its tensors are called.
-
-    Raises:
-        ConfigError: if it is none of those that can be converted.
-    """
+    """The name of the model that weights are of: the name given, that of its configuration, or what its tensors are called."""
     configured = list(config.get("model_config") or ())
     written = config.get("model") or (configured[0] if len(configured) == 1 else "")
     by_tensors = [known for known, family in FAMILIES.items() if any(family.mark in tensor for tensor in tensors)]
@@ -157,8 +151,8 @@ def _heads(config: Mapping[str, Any], key: str, width: int, usual: int) -> int:
     if key in config:
         return int(config[key])
     if width % usual:
-        text = f"must be given: {width} features are no multiple of {usual}, and no file tells."
-        raise ConfigError(Problem(f"options.{key}", text))
+        why = f"{width} features are no multiple of {usual}, and no file tells"
+        raise ConfigError(Problem(f"options.{key}", f"must be given: {why}."))
     return width // usual
 
 
@@ -177,11 +171,7 @@ def _image(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _num_features(config: Mapping[str, Any]) -> int:
-    """How many features an image becomes.
-
-    Raises:
-        ConfigError: if ours has no such grid, or does not make them so.
-    """
+    """How many features an image becomes."""
     params, at = _image(config), "modal_encoder.params"
     number = params.get("num_output_features", 1)
     if number not in GRIDS:
@@ -235,34 +225,11 @@ def _begun_visual_bert(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "visual_bert", **sizes, **_dropouts(config), "visual_token_type": 0, "head": "transform"}
 
 
-def _head(tensors: Tensors) -> dict[str, Tensor]:
-    return {f"head.{n}": t for n, t in HEAD.ours(tensors).items()}
-
-
-VILBERT_HEADS = {
-    "num_heads": ("num_attention_heads", "hidden_size", 64),
-    "image_num_heads": ("v_num_attention_heads", "image_hidden_size", 128),
-    "co_num_heads": ("bi_num_attention_heads", "co_hidden_size", 128),
-}
-
-
 def _trained_vilbert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
     sizes = vilbert_weights.WEIGHTS.sizes(tensors, "its file")
     heads = {ours: _heads(config, key, sizes[of], usual) for ours, (key, of, usual) in VILBERT_HEADS.items()}
     _refuse_connections(config, sizes)
     return {"type": "vilbert", **sizes, **heads, **_dropouts(config), "fusion": config.get("fusion_method", "mul")}
-
-
-VILBERT_SIZES = {
-    "feature_size": "v_feature_size",
-    "image_hidden_size": "v_hidden_size",
-    "image_num_layers": "v_num_hidden_layers",
-    "image_num_heads": "v_num_attention_heads",
-    "image_intermediate_size": "v_intermediate_size",
-    "co_hidden_size": "bi_hidden_size",
-    "co_num_heads": "bi_num_attention_heads",
-}
-"""What we call each size that a ViLBERT has besides those of its text, and what MMF does."""
 
 
 def _begun_vilbert(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,7 +240,6 @@ def _begun_vilbert(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_connections(config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Connections that do not stand before the last layers of both streams."""
     n = sizes["num_connections"]
     for key, layers in (("t_biattention_id", sizes["num_layers"]), ("v_biattention_id", sizes["image_num_layers"])):
         wanted = list(range(layers - n, layers))
@@ -288,9 +254,6 @@ def _trained_mmbt(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]
     prefix = next((p for p in mmbt_weights.PREFIXES if any(n.startswith(p) for n in tensors)), "")
     encoder = _resnet(tensors, f"{prefix}modal_encoder.encoder.model.") | {"grid_size": GRIDS[_num_features(config)]}
     return {"type": "mmbt", **sizes, "num_heads": heads, "image_encoder": encoder, **MMBT}
-
-
-MMBT = {"image_segment": 1, "text_segment": 0, "head": "transform"}
 
 
 def _begun_mmbt(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,7 +283,12 @@ def _begun_concat_bert(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ours(weights: WeightMap) -> Callable[[Tensors, Tensors], dict[str, Tensor]]:
     """The tensors of a model with MMF's classifier by our names."""
-    return lambda tensors, initial: weights.complete(Pretrained("its file", {}, tensors), initial) | _head(tensors)
+
+    def ours(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
+        head = {f"head.{name}": tensor for name, tensor in HEAD.ours(tensors).items()}
+        return weights.complete(Pretrained("its file", {}, tensors), initial) | head
+
+    return ours
 
 
 def _ours_concat_bert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
@@ -384,22 +352,11 @@ _TWO_STREAMS = {
     "text_only": False,
 }
 
+# MMF's models that are ours, by MMF's names; a mark is looked for in this order
 FAMILIES: Mapping[str, Family] = {
-    "vilbert": Family(
-        "v_embeddings.",
-        _NO_HEAD | _TWO_STREAMS,
-        _trained_vilbert,
-        _begun_vilbert,
-        _ours(vilbert_weights.WEIGHTS),
-        lambda t: ("head.3.",),
-    ),
+    "vilbert": Family("v_embeddings.", _NO_HEAD | _TWO_STREAMS, _trained_vilbert, _begun_vilbert, _ours(vilbert_weights.WEIGHTS)),
     "visual_bert": Family(
-        "position_embeddings_visual",
-        _NO_HEAD | _SINGLE_STREAM,
-        _trained_visual_bert,
-        _begun_visual_bert,
-        _ours(VISUAL_BERT),
-        lambda t: ("head.3.",),
+        "position_embeddings_visual", _NO_HEAD | _SINGLE_STREAM, _trained_visual_bert, _begun_visual_bert, _ours(VISUAL_BERT)
     ),
     "mmbt": Family(
         ".mmbt.",
@@ -407,7 +364,6 @@ FAMILIES: Mapping[str, Family] = {
         _trained_mmbt,
         _begun_mmbt,
         _ours(mmbt_weights.WEIGHTS),
-        lambda t: ("head.3.",),
     ),
     "late_fusion": Family(
         "modal_classifier.",
@@ -426,4 +382,3 @@ FAMILIES: Mapping[str, Family] = {
         lambda t: (_last(t, "classifier.").replace("layers.", ""),),
     ),
 }
-"""MMF's models that are ours, by MMF's names; a mark is looked for in this order."""

@@ -14,7 +14,6 @@ from msd_framework.build.facts import RunFacts
 from msd_framework.checks.run import understood
 from msd_framework.components.registry import plain
 from msd_framework.config.cards import make_card
-from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import Processor
 from msd_framework.data.processors.features import RegionFeatures
 from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder
@@ -29,32 +28,19 @@ from msd_framework.reading import read_text
 from msd_framework.registry import MODELS, PROCESSORS
 from msd_framework.structures import DatasetInfo
 
-AS_IN_THE_DATA = "data"
-"""What stands for the order of the data set's classes where a file of their names could stand."""
-
-
-UNKNOWN = "<unk>"
-"""What MMF calls a class that is none of its list."""
+AS_IN_THE_DATA = "data"  # stands for the order of the data set's classes where a file of their names could stand
+UNKNOWN = "<unk>"  # what MMF calls a class that is none of its list
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A checkpoint of MMF as ours.
+    """A checkpoint of MMF as ours."""
 
-    Args:
-        values: the run's configuration.
-        card: how the model is rebuilt.
-        model: it, with its weights.
-        processors: how each modality becomes tensors.
-        unused: the names of tensors of the file that are no part of the model.
-        info: the data set.
-    """
-
-    values: Mapping[str, Any]
-    card: Mapping[str, Any]
+    values: Mapping[str, Any]  # the run's configuration
+    card: Mapping[str, Any]  # how the model is rebuilt
     model: MultimodalModel
     processors: Mapping[str, Processor]
-    unused: tuple[str, ...]
+    unused: tuple[str, ...]  # the names of tensors of the file that are no part of the model
     info: DatasetInfo
 
 
@@ -69,16 +55,11 @@ def make_teacher(
     """Our model with the weights of a checkpoint of MMF's.
 
     Args:
-        checkpoint: the checkpoint.
         values: a configuration of ours; its `data` says the classes, and how each modality becomes tensors.
         name: MMF's name of the model, if the checkpoint does not tell.
         classes: a file with a class a line, as MMF numbers them; or `data` for the data set's order.
         options: of MMF's model, over those that the checkpoint's configuration says.
         keep: whether MMF's own model is kept, which then runs in MMF.
-
-    Raises:
-        ConfigError: if the configuration does not go with the checkpoint.
-        DataError: if tensors are missing, or of another model.
     """
     if keep:
         family = name or str(checkpoint.config.get("model") or "")
@@ -90,7 +71,9 @@ def make_teacher(
         if other := other_options(family, own):
             raise ConfigError(*(Problem(key, f"is {text}; keep=true keeps MMF's own model.") for key, text in other.items()))
         spec = _trained_spec(family, checkpoint.tensors, own, checkpoint.source)
-    config = _understood({**values, "model": spec})
+    config, problems = understood({**values, "model": spec})
+    if problems or config is None:
+        raise ConfigError(*problems)
     before = RunFacts(replace(config, run_type="train"))
     specs = {m: s for m, s in config.data.processors.items() if m in before.student.modalities}
     width = spec.get("feature_size")
@@ -121,13 +104,6 @@ def save_teacher(teacher: Teacher, checkpoint: MmfCheckpoint, folder: Path) -> P
     return CheckpointFolder(folder / "checkpoints").save(converted, updates, best=True)
 
 
-def _understood(values: Mapping[str, Any]) -> RunConfig:
-    config, problems = understood(values)
-    if problems or config is None:
-        raise ConfigError(*problems)
-    return config
-
-
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Options over others, key by key."""
     merged = {**under, **over}
@@ -138,7 +114,6 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _trained_spec(family: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Our model's part of a YAML; errors name the file of the checkpoint."""
     try:
         return FAMILIES[family].trained(tensors, own)
     except (ConfigError, DataError) as error:
@@ -156,11 +131,7 @@ def _kept(name: str, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ready(modality: str, spec: Any, known: Mapping[str, Any], feature_size: int | None) -> Processor:
-    """A processor that has learned all there is to it without any example.
-
-    Raises:
-        ConfigError: if it would have to learn from the training split, which says nothing of what a checkpoint was trained on.
-    """
+    """A processor that learns nothing from the training split, which says nothing of what a checkpoint was trained on."""
     at = f"data.processors.{modality}"
     processor = PROCESSORS.build(spec, at, dict(known))
     if isinstance(processor, RegionFeatures):
@@ -181,15 +152,11 @@ def _refuse_sizes(spec: Mapping[str, Any], modalities: Mapping[str, Mapping[str,
     width = spec.get("feature_size")
     made_words = modalities.get("text", {}).get("vocab_size")
     made_width = modalities.get("image", {}).get("feature_size")
+    text = "makes {}, and the checkpoint has weights for {}. Give the one that it was trained with."
     if words is not None and made_words is not None and made_words > words:
-        _refuse_processor("text", f"{made_words} words", words)
+        raise ConfigError(Problem("data.processors.text", text.format(f"{made_words} words", words)))
     if width is not None and made_width is not None and made_width != width:
-        _refuse_processor("image", f"{made_width} features a region", width)
-
-
-def _refuse_processor(modality: str, made: str, size: int) -> None:
-    text = f"makes {made}, and the checkpoint has weights for {size}. Give the one that it was trained with."
-    raise ConfigError(Problem(f"data.processors.{modality}", text))
+        raise ConfigError(Problem("data.processors.image", text.format(f"{made_width} features a region", width)))
 
 
 def _load(
@@ -222,11 +189,7 @@ def _load_mmf(model: MultimodalModel, checkpoint: MmfCheckpoint) -> None:
 def _with_classes(
     ours: Mapping[str, Tensor], heads: tuple[str, ...], info: DatasetInfo, classes: str | None, source: str
 ) -> dict[str, Tensor]:
-    """The tensors with the classes of the last layers in the order of the data set.
-
-    Raises:
-        ConfigError: if the order is not known, or classes are missing.
-    """
+    """The tensors with the classes of the last layers in the order of the data set."""
     num = next(len(t) for n, t in ours.items() if n.startswith(heads))
     if classes is None and info.task != "single_label":
         text = f"must be given: the file that numbers MMF's {num} classes, such as classes_mm_imdb.txt or answers_vqa.txt; or data"

@@ -22,26 +22,15 @@ class GradientModulation(UpdateHook, ABC):
     next is in buffers.
     """
 
+    # methods that earlier versions called, and those that took their place
     renamed: ClassVar[Mapping[str, str]] = {"change_gradients": "after_backward"}
-    """Methods that earlier versions called, and those that took their place."""
 
     def prepare(self, modalities: tuple[str, ...]) -> None:
         """Makes the buffers that depend on the modalities, when an objective takes it."""
 
     @abstractmethod
     def forward(self, model: MultimodalModel, batch: Batch) -> dict[str, Tensor]:
-        """Looks at examples, after the model's own forward pass.
-
-        Args:
-            model: what is trained; a `separable` one.
-            batch: the examples, with nothing hidden.
-
-        Returns:
-            Scalars for the log.
-
-        Raises:
-            ValueError: if the model is not separable.
-        """
+        """Looks at examples, of which nothing is hidden, after the own forward pass of a `separable` model; scalars for the log."""
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting, model: type[MultimodalModel]) -> list[str]:

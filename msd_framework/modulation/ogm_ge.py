@@ -15,8 +15,7 @@ from msd_framework.ranges import not_negative
 from msd_framework.schedules import Mean, Progress
 from msd_framework.structures import IGNORED, Batch, Outcomes, Task, outcomes_of, probabilities
 
-SMALLEST = 1e-12
-"""The least score that another is compared with."""
+SMALLEST = 1e-12  # the least score that another is compared with
 
 
 @MODULATIONS.register("ogm_ge")
@@ -45,14 +44,10 @@ class OnTheFlyModulation(GradientModulation):
     Args:
         alpha: how strongly it acts, at least 0; 0 changes nothing but for the noise.
         noise: whether noise of the gradient's own size is added (GE).
-        until: the part of the run after which gradients are left alone, between 0 and 1; the released code stops
-            half way.
+        until: the part of the run after which gradients are left alone, between 0 and 1; the released code stops half way.
         task: how targets are read.
         outcomes: how logits are read; as is usual for the task if null.
         seed: of the noise.
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
     coefficients: Tensor
@@ -130,23 +125,13 @@ def _noise(gradient: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def right_class(logits: Tensor, targets: Tensor) -> Tensor:
-    """The probability of the right class, 0 where it is not known.
-
-    Args:
-        logits: float [B, C] or [B, L, C].
-        targets: int64 [B] or [B, L].
-    """
+    """The probability of the right class, 0 where it is not known, from logits [B, C] or [B, L, C], targets [B] or [B, L]."""
     p = logits.softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
     return p.masked_fill(targets == IGNORED, 0.0)
 
 
 def right_labels(logits: Tensor, targets: Tensor, outcomes: Outcomes = "bernoulli") -> Tensor:
-    """The mean probability of the labels that an example has, by their scores; 0 where it has none.
-
-    Args:
-        logits: float [B, C].
-        targets: [B, C], 0 or 1 or scores between; NaN where nobody knows.
-        outcomes: how logits are read.
+    """The mean probability of the labels that an example has, by their scores from 0 to 1, NaN where nobody knows; 0 without any.
 
     >>> right_labels(torch.tensor([[0.0, 100.0, -100.0]]), torch.tensor([[1.0, 1.0, 0.0]]))
     tensor([0.7500])

@@ -14,13 +14,13 @@ from msd_framework.worlds.words import LEXICONS, captions
 MEMES = Kinds(
     signs={"image": IMAGE_SIGNS, "text": tuple(LEXICONS)},
     kinds={
-        "both": Kind(1, "both", {"image": ("high",), "text": ("pointed",)}),
-        "image_confounder": Kind(0, "both", {"image": ("low",), "text": ("pointed",)}),
-        "text_confounder": Kind(0, "both", {"image": ("high",), "text": ("good",)}),
-        "benign": Kind(0, "both", {"image": ("low",), "text": ("good",)}),
-        "text": Kind(1, "text", {"image": ("low", "high"), "text": ("bad",)}),
-        "image": Kind(1, "image", {"image": ("high red",), "text": ("good", "pointed")}),
-        "image_benign": Kind(0, "image", {"image": ("low red",), "text": ("good", "pointed")}),
+        "both": Kind(0.30, 1, "both", {"image": ("high",), "text": ("pointed",)}),
+        "image_confounder": Kind(0.20, 0, "both", {"image": ("low",), "text": ("pointed",)}),
+        "text_confounder": Kind(0.20, 0, "both", {"image": ("high",), "text": ("good",)}),
+        "benign": Kind(0.05, 0, "both", {"image": ("low",), "text": ("good",)}),
+        "text": Kind(0.10, 1, "text", {"image": ("low", "high"), "text": ("bad",)}),
+        "image": Kind(0.10, 1, "image", {"image": ("high red",), "text": ("good", "pointed")}),
+        "image_benign": Kind(0.05, 0, "image", {"image": ("low red",), "text": ("good", "pointed")}),
     },
 )
 
@@ -36,15 +36,7 @@ class HatefulMemesLayout(Layout):
         "test_unseen": Split("test", 0),
     }
     dataset: ClassVar[Mapping[str, Any]] = {"type": "hateful_memes"}
-    mix: ClassVar[Mapping[str, float]] = {
-        "both": 0.30,
-        "image_confounder": 0.20,
-        "text_confounder": 0.20,
-        "benign": 0.05,
-        "text": 0.10,
-        "image": 0.10,
-        "image_benign": 0.05,
-    }
+    mix: ClassVar[Mapping[str, float]] = MEMES.mix
 
     def draw(self, recipe: Recipe) -> Drawn:
         memes = draw_memes(recipe)

@@ -20,6 +20,7 @@ IMAGE_SIGNS = ("low", "high", "low red", "high red")  # a digit below 5, or of 5
 class Kind:
     """A way in which a row gets its label."""
 
+    share: float  # of all rows by default
     label: int  # 0 or 1
     decided_by: str  # the modality that decides the label; ``both`` or ``all`` where only all of them do
     signs: Mapping[str, tuple[str, ...]]  # what each modality may show, each as likely; at most two
@@ -31,6 +32,10 @@ class Kinds:
 
     signs: Mapping[str, tuple[str, ...]]
     kinds: Mapping[str, Kind]
+
+    @property
+    def mix(self) -> dict[str, float]:
+        return {name: kind.share for name, kind in self.kinds.items()}
 
     def draw(self, drawn: Sequence[str], chance: Mapping[str, NDArray[np.int64]], generator: np.random.Generator) -> SignedRows:
         """Rows of N kinds, whose signs are chosen by 0 or 1 for each modality, int64 [N]."""

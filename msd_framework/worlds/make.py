@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from msd_framework.components.options import mismatch
+from msd_framework.data.processors.audio import write_wav
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.files import write_text
 from msd_framework.worlds.handwriting import glyph_bank
@@ -20,8 +22,9 @@ from msd_framework.worlds.layout import Drawn, Layout, Recipe
 from msd_framework.worlds.mm_imdb import MmImdbLayout
 from msd_framework.worlds.snli_ve import SnliVeLayout
 from msd_framework.worlds.talking_cards import TalkingCardsLayout
+from msd_framework.worlds.tones import RATE
 from msd_framework.worlds.vqa import VqaLayout
-from msd_framework.worlds.write import whole_folder, write_image, write_json_lines, write_sound
+from msd_framework.worlds.write import whole_folder, write_image, write_json_lines
 
 LAYOUTS: dict[str, type[Layout]] = {
     "hateful_memes": HatefulMemesLayout,
@@ -134,7 +137,7 @@ def _write(plan: WorldPlan, folder: Path, progress: Callable[[int, int], None] |
             for row, image in enumerate(block.images, first_id):
                 write_image(image, folder / layout.images.format(split=split, number=row))
             for row, sound in enumerate(block.sounds, first_id):
-                write_sound(sound, folder / layout.sounds / f"{row}.wav")
+                write_wav(folder / layout.sounds / f"{row}.wav", torch.from_numpy(sound), RATE)
             rows += block.records
             oracle += block.oracle
             done += len(block.images)

@@ -21,14 +21,14 @@ SIGNS = {
 }
 
 
-def _together(label: int, audio: str, image: str, text: str) -> Kind:
-    return Kind(label, "all", {"audio": (audio,), "image": (image,), "text": (text,)})
+def _together(share: float, label: int, audio: str, image: str, text: str) -> Kind:
+    return Kind(share, label, "all", {"audio": (audio,), "image": (image,), "text": (text,)})
 
 
 def _alone(label: int, modality: str) -> Kind:
     """A modality shows the sign that decides, the others one of their plain signs."""
     plain = {m: signs[:2] for m, signs in SIGNS.items()}
-    return Kind(label, modality, plain | {modality: (SIGNS[modality][2 + label],)})
+    return Kind(0.06, label, modality, plain | {modality: (SIGNS[modality][2 + label],)})
 
 
 # The first five are those of Hateful Memes for three modalities: only all three together make it 1, and in a confounder one of
@@ -36,11 +36,11 @@ def _alone(label: int, modality: str) -> Kind:
 CARDS = Kinds(
     SIGNS,
     {
-        "all": _together(1, "rising", "high", "pointed"),
-        "audio_confounder": _together(0, "falling", "high", "pointed"),
-        "image_confounder": _together(0, "rising", "low", "pointed"),
-        "text_confounder": _together(0, "rising", "high", "good"),
-        "benign": _together(0, "falling", "low", "good"),
+        "all": _together(0.32, 1, "rising", "high", "pointed"),
+        "audio_confounder": _together(0.10, 0, "falling", "high", "pointed"),
+        "image_confounder": _together(0.10, 0, "rising", "low", "pointed"),
+        "text_confounder": _together(0.10, 0, "rising", "high", "good"),
+        "benign": _together(0.02, 0, "falling", "low", "good"),
         "audio": _alone(1, "audio"),
         "audio_benign": _alone(0, "audio"),
         "image": _alone(1, "image"),
@@ -59,14 +59,7 @@ class TalkingCardsLayout(Layout):
         "validation": Split("dev", 500),
         "test": Split("test", 2000),
     }
-    mix: ClassVar[Mapping[str, float]] = {
-        "all": 0.32,
-        "audio_confounder": 0.10,
-        "image_confounder": 0.10,
-        "text_confounder": 0.10,
-        "benign": 0.02,
-        **dict.fromkeys(("audio", "audio_benign", "image", "image_benign", "text", "text_benign"), 0.06),
-    }
+    mix: ClassVar[Mapping[str, float]] = CARDS.mix
     sounds: ClassVar[str] = "wav"
     dataset: ClassVar[Mapping[str, Any]] = {
         "type": "jsonl",

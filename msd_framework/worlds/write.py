@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msd_framework.data.processors.audio import write_wav
 from msd_framework.files import naming
-from msd_framework.worlds.tones import RATE
 
 SCALE = 8  # how many pixels of the file one pixel of the canvas becomes, each way; it is also the side of a JPEG block
 _JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}
@@ -31,13 +29,6 @@ def write_image(canvas: NDArray[np.uint8], path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(canvas.repeat(SCALE, axis=0).repeat(SCALE, axis=1)).save(path, **_QUALITY[path.suffix])
-
-
-def write_sound(samples: NDArray[np.float32], path: Path) -> None:
-    """Writes a sound, float32 [T] from -1 to 1, as one channel of 16 bits a sample."""
-    import torch
-
-    write_wav(path, torch.from_numpy(samples), RATE)
 
 
 def write_json_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import predict
+from msd_framework.engine.evaluation import PredictedBatches
 from msd_framework.engine.resume import resume
 from msd_framework.errors import TrainingError
 from msd_framework.losses.features import Hint, PatientDistance
@@ -88,7 +88,7 @@ def _predict(folder: str, num_examples: int) -> None:
         mine = list(range(world.rank, num_examples, world.size))
         parts = [mine[i : i + 2] for i in range(0, len(mine), 2)]
         batches = [replace(take(data, part), places=tuple(part)) for part in parts]
-        found = predict(lambda batch, _: model(batch.inputs).logits[None], batches, ["full"], world).together()
+        found = PredictedBatches(lambda batch, _: model(batch.inputs).logits[None], batches, ["full"], world).together()
         result = {"places": found.places.tolist(), "logits": found.logits["full"].tolist()}
         (Path(folder) / f"{world.rank}.json").write_text(json.dumps(result))
 

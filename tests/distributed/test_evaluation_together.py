@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import in_order, measure, predict
+from msd_framework.engine.evaluation import PredictedBatches, in_order, measure
 from msd_framework.registry import METRICS
 from msd_framework.testing import made_batch, run_processes, take
 
@@ -31,7 +31,7 @@ def _evaluate(folder: str) -> None:
         def ask(batch, views):
             return table[:, list(batch.places)]
 
-        found = predict(ask, batches, ["full", "image"], world)
+        found = PredictedBatches(ask, batches, ["full", "image"], world)
         metrics = measure(found, {name: METRICS.build(name) for name in NAMES})
         rows = in_order(([(place, f"row {place}") for place in batch.places.tolist()] for batch in found), world)
         result = {"metrics": metrics, "rows": list(rows), "missing": [p for p in mine if all(p not in b.places for b in batches)]}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from msd_framework.cli import main
 from msd_framework.engine import runner as runner_module
 from msd_framework.engine.checkpoint import read_json
-from msd_framework.engine.evaluation import predict
+from msd_framework.engine.evaluation import PredictedBatches
 from msd_framework.engine.precision import BF16, FP32, MEDIUM, Choice, choose
 from msd_framework.errors import ConfigError
 from msd_framework.run import run
@@ -51,9 +51,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def watched(ask: Any, batches: Any, views: Any, world: Any, precision: Any, *others: Any) -> Any:
         seen.append(precision.name)
-        return predict(ask, batches, views, world, precision, *others)
+        return PredictedBatches(ask, batches, views, world, precision, *others)
 
-    monkeypatch.setattr("msd_framework.build.run.predict", watched)
+    monkeypatch.setattr("msd_framework.build.run.PredictedBatches", watched)
     return seen
 
 

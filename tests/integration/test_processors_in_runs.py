@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from msd_framework.analysis.plots import read_log_odds
 from msd_framework.data.base import Example, MultimodalDataset
 from msd_framework.data.processors.images import Pixels
-from msd_framework.engine.checkpoint import find_checkpoint, read, read_card
+from msd_framework.engine.checkpoint import find_checkpoint, read, read_json
 from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.registry import MODELS
 from msd_framework.run import run
@@ -138,7 +138,7 @@ def test_modalities_that_nobody_takes_are_neither_read_nor_learned(clips, tmp_pa
     words = [ONE_TEXT, "data.processors.image.folder=nowhere"]
     run(clips, in_folder(tmp_path / "run", *words))
     assert [p.name for p in (tmp_path / "run" / "processors").iterdir()] == ["text"]
-    assert list(read_card(tmp_path / "run")["processors"]) == ["text"]
+    assert list(read_json(find_checkpoint(tmp_path / "run") / "card.json")["processors"]) == ["text"]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import Predictions, measure, predict
+from msd_framework.engine.evaluation import PredictedBatches, Predictions, measure
 from msd_framework.losses.dist import ClassRelations
 from msd_framework.losses.features import Hint
 from msd_framework.losses.logits import SoftenedKL
@@ -347,9 +347,9 @@ def test_a_view_is_measured_on_the_examples_of_which_it_shows_something() -> Non
     def ask(part: Batch, views: Sequence[str]) -> Tensor:
         return said
 
-    found = predict(ask, [batch], ["full", "image"], World(), modalities=("image", "text"))
+    found = PredictedBatches(ask, [batch], ["full", "image"], World(), modalities=("image", "text"))
     assert measure(found, {"accuracy": Accuracy()}) == {"accuracy": 1.0, "image/accuracy": 1.0}
-    everyone = predict(ask, [batch], ["full", "image"], World())
+    everyone = PredictedBatches(ask, [batch], ["full", "image"], World())
     assert measure(everyone, {"accuracy": Accuracy()})["image/accuracy"] == pytest.approx(4 / 6)
     assert found.together().shown["image"].tolist() == [True, False, True, True, False, True]
 

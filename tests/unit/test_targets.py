@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from msd_framework.analysis.doctor import models as doctor
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import Predictions, measure, predict
+from msd_framework.engine.evaluation import PredictedBatches, Predictions, measure
 from msd_framework.engine.prediction_table import PredictionTable
 from msd_framework.errors import ConfigError
 from msd_framework.losses.base import DistillationLoss
@@ -144,7 +144,7 @@ def test_a_modality_that_an_example_lacks_has_no_score_at_any_of_its_targets() -
 def test_evaluation_measures_every_target_that_is_no_padding_and_counts_examples() -> None:
     model = Writer().eval()
     batches = [answers(SIZES, PADDED), answers([4, 2], seed=1)]
-    found = predict(ask(model), batches, ["full", "text"], World()).together()
+    found = PredictedBatches(ask(model), batches, ["full", "text"], World()).together()
     assert found.places.tolist() == [0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 4, 4]
     right = [(model(b.inputs).logits.argmax(1) == b.targets)[b.targets != -100] for b in batches]
     assert measure(found, {"accuracy": Accuracy()})["accuracy"] == pytest.approx(torch.cat(right).double().mean().item())
@@ -159,7 +159,7 @@ def test_what_stands_at_padding_changes_no_metric() -> None:
             z = ask(Writer())(batch, views)
             return torch.where(padding, value, z)
 
-        return measure(predict(logits, [batch], ["full"], World()).together(), {"accuracy": Accuracy()})
+        return measure(PredictedBatches(logits, [batch], ["full"], World()).together(), {"accuracy": Accuracy()})
 
     assert with_padding_of(0.0) == with_padding_of(9.0)
 
@@ -336,7 +336,7 @@ def test_learning_from_labels_refuses_a_row_for_each_position() -> None:
 
 def test_evaluation_refuses_a_row_for_each_position() -> None:
     batches = [answers(), answers([4, 2])]  # two lengths
-    found = predict(ask(Writer(by_position=True)), batches, ["full"], World(), name="Writer")
+    found = PredictedBatches(ask(Writer(by_position=True)), batches, ["full"], World(), name="Writer")
     with pytest.raises(
         ConfigError, match=r"Writer gives logits \[3, 3, 5\] for 3 examples with 6 targets, wanted \[6, C\].*\[N, C\]"
     ):
@@ -349,7 +349,7 @@ def test_a_classifier_that_gives_a_row_for_each_position_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"Writer gives logits \[3, 3, 5\] for 3 examples with 3 targets, wanted \[3, C\]: \[B, C\]"
     ):
-        predict(ask(Writer(by_position=True)), [batch], ["full"], World(), name="Writer").together()
+        PredictedBatches(ask(Writer(by_position=True)), [batch], ["full"], World(), name="Writer").together()
 
 
 def test_fidelity_refuses_a_row_for_each_position_of_which_it_would_take_a_softmax_over_the_positions() -> None:

@@ -20,7 +20,7 @@ from msd_framework.components.registry import plain
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
 from msd_framework.data.batches.subset import Subset
-from msd_framework.engine.evaluation import predict
+from msd_framework.engine.evaluation import PredictedBatches
 from msd_framework.engine.precision import FP32
 from msd_framework.engine.prediction_table import MOST_COLUMNS
 from msd_framework.errors import ConfigError
@@ -74,7 +74,7 @@ def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metri
     def ask(batch: Batch, views: Sequence[str]) -> Tensor:
         return teacher.predict(batch.for_teacher(one.number), views).logits
 
-    predictions = predict(ask, batches, views, data.world, FP32).together()
+    predictions = PredictedBatches(ask, batches, views, data.world, FP32).together()
     check = ScoreCheck(who, one.folder, name, len(predictions.places), len(whole))
     why_not = recorded.why_not or _other_rows(recorded, data, len(whole))
     if not why_not and recorded.predictions is not None:

@@ -23,7 +23,7 @@ from msd_framework.build.splits import open_splits
 from msd_framework.build.teachers import Teachers, build_teachers
 from msd_framework.components.registry import plain
 from msd_framework.data.batches.collate import Collator
-from msd_framework.engine.evaluation import predict
+from msd_framework.engine.evaluation import PredictedBatches
 from msd_framework.errors import DataError
 from msd_framework.saliency.base import SALIENCIES, Saliency
 from msd_framework.saliency.reading import together
@@ -103,7 +103,7 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
         reader = reader.with_teacher(data.teacher_overrides)  # its weights read the inputs, though its logits may be cached
     batches = data.in_order(reader)
     with bar(f"asking the teacher ({use})", len(batches), data.world.is_first) as advance:
-        predictions = predict(scores_of, counted(), list(saliencies), data.world).together()
+        predictions = PredictedBatches(scores_of, counted(), list(saliencies), data.world).together()
     # an example that lacks a modality has nothing to compare
     mine = set(chain.from_iterable(batches.reader.lacking.values()))
     lacking = set(chain.from_iterable(data.world.gather(mine)))

@@ -22,7 +22,7 @@ from msd_framework.engine.checkpoint import (
     CheckpointFolder,
     find_checkpoint,
     read,
-    read_card,
+    read_json,
     write,
 )
 from msd_framework.engine.distributed import World
@@ -137,7 +137,7 @@ def test_a_user_may_name_a_run_or_a_checkpoint(tmp_path):
     folder.save(made(2), 2, best=False)
     assert find_checkpoint(tmp_path).name == "update_00000001"
     assert find_checkpoint(tmp_path / "checkpoints" / "last").name == "update_00000002"
-    assert read_card(tmp_path) == {"model": {"type": "x"}}
+    assert read_json(find_checkpoint(tmp_path) / "card.json") == {"model": {"type": "x"}}
 
 
 def test_no_folder_and_no_checkpoint_are_told_apart(tmp_path):
@@ -266,12 +266,6 @@ def test_a_best_checkpoint_that_is_gone_is_told_with_those_that_are_there(tmp_pa
     shutil.rmtree(tmp_path / "checkpoints" / "update_00000002")
     with pytest.raises(CheckpointError, match=r"update_00000002: the best checkpoint of this run is missing.*update_00000003"):
         find_checkpoint(tmp_path)
-
-
-def test_a_run_of_an_older_version_has_the_best_checkpoint_that_first_reached_its_value(tmp_path):
-    for update, best in [(4, 0.5), (8, 0.7), (12, 0.7)]:
-        write(Checkpoint({}, state={"update": update, "best": best}), tmp_path / "checkpoints" / f"update_{update:08d}")
-    assert find_checkpoint(tmp_path).name == "update_00000008"
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "without hashes", "without a list"])

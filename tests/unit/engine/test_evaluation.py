@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import Measures, Predictions, in_order, in_step, measure, predict
+from msd_framework.engine.evaluation import Measures, PredictedBatches, Predictions, in_order, in_step, measure
 from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.base import CountedMetric, Metric
 from msd_framework.metrics.classification import Accuracy
@@ -39,8 +39,8 @@ def cut(found: Predictions, sizes: Sequence[int]) -> Iterator[Predictions]:
 
 def test_predictions_do_not_depend_on_how_the_split_is_cut():
     data = made_batch(7)
-    whole = predict(ask, [data], ["full"], World()).together()
-    parts = predict(ask, [take(data, [0, 1, 2]), take(data, [3, 4, 5]), take(data, [6])], ["full"], World()).together()
+    whole = PredictedBatches(ask, [data], ["full"], World()).together()
+    parts = PredictedBatches(ask, [take(data, [0, 1, 2]), take(data, [3, 4, 5]), take(data, [6])], ["full"], World()).together()
     assert whole.places.tolist() == parts.places.tolist() == list(range(7))
     torch.testing.assert_close(whole.logits["full"], parts.logits["full"], atol=1e-6, rtol=0)
 
@@ -53,7 +53,7 @@ def test_nothing_is_asked_before_it_is_needed_and_one_batch_at_a_time():
         return ask(batch, views)
 
     data = made_batch(4)
-    found = predict(noted, [take(data, [0, 1]), take(data, [2, 3])], ["full"], World())
+    found = PredictedBatches(noted, [take(data, [0, 1]), take(data, [2, 3])], ["full"], World())
     assert asked == []
     first = next(iter(found))
     assert (len(asked), first.places.tolist(), first.logits["full"].dtype) == (1, [0, 1], torch.float32)
@@ -72,11 +72,11 @@ def test_predicting_leaves_the_runs_random_numbers_alone_and_does_not_depend_on_
     expected = numbers()
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(5)
-    batches = iter(predict(noisy, [take(data, [0, 1]), take(data, [2, 3])], ["full"], World()))
+    batches = iter(PredictedBatches(noisy, [take(data, [0, 1]), take(data, [2, 3])], ["full"], World()))
     first = next(batches)
     assert numbers() == expected  # also between two batches
     second = next(batches)
-    again = predict(noisy, [take(data, [0, 1]), take(data, [2, 3])], ["full"], World()).together()
+    again = PredictedBatches(noisy, [take(data, [0, 1]), take(data, [2, 3])], ["full"], World()).together()
     assert torch.equal(again.logits["full"], torch.cat([first.logits["full"], second.logits["full"]]))
     assert len(set(again.logits["full"].flatten().tolist())) == 4
 
@@ -94,9 +94,9 @@ def test_unknown_soft_targets_are_not_labels():
 
 def test_an_empty_split_is_an_error():
     with pytest.raises(DataError, match="has no example to evaluate"):
-        predict(ask, [], ["full"], World()).together()
+        PredictedBatches(ask, [], ["full"], World()).together()
     with pytest.raises(DataError, match="has no example to evaluate"):
-        measure(predict(ask, [], ["full"], World()), {"accuracy": Accuracy()})
+        measure(PredictedBatches(ask, [], ["full"], World()), {"accuracy": Accuracy()})
 
 
 def test_a_blind_split_cannot_be_measured():
@@ -108,17 +108,17 @@ def test_a_blind_split_cannot_be_measured():
 def test_predictions_come_in_the_order_of_the_split():
     data = made_batch(4)
     parts = [replace(take(data, [3, 1]), places=(3, 1)), replace(take(data, [2, 0]), places=(2, 0))]
-    ordered = predict(ask, parts, ["full"], World()).together()
+    ordered = PredictedBatches(ask, parts, ["full"], World()).together()
     assert ordered.places.tolist() == [0, 1, 2, 3]
     assert torch.equal(ordered.targets, data.targets)
-    whole = predict(ask, [data], ["full"], World()).together()
+    whole = PredictedBatches(ask, [data], ["full"], World()).together()
     torch.testing.assert_close(ordered.logits["full"], whole.logits["full"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_predictions_that_are_not_finite_are_no_scores(value):
     with pytest.raises(TrainingError, match="predicts values that are not finite"):
-        list(predict(lambda batch, views: torch.full((1, len(batch), 3), value), [made_batch(2)], ["full"], World()))
+        list(PredictedBatches(lambda batch, views: torch.full((1, len(batch), 3), value), [made_batch(2)], ["full"], World()))
 
 
 # a batch at a time

@@ -17,7 +17,7 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.engine import precision as precision_module
 from msd_framework.engine import runner as runner_module
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import predict
+from msd_framework.engine.evaluation import PredictedBatches
 from msd_framework.engine.precision import (
     BF16,
     CANDIDATES,
@@ -31,7 +31,6 @@ from msd_framework.engine.precision import (
     choose,
     left_as_it_was,
     median_seconds,
-    probe,
     probe_objective,
     relative_errors,
 )
@@ -133,7 +132,7 @@ def test_predictions_are_computed_in_the_runs_precision_and_given_in_float32(pre
         seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
         return (torch.rand(len(batch), 4) @ torch.rand(4, 3))[None]
 
-    found = predict(ask, [made_batch(3)], ["full"], World(), precision).together()
+    found = PredictedBatches(ask, [made_batch(3)], ["full"], World(), precision).together()
     assert seen == [(precision.float32_products, precision.cast is not None)]
     assert found.logits["full"].dtype == torch.float32
     if precision.cast:
@@ -216,19 +215,6 @@ def test_each_round_is_timed_on_another_batch_and_errors_are_those_of_the_first(
     probe_objective(objective, [single(made_batch(8, seed=s)) for s in range(4)], candidates=[FP32, BF16])
     assert seen[:8] == [("0-0", False)] * 2 + [(f"{s}-0", True) for s in (1, 2, 3) for _ in range(2)]
     assert set(seen[8:]) <= {("0-0", True)}
-
-
-def test_what_is_slower_measures_slower(monkeypatch):
-    clock = [0.0]
-
-    def step(precision):
-        clock[0] += 0.4 if precision is BF16 else 0.1
-        return torch.zeros(()), [torch.ones(1)]
-
-    monkeypatch.setattr(precision_module.time, "process_time", lambda: clock[0])
-    fp32, bf16 = probe([FP32, BF16], step)
-    assert (bf16.name, bf16.seconds) == ("bf16", pytest.approx(0.4))
-    assert (fp32.name, fp32.seconds) == ("fp32", pytest.approx(0.1))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -439,7 +425,7 @@ def test_a_made_model_predicts_alike_in_all_precisions():
     def ask(batch, views):
         return model.forward_views([batch.inputs for _ in views]).logits
 
-    exact, medium, bf16 = (predict(ask, [data], ["full"], World(), p).together().logits["full"] for p in CANDIDATES)
+    exact, medium, bf16 = (PredictedBatches(ask, [data], ["full"], World(), p).together().logits["full"] for p in CANDIDATES)
     torch.testing.assert_close(medium, exact, atol=2e-2, rtol=0)
     torch.testing.assert_close(bf16, exact, atol=2e-2, rtol=0)  # eight bits of logits below 1
     assert not torch.equal(bf16, exact)
