@@ -26,21 +26,15 @@ from msd_framework.structures import Batch, Inputs
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.views import FULL
 
-ONE_EXAMPLE = "Expected more than 1 value per channel"
-"""What torch says of a batch norm that is shown a single number of each feature."""
-
-Predict = Callable[[Batch, Sequence[str]], None]
-"""Has a model predict a batch on some views, and refuses predictions that are none."""
+ONE_EXAMPLE = "Expected more than 1 value per channel"  # what torch says of a batch norm that sees one number of each feature
+Predict = Callable[[Batch, Sequence[str]], None]  # refuses predictions that are none
 
 
 class DryRun:
-    """Tries what a run will do on its longest and shortest rows; random numbers and all that is kept are left as they
-    were.
+    """Tries what a run will do on its longest and shortest rows; random numbers and all that is kept stay as they were.
 
     Args:
-        rows: those that it is tried on.
-        finite: whether a teacher's predictions must be finite; the doctor looks for what is not itself, weight by
-            weight.
+        finite: whether predictions must be finite; the doctor looks for what is not itself, weight by weight.
     """
 
     def __init__(self, config: RunConfig, rows: ExtremeRows, finite: bool = True):
@@ -48,16 +42,14 @@ class DryRun:
         self.precision = PRECISIONS.get(config.training.precision, FP32)
 
     def student(self, model: MultimodalModel, masker: Masker, views: Sequence[str], metrics: Mapping[str, Metric]) -> None:
-        """Runs the student on these rows, on the full input and the views that the run asks it for.
-
-        Raises:
-            ConfigError: if it cannot take them, with the key to change and the row.
-            DataError: if a row cannot be read.
-        """
+        """Runs the student on these rows, on the full input and the views that the run asks it for."""
 
         def predict(batch: Batch, names: Sequence[str]) -> None:
             logits = model.forward_views([self._view(masker, batch, name) for name in names]).logits
-            self._check_shape(model, logits, [len(names), len(batch.targets)])
+            wanted = [len(names), len(batch.targets), self.rows.info.num_classes]
+            if list(logits.shape) != wanted or not logits.is_floating_point():
+                text = f"{type(model).__name__} gives logits {list(logits.shape)} of {logits.dtype}, wanted floats {wanted}"
+                raise ConfigError(Problem("model", f"{text}: views, examples and classes."))
             key = "init" if self.config.init else "model"
             self._check_finite(logits, batch, names, key, "the student's", ", before any update.")
 
@@ -97,13 +89,6 @@ class DryRun:
                 raise ConfigError(Problem("masker", f"{type(masker).__name__} makes {sizes} of {modality} in the view {name!r}."))
         return inputs
 
-    def _check_shape(self, model: nn.Module, logits: Tensor, leading: list[int]) -> None:
-        """Refuses logits that are not one a class, of each view and example."""
-        wanted = [*leading, self.rows.info.num_classes]
-        if list(logits.shape) != wanted or not logits.is_floating_point():
-            text = f"{type(model).__name__} gives logits {list(logits.shape)} of {logits.dtype}, wanted floats {wanted}"
-            raise ConfigError(Problem("model", f"{text}: views, examples and classes."))
-
     def _try_metrics(self, model: MultimodalModel, metrics: Mapping[str, Metric]) -> None:
         """Computes each metric of a user's own on these rows."""
         batch = self.rows.of_student.together
@@ -122,9 +107,7 @@ class DryRun:
                 raise ConfigError(Problem(at, f"{name} gives {value!r}, wanted a number."))
 
     def training_mode(self, model: nn.Module) -> None:
-        """Shows the student as many rows as a step has, in training mode, where the step itself can be tried only much
-        later.
-        """
+        """Shows the student a step of rows in training mode, where the step itself can be tried only much later."""
         batch = self.rows.step
         with self._left_as_they_were(model), self._explaining("model", "the student", batch), torch.no_grad():
             model.train()
@@ -132,10 +115,7 @@ class DryRun:
                 model(batch.inputs)
 
     def step(self, objective: Objective) -> None:
-        """Makes a training step of the real size on the longest rows, forward and backward, and forgets it.
-
-        What the objective learns before the first step must be known.
-        """
+        """Makes a training step of the real size on the longest rows, forward and backward, and forgets it."""
         batch = self.rows.step
         with self._left_as_they_were(objective), self._explaining("objective", "a training step", batch):
             objective.train()

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 
-from msd_framework.config.schema import RunConfig
-from msd_framework.data.base import MultimodalDataset, Processor
+from msd_framework.build.data import Data
+from msd_framework.data.base import Processor
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.reader import ExampleReader, Loaded, TeacherOverrides, made
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.launch import launched
-from msd_framework.structures import Batch, DatasetInfo
+from msd_framework.structures import Batch
 
 MOST_TEXTS = 20_000  # rows of a split, evenly spaced, whose texts are compared by their characters
 MOST_FILES = 200  # rows of a split, evenly spaced, whose lengths stand in files
 MEASURED = 8  # of the texts with the most and the fewest characters, how many are measured in tokens
 MOST_READ = 64  # rows that are read for a step at most; where it takes more, they are repeated
-
-MOST_ON_CPU = 64
-"""Rows of a step on a CPU at most. A larger one would find nothing more there: memory that is full is no error of torch's."""
+MOST_ON_CPU = 64  # rows of a step on a CPU at most: memory that is full there is no error of torch's
 
 Row: TypeAlias = tuple[int, Loaded]  # the place of an example in its split, and the example with its tensors
 
@@ -51,29 +48,20 @@ class SideOfRows:
 class ExtremeRows:
     """The first, the longest and the shortest rows of a run's splits, read as an evaluation reads them."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        device: torch.device,
-        processors: Mapping[str, Processor],
-        info: DatasetInfo,
-        splits: Mapping[str, MultimodalDataset],
-        teacher_overrides: TeacherOverrides | None = None,
-    ):
-        self.config, self.device, self.info = config, device, info
+    def __init__(self, data: Data, overrides: TeacherOverrides):
+        self.config, self.device, self.info = data.config, data.world.device, data.info
         self.sources: dict[str, str] = {}  # the file and line of an example, by its id
-        processors, overrides = {m: p.deterministic() for m, p in processors.items()}, teacher_overrides or {}
-        self.collator = Collator(processors, info, teacher_overrides=overrides)
+        processors = {m: p.deterministic() for m, p in data.processors.items()}
+        self.collator = Collator(processors, data.info, teacher_overrides=overrides)
         self.processors = [Placed(f"data.processors.{m}", m, p) for m, p in processors.items()]
-        self.of_teachers_alone = {
-            (m, teachers): Placed(f"teacher.processors.{m}", m, p) for (m, teachers), p in made(overrides).items()
-        }
+        self.of_teachers_alone = {key: Placed(f"teacher.processors.{key[0]}", key[0], p) for key, p in made(overrides).items()}
         self.all_sides = [*self.processors, *self.of_teachers_alone.values()]
         # readers of their own: what is left out here is not counted as left out of the run
-        skips = config.data.on_error == "skip"
-        self.readers = {
-            use: ExampleReader(split, processors, skip_errors=skips, teacher_overrides=overrides) for use, split in splits.items()
-        }
+        self.readers: dict[str, ExampleReader] = {}
+        for use, split in data.splits.items():
+            skips = data.config.data.on_error == "skip"
+            self.readers[use] = ExampleReader(split, processors, skip_errors=skips, teacher_overrides=overrides)
+            self.readers[use].skipped |= data.reader_of(use).skipped
 
     @cached_property
     def of_student(self) -> SideOfRows:
@@ -97,8 +85,8 @@ class ExtremeRows:
         for i in evenly(len(examples), MOST_TEXTS):
             inputs = examples[i].inputs
             characters[i] = sum(len(inputs[m]) for m in texts if isinstance(inputs.get(m), str))
-        longest = sorted(characters, key=characters.__getitem__, reverse=True)[: min(size, MOST_READ)]
-        rows = self._readable([("train", i) for i in longest])
+        longest = sorted(characters, key=characters.__getitem__, reverse=True)
+        rows = self._readable([("train", i) for i in longest[: min(size, MOST_READ)]])
         return self._batch([rows[i % len(rows)] for i in range(size)])
 
     def check_files(self) -> None:
@@ -114,7 +102,7 @@ class ExtremeRows:
                 continue
             if processor.needs_known_words:
                 self._read_all(modality, processor)
-            values = (examples[i].inputs.get(modality) for i in evenly(len(examples), MOST_FILES))
+            values = [examples[i].inputs.get(modality) for i in evenly(len(examples), MOST_FILES)]
             problem = processor.problem_with(value for value in values if isinstance(value, str))
             if problem:
                 raise ConfigError(Problem(path, problem))

@@ -23,16 +23,7 @@ from msd_framework.errors import CheckpointError, ConfigError, DataError, Proble
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
-from msd_framework.registry import (
-    COMBINATIONS,
-    DATASETS,
-    MASKERS,
-    MODELS,
-    OBJECTIVES,
-    OPTIMIZERS,
-    PROCESSORS,
-    TASK_LOSSES,
-)
+from msd_framework.registry import COMBINATIONS, DATASETS, MASKERS, MODELS, OBJECTIVES, OPTIMIZERS, PROCESSORS, TASK_LOSSES
 from msd_framework.structures import Batch, DatasetInfo, Inputs, ModelOutput, Setting
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ensemble import Combination, union
@@ -193,8 +184,7 @@ class RunFacts:
             return ()
         teachers = []
         try:
-            for folder in self.config.teacher_folders:
-                card = self.card(folder)
+            for card in map(self.card, self.config.teacher_folders):
                 model = Spec("teacher.checkpoint", MODELS, card["model"]).cls
                 teachers.append(Takes(tuple(card["modalities"]), model.takes_subsets))
         except (CheckpointError, ConfigError):  # checks/teacher.py says what is wrong with it

@@ -135,11 +135,7 @@ def build_metrics(data: Data) -> dict[str, Metric]:
 
 
 def load_trained(data: Data, model: MultimodalModel, maskers: Maskers, average: MultimodalModel | None) -> int:
-    """Gives a run the weights of a trained model, and what its maskers learned; returns the update of its checkpoint.
-
-    Raises:
-        CheckpointError: if its weights are of another model, or it was trained on other tensors than this run makes.
-    """
+    """Gives a run the weights of a trained model, and what its maskers learned; returns the update of its checkpoint."""
     folder, checkpoint = weights_of(data.config.evaluated, data.config)
     for modality in other_tensors_of(checkpoint.card, data):
         raise CheckpointError(
@@ -162,12 +158,8 @@ def trained_precision(config: RunConfig) -> Choice:
     if saved and (misfit(saved, asdict(Choice(FP32.name, ""))) or saved.get("name") not in PRECISIONS):
         text = f"{path}: its precision is {saved!r:.100}, wanted one of {', '.join(PRECISIONS)}."
         raise CheckpointError(f"{text} Take another checkpoint.")
-    trained = (
-        Choice(saved["name"], str(saved.get("line", "")))
-        if saved
-        else Choice(FP32.name, "precision: fp32, as the checkpoint names no other")
-    )
-    return Choice.given(config.training.precision) or trained
+    saved = saved or {"name": FP32.name, "line": "precision: fp32, as the checkpoint names no other"}
+    return Choice.given(config.training.precision) or Choice(saved["name"], str(saved.get("line", "")))
 
 
 @contextmanager

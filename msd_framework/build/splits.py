@@ -100,9 +100,7 @@ def check_splits(facts: RunFacts, splits: Splits) -> None:
 
 
 def shared_problems(data: DataConfig, splits: Splits, info: DatasetInfo) -> list[Problem]:
-    """Splits that have rows in common, unless the user says that they may; a label that the description does not allow
-    is a DataError.
-    """
+    """Splits that have rows in common, unless the user says that they may; labels are checked on the way."""
     may_lack = data.unlabelled or data.labelled_share < 1
     by_key = {}
     for use, split in splits.items():

@@ -32,10 +32,8 @@ from msd_framework.teachers.store import DONE, MISSING, Card, Layout, Rows, Teac
 
 NUM_VERIFIED = 2  # rows that are compared with the teacher whenever a store is opened
 PROBED_ROWS = 4096  # rows below which outputs are computed in fp32 without measuring whether bf16 would be faster
-
 PROBED_BATCHES = 3
-BF16_BOUND = 0.01
-"""The largest error of a probability with which outputs are computed in bf16, as a total variation distance."""
+BF16_BOUND = 0.01  # the largest error of a probability (total variation) with which bf16 is taken
 
 T = TypeVar("T")
 

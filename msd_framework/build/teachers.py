@@ -35,9 +35,7 @@ from msd_framework.views import FULL, shows
 
 
 class Weights:
-    """A trained teacher with its weights, which are read at the first call: a run with a full cache may never need
-    them.
-    """
+    """A trained teacher with its weights, read at the first call: a run with a full cache may never need them."""
 
     def __init__(self, read: Callable[[], LiveTeacher]):
         self.read = read
@@ -80,11 +78,8 @@ class Teachers:
         return self.by_use.get(use)
 
     def open_caches(self, data: Data, uses: Sequence[str]) -> bool:
-        """Opens the caches of the splits of some uses, and fills them if need be; the weights of the teachers are then
-        let go.
-
-        Returns:
-            Whether examples are left out, which a teacher could not read.
+        """Opens the caches of the splits of some uses, filled if need be, and lets weights go; whether examples are
+        left out.
         """
         some_left_out = False
         for teacher, kept in zip(self.trained, self.kept):
@@ -105,9 +100,7 @@ class Teachers:
 
 
 def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None = None) -> Teachers:
-    """The teachers. Weights are read here, unless their outputs are cached; the student is that of which an average may
-    teach.
-    """
+    """The teachers. Weights are read here, unless their outputs are cached; an average is one of the student."""
     config = data.config
     teacher = config.teacher
     if teacher is None or not config.has_teacher:
@@ -224,10 +217,7 @@ def dry_run(data: Data, finite: bool = True, teacher_asked: bool = False) -> Dry
         teacher_asked: whether teachers are asked although their answers are cached, so that their inputs are made.
     """
     teacher_overrides = data.teacher_overrides if teacher_asked else data.overrides_in_batches
-    rows = ExtremeRows(data.config, data.world.device, data.processors, data.info, data.splits, teacher_overrides)
-    for use, reader in rows.readers.items():
-        reader.skipped |= data.reader_of(use).skipped
-    return DryRun(data.config, rows, finite)
+    return DryRun(data.config, ExtremeRows(data, teacher_overrides), finite)
 
 
 def _read(folder: str, data: Data, masker: Masker) -> LiveTeacher:

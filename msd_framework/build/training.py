@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from msd_framework.build.data import Data, class_counts
 from msd_framework.build.models import Maskers, card_of_student, problems_of
@@ -21,7 +20,6 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
 from msd_framework.components.registry import plain
-from msd_framework.config.schema import RunConfig
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.lengths import LengthPools, measure_lengths
 from msd_framework.data.batches.loader import EvaluationBatches, TrainingBatches
@@ -37,9 +35,7 @@ from msd_framework.objectives.base import Objective
 from msd_framework.registry import CALLBACKS, OBJECTIVES, SCHEDULERS
 from msd_framework.schedules import HeldOut
 
-DRY_RUN_EXAMPLES = 4
-"""How many training examples an objective looks at to know the shapes of what goes on inside the models."""
-
+DRY_RUN_EXAMPLES = 4  # training examples that show an objective the shapes of what goes on inside the models
 MOST_VALIDATIONS = 10**6  # the most validations of a run, which are all planned before it begins
 
 
@@ -90,12 +86,19 @@ def fit_objective(data: Data, objective: Objective) -> None:
 
 def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
     """The batches of a run, in the order of its updates, and those that the objective learns from beside them."""
-    config = data.config
-    trained_on, held = _split_off(data, held_out)
-    num_examples = len(data.training_reader.dataset) if trained_on is None else len(trained_on)
-    num_updates = _num_updates(config, num_examples)
-    place = (data.world.rank, data.world.size)
-    training, pools = config.training, _length_pools(data, trained_on)
+    config, training, place = data.config, data.config.training, (data.world.rank, data.world.size)
+    num_examples, trained_on, held = len(data.training_reader.dataset), None, None
+    if held_out is not None:
+        trained_on, held = hold_out(num_examples, held_out.share, config.seed)
+        if not len(trained_on) or not len(held):
+            left = f"{len(trained_on)} and {len(held)} of them"
+            raise DataError(f"holding {held_out.share} of {num_examples} training examples out leaves {left}.")
+        num_examples = len(trained_on)
+    num_updates = training.max_updates
+    if num_updates is None:
+        assert training.max_epochs is not None
+        num_updates = math.ceil(training.max_epochs * num_examples / training.batch_size)
+    pools = _length_pools(data, trained_on)
     plan = TrainingPlan(num_examples, training.batch_size, num_updates, training.accumulate, *place, config.seed, pools)
     batches = _training_batches(data, plan, trained_on)
     if held_out is None or held is None:
@@ -103,26 +106,6 @@ def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
     looks, seed = -(-num_updates // held_out.every), stream_seed(config.seed, HELD_OUT)
     plan = TrainingPlan(len(held), held_out.batch_size, looks, 1, *place, seed)
     return Batches(batches, _training_batches(data, plan, held), num_examples, num_updates)
-
-
-def _split_off(data: Data, held_out: HeldOut | None) -> tuple[Indices | None, Indices | None]:
-    """The examples of the training split that are trained on, None for all, and those that are held out, None for none."""
-    if held_out is None:
-        return None, None
-    length = len(data.training_reader.dataset)
-    rest, held = hold_out(length, held_out.share, data.config.seed)
-    if not len(rest) or not len(held):
-        text = f"holding {held_out.share} of {length} training examples out leaves {len(rest)} and {len(held)} of them."
-        raise DataError(text)
-    return rest, held
-
-
-def _num_updates(config: RunConfig, num_examples: int) -> int:
-    training = config.training
-    if training.max_updates is not None:
-        return training.max_updates
-    assert training.max_epochs is not None
-    return math.ceil(training.max_epochs * num_examples / training.batch_size)
 
 
 def _training_batches(data: Data, plan: TrainingPlan, among: Indices | None) -> TrainingBatches:
@@ -142,19 +125,6 @@ def _length_pools(data: Data, among: Indices | None) -> LengthPools | None:
     for rank, share in enumerate(shares):
         lengths[rank :: len(shares)] = share
     return LengthPools(lengths if among is None else lengths[among], data.config.data.length_pool)
-
-
-def build_optimization(
-    data: Data, recipe: OptimizerRecipe, objective: Objective, num_updates: int
-) -> tuple[Optimizer, LRScheduler]:
-    """What changes the weights, and its learning rate."""
-    schedule = SCHEDULERS.build(data.config.scheduler, "scheduler", data.known)
-    with problems_of("optimizer"):
-        optimizer: object = recipe.build(objective)
-        if not isinstance(optimizer, Optimizer):
-            raise ValueError(f"build of {type(recipe).__name__} returns a {type(optimizer).__name__}, no optimizer of torch.")
-    with problems_of("scheduler"):
-        return optimizer, schedule.build(optimizer, num_updates)
 
 
 def build_plan(data: Data, batches: Batches, metrics: Mapping[str, Metric]) -> Plan:
@@ -211,10 +181,14 @@ def build_runner(
     metrics: Mapping[str, Metric],
     validate: Callable[[Runner], dict[str, float]],
 ) -> Runner:
-    """The runner, before its first update; `validate` makes a validation for a runner, of a run that has a split for
-    it.
-    """
-    optimizer, scheduler = build_optimization(data, recipe, objective, batches.num_updates)
+    """The runner, before its first update; `validate` makes a validation for a runner, where a split is for it."""
+    schedule = SCHEDULERS.build(data.config.scheduler, "scheduler", data.known)
+    with problems_of("optimizer"):
+        optimizer: object = recipe.build(objective)
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(f"build of {type(recipe).__name__} returns a {type(optimizer).__name__}, no optimizer of torch.")
+    with problems_of("scheduler"):
+        scheduler = schedule.build(optimizer, batches.num_updates)
     runner = Runner(
         objective=objective,
         batches=batches.training,

@@ -20,9 +20,7 @@ from msd_framework.objectives.base import Objective
 
 
 def try_out(config: RunConfig) -> None:
-    """Opens a run's splits, builds it and tries it on its longest rows if its weights are on disk; what it writes is
-    thrown away.
-    """
+    """Opens a run's splits, builds it and tries it on its longest rows if its weights are on disk; keeps nothing."""
     with tempfile.TemporaryDirectory() as folder:
         env, data = replace(config.env, save_dir=folder), replace(config.data, workers=0, length_pool=0)
         facts = RunFacts(replace(config, run_type="train", env=env, data=data, checkpoint=CheckpointConfig()))

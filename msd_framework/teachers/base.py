@@ -44,8 +44,6 @@ class Teacher(ABC):
     def predict_features(
         self, batch: Batch, views: Sequence[str], wanted: Sequence[Collection[str]], shown: Views | None = None
     ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
-        """What `predict` returns, and the wanted intermediates of each view, by name; names are those of
-        `feature_kinds`.
-        """
+        """What `predict` returns, and the wanted intermediates of each view, named as in `feature_kinds`."""
         assert not any(wanted), f"{type(self).__name__} offers no intermediates"
         return self.predict(batch, views, shown), [{} for _ in views]

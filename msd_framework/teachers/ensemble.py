@@ -183,9 +183,7 @@ class EnsembleTeacher(Teacher):
         return replace(sides[0], having=having)
 
     def _combine(self, logits: Mapping[int, Tensor], has_input: Mapping[int, Tensor | None]) -> Tensor:
-        """The common logits [B, C] of some teachers; a teacher does not count for examples that it sees nothing of,
-        bool [B].
-        """
+        """The common logits [B, C] of some teachers; one does not count for examples that it sees nothing of."""
         z = at_least_float32(torch.stack(list(logits.values())))  # [K, B, C]
         if len(z) == 1:
             return z[0]

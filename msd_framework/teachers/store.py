@@ -219,9 +219,7 @@ class TeacherStore:
         return np.where(self.keys[rows] == keys, rows, -1)
 
     def rows(self, ids: Sequence[str], places: Sequence[int] = ()) -> Rows:
-        """The row of each example, int64 [B]; -1 where there is none. The places in the split are mostly their rows;
-        hashes decide.
-        """
+        """The row of each example, int64 [B], mostly its place in the split; -1 where there is none."""
         keys, guess = hashes(ids), np.asarray(places, dtype=np.int64)
         self._mapped.reads(len(keys) * (3 + len(self.columns)) * PAGES)
         if len(guess) == len(keys) and (guess < self.num_rows).all() and (self.keys[guess] == keys).all():

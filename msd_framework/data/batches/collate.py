@@ -79,9 +79,7 @@ def _some_lack(present: Mapping[K, Tensor]) -> dict[K, Tensor]:
 
 
 def collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:
-    """One modality of B examples, with a mark of which of them are the same input; a raw input is None where it is
-    lacking.
-    """
+    """One modality of B examples, with a mark of which are the same input; a raw input is None where it is lacking."""
     lacking = [value is None for value in values]
     if not any(lacking):
         return _collate(processor, values, loaded)

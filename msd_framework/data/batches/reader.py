@@ -38,8 +38,7 @@ class NotMade:
             return True
 
 
-TeacherOverrides: TypeAlias = Mapping[TeacherKey, Processor | NotMade]
-"""How modalities become tensors that teachers see and the student does not."""
+TeacherOverrides: TypeAlias = Mapping[TeacherKey, Processor | NotMade]  # other tensors than the student's
 
 Kept: TypeAlias = dict[tuple[Any, ...], Any]  # loaded inputs by modality and name
 KEY_BYTES, TENSOR_BYTES = 160, 1400  # what either takes beside its content, measured
@@ -183,8 +182,8 @@ class ExampleReader:
             raise DataError(f"the example {example.id!r} has no {read}, and nothing else is read of it")
 
     def check_files(self) -> None:
-        """Looks for what examples are read from, without reading any; the first that is missing is a DataError, unless
-        errors are skipped.
+        """Looks for what examples are read from, without reading any; what is missing is a DataError unless it is
+        skipped.
         """
         files, asked = FilesThatAreThere(), set[int]()
         read_by = [(m, p) for m, p in self._read_by if p.kind != "tokens"]
@@ -203,9 +202,7 @@ class ExampleReader:
                     self(index)  # which says it in the words of whoever reads it
 
     def length(self, index: int) -> int:
-        """How many positions an example has over all modalities of all sides; 0 if it cannot be read and errors are
-        skipped.
-        """
+        """How many positions an example has over all modalities of all sides; 0 if it is skipped as it cannot be read."""
         example = read_example(self.dataset, index, self.modalities)
         try:
             self._check(example)
