@@ -25,15 +25,10 @@ from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import FORMAT, SUMMARY, Card, Layout
 from msd_framework.views import FULL
 
-LARGE = 768
-"""Classes beyond which a store keeps the summary that the classifier reads in place of logits, if the model gives it."""
-
-PLACES = ("root", "split", "max_examples", "on_error")
-"""Options of a data set that say where and how much is read, not what: the content has a part of its own."""
-
+LARGE = 768  # classes beyond which a store keeps what the classifier reads in place of logits, if it is given
+PLACES = ("root", "split", "max_examples", "on_error")  # options that say where and how much is read, not what
+# hiding a text moves [SEP] to position 1; in caches that do not say so, outputs show how long a hidden text was
 HIDDEN = "special tokens first"
-"""What hiding a text means: [SEP] moves to position 1. Caches of before do not say so: their outputs show how long a text was."""
-
 WIDER = ("views", "summary", "precision", "masker")  # parts in which a store may hold more than a run needs
 
 
@@ -100,16 +95,7 @@ def cache_key(
     masker: Masker,
     layout: Layout,
 ) -> CacheKey:
-    """The key of the outputs of one teacher for one split.
-
-    Args:
-        content: the hash of the whole split.
-        folder: where the teacher comes from.
-        processors: how each modality becomes tensors for the teacher.
-        processor_specs: their specs, from the YAML or the teacher's checkpoint.
-        masker: how views hide a modality from the teacher; it must be fitted.
-        layout: what is stored of an example, in the views that the run needs.
-    """
+    """The key of one teacher's outputs for one split, of which `content` is the hash; the masker must be fitted."""
     teacher = config.teacher
     assert teacher is not None
     checkpoint = find_checkpoint(folder)
@@ -176,11 +162,7 @@ def nearest(key: CacheKey, folder: Path) -> str:
 
 
 def layout_of(teacher: TeacherConfig, views: Sequence[str], num_classes: int, summary_size: Callable[[], int | None]) -> Layout:
-    """What is stored of an example: logits, or where there are many classes the summary that they are computed from.
-
-    Args:
-        summary_size: what the teacher's classifier reads, None if the model does not give it; a call loads the weights.
-    """
+    """What is stored of an example: logits, or where there are many classes the summary that they are computed from."""
     size = summary_size() if teacher.cache_features or num_classes > LARGE else None
     if teacher.cache_features and size is None:
         raise CacheError(f"teacher.cache_features: the teacher does not tell its {SUMMARY}. Leave cache_features out.")

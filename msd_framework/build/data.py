@@ -93,9 +93,6 @@ class Data:
     def leave_out(self, use: str, places: Iterable[int], why: str) -> None:
         """Leaves examples of a split out that a reader of other tensors could not read, for the reason that the report
         gives.
-
-        Raises:
-            DataError: of the first one, where such examples are not skipped.
         """
         reader = self.reader_of(use)
         for place in places:

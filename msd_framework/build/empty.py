@@ -16,13 +16,8 @@ from msd_framework.components.specs import Spec, code_options
 from msd_framework.registry import ENCODERS
 
 RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"}
-"""What draws the first numbers of weights, in torch and in `torch.nn.init`."""
-
-TRUNCATED = "_no_grad_trunc_normal_"
-"""What draws truncated normal numbers in `torch.nn.init`, for whoever asks for them."""
-
-LARGE_VOCABULARY = 2**18
-"""Stands in for a vocabulary that is not learned yet: larger than those of published models, and with room for its embedding."""
+TRUNCATED = "_no_grad_trunc_normal_"  # what draws truncated normal numbers in `torch.nn.init`
+LARGE_VOCABULARY = 2**18  # stands in for one that is not learned yet: larger than published ones
 
 ANY_ENCODER = {"type": "features", "feature_size": 1}  # stands in for an encoder whose sizes are in files
 
@@ -63,12 +58,7 @@ def names_unloaded_code(spec: Spec) -> bool:
 
 
 def without_files(registry: Registry[Any], value: Any, facts: Mapping[str, Any], stand_ins: Mapping[str, Any]) -> dict[str, Any]:
-    """A component's part of a YAML, with stand-ins for what it must be given, is unknown yet or would be read.
-
-    Args:
-        facts: what components may ask for by name, as far as it is known.
-        stand_ins: what stands in for the rest.
-    """
+    """A component's part of a YAML, with stand-ins for what it must be given, is unknown yet or would be read."""
     spec = Spec("", registry, value)
     if registry is ENCODERS and reads_files(spec):
         return ANY_ENCODER

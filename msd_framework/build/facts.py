@@ -152,11 +152,7 @@ class RunFacts:
         return COMBINATIONS.build(given or "mean", "teacher.combine", self.assumed)
 
     def card(self, path: str) -> dict[str, Any]:
-        """How the model of a run or checkpoint is rebuilt.
-
-        Raises:
-            CheckpointError: if there is none, if it is no card, or if it names code that the user's own YAML does not.
-        """
+        """How the model of a run or checkpoint is rebuilt."""
         if path not in self._cards:
             self._cards[path] = card_of(path, self.config)
         return self._cards[path]
@@ -288,11 +284,7 @@ class RunFacts:
 
 
 def dataset_info(dataset: Any, objective: Any = None, at: str = "data.dataset") -> DatasetInfo:
-    """What is known of a data set from its part of a YAML; the task loss of an objective says how logits are read.
-
-    Raises:
-        ConfigError: if the data set's options do not go together.
-    """
+    """What is known of a data set from its part of a YAML; the task loss of an objective says how logits are read."""
     name, options = split(dataset, at, DATASETS)
     info = call_class_method(lambda: DATASETS.get(name, at).describe(options), f"describe of {name}", at)
     if not isinstance(info, DatasetInfo):

@@ -85,10 +85,6 @@ def build_model(data: Data, recipe: OptimizerRecipe) -> MultimodalModel:
     """The student with its first weights: random ones, published ones, or those that `init` names.
 
     They are the first that the run draws after its seed; what is made beside it draws apart from the run.
-
-    Raises:
-        CheckpointError: if the model that it starts from cannot be read, or takes other tensors than this run makes.
-        ConfigError: if it does not fit, or cannot be built.
     """
     config = data.config
     model = MODELS.build(config.model, "model", data.known)

@@ -69,9 +69,6 @@ def build_teacher_overrides(facts: RunFacts, processors: Mapping[str, Processor]
     """How modalities become other tensors for teachers than for the student; random transforms are left out.
 
     A teacher that does not take a modality goes with the first that does.
-
-    Raises:
-        CheckpointError: if a teacher was trained on other tensors than are made for it.
     """
     config = facts.config
     folders = config.teacher_folders if config.has_teacher else []

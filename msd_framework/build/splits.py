@@ -23,15 +23,7 @@ Splits = Mapping[str, MultimodalDataset]  # by what the run uses them for: `trai
 
 
 def open_splits(facts: RunFacts, world: World, uses: Sequence[str] | None = None) -> dict[str, MultimodalDataset]:
-    """Opens splits, which takes seconds where they are large; two uses of the same examples share them.
-
-    Args:
-        uses: which of `train`, `validation` and `test`; those that the run uses if None.
-
-    Raises:
-        DataError: if one cannot be read, or is empty.
-        ConfigError: if processes read other files than the first one.
-    """
+    """Opens the splits of some uses, those of the run if None; two uses of the same examples share them."""
     config = facts.config
 
     def opened() -> dict[str, MultimodalDataset]:

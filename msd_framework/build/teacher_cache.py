@@ -147,11 +147,7 @@ class CachedSplit:
         self._log(f"teacher cache: asked about {len(missing):,} examples of {self.description}, in {precision.name} and {seconds}.")
 
     def verify(self, store: TeacherStore, num_rows: int = NUM_VERIFIED) -> list[Comparison]:
-        """Compares random rows with what the teacher predicts now.
-
-        Raises:
-            CacheError: if they differ by more than rounding.
-        """
+        """Compares random rows with what the teacher predicts now."""
         rows = rows_of(store, self.dataset)
         done = np.flatnonzero(marks_of(store, rows) == DONE)
         chance = np.random.default_rng(self.seed)

@@ -166,11 +166,8 @@ def _views(data: Data, use: str) -> list[tuple[str, ...]]:
 
 
 def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, whole: str) -> CachedSplit:
-    """A split, and the store of a teacher's outputs for it.
-
-    Args:
-        maskers: how views hide a modality; they must have learned what they ask for.
-        whole: what stands for the content of the whole split, as `content` finds it.
+    """A split, and the store of a teacher's outputs for it; maskers must be fitted, and `whole` is as `content` finds
+    it.
     """
     config, teacher = data.config, data.config.teacher
     assert teacher is not None

@@ -98,11 +98,7 @@ class Card:
 
     @classmethod
     def read(cls, folder: Path) -> Card:
-        """The card of a store.
-
-        Raises:
-            CacheError: if it is missing, of another version, not what was written, or of a store of another name.
-        """
+        """The card of a store."""
         file = folder / CARD
         values = read_card(file, FORMAT, _damaged)
         try:
@@ -125,9 +121,6 @@ class TeacherStore:
 
     They are mapped into memory and no row is an object, so that a store of millions takes little memory. To write to a
     store one must hold its lock; readers have the rows that were there when they opened it.
-
-    Raises:
-        CacheError: if a file is missing, cut off, or contradicts another.
     """
 
     def __init__(self, folder: Path):
@@ -265,11 +258,7 @@ class Writer(ResumableWriter):
         self.files = {name: os.open(store.folder / f"{name}.bin", os.O_WRONLY) for name in (*store.layout.columns, "done")}
 
     def write(self, rows: Rows, output: ModelOutput) -> None:
-        """Writes logits [V, B, C] and the summary [V, B, D] of some examples, those of the two that the store keeps.
-
-        Raises:
-            CacheError: if a number is not finite, or a summary is too large for float16.
-        """
+        """Writes logits [V, B, C] and the summary [V, B, D] of some examples, those of the two that the store keeps."""
         for name, values in encoded(output, self.store.layout).items():
             if not bool(values.isfinite().all()):
                 where = f"row {int(rows[0])} or one of the {len(rows) - 1} after it"

@@ -46,8 +46,7 @@ class _MicroBatches(Dataset[_Read]):
     """Micro-batches by their examples; torch's loader reads them here or in its workers.
 
     Args:
-        full: whether the next example takes the place of one that is left out, so that all micro-batches are of one
-            size.
+        full: whether the next example takes the place of one that is left out, so that all are of one size.
         among: the examples that indices count, and that take each other's places; all of the split if None.
     """
 
@@ -55,20 +54,23 @@ class _MicroBatches(Dataset[_Read]):
         self.reader, self.collator, self.seed, self.full, self.among = reader, collator, seed, full, among
 
     def __getitem__(self, wanted: MicroBatch) -> _Read:
-        with random_numbers_apart(stream_seed(self.seed, wanted.number)):  # random transforms do not depend on who reads it when
-            decoded: Kept = {}
+        examples = range(len(self.reader.dataset)) if self.among is None else self.among
+        decoded: Kept = {}
+        places, loaded = list[int](), list[Loaded]()
+        # random transforms do not depend on who reads it when
+        with random_numbers_apart(stream_seed(self.seed, wanted.number)):
             try:
-                read = [x for i in wanted.indices if (x := self._read(i, decoded)) is not None]
-                places, loaded = tuple(i for i, _ in read), [x for _, x in read]
-                return _Read(self.collator(loaded, places) if loaded else None, dict(self.reader.skipped))
+                for first in wanted.indices:
+                    for i in range(first, first + (len(examples) if self.full else 1)):
+                        place = int(examples[i % len(examples)])
+                        one = self.reader(place, decoded)
+                        if one is not None:
+                            places.append(place)
+                            loaded.append(one)
+                            break
+                return _Read(self.collator(loaded, tuple(places)) if loaded else None, dict(self.reader.skipped))
             except DataError as error:
                 return _Read(None, {}, str(error))
-
-    def _read(self, index: int, decoded: Kept) -> tuple[int, Loaded] | None:
-        length = len(self.reader.dataset) if self.among is None else len(self.among)
-        counted = (i % length for i in range(index, index + (length if self.full else 1)))
-        places = counted if self.among is None else (int(self.among[i]) for i in counted)
-        return next(((i, loaded) for i in places if (loaded := self.reader(i, decoded)) is not None), None)
 
 
 class TrainingBatches:

@@ -67,8 +67,10 @@ class TrainingPlan(Sampler[MicroBatch]):
     def batch(self, update: int) -> tuple[int, ...]:
         """The examples of an update, over all processes."""
         n, first, end = self.num_examples, update * self.batch_size, (update + 1) * self.batch_size
-        epochs = range(first // n, (end - 1) // n + 1)
-        return tuple(i for e in epochs for i in self.order(e)[max(0, first - e * n) : end - e * n].tolist())
+        indices: list[int] = []
+        for epoch in range(first // n, (end - 1) // n + 1):
+            indices += self.order(epoch)[max(0, first - epoch * n) : end - epoch * n].tolist()
+        return tuple(indices)
 
     def order(self, epoch: int) -> Indices:
         """The order of the split in an epoch, int32 [N]."""
@@ -119,8 +121,7 @@ class EvaluationPlan(Sampler[MicroBatch]):
         return -(-len(self.mine) // self.batch_size)
 
 
-HELD_OUT = -(2**41)
-"""Which stream of the run's random numbers chooses and orders the examples that are held out; those of its epochs count from 0."""
+HELD_OUT = -(2**41)  # the stream that chooses and orders held-out examples; those of epochs count from 0
 
 
 def hold_out(num_examples: int, share: float, seed: int) -> tuple[Indices, Indices]:

@@ -128,9 +128,6 @@ class ExampleReader:
         Args:
             index: which example.
             batch: what was decoded for the same batch so far, which is decoded once and added to.
-
-        Raises:
-            DataError: if it cannot be read, with the line that names it.
         """
         if index in self.skipped:
             return None
