@@ -31,12 +31,9 @@ Predict = Callable[[Batch, Sequence[str]], None]  # refuses predictions that are
 
 
 class DryRun:
-    """Tries what a run will do on its longest and shortest rows; random numbers and all that is kept stay as they were.
+    """Tries what a run will do on its longest and shortest rows; random numbers and all that is kept stay as they were."""
 
-    Args:
-        finite: whether predictions must be finite; the doctor looks for what is not itself, weight by weight.
-    """
-
+    # the doctor looks for what is not finite itself, weight by weight
     def __init__(self, config: RunConfig, rows: ExtremeRows, finite: bool = True):
         self.config, self.rows, self.finite, self.device = config, rows, finite, rows.device
         self.precision = PRECISIONS.get(config.training.precision, FP32)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -26,14 +26,7 @@ MOST_READ = 64  # rows that are read for a step at most; where it takes more, th
 MOST_ON_CPU = 64  # rows of a step on a CPU at most: memory that is full there is no error of torch's
 
 Row: TypeAlias = tuple[int, Loaded]  # the place of an example in its split, and the example with its tensors
-
-
-class Placed(NamedTuple):
-    """A processor, its key path and its modality."""
-
-    path: str
-    modality: str
-    processor: Processor
+Placed: TypeAlias = tuple[str, str, Processor]  # the key path, the modality and how it becomes tensors
 
 
 @dataclass(frozen=True)
@@ -53,9 +46,10 @@ class ExtremeRows:
         self.sources: dict[str, str] = {}  # the file and line of an example, by its id
         processors = {m: p.deterministic() for m, p in data.processors.items()}
         self.collator = Collator(processors, data.info, teacher_overrides=overrides)
-        self.processors = [Placed(f"data.processors.{m}", m, p) for m, p in processors.items()]
-        self.of_teachers_alone = {key: Placed(f"teacher.processors.{key[0]}", key[0], p) for key, p in made(overrides).items()}
-        self.all_sides = [*self.processors, *self.of_teachers_alone.values()]
+        self.processors = [(f"data.processors.{m}", m, p) for m, p in processors.items()]
+        self.of_teachers_alone = made(overrides)
+        self.all_sides: list[Placed] = [*self.processors]
+        self.all_sides += [(f"teacher.processors.{m}", m, p) for (m, _), p in self.of_teachers_alone.items()]
         # readers of their own: what is left out here is not counted as left out of the run
         self.readers: dict[str, ExampleReader] = {}
         for use, split in data.splits.items():
@@ -68,10 +62,12 @@ class ExtremeRows:
         return SideOfRows([self._batch([row]) for row in self._extreme], self._batch(self._extreme), self.processors)
 
     def of_teacher(self, number: int) -> SideOfRows:
-        own = {m: placed for (m, teachers), placed in self.of_teachers_alone.items() if number in teachers}
-        processors = [placed for placed in self.processors if placed.modality not in own]
+        processors = {modality: (path, modality, processor) for path, modality, processor in self.processors}
+        for (m, teachers), own in self.of_teachers_alone.items():
+            if number in teachers:
+                processors[m] = (f"teacher.processors.{m}", m, own)
         alone = [batch.for_teacher(number) for batch in self.of_student.alone]
-        return SideOfRows(alone, self.of_student.together.for_teacher(number), [*processors, *own.values()])
+        return SideOfRows(alone, self.of_student.together.for_teacher(number), list(processors.values()))
 
     @cached_property
     def step(self) -> Batch:
@@ -80,7 +76,7 @@ class ExtremeRows:
         size = training.batch_size // (launched().size * training.accumulate)
         if self.device.type == "cpu":
             size = min(size, MOST_ON_CPU)
-        texts = {placed.modality for placed in self.all_sides if placed.processor.kind == "tokens"}
+        texts = {modality for _, modality, processor in self.all_sides if processor.kind == "tokens"}
         characters = {}
         for i in evenly(len(examples), MOST_TEXTS):
             inputs = examples[i].inputs
@@ -186,9 +182,5 @@ class ExtremeRows:
 
 
 def evenly(length: int, most: int) -> list[int]:
-    """Places of at most so many examples, evenly spaced.
-
-    >>> evenly(10, 4), evenly(3, 9)
-    ([0, 3, 6, 9], [0, 1, 2])
-    """
+    """Places of at most so many examples, evenly spaced."""
     return list(np.linspace(0, length - 1, min(length, most)).round().astype(int).tolist())

@@ -127,13 +127,10 @@ class RawInputs:
     def __iter__(self) -> Iterator[Any]:
         for i in range(len(self.examples)):
             value = self.examples[i].inputs[self.modality]
-            if value is not None and self._can_be_read(value):
-                yield value
-
-    def _can_be_read(self, value: Any) -> bool:
-        if self.reader is not None:
             try:
-                self.reader.load(value)
+                if value is not None and self.reader is not None:
+                    self.reader.load(value)
             except DataError:
-                return False
-        return True
+                continue
+            if value is not None:
+                yield value

@@ -99,15 +99,12 @@ class Run:
 
 
 def build(facts: RunFacts, world: World, splits: Splits | None = None) -> Run:
-    """Makes the parts of a run, one from those before it.
+    """Makes the parts of a run, one from those before it; of splits, those that are open and checked already.
 
     Of the run's random numbers only the model's weights and then the objective's are drawn. What else may draw (a
     processor that learns, a masker, a teacher's weights before they are read) does so apart, by `random_numbers_apart`,
     so that a part that is added, left out or made elsewhere changes no number. After this, `run.fit` seeds each process
     anew.
-
-    Args:
-        splits: those that it uses, where they are open and checked already.
     """
     if splits is None:
         splits = open_splits(facts, world)

@@ -104,12 +104,7 @@ def shared_problems(data: DataConfig, splits: Splits, info: DatasetInfo) -> list
 def shared_splits(
     splits: Mapping[str, tuple[MultimodalDataset, RowKeys]], known: Sequence[Set[str]] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Each split that has rows in common with one before it, and the sentence about them.
-
-    Args:
-        splits: each split and the keys of its rows, under the name that sentences call it by.
-        known: sets of splits that may have rows in common, and are not compared.
-    """
+    """Splits, by how sentences call them, that share rows with one before, and why not; sets of `known` ones may share."""
     if any(split.may_share_rows for split, _ in splits.values()):
         return
     for one, other in combinations(splits, 2):

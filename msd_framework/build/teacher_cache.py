@@ -55,11 +55,7 @@ class CachedSplit:
     seed: int  # chooses the rows of a store that are compared with the teacher
 
     def open(self) -> Opened:
-        """The split's store with all outputs in it.
-
-        Raises:
-            CacheError: if it is damaged, out of date, or not there and not to be filled.
-        """
+        """The split's store with all outputs in it."""
         path = self.from_first(self.find_complete)
         store = self._open_complete(path) if path else self._open_filled()
         store.touch()
@@ -202,7 +198,8 @@ class CachedSplit:
         errors, batches = list[float](), list(self._batches_of(missing[: PROBED_BATCHES * self.batch_size]))
         for batch in batches:
             exact, fast = (self._predict(batch, self.key.layout, p).logits.float() for p in (FP32, BF16))
-            errors.append(_distance(exact, fast, self.outcomes))
+            apart = (probabilities(exact, self.outcomes) - probabilities(fast, self.outcomes)).abs()
+            errors.append(float(apart.sum(-1).max() / 2 if self.outcomes == "softmax" else apart.max()))
 
         def step(precision: Precision) -> tuple[Tensor, tuple[()]]:
             return self._predict(batches[0], self.key.layout, precision).logits.sum(), ()
@@ -236,10 +233,8 @@ class CachedSplit:
         """Opens a store on all processes; the first one's folder may not be there on another's machine."""
         blind = [rank for rank, sees in enumerate(self.world.gather(path.is_dir())) if not sees]
         if blind:
-            raise CacheError(
-                f"teacher.cache_dir: process {blind[0]} does not see {path.absolute()}, which process 0 has made. "
-                f"Name a folder that all machines share."
-            )
+            text = f"process {blind[0]} does not see {path.absolute()}, which process 0 has made"
+            raise CacheError(f"teacher.cache_dir: {text}. Name a folder that all machines share.")
         return TeacherStore(path)
 
     def from_first(self, decide: Callable[[], T]) -> T:
@@ -284,16 +279,6 @@ def marks_of(store: TeacherStore, rows: Rows) -> Rows:
 
 
 def share(places: Rows, batch_size: int, rank: int, size: int) -> Rows:
-    """The places of a process: whole batches, dealt like cards, so that any number of processes computes the same ones.
-
-    >>> share(np.arange(7), 2, 1, 2).tolist()
-    [2, 3, 6]
-    """
+    """The places of a process: whole batches, dealt like cards, so that any number of processes computes the same ones."""
     mine: Rows = places[np.arange(len(places)) // batch_size % size == rank]
     return mine
-
-
-def _distance(a: Tensor, b: Tensor, outcomes: Outcomes) -> float:
-    """The largest error of the probabilities of a prediction."""
-    apart = (probabilities(a, outcomes) - probabilities(b, outcomes)).abs()
-    return float(apart.sum(-1).max() / 2 if outcomes == "softmax" else apart.max())

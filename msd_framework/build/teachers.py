@@ -207,11 +207,8 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
 
 
 def dry_run(data: Data, finite: bool = True, teacher_asked: bool = False) -> DryRun:
-    """What tries a run on its longest and shortest rows, of each side.
-
-    Args:
-        finite: whether predictions must be finite.
-        teacher_asked: whether teachers are asked although their answers are cached, so that their inputs are made.
+    """What tries a run on its longest and shortest rows, with inputs of teachers whose answers are cached only if
+    asked.
     """
     teacher_overrides = data.teacher_overrides if teacher_asked else data.overrides_in_batches
     return DryRun(data.config, ExtremeRows(data, teacher_overrides), finite)

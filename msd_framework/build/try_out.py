@@ -43,10 +43,8 @@ def try_out(config: RunConfig) -> None:
 def try_run(run: Run, training: Training) -> tuple[DryRun, bool]:
     """Tries the models of a run that trains on its longest rows.
 
-    Returns:
-        What tries a training step, and whether the training split is gone through before the first one: for statistics,
-            or a
-        teacher's outputs. A step can then be tried only after that.
+    Gives what tries a training step, and whether the training split is gone through before the first one: for
+    statistics, or a teacher's outputs. A step can then be tried only after that.
     """
     trial, objective, teacher = dry_run(run.data), training.objective, run.config.teacher
     try_models(trial, run.model, run.maskers, run.teachers, objective, run.metrics)

@@ -26,10 +26,8 @@ class Teacher(ABC):
 
     @abstractmethod
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
-        """Logits float [V, N, C] for V views of the batch, which arrives in full.
-
-        Args:
-            shown: the views as the student sees them, for a teacher with the same masker.
+        """Logits float [V, N, C] for V views of the batch, which arrives in full; `shown` are those views as the
+        student sees them.
         """
 
     def side_of(self, batch: Batch) -> Batch:

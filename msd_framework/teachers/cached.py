@@ -29,11 +29,11 @@ class Opened:
 
 
 class CachedTeacher(Teacher):
-    """Looks up a teacher's outputs for the examples of one split.
+    """Looks up a teacher's outputs for the examples of one split; the store is opened by the first prediction at the
+    latest.
 
     They are those of the teacher to about 2^-11 of a logit's distance from the row's largest one. A look-up draws no
-    random numbers and waits for no device. The store is opened, and filled if need be, by the first prediction at the
-    latest.
+    random numbers and waits for no device.
     """
 
     def __init__(self, modalities: Sequence[str], num_classes: int, opening: Callable[[], Opened]):

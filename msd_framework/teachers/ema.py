@@ -20,16 +20,12 @@ class EmaTeacher(UpdateHook, Teacher):
 
     .. math:: \theta_T \leftarrow a \, \theta_T + (1 - a) \, \theta
 
-    from the student's first weights on, with :math:`\theta` those after the update. What a batch norm has measured is averaged in
-    the same way, over the processes as well. Its answers never become part of a gradient.
-
-    Unlike other teachers it is a module: as part of the objective it is saved and resumed with the run, and its weights are
-    no parameters to be trained.
+    from the student's first weights on, with :math:`\theta` those after the update and a the decay or its schedule.
+    What a batch norm has measured is averaged in the same way, over the processes as well. Unlike other teachers it is
+    a module: as part of the objective it is saved and resumed with the run, and its weights are no parameters to be
+    trained.
 
     Source: Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017 (arXiv:1703.01780), section 3.
-
-    Args:
-        decay: a, at least 0 and below 1, or a schedule such as `{start: 0.9, end: 0.999, over: 0.1}`.
     """
 
     average: MultimodalModel

@@ -32,12 +32,10 @@ class Combination(ABC):
 
     @abstractmethod
     def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
-        """The weight of each teacher, not negative, float [K] or [K, B]; they are divided by their sum.
+        """The weight of each of K teachers, not negative, float [K] or [K, B]; they are divided by their sum.
 
-        Args:
-            teachers: the numbers of K teachers.
-            log_p: their log-probabilities, float [K, B, Q, O]: of Q questions with O outcomes each. One label of C is
-                one question with C outcomes, several labels are C questions with two.
+        Log-probabilities are float [K, B, Q, O]: of Q questions with O outcomes each. One label of C is one question
+        with C outcomes, several labels are C questions with two.
         """
 
     def problems(self, modalities: Sequence[Sequence[str]]) -> list[str]:
@@ -139,16 +137,10 @@ class EnsembleTeacher(Teacher):
 
     .. math:: f_T(x) = \log \sum_k w_k p_k(x) + \sum_k w_k \log \sum_c e^{f_k(x)_c}
 
-    where logits are read by a softmax, as for one label, with :math:`p_k` that of teacher k's logits :math:`f_k`; the second term,
-    which no softmax feels, gives the logits the level of the teachers' own. Where each class is read by a sigmoid, as for several
-    labels, it is the logit of :math:`\sum_k w_k p_k`, with :math:`p_k` the sigmoid. Teachers that agree therefore have their own
-    output in common.
-
-    A teacher that takes fewer modalities than the others gets those of a view that are its own; it does not count for a view that
-    shows none of them. Each teacher predicts once for each view.
-
-    Args:
-        outcomes: how the teachers' logits are read; as is usual for the task if None.
+    where logits are read by a softmax, as for one label, with :math:`p_k` that of teacher k's logits :math:`f_k`; the
+    second term, which no softmax feels, gives the logits the level of the teachers' own. Where each class is read by a
+    sigmoid, as for several labels, it is the logit of :math:`\sum_k w_k p_k`, with :math:`p_k` the sigmoid. A teacher
+    does not count for a view that shows nothing of its modalities.
     """
 
     def __init__(
@@ -205,8 +197,7 @@ class EnsembleTeacher(Teacher):
 
 
 def names_by_teacher(view: str, modalities: Sequence[Sequence[str]], combination: Combination) -> dict[int, str]:
-    """The teachers that predict for a view, by number, with the name of the view where only the teacher's modalities
-    are.
+    """The teachers that predict for a view, by number, with its name where only the teacher's modalities are.
 
     >>> both, image = ("image", "text"), ("image",)
     >>> names_by_teacher("full", [both, image], MeanOfTeachers()), names_by_teacher("text", [both, image], MeanOfTeachers())

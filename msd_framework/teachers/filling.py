@@ -38,12 +38,8 @@ def fill(
     advance: Callable[[int], None],
     flush_seconds: float = FLUSH_SECONDS,
 ) -> None:
-    """Stores the teacher's outputs for each batch; rows whose example is in none of them are marked as unreadable.
-
-    Args:
-        batches: examples, each with its place among `rows`.
-        advance: called with the number of examples that are done.
-        flush_seconds: after how long what was written is marked as done.
+    """Stores the outputs for batches, whose places count `rows`; rows whose example is in none of them are marked
+    unreadable.
     """
     for batch in batches:
         writer.write(rows[list(batch.places)], predict(batch))

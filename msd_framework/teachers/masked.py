@@ -19,16 +19,12 @@ Choice: TypeAlias = Literal["general", "specific", "random"]
 
 
 def choose_channels(by: Choice, share: float, num_channels: int, saliency: Tensor | None = None, seed: int = 0) -> Tensor:
-    """Which of D channels of a layer a teacher keeps, bool [D].
+    """Which of D channels of a layer a teacher keeps, one at least, bool [D]; a saliency says how general each is.
 
     A general teacher keeps those of the largest saliency, and so gives away what the student cannot see; a specific one
     keeps those of the smallest; a random one is what both are compared with, its channels drawn without replacement.
 
     Source: Xue et al., The Modality Focusing Hypothesis, ICLR 2023 (arXiv:2206.06487), section 5.
-
-    Args:
-        share: of the channels that are kept, above 0 and at most 1; one at least is kept.
-        saliency: how general each channel is, float [D]; not needed at random.
 
     >>> choose_channels("general", 0.5, 4, torch.tensor([0.1, 0.9, 1.0, 0.0])).tolist()
     [False, True, True, False]
@@ -51,11 +47,7 @@ def keep_channels(
 ) -> None:
     """Makes a model a general, a specific or a random teacher: its other channels of a layer are zeros from now on.
 
-    Args:
-        model: the teaching model, which is changed.
-        layer: the layer, as `named_modules` has it, such as `projections.audio`.
-        saliency: the folder that `channel_saliency.json` lies in; not needed at random.
-        channel_dim: where the channels stand: -1 for features, 1 for a convolution.
+    The layer is named as `named_modules` has it. Channels stand at -1 of features, at 1 of a convolution.
     """
     scores = read_saliency(saliency, layer) if saliency is not None else None
     try:

@@ -21,10 +21,8 @@ K = TypeVar("K")
 class Collator:
     """Makes a batch of loaded examples.
 
-    Args:
-        unlabelled: whether examples may lack a label and those that have one are counted; if None, they may, and nobody
-            counts.
-        teacher_overrides: how modalities become other tensors for teachers.
+    They may lack a label; where `unlabelled` is True those that have one are counted, and where it is False none may
+    lack it.
     """
 
     def __init__(

@@ -45,9 +45,8 @@ class _Read:
 class _MicroBatches(Dataset[_Read]):
     """Micro-batches by their examples; torch's loader reads them here or in its workers.
 
-    Args:
-        full: whether the next example takes the place of one that is left out, so that all are of one size.
-        among: the examples that indices count, and that take each other's places; all of the split if None.
+    Where they must be full, the next example takes the place of one that is left out, so that all are of one size.
+    Indices count the examples of `among`, or all of the split.
     """
 
     def __init__(self, reader: ExampleReader, collator: Collator, seed: int, full: bool, among: Indices | None = None):
@@ -74,11 +73,8 @@ class _MicroBatches(Dataset[_Read]):
 
 
 class TrainingBatches:
-    """The micro-batches that this process computes, in the order of the updates.
-
-    Args:
-        pin: whether batches are put where a GPU fetches them faster.
-        among: the examples that the plan counts; all of the split if None.
+    """The micro-batches that this process computes, in the order of the updates; the plan counts the examples of
+    `among`.
     """
 
     def __init__(

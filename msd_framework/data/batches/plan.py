@@ -28,13 +28,8 @@ class TrainingPlan(Sampler[MicroBatch]):
 
     A batch may begin in one epoch and end in the next, so every example is seen once an epoch and every batch is full.
     Update u of a run is the same for any number of processes, any accumulation and after any interruption. Processes
-    and parts are dealt the examples of a batch like cards, so that where it is sorted by length, all of them get short
-    and long ones.
-
-    Args:
-        batch_size: examples of a batch, over all processes and parts.
-        accumulate: parts that each process computes its share in.
-        pools: makes batches of examples of similar length; left out, they are drawn from the whole split.
+    and the parts in which each computes its share are dealt the examples of a batch like cards, so that where it is
+    sorted by length, all of them get short and long ones.
     """
 
     def __init__(
@@ -125,13 +120,8 @@ HELD_OUT = -(2**41)  # the stream that chooses and orders held-out examples; tho
 
 
 def hold_out(num_examples: int, share: float, seed: int) -> tuple[Indices, Indices]:
-    """The examples that are trained on and the share that is held out, each in the split's order.
-
-    Which ones depends on the seed and the number of examples alone.
-
-    >>> rest, held_out = hold_out(10, share=0.2, seed=0)
-    >>> len(rest), len(held_out), set(rest) & set(held_out)
-    (8, 2, set())
+    """The examples that are trained on and the share that is held out, in the split's order, by the seed and their
+    number alone.
     """
     generator = torch.Generator().manual_seed(stream_seed(seed, HELD_OUT))
     order: Indices = torch.randperm(num_examples, dtype=torch.int32, generator=generator).numpy()

@@ -48,9 +48,6 @@ class DecodedInputs:
     """Inputs that were decoded once, kept until memory is full; then it stays as it is, for every epoch asks for all.
 
     They are known by their raw value, so an image that several examples or splits show is decoded and kept once.
-
-    Args:
-        megabytes: how much may be kept, with what keeping it takes.
     """
 
     def __init__(self, megabytes: float = 0):
@@ -58,10 +55,8 @@ class DecodedInputs:
         self.kept: Kept = {}
 
     def load(self, modality: str, processor: Processor, value: Any, batch: Kept) -> Any:
-        """What a processor makes of an input; one with random transforms is asked each time.
-
-        Args:
-            batch: what the batch that is being read holds so far; it is added to.
+        """What a processor makes of an input, with what the batch holds so far; one with random transforms is asked
+        each time.
         """
         name = None if processor.random else input_name(value)
         if name is None:
@@ -84,12 +79,8 @@ class DecodedInputs:
 class ExampleReader:
     """Reads the examples of a split and turns them into tensors.
 
-    Args:
-        decoded: keeps what was decoded once; nothing is kept if left out.
-        skip_errors: leaves out an example that cannot be read, in place of raising.
-        teacher_overrides: how modalities become other tensors for teachers.
-        names_modality: whether what is wrong with an input is told with its modality, where no file or column says
-            which it is; then whatever a processor raises is a DataError, since a program can hold anything.
+    Where no file or column says which modality an input is of, `names_modality` has errors say it; then whatever a
+    processor raises is a DataError, since a program can hold anything.
     """
 
     def __init__(
@@ -123,11 +114,8 @@ class ExampleReader:
         return reader
 
     def __call__(self, index: int, batch: Kept | None = None) -> Loaded | None:
-        """An example and its loaded inputs, or None if it cannot be read and errors are skipped.
-
-        Args:
-            index: which example.
-            batch: what was decoded for the same batch so far, which is decoded once and added to.
+        """An example and its loaded inputs, or None if it cannot be read and errors are skipped; see
+        `DecodedInputs.load`.
         """
         if index in self.skipped:
             return None
