@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msd_framework.build.models import part_of, trained_precision
+from msd_framework.build.models import trained_precision
 from msd_framework.build.run import student_predictions
 from msd_framework.components.specs import Spec
 from msd_framework.config import cards
@@ -24,7 +24,7 @@ from msd_framework.data.batches.loader import EvaluationBatches
 from msd_framework.data.batches.reader import ExampleReader, Kept
 from msd_framework.data.overlap import target_problem
 from msd_framework.data.records import Records
-from msd_framework.engine.checkpoint import Checkpoint, load_weights
+from msd_framework.engine.checkpoint import Checkpoint, load_weights, part_of
 from msd_framework.engine.distributed import World
 from msd_framework.engine.evaluation import Predictions
 from msd_framework.engine.precision import Precision

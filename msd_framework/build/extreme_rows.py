@@ -143,8 +143,12 @@ class ExtremeRows:
         if processor.kind == "pixels":
             return {}
         most = MOST_TEXTS if processor.kind == "tokens" else MOST_FILES
-        values = {i: examples[i].inputs.get(modality) for i in evenly(len(examples), most)}
-        places = [i for i, value in values.items() if value is not None]
+        values = {}
+        for i in evenly(len(examples), most):
+            value = examples[i].inputs.get(modality)
+            if value is not None:
+                values[i] = value
+        places = list(values)
         if processor.kind == "tokens":  # characters are counted fast, and tokens then of a few texts
             places.sort(key=lambda i: len(str(values[i])))
             places = [*places[:MEASURED], *places[MEASURED:][-MEASURED:]]

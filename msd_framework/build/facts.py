@@ -279,8 +279,11 @@ class RunFacts:
         """Whether all that the model and its tokenizers read is on disk, and no code is named that is not loaded."""
         if self.config.allow or any(map(names_unloaded_code, self.model_specs)):
             return False
-        tokenizers = [spec.options["name"] for spec in self.of(PROCESSORS) if spec.options.get("name") is not None]
-        return all(Path(str(name)).expanduser().exists() for name in [*self._files_of_model, *tokenizers])
+        names = list(self._files_of_model)
+        for spec in self.of(PROCESSORS):
+            if spec.options.get("name") is not None:
+                names.append(spec.options["name"])
+        return all(Path(str(name)).expanduser().exists() for name in names)
 
 
 def dataset_info(dataset: Any, objective: Any = None, at: str = "data.dataset") -> DatasetInfo:

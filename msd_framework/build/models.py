@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from msd_framework.build.data import Data, OnDevice
 from msd_framework.components.registry import plain
 from msd_framework.config.cards import card_of, fingerprint, make_card, rebuilt, weights_of
 from msd_framework.config.schema import InitConfig, RunConfig
 from msd_framework.config.values import flow
-from msd_framework.engine.checkpoint import find_checkpoint, load_weights, misfit, read_json
+from msd_framework.engine.checkpoint import find_checkpoint, load_weights, misfit, part_of, read_json
 from msd_framework.engine.optim import OptimizerRecipe
 from msd_framework.engine.precision import FP32, PRECISIONS, Choice
 from msd_framework.errors import CheckpointError, ConfigError, Problem
@@ -165,8 +165,3 @@ def problems_of(key: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ConfigError(Problem(key, str(error))) from error
-
-
-def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Those whose names begin like this, without it."""
-    return {key.removeprefix(name): tensor for key, tensor in tensors.items() if key.startswith(name)}

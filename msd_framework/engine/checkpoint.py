@@ -164,10 +164,13 @@ def holds_run(folder: Path) -> bool:
     if CheckpointFolder(folder / "checkpoints").holds_some or (folder / "report.json").exists():
         return True
     try:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        validations = [line["update"] for line in lines if any(key.startswith("validation/") for key in line)]
-        # The first validation is followed by a checkpoint; a line of a later update shows that there was one.
-        return bool(validations) and any(line["update"] > validations[0] for line in lines)
+        first = None  # update with a validation: a checkpoint follows, and a line of a later update shows that there was one
+        for line in map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
+            if first is not None and line["update"] > first:
+                return True
+            if first is None and any(key.startswith("validation/") for key in line):
+                first = line["update"]
+        return False
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
@@ -271,11 +274,14 @@ def misfit(saved: Any, own: Any, at: str = "") -> str:
         return f"{at or 'it'} is {reprlib.repr(saved)} ({type(saved).__name__}), wanted {type(own).__name__}"
     wrong: list[str] = []
     if isinstance(own, Mapping):
-        wrong += [misfit(saved[key], own[key], f"{at}.{key}" if at else str(key)) for key in own if key in saved]
+        for key in own:
+            if key in saved:
+                wrong.append(misfit(saved[key], own[key], f"{at}.{key}" if at else str(key)))
     elif isinstance(own, (list, tuple)):
         if len(saved) != len(own):
             return f"{at} has {len(saved)} items, wanted {len(own)}"
-        wrong += [misfit(one, inner, f"{at}[{i}]") for i, (one, inner) in enumerate(zip(saved, own))]
+        for i, (one, inner) in enumerate(zip(saved, own)):
+            wrong.append(misfit(one, inner, f"{at}[{i}]"))
     return next(filter(None, wrong), "")
 
 
@@ -298,18 +304,32 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
         missing, unknown = result.missing_keys, result.unexpected_keys
     except RuntimeError:
         own = model.state_dict()
-        for name in own:
-            if name in weights and own[name].shape != weights[name].shape:
-                differences.append(f"{name} is {tuple(own[name].shape)} here and {tuple(weights[name].shape)} there")
-        missing = [name for name in own if name not in weights]
+        missing = []
+        for name, tensor in own.items():
+            if name not in weights:
+                missing.append(name)
+            elif tensor.shape != weights[name].shape:
+                differences.append(f"{name} is {tuple(tensor.shape)} here and {tuple(weights[name].shape)} there")
         unknown = [name for name in weights if name not in own]
         if not (differences or missing or unknown):
             raise
-    differences += [f"{name} is missing there" for name in missing]
-    differences += [f"{name} is unknown here" for name in unknown]
+    for name in missing:
+        differences.append(f"{name} is missing there")
+    for name in unknown:
+        differences.append(f"{name} is unknown here")
     if differences:
         count = f"{len(differences)} difference{'s' * (len(differences) != 1)}"
         raise CheckpointError(f"{where}: holds the weights of another model: {'; '.join(differences[:3])} ({count}).")
+
+
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin like this, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def put_under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose names begin like this, of those without it."""
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

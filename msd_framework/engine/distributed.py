@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import pickle
 import secrets
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from msd_framework.engine.checkpoint import load_weights
 from msd_framework.errors import ConfigError, MSDError, Problem
 from msd_framework.launch import ALONE, Launch, launched
 from msd_framework.screen import say
@@ -119,7 +121,21 @@ class World:
         parts = torch.split(whole, [value.numel() for value in values])
         return [part.view_as(value) for part, value in zip(parts, values)]
 
-    # Parameters, gradients and the optimizer's state are whole on every process.
+    # Parameters, gradients and the optimizer's state are whole on every process. What relies on it is in the five methods below,
+    # which all processes call together, so that sharded training has one place to change.
+
+    def clip(self, module: nn.Module, largest: float | None) -> Tensor:
+        """Clips the gradient of all parameters as one vector, if there is a largest norm; its norm before that."""
+        norm: Tensor = nn.utils.clip_grad_norm_(module.parameters(), math.inf if largest is None else largest)
+        return norm
+
+    def weights_of(self, module: nn.Module) -> dict[str, Tensor]:
+        """A module's parameters and buffers by name."""
+        return module.state_dict()
+
+    def load_weights(self, module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+        """Puts back what `weights_of` took."""
+        load_weights(module, weights, where)
 
     def optimizer_state_of(self, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """An optimizer's state: tensors named ``<parameter's index>.<name>``, and the rest in JSON's types."""

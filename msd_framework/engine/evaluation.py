@@ -125,6 +125,7 @@ class Measures:
         # by view and metric; None of a view that has shown nothing yet
         self._counts: dict[tuple[str, str], Tensor | None] = {}
         self._kept: list[Predictions] = []
+        self._needs_all = not all(isinstance(metric, CountedMetric) for metric in metrics.values())
 
     def add(self, predictions: Predictions) -> None:
         """Counts a batch in."""
@@ -140,7 +141,7 @@ class Measures:
                 if isinstance(metric, CountedMetric):
                     counts = metric.count(logits, targets) if len(targets) else None
                     self._counts[view, name] = _added(self._counts.get((view, name)), counts)
-        if not all(isinstance(metric, CountedMetric) for metric in self.metrics.values()):
+        if self._needs_all:
             self._kept.append(predictions)
 
     def seen(self, world: World) -> tuple[int, int]:
@@ -156,8 +157,7 @@ class Measures:
         for counts in world.gather(self._counts):
             for key, count in counts.items():
                 totals[key] = _added(totals.get(key), count)
-        needs_all = any(not isinstance(metric, CountedMetric) for metric in self.metrics.values())
-        whole = _gathered(self._kept, world) if needs_all else None
+        whole = _gathered(self._kept, world) if self._needs_all else None
         views = whole.logits if whole else dict.fromkeys(view for view, _ in totals)
         values: dict[str, float] = {}
         for view in views:

@@ -51,7 +51,7 @@ class ModelParts:
 
     def freeze(self, model: nn.Module) -> None:
         """Keeps the frozen parts of a model from learning."""
-        parameters = {f"model.{name}": p for name, p in model.named_parameters()}
+        parameters = dict(model.named_parameters(prefix="model"))
         for part in self.frozen:
             for name in _within(_start("frozen", part, parameters), parameters):
                 parameters[name].requires_grad_(False)

@@ -19,7 +19,7 @@ BETWEEN_LABELS = ";"
 
 def names_of(info: DatasetInfo) -> tuple[str, ...]:
     """The names of C classes; their numbers where nobody named them."""
-    return info.class_names or tuple(str(i) for i in range(info.num_classes))
+    return info.class_names or tuple(map(str, range(info.num_classes)))
 
 
 def predicted_names(logits: Tensor, info: DatasetInfo) -> list[tuple[str, ...]]:
@@ -42,7 +42,9 @@ class PredictionTable:
         self.dataset, self.info, self.views = dataset, info, views
         self.names = names_of(info)
         self.is_wide = info.num_classes > MOST_COLUMNS
-        self.facts = list(dict.fromkeys(name for i in range(len(dataset)) for name in dataset[i].facts))
+        self.facts: dict[str, None] = {}  # the names of columns that are kept with an example, in their order
+        for i in range(len(dataset)):
+            self.facts.update(dict.fromkeys(dataset[i].facts))
 
     @property
     def header(self) -> list[str]:
@@ -90,4 +92,4 @@ class PredictionTable:
             return target
         if self.is_wide:
             return " ".join(f"{name}:{score:g}" for name, score in zip(self.names, target) if score)
-        return " ".join(f"{score:g}" for score in target)
+        return " ".join(map("{:g}".format, target))

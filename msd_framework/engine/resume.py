@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from msd_framework.callbacks.base import Callback
 from msd_framework.components.registry import raised_at
-from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, load_weights, misfit, read
+from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, misfit, part_of, put_under, read
 from msd_framework.engine.precision import Choice
 from msd_framework.engine.runner import Runner
 from msd_framework.errors import CheckpointError, ConfigError, MSDError, Problem
@@ -35,7 +35,7 @@ def resume(runner: Runner) -> list[str]:
         runner.update = state["update"]
         notes += _restore_length(runner, state)
         own = f"{runner.world.rank}."
-        restore_random_state({k.removeprefix(own): t for k, t in saved.random.items() if k.startswith(own)})
+        restore_random_state(part_of(saved.random, own))
     except MSDError:
         raise
     except Exception as error:  # what was edited can make anything raise
@@ -78,8 +78,8 @@ def _check_data(runner: Runner, path: Path, saved: Checkpoint) -> None:
 
 def _restore_tensors(runner: Runner, path: Path, saved: Checkpoint) -> list[str]:
     state, world = saved.state, runner.world
-    weights = {**{f"model.{name}": tensor for name, tensor in saved.model.items()}, **saved.objective}
-    load_weights(runner.objective, weights, str(path))
+    weights = put_under("model.", saved.model) | dict(saved.objective)
+    world.load_weights(runner.objective, weights, str(path))
     world.load_optimizer_state(runner.optimizer, saved.optimizer, state["optimizer"])
     runner.scheduler.load_state_dict(state["scheduler"])
     runner.scaler.load_state_dict(state["scaler"])

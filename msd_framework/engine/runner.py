@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from msd_framework.callbacks.base import CALLBACKS, Callback
 from msd_framework.components.registry import raised_at
 from msd_framework.engine.blame import find_cause
-from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder
+from msd_framework.engine.checkpoint import Checkpoint, CheckpointFolder, part_of
 from msd_framework.engine.distributed import World
 from msd_framework.engine.labels import parts_of_update
 from msd_framework.engine.log_window import MOST_SKIPPED, LogWindow
@@ -138,8 +138,7 @@ class Runner:
                 self.window.add(self.update + 1, output)
         self.scaler.unscale_(self.optimizer)
         self.objective.after_backward(self.world.mean)
-        largest = math.inf if self.plan.clip_norm is None else self.plan.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), largest)
+        norm = self.world.clip(self.objective, self.plan.clip_norm)
         self.window.watch(self.update + 1, norm, self.scaler.is_enabled())
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -235,13 +234,13 @@ class Runner:
         self.emit("on_checkpoint")
 
     def _checkpoint(self) -> Checkpoint:
-        weights = self.objective.state_dict()
+        weights = self.world.weights_of(self.objective)
         tensors, rest = self.world.optimizer_state_of(self.optimizer)
         random: dict[str, Tensor] = {}
         for rank, state in enumerate(self.world.gather(random_state(self.world.device))):
             random |= {f"{rank}.{name}": value for name, value in state.items()}
         return Checkpoint(
-            model={k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")},
+            model=part_of(weights, "model."),
             objective={k: v for k, v in weights.items() if not k.startswith("model.")},
             optimizer=tensors,
             random=random,

@@ -54,8 +54,13 @@ def read_checkpoint(path: str | Path) -> MmfCheckpoint:
     file = _file(Path(path).expanduser())
     held = _read(file)
     weights = next((held[key] for key in ("model", "state_dict") if isinstance(held.get(key), Mapping)), held)
-    tensors = unwrapped({name: value for name, value in weights.items() if isinstance(value, Tensor)})
-    others = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
+    tensors, others = {}, []
+    for name, value in weights.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            others.append(str(name))
+    tensors = unwrapped(tensors)
     if not tensors or (others and weights is not held):
         there = ", ".join(sorted(others)[:5]) or "nothing"
         raise DataError(f"{file}: holds no model: {there} where its tensors should be; {WANTED}.")
@@ -96,8 +101,11 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _beside(file: Path) -> dict[str, Any]:
     """The configuration of MMF's that lies beside a file of weights, if there is one alone."""
-    beside = [parse(path).values for path in sorted([*file.parent.glob("*.yaml"), *file.parent.glob("*.yml")])]
-    of_mmf = [values for values in beside if "model_config" in values]
+    of_mmf = []
+    for path in sorted([*file.parent.glob("*.yaml"), *file.parent.glob("*.yml")]):
+        values = parse(path).values
+        if "model_config" in values:
+            of_mmf.append(values)
     return filled_in(of_mmf[0]) if len(of_mmf) == 1 else {}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from msd_framework.engine.checkpoint import part_of, put_under
 from msd_framework.errors import ConfigError, DataError, Problem, did_you_mean
 from msd_framework.models.pretrained import concat as concat_weights
 from msd_framework.models.pretrained import mmbt as mmbt_weights
@@ -88,8 +89,11 @@ def family_of(tensors: Tensors, config: Mapping[str, Any], name: str | None = No
     """The name of the model that weights are of: the name given, that of its configuration, or what its tensors are called."""
     configured = list(config.get("model_config") or ())
     written = config.get("model") or (configured[0] if len(configured) == 1 else "")
-    by_tensors = [known for known, family in FAMILIES.items() if any(family.mark in tensor for tensor in tensors)]
-    chosen = str(name or written or next(iter(by_tensors), ""))
+    by_tensors = ""
+    for one, family in FAMILIES.items():
+        if not by_tensors and any(family.mark in tensor for tensor in tensors):
+            by_tensors = one
+    chosen = str(name or written or by_tensors)
     if chosen not in FAMILIES:
         model = f"is MMF's {chosen!r}" if chosen else "cannot be told by the tensors' names"
         hint = did_you_mean(chosen, FAMILIES)
@@ -131,18 +135,18 @@ def left_sizes(name: str, own: Mapping[str, Any]) -> dict[str, str]:
 
 def _perceptron(tensors: Tensors, config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The options of one of MMF's perceptrons, by its tensors, which do not tell its dropout."""
-    own = {n.removeprefix(f"{name}."): t for n, t in tensors.items() if n.startswith(f"{name}.layers.")}
+    own = part_of(tensors, f"{name}.layers.")
     if not own:
         raise DataError(f"there is no {name}.layers among the tensors, so the classifier is missing.")
     normed = any(n.endswith("running_mean") for n in own)
     linear = sum(n.endswith(".weight") and t.ndim == 2 for n, t in own.items())
-    sizes = {"hidden_size": own["layers.0.weight"].shape[0]} if linear > 1 else {}
+    sizes = {"hidden_size": own["0.weight"].shape[0]} if linear > 1 else {}
     return {"num_layers": linear - 1, "batch_norm": normed, "dropout": _begun_perceptron(config.get(name))["dropout"], **sizes}
 
 
 def _last(tensors: Tensors, prefix: str) -> str:
     """How the names of a perceptron's last layer begin."""
-    numbers = [int(name.removeprefix(prefix).split(".")[1]) for name in tensors if name.startswith(prefix)]
+    numbers = [int(name.split(".")[1]) for name in part_of(tensors, prefix)]
     return f"{prefix}layers.{max(numbers)}."
 
 
@@ -189,7 +193,7 @@ def _bert(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _resnet(tensors: Tensors, prefix: str) -> dict[str, Any]:
     """The ResNet that stands under a prefix; its sixth part is the third stage."""
-    own = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+    own = list(part_of(tensors, prefix))
     before = f"{prefix.removesuffix('model.')}lc."
     if not own or any(name.startswith(before) for name in tensors):
         text = "its images are a detector's features with a layer of MMF's own before them, which ours has not"
@@ -285,7 +289,7 @@ def _ours(weights: WeightMap) -> Callable[[Tensors, Tensors], dict[str, Tensor]]
     """The tensors of a model with MMF's classifier by our names."""
 
     def ours(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
-        head = {f"head.{name}": tensor for name, tensor in HEAD.ours(tensors).items()}
+        head = put_under("head.", HEAD.ours(tensors))
         return weights.complete(Pretrained("its file", {}, tensors), initial) | head
 
     return ours
@@ -293,7 +297,7 @@ def _ours(weights: WeightMap) -> Callable[[Tensors, Tensors], dict[str, Tensor]]
 
 def _ours_concat_bert(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
     body = concat_weights.WEIGHTS.complete(Pretrained("its file", {}, tensors), initial)
-    return known(body | {f"classifier.{n}": t for n, t in concat_weights.HEAD.ours(tensors).items()}, initial)
+    return known(body | put_under("classifier.", concat_weights.HEAD.ours(tensors)), initial)
 
 
 def _begun_perceptron(classifier: Any) -> dict[str, Any]:
@@ -313,7 +317,8 @@ def _begun_perceptron(classifier: Any) -> dict[str, Any]:
 
 
 def _trained_late_fusion(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
-    text, image = (_perceptron(tensors, config, f"{m}_classifier") for m in ("text", "modal"))
+    text = _perceptron(tensors, config, "text_classifier")
+    image = _perceptron(tensors, config, "modal_classifier")
     if text != image:
         both = f"{text} for the text and {image} for the image"
         raise DataError(f"its perceptrons differ, {both}, and ours have one shape; keep=true keeps it.")
@@ -325,7 +330,7 @@ def _trained_late_fusion(tensors: Tensors, config: Mapping[str, Any]) -> dict[st
 
 def _begun_late_fusion(config: Mapping[str, Any]) -> dict[str, Any]:
     encoders = {"image": _begun_resnet(config), "text": {"type": "bert", "name": _bert_name(config)}}
-    text, image = (_begun_perceptron(config.get(f"{m}_classifier")) for m in ("text", "modal"))
+    text, image = _begun_perceptron(config.get("text_classifier")), _begun_perceptron(config.get("modal_classifier"))
     if text != image:
         raise ConfigError(Problem("modal_classifier", f"makes {image}, and the text's {text}; those of ours have one shape."))
     return {"type": "logit_fusion", "encoders": encoders, **text}

@@ -70,7 +70,7 @@ class WeightedTeachers(Combination):
         self.teacher_weights = weights
 
     def weights(self, teachers: Sequence[int], log_p: Tensor) -> Tensor:
-        return log_p.new_tensor([self.teacher_weights[k] for k in teachers])
+        return log_p.new_tensor(self.teacher_weights)[list(teachers)]
 
     def problems(self, modalities: Sequence[Sequence[str]]) -> list[str]:
         return _one_each("weights", self.teacher_weights, modalities)
@@ -155,7 +155,7 @@ class EnsembleTeacher(Teacher):
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
         modalities = [teacher.modalities for teacher in self.teachers]
         names_by_view = {view: names_by_teacher(view, modalities, self.combination) for view in views}
-        sides = [batch.for_teacher(k) for k in range(len(self.teachers))]
+        sides = self._sides(batch)
         logits: list[dict[str, Tensor]] = []  # of each teacher, by its own name of a view
         for teacher, side, names in zip(self.teachers, sides, views_of_teachers(views, modalities, self.combination)):
             logits.append(dict(zip(names, teacher.predict(side, names, shown).logits)) if names else {})
@@ -166,13 +166,16 @@ class EnsembleTeacher(Teacher):
         return ModelOutput(torch.stack(combined))
 
     def side_of(self, batch: Batch) -> Batch:
-        sides = [batch.for_teacher(k) for k in range(len(self.teachers))]
+        sides = self._sides(batch)
         having = {}
         for modality in self.modalities:
             each = [side.having[modality] for side in sides if modality in side.having]
             if len(each) == len(sides):
                 having[modality] = torch.stack(each).any(0)
         return replace(sides[0], having=having)
+
+    def _sides(self, batch: Batch) -> list[Batch]:
+        return [batch.for_teacher(k) for k in range(len(self.teachers))]
 
     def _combine(self, logits: Mapping[int, Tensor], has_input: Mapping[int, Tensor | None]) -> Tensor:
         """The common logits [B, C] of some teachers; one does not count for examples that it sees nothing of."""
@@ -205,9 +208,13 @@ def names_by_teacher(view: str, modalities: Sequence[Sequence[str]], combination
     """
     every = union(modalities)
     visible = visible_modalities(view, every)
-    visible_to = {k: tuple(m for m in visible if m in own) for k, own in enumerate(modalities)}
+    visible_to = {}  # the teachers that are shown something
+    for k, own in enumerate(modalities):
+        shown = tuple(m for m in visible if m in own)
+        if shown:
+            visible_to[k] = shown
     names = {}
-    for k in combination.choose(view, [k for k, own in visible_to.items() if own]):
+    for k in combination.choose(view, list(visible_to)):
         names[k] = view if tuple(modalities[k]) == every else view_name(visible_to[k], modalities[k])
     return names
 
@@ -215,12 +222,16 @@ def names_by_teacher(view: str, modalities: Sequence[Sequence[str]], combination
 def views_of_teachers(views: Sequence[str], modalities: Sequence[Sequence[str]], combination: Combination) -> list[tuple[str, ...]]:
     """The views that each of several teachers predicts for, by its own names of them."""
     names_by_view = [names_by_teacher(view, modalities, combination) for view in views]
-    return [tuple(dict.fromkeys(names[k] for names in names_by_view if k in names)) for k in range(len(modalities))]
+    views_of = []
+    for k in range(len(modalities)):
+        own = [names[k] for names in names_by_view if k in names]
+        views_of.append(tuple(dict.fromkeys(own)))
+    return views_of
 
 
 def union(modalities: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """All modalities that a teacher takes, sorted."""
-    return tuple(sorted({m for own in modalities for m in own}))
+    return tuple(sorted(set[str]().union(*modalities)))
 
 
 def _one_each(option: str, given: Sequence[object], teachers: Sequence[object]) -> list[str]:

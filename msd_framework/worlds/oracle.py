@@ -55,8 +55,11 @@ def saliency(probabilities: Mapping[str, NDArray[np.float64]]) -> dict[str, NDAr
     """
     full = probabilities[FULL]
     modalities = sorted(view for view in probabilities if view != FULL and len(named_in(view)) == 1)
-    without = {m: probabilities["+".join(visible_modalities(f"~{m}", modalities))] for m in modalities}
-    return {m: _relative_entropy(full, p) + _relative_entropy(1 - full, 1 - p) for m, p in without.items()}
+    scores = {}
+    for m in modalities:
+        without = probabilities["+".join(visible_modalities(f"~{m}", modalities))]
+        scores[m] = _relative_entropy(full, without) + _relative_entropy(1 - full, 1 - without)
+    return scores
 
 
 @dataclass(frozen=True)

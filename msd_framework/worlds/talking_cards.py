@@ -82,5 +82,7 @@ class TalkingCardsLayout(Layout):
         texts = captions([ADJECTIVES[SIGNS["text"][sign]] for sign in cards.signs["text"]], generator)
         labels = spoil(cards.labels, 2, recipe.label_noise, generator)
         records = rows_of(id=recipe.ids, caption=texts, label=labels, decided_by=cards.decided_by)
-        signs = rows_of(**{m: [SIGNS[m][i] for i in shown] for m, shown in cards.signs.items()})
-        return Drawn(images, records, cards.oracle(recipe, inks, signs=signs), sounds)
+        names = {}
+        for m, shown in cards.signs.items():
+            names[m] = [SIGNS[m][i] for i in shown]
+        return Drawn(images, records, cards.oracle(recipe, inks, signs=rows_of(**names)), sounds)

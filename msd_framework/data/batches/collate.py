@@ -38,17 +38,16 @@ class Collator:
     def __call__(self, loaded: list[Loaded], places: tuple[int, ...] = ()) -> Batch:
         """A batch of B examples, in their order."""
         examples = [one.example for one in loaded]
-        inputs = {
-            m: collate(self.processors[m], [e.inputs[m] for e in examples], [one.inputs[m] for one in loaded])
-            for m in sorted(self.processors)
-        }
+        inputs = {}
+        for m in sorted(self.processors):
+            inputs[m] = collate(self.processors[m], [e.inputs[m] for e in examples], [one.inputs[m] for one in loaded])
         having = _some_lack({m: x.present for m, x in inputs.items()})
         teacher_inputs: dict[TeacherKey, ModalityInputs | None] = {}
         present: dict[TeacherKey, Tensor] = {}
         for key, processor in sorted(self.teacher_overrides.items()):
             values = [one.example.inputs[key[0]] for one in loaded]
             if isinstance(processor, NotMade):
-                teacher_inputs[key], present[key] = None, torch.tensor([processor.is_present(value) for value in values])
+                teacher_inputs[key], present[key] = None, torch.tensor(list(map(processor.is_present, values)))
             else:
                 own = collate(processor, values, [one.teacher_values.get(key) for one in loaded])
                 teacher_inputs[key], present[key] = own, own.present
@@ -65,10 +64,10 @@ class Collator:
 
     def targets(self, examples: Sequence[Any]) -> Tensor:
         """Targets int64 [B] or float [B, C]; -100 (or NaN) where a blind test has none."""
-        if self.info.task == "single_label":
-            return torch.tensor([-100 if e.target is None else e.target for e in examples])
-        unknown = [float("nan")] * self.info.num_classes
-        return torch.from_numpy(np.array([unknown if e.target is None else e.target for e in examples], np.float32))
+        is_class = self.info.task == "single_label"
+        unknown = -100 if is_class else [float("nan")] * self.info.num_classes
+        targets = [unknown if e.target is None else e.target for e in examples]
+        return torch.tensor(targets) if is_class else torch.from_numpy(np.array(targets, np.float32))
 
 
 def _some_lack(present: Mapping[K, Tensor]) -> dict[K, Tensor]:
@@ -98,10 +97,14 @@ def _cleared(values: Tensor, there: Tensor) -> Tensor:
 
 def _collate(processor: Processor, values: Sequence[Any], loaded: Sequence[Any]) -> ModalityInputs:
     names = [None if processor.random and value is not None else input_name(value) for value in values]
-    number = {name: u for u, name in enumerate(dict.fromkeys(names))}
+    number: dict[Any, int] = {}  # of each distinct input
+    first = []  # where it stands first
+    for i, name in enumerate(names):
+        if name not in number:
+            number[name] = len(number)
+            first.append(i)
     if None in number or len(number) == len(names):
         return processor.collate(loaded)
-    first = [names.index(name) for name in number]
     distinct = Distinct(torch.tensor(first), torch.tensor([number[name] for name in names]))
     if 2 * len(first) > len(names):  # to spread a row takes about half as long as to make one
         return replace(processor.collate(loaded), distinct=distinct)

@@ -186,8 +186,12 @@ def known(tensors: Tensors, initial: Tensors) -> dict[str, Tensor]:
 
 def count(names: Iterable[str], prefix: str) -> int:
     """How many numbered parts there are under a prefix: its layers."""
-    matches = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in names)
-    return len({match[1] for match in matches if match})
+    numbers = set()
+    for name in names:
+        match = re.match(re.escape(prefix) + r"(\d+)\.", name)
+        if match:
+            numbers.add(match[1])
+    return len(numbers)
 
 
 def choose_sizes(
