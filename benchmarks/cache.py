@@ -86,5 +86,6 @@ def gradient_error(num_classes: int, num_examples: int = 4096) -> tuple[float, f
 
 def gradient(student: Tensor, teacher: Tensor) -> Tensor:
     student = student.detach().requires_grad_()
-    loss = SoftenedKL()(ModelOutput(student), ModelOutput(teacher)).sum()
+    # a loss takes a row for each target: here one for each view of each example
+    loss = SoftenedKL()(ModelOutput(student.flatten(0, 1)), ModelOutput(teacher.flatten(0, 1))).sum()
     return torch.autograd.grad(loss, student)[0]

@@ -198,8 +198,7 @@ class CachedSplit:
         errors, batches = list[float](), list(self._batches_of(missing[: PROBED_BATCHES * self.batch_size]))
         for batch in batches:
             exact, fast = (self._predict(batch, self.key.layout, p).logits.float() for p in (FP32, BF16))
-            apart = (probabilities(exact, self.outcomes) - probabilities(fast, self.outcomes)).abs()
-            errors.append(float(apart.sum(-1).max() / 2 if self.outcomes == "softmax" else apart.max()))
+            errors.append(_distance(exact, fast, self.outcomes))
 
         def step(precision: Precision) -> tuple[Tensor, tuple[()]]:
             return self._predict(batches[0], self.key.layout, precision).logits.sum(), ()
@@ -256,6 +255,12 @@ class CachedSplit:
     def _log(self, text: str) -> None:
         if self.world.is_first:
             say(text.strip())
+
+
+def _distance(a: Tensor, b: Tensor, outcomes: Outcomes) -> float:
+    """The largest error of the probabilities of a prediction."""
+    apart = (probabilities(a, outcomes) - probabilities(b, outcomes)).abs()
+    return float(apart.sum(-1).max() / 2 if outcomes == "softmax" else apart.max())
 
 
 def rows_of(store: TeacherStore, dataset: MultimodalDataset) -> Rows:

@@ -89,11 +89,8 @@ def family_of(tensors: Tensors, config: Mapping[str, Any], name: str | None = No
     """The name of the model that weights are of: the name given, that of its configuration, or what its tensors are called."""
     configured = list(config.get("model_config") or ())
     written = config.get("model") or (configured[0] if len(configured) == 1 else "")
-    by_tensors = ""
-    for one, family in FAMILIES.items():
-        if not by_tensors and any(family.mark in tensor for tensor in tensors):
-            by_tensors = one
-    chosen = str(name or written or by_tensors)
+    by_tensors = [known for known, family in FAMILIES.items() if any(family.mark in tensor for tensor in tensors)]
+    chosen = str(name or written or next(iter(by_tensors), ""))
     if chosen not in FAMILIES:
         model = f"is MMF's {chosen!r}" if chosen else "cannot be told by the tensors' names"
         hint = did_you_mean(chosen, FAMILIES)
