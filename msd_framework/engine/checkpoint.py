@@ -80,12 +80,12 @@ class CheckpointFolder:
 
     def go_on_from(self, state: Mapping[str, Any], keeps_best: bool = True) -> None:
         """Takes up the run that a checkpoint's state is of; if its best is no longer the best, that one is never deleted."""
-        best = state.get("best_checkpoint")
-        self.best = str(best) if keeps_best and best is not None else None
+        best = _name_of_best(self.folder, state)
+        self.best = best if keeps_best else None
         self.written = []
         for name in map(str, state.get("written", [])):
             # Whoever edits the file must not make us delete another folder.
-            if NAME.fullmatch(name) and (keeps_best or name != str(best)):
+            if NAME.fullmatch(name) and (keeps_best or name != best):
                 self.written.append(name)
 
     def path(self, name: str) -> Path | None:
@@ -93,15 +93,15 @@ class CheckpointFolder:
         saved = _saved(self.folder)
         if not saved or name == "last":
             return saved[-1] if saved else None
-        best = read_json(saved[-1] / "state.json").get("best_checkpoint")
+        best = _name_of_best(self.folder, read_json(saved[-1] / "state.json"))
         if best is None:  # of a run that never validated
             return saved[-1]
         # Some tools copy what the link `best` leads to under its name, and leave out the rest.
-        for path in (self.folder / str(best), self.folder / "best"):
+        for path in (self.folder / best, self.folder / "best"):
             if path in saved:
                 return path
         names = ", ".join(path.name for path in saved)
-        raise CheckpointError(f"{self.folder / str(best)}: the best checkpoint of this run is missing. Name another one: {names}.")
+        raise CheckpointError(f"{self.folder / best}: the best checkpoint of this run is missing. Name another one: {names}.")
 
     def newest_whole(self) -> tuple[Path | None, list[str]]:
         """The last checkpoint of which every file is what was written, and what is wrong with those that came after it."""
@@ -320,6 +320,17 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     if differences:
         count = f"{len(differences)} difference{'s' * (len(differences) != 1)}"
         raise CheckpointError(f"{where}: holds the weights of another model: {'; '.join(differences[:3])} ({count}).")
+
+
+def _name_of_best(folder: Path, state: Mapping[str, Any]) -> str | None:
+    """The best checkpoint of a run that has come to this state; older versions wrote down its value alone, and a link."""
+    if "best_checkpoint" in state or state.get("best") is None:
+        name = state.get("best_checkpoint")
+        return None if name is None else str(name)
+    for path in _saved(folder):
+        if read_json(path / "state.json").get("best") == state["best"]:
+            return path.name
+    return None
 
 
 def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -85,8 +85,8 @@ class LogWindow:
         self._make_room(list(state["sums"]))
         self.sums = torch.tensor(list(state["sums"].values()), dtype=torch.float64, device=self.device)
         self.count = state["count"]
-        self.skipped = self.skipped + state["skipped"]
-        self.in_a_row = self.in_a_row + state["in_a_row"]
+        self.skipped = self.skipped + state.get("skipped", 0)
+        self.in_a_row = self.in_a_row + state.get("in_a_row", 0)
 
     def _make_room(self, names: list[str]) -> None:
         if names:

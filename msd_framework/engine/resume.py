@@ -107,7 +107,9 @@ def _restore_best(runner: Runner, checkpoints: CheckpointFolder, state: Mapping[
 
 def _restore_callbacks(runner: Runner, state: Mapping[str, Any]) -> list[str]:
     """Each gets the state of its own name; what has no state yet begins afresh."""
-    states, own = state["callbacks"], dict(runner.named_callbacks)
+    # older versions wrote them down by their places alone
+    states = state["callbacks"] if isinstance(state["callbacks"], Mapping) else {}
+    own = dict(runner.named_callbacks)
     for name, callback in own.items():
         try:
             if name in states:

@@ -268,6 +268,12 @@ def test_a_best_checkpoint_that_is_gone_is_told_with_those_that_are_there(tmp_pa
         find_checkpoint(tmp_path)
 
 
+def test_a_run_of_an_older_version_has_the_best_checkpoint_that_first_reached_its_value(tmp_path):
+    for update, best in [(4, 0.5), (8, 0.7), (12, 0.7)]:
+        write(Checkpoint({}, state={"update": update, "best": best}), tmp_path / "checkpoints" / f"update_{update:08d}")
+    assert find_checkpoint(tmp_path).name == "update_00000008"
+
+
 @pytest.mark.parametrize("harm", ["truncated", "missing", "without hashes", "without a list"])
 def test_a_damaged_last_checkpoint_is_passed_over_and_told(tmp_path, harm):
     checkpoints = saved_run(tmp_path)
