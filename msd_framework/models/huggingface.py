@@ -149,9 +149,7 @@ class HuggingFace(MultimodalModel):
         batch, device = len(like), like.device
         if CARRIERS[carrier][1] == "tokens":
             if not self.can_miss_text:
-                ids = (
-                    "the cls_id and sep_id that stand in for it are not among the words of this model; set them to the tokenizer's"
-                )
+                ids = "the cls_id and sep_id that stand in for it are not among the words of this model"
                 raise ValueError(f"the text is left out, and {ids}; set them to the tokenizer's")
             words = self.no_text.expand(batch, -1)
             mask = torch.ones_like(words, dtype=torch.bool)
