@@ -142,9 +142,10 @@ def transformers_backbone(
     if getattr(network, "main_input_name", "pixel_values") != "pixel_values":
         raise ValueError(f"{name} takes {network.main_input_name}, wanted a model that takes pixel_values")
     try:
-        given = read_json(find_file(name, "preprocessor_config.json"))
+        preparation: Path | None = find_file(name, "preprocessor_config.json")
     except ValueError:  # a model need not say how images are prepared for it
-        given = {}
+        preparation = None
+    given = {} if preparation is None else read_json(preparation)
     mean, std = tuple(given.get("image_mean", IMAGENET[0])), tuple(given.get("image_std", IMAGENET[1]))
     side, patch = getattr(network.config, "image_size", None), getattr(network.config, "patch_size", None)
     sight = Sight(size or _sides(side or given.get("crop_size") or given.get("size") or IMAGE_SIZE), mean, std)

@@ -169,6 +169,15 @@ def test_the_size_of_images_may_be_that_of_the_preprocessing(tmp_path, size, wan
     assert transformers_backbone(str(tmp_path), "random").sight.size == wanted
 
 
+def test_a_damaged_preprocessing_is_no_missing_one(tmp_path):
+    from transformers import ResNetConfig
+
+    ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1,')
+    with pytest.raises(DataError, match=r"preprocessor_config\.json: is not JSON"):
+        transformers_backbone(str(tmp_path), "random")
+
+
 # Grids and boxes
 
 
