@@ -158,13 +158,18 @@ def _of_layer(stack: Transformer, states: Mapping[int, Tensor], mask: Tensor, la
         return states[layer][:, 0] if what == "cls" else states[layer]
     # of what the layer read, computed anew
     block, x = cast(TransformerLayer, stack.layers[layer - 1]), states[layer - 1]
-    attention, x = block.attention, block.attention_norm(x) if block.norm_first else x
     if what in ("query", "key", "value"):
-        return cast(Tensor, getattr(attention, what)(x))  # all heads, [B, L, D]
-    scores = at_least_float32_on_cpu(attention.scores, attention.query(x), attention.key(x))  # [B, H, L, L]
+        return _projected(block, x, what)
+    query, key = _projected(block, x, "query"), _projected(block, x, "key")
+    scores = at_least_float32_on_cpu(block.attention.scores, query, key)  # [B, H, L, L]
     if what == "scores":
         return scores
     return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)  # before dropout
+
+
+def _projected(block: TransformerLayer, x: Tensor, by: str) -> Tensor:
+    """All heads, [B, L, D]; through a norm of its own, since one for all would add gradients in another order."""
+    return cast(Tensor, getattr(block.attention, by)(block.attention_norm(x) if block.norm_first else x))
 
 
 def hidden_feature(states: Tensor, mask: Tensor) -> Feature:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from msd_framework.maskers.attention import AttentionMasker
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.base import Encoder, MultimodalModel
-from msd_framework.models.features import FROM_BELOW, KINDS, SUMMARY, listing, numbered
+from msd_framework.models.features import FROM_BELOW, KINDS, SUMMARY, Span, listing, numbered, stack_features
+from msd_framework.models.layers.transformer import LayerSizes, Transformer, TransformerLayer
 from msd_framework.registry import ENCODERS, MODELS
 from msd_framework.structures import Feature, Inputs, ModelOutput
 from msd_framework.teachers import store
@@ -320,3 +321,15 @@ def test_training_with_features_leaves_every_gradient_finite() -> None:
     (features,) = model.train().forward_features([batch.inputs], [model.feature_kinds])[1]
     sum(f.values.square().sum() for f in features.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_scores_of_a_layer_that_norms_first_give_the_bits_of_a_norm_for_query_and_key_each() -> None:
+    torch.manual_seed(0)
+    stack = Transformer(1, LayerSizes(64, 4, 128, norm_first=True))
+    block, x, mask = cast(TransformerLayer, stack.layers[0]), torch.randn(8, 12, 64), torch.ones(8, 12, dtype=torch.bool)
+    scores = stack_features(["1.scores"], stack, {0: x}, mask, {"": Span(mask)})["1.scores"].values
+    query, key = block.attention.query(block.attention_norm(x)), block.attention.key(block.attention_norm(x))
+    weights = list(block.attention_norm.parameters())
+    gradients = torch.autograd.grad(scores.square().mean(), weights)
+    expected = torch.autograd.grad(block.attention.scores(query, key).square().mean(), weights)
+    assert all(map(torch.equal, gradients, expected))
