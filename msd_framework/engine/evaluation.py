@@ -101,6 +101,19 @@ class PredictedBatches:
         return _gathered(list(self), self.world)
 
 
+def predict(
+    predict_views: PredictViews,
+    batches: Iterable[Batch],
+    views: Sequence[str],
+    world: World,
+    precision: Precision = FP32,
+    modalities: Sequence[str] = (),
+    name: str = "the model",
+) -> PredictedBatches:
+    """Predictions of a split for `measure` or a loop, as `PredictedBatches` says; nothing is computed before."""
+    return PredictedBatches(predict_views, batches, views, world, precision, modalities, name)
+
+
 def measure(predictions: PredictedBatches | Predictions, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Every metric of every view; those of views other than the full one are named ``<view>/<metric>``."""
     measures = Measures(metrics)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from msd_framework.engine.distributed import World
-from msd_framework.engine.evaluation import Measures, PredictedBatches, Predictions, in_order, in_step, measure
+from msd_framework.engine.evaluation import Measures, PredictedBatches, Predictions, in_order, in_step, measure, predict
 from msd_framework.errors import DataError, TrainingError
 from msd_framework.metrics.base import CountedMetric, Metric
 from msd_framework.metrics.classification import Accuracy
@@ -39,7 +39,7 @@ def cut(found: Predictions, sizes: Sequence[int]) -> Iterator[Predictions]:
 
 def test_predictions_do_not_depend_on_how_the_split_is_cut():
     data = made_batch(7)
-    whole = PredictedBatches(ask, [data], ["full"], World()).together()
+    whole = predict(ask, [data], ["full"], World()).together()
     parts = PredictedBatches(ask, [take(data, [0, 1, 2]), take(data, [3, 4, 5]), take(data, [6])], ["full"], World()).together()
     assert whole.places.tolist() == parts.places.tolist() == list(range(7))
     torch.testing.assert_close(whole.logits["full"], parts.logits["full"], atol=1e-6, rtol=0)
