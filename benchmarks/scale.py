@@ -117,7 +117,7 @@ def fill(split: CachedSplit, number: int) -> TeacherStore:
     """The store that a run will look for, filled without asking the teacher more than once about the same meme."""
     store = TeacherStore.create(split.folder, split.key.card("fp32"))
     store.add(name_of(i) for i in range(number))
-    (batch,) = split.batches_of(np.arange(NUM_MEMES))
+    (batch,) = split._batches_of(np.arange(NUM_MEMES))
     said = split.teacher().predict(batch, store.layout.views).logits[:, :NUM_MEMES]  # [V, NUM_MEMES, C]
     with Writer(store) as writer:
         for rows in torch.arange(number).split(1 << 16):
