@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,22 @@ def tiny_teacher(tiny_config: Path) -> Path:
     folder = tiny_config.parent / "teacher"
     run(tiny_config, [f"env.save_dir={folder}"])
     return folder
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How many images were made of each size."""
+    from msd_framework.data.processors.images import Pixels
+
+    made: Counter[int] = Counter()
+    load = Pixels.load
+
+    def counting(self: Pixels, value: object) -> object:
+        made[self.size[0]] += 1
+        return load(self, value)
+
+    monkeypatch.setattr(Pixels, "load", counting)
+    return made
 
 
 TINY_RUN = """\

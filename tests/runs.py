@@ -1,7 +1,8 @@
-"""Small runs without files, for the tests of the engine."""
+"""Small runs without files, for the tests of the engine; and what runs have logged."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,12 @@ def tiny_runner(
     )
     torch.manual_seed(3)
     return runner, recorder
+
+
+def losses(folder: Path, name: str = "train/loss") -> list[float]:
+    """What a run has logged under a name, in the order of its updates."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
 
 
 def started_together(monkeypatch: pytest.MonkeyPatch, size: int, rank: int = 0) -> None:

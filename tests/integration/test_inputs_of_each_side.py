@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,12 @@ from msd_framework.checks.run import checked
 from msd_framework.commands import doctor
 from msd_framework.config.load import load
 from msd_framework.config.schema import RunConfig
-from msd_framework.data.processors.images import Pixels
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError, DataError
 from msd_framework.maskers.resample import NoiseMasker
 from msd_framework.run import run
 from msd_framework.testing import run_processes
+from tests.runs import losses
 
 OTHER = ["data.processors.image.size=4", "data.processors.text={type: tokenizer, max_length: 6, algorithm: wordpiece}"]
 
@@ -43,26 +42,8 @@ def lines(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def losses(folder: Path) -> list[float]:
-    return [line["train/loss"] for line in lines(folder) if "train/loss" in line]
-
-
 def saved_weights(folder: Path) -> bytes:
     return (folder / "checkpoints" / "last" / "model.safetensors").read_bytes()
-
-
-@pytest.fixture
-def images(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How many images were made of each size."""
-    made: Counter[int] = Counter()
-    load = Pixels.load
-
-    def counting(self: Pixels, value: object) -> object:
-        made[self.size[0]] += 1
-        return load(self, value)
-
-    monkeypatch.setattr(Pixels, "load", counting)
-    return made
 
 
 def test_the_teacher_says_of_its_own_tensors_what_it_said_when_it_was_trained(tiny_config, tiny_teacher, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,11 @@ from msd_framework.build.run import Run, build
 from msd_framework.checks.run import checked
 from msd_framework.commands import doctor
 from msd_framework.config.load import load
-from msd_framework.data.processors.images import Pixels
 from msd_framework.engine.distributed import World
 from msd_framework.errors import ConfigError
 from msd_framework.run import run
 from msd_framework.testing import run_processes
+from tests.runs import losses
 
 VIEWS = ["full", "image", "text"]
 
@@ -68,25 +67,6 @@ def given(teachers: list[Path], folder: Path, *more: str) -> list[str]:
 
 def built(config: Path, words: list[str]) -> Run:
     return build(RunFacts(checked(load(config, words))), World.alone("cpu"))
-
-
-def losses(folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
-
-
-@pytest.fixture
-def images(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How many images were made of each size."""
-    made: Counter[int] = Counter()
-    load_image = Pixels.load
-
-    def counting(self: Pixels, value: object) -> object:
-        made[self.size[0]] += 1
-        return load_image(self, value)
-
-    monkeypatch.setattr(Pixels, "load", counting)
-    return made
 
 
 def test_their_common_output_is_the_mean_of_what_each_predicts_from_its_own_inputs(

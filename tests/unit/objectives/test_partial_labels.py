@@ -37,7 +37,7 @@ from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.testing import MadeBatches, made_batch, run_processes
 from msd_framework.weighting.teacher import TeacherLossWeights
-from tests.runs import BATCH_SIZE, NUM_UPDATES, tiny_model, tiny_runner
+from tests.runs import BATCH_SIZE, NUM_UPDATES, losses, tiny_model, tiny_runner
 
 TASKS: list[Task] = ["single_label", "multi_label", "soft_target"]
 KNOWN = torch.tensor([True, False, True, True, False])
@@ -225,11 +225,6 @@ TEACH = "objective={type: distillation, views: [full, image, text]}"
 EACH = ["training.log_every=1", "data.validation=null", "data.test=null"]
 
 
-def losses(folder: Path, name: str = "train/task") -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row[name] for row in rows if name in row]
-
-
 def labels(config: Path, *words: str) -> list[int | None]:
     data = open_split(RunFacts(checked(load(config, ["env.save_dir=runs/labels", *words]))), "train")
     return [data[i].target for i in range(len(data))]  # type: ignore[misc]
@@ -257,11 +252,11 @@ def test_students_learn_from_some_labels_and_from_none(tiny_config: Path, tiny_t
     teach = [TEACH, f"teacher.checkpoint={tiny_teacher}", *EACH]
     for share in (0.0, 0.25):
         run(tiny_config, [*teach, f"data.labelled_share={share}", f"env.save_dir={tmp_path / str(share)}"])
-    assert losses(tmp_path / "0.0") == [0.0, 0.0]
+    assert losses(tmp_path / "0.0", "train/task") == [0.0, 0.0]
     assert losses(tmp_path / "0.0", "train/distill/full")[0] == losses(tmp_path / "0.25", "train/distill/full")[0] > 0
-    assert all(map(math.isfinite, losses(tmp_path / "0.25")))
+    assert all(map(math.isfinite, losses(tmp_path / "0.25", "train/task")))
     run(tiny_config, ["data.labelled_share=0.5", *EACH, f"env.save_dir={tmp_path / 'alone'}"])
-    assert all(map(math.isfinite, losses(tmp_path / "alone")))
+    assert all(map(math.isfinite, losses(tmp_path / "alone", "train/task")))
 
 
 @pytest.fixture
@@ -282,7 +277,7 @@ def test_lines_without_a_label_are_read_where_the_run_says_so_and_refused_as_eve
     with pytest.raises(MSDError, match=r"train\.jsonl:4: has no 'label'"):
         run(tiny_config, [*words, f"env.save_dir={tmp_path / 'refused'}"])
     run(tiny_config, [*words, f"env.save_dir={tmp_path / 'taught'}", "data.unlabelled=true"])
-    assert all(map(math.isfinite, losses(tmp_path / "taught")))
+    assert all(map(math.isfinite, losses(tmp_path / "taught", "train/task")))
     found = labels(tiny_config, f"data.dataset.root={unlabelled}", "data.unlabelled=true")
     assert [x is None for x in found] == [False] * 3 + [True] * 9
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from msd_framework.schedules import Progress
 from msd_framework.structures import StepOutput
 from msd_framework.teachers.ema import EmaTeacher
 from msd_framework.testing import made_batch
-from tests.runs import NUM_UPDATES, tiny_model, tiny_runner
+from tests.runs import NUM_UPDATES, losses, tiny_model, tiny_runner
 
 VIEWS: list[Any] = ["full", "image", "text"]
 
@@ -150,11 +149,6 @@ def test_a_share_out_of_range_is_refused(decay: Any) -> None:
 # --- in runs --------------------------------------------------------------------------------------------------------------------
 
 EMA = ["objective={type: distillation, views: [full, image, text]}", "teacher={ema: 0.5}"]
-
-
-def losses(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [row["train/loss"] for row in rows if "train/loss" in row]
 
 
 def test_a_run_teaches_itself_goes_on_and_is_evaluated_beside_its_average(tiny_config: Path, tmp_path: Path) -> None:
