@@ -7,9 +7,7 @@ first asked for.
 from __future__ import annotations
 
 import importlib
-import re
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -98,12 +96,66 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
 
 __version__ = "0.1.0"
 
+# where each name is defined
+_HOMES = {
+    "msd_framework.errors": ("CheckpointError", "ConfigError", "DataError", "MSDError"),
+    "msd_framework.losses.crd": ("ContrastiveRepresentation",),
+    "msd_framework.losses.decoupled": ("BernoulliNonTargetKL", "DecoupledKL", "NonTargetKL"),
+    "msd_framework.losses.dist": ("BernoulliMultiLevel", "ClassRelations", "LabelRelations", "MultiLevel"),
+    "msd_framework.losses.features": ("AttentionTransfer", "CosineDistance", "Hint", "PatientDistance", "RelationTransfer"),
+    "msd_framework.losses.logits": (
+        "BernoulliJensenShannon",
+        "BernoulliKL",
+        "BernoulliReverseKL",
+        "BernoulliTotalVariation",
+        "JensenShannon",
+        "LogitMSE",
+        "ReverseKL",
+        "SoftenedKL",
+        "Standardised",
+        "TotalVariation",
+    ),
+    "msd_framework.losses.relations": (
+        "Affinity",
+        "ModalityAffinity",
+        "ProbabilisticTransfer",
+        "RelationalDistances",
+        "SimilarityPreserving",
+    ),
+    "msd_framework.losses.task": ("BinaryCrossEntropy", "CrossEntropy", "SoftCrossEntropy"),
+    "msd_framework.maskers.attention": ("AttentionMasker",),
+    "msd_framework.maskers.composite": ("ModalityMasker",),
+    "msd_framework.maskers.constant": ("ConstantMasker",),
+    "msd_framework.maskers.drop": ("DropMasker",),
+    "msd_framework.maskers.resample": ("MeanMasker", "NoiseMasker", "OtherMasker"),
+    "msd_framework.models.base": ("MultimodalModel",),
+    "msd_framework.modulation.ogm_ge": ("OnTheFlyModulation",),
+    "msd_framework.objectives.agreement": ("AgreementObjective",),
+    "msd_framework.objectives.distillation": ("DistillationObjective",),
+    "msd_framework.objectives.features": ("FeatureTerm",),
+    "msd_framework.objectives.supervised": ("SupervisedObjective",),
+    "msd_framework.run": ("check",),
+    "msd_framework.saliency.error": ("GapSaliency", "LossSaliency"),
+    "msd_framework.saliency.model": ("AttentionRollout", "GradientXInput"),
+    "msd_framework.saliency.prediction": ("DropSaliency", "KeepSaliency"),
+    "msd_framework.saliency.shapley": ("ShapleySaliency",),
+    "msd_framework.schedules": ("Progress",),
+    "msd_framework.structures": ("Batch", "ModalityInputs", "ModelOutput", "StepOutput"),
+    "msd_framework.teachers.ema": ("EmaTeacher",),
+    "msd_framework.teachers.live": ("LiveTeacher",),
+    "msd_framework.trained": ("TrainedModel", "ViewPredictions", "load"),
+    "msd_framework.weighting.adaptive": ("DynamicWeightAverage", "GradNormWeights", "UncertaintyWeights"),
+    "msd_framework.weighting.fixed": ("FixedWeights", "ScheduledWeights", "UniformWeights"),
+    "msd_framework.weighting.learned": ("LearnedWeights",),
+    "msd_framework.weighting.rank_filter": ("RankFilter",),
+    "msd_framework.weighting.saliency": ("InstanceWeights", "PopulationWeights"),
+    "msd_framework.weighting.teacher": ("TeacherLossWeights",),
+}
 # functions that are called as a part of the package is: the module, and the function in it
 _CALLED = {"run": ("msd_framework.run", "run"), "components": ("msd_framework.commands.components", "show_components")}
 _HOME_OF: dict[str, str] = {}
-for _module, _name in re.findall(r"^    from (\S+) import (\w+) as ", Path(__file__).read_text(encoding="utf-8"), re.MULTILINE):
-    if _name not in _CALLED:
-        _HOME_OF[_name] = _module
+for _module, _names in _HOMES.items():
+    _HOME_OF |= dict.fromkeys(_names, _module)
 
 __all__ = sorted([*_HOME_OF, *_CALLED])
 

@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,14 @@ def test_editors_and_python_find_the_same_names_in_the_package() -> None:
     package = importlib.import_module("msd_framework")
     homes = {(module, name) for name, module in package._HOME_OF.items()}
     assert shown == homes | set(package._CALLED.values())
+
+
+def test_the_package_is_imported_from_a_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "library.zip", "w") as archive:
+        for file in LIBRARY.rglob("*.py"):
+            archive.write(file, file.relative_to(LIBRARY.parent))
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'library.zip')!r}); import msd_framework as m; print(m.__file__, m.Hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "library.zip" in done.stdout
