@@ -91,9 +91,7 @@ class Data:
         return self.training_reader if use == "train" else self.evaluation[use].reader
 
     def leave_out(self, use: str, places: Iterable[int], why: str) -> None:
-        """Leaves examples of a split out that a reader of other tensors could not read, for the reason that the report
-        gives.
-        """
+        """Leaves examples of a split out that a reader of other tensors could not read; the report says why."""
         reader = self.reader_of(use)
         for place in places:
             loaded = reader(place)
@@ -120,7 +118,8 @@ class OnDevice:
 
     def of_teacher(self, number: int) -> OnDevice:
         """The same batches as a teacher sees them, with tensors even where its outputs are cached."""
-        return OnDevice(self.data, self.reader.with_teacher(self.data.teacher_overrides), number)
+        own = {key: processor for key, processor in self.data.teacher_overrides.items() if number in key[1]}
+        return OnDevice(self.data, self.reader.with_teacher(own), number)
 
 
 def build_data(facts: RunFacts, world: World, splits: Splits | None = None) -> Data:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from msd_framework.build.data import Data, OnDevice
 from msd_framework.components.registry import plain
@@ -24,7 +27,8 @@ from msd_framework.models.base import MultimodalModel
 from msd_framework.models.pretrained.inherit import Inheritance
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.registry import MASKERS, METRICS, MODELS, OPTIMIZERS
-from msd_framework.structures import TeacherKey
+
+STUDENT = "student"  # the side of a teacher that sees what the student sees
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Maskers:
 
     student: Masker
     teachers: Sequence[Masker] = ()  # the student's, unless it is another way or the teacher sees other tensors
+    sides: Sequence[str] = ()  # a name for the tensors that each teacher sees, whatever the order of the teachers
 
     @property
     def each(self) -> list[Masker]:
@@ -40,10 +45,22 @@ class Maskers:
         return list(dict.fromkeys([self.student, *self.teachers]))
 
     @property
+    def own(self) -> dict[str, Masker]:
+        """Those that only teachers have, by their sides."""
+        return {side: masker for side, masker in zip(self.sides, self.teachers) if masker is not self.student}
+
+    @property
     def own_of_teachers(self) -> nn.Module | None:
         """Those that only teachers have, as they are saved with the student; None if they have none."""
-        own = self.each[1:]
-        return nn.ModuleList(own) if len(own) > 1 else next(iter(own), None)
+        return nn.ModuleDict(self.own) if len(self.own) > 1 else next(iter(self.own.values()), None)
+
+    def load(self, objective: Mapping[str, Tensor], where: Path) -> None:
+        """Takes what each has learned from a checkpoint."""
+        _load_masker(self.student, part_of(objective, "masker."), f"{where}: holds nothing that `masker` has learned")
+        saved = part_of(objective, "teacher_masker.")
+        for side, masker in self.own.items():
+            learned = part_of(saved, f"{side}.") or saved  # one alone is saved without its side
+            _load_masker(masker, learned, f"{where}: holds nothing that a masker has learned from what these teachers see")
 
     def fit(self, batches: OnDevice) -> None:
         """Lets each learn the statistics that it asks for, from the same examples as its side sees them."""
@@ -66,13 +83,25 @@ def build_maskers(data: Data) -> Maskers:
             return Maskers(student)
         spec, at = (data.config.masker, "masker") if teacher.masker is None else (teacher.masker, "teacher.masker")
         # teachers that see the same tensors have one masker
-        of_side: dict[tuple[TeacherKey, ...], Masker] = {(): student} if teacher.masker is None else {}
-        for number in range(max(1, len(data.config.teacher_folders))):
-            side = tuple(key for key in data.teacher_overrides if number in key[1])
+        sides = [_side(data, number) for number in range(max(1, len(data.config.teacher_folders)))]
+        of_side = {STUDENT: student} if teacher.masker is None else {}
+        for number, side in enumerate(sides):
             if side not in of_side:
                 of_side[side] = MASKERS.build(spec, at, data.known_to_teacher(number)).to(device)
             teachers.append(of_side[side])
-    return Maskers(student, teachers)
+    return Maskers(student, teachers, sides)
+
+
+def _side(data: Data, number: int) -> str:
+    """A name for the tensors that a teacher sees, the same in every run and order of teachers."""
+    own = {m: fingerprint(p) for (m, teachers), p in data.teacher_overrides.items() if number in teachers}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16] if own else STUDENT
+
+
+def _load_masker(masker: Masker, learned: Mapping[str, Tensor], problem: str) -> None:
+    unknown = masker.load_state_dict(learned, strict=False).unexpected_keys
+    if masker.needs_fit and (unknown or not learned):
+        raise CheckpointError(f"{problem}. Evaluate with the masker and the teachers that the run was trained with.")
 
 
 def build_recipe(data: Data) -> OptimizerRecipe:
@@ -139,9 +168,7 @@ def load_trained(data: Data, model: MultimodalModel, maskers: Maskers, average: 
             f"options that it was trained with: {flow(checkpoint.card['processors'][modality]['spec'])}."
         )
     load_weights(model, checkpoint.model, str(folder))
-    maskers.student.load_state_dict(part_of(checkpoint.objective, "masker."), strict=False)
-    if maskers.own_of_teachers is not None:
-        maskers.own_of_teachers.load_state_dict(part_of(checkpoint.objective, "teacher_masker."), strict=False)
+    maskers.load(checkpoint.objective, folder)
     if average is not None:
         load_weights(average, part_of(checkpoint.objective, "teacher.average."), f"{folder} (teacher.ema)")
     return int(checkpoint.state["update"])

@@ -95,7 +95,7 @@ class Run:
 
         views = [v for v in self.config.evaluation.views if v == FULL or shows(v, teacher.modalities)]
         precision, modalities = self.precision.precision, teacher.modalities
-        return PredictedBatches(ask, batches, views, self.world, precision, modalities, teacher.name, teacher.side_of)
+        return PredictedBatches(ask, batches, views, self.world, precision, modalities, teacher.name, teacher.shown)
 
 
 def build(facts: RunFacts, world: World, splits: Splits | None = None) -> Run:

@@ -166,9 +166,7 @@ def _views(data: Data, use: str) -> list[tuple[str, ...]]:
 
 
 def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, whole: str) -> CachedSplit:
-    """A split, and the store of a teacher's outputs for it; maskers must be fitted, and `whole` is as `content` finds
-    it.
-    """
+    """A split, and the store of a teacher's outputs for it; maskers must be fitted, `whole` is what `content` gives."""
     config, teacher = data.config, data.config.teacher
     assert teacher is not None
     layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)

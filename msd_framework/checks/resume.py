@@ -31,7 +31,7 @@ FREE = {
     "allow": NOTHING,
     "imports": NOTHING,
     "user_dir": NOTHING,
-    "teacher.checkpoint": "the teachers must be as many and say the same; theirs is no part of what is saved",
+    "teacher.checkpoint": "the teachers must be as many and say the same; only what maskers learned of their inputs is saved",
     "teacher.processors": "the teachers must see what they were trained on",
     "teacher.channels.saliency": "what the teacher says from here on",
     "init.checkpoint": "no more read: the weights are those of the last checkpoint",

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from msd_framework import load as load_model
+from msd_framework.analysis.saliency.scores import run_saliency
 from msd_framework.build.data import build_data
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.models import build_maskers
@@ -19,12 +21,13 @@ from msd_framework.checks.run import checked
 from msd_framework.commands import doctor
 from msd_framework.config.load import load
 from msd_framework.engine.distributed import World
-from msd_framework.errors import ConfigError
+from msd_framework.errors import CheckpointError, ConfigError
 from msd_framework.run import run
 from msd_framework.testing import run_processes
 from tests.runs import losses
 
 VIEWS = ["full", "image", "text"]
+MEANS = "masker={type: by_modality, maskers: {image: mean, text: drop}}"
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +126,7 @@ def test_what_two_sides_see_alike_is_made_once(tiny_config, tiny_teacher, other_
 def test_each_teacher_has_a_masker_of_its_own_tensors_that_a_later_evaluation_takes_over(
     tiny_config, tiny_teacher, other_teacher, tmp_path
 ):
-    means = "masker={type: by_modality, maskers: {image: mean, text: drop}}"
-    words = given([tiny_teacher, other_teacher], tmp_path / "run", means)
+    words = given([tiny_teacher, other_teacher], tmp_path / "run", MEANS)
     report = run(tiny_config, words)
     elsewhere = [*words, f"env.save_dir={tmp_path / 'elsewhere'}"]
     data = build_data(RunFacts(checked(load(tiny_config, elsewhere))), World())
@@ -135,6 +137,45 @@ def test_each_teacher_has_a_masker_of_its_own_tensors_that_a_later_evaluation_ta
     again = run(tiny_config, [*words, "run_type=test", f"checkpoint.load={tmp_path / 'run'}", f"env.save_dir={tmp_path / 'again'}"])
     for name in ("test/agreement", "test/image/agreement"):
         assert again["metrics"][name] == report["metrics"][name]
+
+
+def test_maskers_that_were_learned_go_with_what_a_teacher_sees_in_whichever_order_it_is_listed(tiny_config, tiny_teacher, tmp_path):
+    # of the same shape as the other's: a mean of the wrong teacher would fit
+    brighter, processor = tmp_path / "brighter", "data.processors.image={type: pixels, size: 8, mean: [0.1, 0.1, 0.1]}"
+    run(tiny_config, [f"env.save_dir={brighter}", processor])
+    first, second = (given(order, tmp_path / "run", MEANS) for order in ([tiny_teacher, brighter], [brighter, tiny_teacher]))
+    run(tiny_config, first)
+    later = ["run_type=test", f"checkpoint.load={tmp_path / 'run'}"]
+    reports = [run(tiny_config, [*words, *later, f"env.save_dir={tmp_path / str(i)}"]) for i, words in enumerate((first, second))]
+    assert reports[0]["metrics"] == pytest.approx(reports[1]["metrics"], abs=1e-7)
+    resumed = [*second, "checkpoint.resume=true", "training.max_updates=5"]
+    run(tiny_config, resumed)
+    saved = load_file(tmp_path / "run" / "checkpoints" / "last" / "objective.safetensors")
+    learned = [tensor for name, tensor in saved.items() if name.startswith("teacher_masker.")]
+    assert len(learned) == 2
+    assert not torch.allclose(*learned)
+
+
+def test_one_of_the_teachers_is_found_in_the_checkpoint_and_another_one_is_not(
+    tiny_config, tiny_teacher, other_teacher, of_image, tmp_path
+):
+    run(tiny_config, given([tiny_teacher, other_teacher], tmp_path / "run", MEANS))
+    later = ["run_type=test", f"checkpoint.load={tmp_path / 'run'}", f"env.save_dir={tmp_path / 'later'}"]
+    report = run(tiny_config, [*given([other_teacher], tmp_path / "run", MEANS), *later])
+    assert "test/text/kl" in report["metrics"]
+    stranger = tmp_path / "stranger"
+    run(tiny_config, [f"env.save_dir={stranger}", "data.processors.image.size=16"])
+    with pytest.raises(CheckpointError, match=r"run.*: holds nothing that a masker has learned from what these teachers see"):
+        run(tiny_config, [*given([stranger], tmp_path / "run", MEANS), *later])
+
+
+def test_a_masker_learns_from_the_tensors_of_its_own_side_alone(tiny_config, tiny_teacher, other_teacher, tmp_path, images):
+    words = given([tiny_teacher, other_teacher], tmp_path / "run", MEANS, "data.cache_mb=0")
+    data = build_data(RunFacts(checked(load(tiny_config, words))), World())
+    images.clear()
+    build_maskers(data).fit(data.all_training_examples())
+    assert images[8] == images[12]
+    assert images[8] <= 2 * 12  # batches as a student's are read with all that their own reader makes, and then with one side's
 
 
 def test_a_teacher_of_fewer_modalities_goes_with_the_first_that_takes_the_others(
@@ -178,3 +219,11 @@ def test_processors_that_are_named_for_all_teachers_must_be_those_of_each(tiny_c
     sentence = rf"teacher\.processors\.image: {other_teacher} was trained on other tensors: size is 8 here and 12 there"
     with pytest.raises(ConfigError, match=sentence):
         run(tiny_config, words)
+
+
+def test_the_report_of_saliency_names_each_teacher(tiny_config, tiny_teacher, other_teacher, tmp_path):
+    run(tiny_config, given([tiny_teacher, other_teacher], tmp_path / "run"))
+    result = run_saliency(tmp_path / "run" / "config.yaml", ["split=test", f"folder={tmp_path / 'saliency'}"])["test"]
+    assert result["teacher"] == f"{tiny_teacher}, {other_teacher}"
+    (page,) = (tmp_path / "saliency").glob("*.md")
+    assert str(other_teacher) in page.read_text().replace("\\", "")

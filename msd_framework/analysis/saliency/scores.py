@@ -118,8 +118,6 @@ def score(data: Data, teachers: Teachers, use: str, saliencies: Mapping[str, Sal
 
 def summarise(job: SaliencyRun, scored: Scored) -> dict[str, Any]:
     """A split's scores as JSON has them: by class, the examples at the ends, and beside the truth where it is known."""
-    teacher = job.run.teacher
-    assert teacher is not None
     info, num_resamples = job.facts.info, job.options.resamples
     classes = scored.classes(info.class_names, info.num_classes)
     truth, oracle = known_truth(scored), oracle_saliency(job, scored)
@@ -138,7 +136,7 @@ def summarise(job: SaliencyRun, scored: Scored) -> dict[str, Any]:
     # only what the run reads as pixels is shown as a picture: a text may hold any path
     settings = RunFacts(job.run).teacher_settings
     return {
-        "teacher": teacher.checkpoint,
+        "teacher": ", ".join(job.run.teacher_folders),
         "split": getattr(job.run.data, scored.use),
         "examples": len(scored.places),
         "modalities": list(scored.modalities),
