@@ -256,7 +256,13 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of a checkpoint."""
-    return read_object(path, lambda file, text: CheckpointError(f"{file}: {text}. Take another checkpoint."))
+
+    def damaged(file: Path, text: str) -> CheckpointError:
+        if text == "is missing":
+            return CheckpointError(f"{file}: is missing, so this is no complete checkpoint. Take another one.")
+        return CheckpointError(f"{file}: {text}. Take another checkpoint.")
+
+    return read_object(path, damaged)
 
 
 def misfit(saved: Any, own: Any, at: str = "") -> str:

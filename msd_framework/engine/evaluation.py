@@ -66,7 +66,7 @@ class PredictedBatches:
     precision: Precision = FP32  # the logits are float32 in any
     modalities: Sequence[str] = ()  # what the model takes; without it, each view counts as showing something of each example
     name: str = "the model"  # for sentences
-    side_of: Callable[[Batch], Batch] = lambda batch: batch  # a batch as the model sees it
+    shown: Callable[[Batch, str], Tensor | None] | None = None  # which examples a view shows it something of; else as the student
 
     def __iter__(self) -> Iterator[Predictions]:
         """The predictions of each batch, on the CPU."""
@@ -89,9 +89,9 @@ class PredictedBatches:
     def _shown(self, batch: Batch) -> dict[str, Tensor]:
         if not self.modalities:
             return {}
-        shown, batch = {}, self.side_of(batch)
+        shown, look = {}, self.shown or (lambda batch, view: batch.shown(view, self.modalities))
         for view in self.views:
-            examples = None if view == FULL else batch.shown(view, self.modalities)
+            examples = None if view == FULL else look(batch, view)
             if examples is not None:
                 shown[view] = batch.spread(examples).cpu()
         return shown

@@ -67,7 +67,10 @@ class SoftenedKL(_SoftenedDivergence):
 
 @DISTILLATION_LOSSES.register("bernoulli_kl")
 class BernoulliKL(OfLabels, SoftenedKL):
-    """Divergence of the student's probability of each label from the teacher's, added up over labels."""
+    r"""Divergence of the student's probability of each label from the teacher's, added up over labels.
+
+    .. math:: D = T^2 \sum_c \left[p_c \log \frac{p_c}{q_c} + (1 - p_c) \log \frac{1 - p_c}{1 - q_c}\right]
+    """
 
 
 @DISTILLATION_LOSSES.register("reverse_kl")
@@ -85,7 +88,10 @@ class ReverseKL(_SoftenedDivergence):
 
 @DISTILLATION_LOSSES.register("bernoulli_reverse_kl")
 class BernoulliReverseKL(OfLabels, ReverseKL):
-    """Divergence of the teacher's probability of each label from the student's, added up over labels."""
+    r"""Divergence of the teacher's probability of each label from the student's, added up over labels.
+
+    .. math:: D = T^2 \sum_c \left[q_c \log \frac{q_c}{p_c} + (1 - q_c) \log \frac{1 - q_c}{1 - p_c}\right]
+    """
 
 
 @DISTILLATION_LOSSES.register("js")
@@ -106,7 +112,10 @@ class JensenShannon(OfClasses):
 
 @DISTILLATION_LOSSES.register("bernoulli_js")
 class BernoulliJensenShannon(OfLabels, JensenShannon):
-    """Jensen-Shannon divergence between the probabilities of each label, added up over labels: from 0 to C."""
+    r"""Jensen-Shannon divergence between the probabilities of each label, added up over labels: from 0 to C.
+
+    .. math:: D = \sum_c \mathrm{JS}_2\left((p_c, 1 - p_c), (q_c, 1 - q_c)\right)
+    """
 
 
 @DISTILLATION_LOSSES.register("tvd")
@@ -128,7 +137,10 @@ class TotalVariation(OfClasses):
 
 @DISTILLATION_LOSSES.register("bernoulli_tvd")
 class BernoulliTotalVariation(OfLabels, TotalVariation):
-    """Total variation distance between the probabilities of each label, added up over labels: from 0 to C."""
+    r"""Total variation distance between the probabilities of each label, added up over labels: from 0 to C.
+
+    .. math:: D = \sum_c |p_c - q_c|
+    """
 
 
 @DISTILLATION_LOSSES.register("mse")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from typing import Any, ClassVar
 
@@ -187,7 +189,7 @@ class DistillationObjective(Objective):
 
     def shown_in(self, batch: Batch, view: View) -> Tensor | None:
         """Which examples have something of a view on the teacher's side and on the student's, bool [B]; None where all do."""
-        for_teacher = self.teacher.side_of(batch).shown(view.teacher, self.teacher.modalities)
+        for_teacher = self.teacher.shown(batch, view.teacher)
         for_student = batch.shown(view.student, self.model.modalities)
         if for_teacher is None or for_student is None:
             return for_student if for_teacher is None else for_teacher
@@ -251,8 +253,7 @@ class DistillationObjective(Objective):
             logits.append(teacher[view.teacher].logits)
             teacher_losses.append(known_losses(self.task_loss, teacher[view.teacher], batch))
         if self.weighting.saliency is not None:
-            of = self.teacher.modalities
-            scores = scores_of(self.weighting.saliency, teacher, self.teacher.side_of(batch), of, lacking=0.0)
+            scores = self._scores(batch, teacher, lacking=0.0)
         return Evidence(
             views=self.views,
             modalities=self.teacher.modalities,
@@ -352,7 +353,12 @@ class DistillationObjective(Objective):
             names = self.saliency_views()
             logits = check_logits(self.teacher.predict(batch, names).logits, batch, self.teacher.name)
             predictions = dict(zip(names, map(ModelOutput, logits)))
-            yield scores_of(self.weighting.saliency, predictions, self.teacher.side_of(batch), self.teacher.modalities)
+            yield self._scores(batch, predictions)
+
+    def _scores(self, batch: Batch, predictions: Mapping[str, ModelOutput], lacking: float = math.nan) -> Tensor:
+        teacher, saliency = self.teacher, self.weighting.saliency
+        assert saliency is not None
+        return scores_of(saliency, predictions, teacher.side_of(batch), teacher.modalities, lacking, partial(teacher.shown, batch))
 
     @classmethod
     def check(cls, options: Mapping[str, Any], setting: Setting) -> list[str]:

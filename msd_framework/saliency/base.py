@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -18,13 +19,21 @@ from msd_framework.views import without
 
 
 def scores_of(
-    saliency: Saliency, predictions: Mapping[str, ModelOutput], batch: Batch, modalities: Sequence[str], lacking: float = torch.nan
+    saliency: Saliency,
+    predictions: Mapping[str, ModelOutput],
+    batch: Batch,
+    modalities: Sequence[str],
+    lacking: float = torch.nan,
+    shown_in: Callable[[str], Tensor | None] | None = None,
 ) -> Tensor:
-    """The scores of a batch, float [N, M]; `lacking` for a modality that an example lacks, and for padding."""
-    completed = dict(predictions)
-    if batch.having:
+    """The scores of a batch, float [N, M]; `lacking` for a modality that an example lacks, and for padding.
+
+    `shown_in` says which examples a view shows the teacher something of, bool [B], where the batch alone does not.
+    """
+    completed, look = dict(predictions), shown_in or partial(batch.shown, modalities=modalities)
+    if batch.having or shown_in is not None:
         for view, prediction in predictions.items():
-            shown = batch.shown(view, modalities)
+            shown = look(view)
             completed[view] = saliency.completed(prediction, None if shown is None else batch.spread(shown))
     scores: Tensor = saliency(completed, batch.targets, modalities)
     if batch.having:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 
+from torch import Tensor
+
 from msd_framework.maskers.base import Views
 from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
 
@@ -26,13 +28,15 @@ class Teacher(ABC):
 
     @abstractmethod
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
-        """Logits float [V, N, C] for V views of the batch, which arrives in full; `shown` are those views as the
-        student sees them.
-        """
+        """Logits float [V, N, C] for V views of the batch, which arrives in full; `shown` are the student's views."""
 
     def side_of(self, batch: Batch) -> Batch:
         """The examples as it sees them; of several teachers, an example has what one of them sees."""
         return batch.teacher_side
+
+    def shown(self, batch: Batch, view: str) -> Tensor | None:
+        """Which examples have something that a view shows it, bool [B]; None where all of them do."""
+        return batch.teacher_side.shown(view, self.modalities)
 
     @property
     def feature_kinds(self) -> Mapping[str, FeatureKind]:

@@ -174,6 +174,15 @@ class EnsembleTeacher(Teacher):
                 having[modality] = torch.stack(each).any(0)
         return replace(sides[0], having=having)
 
+    def shown(self, batch: Batch, view: str) -> Tensor | None:
+        each, modalities = [], [teacher.modalities for teacher in self.teachers]
+        for k, own_name in names_by_teacher(view, modalities, self.combination).items():
+            examples = batch.for_teacher(k).shown(own_name, modalities[k])
+            if examples is None:
+                return None
+            each.append(examples)
+        return torch.stack(each).any(0) if each else None
+
     def _sides(self, batch: Batch) -> list[Batch]:
         return [batch.for_teacher(k) for k in range(len(self.teachers))]
 

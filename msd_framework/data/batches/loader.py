@@ -35,8 +35,11 @@ class _Read:
         reader.skipped |= self.skipped
         if self.batch is None:
             return None
-        of_teachers = {modality: having for (modality, _), having in self.batch.teacher_having.items()}
-        for modality, having in {**of_teachers, **self.batch.having}.items():
+        having_of = list(self.batch.having.items())
+        for (modality, _), having in self.batch.teacher_having.items():
+            if modality not in self.batch.having:
+                having_of.append((modality, having))
+        for modality, having in having_of:
             places = (place for place, has in zip(self.batch.places, having.tolist()) if not has)
             reader.lacking.setdefault(modality, set()).update(places)
         return self.batch

@@ -21,6 +21,7 @@ from msd_framework.engine.checkpoint import (
     Checkpoint,
     CheckpointFolder,
     find_checkpoint,
+    holds_run,
     read,
     read_json,
     write,
@@ -375,3 +376,11 @@ def test_all_files_of_a_checkpoint_are_as_readable_as_the_umask_lets_them(tmp_pa
     finally:
         os.umask(before)
     assert {p.stat().st_mode & 0o777 for p in (tmp_path / "c").iterdir()} == {0o666 & ~umask}
+
+
+def test_a_run_whose_checkpoints_are_gone_is_known_by_its_log_a_line_that_was_cut_included(tmp_path):
+    logged = ['{"update": 4, "train/loss": 1.0}', '{"update": 4, "validation/accuracy": 0.5}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(logged))
+    assert not holds_run(tmp_path)  # it may have ended before its first checkpoint
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*logged, '{"update": 8, "train/loss": 0.9}', '{"update": 12, "tra']))
+    assert holds_run(tmp_path)

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,19 @@ def test_every_combination_gives_probabilities_between_those_of_its_teachers(nam
 
 
 # --- teachers that see different things -----------------------------------------------------------------------------------------
+
+
+def test_a_view_shows_an_example_to_the_teacher_that_is_named_for_it_or_to_nobody() -> None:
+    batch, key = made_batch(3), ("image", (1,))
+    lacks = torch.tensor([True, False, True])
+    batch = replace(batch, teacher_inputs={key: batch.inputs["image"]}, teacher_having={key: lacks})
+    of_view = EnsembleTeacher([Said(0), Said(1)], TeacherOfEachView(["full", "image"]))
+    of_all = EnsembleTeacher([Said(0), Said(1)], MeanOfTeachers())
+    shown = of_view.shown(batch, "image")
+    assert shown is not None
+    assert torch.equal(shown, lacks)
+    assert of_view.shown(batch, "text") is None
+    assert of_all.shown(batch, "image") is None  # the first teacher sees all of them
 
 
 def test_a_teacher_is_shown_its_own_part_of_a_view_and_not_asked_about_what_it_cannot_see() -> None:
