@@ -30,6 +30,7 @@ from msd_framework.build.teachers import cached_split, trained_teachers
 from msd_framework.build.training import build_batches
 from msd_framework.checks.run import checked
 from msd_framework.config.load import load
+from msd_framework.data.batches.subset import Subset
 from msd_framework.engine.distributed import World
 from msd_framework.run import run
 from msd_framework.structures import ModelOutput
@@ -117,7 +118,7 @@ def fill(split: CachedSplit, number: int) -> TeacherStore:
     """The store that a run will look for, filled without asking the teacher more than once about the same meme."""
     store = TeacherStore.create(split.folder, split.key.card("fp32"))
     store.add(name_of(i) for i in range(number))
-    (batch,) = split._batches_of(np.arange(NUM_MEMES))
+    (batch,) = split.batches(Subset(split.dataset, np.arange(NUM_MEMES)))
     said = split.teacher().predict(batch, store.layout.views).logits[:, :NUM_MEMES]  # [V, NUM_MEMES, C]
     with Writer(store) as writer:
         for rows in torch.arange(number).split(1 << 16):
