@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import json
 import mmap
+import pkgutil
+import sys
 from dataclasses import replace
 from itertools import chain
 
@@ -13,7 +16,23 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench, cache, epochs, flops, machine, made, memory, scale, table, theirs, timing, variants
+import benchmarks
+from benchmarks import (
+    bench,
+    cache,
+    epochs,
+    evaluation,
+    flops,
+    machine,
+    made,
+    memory,
+    regions,
+    scale,
+    table,
+    theirs,
+    timing,
+    variants,
+)
 from benchmarks.made import VIEWS, Sizes, make_batch, make_batches, transformer
 from benchmarks.ours import Ours
 from benchmarks.table import BARS, BESIDE, Ratio
@@ -116,7 +135,8 @@ def test_a_report_has_the_same_keys_whether_it_is_quick_or_not(monkeypatch, tmp_
     monkeypatch.setitem(made.SIZES, "tiny", TINY)
     monkeypatch.setattr(variants, "WIDTH", 32)
     monkeypatch.setattr(cache, "NUM_ROWS", 100)
-    monkeypatch.setattr(memory, "said", lambda name, size: str(memory.extra_memory(name, size)))
+    # a process that has run other tests holds memory enough for a tiny step
+    monkeypatch.setattr(memory, "said", lambda name, size: str(1 + memory.extra_memory(name, size)))
     monkeypatch.setattr(scale, "python_says", lambda *numbers: json.dumps([{"examples": int(n), "peak": 1000} for n in numbers]))
     all_variants = variants.step_variants
     monkeypatch.setattr(bench, "step_variants", lambda *words: [replace(v, rounds=1) for v in all_variants(*words)])
@@ -127,7 +147,7 @@ def test_a_report_has_the_same_keys_whether_it_is_quick_or_not(monkeypatch, tmp_
     assert quick["machine"]["threads"] == torch.get_num_threads()
     for report in (quick, full):
         assert all({"name", "value", "unit"} <= set(run) for run in report["runs"])
-        assert all(value > 0 for value in (report["ratios"] | report["beside"]).values())
+        assert [key for key, value in (report["ratios"] | report["beside"]).items() if not value > 0] == []
         names = [run["name"] for run in report["runs"]]
         assert len(names) == len(set(names))
         timed = [run for run in report["runs"] if "wall_s" in run]
@@ -211,6 +231,48 @@ def test_the_machine_is_described():
     assert found["cores"] >= 1
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
     json.dumps(found)
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(benchmarks.__path__)])
+def test_every_module_is_imported(name):
+    importlib.import_module(f"benchmarks.{name}")
+
+
+def test_every_step_but_torchdistill_s_runs_without_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchdistill", None)
+    for variant in variants.step_variants(TINY, "fp32", quick=False):
+        if variant.precision == "fp32" and variant.name not in ("matmul", table.TORCHDISTILL):
+            variant.step(make_batch(TINY.num_examples, seed=1))()
+
+
+def test_whole_runs_fill_a_cache_and_learn_from_it(monkeypatch):
+    monkeypatch.setattr(epochs, "NUM_EPOCHS", 1)
+    for run in (epochs.naive_run(TINY), epochs.cached_run(TINY, "fp32")):
+        run(make_batches(1, TINY.num_examples))
+
+
+def test_what_a_cache_costs_is_measured(monkeypatch):
+    monkeypatch.setattr(cache, "NUM_ROWS", 100)
+    look_up, off, exact = (found["value"] for found in cache.quantities(TINY.num_examples))
+    assert look_up > 0
+    assert 0 < off < 1e-3 * exact
+
+
+def test_facts_of_scale_are_found(monkeypatch):
+    monkeypatch.setattr(scale, "python_says", lambda *words: json.dumps({"peak": 1000}))
+    (found,) = scale.measure([2 * scale.BATCH_SIZE])
+    assert (found["examples"], found["peak"]) == (64, 1000)
+    assert all(value > 0 for value in found.values())
+
+
+def test_an_evaluation_of_which_memory_is_measured_runs():
+    assert isinstance(evaluation.extra_memory(2), int)
+
+
+def test_region_features_are_read_both_ways(monkeypatch, tmp_path):
+    monkeypatch.setattr(regions, "FEATURES", 8)
+    monkeypatch.setattr(regions, "timed", lambda read: read() or 1.0)
+    assert regions.measure(tmp_path / "store", "fp32", num_regions=3, num_images=2 * regions.BATCH, rounds=1)["share"] == 1.0
 
 
 @pytest.mark.parametrize("module", [table, timing, scale, theirs], ids=lambda m: m.__name__)
