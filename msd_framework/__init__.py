@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.errors import DataError as DataError
     from msd_framework.errors import MSDError as MSDError
     from msd_framework.losses.crd import ContrastiveRepresentation as ContrastiveRepresentation
+    from msd_framework.losses.ctkd import LearnedTemperature as LearnedTemperature
+    from msd_framework.losses.ctkd import LearnedTemperatureOfLabels as LearnedTemperatureOfLabels
     from msd_framework.losses.decoupled import BernoulliNonTargetKL as BernoulliNonTargetKL
     from msd_framework.losses.decoupled import DecoupledKL as DecoupledKL
     from msd_framework.losses.decoupled import NonTargetKL as NonTargetKL
@@ -100,6 +102,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "msd_framework.errors": ("CheckpointError", "ConfigError", "DataError", "MSDError"),
     "msd_framework.losses.crd": ("ContrastiveRepresentation",),
+    "msd_framework.losses.ctkd": ("LearnedTemperature", "LearnedTemperatureOfLabels"),
     "msd_framework.losses.decoupled": ("BernoulliNonTargetKL", "DecoupledKL", "NonTargetKL"),
     "msd_framework.losses.dist": ("BernoulliMultiLevel", "ClassRelations", "LabelRelations", "MultiLevel"),
     "msd_framework.losses.features": ("AttentionTransfer", "CosineDistance", "Hint", "PatientDistance", "RelationTransfer"),

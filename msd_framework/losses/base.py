@@ -46,6 +46,10 @@ class DistillationLoss(nn.Module, ABC):
     def forward(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         """One value a target, float [N], float32 at least, of logits float [N, C]; no gradient flows into the teacher's."""
 
+    def logged(self) -> dict[str, Tensor]:
+        """Detached scalars for the log, such as what it has learned."""
+        return {}
+
     @classmethod
     def check(cls, info: DatasetInfo) -> list[str]:
         """What would not work with a data set, as sentences."""

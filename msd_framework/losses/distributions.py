@@ -36,21 +36,24 @@ def logits_of(output: ModelOutput) -> Tensor:
     return at_least_float32(output.logits)
 
 
-def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def log_softmax(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """Log-probabilities of the classes, [.., C]."""
     return (logits / temperature).log_softmax(-1)
 
 
-def log_bernoulli(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def log_bernoulli(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """Log-probabilities of yes and of no for each label, [.., C, 2]."""
     z = logits / temperature
     return torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], -1)
 
 
 def log_distributions(
-    student: ModelOutput, teacher: ModelOutput, outcomes: Outcomes, temperature: float = 1.0
+    student: ModelOutput, teacher: ModelOutput, outcomes: Outcomes, temperature: float | Tensor = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the student and, without a graph, of the teacher: [N, 1, C] of a softmax, [N, C, 2] of C answers."""
+    """Log-probabilities of the student and of the teacher: [N, 1, C] of a softmax, [N, C, 2] of C answers.
+
+    The teacher's logits are without a graph; a temperature that learns has one on both sides.
+    """
     z, z_teacher = logits_of(student), logits_of(teacher).detach()
     if outcomes == "softmax":
         return log_softmax(z, temperature)[:, None], log_softmax(z_teacher, temperature)[:, None]

@@ -190,6 +190,9 @@ class Standardised(LabelledDistillationLoss):
     def forward(self, student: ModelOutput, teacher: ModelOutput, targets: Tensor | None = None) -> Tensor:
         return compare(self.loss, _standardised(student), _standardised(teacher), targets)
 
+    def logged(self) -> dict[str, Tensor]:
+        return self.loss.logged()
+
     @classmethod
     def check(cls, info: DatasetInfo) -> list[str]:
         few = f"needs three classes or more, got {info.num_classes}: two standardised logits are always 1 and -1. Leave it out."

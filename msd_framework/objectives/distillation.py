@@ -176,7 +176,8 @@ class DistillationObjective(Objective):
             self.traced.append(
                 traced.weighed(lambda z: self.distill_losses(self.by_view(z), teacher, batch.targets, shown), factors)
             )
-        return StepOutput(terms.loss(), {**terms.logged(), **self.modulate(batch)}, full, tuple(terms.each()))
+        logged = {**terms.logged(), **self.distill_loss.logged(), **self.modulate(batch)}
+        return StepOutput(terms.loss(), logged, full, tuple(terms.each()))
 
     @property
     def student_views(self) -> tuple[str, ...]:

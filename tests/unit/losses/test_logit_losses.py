@@ -43,9 +43,11 @@ SPECS = {
     "bernoulli_js": {"type": "bernoulli_js"},
     "tvd": {"type": "tvd"},
     "bernoulli_tvd": {"type": "bernoulli_tvd"},
+    "ctkd": {"type": "ctkd"},
+    "bernoulli_ctkd": {"type": "bernoulli_ctkd"},
 }
 MIXING = {"dist", "bernoulli_dist", "multi_level", "bernoulli_multi_level"}
-BLIND_TO_A_SHIFT = ["dkd", "dist", "standardised", "multi_level", "reverse_kl", "tvd"]
+BLIND_TO_A_SHIFT = ["dkd", "dist", "standardised", "multi_level", "reverse_kl", "tvd", "ctkd"]
 
 every_loss = pytest.mark.parametrize("name", SPECS)
 cases = st.tuples(st.integers(0, 10_000), st.integers(2, 6), st.integers(3, 6), st.floats(0.3, 5))
@@ -507,7 +509,7 @@ def test_a_loss_that_does_not_fit_is_told_before_anything_is_loaded(
         run(tiny_config, [*words, "run_type=check", f"env.save_dir={tmp_path / 'run'}"])
 
 
-FITTING = ["{type: dkd, temperature: {start: 4, end: 1, shape: cosine}}", "dist", "multi_level", "reverse_kl", "tvd"]
+FITTING = ["{type: dkd, temperature: {start: 4, end: 1, shape: cosine}}", "dist", "multi_level", "reverse_kl", "tvd", "ctkd"]
 
 
 @pytest.mark.parametrize("loss", FITTING)
