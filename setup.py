@@ -49,6 +49,7 @@ setup(
         "tensorboard": ["tensorboard>=2.14"],
         "lmdb": ["lmdb>=1.4"],
         "hdf5": ["h5py>=3.10"],
+        "timm": ["timm>=1.0.12"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
@@ -57,6 +58,7 @@ setup(
             "tensorboard>=2.14",
             "lmdb>=1.4",
             "h5py>=3.10",
+            "timm>=1.0.12",
             "accelerate>=1.1",
             "lightning>=2.6",
         ],

@@ -25,6 +25,7 @@ HEAVY = (
     "tensorboard",
     "lmdb",
     "h5py",
+    "timm",
 )
 LIST_ALL = "from msd_framework.registry import REGISTRIES; [r.names() for r in REGISTRIES.values()]"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from msd_framework.models.base import ENCODERS, Encoded, LayeredEncoder, refuse_positions
 from msd_framework.models.features import KINDS, Features, Span, cut, layer_features, of_layers
+from msd_framework.models.layers.pooling import masked_mean
 from msd_framework.models.pretrained.transformers import load_published, refuse_generative
 from msd_framework.structures import FeatureKind, ModalityInputs
 
@@ -19,12 +20,14 @@ BERT_FEATURES = ("hidden", "mean", "cls", "attention")  # what transformers retu
 
 @ENCODERS.register("bert")
 class Bert(LayeredEncoder):
-    """A text encoder of transformers; its summary is the pooler's, or the first word where it has no pooler.
+    """A text encoder of transformers, with a summary of the text.
 
     Args:
         name: a folder or a name on the Hugging Face hub.
         config: what its config.json would say, `model_type` included, to start from random weights instead.
         vocab_size: how many word ids there are; the model must have an embedding for each.
+        summary: the pooler's, or the first word where there is no pooler; or the mean over all words, special ones included, as
+            sentence-transformers (Reimers & Gurevych, EMNLP 2019) such as MiniLM are trained.
     """
 
     kinds = frozenset({"tokens"})
@@ -35,6 +38,7 @@ class Bert(LayeredEncoder):
         name: str | None = None,
         config: dict[str, Any] | None = None,
         vocab_size: int | None = None,
+        summary: Literal["pooler", "mean"] = "pooler",
         freeze: bool = False,
     ):
         super().__init__()
@@ -50,7 +54,7 @@ class Bert(LayeredEncoder):
             raise ValueError(f"{name or 'config'} is a model of type {sizes.model_type}, which does not take texts")
         if vocab_size is not None and vocab_size > sizes.vocab_size:
             raise ValueError(f"the tokenizer has {vocab_size} words and {name or 'config'} has embeddings for {sizes.vocab_size}")
-        self.width = sizes.hidden_size
+        self.width, self.summary = sizes.hidden_size, summary
         self.pad_id = sizes.pad_token_id or 0
         positions = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
         padding = getattr(positions, "padding_idx", None)
@@ -87,6 +91,8 @@ class Bert(LayeredEncoder):
         # some architectures convolve over masked words, so these become [PAD]
         output = self.model(input_ids=inputs.values.masked_fill(~inputs.mask, self.pad_id), **arguments)
         tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)  # [B, L, D], [B, D]
+        if self.summary == "mean":
+            pooled = masked_mean(tokens, inputs.mask)
         encoded = Encoded(tokens, inputs.mask, tokens[:, 0] if pooled is None else pooled)
         features = encoded.features(wanted)
         for name, (_, layer, what) in layered.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import combinations
 from typing import Any
 
@@ -270,11 +271,19 @@ ENCODER_CASES: dict[str, list[Case]] = {
         Case(RESNET, {"x": "pixels"}),
         Case({"type": "resnet", "freeze_batch_norm": True, "grid_size": [3, 1]}, {"x": "pixels"}),
     ],
+    "timm": [
+        Case({"type": "timm", "name": "test_efficientnet"}, {"x": "pixels"}),
+        Case({"type": "timm", "name": "mobilenetv3_small_050", "freeze_batch_norm": True}, {"x": "pixels"}),
+    ],
 }
 
 
 def named(cases: dict[str, list[Case]]) -> list[Any]:
-    return [pytest.param(case, id=f"{name}-{i}") for name, group in cases.items() for i, case in enumerate(group)]
+    found = []
+    for name, group in cases.items():
+        marks = [pytest.mark.skipif(find_spec(name) is None, reason="timm is not installed")] if name == "timm" else []
+        found += [pytest.param(case, id=f"{name}-{i}", marks=marks) for i, case in enumerate(group)]
+    return found
 
 
 every_model = pytest.mark.parametrize("case", named(MODEL_CASES))

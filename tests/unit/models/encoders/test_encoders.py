@@ -244,6 +244,14 @@ def test_bert_refuses_what_it_cannot_build(options: dict[str, Any], message: str
         Bert(**options)
 
 
+def test_the_mean_of_bert_is_that_of_sentence_transformers() -> None:
+    torch.manual_seed(0)
+    encoder, x = Bert(config={"model_type": "bert", **BERT_SIZES}, summary="mean").double().eval(), text()
+    states = encoder.model(input_ids=x.values * x.mask, attention_mask=x.mask.long()).last_hidden_state
+    shown = x.mask[..., None].double()
+    same(encoder(x).pooled, (states * shown).sum(1) / shown.sum(1).clamp(min=1e-9))  # as their models.Pooling has it
+
+
 def test_bert_refuses_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"the folder {tmp_path} has no config.json"):
         Bert(name=str(tmp_path))
