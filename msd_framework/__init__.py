@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.losses.dist import ClassRelations as ClassRelations
     from msd_framework.losses.dist import LabelRelations as LabelRelations
     from msd_framework.losses.dist import MultiLevel as MultiLevel
+    from msd_framework.losses.fd_cmkd import FrequencyDecoupled as FrequencyDecoupled
     from msd_framework.losses.features import AttentionTransfer as AttentionTransfer
     from msd_framework.losses.features import CosineDistance as CosineDistance
     from msd_framework.losses.features import Hint as Hint
@@ -105,6 +106,7 @@ _HOMES = {
     "msd_framework.losses.ctkd": ("LearnedTemperature", "LearnedTemperatureOfLabels"),
     "msd_framework.losses.decoupled": ("BernoulliNonTargetKL", "DecoupledKL", "NonTargetKL"),
     "msd_framework.losses.dist": ("BernoulliMultiLevel", "ClassRelations", "LabelRelations", "MultiLevel"),
+    "msd_framework.losses.fd_cmkd": ("FrequencyDecoupled",),
     "msd_framework.losses.features": ("AttentionTransfer", "CosineDistance", "Hint", "PatientDistance", "RelationTransfer"),
     "msd_framework.losses.logits": (
         "BernoulliJensenShannon",

@@ -16,10 +16,14 @@ from msd_framework.structures import Batch, Feature, FeatureShape
 from msd_framework.testing import made_batch
 
 BATCH, POSITIONS, EXAMPLES = 4, 5, 20
-OPTIONS: dict[str, dict[str, Any]] = {"crd": {"num_negatives": 8, "embedding_size": 6}, "minilm": {"num_heads": 2}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "crd": {"num_negatives": 8, "embedding_size": 6},
+    "minilm": {"num_heads": 2},
+    "fd_cmkd": {"num_classes": 3},
+}
 """Options of losses whose defaults are too large for a test."""
 
-LEARNS = {"crd"}
+LEARNS = {"crd", "fd_cmkd"}
 """Losses that compare what they learned to see in features, where a student that equals its teacher is nothing special."""
 
 MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 4 + [False], [True, False, True, False, False]])
