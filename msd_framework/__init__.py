@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.maskers.resample import NoiseMasker as NoiseMasker
     from msd_framework.maskers.resample import OtherMasker as OtherMasker
     from msd_framework.models.base import MultimodalModel as MultimodalModel
+    from msd_framework.modulation.g2d import SequentialPriority as SequentialPriority
     from msd_framework.modulation.ogm_ge import OnTheFlyModulation as OnTheFlyModulation
     from msd_framework.objectives.agreement import AgreementObjective as AgreementObjective
     from msd_framework.objectives.distillation import DistillationObjective as DistillationObjective
@@ -134,6 +135,7 @@ _HOMES = {
     "msd_framework.maskers.drop": ("DropMasker",),
     "msd_framework.maskers.resample": ("MeanMasker", "NoiseMasker", "OtherMasker"),
     "msd_framework.models.base": ("MultimodalModel",),
+    "msd_framework.modulation.g2d": ("SequentialPriority",),
     "msd_framework.modulation.ogm_ge": ("OnTheFlyModulation",),
     "msd_framework.objectives.agreement": ("AgreementObjective",),
     "msd_framework.objectives.distillation": ("DistillationObjective",),

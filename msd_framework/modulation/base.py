@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from msd_framework.components.registry import Registry
 from msd_framework.models.base import MODELS, MultimodalModel
 from msd_framework.schedules import UpdateHook
-from msd_framework.structures import Batch, Setting
+from msd_framework.structures import Batch, ModelOutput, Setting
 
 
 class GradientModulation(UpdateHook, ABC):
@@ -27,6 +27,17 @@ class GradientModulation(UpdateHook, ABC):
 
     def prepare(self, modalities: tuple[str, ...]) -> None:
         """Makes the buffers that depend on the modalities, when an objective takes it."""
+
+    @property
+    def teacher_views(self) -> tuple[str, ...]:
+        """The views on which it wants the teacher's predictions, once it is prepared."""
+        return ()
+
+    def watch_teacher(self, batch: Batch, predictions: Mapping[str, ModelOutput], shown: Callable[[str], Tensor | None]) -> None:
+        """Looks at a teacher's predictions by view, before `forward` looks at the same examples.
+
+        `shown` says which examples have something that a view shows the teacher, bool [B]; None where all do.
+        """
 
     @abstractmethod
     def forward(self, model: MultimodalModel, batch: Batch) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -97,13 +98,7 @@ class OnTheFlyModulation(GradientModulation):
         """S of the examples of a batch, float64 [M]; of a modality that some lack, as if the others spoke for them."""
         with evaluated(model):
             logits = model.forward_views([{m: batch.inputs[m]} for m in self.modalities]).logits  # [M, B, C]
-        right = torch.stack([self.right(at_least_float32(z), batch.targets).double() for z in logits])  # [M, N]
-        right = batch.mean_of_targets(right)  # [M, B]
-        if batch.having:
-            everyone = torch.ones_like(right[0], dtype=torch.bool)
-            having = torch.stack([batch.having.get(m, everyone) for m in self.modalities])
-            right = right * having * (len(batch) / having.sum(1, keepdim=True).clamp(min=1))
-        return right.sum(1)
+        return summed_confidence(self.right, logits, batch, [batch.having.get(m) for m in self.modalities])
 
     def after_backward(self, mean: Mean) -> None:
         if not self.scores:
@@ -122,6 +117,22 @@ class OnTheFlyModulation(GradientModulation):
 def _noise(gradient: Tensor, generator: torch.Generator) -> Tensor:
     drawn = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype, device=gradient.device)
     return drawn * gradient.std(correction=0)
+
+
+def summed_confidence(
+    right: Callable[[Tensor, Tensor], Tensor], logits: Iterable[Tensor], batch: Batch, having: Sequence[Tensor | None]
+) -> Tensor:
+    """The probability of what is right, summed over the examples of a batch, float64 [M], of M modalities' logits [N, C].
+
+    Where some examples lack a modality (`having`, bool [B], is False), it is as if the others spoke for them.
+    """
+    confidence = []
+    for z, there in zip(logits, having):
+        values = batch.mean_of_targets(right(at_least_float32(z), batch.targets).double())  # [B]
+        if there is not None:
+            values = values * there * (len(batch) / there.sum().clamp(min=1))
+        confidence.append(values)
+    return torch.stack(confidence).sum(1)
 
 
 def right_class(logits: Tensor, targets: Tensor) -> Tensor:

@@ -176,6 +176,8 @@ class DistillationObjective(Objective):
             self.traced.append(
                 traced.weighed(lambda z: self.distill_losses(self.by_view(z), teacher, batch.targets, shown), factors)
             )
+        if self.modulation is not None:
+            self.modulation.watch_teacher(batch, teacher, partial(self.teacher.shown, batch))
         logged = {**terms.logged(), **self.distill_loss.logged(), **self.modulate(batch)}
         return StepOutput(terms.loss(), logged, full, tuple(terms.each()))
 
@@ -186,7 +188,9 @@ class DistillationObjective(Objective):
 
     @property
     def teacher_views(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*(v.teacher for v in self.views), *self.features.views("teacher"), *self.saliency_views()]))
+        modulation = () if self.modulation is None else self.modulation.teacher_views
+        compared = [*(v.teacher for v in self.views), *self.features.views("teacher")]
+        return tuple(dict.fromkeys([*compared, *self.saliency_views(), *modulation]))
 
     def shown_in(self, batch: Batch, view: View) -> Tensor | None:
         """Which examples have something of a view on the teacher's side and on the student's, bool [B]; None where all do."""
