@@ -92,6 +92,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.weighting.fixed import UniformWeights as UniformWeights
     from msd_framework.weighting.learned import LearnedWeights as LearnedWeights
     from msd_framework.weighting.rank_filter import RankFilter as RankFilter
+    from msd_framework.weighting.routed import RoutedTeachers as RoutedTeachers
     from msd_framework.weighting.saliency import InstanceWeights as InstanceWeights
     from msd_framework.weighting.saliency import PopulationWeights as PopulationWeights
     from msd_framework.weighting.teacher import TeacherLossWeights as TeacherLossWeights
@@ -155,6 +156,7 @@ _HOMES = {
     "msd_framework.weighting.fixed": ("FixedWeights", "ScheduledWeights", "UniformWeights"),
     "msd_framework.weighting.learned": ("LearnedWeights",),
     "msd_framework.weighting.rank_filter": ("RankFilter",),
+    "msd_framework.weighting.routed": ("RoutedTeachers",),
     "msd_framework.weighting.saliency": ("InstanceWeights", "PopulationWeights"),
     "msd_framework.weighting.teacher": ("TeacherLossWeights",),
 }
