@@ -91,6 +91,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.weighting.fixed import ScheduledWeights as ScheduledWeights
     from msd_framework.weighting.fixed import UniformWeights as UniformWeights
     from msd_framework.weighting.learned import LearnedWeights as LearnedWeights
+    from msd_framework.weighting.meta_kd import ModalityImportance as ModalityImportance
     from msd_framework.weighting.rank_filter import RankFilter as RankFilter
     from msd_framework.weighting.routed import RoutedTeachers as RoutedTeachers
     from msd_framework.weighting.saliency import InstanceWeights as InstanceWeights
@@ -155,6 +156,7 @@ _HOMES = {
     "msd_framework.weighting.adaptive": ("DynamicWeightAverage", "GradNormWeights", "UncertaintyWeights"),
     "msd_framework.weighting.fixed": ("FixedWeights", "ScheduledWeights", "UniformWeights"),
     "msd_framework.weighting.learned": ("LearnedWeights",),
+    "msd_framework.weighting.meta_kd": ("ModalityImportance",),
     "msd_framework.weighting.rank_filter": ("RankFilter",),
     "msd_framework.weighting.routed": ("RoutedTeachers",),
     "msd_framework.weighting.saliency": ("InstanceWeights", "PopulationWeights"),
