@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.modulation.g2d import SequentialPriority as SequentialPriority
     from msd_framework.modulation.ogm_ge import OnTheFlyModulation as OnTheFlyModulation
     from msd_framework.objectives.agreement import AgreementObjective as AgreementObjective
+    from msd_framework.objectives.c2kd import ProxyObjective as ProxyObjective
     from msd_framework.objectives.distillation import DistillationObjective as DistillationObjective
     from msd_framework.objectives.features import FeatureTerm as FeatureTerm
     from msd_framework.objectives.supervised import SupervisedObjective as SupervisedObjective
@@ -140,6 +141,7 @@ _HOMES = {
     "msd_framework.modulation.g2d": ("SequentialPriority",),
     "msd_framework.modulation.ogm_ge": ("OnTheFlyModulation",),
     "msd_framework.objectives.agreement": ("AgreementObjective",),
+    "msd_framework.objectives.c2kd": ("ProxyObjective",),
     "msd_framework.objectives.distillation": ("DistillationObjective",),
     "msd_framework.objectives.features": ("FeatureTerm",),
     "msd_framework.objectives.supervised": ("SupervisedObjective",),

@@ -62,8 +62,8 @@ class NonTargetKL(DecoupledKL):
     .. math:: D = T^2 \sum_{c \ne y} \hat p_c \log \frac{\hat p_c}{\hat q_c}, \qquad \hat p_c = p_c / (1 - p_y)
 
     with the symbols of `dkd`, which it is with `alpha: 0` and `beta: 1`. **Half of C2KD's selective distillation** (Huo et al.,
-    CVPR 2024), whose other half is the weighting `rank_filter`. Left out are the paper's proxies of student and teacher, and the
-    training of the teacher. The released code sets the right class's logit to 0 where this takes the class out.
+    CVPR 2024), whose other half is the weighting `rank_filter`. The paper's proxies of student and teacher, and the training of
+    the teacher, are in the objective `c2kd`. The released code sets the right class's logit to 0 where this takes the class out.
 
     Args:
         temperature: T, above 0, or a schedule such as `{start: 4, end: 1}`.

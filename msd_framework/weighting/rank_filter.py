@@ -22,7 +22,8 @@ class RankFilter(WeightingStrategy):
 
     **Half of C2KD's selective distillation** (Huo et al., CVPR 2024, "On-the-Fly Selection Distillation"), whose other half is
     the loss `non_target_kl`. There, learned classifiers on top of both models' features (proxies) are compared, and the teacher
-    learns as well; here the models' own logits are, and it does not. A threshold of 0 is that of the released code.
+    learns as well, as in the objective `c2kd`; here the models' own logits are, and it does not. A threshold of 0 is that of the
+    released code.
 
     Args:
         threshold: :math:`\tau_0`, at least -1 and below 1.
