@@ -19,6 +19,7 @@ import torch
 
 from msd_framework.build.run import Run
 from msd_framework.config.schema import USED_SPLITS
+from msd_framework.config.values import flow
 from msd_framework.data.base import SubmissionFile
 from msd_framework.data.batches.reader import ExampleReader
 from msd_framework.engine.distributed import World
@@ -62,6 +63,7 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": sum(map(torch.numel, run.model.parameters())),
         "frozen_parameters": sum(p.numel() for p in run.model.parameters() if not p.requires_grad),
         "examples": examples,
+        "maskers": evaluation_maskers(run),
         "precision": asdict(run.precision),
         **facts,
         "lacking": lacking(run),
@@ -172,6 +174,27 @@ def lacking(run: Run) -> dict[str, dict[str, int]]:
     return counts
 
 
+def evaluation_maskers(run: Run) -> dict[str, Any]:
+    """How views hide a modality from the student and from each teacher, as a YAML has it."""
+    masker_of, count = run.data.facts.masker_of, len(run.maskers.teachers)
+    maskers = {"student": masker_of("test")[1]}
+    for number in range(count):
+        maskers["teacher" if count == 1 else f"teacher {number + 1}"] = masker_of("test", number)[1]
+    return maskers
+
+
+def masker_line(maskers: Mapping[str, Any]) -> str:
+    """How views hide a modality, as a sentence.
+
+    >>> masker_line({"student": "drop", "teacher": "drop"}), masker_line({"student": "drop", "teacher": "attention"})
+    ('Views hide a modality by drop.', 'Views hide a modality from the student by drop, from the teacher by attention.')
+    """
+    of_side = {side: flow(masker) for side, masker in maskers.items()}
+    if len(set(of_side.values())) == 1:
+        return f"Views hide a modality by {of_side['student']}."
+    return "Views hide a modality " + ", ".join(f"from the {side} by {masker}" for side, masker in of_side.items()) + "."
+
+
 def environment(world: World) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
@@ -194,7 +217,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines += ["", result["precision"]["line"]]
     if "skipped_updates" in result:
         lines.append(f"{result['skipped_updates']} updates were skipped, since their gradients were not finite in fp16.")
-    lines += ["", *_table(result).markdown()]
+    lines += ["", escaped(masker_line(result["maskers"])), "", *_table(result).markdown()]
     if result["lacking"]:
         lines += ["", f"{escaped(lacking_line(result))} Views that show nothing of an example are not measured on it."]
     if result["skipped"]:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msd_framework.build.models import trained_precision
+from msd_framework.build.facts import needs_all
+from msd_framework.build.models import STUDENT, trained_precision
 from msd_framework.build.run import student_predictions
-from msd_framework.components.specs import Spec
+from msd_framework.components.specs import Spec, differences
 from msd_framework.config import cards
 from msd_framework.config.load import load as load_config
 from msd_framework.config.load import resolve
@@ -188,9 +189,10 @@ def load(folder: str | Path, device: str | torch.device = "auto", allow: str | C
     with random_numbers_apart():
         model = cards.rebuilt(checkpoint.card, path)
         processors = _processors(checkpoint, path, cards.learned_processors(given, own))
-        masker = _masker(config, checkpoint, path, own)
+        kinds = {m: p.kind for m, p in processors.items()}
+        masker = _masker(config, checkpoint, path, own, needs_all(model.takes_subsets, kinds))
     load_weights(model, checkpoint.model, str(path))
-    facts, kinds = checkpoint.card["facts"], {m: p.kind for m, p in processors.items()}
+    facts = checkpoint.card["facts"]
     class_names = tuple(facts.get("class_names") or ())
     info = DatasetInfo(kinds, facts["num_classes"], facts["task"], class_names, cards.read_as(checkpoint.card))
     if model.modalities != tuple(processors) or not model.num_classes == info.num_classes == len(names_of(info)):
@@ -248,21 +250,25 @@ def _processors(checkpoint: Checkpoint, path: Path, learned: Mapping[str, Path])
     return found
 
 
-def _masker(config: RunConfig, checkpoint: Checkpoint, path: Path, own: frozenset[str]) -> Masker:
+def _masker(config: RunConfig, checkpoint: Checkpoint, path: Path, own: frozenset[str], in_full: bool) -> Masker:
+    """How the run's evaluations hide a modality from the model, of which `in_full` says whether it needs each."""
     where = f"{path}: the masker of its config.yaml"
+    spec = config.evaluation.masker or (config.masker if in_full else "drop")
     try:
-        foreign = next(cards.foreign_names(Spec("masker", MASKERS, config.masker), own), None)
-        if foreign is not None:
-            text = f"names {foreign!r}, which is code and no registered component"
-            raise CheckpointError(f"{where} {text}. If it is yours, allow it: load(..., allow=[{foreign!r}]).")
-        for key, value in too_large({"masker": config.masker}):
-            raise CheckpointError(f"{where} has {key}={value}, more than any has.")
-        masker = MASKERS.build(config.masker, "masker", checkpoint.card["facts"])
+        for value in (config.masker, spec):
+            foreign = next(cards.foreign_names(Spec("masker", MASKERS, value), own), None)
+            if foreign is not None:
+                text = f"names {foreign!r}, which is code and no registered component"
+                raise CheckpointError(f"{where} {text}. If it is yours, allow it: load(..., allow=[{foreign!r}]).")
+            for key, number in too_large({"masker": value}):
+                raise CheckpointError(f"{where} has {key}={number}, more than any has.")
+            masker = MASKERS.build(value, "masker", checkpoint.card["facts"])
+        is_own = not differences(MASKERS, spec, config.masker)
     except CheckpointError:
         raise
     except Exception as error:  # options that were edited can make a constructor raise anything
         raise CheckpointError(f"{where} cannot be made: {str(error) or type(error).__name__}") from error
-    learned = part_of(checkpoint.objective, "masker.")
+    learned = part_of(checkpoint.objective, "masker." if is_own else f"evaluation_masker.{STUDENT}.")
     if masker.needs_fit and not learned:
         text = "learns from the training examples, and nothing that it learned is in the checkpoint"
         raise CheckpointError(f"{where} {text}. Take another checkpoint.")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from msd_framework.array_files import digest
 from msd_framework.components.specs import complete
 from msd_framework.config.cards import card_of
-from msd_framework.config.schema import ChannelsConfig, RunConfig, TeacherConfig
+from msd_framework.config.schema import ChannelsConfig, Component, RunConfig, TeacherConfig
 from msd_framework.data.base import Processor
 from msd_framework.engine.checkpoint import find_checkpoint, read_json
 from msd_framework.errors import CacheError
@@ -93,6 +93,7 @@ def cache_key(
     processors: Mapping[str, Processor],
     processor_specs: Mapping[str, Any],
     masker: Masker,
+    masker_spec: Component,
     layout: Layout,
 ) -> CacheKey:
     """The key of one teacher's outputs for one split, of which `content` is the hash; the masker must be fitted."""
@@ -124,7 +125,7 @@ def cache_key(
     # what no view hides depends on no masker
     parts["masker"] = None
     if any(view != FULL for view in layout.views):
-        spec = complete(MASKERS, teacher.masker or config.masker)
+        spec = complete(MASKERS, masker_spec)
         parts["masker"] = {"spec": spec, "state": _state(masker), "meaning": HIDDEN}
     parts["views"] = list(layout.views)
     if teacher.channels:

@@ -38,11 +38,13 @@ class DryRun:
         self.config, self.rows, self.finite, self.device = config, rows, finite, rows.device
         self.precision = PRECISIONS.get(config.training.precision, FP32)
 
-    def student(self, model: MultimodalModel, masker: Masker, views: Sequence[str], metrics: Mapping[str, Metric]) -> None:
-        """Runs the student on these rows, on the full input and the views that the run asks it for."""
+    def student(
+        self, model: MultimodalModel, masker: Masker, views: Sequence[str], metrics: Mapping[str, Metric], at: str = "masker"
+    ) -> None:
+        """Runs the student on these rows, on the full input and the views that the run asks it for; the masker stands at a key."""
 
         def predict(batch: Batch, names: Sequence[str]) -> None:
-            logits = model.forward_views([self._view(masker, batch, name) for name in names]).logits
+            logits = model.forward_views([self._view(masker, batch, name, at) for name in names]).logits
             wanted = [len(names), len(batch.targets), self.rows.info.num_classes]
             if list(logits.shape) != wanted or not logits.is_floating_point():
                 text = f"{type(model).__name__} gives logits {list(logits.shape)} of {logits.dtype}, wanted floats {wanted}"
@@ -72,18 +74,18 @@ class DryRun:
                 text = f"{whose} prediction of {self.rows.source(batch)} on the view {view!r} is not finite{end}"
                 raise ConfigError(Problem(key, text))
 
-    def _view(self, masker: Masker, batch: Batch, name: str) -> Inputs:
+    def _view(self, masker: Masker, batch: Batch, name: str, at: str) -> Inputs:
         """A view of a batch, in which each modality is still of as many examples."""
-        with self._explaining("masker", "the masker", batch):
+        with self._explaining(at, "the masker", batch):
             inputs = masker.view(batch, name).inputs
         for modality, whole in batch.inputs.items():
             hidden = inputs.get(modality)
             if hidden is None and not masker.removes:
                 text = f"{type(masker).__name__} leaves {modality} out of the view {name!r}. If it may, set removes = True."
-                raise ConfigError(Problem("masker", text))
+                raise ConfigError(Problem(at, text))
             if hidden is not None and not len(hidden.values) == len(hidden.mask) == len(whole.mask):
                 sizes = f"values {list(hidden.values.shape)} and a mask {list(hidden.mask.shape)} of {len(whole.mask)} examples"
-                raise ConfigError(Problem("masker", f"{type(masker).__name__} makes {sizes} of {modality} in the view {name!r}."))
+                raise ConfigError(Problem(at, f"{type(masker).__name__} makes {sizes} of {modality} in the view {name!r}."))
         return inputs
 
     def _try_metrics(self, model: MultimodalModel, metrics: Mapping[str, Metric]) -> None:

@@ -15,16 +15,17 @@ from msd_framework.components.facts import STAND_INS
 from msd_framework.components.registry import Registry, raised_at, split
 from msd_framework.components.specs import Spec, code_options
 from msd_framework.config.cards import card_of, other_tensors, rebuilt
-from msd_framework.config.schema import RunConfig
+from msd_framework.config.schema import Component, RunConfig
 from msd_framework.config.structure import component_specs
 from msd_framework.data.base import Processor
 from msd_framework.engine.optim import OptimizerRecipe
 from msd_framework.errors import CheckpointError, ConfigError, DataError, Problem
 from msd_framework.maskers.base import Masker, Views
+from msd_framework.maskers.drop import DropMasker
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import Objective
 from msd_framework.registry import COMBINATIONS, DATASETS, MASKERS, MODELS, OBJECTIVES, OPTIMIZERS, PROCESSORS, TASK_LOSSES
-from msd_framework.structures import Batch, DatasetInfo, Inputs, ModelOutput, Setting
+from msd_framework.structures import Batch, DatasetInfo, Inputs, ModalityKind, ModelOutput, Setting
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ensemble import Combination, union
 
@@ -140,6 +141,21 @@ class RunFacts:
         """How the teacher's views hide one, where it is another way than the student's."""
         given = self.config.teacher.masker if self.config.teacher is not None else None
         return None if given is None else MASKERS.build(given, "teacher.masker", self.assumed)
+
+    def masker_of(self, use: str, teacher: int | None = None) -> tuple[str, Component]:
+        """The key and the masker of the student's views of a split, or of a teacher's by its number; `use` as in `USES`."""
+        config, side = self.config, ("masker", self.config.masker)
+        if teacher is not None and config.teacher is not None and config.teacher.masker is not None:
+            side = "teacher.masker", config.teacher.masker
+        if use == "train":
+            return side
+        if config.evaluation.masker is not None:
+            return "evaluation.masker", config.evaluation.masker
+        model, specs = self.student, self.processors
+        if teacher is not None and self.teachers:
+            model, specs = self.teachers[teacher], self.teacher_processors[teacher]
+        kinds = {m: spec.cls.kind for m, spec in specs.items() if m in model.modalities}
+        return side if needs_all(model.subsets, kinds) else ("evaluation.masker", "drop")
 
     @cached_property
     def optimizer(self) -> OptimizerRecipe:
@@ -284,6 +300,11 @@ class RunFacts:
             if spec.options.get("name") is not None:
                 names.append(spec.options["name"])
         return all(Path(str(name)).expanduser().exists() for name in names)
+
+
+def needs_all(takes_subsets: bool, kinds: Mapping[str, ModalityKind]) -> bool:
+    """Whether `drop` leaves out one of a model's modalities, of which it needs each."""
+    return not takes_subsets and any(DropMasker().leaves_out(m, kind) for m, kind in kinds.items())
 
 
 def dataset_info(dataset: Any, objective: Any = None, at: str = "data.dataset") -> DatasetInfo:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from msd_framework.build.data import Data, OnDevice
 from msd_framework.components.registry import plain
+from msd_framework.components.specs import differences
 from msd_framework.config.cards import card_of, fingerprint, make_card, rebuilt, weights_of
 from msd_framework.config.schema import InitConfig, RunConfig
 from msd_framework.config.values import flow
@@ -38,11 +39,23 @@ class Maskers:
     student: Masker
     teachers: Sequence[Masker] = ()  # the student's, unless it is another way or the teacher sees other tensors
     sides: Sequence[str] = ()  # a name for the tensors that each teacher sees, whatever the order of the teachers
+    evaluation: Maskers | None = None  # the same where a split is measured; None where that is as in training
+
+    def of(self, use: str) -> Maskers:
+        """Those of a split's views, by the use of the split."""
+        return self if use == "train" or self.evaluation is None else self.evaluation
 
     @property
-    def each(self) -> list[Masker]:
-        """The student's, then those that only teachers have."""
-        return list(dict.fromkeys([self.student, *self.teachers]))
+    def each(self) -> dict[Masker, int | None]:
+        """The student's, those that only teachers have and those of evaluations, with the number of a teacher that sees the
+        same tensors; None where the student does.
+        """
+        numbers: dict[Masker, int | None] = {}
+        for maskers in (self, self.of("test")):
+            numbers.setdefault(maskers.student, None)
+            for number, masker in enumerate(maskers.teachers):
+                numbers.setdefault(masker, number)
+        return numbers
 
     @property
     def own(self) -> dict[str, Masker]:
@@ -54,6 +67,13 @@ class Maskers:
         """Those that only teachers have, as they are saved with the student; None if they have none."""
         return nn.ModuleDict(self.own) if len(self.own) > 1 else next(iter(self.own.values()), None)
 
+    @property
+    def own_of_evaluation(self) -> dict[str, Masker]:
+        """Those that only evaluations have, by their sides; on each side there is one at most."""
+        theirs, trained_with = self.of("test"), (self.student, *self.teachers)
+        by_side = zip((STUDENT, *theirs.sides), (theirs.student, *theirs.teachers))
+        return {side: masker for side, masker in by_side if masker not in trained_with}
+
     def load(self, objective: Mapping[str, Tensor], where: Path) -> None:
         """Takes what each has learned from a checkpoint."""
         _load_masker(self.student, part_of(objective, "masker."), f"{where}: holds nothing that `masker` has learned")
@@ -61,13 +81,15 @@ class Maskers:
         for side, masker in self.own.items():
             learned = part_of(saved, f"{side}.") or saved  # one alone is saved without its side
             _load_masker(masker, learned, f"{where}: holds nothing that a masker has learned from what these teachers see")
+        for side, masker in self.own_of_evaluation.items():
+            learned = part_of(objective, f"evaluation_masker.{side}.")
+            _load_masker(masker, learned, f"{where}: holds nothing that `evaluation.masker` has learned")
 
     def fit(self, batches: OnDevice) -> None:
         """Lets each learn the statistics that it asks for, from the same examples as its side sees them."""
-        for masker in self.each:
+        for masker, number in self.each.items():
             if masker.needs_fit:
-                is_student = masker is self.student
-                masker.fit(batches if is_student else batches.of_teacher(self.teachers.index(masker)))
+                masker.fit(batches if number is None else batches.of_teacher(number))
 
     def eval(self) -> None:
         for masker in self.each:
@@ -76,20 +98,24 @@ class Maskers:
 
 def build_maskers(data: Data) -> Maskers:
     """How views hide a modality from student and teachers; `fit` has still to show them the training split, if they ask for it."""
-    device, teacher, teachers = data.world.device, data.config.teacher, list[Masker]()
+    num_teachers = 0 if data.config.teacher is None else max(1, len(data.config.teacher_folders))
+    sides, built = [_side(data, number) for number in range(num_teachers)], dict[tuple[str, str], Masker]()
+
+    def of_side(use: str, number: int | None = None) -> Masker:
+        """Models that see the same tensors have one, and training and evaluation where both hide in the same way."""
+        at, spec = data.facts.masker_of(use, number)
+        trained_at, trained_with = data.facts.masker_of("train", number)
+        if not differences(MASKERS, spec, trained_with):
+            at = trained_at
+        side, known = (STUDENT, data.known) if number is None else (sides[number], data.known_to_teacher(number))
+        if (side, at) not in built:
+            built[side, at] = MASKERS.build(spec, at, known).to(data.world.device)
+        return built[side, at]
+
     with random_numbers_apart():
-        student = MASKERS.build(data.config.masker, "masker", data.known).to(device)
-        if teacher is None:
-            return Maskers(student)
-        spec, at = (data.config.masker, "masker") if teacher.masker is None else (teacher.masker, "teacher.masker")
-        # teachers that see the same tensors have one masker
-        sides = [_side(data, number) for number in range(max(1, len(data.config.teacher_folders)))]
-        of_side = {STUDENT: student} if teacher.masker is None else {}
-        for number, side in enumerate(sides):
-            if side not in of_side:
-                of_side[side] = MASKERS.build(spec, at, data.known_to_teacher(number)).to(device)
-            teachers.append(of_side[side])
-    return Maskers(student, teachers, sides)
+        student, teachers = of_side("train"), [of_side("train", k) for k in range(num_teachers)]
+        evaluation = Maskers(of_side("test"), [of_side("test", k) for k in range(num_teachers)], sides)
+    return Maskers(student, teachers, sides, evaluation)
 
 
 def _side(data: Data, number: int) -> str:

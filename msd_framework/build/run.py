@@ -80,7 +80,12 @@ class Run:
     def predict(self, batches: Iterable[Batch]) -> PredictedBatches:
         """The student's predictions of batches, on every view that the configuration asks for."""
         return student_predictions(
-            self.model, self.maskers.student, batches, self.config.evaluation.views, self.world, self.precision.precision
+            self.model,
+            self.maskers.of("test").student,
+            batches,
+            self.config.evaluation.views,
+            self.world,
+            self.precision.precision,
         )
 
     def ask_teacher(self, use: str, batches: Iterable[Batch]) -> PredictedBatches | None:
@@ -121,8 +126,8 @@ def build(facts: RunFacts, world: World, splits: Splits | None = None) -> Run:
 
     def validate(runner: Runner) -> dict[str, float]:
         examples, views = data.evaluation["validation"], facts.config.evaluation.views
-        precision = runner.choose_precision().precision
-        return measure(student_predictions(model, maskers.student, examples, views, world, precision), metrics)
+        precision, masker = runner.choose_precision().precision, maskers.of("validation").student
+        return measure(student_predictions(model, masker, examples, views, world, precision), metrics)
 
     runner = build_runner(data, recipe, objective, batches, metrics, validate)
     return Run(data, maskers, model, teachers, metrics, Training(objective, batches, runner))

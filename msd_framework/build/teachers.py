@@ -63,6 +63,11 @@ class TrainedTeacher:
     live: Weights  # it, with its weights
     number: int  # which of the teachers it is, from 0 on
 
+    def with_views_of(self, maskers: Maskers, use: str) -> LiveTeacher:
+        """It, with its views made as those of a split, by the use of the split."""
+        live, masker = self.live(), maskers.of(use).teachers[self.number]
+        return live if masker is live.masker else LiveTeacher(live.model, masker)
+
 
 @dataclass(frozen=True)
 class Teachers:
@@ -108,7 +113,8 @@ def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None =
     if teacher.ema is not None:
         assert model is not None
         average = EmaTeacher(model, maskers.teachers[0], teacher.ema)
-        return Teachers(average=average, by_use=dict.fromkeys(data.splits, average))
+        evaluated = LiveTeacher(average.average, maskers.of("test").teachers[0])
+        return Teachers(average=average, by_use={use: average if use == "train" else evaluated for use in data.splits})
     trained = trained_teachers(data, maskers)
     whole = cache(partial(content, data.facts, data.splits))  # a split that is used in part is opened once more for it
     kept = [_cached(one, data, maskers, whole) if teacher.cache else {} for one in trained]
@@ -116,7 +122,7 @@ def build_teachers(data: Data, maskers: Maskers, model: MultimodalModel | None =
     for use in data.splits:
         alone: list[Teacher] = []
         for one, caches in zip(trained, kept):
-            asked: Teacher = caches[use] if teacher.cache else one.live()
+            asked: Teacher = caches[use] if teacher.cache else one.with_views_of(maskers, use)
             # all answer in logits that are read as the student's are
             is_other = (one.outcomes, data.info.outcomes) == ("softmax", "bernoulli")
             alone.append(MarginalsTeacher(asked) if is_other else asked)
@@ -172,7 +178,8 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)
     processors = data.teacher_processors(one.number)
     specs = {m: spec.value for m, spec in data.facts.teacher_processors[one.number].items()}
-    key = cache_key(config, use, whole, one.folder, processors, specs, maskers.teachers[one.number], layout)
+    masker, (_, spec) = maskers.of(use).teachers[one.number], data.facts.masker_of(use, one.number)
+    key = cache_key(config, use, whole, one.folder, processors, specs, masker, spec, layout)
     # what the student decoded is not what the teacher's own processors make of it
     decoded = DecodedInputs() if data.teacher_overrides else data.decoded
 
@@ -187,13 +194,13 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
         if data.teacher_overrides:  # of which nothing was looked at yet
             trial.rows.check_files()
             trial.rows.check_texts()
-        trial.teacher(one.live(), one.views[use], one.number)
+        trial.teacher(one.with_views_of(maskers, use), one.views[use], one.number)
 
     return CachedSplit(
         key=key,
         dataset=data.splits[use],
         batches=batches,
-        teacher=one.live,
+        teacher=partial(one.with_views_of, maskers, use),
         try_out=try_out,
         world=data.world,
         folder=Path(teacher.cache_dir),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 from torch.optim import Optimizer
 
 from msd_framework.build.data import Data, class_counts
@@ -57,6 +58,7 @@ def build_objective(data: Data, model: MultimodalModel, teachers: Teachers, mask
     context = {"model": model, "teacher": teachers.of("train"), "masker": maskers.student}
     objective = OBJECTIVES.build(data.config.objective, "objective", data.known, **context)
     objective.masker, objective.teacher_masker = maskers.student, maskers.own_of_teachers
+    objective.evaluation_masker = nn.ModuleDict(maskers.own_of_evaluation)
     objective = objective.to(data.world.device)
     if objective.needs_dry_run:
         _dry_run(objective, data, teachers)

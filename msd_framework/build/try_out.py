@@ -66,8 +66,11 @@ def try_models(
     config = trial.config
     trial.rows.check_files()
     trial.rows.check_texts()
-    views = [*config.evaluation.views, *getattr(objective, "student_views", ())]
-    trial.student(model, maskers.student, views, metrics)
+    evaluated = maskers.of("test").student
+    asked = {maskers.student: list(getattr(objective, "student_views", ()))}
+    asked[evaluated] = [*config.evaluation.views, *asked.get(evaluated, ())]
+    for masker, views in asked.items():
+        trial.student(model, masker, views, metrics, "masker" if masker is maskers.student else "evaluation.masker")
     if config.teacher is not None and not config.teacher.cache:
         for one in teachers.trained:
             trial.teacher(one.live(), one.views["train"], one.number)

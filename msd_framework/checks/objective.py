@@ -106,16 +106,24 @@ def maskers(run: RunFacts) -> Iterator[Problem]:
     of_teacher = ("masker", run.masker) if run.teacher_masker is None else ("teacher.masker", run.teacher_masker)
     teachers = [(*of_teacher, "teacher", run.teacher, setting) for setting in run.teacher_settings]
     sides = [("masker", run.masker, "model", run.student, run.setting), *teachers]
+    given, at = run.config.evaluation.masker, "evaluation.masker"
+    if given is not None:
+        evaluated = MASKERS.build(given, at, run.assumed)
+        sides += [(at, evaluated, side, model, setting) for _, _, side, model, setting in sides]
     specs = {spec.path: spec for spec in run.of(MASKERS)}  # one that holds others answers for all of them
     problems = []
     for path, _, _, _, setting in sides:
         problems += [under(path, text) for text in specs[path].cls.check(specs[path].options, setting)]
     yield from dict.fromkeys(problems)  # once, where one masker hides from both sides
-    views = [*run.config.evaluation.views, *run.objective.options.get("views", [])]
-    hides = any(view not in (FULL, {"teacher": FULL, "student": FULL}) for view in views)
-    if problems or not (hides or run.of(WEIGHTINGS)):
+    if problems:
         return
+    hiding = [view for view in run.objective.options.get("views", []) if view not in (FULL, {"teacher": FULL, "student": FULL})]
+    in_evaluation = any(view != FULL for view in run.config.evaluation.views)
+    # what a model without drop is trained with measures it too, unless another one is named
+    in_training = bool(hiding or run.of(WEIGHTINGS)) or (in_evaluation and given is None)
     for path, masker, side, model, setting in sides:
+        if not (in_evaluation if path == at else in_training):
+            continue
         leaves_out = any(masker.leaves_out(m, kind) for m, kind in setting.kinds.items())
         if model is not None and not model.subsets and leaves_out:
             text = f"leaves modalities out, and the {side} needs all of them. Take {path}=attention, or constant."

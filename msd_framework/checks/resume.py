@@ -163,5 +163,7 @@ def leaves(value: Any, at: str, components: tuple[str, ...] = ()) -> Iterator[tu
 
 def _entry(key: str) -> str:
     """The entry of `FREE` that a key falls under, the narrowest one; empty if it may not be changed."""
+    if key == "evaluation.masker":  # what it learns of the training examples is learned when a run begins
+        return ""
     entries = (free for free in FREE if key == free or key.startswith((f"{free}.", f"{free}[")))
     return max(entries, key=len, default="")

@@ -228,11 +228,14 @@ def _changing(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
         if run.unfitted_processors[m].random and any(own.get(m) == spec for own in run.teacher_processors):
             text = f"has random transforms, so the teacher sees another {m} in each epoch and its answers cannot be kept."
             yield Problem(f"data.processors.{m}", f"{text} Take them out, {OFF}.")
-    at, value = ("masker", run.config.masker) if teacher.masker is None else ("teacher.masker", teacher.masker)
-    if (run.teacher_masker or run.masker).random and any(view != FULL for view in views):
-        text = "draws what it shows, or takes it from the rest of the batch, so what the teacher says of a view cannot be kept."
-        hint = f"Take another one for the teacher, such as teacher.masker=drop, {OFF}."
-        yield Problem(at, f"{Spec(at, MASKERS, value).name} {text} {hint}")
+    for use, shown in (("train", views), ("test", run.config.evaluation.views)):
+        at, value = run.masker_of(use, 0)
+        if run.build(Spec(at, MASKERS, value)).random and any(view != FULL for view in shown):
+            text = "draws what it shows, or takes it from the rest of the batch, so what the teacher says of a view cannot be kept."
+            key = "evaluation.masker" if at == "evaluation.masker" else "teacher.masker"
+            hint = f"Take another one for the teacher, such as {key}=drop, {OFF}."
+            yield Problem(at, f"{Spec(at, MASKERS, value).name} {text} {hint}")
+            return
 
 
 def saved_classes(run: RunFacts) -> Iterator[Problem]:

@@ -181,6 +181,9 @@ class EvaluationConfig:
     """Updates between two validations; an epoch if null."""
     views: list[str] = field(default_factory=lambda: ["full"])
     """The views that predictions and metrics are made for; metrics of others than full get their view's name in front."""
+    masker: Component | None = component("maskers", default=None)
+    """How these views hide a modality, from student and teacher alike; if null, `drop` from a model that can do without one, and
+    as in training from one that cannot."""
     batch_size: int = 256
     """Examples that are predicted at once, in each process."""
 

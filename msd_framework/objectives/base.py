@@ -30,6 +30,7 @@ class Objective(nn.Module, ABC):
     model: MultimodalModel
     masker: Masker | None  # hides modalities in views; the run fits it before the first step, and it is saved with the objective
     teacher_masker: nn.Module | None  # hides them from the teacher, where that is another masker; or all such maskers
+    evaluation_masker: nn.Module | None  # those that hide them in evaluations alone, saved with it
     modulation: GradientModulation | None
 
     @abstractmethod

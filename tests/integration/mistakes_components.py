@@ -284,15 +284,15 @@ TRIED = [
     own(
         "a masker that loses examples",
         "from dataclasses import replace\n" + MASKER.format("n6", "return replace(inputs, values=inputs.values[:1])"),
-        r"masker: Mine makes values \[1, \d+\] and a mask \[\d+, \d+\] of \d+ examples of text in the view 'image'\.",
-        "masker=n6",
+        r"evaluation\.masker: Mine makes values \[1, \d+\] and a mask \[\d+, \d+\] of \d+ examples of text in the view 'image'\.",
+        "evaluation.masker=n6",
         "evaluation.views=[full, image]",
     ),
     own(
         "a masker that leaves a modality out without saying so",
         MASKER.format("n7", "..."),
-        r"masker: Mine leaves text out of the view 'image'\. If it may, set removes = True\.",
-        "masker=n7",
+        r"evaluation\.masker: Mine leaves text out of the view 'image'\. If it may, set removes = True\.",
+        "evaluation.masker=n7",
         "evaluation.views=[full, image]",
     ),
     own(

@@ -64,6 +64,21 @@ MISTAKES = [
         r"teacher\.masker: length must be above 0, got 0\.",
     ),
     Mistake(
+        "an evaluation's masker",
+        ["evaluation.masker=drp"],
+        r"evaluation\.masker: no masker is named 'drp'\. Did you mean 'drop'\?",
+    ),
+    Mistake(
+        "an evaluation's masker of no length",
+        ["evaluation.views=[full, image]", "evaluation.masker={type: constant, length: 0}"],
+        r"evaluation\.masker: length must be above 0, got 0\.",
+    ),
+    Mistake(
+        "a mean of words in an evaluation",
+        ["evaluation.views=[full, image]", "evaluation.masker=mean"],
+        r"evaluation\.masker: MeanMasker cannot hide 'text', whose values are tokens",
+    ),
+    Mistake(
         "more dropped than there is", ["objective.modality_dropout=0.6"], r"modality_dropout must lie between 0 and 1/2, got 0\.6"
     ),
     Mistake(
@@ -73,7 +88,7 @@ MISTAKES = [
     Mistake("dropped as a choice", ["objective.modality_dropout=true"], r"objective\.modality_dropout: wanted float, got True"),
     Mistake(
         "more positions than the model has",
-        seen_by("{type: constant, length: 5000}"),
+        ["evaluation.views=[full, image]", "evaluation.masker={type: constant, length: 5000}"],
         r"a text has 5002 positions and this .* takes \d+",
     ),
 ]

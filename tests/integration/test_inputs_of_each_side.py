@@ -149,7 +149,7 @@ def test_means_that_stand_in_are_those_of_each_sides_own_images(tiny_config, tin
     data = build_data(RunFacts(config), World.alone("cpu"))
     maskers = build_maskers(data)
     maskers.fit(data.all_training_examples())
-    shapes = [tuple(m.state_dict()["maskers.image.mean_image"].shape) for m in maskers.each]
+    shapes = [tuple(m.state_dict()["maskers.image.mean_image"].shape) for m in (maskers.student, *maskers.teachers)]
     assert shapes == [(3, 4, 4), (3, 8, 8)]
 
 

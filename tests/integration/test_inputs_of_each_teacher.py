@@ -126,13 +126,13 @@ def test_what_two_sides_see_alike_is_made_once(tiny_config, tiny_teacher, other_
 def test_each_teacher_has_a_masker_of_its_own_tensors_that_a_later_evaluation_takes_over(
     tiny_config, tiny_teacher, other_teacher, tmp_path
 ):
-    words = given([tiny_teacher, other_teacher], tmp_path / "run", MEANS)
+    words = given([tiny_teacher, other_teacher], tmp_path / "run", MEANS, f"evaluation.{MEANS}")
     report = run(tiny_config, words)
     elsewhere = [*words, f"env.save_dir={tmp_path / 'elsewhere'}"]
     data = build_data(RunFacts(checked(load(tiny_config, elsewhere))), World())
     maskers = build_maskers(data)
     maskers.fit(data.all_training_examples())
-    shapes = [tuple(masker.state_dict()["maskers.image.mean_image"].shape) for masker in maskers.each]
+    shapes = [tuple(masker.state_dict()["maskers.image.mean_image"].shape) for masker in (maskers.student, *maskers.teachers)]
     assert shapes == [(3, 4, 4), (3, 8, 8), (3, 12, 12)]
     again = run(tiny_config, [*words, "run_type=test", f"checkpoint.load={tmp_path / 'run'}", f"env.save_dir={tmp_path / 'again'}"])
     for name in ("test/agreement", "test/image/agreement"):

@@ -218,11 +218,11 @@ def test_what_a_data_set_keeps_with_its_examples_is_written_with_the_predictions
 def test_what_maskers_learned_is_kept_with_the_checkpoint(clips, tmp_path, objective):
     teacher = tmp_path / "teacher"
     means = "{type: by_modality, maskers: {image: mean, sound: mean}, otherwise: drop}"
-    words = [f"masker={means}", "evaluation.views=[full, text]"]
+    words = [f"masker={means}", f"evaluation.masker={means}", "evaluation.views=[full, text]"]
     if objective == "distillation":
         run(clips, in_folder(teacher))
         words = ["objective={type: distillation, views: [full, text]}", f"teacher.checkpoint={teacher}", "masker=drop"]
-        words += [f"teacher.masker={means}", "evaluation.views=[full, text]"]
+        words += [f"teacher.masker={means}", f"evaluation.masker={means}", "evaluation.views=[full, text]"]
     trained = run(clips, in_folder(tmp_path / "run", *words))
     tested = run(clips, in_folder(tmp_path / "run", *words, "run_type=test"))
     assert tested["metrics"] == {k: v for k, v in trained["metrics"].items() if k.startswith("test/")}

@@ -72,7 +72,7 @@ def runs(tiny_config, tmp_path_factory) -> Any:
         if masker not in made:
             made[masker] = folder / masker
             spec = {"type": "by_modality", "maskers": {"image": "mean", "text": "drop"}} if masker == "mean" else masker
-            run(tiny_config, {"env.save_dir": made[masker], "masker": spec, "evaluation.views": VIEWS})
+            run(tiny_config, {"env.save_dir": made[masker], "evaluation.masker": spec, "evaluation.views": VIEWS})
         return made[masker]
 
     return finished
@@ -506,7 +506,7 @@ def test_a_configuration_that_is_gone_or_damaged_is_a_sentence(copied, text, sen
 
 def test_a_masker_whose_statistics_are_not_in_the_checkpoint_is_a_sentence(copied):
     config = copied / "config.yaml"
-    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"masker": "mean"}))
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"evaluation": {"masker": "mean"}}))
     with pytest.raises(CheckpointError, match="learns from the training examples, and nothing that it learned"):
         load(copied)
 

@@ -141,10 +141,11 @@ for name, weighting in WEIGHTINGS.items():
 for name in ("keep", "gap", "loss", "shapley"):
     like(f"saliency_{name}", "msd", f"objective.weighting={{type: instance, saliency: {name}, normalise: softmax}}")
 
-# Maskers: drop is that of the quickstart
+# Maskers: drop is that of the quickstart; each is measured by the views that it trains with
 for name in ("attention", "constant", "noise", "other"):
-    like(f"masker_{name}", "msd", f"masker={name}")
-like("masker_mean", "msd", "masker={type: by_modality, maskers: {image: mean}, otherwise: constant}")
+    like(f"masker_{name}", "msd", f"masker={name}", f"evaluation.masker={name}")
+MEAN = "masker={type: by_modality, maskers: {image: mean}, otherwise: constant}"
+like("masker_mean", "msd", MEAN, f"evaluation.{MEAN}")
 
 # Losses: kl and bernoulli_kl are those of the projects
 for name in ("js", "tvd", "reverse_kl", "mse", "dist", "dkd", "multi_level", "non_target_kl"):

@@ -101,7 +101,7 @@ def load_saliency(path: str | Path, words: Sequence[str]) -> SaliencyRun:
         "init": None,
         "teacher": asdict(teacher),
         "objective": {**objective, "views": views},
-        "evaluation": {**values.get("evaluation", {}), "views": views, "monitor": None},
+        "evaluation": {**values.get("evaluation", {}), "views": views, "monitor": None, "masker": teacher.masker or config.masker},
         "training": {"max_updates": 1},
         "checkpoint": {},
         "callbacks": [],

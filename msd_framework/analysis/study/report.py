@@ -17,6 +17,7 @@ from msd_framework.analysis.study.by_view import saliency_table, summary_of, vie
 from msd_framework.analysis.study.config import StudyConfig, larger_is_better
 from msd_framework.escaping import markdown as escaped
 from msd_framework.files import split_file, write_json, write_text
+from msd_framework.report import masker_line
 from msd_framework.screen import Screen
 from msd_framework.table import Table
 
@@ -40,6 +41,7 @@ def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], salienc
         "differences": list(differences(config, runs)),
         "views": list(view_tables(list(config.run_files), config.metrics[0], runs)),
         "saliency": saliency_table(saliency_files),
+        "maskers": {run["name"]: run["maskers"] for run in runs if "maskers" in run},  # not in reports of earlier versions
         "note": config.note,
     }
     pictures = _draw(config, runs)
@@ -141,6 +143,12 @@ def markdown(config: StudyConfig, summary: Mapping[str, Any], pictures: Sequence
     if summary["differences"]:
         header = ["", "metric", "difference", "wins, losses", "p (Holm)", ""]
         lines += ["", "## Differences", "", COMPARED, "", *Table(header, [*map(in_words, summary["differences"])]).markdown()]
+    if summary["maskers"]:
+        by_line: dict[str, list[str]] = {}
+        for name, maskers in summary["maskers"].items():
+            by_line.setdefault(masker_line(maskers), []).append(name)
+        for line, names in by_line.items():
+            lines += ["", escaped(line if len(by_line) == 1 else f"{', '.join(names)}: {line}")]
     if config.note:
         lines += ["", config.note]
     for name in pictures:
