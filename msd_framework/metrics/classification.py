@@ -1,4 +1,4 @@
-"""Metrics of classification: accuracy, ranking as torchmetrics computes it, and log-probability."""
+"""Metrics of classification: accuracy, ranking and calibration as torchmetrics computes them, and log-probability."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from msd_framework.metrics.base import METRICS, MeanMetric, Metric
+from msd_framework.ranges import positive
 from msd_framework.structures import Task
 
 
@@ -57,6 +58,52 @@ class AveragePrecision(_Ranking):
     """
 
     binary = "binary_average_precision"
+
+
+@METRICS.register("map")
+class MeanAveragePrecision(Metric):
+    """Area under the precision-recall steps of each label, averaged over the labels that some example has (mAP).
+
+    As `average_precision`, but a label that no example of the split has is left out. NaN if that is true of all.
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"multi_label"})
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> float:
+        from torchmetrics.functional.classification import binary_average_precision
+
+        there = targets.int().sum(0) > 0  # [C]
+        of_each = [binary_average_precision(_ranks(z), y) for z, y in zip(logits.T[there], targets.int().T[there])]
+        return float(torch.stack(of_each).mean()) if of_each else math.nan
+
+
+@METRICS.register("ece")
+class ExpectedCalibrationError(Metric):
+    r"""How far confidence lies from being right, between 0 and 1; lower is better.
+
+    .. math:: \sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|
+
+    over bins b of equal width with :math:`n_b` of the N examples, by the probability of the most probable class and whether
+    that class is right (Guo et al., ICML 2017). Of several labels, by the probability and the truth of each, averaged over labels.
+
+    Args:
+        bins: how many there are.
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single_label", "multi_label"})
+    larger_is_better: ClassVar[bool] = False
+
+    def __init__(self, bins: int = 15):
+        positive(bins=bins)
+        self.bins = bins
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> float:
+        from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+
+        if targets.ndim == 1:
+            return float(multiclass_calibration_error(logits.double().softmax(1), targets, logits.shape[1], self.bins))
+        p = logits.double().sigmoid()  # [N, C]
+        return float(torch.stack([binary_calibration_error(p_c, y, self.bins) for p_c, y in zip(p.T, targets.int().T)]).mean())
 
 
 @METRICS.register("cross_entropy")

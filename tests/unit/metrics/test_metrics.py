@@ -76,6 +76,45 @@ def test_ranking_does_not_saturate_with_the_probabilities(name: str) -> None:
     assert METRICS.build(name)(z, torch.tensor([1, 0, 0, 1])) < 1.0
 
 
+@settings(max_examples=20)
+@given(seeds)
+def test_the_mean_average_precision_is_that_of_sklearn_over_the_labels_that_some_example_has(seed: int) -> None:
+    z, y = logits(seed), labels(seed)
+    y[:, 1] = 0
+    there = [0, 2, 3]
+    assert METRICS.build("map")(z, y) == near(oracle.average_precision_score(y[:, there], z[:, there], average="macro"))
+    assert np.isnan(METRICS.build("map")(z, torch.zeros_like(y)))
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
+    """Guo et al. (ICML 2017), equation 3."""
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    error = 0.0
+    for place in np.unique(places):
+        inside = places == place
+        error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return error
+
+
+@pytest.mark.parametrize("bins", [5, 15])
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_the_calibration_error_is_that_of_the_paper(bins: int, seed: int) -> None:
+    metric = METRICS.build({"type": "ece", "bins": bins})
+    z, y = logits(seed, ties=False).double(), one_label(seed)
+    p = z.softmax(1).numpy()
+    assert metric(z, y) == near(calibration_error(p.max(1), p.argmax(1) == y.numpy(), bins))
+    several, q = labels(seed), z.sigmoid().numpy()
+    of_each = [calibration_error(q[:, c], several[:, c].numpy(), bins) for c in range(q.shape[1])]
+    assert metric(z, several) == near(np.mean(of_each))
+
+
+def test_who_is_sure_and_always_right_is_calibrated_and_who_is_sure_and_wrong_is_not() -> None:
+    z = torch.tensor([[30.0, 0.0], [0.0, 30.0]])
+    assert METRICS.build("ece")(z, torch.tensor([0, 1])) == near(0)
+    assert METRICS.build("ece")(z, torch.tensor([1, 0])) == near(1)
+
+
 @pytest.mark.parametrize("average", ["macro", "micro", "weighted", "samples"])
 @settings(max_examples=20)
 @given(seed=seeds)
@@ -104,8 +143,8 @@ def test_cross_entropy_is_the_log_loss_of_sklearn(seed: int) -> None:
     assert metric(z, y) == pytest.approx(oracle.log_loss(y, z.double().softmax(1)), rel=1e-9)  # both in float64
 
 
-def test_cross_entropy_alone_is_better_when_lower() -> None:
-    assert [name for name in METRICS.names() if not METRICS.get(name).larger_is_better] == ["cross_entropy"]
+def test_cross_entropy_and_the_calibration_error_are_better_when_lower() -> None:
+    assert [name for name in METRICS.names() if not METRICS.get(name).larger_is_better] == ["cross_entropy", "ece"]
 
 
 @pytest.mark.parametrize("name", ["auroc", "average_precision"])
