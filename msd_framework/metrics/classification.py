@@ -102,8 +102,8 @@ class ExpectedCalibrationError(Metric):
 
         if targets.ndim == 1:
             return float(multiclass_calibration_error(logits.double().softmax(1), targets, logits.shape[1], self.bins))
-        p = logits.double().sigmoid()  # [N, C]
-        return float(torch.stack([binary_calibration_error(p_c, y, self.bins) for p_c, y in zip(p.T, targets.int().T)]).mean())
+        p = logits.double().sigmoid().T.contiguous()  # [C, N]
+        return float(torch.stack([binary_calibration_error(*each, self.bins) for each in zip(p, targets.int().T)]).mean())
 
 
 @METRICS.register("cross_entropy")

@@ -541,6 +541,9 @@ def test_a_hidden_modality_of_another_length_changes_no_logit(case: Case, spec: 
 def test_attention_tells_how_long_a_hidden_text_was_and_nothing_else(case: Case) -> None:
     model, inputs = build_model(case), make_inputs(case)
     for m in model.modalities:
+        words = inputs[m].mask & ~inputs[m].special  # of any kind: what is no special token
+        as_long = replace(inputs[m], values=change_masked(replace(inputs[m], mask=~words)).values)
+        close(*(model(hide(dict(inputs) | {m: x}, (m,), AttentionMasker())).logits for x in (inputs[m], as_long)))
         changed = dict(inputs) | {m: of_another_length(case.kinds[m], inputs[m])}
         one, other = (model(hide(seen, (m,), AttentionMasker())).logits for seen in (inputs, changed))
         if case.kinds[m] != "tokens":
