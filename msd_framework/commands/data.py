@@ -18,6 +18,7 @@ from msd_framework.components.options import options_of
 from msd_framework.config.load import refuse
 from msd_framework.data.base import Example, MultimodalDataset, RowKeys
 from msd_framework.data.batches.reader import read_example
+from msd_framework.data.mat_files import read_mat
 from msd_framework.data.overlap import survey
 from msd_framework.data.processors.audio import read_wav
 from msd_framework.data.processors.images import read_image
@@ -161,6 +162,8 @@ def _read(examples: MultimodalDataset, index: int, info: DatasetInfo) -> list[st
                 wrong.append(f"{example.source}: {value}: is empty")
             elif kind == "waveform":
                 read_wav(file)
+            elif file.suffix == ".mat":
+                read_mat(file)
         except DataError as error:
             wrong.append(f"{example.source}: {error}")
     return wrong
