@@ -38,6 +38,7 @@ EXACT = 1e-12  # float64: the same sums in another order
 WORDS = {"type": "transformer", "hidden_size": 8, "num_layers": 1, "num_heads": 2, "max_positions": 16}
 PATCHES = {"type": "patches", "patch_size": 4, "hidden_size": 8}
 REGIONS = {"type": "features", "hidden_size": 8}
+SERIES = {"type": "temporal_convolution", "hidden_size": 8, "num_layers": 2, "kernel_size": 3}
 RESNET = {"type": "resnet"}
 SOUND = {"type": "log_mel", "window": 16, "hop": 8, "num_bands": 8, "num_channels": 8, "hidden_size": 32}
 SOUND_SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -152,6 +153,7 @@ MODEL_CASES: dict[str, list[Case]] = {
     ],
     "late_fusion": [
         Case(FUSED | {"encoders": {"image": REGIONS, "text": WORDS}, "fusion": "concat"}, IMAGE_TEXT, True),
+        Case(FUSED | {"encoders": {"image": SERIES, "text": WORDS}}, IMAGE_TEXT, True),
         Case(FUSED | {"encoders": {"image": PATCHES, "text": WORDS}, "fusion": "sum"}, PIXELS_TEXT, True),
         Case(
             FUSED | {"encoders": {"image": PATCHES, "text": {"type": "bert", "config": BERT_CONFIG}}, "fusion": "mean"},
@@ -258,6 +260,7 @@ ENCODER_CASES: dict[str, list[Case]] = {
     ],
     "transformer": [Case(WORDS, {"x": "tokens"}), Case(WORDS | {"norm_first": False}, {"x": "tokens"})],
     "features": [Case(REGIONS, {"x": "features"})],
+    "temporal_convolution": [Case(SERIES, {"x": "features"})],
     "patches": [Case(PATCHES, {"x": "pixels"}), Case(PATCHES | {"num_layers": 1, "num_heads": 2}, {"x": "pixels"})],
     "log_mel": [Case(SOUND, {"x": "waveform"})],
     "huggingface_audio": [
