@@ -71,7 +71,7 @@ def extra_memory(num_rows: int) -> int:
             data=SimpleNamespace(info=info, splits=splits, evaluation={"test": batches}),
             world=World(),
             metrics={"vqa_accuracy": VQAAccuracy()},
-            config=SimpleNamespace(run_type="test", data=SimpleNamespace(test="test")),
+            config=SimpleNamespace(run_type="test", data=SimpleNamespace(test="test", dataset="vqa2")),
             folder=Path(folder),
             predict=lambda share: PredictedBatches(ask, share, VIEWS, World()),
             ask_teacher=lambda use, share: PredictedBatches(ask, share, VIEWS, World()),

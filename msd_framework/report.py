@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from msd_framework.build.run import Run
+from msd_framework.components.registry import plain
 from msd_framework.config.schema import USED_SPLITS
 from msd_framework.config.values import flow
 from msd_framework.data.base import SubmissionFile
@@ -34,6 +35,7 @@ from msd_framework.screen import Screen
 from msd_framework.structures import DatasetInfo
 from msd_framework.table import Table
 from msd_framework.views import FULL
+from msd_framework.worlds.reader import ExactReader
 
 PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "omegaconf", "safetensors", "torchmetrics", "numpy")
 
@@ -47,17 +49,19 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     run.teachers.open_caches(run.data, SPLITS[config.run_type])
     keep_freed_memory()
     metrics: dict[str, float] = {}
+    bayes: dict[str, float] = {}
     examples: dict[str, int] = {}
     for use in SPLITS[config.run_type]:
         if use in run.data.evaluation:
-            of_split, examples[use] = evaluate_split(run, use)
-            for name, value in of_split.items():
-                metrics[f"{use}/{name}"] = value
+            of_split, of_reader, examples[use] = evaluate_split(run, use)
+            metrics |= {f"{use}/{name}": value for name, value in of_split.items()}
+            bayes |= {f"{use}/{name}": value for name, value in of_reader.items()}
     result = {
         "name": config.name,
         "run_type": config.run_type,
         "seed": config.seed,
         "metrics": metrics,
+        "bayes": bayes,
         "expected": config.expected,
         "best_update": best,
         "parameters": sum(map(torch.numel, run.model.parameters())),
@@ -77,14 +81,20 @@ def report(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
-    """Measures, compares and writes the predictions of a split in one pass; the metrics, and how many examples."""
+def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], dict[str, float], int]:
+    """Measures, compares and writes the predictions of a split in one pass.
+
+    Returns the metrics, those of the exact posteriors where a made world has them, and how many examples there are.
+    """
     info, world, dataset = run.data.info, run.world, run.data.splits[use]
+    root, split = plain(run.config.data.dataset).get("root"), getattr(run.config.data, use)
     ours, theirs = in_step(run.data.evaluation[use])  # both are asked about a batch before the next one is read
     student, teacher = run.predict(ours), run.ask_teacher(use, theirs)
+    reader = ExactReader.of(root, split, student.modalities, info.class_names)
     table = PredictionTable(dataset, info, student.views)
     submission = dataset.submission if FULL in student.views else None
-    measures = Measures({} if run.config.run_type == "predict" else run.metrics)
+    measured = {} if run.config.run_type == "predict" else run.metrics
+    measures, possible = Measures(measured), Measures(measured)
     compared: dict[str, Comparison] = {}
 
     def rows() -> Iterator[list[tuple[int, tuple[list[Any], str]]]]:
@@ -94,15 +104,20 @@ def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
             if of_teacher:
                 _add_comparisons(compared, predictions, of_teacher, info)
             places = predictions.places.tolist()
+            ids = [dataset[place].id for place in places] if reader else []
+            if reader and reader.knows(ids):
+                possible.add(reader.predict(ids, predictions))
             entries = dataset.submission_entries(places, predictions.logits[FULL]) if submission else repeat("")
             yield list(zip(places, zip(table.rows(predictions), entries)))
 
-    path = split_file(run.folder, "predictions", getattr(run.config.data, use), "csv")
+    path = split_file(run.folder, "predictions", split, "csv")
     with prediction_files(path, table.header, submission) if world.is_first else nullcontext(lambda row, entry: None) as write:
         for row, entry in in_order(rows(), world):
             write(row, entry)
         examples, labelled = measures.seen(world)
     metrics = measures.values(world) if labelled else {}
+    is_made = sum(world.gather(possible.num_examples)) == examples
+    bayes = possible.values(world) if labelled and is_made else {}
     whole: dict[str, Comparison] = {}
     for share in world.gather(compared):
         for view, comparison in share.items():
@@ -110,7 +125,7 @@ def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], int]:
     for view, comparison in whole.items():
         for name, value in comparison.report().items():
             metrics[name if view == FULL else f"{view}/{name}"] = value
-    return metrics, examples
+    return metrics, bayes, examples
 
 
 def _add_comparisons(compared: dict[str, Comparison], student: Predictions, teacher: Predictions, info: DatasetInfo) -> None:
@@ -248,9 +263,12 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def _table(result: Mapping[str, Any]) -> Table:
-    """A row a metric, with what it was expected to be."""
-    expected, rows = result["expected"], []
+    """A row a metric, with what it was expected to be and, in a made world, what is possible."""
+    beside = {"expected": result["expected"], "possible": result["bayes"]}
+    if not result["bayes"]:
+        beside.pop("possible")
+    rows = []
     for name, value in result["metrics"].items():
         shown = "undefined" if math.isnan(value) else f"{value:.4f}"
-        rows.append([name, shown, f"{expected[name]:.4f}" if name in expected else ""])
-    return Table(["metric", "value", "expected"], rows, f"{result['name']} (seed {result['seed']})")
+        rows.append([name, shown, *(f"{values[name]:.4f}" if name in values else "" for values in beside.values())])
+    return Table(["metric", "value", *beside], rows, f"{result['name']} (seed {result['seed']})")

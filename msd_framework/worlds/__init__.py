@@ -5,6 +5,6 @@ It takes seconds to make and no download, and the answer to "which modality deci
 
 from msd_framework.worlds.layout import Layout
 from msd_framework.worlds.make import LAYOUTS, WorldPlan, WorldSummary, make_world
-from msd_framework.worlds.oracle import OracleRow, read_oracle
+from msd_framework.worlds.oracle import OracleRow, find_oracle, read_oracle
 
-__all__ = ["LAYOUTS", "Layout", "OracleRow", "WorldPlan", "WorldSummary", "make_world", "read_oracle"]
+__all__ = ["LAYOUTS", "Layout", "OracleRow", "WorldPlan", "WorldSummary", "find_oracle", "make_world", "read_oracle"]

@@ -82,6 +82,19 @@ def test_table_and_differences_are_of_the_runs(done):
     assert found["msd", "kd"]["verdict"] == "2 seeds are too few to tell"
 
 
+def test_what_is_possible_in_a_made_world_stands_below_what_was_reached(done):
+    file, summary = done
+    reports = [json.loads((file.parent / "runs" / "kd" / f"seed_{s}" / "report.json").read_text()) for s in (0, 1)]
+    possible = [report["bayes"]["test/image/auroc"] for report in reports]
+    assert all(0.5 < value < 1 for value in possible)
+    assert summary["possible"]["test/auroc"]["mean"] == 1
+    assert summary["possible"]["test/image/auroc"]["mean"] == pytest.approx(sum(possible) / 2)
+    assert summary["possible"]["test/kl"] is None
+    page = (file.parent / "runs" / "summary.md").read_text()
+    assert page.count("| possible | 100.0 ± 0.0 |") == 2
+    assert "| metric | value | expected | possible |" in (file.parent / "runs" / "kd" / "seed_0" / "report.md").read_text()
+
+
 def test_students_without_a_teacher_are_compared_in_what_they_have(done):
     file, summary = done
     fidelity = [(d["method"], d["baseline"]) for d in summary["differences"] if d["metric"] == "test/kl"]
@@ -155,6 +168,7 @@ def test_values_of_a_grid_that_changed_are_refused(empirical):
 def test_tables_by_view_are_of_what_the_runs_reported(empirical):
     file, summary = empirical
     reports = {r["name"]: r["metrics"] for r in summary["runs"]}
+    reports["possible"] = json.loads((file.parent / "runs" / "teacher" / "seed_3" / "report.json").read_text())["bayes"]
     for found in summary["views"]:
         use, _, name = found["metric"].partition("/")
         assert found["views"] == ("full", "image", "text")

@@ -30,7 +30,7 @@ from msd_framework.saliency.reading import together
 from msd_framework.screen import bar
 from msd_framework.structures import Batch, ModelOutput
 from msd_framework.views import FULL
-from msd_framework.worlds import read_oracle
+from msd_framework.worlds import find_oracle
 
 DECIDED_BY = "decided_by"  # the fact of an example that says what decides it: a modality, or all of them together
 ROWS = 1024
@@ -191,13 +191,8 @@ def known_truth(scored: Scored) -> dict[str, Floats]:
 
 def oracle_saliency(job: SaliencyRun, scored: Scored) -> Floats | None:
     """The exact saliency of each example of a made world that has one, float [N, M]."""
-    root = plain(job.run.data.dataset).get("root")
-    split = getattr(job.run.data, scored.use)
-    if not isinstance(root, str) or not (Path(root) / f"oracle_{split}.jsonl").is_file():
-        return None
-    try:
-        oracle = read_oracle(root, split)
-    except DataError:  # of a layout without exact posteriors
+    oracle = find_oracle(plain(job.run.data.dataset).get("root"), getattr(job.run.data, scored.use))
+    if not oracle:
         return None
     rows = []
     for row in range(len(scored.places)):

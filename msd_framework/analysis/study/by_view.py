@@ -11,6 +11,8 @@ from msd_framework.analysis.statistics import summarise
 from msd_framework.reading import read_json
 from msd_framework.views import FULL
 
+POSSIBLE = "possible"  # the row of what a reader who mistakes nothing has, in a made world
+
 
 def view_tables(names: Sequence[str], metric: str, runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """By view, a study's main metric, such as `test/auroc`, and its fidelity, where runs report several views.
@@ -28,6 +30,9 @@ def view_tables(names: Sequence[str], metric: str, runs: Sequence[Mapping[str, A
             summaries = [summary_of(method, name_on(view, use, name), runs) for view in views]
             if any(summaries):
                 rows[method] = summaries
+        possible = [possible_of(name_on(view, use, name), runs) for view in views]
+        if any(possible):
+            rows[POSSIBLE] = possible
         yield {"title": title, "metric": name_on(FULL, use, name), "views": views, "rows": rows}
 
 
@@ -55,6 +60,15 @@ def summary_of(method: str, metric: str, runs: Sequence[Mapping[str, Any]]) -> d
     """Mean and spread of a metric of a method over its seeds; None where a run has no such number."""
     values = [run["metrics"].get(metric) for run in runs if run["name"] == method]
     return asdict(summarise(values)) if values and None not in values else None
+
+
+def possible_of(metric: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The same of the exact posteriors of each seed's world, by the first run that has them; None where none has."""
+    by_seed: dict[int, float] = {}
+    for run in runs:
+        if metric in run.get("bayes", {}):  # not in reports of earlier versions
+            by_seed.setdefault(run["seed"], run["bayes"][metric])
+    return asdict(summarise(list(by_seed.values()))) if by_seed else None
 
 
 def saliency_table(files: Sequence[Path]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import yaml
 
 from msd_framework.analysis.plots import draw_densities, draw_runs, read_log_odds
 from msd_framework.analysis.statistics import holm, paired_difference
-from msd_framework.analysis.study.by_view import saliency_table, summary_of, view_tables
+from msd_framework.analysis.study.by_view import POSSIBLE, possible_of, saliency_table, summary_of, view_tables
 from msd_framework.analysis.study.config import StudyConfig, larger_is_better
 from msd_framework.escaping import markdown as escaped
 from msd_framework.files import split_file, write_json, write_text
@@ -42,6 +42,7 @@ def write_report(config: StudyConfig, runs: Sequence[Mapping[str, Any]], salienc
         "views": list(view_tables(list(config.run_files), config.metrics[0], runs)),
         "saliency": saliency_table(saliency_files),
         "maskers": {run["name"]: run["maskers"] for run in runs if "maskers" in run},  # not in reports of earlier versions
+        "possible": {metric: possible_of(metric, runs) for metric in config.metrics},
         "note": config.note,
     }
     pictures = _draw(config, runs)
@@ -162,6 +163,8 @@ def cells(config: StudyConfig, summary: Mapping[str, Any]) -> list[list[str]]:
     for row in summary["table"]:
         means = [shown(metric, row["metrics"].get(metric)) for metric in config.metrics]
         rows.append([row["name"], *means, f"{row['parameters']:,}", f"{row['seconds']:.1f}"])
+    if any(summary["possible"].values()):
+        rows.append([POSSIBLE, *(shown(metric, summary["possible"][metric]) for metric in config.metrics), "-", "-"])
     return rows
 
 
