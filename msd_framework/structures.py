@@ -8,15 +8,16 @@ example, N = B. Where examples have several, `Batch.example_of` says whose each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from msd_framework.errors import ConfigError
-from msd_framework.views import visible_modalities
+from msd_framework.views import MIXED, rows_shown
 
 T = TypeVar("T")
 
@@ -114,6 +115,11 @@ class Batch:
             None stands for tensors that a cached teacher does not need.
         teacher_having: `having` of those modalities, as these teachers see them.
         example_of: int64 [N], the example that each target belongs to, where examples have several; None where N = B.
+        others: for each example another row, by the name that views have for it: ``*`` in `image+text*`, ``**`` for a second one,
+            ``^`` for one that it is mixed with; ``*@3`` is the row of the fourth turn, where a teacher is asked about all turns at
+            once. They hold the modalities that views want.
+        turns: which turn each example is at, where it meets a few other rows in turn; a cached teacher keeps an answer for each.
+        own_share: of rows that examples are mixed with, how much the example itself counts, float [B] between 0 and 1.
     """
 
     inputs: Inputs
@@ -125,9 +131,42 @@ class Batch:
     teacher_inputs: Mapping[TeacherKey, ModalityInputs | None] = field(default_factory=dict)
     teacher_having: Mapping[TeacherKey, Tensor] = field(default_factory=dict)
     example_of: Tensor | None = None
+    others: Mapping[str, Batch] = field(default_factory=dict)
+    turns: tuple[int, ...] = ()
+    own_share: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def row(self, name: str) -> Batch:
+        """The batch itself for the name "", or the other rows that a view takes a modality from."""
+        if not name:
+            return self
+        if name not in self.others:
+            raise ValueError(
+                f"a view takes a modality from another row ({name!r}), and the batch brings none. Batches of a run do; in a loop "
+                f"of your own call batch.paired([{name!r}]) first, which takes other rows of the batch."
+            )
+        return self.others[name]
+
+    def paired(self, names: Iterable[str]) -> Batch:
+        """The batch with other rows out of itself: for the k-th name, the row that stands k rows above, counted in circles.
+
+        Of a mixture, the example's own share is drawn at random.
+        """
+        others = {}
+        for k, name in enumerate(names, 1):
+            rows = Batch(
+                {m: replace(x, distinct=None) for m, x in self.inputs.items()},
+                self.targets[:0],  # nothing is predicted of them
+                self.ids,
+                having=self.having,
+                teacher_inputs={key: x and replace(x, distinct=None) for key, x in self.teacher_inputs.items()},
+                teacher_having=self.teacher_having,
+                own_share=torch.rand(len(self), device=self.targets.device) if name == MIXED else None,
+            )
+            others[name] = replace(tree_map(partial(torch.roll, shifts=k, dims=0), rows), ids=self.ids[-k:] + self.ids[:-k])
+        return replace(self, others=others)
 
     @property
     def labelled(self) -> Tensor:
@@ -171,10 +210,11 @@ class Batch:
     def shown(self, view: str, modalities: Sequence[str]) -> Tensor | None:
         """Which examples have something that a view shows to a model of some modalities, bool [B]; None where all of them do."""
         having = []
-        for modality in visible_modalities(view, modalities):
-            if modality not in self.having:
+        for modality, row in rows_shown(view, modalities).items():
+            there = self.row(row).having
+            if modality not in there:
                 return None
-            having.append(self.having[modality])
+            having.append(there[modality])
         return torch.stack(having).any(0)
 
     @property
@@ -186,13 +226,14 @@ class Batch:
         """The same examples as one of several teachers sees them; the batch itself where all see what the student does."""
         if not self.teacher_inputs:
             return self
+        others = {name: rows.for_teacher(number) for name, rows in self.others.items()}
         own = {m: x for (m, teachers), x in self.teacher_inputs.items() if number in teachers}
         if not own:
-            return replace(self, teacher_inputs={}, teacher_having={})
+            return replace(self, teacher_inputs={}, teacher_having={}, others=others)
         inputs = {m: x for m, x in sorted({**self.inputs, **own}.items()) if x is not None}
         having = {m: rows for m, rows in self.having.items() if m not in own}
         having |= {m: rows for (m, teachers), rows in self.teacher_having.items() if number in teachers}
-        return replace(self, inputs=inputs, having=having, teacher_inputs={}, teacher_having={})
+        return replace(self, inputs=inputs, having=having, teacher_inputs={}, teacher_having={}, others=others)
 
     def with_inputs(self, inputs: Inputs) -> Batch:
         return replace(self, inputs=dict(sorted(inputs.items())))

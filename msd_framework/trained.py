@@ -37,7 +37,7 @@ from msd_framework.randomness import random_numbers_apart
 from msd_framework.ranges import too_large
 from msd_framework.registry import MASKERS, PROCESSORS
 from msd_framework.structures import Batch, DatasetInfo, probabilities
-from msd_framework.views import FULL, visible_modalities
+from msd_framework.views import FULL, refuse_other_rows, visible_modalities
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ class TrainedModel:
         for view in names:
             try:
                 visible_modalities(view, self.modalities)
+                refuse_other_rows(view)
             except ValueError as error:
                 raise ConfigError(Problem("views", str(error))) from error
         return names

@@ -23,7 +23,7 @@ from msd_framework.maskers.base import Masker
 from msd_framework.registry import DATASETS, MASKERS, PROCESSORS
 from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import FORMAT, SUMMARY, Card, Layout
-from msd_framework.views import FULL
+from msd_framework.views import visible_modalities
 
 LARGE = 768  # classes beyond which a store keeps what the classifier reads in place of logits, if it is given
 PLACES = ("root", "split", "max_examples", "on_error")  # options that say where and how much is read, not what
@@ -95,6 +95,7 @@ def cache_key(
     masker: Masker,
     masker_spec: Component,
     layout: Layout,
+    partners: Mapping[str, Any] | None = None,
 ) -> CacheKey:
     """The key of one teacher's outputs for one split, of which `content` is the hash; the masker must be fitted."""
     teacher = config.teacher
@@ -124,10 +125,12 @@ def cache_key(
         notes[part] = complete(PROCESSORS, processor_specs[modality])
     # what no view hides depends on no masker
     parts["masker"] = None
-    if any(view != FULL for view in layout.views):
+    if any(len(visible_modalities(view, card["modalities"])) < len(card["modalities"]) for view in layout.views):
         spec = complete(MASKERS, masker_spec)
         parts["masker"] = {"spec": spec, "state": _state(masker), "meaning": HIDDEN}
     parts["views"] = list(layout.views)
+    if partners is not None:
+        parts["partners"] = partners
     if teacher.channels:
         parts["teacher.channels"] = kept_channels(teacher.channels)
     parts |= {"dtype": "float16", "logits": layout.num_classes, "summary": layout.summary_size}

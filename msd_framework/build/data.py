@@ -16,6 +16,7 @@ from msd_framework.config.schema import RunConfig
 from msd_framework.data.base import MultimodalDataset, Processor
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.loader import EvaluationBatches
+from msd_framework.data.batches.partners import PartnerReader
 from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, NotMade, TeacherOverrides
 from msd_framework.engine.distributed import World
 from msd_framework.errors import DataError
@@ -69,12 +70,19 @@ class Data:
         skips = self.config.data.on_error == "skip"
         return ExampleReader(examples, processors, self.decoded, skips, self.overrides_in_batches)
 
-    def in_order(self, reader: ExampleReader, shared: bool = True) -> EvaluationBatches:
+    def partners(self, reader: ExampleReader) -> PartnerReader | None:
+        """Reads the other rows of the training split that views take modalities from; None where no view does."""
+        wanted, data = self.facts.other_rows, self.config.data
+        # by the ids alone where there are a few, so that all runs share what a teacher says of them
+        seed = self.config.seed if data.partners is None else 0
+        return PartnerReader(reader, self.info, wanted, data.partners, seed) if wanted else None
+
+    def in_order(self, reader: ExampleReader, shared: bool = True, partners: PartnerReader | None = None) -> EvaluationBatches:
         """Examples in their own order: shared out among the processes, or all of them on each."""
         rank, size = (self.world.rank, self.world.size) if shared else (0, 1)
         collator = Collator(reader.processors, self.info, teacher_overrides=reader.teacher_overrides)
         batch_size, workers, pin = self.config.evaluation.batch_size, self.config.data.workers, self.world.device.type == "cuda"
-        return EvaluationBatches(reader, collator, batch_size, rank, size, workers, pin)
+        return EvaluationBatches(reader, collator, batch_size, rank, size, workers, pin, partners)
 
     @property
     def training_reader(self) -> ExampleReader:

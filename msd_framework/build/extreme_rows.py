@@ -17,6 +17,7 @@ from msd_framework.data.batches.reader import ExampleReader, Loaded, TeacherOver
 from msd_framework.data.processors.text import Tokenizer
 from msd_framework.errors import ConfigError, DataError, Problem
 from msd_framework.launch import launched
+from msd_framework.randomness import random_numbers_apart
 from msd_framework.structures import Batch
 
 MOST_TEXTS = 20_000  # rows of a split, evenly spaced, whose texts are compared by their characters
@@ -43,6 +44,7 @@ class ExtremeRows:
 
     def __init__(self, data: Data, overrides: TeacherOverrides):
         self.config, self.device, self.info = data.config, data.world.device, data.info
+        self.other_rows = data.facts.other_rows
         self.sources: dict[str, str] = {}  # the file and line of an example, by its id
         processors = {m: p.deterministic() for m, p in data.processors.items()}
         self.collator = Collator(processors, data.info, teacher_overrides=overrides)
@@ -182,7 +184,9 @@ class ExtremeRows:
             batch = replace(batch, num_labelled=batch.labelled.sum().double().clamp(min=1))
         inputs = {m: replace(x, distinct=None) for m, x in batch.inputs.items()}
         of_teachers = {key: x and replace(x, distinct=None) for key, x in batch.teacher_inputs.items()}
-        return replace(batch, inputs=inputs, teacher_inputs=of_teachers)
+        with random_numbers_apart():
+            batch = replace(batch, inputs=inputs, teacher_inputs=of_teachers).paired(self.other_rows)
+        return replace(batch, turns=(0,) * len(batch)) if self.other_rows else batch
 
 
 def evenly(length: int, most: int) -> list[int]:

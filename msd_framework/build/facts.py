@@ -28,6 +28,7 @@ from msd_framework.registry import COMBINATIONS, DATASETS, MASKERS, MODELS, OBJE
 from msd_framework.structures import Batch, DatasetInfo, Inputs, ModalityKind, ModelOutput, Setting
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.ensemble import Combination, union
+from msd_framework.views import other_rows
 
 T = TypeVar("T")
 
@@ -235,6 +236,14 @@ class RunFacts:
         teacher, num_classes = self.setting.teacher_modalities or tuple(self.info.modalities), self.info.num_classes
         models = {"model": _Student(self.student.modalities, num_classes), "teacher": _Teacher(teacher, num_classes)}
         return OBJECTIVES.build(self.config.objective, "objective", self.assumed, masker=self.masker, **models)
+
+    @cached_property
+    def other_rows(self) -> dict[str, tuple[str, ...]]:
+        """The other rows that the objective's views show beside an example, by name, and the modalities that are wanted of each."""
+        if self.config.is_evaluated:
+            return {}
+        objective = self.stand_in_objective
+        return other_rows([*objective.teacher_views, *getattr(objective, "student_views", ())])
 
     @cached_property
     def empty_module(self) -> tuple[Spec, nn.Module] | None:

@@ -31,7 +31,7 @@ from msd_framework.teachers.filling import only_head
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.marginals import MarginalsTeacher
 from msd_framework.teachers.masked import keep_channels
-from msd_framework.views import FULL, shows
+from msd_framework.views import FULL, in_turn, recombines, shows
 
 
 class Weights:
@@ -175,11 +175,15 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     """A split, and the store of a teacher's outputs for it; maskers must be fitted, `whole` is what `content` gives."""
     config, teacher = data.config, data.config.teacher
     assert teacher is not None
-    layout = layout_of(teacher, one.views[use], data.info.num_classes, lambda: one.live().model.summary_size)
+    views = [name for view in one.views[use] for name in in_turn(view, range(config.data.partners or 0))]
+    layout = layout_of(teacher, views, data.info.num_classes, lambda: one.live().model.summary_size)
     processors = data.teacher_processors(one.number)
     specs = {m: spec.value for m, spec in data.facts.teacher_processors[one.number].items()}
+    # which row an example meets hangs on how many there are, and on what views want of them
+    rows = {"rows": len(data.splits[use]), "wanted": {name: list(wanted) for name, wanted in data.facts.other_rows.items()}}
+    partners = rows if any(map(recombines, views)) else None
     masker, (_, spec) = maskers.of(use).teachers[one.number], data.facts.masker_of(use, one.number)
-    key = cache_key(config, use, whole, one.folder, processors, specs, masker, spec, layout)
+    key = cache_key(config, use, whole, one.folder, processors, specs, masker, spec, layout, partners)
     # what the student decoded is not what the teacher's own processors make of it
     decoded = DecodedInputs() if data.teacher_overrides else data.decoded
 
@@ -187,7 +191,10 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
         own = {m: processors[m].deterministic() for m in one.modalities}
         # other modalities may be dear to read; a row that has one of them alone is a row all the same
         others: TeacherOverrides = {(m, (0,)): NotMade(processor) for m, processor in processors.items() if m not in own}
-        return data.in_order(ExampleReader(examples, own, decoded, config.data.on_error == "skip", others), shared=False)
+        skips, partners = config.data.on_error == "skip", None
+        if any(map(recombines, views)):
+            partners = data.partners(ExampleReader(data.splits[use], own, decoded, skips))
+        return data.in_order(ExampleReader(examples, own, decoded, skips, others), shared=False, partners=partners)
 
     def try_out() -> None:
         trial = dry_run(data, teacher_asked=True)

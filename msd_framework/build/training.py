@@ -24,6 +24,7 @@ from msd_framework.components.registry import plain
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.lengths import LengthPools, measure_lengths
 from msd_framework.data.batches.loader import EvaluationBatches, TrainingBatches
+from msd_framework.data.batches.partners import PartnerReader
 from msd_framework.data.batches.plan import HELD_OUT, Indices, TrainingPlan, hold_out, stream_seed
 from msd_framework.engine.checkpoint import CheckpointFolder
 from msd_framework.engine.optim import OptimizerRecipe
@@ -102,7 +103,7 @@ def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
         num_updates = math.ceil(training.max_epochs * num_examples / training.batch_size)
     pools = _length_pools(data, trained_on)
     plan = TrainingPlan(num_examples, training.batch_size, num_updates, training.accumulate, *place, config.seed, pools)
-    batches = _training_batches(data, plan, trained_on)
+    batches = _training_batches(data, plan, trained_on, data.partners(data.training_reader))
     if held_out is None or held is None:
         return Batches(batches, None, num_examples, num_updates)
     looks, seed = -(-num_updates // held_out.every), stream_seed(config.seed, HELD_OUT)
@@ -110,12 +111,14 @@ def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
     return Batches(batches, _training_batches(data, plan, held), num_examples, num_updates)
 
 
-def _training_batches(data: Data, plan: TrainingPlan, among: Indices | None) -> TrainingBatches:
+def _training_batches(
+    data: Data, plan: TrainingPlan, among: Indices | None, partners: PartnerReader | None = None
+) -> TrainingBatches:
     config = data.config
     may_lack_labels = config.data.unlabelled or config.data.labelled_share < 1
     reader, pin = data.training_reader, data.world.device.type == "cuda"
     collator = Collator(data.processors, data.info, may_lack_labels, reader.teacher_overrides)
-    return TrainingBatches(reader, collator, plan, config.data.workers, pin, among)
+    return TrainingBatches(reader, collator, plan, config.data.workers, pin, among, partners)
 
 
 def _length_pools(data: Data, among: Indices | None) -> LengthPools | None:

@@ -11,7 +11,7 @@ from msd_framework.components.options import options_of
 from msd_framework.errors import Problem, did_you_mean
 from msd_framework.metrics.fidelity import FIDELITY
 from msd_framework.registry import CALLBACKS, DISTILLATION_LOSSES, METRICS, SALIENCIES, TASK_LOSSES, WEIGHTINGS
-from msd_framework.views import FULL, visible_modalities
+from msd_framework.views import FULL, refuse_other_rows, visible_modalities
 
 
 def splits(run: RunFacts) -> Iterator[Problem]:
@@ -71,6 +71,7 @@ def views_and_tasks(run: RunFacts) -> Iterator[Problem]:
     for i, view in enumerate(run.config.evaluation.views):
         try:
             visible_modalities(view, run.student.modalities)
+            refuse_other_rows(view)
         except ValueError as error:
             yield Problem(f"evaluation.views[{i}]", sentence(error))
     if not run.config.evaluation.views:

@@ -25,6 +25,7 @@ ABOVE_0 = (
     "checkpoint.every_updates",
     "data.max_train_examples",
     "data.max_eval_examples",
+    "data.partners",
 )
 FROM_0 = ("data.workers", "data.cache_mb", "data.length_pool", "checkpoint.keep", "env.threads", "seed")
 # the most of what fills memory or never ends: far beyond what anybody trains with
@@ -37,6 +38,7 @@ MOST: dict[str, int] = {
     "env.threads": max(256, 2 * (os.cpu_count() or 1)),
     "data.length_pool": 10**6,
     "data.cache_mb": 10**9,
+    "data.partners": 10**4,
 }
 LARGEST_SEED = 2**63 - 1  # what a signed number of 64 bits can hold
 # the split that each `run_type` cannot do without

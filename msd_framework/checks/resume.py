@@ -40,6 +40,7 @@ FREE = {
     "data.test": NOTHING,
     "data.workers": NOTHING,
     "data.cache_mb": NOTHING,
+    "data.partners": "examples meet other rows from here on",
     "data.processors_from": "no more read: what the processors learned is in the run's folder",
     "data.max_eval_examples": "the best value and the patience of early stopping begin anew",
     "training.max_updates": "the schedule of the learning rate is that of the new length; the optimizer's state stays",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from msd_framework.teachers.ema import decay_of
 from msd_framework.teachers.ensemble import names_by_teacher, union, views_of_teachers
 from msd_framework.teachers.masked import read_saliency
 from msd_framework.teachers.store import SUMMARY
-from msd_framework.views import FULL, shows
+from msd_framework.views import recombines, shows, visible_modalities
 
 OFF = "or set teacher.cache=false"
 # what does not go with an average of the student
@@ -228,14 +228,23 @@ def _changing(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
         if run.unfitted_processors[m].random and any(own.get(m) == spec for own in run.teacher_processors):
             text = f"has random transforms, so the teacher sees another {m} in each epoch and its answers cannot be kept."
             yield Problem(f"data.processors.{m}", f"{text} Take them out, {OFF}.")
+    if run.config.data.partners is None and any(map(recombines, views)):
+        text = f"null takes other rows in each epoch, so answers to {next(filter(recombines, views))!r} cannot be kept."
+        yield Problem("data.partners", f"{text} Give a number, {OFF}.")
+    assert run.teacher is not None
+    known = run.teacher.modalities
     for use, shown in (("train", views), ("test", run.config.evaluation.views)):
         at, value = run.masker_of(use, 0)
-        if run.build(Spec(at, MASKERS, value)).random and any(view != FULL for view in shown):
+        if run.build(Spec(at, MASKERS, value)).random and any(_hides(view, known) for view in shown):
             text = "draws what it shows, or takes it from the rest of the batch, so what the teacher says of a view cannot be kept."
             key = "evaluation.masker" if at == "evaluation.masker" else "teacher.masker"
             hint = f"Take another one for the teacher, such as {key}=drop, {OFF}."
             yield Problem(at, f"{Spec(at, MASKERS, value).name} {text} {hint}")
             return
+
+
+def _hides(view: str, modalities: Sequence[str]) -> bool:
+    return shows(view, modalities) and len(visible_modalities(view, modalities)) < len(modalities)
 
 
 def saved_classes(run: RunFacts) -> Iterator[Problem]:

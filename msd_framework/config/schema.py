@@ -65,6 +65,9 @@ class DataConfig:
     """Whether training examples may lack a label: those are distilled, and the task loss is the mean over those that have one."""
     labelled_share: float = 1.0
     """The share of training examples that keep their label, drawn by `seed`; the others count as unlabelled."""
+    partners: int | None = 8
+    """How many other rows an example meets, one an epoch in turn, in views such as `image+text*`; null takes another one in each
+    epoch, for which a teacher cache keeps no answers."""
     shared_rows: bool = False
     """Whether splits of one run may have rows in common; a run whose splits do is refused otherwise."""
     on_error: Literal["raise", "skip"] = "raise"

@@ -11,8 +11,9 @@ from torch import nn
 
 from msd_framework.components.registry import Registry
 from msd_framework.maskers.content import special_first
+from msd_framework.maskers.mixture import shown_of
 from msd_framework.structures import Batch, ModalityInputs, ModalityKind, Setting
-from msd_framework.views import FULL, visible_modalities
+from msd_framework.views import FULL, rows_shown
 
 ALL_KINDS: frozenset[ModalityKind] = frozenset({"tokens", "features", "pixels", "waveform"})
 
@@ -30,6 +31,7 @@ class Masker(nn.Module, ABC):
     random: bool = False  # whether chance or the rest of the batch decides what replaces the content
     keeps_repeats: ClassVar[bool] = False  # whether equal inputs stay equal once they are hidden, so that each is encoded once
     needs_fit: bool = False  # whether `fit` must see the training examples before the first view
+    leaves_some: ClassVar[bool] = False  # whether a part of what it hides is still to be seen
 
     @abstractmethod
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
@@ -57,13 +59,13 @@ class Masker(nn.Module, ABC):
         """Looks at the training examples once, where a masker needs their statistics."""
 
     def view(self, batch: Batch, name: str) -> Batch:
-        """The batch as a view shows it: `full`, `text`, `image+text`, `~text`."""
+        """The batch as a view shows it: `full`, `text`, `image+text`, `~text`, `image+text*`."""
         if name == FULL:
             return batch
-        visible = visible_modalities(name, batch.modalities)
+        rows = rows_shown(name, batch.modalities)
         inputs = {}
-        for modality, whole in batch.inputs.items():
-            value = whole if modality in visible else self.hidden(batch, modality)
+        for modality in batch.inputs:
+            value = self.hidden(batch, modality) if modality not in rows else shown_of(batch, modality, rows[modality])
             if value is not None:
                 inputs[modality] = value
         return batch.with_inputs(inputs)

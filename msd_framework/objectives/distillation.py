@@ -25,9 +25,20 @@ from msd_framework.objectives.features import FEATURE_TERMS, FeaturesByView, Fea
 from msd_framework.objectives.traced import MIXED, TracedPass, trace
 from msd_framework.saliency.base import scores_of
 from msd_framework.schedules import HeldOut, Number, Scheduled, Step
-from msd_framework.structures import Batch, Feature, Inputs, LossTerm, ModelOutput, Setting, StepOutput, Task, check_logits
+from msd_framework.structures import (
+    IGNORED,
+    Batch,
+    Feature,
+    Inputs,
+    LossTerm,
+    ModelOutput,
+    Setting,
+    StepOutput,
+    Task,
+    check_logits,
+)
 from msd_framework.teachers.base import Teacher
-from msd_framework.views import FULL, View, visible_modalities
+from msd_framework.views import FULL, OTHER, View, rows_shown
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy, mean_of_shown
 from msd_framework.weighting.fixed import UniformWeights
 
@@ -101,10 +112,12 @@ class DistillationObjective(Objective):
     :math:`\ell` and :math:`w_v D` are means over them, but for -100. Where an example has nothing of a view, D and F are 0.
     The single view `full` is distillation as in Hinton et al. (2015, arXiv:1503.02531); the views `full` and each modality
     alone are modality-specific distillation (Jin et al., 2021, arXiv:2101.01881); a view `{teacher: audio, student: image}`
-    is crossmodal distillation (Xue et al., 2023, arXiv:2206.06487).
+    is crossmodal distillation (Xue et al., 2023, arXiv:2206.06487); in a view `image+text*` the text is that of another row, and
+    in `image^+text^` both are mixtures of two rows: teacher and student meet more inputs than there are rows.
 
     Args:
-        views: names of views (`full`, `text`, `image+text`, `~text`), or `{teacher: name, student: name}` where the two differ.
+        views: names of views (`full`, `text`, `image+text`, `~text`, `image+text*`), or `{teacher: name, student: name}` where the
+            two differ.
         distill_weight: lambda, the share of the teacher in the loss, between 0 and 1, or a schedule `{start: 0.9, end: 0.5}`.
         distill_loss: D; the divergence of what the task loss reads logits as if null.
         task_loss: l; the task's usual one if null.
@@ -245,8 +258,10 @@ class DistillationObjective(Objective):
     def distill_losses(self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor, shown: Tensor | None) -> Tensor:
         """D of each view, [V, N]; 0 of a target that is not shown."""
         losses = []
+        unknown = torch.full_like(targets, math.nan if targets.is_floating_point() else IGNORED)
         for view, logits, rows in zip(self.views, student[1:], shown if shown is not None else repeat(None)):
-            losses.append(compare_shown(self.distill_loss, logits, teacher[view.teacher].logits, targets, rows))
+            labels = unknown if view.recombines else targets  # of two rows made one, nobody knows the label
+            losses.append(compare_shown(self.distill_loss, logits, teacher[view.teacher].logits, labels, rows))
         return torch.stack(losses)
 
     def evidence(
@@ -370,17 +385,19 @@ class DistillationObjective(Objective):
         if not options["views"]:
             return ["views: wanted at least one view, got none; `[full]` is plain distillation."]
         problems, views = [], []
-        names: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
+        names: dict[tuple[tuple[tuple[str, str], ...], ...], str] = {}
         for i, spec in enumerate(options["views"]):
             try:
                 view = View.parse(spec)
-                for_teacher = visible_modalities(view.teacher, setting.teacher_modalities or tuple(setting.data.modalities))
-                for_student = visible_modalities(view.student, setting.student_modalities)
+                for_teacher = rows_shown(view.teacher, setting.teacher_modalities or tuple(setting.data.modalities))
+                for_student = rows_shown(view.student, setting.student_modalities)
+                if all(row.startswith(OTHER) for row in (*for_teacher.values(), *for_student.values())):
+                    raise ValueError(f"view {view.name!r} shows other rows alone. Leave the {OTHER} of one modality out.")
             except ValueError as error:
                 problems.append(f"views[{i}]: {error}")
                 continue
             views.append(view)
-            first = names.setdefault((for_teacher, for_student), view.name)
+            first = names.setdefault((tuple(for_teacher.items()), tuple(for_student.items())), view.name)
             if first != view.name:
                 problems.append(f"views[{i}]: {view.name!r} shows the same as {first!r}.")
         if len(set(views)) < len(views):

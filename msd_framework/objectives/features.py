@@ -19,7 +19,7 @@ from msd_framework.models.features import FUSED, listing, numbered, parsed
 from msd_framework.schedules import Number, Scheduled
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape, LossTerm, Setting
 from msd_framework.teachers.base import Teacher
-from msd_framework.views import FULL, View, visible_modalities
+from msd_framework.views import FULL, View, named_in, visible_modalities
 
 Side: TypeAlias = Literal["student", "teacher"]
 Shown: TypeAlias = Callable[[Batch, View], Tensor | None]  # which examples have something of a view, bool [B]; None if all do
@@ -215,8 +215,8 @@ class FeatureTerms(nn.Module):
             values = pair(student, teacher, batch)
             for rows in (
                 shown(batch, pair.view),
-                batch.having.get(parsed(pair.student)[0]),
-                batch.teacher_side.having.get(parsed(pair.teacher)[0]),
+                _having(batch, pair.view.student, parsed(pair.student)[0]),
+                _having(batch.teacher_side, pair.view.teacher, parsed(pair.teacher)[0]),
             ):
                 values = values if rows is None else values.where(rows, 0.0)
             terms.append(LossTerm(f"feature/{pair.name}", values, weight=pair.weight.value, option=pair.option))
@@ -226,6 +226,11 @@ class FeatureTerms(nn.Module):
         if self.terms and not self.pairs:
             raise ValueError("an objective with features must look at a batch before it is used: call its dry_run(batch).")
         return cast(list[Pair], list(self.pairs))
+
+
+def _having(batch: Batch, view: str, modality: str) -> Tensor | None:
+    """Which examples have a modality in a view, bool [B]; None where all do, and for what is fused."""
+    return batch.row(named_in(view).get(modality, "")).having.get(modality)
 
 
 def otherwise_cut(batch: Batch) -> list[str]:

@@ -14,7 +14,8 @@ from msd_framework.errors import CacheError
 from msd_framework.maskers.base import Views
 from msd_framework.structures import Batch, Feature, FeatureKind, ModelOutput
 from msd_framework.teachers.base import Teacher
-from msd_framework.teachers.store import DONE, SUMMARY, TeacherStore, how_to_remove
+from msd_framework.teachers.store import DONE, SUMMARY, Rows, TeacherStore, how_to_remove
+from msd_framework.views import in_turn, recombines
 
 Classify: TypeAlias = Callable[[Tensor], Tensor]  # summaries [.., D] to logits [.., C]
 
@@ -56,7 +57,7 @@ class CachedTeacher(Teacher):
                 f"the teacher cache {store.folder} has no answer for the example {name!r}: it was not in the data, or could not be "
                 f"read, when the cache was filled. {how_to_remove(store.folder)}"
             )
-        columns = {name: _to_device(values, device).float() for name, values in store.read(rows, views).items()}
+        columns = {name: _to_device(values, device).float() for name, values in _read(store, rows, views, batch.turns).items()}
         features = {SUMMARY: columns["summary"]} if "summary" in columns else {}
         if "logits" in columns:
             return ModelOutput(columns["logits"] + columns["maximum"][..., None], features)
@@ -73,6 +74,30 @@ class CachedTeacher(Teacher):
     ) -> tuple[ModelOutput, Sequence[Mapping[str, Feature]]]:
         output = self.predict(batch, views, shown)
         return output, [{name: Feature(output.features[name][v]) for name in names} for v, names in enumerate(wanted)]
+
+
+def _read(store: TeacherStore, rows: Rows, views: Sequence[str], turns: Sequence[int]) -> dict[str, Tensor]:
+    """What is stored in some rows, [V, B, ..] by column; of views that show another row, at each example's turn."""
+    if not any(map(recombines, views)):
+        return store.read(rows, views)
+    if len(turns) != len(rows):
+        raise ValueError(
+            "the batch does not say at which turn its examples are (Batch.turns), and a cache keeps an answer for each."
+        )
+    names = []
+    met = sorted(set(turns))
+    for view in views:
+        names += in_turn(view, met)
+    first = [names.index(in_turn(view, met)[0]) for view in views]
+    step = torch.tensor([met.index(turn) for turn in turns])  # [B], how far from the first a view's name for the turn stands
+    values = {}
+    for column, read in store.read(rows, names).items():
+        of_views = []
+        for view, start in zip(views, first):
+            at = start + step if recombines(view) else torch.full_like(step, start)
+            of_views.append(read[at, torch.arange(len(rows))])
+        values[column] = torch.stack(of_views)
+    return values
 
 
 def _to_device(values: Tensor, device: torch.device) -> Tensor:

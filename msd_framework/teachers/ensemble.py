@@ -18,7 +18,7 @@ from msd_framework.maskers.base import Views
 from msd_framework.ranges import not_negative, positive
 from msd_framework.structures import Batch, ModelOutput, Outcomes, Task, outcomes_of
 from msd_framework.teachers.base import Teacher
-from msd_framework.views import FULL, view_name, visible_modalities
+from msd_framework.views import FULL, rows_shown, view_name, visible_modalities
 
 
 class Combination(ABC):
@@ -216,10 +216,10 @@ def names_by_teacher(view: str, modalities: Sequence[Sequence[str]], combination
     ({0: 'full', 1: 'full'}, {0: 'text'})
     """
     every = union(modalities)
-    visible = visible_modalities(view, every)
+    rows = rows_shown(view, every)
     visible_to = {}  # the teachers that are shown something
     for k, own in enumerate(modalities):
-        shown = tuple(m for m in visible if m in own)
+        shown = {m: row for m, row in rows.items() if m in own}
         if shown:
             visible_to[k] = shown
     names = {}

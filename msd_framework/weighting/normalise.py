@@ -65,10 +65,12 @@ def normaliser(name: Normalise, temperature: float, smoothing: float = 0.0, adde
 
 
 def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: Normaliser, shown: Tensor | None = None) -> Tensor:
-    """Normalised weights for the views that hide something, and a fixed one for the view `full`, in the shape of the scores.
+    """Normalised weights for the views that hide something, in the shape of the scores.
+
+    A fixed one for the view `full`, and for views that show another row, of which the scores of the example say nothing.
 
     Args:
-        scores: float [V] or [V, B]; the one of `full` is not looked at.
+        scores: float [V] or [V, B]; those of views with the fixed weight are not looked at.
         shown: bool [V, B], the views of which an example has something; all of them if None.
 
     >>> views = [View.parse(name) for name in ("full", "image", "text")]
@@ -77,7 +79,7 @@ def weigh(scores: Tensor, views: Sequence[View], full_weight: float, normalise: 
     """
     if shown is not None and scores.ndim == 1:
         scores = scores[:, None].expand(shown.shape)
-    others = [i for i, view in enumerate(views) if view.name != FULL]
+    others = [i for i, view in enumerate(views) if view.name != FULL and not view.recombines]
     weights = list(torch.full_like(scores, full_weight))
     if others:
         # Rows are stacked one by one, since a list of indices would be copied to the device in each step.

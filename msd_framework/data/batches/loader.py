@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.partners import PartnerReader
 from msd_framework.data.batches.plan import EvaluationPlan, Indices, MicroBatch, TrainingPlan, stream_seed
 from msd_framework.data.batches.reader import ExampleReader, Kept, Loaded
 from msd_framework.errors import DataError
@@ -52,8 +53,17 @@ class _MicroBatches(Dataset[_Read]):
     Indices count the examples of `among`, or all of the split.
     """
 
-    def __init__(self, reader: ExampleReader, collator: Collator, seed: int, full: bool, among: Indices | None = None):
+    def __init__(
+        self,
+        reader: ExampleReader,
+        collator: Collator,
+        seed: int,
+        full: bool,
+        among: Indices | None = None,
+        partners: PartnerReader | None = None,
+    ):
         self.reader, self.collator, self.seed, self.full, self.among = reader, collator, seed, full, among
+        self.partners = partners
 
     def __getitem__(self, wanted: MicroBatch) -> _Read:
         examples = range(len(self.reader.dataset)) if self.among is None else self.among
@@ -70,7 +80,11 @@ class _MicroBatches(Dataset[_Read]):
                             places.append(place)
                             loaded.append(one)
                             break
-                return _Read(self.collator(loaded, tuple(places)) if loaded else None, dict(self.reader.skipped))
+                batch = self.collator(loaded, tuple(places)) if loaded else None
+                if batch is not None and self.partners is not None:
+                    # last of all, so that what the examples themselves draw at random stays
+                    batch = self.partners.beside(batch, [one.example for one in loaded], wanted.epochs, decoded)
+                return _Read(batch, dict(self.reader.skipped))
             except DataError as error:
                 return _Read(None, {}, str(error))
 
@@ -88,9 +102,11 @@ class TrainingBatches:
         workers: int = 0,
         pin: bool = False,
         among: Indices | None = None,
+        partners: PartnerReader | None = None,
     ):
         self.reader, self.plan = reader, plan
-        self.loader = _loader(_MicroBatches(reader, collator, plan.seed, full=True, among=among), plan, workers, pin)
+        examples = _MicroBatches(reader, collator, plan.seed, full=True, among=among, partners=partners)
+        self.loader = _loader(examples, plan, workers, pin)
 
     def starting_at(self, update: int) -> Iterator[Batch]:
         """The micro-batches of an update and of those after it."""
@@ -114,10 +130,11 @@ class EvaluationBatches:
         size: int = 1,
         workers: int = 0,
         pin: bool = False,
+        partners: PartnerReader | None = None,
     ):
         self.reader = reader
         plan = EvaluationPlan(len(reader.dataset), batch_size, rank, size)
-        self.loader = _loader(_MicroBatches(reader, collator, 0, full=False), plan, workers, pin)
+        self.loader = _loader(_MicroBatches(reader, collator, 0, full=False, partners=partners), plan, workers, pin)
 
     def __iter__(self) -> Iterator[Batch]:
         for read in self.loader:

@@ -21,6 +21,7 @@ class MicroBatch:
 
     number: int  # which part of the run or split this is, the seed of its random transforms
     indices: tuple[int, ...]
+    epochs: tuple[int, ...] = ()  # the epoch that each example is of, where the split is gone through again and again
 
 
 class TrainingPlan(Sampler[MicroBatch]):
@@ -51,10 +52,11 @@ class TrainingPlan(Sampler[MicroBatch]):
     def __iter__(self) -> Iterator[MicroBatch]:
         num_parts = self.size * self.accumulate
         for update in range(self.start, self.num_updates):
-            batch = self.batch(update)
+            batch, first = self.batch(update), update * self.batch_size
+            epochs = tuple((first + i) // self.num_examples for i in range(self.batch_size))
             for i in range(self.accumulate):
                 part = i * self.size + self.rank
-                yield MicroBatch(update * num_parts + part, batch[part::num_parts])
+                yield MicroBatch(update * num_parts + part, batch[part::num_parts], epochs[part::num_parts])
 
     def __len__(self) -> int:
         return (self.num_updates - self.start) * self.accumulate

@@ -104,7 +104,7 @@ def cases(specs: list) -> list:
 
 
 def test_every_registered_masker_is_tested_here() -> None:
-    tested = {s if isinstance(s, str) else s["type"] for s in [*SPECS, BY_MODALITY]}
+    tested = {s if isinstance(s, str) else s["type"] for s in [*SPECS, BY_MODALITY, "partial"]}
     assert tested == {name for name in MASKERS.names() if MASKERS.get(name).__module__.startswith("msd_framework.")}
 
 
@@ -636,3 +636,54 @@ def test_drop_gives_the_same_whether_special_positions_were_counted_before_or_no
     assert b is not None
     assert torch.equal(a.values, b.values)
     assert a.values.tolist() == [[2, 3], [2, 3]]
+
+
+# A random part
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_partial_hides_about_its_share_of_what_is_there_and_changes_nothing_else(modality: str) -> None:
+    whole = {
+        "audio": ModalityInputs(torch.ones(400, 64), torch.ones(400, 64, dtype=torch.bool)),
+        "image": ModalityInputs(torch.ones(400, 1, 8, 8), torch.ones(400, 1, dtype=torch.bool)),
+        "regions": ModalityInputs(torch.ones(400, 6, 4), torch.ones(400, 6, dtype=torch.bool)),
+        "text": ModalityInputs(torch.ones(400, 6).long(), torch.ones(400, 6, dtype=torch.bool)),
+    }[modality]
+    hidden = build({"type": "partial", "share": 0.25}).hide(modality, whole)
+    assert hidden is not None
+    left = hidden.values if modality in ("audio", "image") else hidden.mask
+    assert float(left.float().mean()) == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(
+        hidden.values[left.bool() if modality in ("audio", "image") else hidden.mask].float().unique(), torch.ones(1)
+    )
+    assert (hidden.mask <= whole.mask).all()
+
+
+def test_partial_leaves_special_tokens_and_hides_whole_cells_of_an_image() -> None:
+    masker = build({"type": "partial", "share": 0.999, "grid": 2})
+    hidden = masker.hide("text", text())
+    assert hidden is not None
+    assert torch.equal(hidden.mask, MASKS & SPECIAL)
+    cells = build({"type": "partial", "grid": 2}).hide("image", ModalityInputs(torch.ones(50, 1, 4, 4), torch.ones(50, 1).bool()))
+    assert cells is not None
+    blocks = cells.values.view(50, 2, 2, 2, 2).transpose(2, 3).flatten(3)  # [B, 2, 2, 4]
+    assert (blocks == blocks[..., :1]).all()
+    assert 0 < float(blocks.mean()) < 1
+
+
+def test_partial_in_eval_mode_hides_of_an_example_the_same_in_any_batch() -> None:
+    masker, both = build("partial").eval(), batch()
+    alone = replace(both, inputs={"regions": replace(regions(), extras={})}, ids=both.ids)
+    first, again = masker.hidden(alone, "regions"), masker.hidden(alone, "regions")
+    assert first is not None
+    assert again is not None
+    assert torch.equal(first.mask, again.mask)
+    masker.train()
+    drawn = [masker.hidden(alone, "regions") for _ in range(8)]
+    assert any(not torch.equal(first.mask, other.mask) for other in drawn if other is not None)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_partial_refuses_a_share_that_is_none(share: float) -> None:
+    with pytest.raises(ConfigError, match=f"share must be above 0 and at most 1, got {share}"):
+        MASKERS.build({"type": "partial", "share": share})

@@ -405,7 +405,7 @@ def logits_and_gradients(built, batch, view, masker):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("name", "view"),
-    [*product(["attention", "constant", "drop", "noise", "other", "by_modality"], ["image", "text"]), ("mean", "text")],
+    [*product(["attention", "constant", "drop", "noise", "other", "partial", "by_modality"], ["image", "text"]), ("mean", "text")],
 )
 def test_logits_and_gradients_are_those_of_a_batch_of_which_nothing_is_known(name, view, training):
     spec = {"type": name, "maskers": {"image": "noise", "text": "attention"}} if name == "by_modality" else name
@@ -418,7 +418,7 @@ def test_logits_and_gradients_are_those_of_a_batch_of_which_nothing_is_known(nam
 
 def test_every_masker_is_looked_at():
     ours = {name for name in MASKERS.names() if MASKERS.get(name).__module__.startswith("msd_framework.")}
-    assert ours == {"attention", "constant", "drop", "mean", "noise", "other", "by_modality"}
+    assert ours == {"attention", "constant", "drop", "mean", "noise", "other", "partial", "by_modality"}
 
 
 def test_an_image_encoder_runs_once_an_image():

@@ -1,0 +1,97 @@
+"""Other rows for views such as `image+text*`: which row an example meets at each turn, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msd_framework.data.base import Example
+from msd_framework.data.batches.collate import Collator
+from msd_framework.data.batches.plan import stream_seed
+from msd_framework.data.batches.reader import ExampleReader, Kept, Loaded
+from msd_framework.errors import DataError
+from msd_framework.structures import Batch, DatasetInfo
+from msd_framework.views import MIXED, TURN
+
+ORDER = -(2**42)  # the stream that shuffles the rows of a split for this
+
+
+class PartnerReader:
+    """Reads for each example of a split another row of it, by the example's id, the turn and the name of the row (`*`, `**`).
+
+    Rows of the split are shuffled once; an example begins at a place that its id decides, and takes the rows after it in turn. It
+    never meets itself, and only rows that have all that is wanted of them.
+
+    Args:
+        reader: reads the split as the run does; its tensors of the wanted modalities are made.
+        wanted: the modalities that views want of each other row, by its name.
+        num_turns: how many rows an example meets before the first one comes again; None if it meets another one in each epoch.
+        seed: shuffles the rows, and decides where an example begins.
+    """
+
+    def __init__(
+        self, reader: ExampleReader, info: DatasetInfo, wanted: Mapping[str, Sequence[str]], num_turns: int | None, seed: int
+    ):
+        self.wanted, self.num_turns, self.seed = wanted, num_turns, seed
+        self.dataset = reader.dataset
+        self.order = np.random.default_rng(stream_seed(seed, ORDER)).permutation(len(self.dataset)).astype(np.int32)
+        self.readers, self.collators = {}, {}
+        for name, modalities in wanted.items():
+            processors = {m: reader.processors[m] for m in modalities if m in reader.processors}
+            overrides = {key: own for key, own in reader.teacher_overrides.items() if key[0] in modalities}
+            one = ExampleReader(self.dataset, processors, reader.decoded, reader.skip_errors, overrides)
+            one.skipped = reader.skipped
+            self.readers[name], self.collators[name] = one, Collator(processors, info, teacher_overrides=overrides)
+
+    def beside(self, batch: Batch, examples: Sequence[Example], epochs: Sequence[int], decoded: Kept) -> Batch:
+        """The batch of some examples with the other row of each at its turn; of all turns where it is of no epoch."""
+        if not epochs:
+            return replace(batch, others=self._in_each_turn(examples, decoded))
+        turns = tuple(epochs) if self.num_turns is None else tuple(epoch % self.num_turns for epoch in epochs)
+        return replace(batch, others=self._at(examples, turns, decoded), turns=turns)
+
+    def _at(self, examples: Sequence[Example], turns: Sequence[int], decoded: Kept) -> dict[str, Batch]:
+        others = {}
+        for number, name in enumerate(self.wanted):
+            loaded = [self._read(e, turn, number, name, decoded) for e, turn in zip(examples, turns)]
+            rows = self.collators[name](loaded)
+            others[name] = replace(rows, own_share=self._own_shares(examples, turns)) if name == MIXED else rows
+        return others
+
+    def _in_each_turn(self, examples: Sequence[Example], decoded: Kept) -> dict[str, Batch]:
+        """As a teacher is asked for all its answers at once: the rows are `*@0`, `*@1` and so on."""
+        assert self.num_turns is not None
+        others = {}
+        for turn in range(self.num_turns):
+            for name, rows in self._at(examples, [turn] * len(examples), decoded).items():
+                others[f"{name}{TURN}{turn}"] = rows
+        return others
+
+    def _own_shares(self, examples: Sequence[Example], turns: Sequence[int]) -> Tensor:
+        """How much each example counts in a mixture at its turn, float [B]: even between 0 and 1, by its id."""
+        numbers = [stream_seed(self.seed, crc32(e.id.encode()) + (turn << 32)) / 2**63 for e, turn in zip(examples, turns)]
+        return torch.tensor(numbers, dtype=torch.float32)
+
+    def _read(self, example: Example, turn: int, number: int, name: str, decoded: Kept) -> Loaded:
+        for place in self._places(example.id, turn * len(self.wanted) + number):
+            candidate = self.dataset[place]
+            if candidate.id == example.id or any(candidate.inputs.get(m) is None for m in self.wanted[name]):
+                continue
+            loaded = self.readers[name](place, decoded)
+            if loaded is not None:
+                return loaded
+            # it lacks what is wanted: were the next row taken, a teacher that can read this one would meet another row
+            nothing = dict.fromkeys(self.wanted[name])
+            return Loaded(replace(candidate, inputs=nothing), nothing, {})
+        wanted = " and ".join(self.wanted[name])
+        raise DataError(f"{example.source}: no other row of the split has {wanted}, which a view takes from another row.")
+
+    def _places(self, example: str, step: int) -> Iterator[int]:
+        first = stream_seed(self.seed, crc32(example.encode())) + step
+        for more in range(len(self.order)):
+            yield int(self.order[(first + more) % len(self.order)])

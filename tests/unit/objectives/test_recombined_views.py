@@ -1,0 +1,162 @@
+"""Views that show another row's modality, or a mixture: against batches made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from msd_framework.losses.decoupled import DecoupledKL
+from msd_framework.losses.logits import SoftenedKL
+from msd_framework.maskers.drop import DropMasker
+from msd_framework.maskers.mixture import mixture
+from msd_framework.objectives.distillation import DistillationObjective
+from msd_framework.objectives.features import FeatureTerm
+from msd_framework.registry import FEATURE_LOSSES
+from msd_framework.structures import Batch, DatasetInfo, ModalityInputs, Setting
+from msd_framework.teachers.ensemble import MeanOfTeachers, names_by_teacher
+from msd_framework.teachers.live import LiveTeacher
+from msd_framework.testing import made_batch
+from msd_framework.weighting.fixed import FixedWeights
+from msd_framework.weighting.saliency import InstanceWeights
+from tests.runs import tiny_model
+
+
+def by_hand(batch: Batch, image: int, text: int) -> dict[str, ModalityInputs]:
+    """Each example with the image and the text of the rows that stand so many rows above."""
+    rows = {"image": image, "text": text}
+    return {
+        m: ModalityInputs(x.values.roll(k, 0), x.mask.roll(k, 0), {n: e.roll(k, 0) for n, e in x.extras.items()})
+        for (m, x), k in zip(batch.inputs.items(), rows.values())
+    }
+
+
+def objective(views: list[Any], **options: Any) -> DistillationObjective:
+    masker = DropMasker()
+    return DistillationObjective(tiny_model(2), LiveTeacher(tiny_model(1, 16), masker), masker, views, **options)
+
+
+@pytest.mark.parametrize(("view", "image", "text"), [("image+text*", 0, 1), ("image*+text", 1, 0), ("image*+text**", 1, 2)])
+def test_a_view_shows_each_modality_of_the_row_that_its_name_says(view: str, image: int, text: int) -> None:
+    batch = made_batch(6).paired(["*", "**"])
+    shown = DropMasker().view(batch, view).inputs
+    for modality, wanted in by_hand(batch, image, text).items():
+        torch.testing.assert_close(shown[modality].values, wanted.values)
+        assert torch.equal(shown[modality].mask, wanted.mask)
+        assert torch.equal(shown[modality].special, wanted.special)
+
+
+def test_the_loss_is_the_weighted_sum_over_views_whose_rows_were_made_by_hand() -> None:
+    weights = {"image+text*": 0.5, "text": 2.0}
+    made = objective(
+        ["full", "image+text*", "text"], distill_weight=0.25, distill_loss=SoftenedKL(2.0), weighting=FixedWeights(weights)
+    )
+    batch = made_batch(6).paired(["*"])
+    student, teacher = made.model, made.teacher.model
+    wanted = 0.75 * F.cross_entropy(student(batch.inputs).logits, batch.targets)
+    of_text = {"text": batch.inputs["text"]}
+    for inputs, weight in ((batch.inputs, 1.0), (by_hand(batch, 0, 1), 0.5), (of_text, 2.0)):
+        hidden = DropMasker().view(batch, "text").inputs if inputs is of_text else inputs
+        log_q, p = (student(hidden).logits / 2).log_softmax(-1), (teacher(hidden).logits / 2).softmax(-1)
+        wanted = wanted + 0.25 * weight * 4 * F.kl_div(log_q, p, reduction="batchmean")
+    torch.testing.assert_close(made(batch).loss, wanted)
+
+
+def test_nobody_knows_the_label_of_two_rows_made_one() -> None:
+    batch = made_batch(6).paired(["*"])
+    loss = DecoupledKL()
+    made = objective(["image+text*"], distill_weight=1.0, distill_loss=loss)
+    mixed = by_hand(batch, 0, 1)
+    wanted = loss(made.model(mixed), made.teacher.model(mixed)).mean()
+    torch.testing.assert_close(made(batch).loss, wanted)
+    assert not torch.allclose(loss(made.model(mixed), made.teacher.model(mixed), batch.targets).mean(), wanted)
+
+
+def test_saliency_weighs_the_views_of_the_example_alone() -> None:
+    made = objective(["full", "image", "text", "image+text*"], weighting=InstanceWeights(full_weight=3.0))
+    terms = made(made_batch(6).paired(["*"])).terms
+    assert terms["weight/full"] == terms["weight/image+text*"] == 3.0
+    assert float(terms["weight/image"] + terms["weight/text"]) == pytest.approx(2.0)
+
+
+def test_an_example_that_meets_a_row_without_a_text_is_taught_on_what_is_left() -> None:
+    batch = made_batch(4).paired(["*"])
+    lacks = torch.tensor([True, False, True, True])
+    other = replace(batch.others["*"], having={"text": lacks})
+    lacking = replace(batch, others={"*": other}, having={"image": torch.tensor([False, False, True, True])})
+    assert lacking.shown("image+text*", ("image", "text")).tolist() == [True, False, True, True]
+    assert lacking.shown("image+text", ("image", "text")) is None
+
+
+def test_intermediates_are_compared_where_the_row_that_is_shown_has_the_modality() -> None:
+    term = FeatureTerm(FEATURE_LOSSES.build("hint"), student="text.1.hidden", teacher="text.1.hidden", view="image+text*")
+    made = objective(["full"], features=[term])
+    batch = made_batch(4).paired(["*"])
+    made.dry_run(batch)
+    name = next(n for n in made(batch).terms if n.startswith("feature/"))
+    whole = made(batch).terms[name]
+    none = replace(batch, others={"*": replace(batch.others["*"], having={"text": torch.zeros(4, dtype=torch.bool)})})
+    assert float(whole) > 0
+    assert float(made(none).terms[name]) == 0
+
+
+def test_a_mixture_adds_pixels_and_takes_a_text_whole() -> None:
+    batch = made_batch(3)
+    other = by_hand(batch, 1, 1)
+    share = torch.tensor([0.7, 0.2, 0.5], dtype=torch.float64)
+    image = mixture(batch.inputs["image"], other["image"], share)
+    wanted = share[:, None, None] * batch.inputs["image"].values + (1 - share)[:, None, None] * other["image"].values
+    torch.testing.assert_close(image.values, wanted)
+    assert torch.equal(image.mask, batch.inputs["image"].mask | other["image"].mask)
+    text = mixture(batch.inputs["text"], other["text"], share)
+    assert torch.equal(text.values[0], batch.inputs["text"].values[0])
+    assert torch.equal(text.values[1], other["text"].values[1])
+    assert torch.equal(text.mask[1], other["text"].mask[1])
+    assert torch.equal(text.special[1], other["text"].special[1])
+
+
+def test_texts_of_two_lengths_are_mixed() -> None:
+    short = ModalityInputs(torch.tensor([[2, 9, 3], [2, 8, 3]]), torch.ones(2, 3, dtype=torch.bool))
+    long = ModalityInputs(torch.tensor([[2, 7, 7, 7, 3], [2, 6, 6, 6, 3]]), torch.ones(2, 5, dtype=torch.bool))
+    mixed = mixture(short, long, torch.tensor([0.9, 0.1]))
+    assert mixed.values.tolist() == [[2, 9, 3, 0, 0], [2, 6, 6, 6, 3]]
+    assert mixed.mask.sum(1).tolist() == [3, 5]
+
+
+def test_a_teacher_of_one_modality_is_asked_about_the_row_that_it_sees() -> None:
+    modalities = [("image", "text"), ("text",), ("image",)]
+    assert names_by_teacher("image+text*", modalities, MeanOfTeachers()) == {0: "image+text*", 1: "text*", 2: "full"}
+    assert names_by_teacher("image^+text^", modalities, MeanOfTeachers()) == {0: "image^+text^", 1: "text^", 2: "image^"}
+
+
+SETTING = Setting(
+    DatasetInfo({"image": "features", "text": "tokens"}, 3, "single_label"),
+    ("image", "text"),
+    ("image", "text"),
+    {"image": "features", "text": "tokens"},
+)
+
+
+@pytest.mark.parametrize(
+    ("views", "wanted"),
+    [
+        (["image*+text*"], "views[0]: view 'image*+text*' shows other rows alone. Leave the * of one modality out."),
+        (["~text*"], "views[0]: view '~text*' hides another row's modality. Name what it shows, such as image+text*."),
+        (["image+txt*"], "views[0]: view 'image+txt*' names 'txt', which is not one of the modalities image, text. Did you mean"),
+        (["image+text*^"], "views[0]: view 'image+text*^': after text stands '*^', wanted *, ** and so on, or ^."),
+        (["image+text*@1"], "views[0]: view 'image+text*@1' has a @, which names in a teacher cache have. Leave it out."),
+        (["image+text*", "text*+image"], "views[1]: 'text*+image' shows the same as 'image+text*'."),
+    ],
+)
+def test_a_view_that_cannot_be_shown_is_a_sentence(views: list[str], wanted: str) -> None:
+    problems = DistillationObjective.check({"views": views}, SETTING)
+    assert len(problems) == 1
+    assert problems[0].startswith(wanted)
+
+
+def test_a_batch_without_other_rows_says_how_to_get_them() -> None:
+    with pytest.raises(ValueError, match=r"call batch\.paired\(\['\*'\]\) first"):
+        objective(["image+text*"])(made_batch(4))
