@@ -38,7 +38,7 @@ from msd_framework.structures import (
     check_logits,
 )
 from msd_framework.teachers.base import Teacher
-from msd_framework.views import FULL, OTHER, View, rows_shown
+from msd_framework.views import FULL, OTHER, View, refuse_other_rows, rows_shown, visible_modalities
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy, mean_of_shown
 from msd_framework.weighting.fixed import UniformWeights
 
@@ -121,6 +121,7 @@ class DistillationObjective(Objective):
         distill_weight: lambda, the share of the teacher in the loss, between 0 and 1, or a schedule `{start: 0.9, end: 0.5}`.
         distill_loss: D; the divergence of what the task loss reads logits as if null.
         task_loss: l; the task's usual one if null.
+        task_views: the views on which the student learns the label, by the mean of their losses; `full` alone if null.
         weighting: w, the weight of each view of each example; 1 each if null.
         features: F and beta, such as `[{loss: hint, student: image.2.hidden, teacher: image.9.hidden}]`; nothing if null.
         modulation: balances how fast the encoders of the student's modalities learn; nothing if null.
@@ -141,6 +142,7 @@ class DistillationObjective(Objective):
         distill_weight: Number = 0.5,
         distill_loss: DistillationLoss | None = None,
         task_loss: TaskLoss | None = None,
+        task_views: list[str] | None = None,
         weighting: WeightingStrategy | None = None,
         features: list[FeatureTerm] | None = None,
         modulation: GradientModulation | None = None,
@@ -153,7 +155,7 @@ class DistillationObjective(Objective):
                 raise ValueError(f"distill_weight must lie between 0 and 1, got {value}.")
         self.model, self.teacher, self.masker = model, teacher, masker
         self.views = tuple(map(View.parse, views))
-        self.task_loss = task_loss or default_task_loss(task)
+        self.task_loss, self.task_views = task_loss or default_task_loss(task), tuple(task_views or [FULL])
         self.distill_loss = distill_loss or default_distillation_loss(task, self.task_loss.outcomes)
         self.weighting = weighting or UniformWeights()
         self.weighting.prepare(self.views)
@@ -176,7 +178,7 @@ class DistillationObjective(Objective):
         full, shown = ModelOutput(student[0]), self.shown(batch)  # [V, N]
 
         lam = self.distill_weight.value
-        task = labelled_losses(self.task_loss, full, batch)  # l, [B]
+        task = self.task_losses(dict(zip(self.student_views, logits)), batch)  # l, [B]
         distill = self.distill_losses(student, teacher, batch.targets, shown)  # D, [V, N]
         weights = self.weights(self.evidence(batch, teacher, student[1:], distill, shown), batch)  # w, [V, 1] or [V, N]
         compared = self.features(features, teacher_features, batch, self.shown_in)  # beta and F, [B] each
@@ -197,7 +199,7 @@ class DistillationObjective(Objective):
     @property
     def student_views(self) -> tuple[str, ...]:
         """The V' distinct views on which the student predicts, the full view first."""
-        return tuple(dict.fromkeys([FULL, *(v.student for v in self.views), *self.features.views("student")]))
+        return tuple(dict.fromkeys([FULL, *self.task_views, *(v.student for v in self.views), *self.features.views("student")]))
 
     @property
     def teacher_views(self) -> tuple[str, ...]:
@@ -254,6 +256,16 @@ class DistillationObjective(Objective):
         """The student's logits on the full view and on its side of each view, [1 + V, N, C], of those on its views [V', N, C]."""
         of = dict(zip(self.student_views, logits))
         return torch.stack([of[FULL], *(of[v.student] for v in self.views)])
+
+    def task_losses(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Losses of the label, float [B], by the student's logits on each view; 0 on a view that shows nothing of it."""
+        losses = []
+        for view in self.task_views:
+            values, rows = labelled_losses(self.task_loss, ModelOutput(logits[view]), batch), None
+            if view != FULL:
+                rows = batch.shown(view, self.model.modalities)
+            losses.append(values if rows is None else values.where(rows, 0.0))
+        return torch.stack(losses).mean(0)
 
     def distill_losses(self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor, shown: Tensor | None) -> Tensor:
         """D of each view, [V, N]; 0 of a target that is not shown."""
@@ -326,7 +338,7 @@ class DistillationObjective(Objective):
         """The student's row of logits of each view whose weight is learned; None if another loss reads one of them too."""
         if self.distill_loss.mixes_examples:
             return None
-        names = [FULL, *(v.student for v in self.views)]
+        names = [*dict.fromkeys([FULL, *self.task_views]), *(v.student for v in self.views)]
         rows: list[int | None] = []
         for view, is_learned in zip(self.views, self.weighting.learned(self.views)):
             if is_learned and names.count(view.student) > 1:
@@ -402,6 +414,12 @@ class DistillationObjective(Objective):
                 problems.append(f"views[{i}]: {view.name!r} shows the same as {first!r}.")
         if len(set(views)) < len(views):
             problems.append("views: a view is listed twice.")
+        for i, name in enumerate(options.get("task_views") or ()):
+            try:
+                visible_modalities(name, setting.student_modalities)
+                refuse_other_rows(name)
+            except ValueError as error:
+                problems.append(f"task_views[{i}]: {error}")
         if options.get("weighting") is not None:
             name, given = split(options["weighting"], "weighting", WEIGHTINGS)
             problems += [f"weighting.{text}" for text in WEIGHTINGS.get(name).check(given, setting, tuple(views))]

@@ -160,3 +160,24 @@ def test_a_view_that_cannot_be_shown_is_a_sentence(views: list[str], wanted: str
 def test_a_batch_without_other_rows_says_how_to_get_them() -> None:
     with pytest.raises(ValueError, match=r"call batch\.paired\(\['\*'\]\) first"):
         objective(["image+text*"])(made_batch(4))
+
+
+def test_labels_are_learned_on_every_view_that_is_named_for_them() -> None:
+    batch = made_batch(6)
+    made = objective(["full"], distill_weight=0.25, task_views=["full", "text"])
+    text = DropMasker().view(batch, "text").inputs
+    labels = F.cross_entropy(made.model(batch.inputs).logits, batch.targets) + F.cross_entropy(
+        made.model(text).logits, batch.targets
+    )
+    log_q, p = made.model(batch.inputs).logits.log_softmax(-1), made.teacher.model(batch.inputs).logits.softmax(-1)
+    torch.testing.assert_close(made(batch).loss, 0.75 * labels / 2 + 0.25 * F.kl_div(log_q, p, reduction="batchmean"))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("image+text*", "view 'image+text*' shows another row's modality, and such a row has no label"), ("audio", "names 'audio'")],
+)
+def test_a_view_that_has_no_label_teaches_none(name: str, wanted: str) -> None:
+    (problem,) = DistillationObjective.check({"views": ["full"], "task_views": [name]}, SETTING)
+    assert problem.startswith("task_views[0]: view")
+    assert wanted in problem
