@@ -52,15 +52,16 @@ class MadeBatches:
 def run_processes(function: Callable[..., Any], size: int, *arguments: Any) -> None:
     """Runs a function of a module in several processes that see each other as `torchrun`'s do."""
     arguments = (function, size, free_port(), dict(os.environ), arguments)
-    start_processes(_run_rank, arguments, nprocs=size, start_method=_start_method())  # type: ignore[no-untyped-call]
+    start_processes(_run_rank, arguments, nprocs=size, start_method=start_method())  # type: ignore[no-untyped-call]
 
 
-def _start_method() -> str:
+def start_method() -> str:
     """Forks of a process that has imported torch once, where the system has them: they start in a tenth of the time."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
-    # DistributedDataParallel imports torch._dynamo, which takes as long as torch
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torch._dynamo", "msd_framework.run"])
+    # the first optimizer imports torch._dynamo, which takes as long as torch
+    modules = ["torch", "torch._dynamo", "torchvision", "msd_framework.run"]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
     return "forkserver"
 
 

@@ -1,6 +1,7 @@
 """What several tests look up."""
 
 import json
+import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -37,6 +38,24 @@ def own_names() -> Iterator[None]:
         for registry in REGISTRIES.values():
             registry.names()
             patch.setattr(registry, "_classes", dict(registry._classes))
+        yield
+
+
+@pytest.fixture(scope="module")
+def forked_workers() -> Iterator[None]:
+    """The workers of a study begin with torch imported; those of the study that is killed, and of test_workers.py, do not."""
+    from msd_framework.analysis.study import workers
+    from msd_framework.testing import start_method
+
+    class Forked(workers._Worker):
+        def spawn(self) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                context = multiprocessing.get_context(start_method())
+                patch.setattr(workers.multiprocessing, "get_context", lambda _: context)
+                super().spawn()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "_Worker", Forked)
         yield
 
 

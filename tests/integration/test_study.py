@@ -1,10 +1,8 @@
 """Studies: every run done once, whatever ends it, and compared with the others."""
 
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from msd_framework.config.load import load, resolve
 from msd_framework.data.sets.hateful_memes import HatefulMemes
 from msd_framework.errors import ConfigError, TrainingError
 from msd_framework.structures import DatasetInfo
+from msd_framework.testing import start_method
 
 QUICKSTART = Path(__file__).parents[2] / "projects" / "quickstart" / "configs"
 
@@ -54,7 +53,7 @@ def write(folder: Path, **changes) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(tmp_path_factory, forked_workers):
     """A study that has been run, and its summary."""
     file = write(tmp_path_factory.mktemp("study"))
     return file, run_study(file)
@@ -129,7 +128,7 @@ def test_finished_study_runs_nothing_again(done, capsys):
 
 
 @pytest.fixture(scope="module")
-def empirical(tmp_path_factory):
+def empirical(tmp_path_factory, forked_workers):
     """A study with a grid and saliency that has been run, and its summary."""
     grid = [{"of": "msd", "over": {"masker": ["attention"], "objective.weighting": {"image": IMAGE_ALONE}}}]
     scores = ["drop", {"type": "keep", "distance": "mse"}]
@@ -200,15 +199,16 @@ def test_saliency_of_the_teachers_is_that_of_its_command(empirical):
 def test_killed_study_ends_its_processes_and_goes_on_to_the_same_numbers(done, tmp_path):
     _, summary = done
     file = write(tmp_path, seeds=[0], methods={"kd": "kd.yaml"}, baselines=[], densities=[])
-    command = [sys.executable, "-m", "msd_framework.cli", "study", f"config={file}", "jobs=1"]
-    study = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    study = multiprocessing.get_context(start_method()).Process(target=run_study, args=(file, ["jobs=1"]))
+    study.start()
     last = tmp_path / "runs" / "kd" / "seed_0" / "checkpoints" / "last"
     while not last.exists():
-        assert study.poll() is None
+        assert study.is_alive()
         time.sleep(0.002)
     children = [int(p) for p in Path(f"/proc/{study.pid}/task/{study.pid}/children").read_text().split()]
-    study.send_signal(signal.SIGKILL)
-    study.wait()
+    study.kill()
+    study.join()
+    assert children
     deadline = time.monotonic() + 60
     while any(_alive(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.02)
