@@ -170,7 +170,7 @@ def test_a_cache_that_finds_the_disk_full_is_a_sentence_and_believes_nothing_hal
         np.testing.assert_allclose(kept, values, rtol=2**-10, atol=1e-6)  # other batches, rounded to float16
 
 
-def test_a_study_on_a_full_disk_is_a_sentence_and_no_run_counts_as_done(small_disk, tmp_path, capfd):
+def test_a_study_on_a_full_disk_is_a_sentence_and_no_run_counts_as_done(forked_workers, small_disk, tmp_path, capfd):
     sizes = {"train": 16, "dev_seen": 8, "test_seen": 8}
     changes = {"seeds": 1, "jobs": 1, "methods": {"ce": "ce.yaml"}, "baselines": [], "densities": [], "metrics": ["test/auroc"]}
     study = write(

@@ -541,18 +541,17 @@ def test_components_are_what_the_command_shows(capsys):
 
 FIRST = "from msd_framework import {name}"
 SECOND = "from {home} import {function} as function; import msd_framework.{name} as module"
+SAME = "import inspect, msd_framework; assert msd_framework.{name} is module is {name}; "
+SAME += "assert inspect.signature({name}) == inspect.signature(function)"
+CALLED = [("components", "msd_framework.commands.components", "show_components"), ("run", "msd_framework.run", "run")]
 
 
 @pytest.mark.parametrize("order", [(FIRST, SECOND), (SECOND, FIRST)], ids=["name first", "module first"])
-@pytest.mark.parametrize(
-    ("name", "home", "function"),
-    [("run", "msd_framework.run", "run"), ("components", "msd_framework.commands.components", "show_components")],
-)
-def test_a_function_and_a_module_of_one_name_are_both_had_in_any_order(order, name, home, function):
-    code = "; ".join(order).format(name=name, home=home, function=function)
-    code += f"; import inspect, msd_framework; assert msd_framework.{name} is module is {name}"
-    code += f"; assert inspect.signature({name}) == inspect.signature(function)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_a_function_and_a_module_of_one_name_are_both_had_in_any_order(order):
+    lines = []
+    for name, home, function in CALLED:
+        lines += ["; ".join([*order, SAME]).format(name=name, home=home, function=function)]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
 
 
 def test_the_function_of_the_module_is_the_one_that_is_called(monkeypatch):

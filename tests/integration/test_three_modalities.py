@@ -108,7 +108,7 @@ def test_a_run_is_evaluated_and_predicts(cards: Path, capsys: pytest.CaptureFixt
 
 
 def test_saliency_of_three_modalities_stands_beside_the_truth(cards: Path, tmp_path: Path) -> None:
-    options = ["split=test", "examples=2", "resamples=5", f"folder={tmp_path}"]
+    options = ["split=test", "examples=2", "resamples=2", f"folder={tmp_path}"]
     told = run_saliency(CONFIGS / "teacher.yaml", [*words(cards, "teacher"), *options])["test"]
     assert told["modalities"] == list(MODALITIES)
     assert {"drop", "keep", "loss", "gap", "shapley", "shapley loss", "gradient_x_input", "attention_rollout"} <= told[
@@ -142,7 +142,7 @@ def test_a_teacher_of_three_modalities_is_asked_once(cards: Path, capsys: pytest
         assert cached["metrics"][f"test/{view}kl"] == pytest.approx(wanted, rel=0.05, abs=1e-3)  # kept in float16
 
 
-def test_a_study_has_a_table_of_all_seven_views(cards: Path, tmp_path: Path) -> None:
+def test_a_study_has_a_table_of_all_seven_views(forked_workers: None, tmp_path: Path) -> None:
     study = yaml.safe_load((CONFIGS / "study.yaml").read_text())
     study |= {"seeds": 1, "jobs": 1, "env": {"save_dir": str(tmp_path / "study")}, "saliency": ["drop", "shapley"]}
     study["world"]["sizes"] = {"train": 32, "validation": 16, "test": 16}
@@ -188,4 +188,5 @@ def test_the_page_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         program, verb, *rest = shlex.split(command)
         sizes = ["sizes={train: 16, validation: 16, test: 16}"] if verb == "make-world" else []
         quick = [] if verb in ("make-world", "saliency") else [*QUICK]
-        assert (program, main([verb, *rest, *sizes, *quick])) == ("msd", 0), f"{command}\n{capsys.readouterr().err}"
+        small = [*SMALL] if "teacher.yaml" in command else []
+        assert (program, main([verb, *rest, *sizes, *quick, *small])) == ("msd", 0), f"{command}\n{capsys.readouterr().err}"

@@ -27,7 +27,20 @@ HEAVY = (
     "h5py",
     "timm",
 )
-LIST_ALL = "from msd_framework.registry import REGISTRIES; [r.names() for r in REGISTRIES.values()]"
+HUB = ("huggingface_hub", "safetensors")
+STEPS = {
+    "the made worlds": ("import msd_framework.worlds", HEAVY),
+    "models and encoders": ("from msd_framework.registry import MODELS, ENCODERS; MODELS.names(), ENCODERS.names()", HEAVY + HUB),
+    "every component": ("from msd_framework.registry import REGISTRIES; [r.names() for r in REGISTRIES.values()]", HEAVY),
+    "run and command line": ("import msd_framework.run, msd_framework.cli", HEAVY),
+    "studies": ("import msd_framework.analysis.study.run", HEAVY),
+    "msd components": (
+        "from msd_framework.commands.components import show_components as show; show(); show('models', 'visual_bert')",
+        HEAVY,
+    ),
+    "msd show": ("from msd_framework.commands.show import show_config; show_config(CONFIG)", HEAVY),
+}
+"""What is done, and what it must not import. Each goes on where the last one has left off."""
 
 
 def loaded(code: str) -> set[str]:
@@ -37,13 +50,20 @@ def loaded(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("code", ["import msd_framework", LIST_ALL, "import msd_framework.run, msd_framework.cli"])
-def test_nothing_heavy_is_imported_before_it_is_used(code):
-    assert loaded(code).isdisjoint(HEAVY)
+def test_nothing_heavy_is_imported_before_it_is_used(tiny_config):
+    lines = ["import json, sys", f"CONFIG = {str(tiny_config)!r}", "found = {}"]
+    for name, (code, _) in STEPS.items():
+        lines += [code, f"found[{name!r}] = sorted({{m.partition('.')[0] for m in sys.modules}})"]
+    script = "\n".join([*lines, "print(json.dumps(found))"])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    brought = {name: set(unwanted).intersection(found[name]) for name, (_, unwanted) in STEPS.items()}
+    assert {name: heavy for name, heavy in brought.items() if heavy} == {}
+    assert "torch" in found["every component"]
 
 
 def test_the_package_alone_does_not_even_import_torch():
-    assert "torch" not in loaded("import msd_framework")
+    assert loaded("import msd_framework").isdisjoint([*HEAVY, "torch"])
 
 
 def test_the_help_does_not_import_torch():

@@ -1,8 +1,5 @@
 """Pictures of a study."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,8 +39,3 @@ def test_pictures_are_written_in_panels(tmp_path):
     for picture in (densities, runs):
         assert np.asarray(picture.convert("L")).min() < 100  # something is drawn
     assert sorted(p.name for p in tmp_path.iterdir()) == ["densities.png", "runs.png"]
-
-
-def test_matplotlib_is_imported_only_to_draw():
-    code = "import sys, msd_framework.analysis.study.run; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -108,14 +106,3 @@ def test_an_option_that_the_run_fills_in_says_so():
 def test_an_unknown_kind_or_name_is_told_with_the_nearest(words, text):
     with pytest.raises(ConfigError, match=text):
         show_components(*words)
-
-
-def test_looking_imports_nothing_heavy(tiny_config):
-    script = (
-        "import sys; from msd_framework.commands.components import show_components\n"
-        "from msd_framework.commands.show import show_config\n"
-        f"show_config({str(tiny_config)!r}); show_components(); show_components('models', 'visual_bert')\n"
-        "print({'transformers', 'torchvision', 'mmf', 'sklearn', 'matplotlib', 'tokenizers', 'PIL'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"

@@ -20,6 +20,7 @@ from msd_framework.data.rows.json_lines import JsonLines
 from msd_framework.data.rows.row import Row, RowBatch
 from msd_framework.errors import DataError, did_you_mean
 from msd_framework.reading import not_utf8
+from msd_framework.testing import start_method
 
 GOOD = {"id": 1, "text": "a meme", "label": 0}
 
@@ -289,7 +290,7 @@ def _said(lines: JsonLines, start: int, queue) -> None:
     queue.put([lines[i].text("text") for i in range(start, 200_000, 997)])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", start_method()])
 def test_processes_that_share_a_file_read_the_same(many, method):
     lines, context = JsonLines(many).open("id", check), multiprocessing.get_context(method)
     queue = context.Queue()
