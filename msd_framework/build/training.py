@@ -21,6 +21,7 @@ from msd_framework.callbacks.base import Callback
 from msd_framework.callbacks.logging import JsonLines, TensorBoard, tensorboard_is_installed
 from msd_framework.callbacks.progress import ProgressBar
 from msd_framework.components.registry import plain
+from msd_framework.config.schema import TrainingConfig
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.lengths import LengthPools, measure_lengths
 from msd_framework.data.batches.loader import EvaluationBatches, TrainingBatches
@@ -87,6 +88,14 @@ def fit_objective(data: Data, objective: Objective) -> None:
             loss.balance(*counts)
 
 
+def updates_of(training: TrainingConfig, num_examples: int) -> int:
+    """The updates of a run on so many examples."""
+    if training.max_updates is not None:
+        return training.max_updates
+    assert training.max_epochs is not None
+    return math.ceil(training.max_epochs * num_examples / training.batch_size)
+
+
 def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
     """The batches of a run, in the order of its updates, and those that the objective learns from beside them."""
     config, training, place = data.config, data.config.training, (data.world.rank, data.world.size)
@@ -97,10 +106,7 @@ def build_batches(data: Data, held_out: HeldOut | None) -> Batches:
             left = f"{len(trained_on)} and {len(held)} of them"
             raise DataError(f"holding {held_out.share} of {num_examples} training examples out leaves {left}.")
         num_examples = len(trained_on)
-    num_updates = training.max_updates
-    if num_updates is None:
-        assert training.max_epochs is not None
-        num_updates = math.ceil(training.max_epochs * num_examples / training.batch_size)
+    num_updates = updates_of(training, num_examples)
     pools = _length_pools(data, trained_on)
     plan = TrainingPlan(num_examples, training.batch_size, num_updates, training.accumulate, *place, config.seed, pools)
     batches = _training_batches(data, plan, trained_on, data.partners(data.training_reader))
