@@ -28,10 +28,8 @@ def situation(facts: RunFacts, missing: bool = False) -> Situation:
     """What the table asks about a run; opens its training split, and counts labels where some may lack."""
     config = facts.config
     if facts.teacher is None:
-        text = (
-            "must be given: advice is on what a student learns from one. Add teacher.checkpoint=FOLDER objective.type=distillation."
-        )
-        raise ConfigError(Problem("teacher", text))
+        text = "must be given, for advice is on what a student learns from it."
+        raise ConfigError(Problem("teacher", f"{text} Add teacher.checkpoint=FOLDER objective.type=distillation."))
     split = open_split(facts, "train")
     labelled = len(split)
     if config.data.unlabelled or config.data.labelled_share < 1:

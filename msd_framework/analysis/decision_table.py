@@ -157,7 +157,7 @@ ROWS = (
         "On one modality alone the teacher is no better than guessing",
         lambda run: run.guesses and len(run.shared) > 1,
         "Leave that modality's view out, or all of them (plain KD); or let the weights be learned",
-        "objective: {type: distillation, views: [full, $each], weighting: learned}",
+        "objective: {type: distillation, views: [full]}\n# or: {type: distillation, views: [full, $each], weighting: learned}",
         "Made data, linear student, accuracy where a view is noise / where it is wrong for three examples in ten: "
         "KD 98.1 / 98.1, uniform weights 90.7 / 94.6, weights by saliency 94.3 / 97.4, learned weights 98.3 / 98.7",
         ("projects/planted_weights/README.md#what-are-weights-worth",),

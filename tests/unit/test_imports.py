@@ -38,6 +38,11 @@ STEPS = {
         "from msd_framework.commands.components import show_components as show; show(); show('models', 'visual_bert')",
         HEAVY,
     ),
+    "msd advise": (
+        "from msd_framework.cli import main\n"
+        "assert main(['advise', f'config={CONFIG}', 'objective={type: distillation, views: [full]}', 'teacher.ema=0.9']) == 0",
+        HEAVY,
+    ),
     "msd show": ("from msd_framework.commands.show import show_config; show_config(CONFIG)", HEAVY),
 }
 """What is done, and what it must not import. Each goes on where the last one has left off."""

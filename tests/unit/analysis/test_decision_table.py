@@ -90,6 +90,14 @@ def test_each_number_that_was_measured_stands_in_a_page_of_its_source(row):
     assert [x for x in re.findall(r"\d[\d,]*\.\d+|\d,\d{3}", row.measured) if x not in known] == []
 
 
+def test_each_number_of_the_page_s_own_text_stands_in_a_project_that_it_links():
+    text = PAGE[PAGE.index("## When it helps") : PAGE.index("## Tune")]
+    pages = [(ROOT / "docs" / link).read_text(encoding="utf-8") for link in re.findall(r"\]\((\S+?)\)", text)]
+    numbers = re.findall(r"\d[\d,]*\.\d+", text)
+    assert len(numbers) == 10
+    assert [x for x in numbers if not any(re.search(rf"(?<![\d.]){re.escape(x)}(?!\d)", page) for page in pages)] == []
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_what_a_row_s_command_names_is_there(row):
     (config,) = re.findall(r"config=(\S+)", row.command)
