@@ -110,7 +110,7 @@ def draw_distributions(panels: Mapping[str, Mapping[str, NDArray[np.float64]]], 
         low, high = np.quantile(everything, [0.005, 0.995])
         bins = np.linspace(float(low) - 1e-6, float(high) + 1e-6, 41)
         for colour, (modality, values) in zip(cycle(COLOURS), modalities.items()):
-            axis.hist(values.clip(bins[0], bins[-1]), bins, color=colour, alpha=0.5, label=modality)
+            axis.hist(values.clip(bins[0], bins[-1]), bins, histtype="stepfilled", color=colour, alpha=0.5, label=modality)
         axis.set(title=name, yscale="log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("")

@@ -1,12 +1,13 @@
-"""Any model teaches any other: every pair of kinds, for every task, with every way to hide a modality on either side."""
+"""Any model teaches any other: every pair of kinds, for every task, and with every way to hide a modality on either side."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import cache, reduce
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -132,6 +133,7 @@ flava:
 """A tiny model of each kind. Images are pixels, and nothing drops out, so that each step leads down."""
 
 
+@cache
 def models(width: int) -> dict[str, dict[str, Any]]:
     """The models of `MODEL_YAML`, as wide as is asked."""
     specs: dict[str, dict[str, Any]] = yaml.safe_load(MODEL_YAML.replace("WIDTH", str(width)))
@@ -167,13 +169,20 @@ def takes(name: str, way: str) -> bool:
     return MODELS.get(models(2)[name]["type"]).takes_subsets or not MASKERS.build(WAYS[way]).removes
 
 
-PAIRS = [
-    pytest.param(task, teacher, student, way, ways[(i + turn) % len(ways)], id=f"{task}-{teacher}-{student}-{way}")
-    for turn, (task, teacher, student) in enumerate((a, b, c) for a in TASKS for b in TEACHERS for c in STUDENTS)
-    for ways in [[way for way in WAYS if takes(teacher, way)]]
-    for i, way in enumerate(WAYS)
-]
-"""Each pair with every masker on either side. Which two meet goes round from pair to pair, so that all do."""
+def pairs() -> Iterator[Any]:
+    """Each pair with every masker of the student's, and twice with every task.
+
+    The task and the masker of the teacher's go round, so that each pair meets each task, and each masker each other one.
+    """
+    for t, teacher in enumerate(TEACHERS):
+        ways = [way for way in WAYS if takes(teacher, way)]
+        for s, student in enumerate(STUDENTS):
+            for i, way in enumerate(WAYS):
+                task = TASKS[(i + t + s) % len(TASKS)]
+                yield pytest.param(task, teacher, student, way, ways[(i + s) % len(ways)], id=f"{task}-{teacher}-{student}-{way}")
+
+
+PAIRS = list(pairs())
 
 
 # What a run is made of
@@ -366,7 +375,10 @@ def test_every_masker_and_task_is_among_the_pairs() -> None:
     ours = {name for name in MASKERS.names() if MASKERS.get(name).__module__.startswith("msd_framework.")}
     assert ours == {"by_modality", "partial", *WAYS}  # `partial` leaves a part of what it hides
     seen = [p.values for p in PAIRS]
-    assert len(seen) == len(set(seen)) == len(TASKS) * len(TEACHERS) * len(STUDENTS) * len(WAYS)
+    assert len(seen) == len(set(seen)) == len(TEACHERS) * len(STUDENTS) * len(WAYS)
+    assert {(teacher, student, way) for _, teacher, student, way, _ in seen} == set(product(TEACHERS, STUDENTS, WAYS))
+    assert {(task, teacher, student) for task, teacher, student, _, _ in seen} == set(product(TASKS, TEACHERS, STUDENTS))
+    assert {(task, way) for task, _, _, way, _ in seen} == set(product(TASKS, WAYS))
     both = {(teacher, way, taught) for _, teacher, _, way, taught in seen}
     assert both == {(t, way, taught) for t in TEACHERS for way in WAYS for taught in WAYS if takes(t, taught)}
 

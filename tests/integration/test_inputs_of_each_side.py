@@ -168,7 +168,7 @@ def test_the_doctor_and_a_check_find_nothing_wrong(tiny_config, tiny_teacher, tm
 
 def test_the_saliency_of_a_teacher_is_that_of_its_own_tensors(tiny_config, tiny_teacher, tmp_path):
     same = [word for word in words(tiny_teacher, tmp_path / "run") if word not in OTHER]
-    options = ["split=test", "examples=1", "resamples=5", "teacher.cache=true"]
+    options = ["split=test", "scores=[drop]", "examples=1", "resamples=5", "teacher.cache=true"]
     wanted = run_saliency(tiny_config, [*same, *options, f"folder={tmp_path / 'same'}"])["test"]
     found = run_saliency(tiny_config, [*words(tiny_teacher, tmp_path / "run"), *options, f"folder={tmp_path / 'other'}"])["test"]
     assert found["scores"]["drop"]["classes"] == wanted["scores"]["drop"]["classes"]

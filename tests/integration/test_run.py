@@ -6,9 +6,9 @@ import csv
 import json
 import math
 import multiprocessing
-import os
+import runpy
 import shutil
-import subprocess
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from msd_framework.errors import ConfigError
 from msd_framework.run import run
-from msd_framework.testing import free_port, start_method
+from msd_framework.testing import start_method
 from msd_framework.worlds import make_world
 
 QUICKSTART = Path(__file__).parents[2] / "projects" / "quickstart" / "configs"
@@ -165,15 +165,31 @@ def test_a_run_killed_with_9_goes_on_to_the_same_bits(world, teacher, tmp_path):
     assert (tmp_path / "whole" / "metrics.jsonl").read_text() == log.read_text()
 
 
-def test_two_processes_under_torchrun_make_the_run_of_one(world, teacher, tmp_path):
+def _tool(words):
+    """The script that torchrun is given, in a process that it has started."""
+    sys.argv = ["run.py", *words]
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(__file__).parents[2] / "tools" / "run.py"), run_name="__main__")
+    assert not ended.value.code
+
+
+@pytest.fixture
+def torchrun():
+    """What `torchrun --standalone --nproc-per-node=2` does with a function; its processes begin with torch imported."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    network = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
+    yield elastic_launch(LaunchConfig(1, 1, 2, max_restarts=0, monitor_interval=0.1, start_method=start_method(), **network), _tool)
+    for number, handler in handlers.items():  # which the launcher has replaced
+        signal.signal(number, handler)
+
+
+def test_two_processes_under_torchrun_make_the_run_of_one(world, teacher, tmp_path, torchrun):
     config = f"config={QUICKSTART / 'msd.yaml'}"
     exact = ["model.dropout=0.0", "model.attention_dropout=0.0"]  # each process draws its own
     run(QUICKSTART / "msd.yaml", student(world, teacher, tmp_path / "one", *exact))
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-    tool = str(Path(__file__).parents[2] / "tools" / "run.py")
-    command = [sys.executable, *launch, tool, config, *student(world, teacher, tmp_path / "two", *exact)]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    torchrun([config, *student(world, teacher, tmp_path / "two", *exact)])
     one, two = (json.loads((tmp_path / n / "report.json").read_text())["metrics"] for n in ("one", "two"))
     assert one.keys() == two.keys()
     ours, theirs = (

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,11 @@ STEPS = {
 """What is done, and what it must not import. Each goes on where the last one has left off."""
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def loaded(code: str) -> set[str]:
     """The top-level packages that are imported after running some code in a fresh process."""
     script = f"{code}\nimport json, sys; print(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
@@ -78,7 +84,7 @@ def test_the_help_does_not_import_torch():
 @pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda p: str(p.relative_to(LIBRARY)))
 def test_only_distributed_and_testing_talk_to_other_processes(path):
     names = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -89,7 +95,7 @@ def test_only_distributed_and_testing_talk_to_other_processes(path):
 
 @pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda p: str(p.relative_to(LIBRARY)))
 def test_no_pickle_eval_or_unchecked_load(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name == "pickle.loads" and path.name == "distributed.py":

@@ -283,8 +283,9 @@ def test_the_saliency_command_reads_a_teacher_of_a_softmax_by_its_softmax(soft, 
     """Of the teacher itself, and of the same teacher in the YAML of a student of sigmoids."""
     teacher = soft.parent / "teacher"
     for words in ([f"env.save_dir={teacher}"], [f"env.save_dir={tmp_path}", f"teacher.checkpoint={teacher}"]):
-        found = run_saliency(soft, [*words, "split=test", f"folder={tmp_path / 'saliency'}", "resamples=0", "examples=1"])
-        assert "drop tvd" in found["test"]["scores"]
+        few = ["split=test", "scores=[{type: drop, distance: tvd}]", "resamples=0", "examples=1"]
+        found = run_saliency(soft, [*words, *few, f"folder={tmp_path / 'saliency'}"])
+        assert list(found["test"]["scores"]) == ["drop tvd"]
         with (tmp_path / "saliency" / "scores_test.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         p = told(teacher)
