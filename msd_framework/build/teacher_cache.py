@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,7 @@ from msd_framework.teachers.cached import Opened
 from msd_framework.teachers.filling import Comparison, compare, fill, outputs_to_store
 from msd_framework.teachers.live import LiveTeacher
 from msd_framework.teachers.store import DONE, MISSING, Card, Layout, Rows, TeacherStore, Writer, chunks, hashes, how_to_remove
+from msd_framework.views import TURN, recombines
 
 NUM_VERIFIED = 2  # rows that are compared with the teacher whenever a store is opened
 PROBED_ROWS = 4096  # rows below which outputs are computed in fp32 without measuring whether bf16 would be faster
@@ -213,8 +215,10 @@ class CachedSplit:
     @property
     def description(self) -> str:
         """The split and the views, for messages."""
-        parts = self.key.parts
-        return f"the split {parts['data.split']!r} in the views {', '.join(parts['views'])}"
+        parts, views = self.key.parts, list[str]()
+        for name, turns in Counter(view.partition(TURN)[0] for view in self.key.parts["views"]).items():
+            views.append(f"{name} ({turns} other rows)" if recombines(name) else name)
+        return f"the split {parts['data.split']!r} in the views {', '.join(views)}"
 
     def size(self, num_rows: int) -> str:
         """What so many missing rows will take, and how much room there is."""
