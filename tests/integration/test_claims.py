@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from msd_framework.analysis.study.report import number
 from msd_framework.analysis.study.tables import BLOCK, rebuilt_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,25 +17,12 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from compare_studies import moved  # noqa: E402
 
-PAGES = [
-    path
-    for path in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")]
-    if BLOCK.search(path.read_text())
-]
+MARKDOWN = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")]
+PAGES = [path for path in MARKDOWN if BLOCK.search(path.read_text(encoding="utf-8"))]
 
 
 def summary(project: str) -> Any:
     return json.loads((ROOT / "projects" / project / "results" / "summary.json").read_text())
-
-
-def difference(project: str, method: str, baseline: str) -> Any:
-    """The comparison of two methods in a study's main metric."""
-    study = summary(project)
-    metric = next(iter(study["table"][0]["metrics"]))
-    for found in study["differences"]:
-        if (found["method"], found["baseline"], found["metric"]) == (method, baseline, metric):
-            return found
-    raise AssertionError(f"{project} does not compare {method} with {baseline}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -52,3 +40,34 @@ def test_a_mean_that_moves_out_of_its_interval_is_noticed() -> None:
             row["metrics"]["test/auroc"]["mean"] -= 0.1
     (sentence,) = moved(worse, study)
     assert sentence.startswith("msd: test/auroc is 0.8")
+
+
+def interval(project: str, method: str, baseline: str, metric: str) -> str:
+    """A difference as sentences have it: `+1.2 (-0.4 to 3.0)`."""
+    for found in summary(project)["differences"]:
+        if (found["method"], found["baseline"], found["metric"]) == (method, baseline, metric):
+            mean, low, high = (number(metric, found[key]) for key in ("mean", "low", "high"))
+            return f"{'+' if found['mean'] > 0 else ''}{mean} ({low} to {high})"
+    raise AssertionError(f"{project} does not compare {method} with {baseline} in {metric}")
+
+
+CLAIMS = [
+    ("docs/does_it_help.md", "MSD - KD is {}", ("emoji", "msd", "kd", "test/accuracy")),
+    ("docs/does_it_help.md", "recombined - KD {}", ("emoji", "recombined", "kd", "test/accuracy")),
+    ("docs/does_it_help.md", "both - KD {}", ("emoji", "msd_recombined", "kd", "test/accuracy")),
+    ("docs/does_it_help.md", "recombined - KD is {}", ("emoji", "recombined", "kd", "test/text/accuracy")),
+    ("docs/does_it_help.md", "both - KD {}", ("emoji", "msd_recombined", "kd", "test/text/accuracy")),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence", "compared"), CLAIMS)
+def test_each_claim_has_the_numbers_of_its_study(page: str, sentence: str, compared: tuple[str, str, str, str]) -> None:
+    assert sentence.format(interval(*compared)) in (ROOT / page).read_text()
+
+
+def test_nothing_is_said_to_beat_tuned_distillation_on_emoji_that_does_not() -> None:
+    study = {(d["method"], d["metric"]): d for d in summary("emoji")["differences"] if d["baseline"] == "kd"}
+    methods = ("msd", "recombined", "msd_recombined")
+    assert all(study[method, "test/accuracy"]["low"] <= 0 for method in methods)  # else README must say so
+    assert all(study[method, "test/text/accuracy"]["p_holm"] < 0.05 for method in methods[1:])
+    assert "On the full input nothing is shown to beat tuned KD" in (ROOT / "README.md").read_text()

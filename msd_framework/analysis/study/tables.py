@@ -93,7 +93,7 @@ def _read(study: str) -> tuple[dict[str, Any], str]:
     path = Path(name) / "summary.json" if Path(name).is_dir() else Path(name)
     try:
         summary: dict[str, Any] = json.loads(_read_text(path, "studies"))
-        known = list(summary["table"][0]["metrics"])
+        known = list(dict.fromkeys(metric for row in summary["table"] for metric in row["metrics"]))
         summary["name"], summary["seeds"], summary["differences"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ConfigError(Problem("studies", f"{path} is no summary.json of a study ({type(error).__name__}: {error}).")) from error
