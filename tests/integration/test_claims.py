@@ -39,7 +39,7 @@ def test_a_mean_that_moves_out_of_its_interval_is_noticed() -> None:
         if row["name"] == "msd":
             row["metrics"]["test/auroc"]["mean"] -= 0.1
     (sentence,) = moved(worse, study)
-    assert sentence.startswith("msd: test/auroc is 0.8")
+    assert sentence.startswith("msd: test/auroc is ")
 
 
 def interval(project: str, method: str, baseline: str, metric: str) -> str:
@@ -52,6 +52,12 @@ def interval(project: str, method: str, baseline: str, metric: str) -> str:
 
 
 CLAIMS = [
+    ("README.md", "MSD is better than tuned KD by {}", ("quickstart", "msd", "kd_tuned", "test/auroc")),
+    ("README.md", "recombined rows by {}", ("quickstart", "recombined", "kd_tuned", "test/auroc")),
+    ("README.md", "both together by {}", ("quickstart", "msd_recombined", "kd_tuned", "test/auroc")),
+    ("README.md", "better than MSD by {}", ("quickstart", "msd_recombined", "msd", "test/auroc")),
+    ("README.md", "the recombined student is better than KD by {}", ("emoji", "recombined", "kd", "test/text/accuracy")),
+    ("README.md", "one that learns from all views by {}", ("emoji", "msd_recombined", "kd", "test/text/accuracy")),
     ("docs/does_it_help.md", "MSD - KD is {}", ("emoji", "msd", "kd", "test/accuracy")),
     ("docs/does_it_help.md", "recombined - KD {}", ("emoji", "recombined", "kd", "test/accuracy")),
     ("docs/does_it_help.md", "both - KD {}", ("emoji", "msd_recombined", "kd", "test/accuracy")),
@@ -62,7 +68,8 @@ CLAIMS = [
 
 @pytest.mark.parametrize(("page", "sentence", "compared"), CLAIMS)
 def test_each_claim_has_the_numbers_of_its_study(page: str, sentence: str, compared: tuple[str, str, str, str]) -> None:
-    assert sentence.format(interval(*compared)) in (ROOT / page).read_text()
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split()).replace("points (", "(")
+    assert sentence.format(interval(*compared)) in text or sentence.format(interval(*compared).removeprefix("+")) in text
 
 
 def test_nothing_is_said_to_beat_tuned_distillation_on_emoji_that_does_not() -> None:

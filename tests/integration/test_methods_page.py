@@ -38,7 +38,7 @@ def three_classes(tiny_world: Path, tiny_config: Path, tmp_path_factory: pytest.
 
 
 def test_there_are_as_many_blocks_as_are_checked() -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
     named = " ".join(BLOCKS)
     for method in ("ctkd", "fd_cmkd", "non_target_kl", "rank_filter", "c2kd", "routed", "meta_kd", "ogm_ge", "g2d"):
         assert method in named

@@ -139,7 +139,7 @@ def test_several_labels_leave_those_out_that_are_right() -> None:
     z = logits_of(built, batch)
     p = {name: values.sigmoid() for name, values in z.items()}
     each = sum(p[b] * (p[b] / p[a]).log() + (1 - p[b]) * ((1 - p[b]) / (1 - p[a])).log() for a, b in (("us", "ut"), ("ut", "us")))
-    kept = torch.tensor([kendalltau(a.detach(), b.detach()).statistic > -1 + 1e-9 for a, b in zip(z["us"], z["ut"])])
+    kept = torch.tensor([bool(kendalltau(a.detach(), b.detach()).statistic > -1 + 1e-9) for a, b in zip(z["us"], z["ut"])])
     terms = {term.name: term.values for term in built(batch).loss_terms}
     torch.testing.assert_close(terms["across"], (each * (1 - targets)).sum(1) * kept)
 
