@@ -90,9 +90,9 @@ ROWS = (
         "objective: {type: distillation, views: [full, $each, $other]}",
         "Made world, 400 labels, ten fresh worlds, tuned KD, AUROC: MSD - KD is +5.4 (95 % interval 3.9 to 7.0), recombined - KD "
         "+6.1 (4.6 to 7.9), both - KD +7.1 (5.2 to 9.0), labels on each modality - KD -2.1 (-3.7 to -0.9). "
-        "Emoji, 80 labels, ten fresh seeds, tuned KD, accuracy: MSD - KD is +1.2 (-0.4 to 3.0), recombined - KD +1.2 (-0.4 to 2.9), "
-        "both - KD +0.9 (-0.1 to 2.1), which shows "
-        "no difference; on the name alone recombined - KD is +5.5 (2.9 to 8.2), both - KD +4.9 (2.5 to 8.0). "
+        "Emoji, 80 labels, ten fresh seeds, tuned KD, accuracy: MSD - KD is +1.2 (-0.4 to 3.0), recombined - KD "
+        "+1.2 (-0.4 to 2.9), both - KD +0.9 (-0.1 to 2.1), which shows no difference; on "
+        "the name alone recombined - KD is +5.5 (2.9 to 8.2), both - KD +4.9 (2.5 to 8.0). "
         "UTD-MHAD, 108 labels, tuned KD, three seeds: MSD - KD is +5.8, +3.0 and +5.1",
         (
             "projects/quickstart/README.md#what-came-out",
