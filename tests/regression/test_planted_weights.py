@@ -22,12 +22,12 @@ def rows(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) 
 
 @pytest.mark.parametrize("order", ["after", "before"])
 def test_the_weight_of_a_view_that_is_noise_falls_below_half_of_the_other_s(order, tmp_path, monkeypatch) -> None:
-    for row in rows("noise", tmp_path, monkeypatch, "experiment.num_updates=120", f"experiment.order={order}"):
+    for row in rows("noise", tmp_path, monkeypatch, "experiment.num_updates=80", "experiment.lr=3e-3", f"experiment.order={order}"):
         assert row["wrong"] < 0.5 * row["right"]
 
 
 def test_weights_of_examples_tell_those_on_which_the_teacher_is_wrong(tmp_path, monkeypatch) -> None:
-    for row in rows("corrupted", tmp_path, monkeypatch, "experiment.num_updates=400"):
+    for row in rows("corrupted", tmp_path, monkeypatch, "experiment.num_updates=300"):
         assert row["auroc"] >= 0.9
 
 
