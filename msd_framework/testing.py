@@ -59,8 +59,8 @@ def start_method() -> str:
     """Forks of a process that has imported torch once, where the system has them: they start in a tenth of the time."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
-    # the first optimizer imports torch._dynamo, which takes as long as torch
-    modules = ["torch", "torch._dynamo", "torchvision", "msd_framework.run"]
+    # what a run imports: its first optimizer torch._dynamo and its first metric torchmetrics, each of which takes as long as torch
+    modules = ["torch", "torch._dynamo", "torchmetrics", "torchvision", "sklearn.datasets", "msd_framework.run"]
     multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
     return "forkserver"
 
