@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python reads the same lines 
     from msd_framework.maskers.composite import ModalityMasker as ModalityMasker
     from msd_framework.maskers.constant import ConstantMasker as ConstantMasker
     from msd_framework.maskers.drop import DropMasker as DropMasker
+    from msd_framework.maskers.partial import PartialMasker as PartialMasker
     from msd_framework.maskers.resample import MeanMasker as MeanMasker
     from msd_framework.maskers.resample import NoiseMasker as NoiseMasker
     from msd_framework.maskers.resample import OtherMasker as OtherMasker
@@ -136,6 +137,7 @@ _HOMES = {
     "msd_framework.maskers.composite": ("ModalityMasker",),
     "msd_framework.maskers.constant": ("ConstantMasker",),
     "msd_framework.maskers.drop": ("DropMasker",),
+    "msd_framework.maskers.partial": ("PartialMasker",),
     "msd_framework.maskers.resample": ("MeanMasker", "NoiseMasker", "OtherMasker"),
     "msd_framework.models.base": ("MultimodalModel",),
     "msd_framework.modulation.g2d": ("SequentialPriority",),

@@ -485,7 +485,7 @@ UNREAD = [
     Mistake(
         "encoder of other values for VisualBERT",
         ["model={type: visual_bert, image_encoder: transformer}"],
-        r"model\.image_encoder: transformer takes tokens, and the values of 'image' are pixels\. Take one of patches, resnet\.",
+        r"model\.image_encoder: transformer takes tokens, and the values of 'image' are pixels\. Take one of patches, resnet, timm",
     ),
     Mistake(
         "encoder of texts for an image",

@@ -149,7 +149,7 @@ def flat(value: Any, name: str) -> Iterator[tuple[str, float]]:
     """The numbers in a nest of JSON by their path, without times and without the configuration."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if key not in ("config", "expected") and not key.endswith("seconds"):
+            if key not in ("config", "expected", "bayes", "maskers", "possible") and not key.endswith("seconds"):
                 yield from flat(inner, f"{name} {key}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):

@@ -185,7 +185,7 @@ class Both(World):
 
 def test_only_metrics_that_need_all_at_once_keep_predictions():
     counted = [name for name in METRICS.names() if issubclass(METRICS.get(name), CountedMetric)]
-    assert sorted(set(METRICS.names()) - set(counted)) == ["auroc", "average_precision"]
+    assert sorted(set(METRICS.names()) - set(counted)) == ["auroc", "average_precision", "ece", "map"]
     measures = Measures({"accuracy": Accuracy()})
     measures.add(made("single_label", 0))
     assert measures._kept == []
