@@ -173,3 +173,12 @@ def positive_scheduled(name: str, number: Number) -> Scheduled:
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0, got {value}.")
     return scheduled
+
+
+def share_scheduled(name: str, number: Number) -> Scheduled:
+    """A number that is between 0 and 1 throughout."""
+    scheduled = Scheduled(name, number)
+    for value in scheduled.ends:
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie between 0 and 1, got {value}.")
+    return scheduled

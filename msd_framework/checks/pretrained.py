@@ -10,6 +10,7 @@ from msd_framework.build.facts import RunFacts
 from msd_framework.components.specs import Spec, complete
 from msd_framework.data.processors.text import Tokenizer, read_tokenizer
 from msd_framework.errors import DataError, Problem
+from msd_framework.models.base import Encoder
 from msd_framework.models.pretrained.weights import find_file
 from msd_framework.reading import read_json
 from msd_framework.registry import PROCESSORS
@@ -67,22 +68,24 @@ def images_and_lengths(run: RunFacts) -> Iterator[Problem]:
     if run.config.is_evaluated:
         return
     for source in run.model_specs:
-        # torchvision's names, such as resnet18, are no folders and no names on a hub
+        # torchvision's and timm's names, such as resnet18, are no folders and no names on a hub
         name = source.options.get("name") if "name" in source.cls.reads else None
-        if not isinstance(name, str):
+        known = source.cls.shown_images(source.options) if issubclass(source.cls, Encoder) else {}
+        if not isinstance(name, str) and not known:
             continue
-        wanted: dict[str, Any] | None = None
+        wanted: Mapping[str, Any] | None = known or None
+        title, says = (str(source.options["name"]), "as its package has it") if known else (str(name), f"its {IMAGES}")
         last = source.path.rpartition(".")[2]
         for modality, spec in run.processors.items():
             # as in model.encoders.image and model.image_encoder
             is_read = last == modality or last.startswith(f"{modality}_")
             if source.path == "model":
                 is_read = modality in run.student.modalities
-            if is_read and spec.name == "tokenizer":
-                yield from _too_long(spec, name)
+            if is_read and spec.name == "tokenizer" and not known:
+                yield from _too_long(spec, title)
             elif is_read and spec.name == "pixels":
-                wanted = dict(_wanted(name, run.config.run_type != "check")) if wanted is None else wanted
-                yield from _shown_otherwise(spec, run.unfitted_processors[modality], name, wanted)
+                wanted = dict(_wanted(title, run.config.run_type != "check")) if wanted is None else wanted
+                yield from _shown_otherwise(spec, run.unfitted_processors[modality], title, says, wanted)
 
 
 def _too_long(tokenizer: Spec, name: str) -> Iterator[Problem]:
@@ -99,7 +102,7 @@ def _too_long(tokenizer: Spec, name: str) -> Iterator[Problem]:
         yield Problem(f"{tokenizer.path}.max_length", f"{text}. Lower it to {longest}.")
 
 
-def _shown_otherwise(spec: Spec, processor: Any, name: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
+def _shown_otherwise(spec: Spec, processor: Any, name: str, says: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
     used = complete(PROCESSORS, spec.value)
     was, now_is, fix = [], [], []
     for key, value in wanted.items():
@@ -111,7 +114,7 @@ def _shown_otherwise(spec: Spec, processor: Any, name: str, wanted: Mapping[str,
             now_is.append(f"{key} {now}")
             fix.append(f"{key}: {value}")
     if was:
-        text = f"{name} was trained on images with {', '.join(was)} (its {IMAGES}), and would see {', '.join(now_is)}."
+        text = f"{name} was trained on images with {', '.join(was)} ({says}), and would see {', '.join(now_is)}."
         yield Problem(spec.path, f"{text} Write {', '.join(fix)}, or the values that you want.")
 
 

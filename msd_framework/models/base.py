@@ -153,6 +153,11 @@ class Encoder(nn.Module, ABC):
     reads: ClassVar[frozenset[str]] = frozenset()  # options that name files or published weights
     width: int  # D
 
+    @classmethod
+    def shown_images(cls, options: Mapping[str, Any]) -> Mapping[str, list[float]]:
+        """How the weights that options name were shown images, as `mean` and `std` of `pixels`; empty if their folder says it."""
+        return {}
+
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(options)
 

@@ -17,7 +17,7 @@ from msd_framework.losses.labelled import labelled_losses
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import OBJECTIVES, Objective
-from msd_framework.schedules import Number, Scheduled
+from msd_framework.schedules import Number, share_scheduled
 from msd_framework.structures import Batch, LossTerm, ModelOutput, Setting, StepOutput, Task, check_logits
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.live import LiveTeacher
@@ -87,10 +87,7 @@ class ProxyObjective(Objective):
         task: Task = "single_label",
     ):
         super().__init__()
-        self.distill_weight = Scheduled("distill_weight", distill_weight)
-        for value in self.distill_weight.ends:
-            if not 0 <= value <= 1:
-                raise ValueError(f"distill_weight must lie between 0 and 1, got {value}.")
+        self.distill_weight = share_scheduled("distill_weight", distill_weight)
         if not -1 <= threshold < 1:
             raise ValueError(f"threshold must be at least -1 and below 1, got {threshold}.")
         self.model, self.teacher, self.masker = model, teacher, masker

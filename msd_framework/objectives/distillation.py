@@ -24,7 +24,7 @@ from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.objectives.features import FEATURE_TERMS, FeaturesByView, FeatureTerm, FeatureTerms
 from msd_framework.objectives.traced import MIXED, TracedPass, trace
 from msd_framework.saliency.base import scores_of
-from msd_framework.schedules import HeldOut, Number, Scheduled, Step
+from msd_framework.schedules import HeldOut, Number, Step, share_scheduled
 from msd_framework.structures import (
     IGNORED,
     Batch,
@@ -149,10 +149,7 @@ class DistillationObjective(Objective):
         task: Task = "single_label",
     ):
         super().__init__()
-        self.distill_weight = Scheduled("distill_weight", distill_weight)
-        for value in self.distill_weight.ends:
-            if not 0 <= value <= 1:
-                raise ValueError(f"distill_weight must lie between 0 and 1, got {value}.")
+        self.distill_weight = share_scheduled("distill_weight", distill_weight)
         self.model, self.teacher, self.masker = model, teacher, masker
         self.views = tuple(map(View.parse, views))
         self.task_loss, self.task_views = task_loss or default_task_loss(task), tuple(task_views or [FULL])

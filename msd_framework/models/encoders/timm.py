@@ -57,6 +57,15 @@ class Timm(Encoder):
         self.channels_last = getattr(self.network, "output_fmt", "") == "NHWC"  # as Swin's grids are
         self.requires_grad_(not freeze)
 
+    @classmethod
+    def shown_images(cls, options: Mapping[str, Any]) -> Mapping[str, list[float]]:
+        if options.get("weights") is None:
+            return {}
+        import timm
+
+        published = timm.get_pretrained_cfg(options["name"])
+        return {"mean": list(published.mean), "std": list(published.std)}
+
     def rebuild_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "weights": None}
 

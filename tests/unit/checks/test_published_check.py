@@ -134,3 +134,17 @@ def test_a_folder_that_contradicts_itself_on_capital_letters_is_refused(tmp_path
         return
     with pytest.raises(DataError, match=r"tokenizer_config\.json says do_lower_case=false and tokenizer\.json lowercase=true"):
         named.fit([])
+
+
+@pytest.mark.parametrize(
+    ("weights", "written", "count"), [("DEFAULT", {}, 1), (None, {}, 0), ("DEFAULT", {"mean": HALF, "std": HALF}, 0)]
+)
+def test_images_that_weights_of_timm_never_saw_so_are_told(weights, written, count):
+    pytest.importorskip("timm")
+    image = {"type": "timm", "name": "tf_efficientnet_lite0", "weights": weights}
+    model = {"type": "late_fusion", "encoders": {"image": image, "text": "transformer"}}
+    told = problems(Path("unused"), {"type": "pixels", **written}, model)
+    assert len(told) == count
+    for sentence in told:
+        assert "tf_efficientnet_lite0 was trained on images with mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]" in sentence
+        assert sentence.endswith("Write mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], or the values that you want.")
