@@ -8,6 +8,7 @@ example, N = B. Where examples have several, `Batch.example_of` says whose each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
@@ -169,6 +170,11 @@ class Batch:
         return replace(self, others=others)
 
     @property
+    def without_labels(self) -> Batch:
+        """The batch with all targets unknown: of two rows made one nobody knows the label."""
+        return replace(self, targets=unknown_like(self.targets), num_labelled=self.targets.new_zeros((), dtype=torch.float64))
+
+    @property
     def labelled(self) -> Tensor:
         """Which targets are known, bool [N]."""
         return has_label(self.targets)
@@ -317,6 +323,11 @@ def check_logits(logits: Tensor, batch: Batch, name: str) -> Tensor:
         f"or [N, C], a row for each target, with Batch.example_of for whose it is. A model that writes text gives the rows before "
         f"the tokens of its answers alone."
     )
+
+
+def unknown_like(targets: Tensor) -> Tensor:
+    """Targets of the same shape, none of which is known."""
+    return torch.full_like(targets, math.nan if targets.is_floating_point() else IGNORED)
 
 
 def has_label(targets: Tensor) -> Tensor:

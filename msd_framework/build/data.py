@@ -77,11 +77,14 @@ class Data:
         seed = self.config.seed if data.partners is None else 0
         return PartnerReader(reader, self.info, wanted, data.partners, seed) if wanted else None
 
-    def in_order(self, reader: ExampleReader, shared: bool = True, partners: PartnerReader | None = None) -> EvaluationBatches:
+    def in_order(
+        self, reader: ExampleReader, shared: bool = True, partners: PartnerReader | None = None, batch_size: int | None = None
+    ) -> EvaluationBatches:
         """Examples in their own order: shared out among the processes, or all of them on each."""
         rank, size = (self.world.rank, self.world.size) if shared else (0, 1)
         collator = Collator(reader.processors, self.info, teacher_overrides=reader.teacher_overrides)
-        batch_size, workers, pin = self.config.evaluation.batch_size, self.config.data.workers, self.world.device.type == "cuda"
+        batch_size = batch_size or self.config.evaluation.batch_size
+        workers, pin = self.config.data.workers, self.world.device.type == "cuda"
         return EvaluationBatches(reader, collator, batch_size, rank, size, workers, pin, partners)
 
     @property

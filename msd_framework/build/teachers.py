@@ -17,6 +17,7 @@ from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.config.cards import read_as, rebuilt, weights_of
 from msd_framework.data.base import MultimodalDataset
 from msd_framework.data.batches.loader import EvaluationBatches
+from msd_framework.data.batches.partners import RULE
 from msd_framework.data.batches.reader import DecodedInputs, ExampleReader, NotMade, TeacherOverrides
 from msd_framework.engine.checkpoint import load_weights
 from msd_framework.maskers.base import Masker
@@ -180,7 +181,11 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
     processors = data.teacher_processors(one.number)
     specs = {m: spec.value for m, spec in data.facts.teacher_processors[one.number].items()}
     # which row an example meets hangs on how many there are, and on what views want of them
-    rows = {"rows": len(data.splits[use]), "wanted": {name: list(wanted) for name, wanted in data.facts.other_rows.items()}}
+    rows = {
+        "rule": RULE,
+        "rows": len(data.splits[use]),
+        "wanted": {name: list(wanted) for name, wanted in data.facts.other_rows.items()},
+    }
     partners = rows if any(map(recombines, views)) else None
     masker, (_, spec) = maskers.of(use).teachers[one.number], data.facts.masker_of(use, one.number)
     key = cache_key(config, use, whole, one.folder, processors, specs, masker, spec, layout, partners)
@@ -191,10 +196,14 @@ def cached_split(one: TrainedTeacher, use: str, data: Data, maskers: Maskers, wh
         own = {m: processors[m].deterministic() for m in one.modalities}
         # other modalities may be dear to read; a row that has one of them alone is a row all the same
         others: TeacherOverrides = {(m, (0,)): NotMade(processor) for m, processor in processors.items() if m not in own}
-        skips, partners = config.data.on_error == "skip", None
-        if any(map(recombines, views)):
-            partners = data.partners(ExampleReader(data.splits[use], own, decoded, skips))
-        return data.in_order(ExampleReader(examples, own, decoded, skips, others), shared=False, partners=partners)
+        skips = config.data.on_error == "skip"
+        reader = ExampleReader(examples, own, decoded, skips, others)
+        if not any(map(recombines, views)):
+            return data.in_order(reader, shared=False)
+        # each example comes with all the rows that it meets, so that a batch has fewer examples and as much in it
+        partners = data.partners(ExampleReader(data.splits[use], own, decoded, skips))
+        size = max(1, config.evaluation.batch_size // (config.data.partners or 1))
+        return data.in_order(reader, shared=False, partners=partners, batch_size=size)
 
     def try_out() -> None:
         trial = dry_run(data, teacher_asked=True)

@@ -26,7 +26,6 @@ from msd_framework.objectives.traced import MIXED, TracedPass, trace
 from msd_framework.saliency.base import scores_of
 from msd_framework.schedules import HeldOut, Number, Step, share_scheduled
 from msd_framework.structures import (
-    IGNORED,
     Batch,
     Feature,
     Inputs,
@@ -36,6 +35,7 @@ from msd_framework.structures import (
     StepOutput,
     Task,
     check_logits,
+    unknown_like,
 )
 from msd_framework.teachers.base import Teacher
 from msd_framework.views import FULL, OTHER, View, refuse_other_rows, rows_shown, visible_modalities
@@ -267,7 +267,7 @@ class DistillationObjective(Objective):
     def distill_losses(self, student: Tensor, teacher: Mapping[str, ModelOutput], targets: Tensor, shown: Tensor | None) -> Tensor:
         """D of each view, [V, N]; 0 of a target that is not shown."""
         losses = []
-        unknown = torch.full_like(targets, math.nan if targets.is_floating_point() else IGNORED)
+        unknown = unknown_like(targets)
         for view, logits, rows in zip(self.views, student[1:], shown if shown is not None else repeat(None)):
             labels = unknown if view.recombines else targets  # of two rows made one, nobody knows the label
             losses.append(compare_shown(self.distill_loss, logits, teacher[view.teacher].logits, labels, rows))
@@ -280,7 +280,8 @@ class DistillationObjective(Objective):
         logits, teacher_losses, scores = [], [], None
         for view in self.views:
             logits.append(teacher[view.teacher].logits)
-            teacher_losses.append(known_losses(self.task_loss, teacher[view.teacher], batch))
+            labels = batch.without_labels if view.recombines else batch
+            teacher_losses.append(known_losses(self.task_loss, teacher[view.teacher], labels))
         if self.weighting.saliency is not None:
             scores = self._scores(batch, teacher, lacking=0.0)
         return Evidence(

@@ -164,7 +164,7 @@ class Pair(nn.Module):
         """One value an example, float [B]."""
         target = teacher[self.view.teacher][self.teacher]
         feature = self.adaptor(student[self.view.student][self.student], target.values.shape[1])
-        value: Tensor = self.loss(feature, target, batch)
+        value: Tensor = self.loss(feature, target, batch.without_labels if self.view.recombines else batch)
         return value
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from msd_framework.randomness import random_numbers_apart
 from msd_framework.ranges import positive
 from msd_framework.structures import Setting
-from msd_framework.views import View, visible_modalities
+from msd_framework.views import View, rows_shown
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy, mean_of_shown
 
 SMALLEST = 1e-12  # the least share that a logarithm is taken of
@@ -82,7 +82,7 @@ class RoutedTeachers(WeightingStrategy):
         k = options.get("num_teachers", 1)
         if k > len(views):
             problems.append(f"num_teachers: wanted at most the {len(views)} views, got {k}.")
-        sides = {visible_modalities(v.student, setting.student_modalities): v.student for v in views}
+        sides = {tuple(rows_shown(v.student, setting.student_modalities).items()): v.student for v in views}
         if len(sides) > 1:
             first, second = list(sides.values())[:2]
             text = f"chooses among teachers of one prediction of the student, and the views have those of {first!r} and {second!r}"

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from msd_framework.losses.decoupled import DecoupledKL
 from msd_framework.losses.logits import SoftenedKL
+from msd_framework.maskers.base import Views
 from msd_framework.maskers.drop import DropMasker
 from msd_framework.maskers.mixture import mixture
 from msd_framework.objectives.distillation import DistillationObjective
@@ -73,6 +74,22 @@ def test_nobody_knows_the_label_of_two_rows_made_one() -> None:
     wanted = loss(made.model(mixed), made.teacher.model(mixed)).mean()
     torch.testing.assert_close(made(batch).loss, wanted)
     assert not torch.allclose(loss(made.model(mixed), made.teacher.model(mixed), batch.targets).mean(), wanted)
+
+
+def test_no_part_of_the_loss_looks_at_the_label_of_two_rows_made_one() -> None:
+    loss = FEATURE_LOSSES.build("fd_cmkd", num_classes=3, task="single_label")
+    term = FeatureTerm(loss, student="fused.pooled", teacher="fused.pooled", view="image+text*")
+    made = objective(["image+text*", "text"], features=[term])
+    batch = made_batch(4).paired(["*"])
+    other = replace(batch, targets=(batch.targets + 1) % 3)
+    made.double().dry_run(batch)
+    name = next(n for n in made(batch).terms if n.startswith("feature/"))
+    torch.testing.assert_close(made(batch).terms[name], made(other).terms[name])
+    for one in (batch, other):
+        teacher, _ = made.teacher_outputs(Views(made.masker, one))
+        losses = made.evidence(one, teacher, torch.zeros(2, 4, 3), torch.zeros(2, 4), None).teacher_losses
+        assert losses[0].tolist() == [0] * 4
+        torch.testing.assert_close(losses[1], F.cross_entropy(teacher["text"].logits, one.targets, reduction="none"))
 
 
 def test_saliency_weighs_the_views_of_the_example_alone() -> None:

@@ -144,6 +144,7 @@ def test_views_that_do_not_fit_are_told() -> None:
     assert check({}, ("image", {"teacher": "full", "student": "image"})) == []
     (many,) = check({"num_teachers": 2}, ("image",))
     assert many == "num_teachers: wanted at most the 1 views, got 2."
+    assert len(check({}, ("full", "audio+image*"))) == 1  # the same modalities, and the image of another row
     (sides,) = check({}, ("full", "image"))
     assert sides == (
         "type: routed chooses among teachers of one prediction of the student, and the views have those of 'full' and 'image'. "

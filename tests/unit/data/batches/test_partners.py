@@ -90,7 +90,7 @@ def test_an_example_meets_a_few_rows_in_turn_and_never_itself(length: int, batch
         first_round = rows[:num_turns]
         others = [row for _, *both in first_round for row in both]
         assert example not in others
-        assert len(set(others)) >= len(others) - 1  # but where it would meet itself, the next one stands in
+        assert len(set(others)) == len(others)
         assert [turn for turn, *_ in rows] == [epoch % num_turns for epoch in range(len(rows))]
         assert all(row == first_round[row[0]] for row in rows)
 
@@ -129,6 +129,36 @@ def test_rows_that_lack_what_is_wanted_are_not_met_and_broken_ones_count_as_lack
     for rows in others.values():
         having = rows.having.get("b", torch.ones(len(rows), dtype=torch.bool))
         assert having.tolist() == [row != "row 6" for row in rows.ids]
+
+
+@given(st.sets(st.integers(0, 29), max_size=20))
+def test_rows_that_lack_what_is_wanted_make_no_row_come_twice(lacking: set[int]) -> None:
+    for example, rows in met(training(Pairs(30, tuple(lacking)), num_turns=4, epochs=4)).items():
+        others = [row for _, *both in rows for row in both]
+        assert not {f"row {number}" for number in lacking} & set(others)
+        assert example not in others
+        assert len(set(others)) == 8  # 10 rows or more have it, the example among them
+
+
+def test_two_other_rows_are_two_where_each_is_wanted_for_another_modality() -> None:
+    partners = PartnerReader(read_by(Pairs(30, tuple(range(20)))), INFO, {"*": ["a"], "**": ["b"]}, 4, 0)
+    for batch in EvaluationBatches(read_by(Pairs(30)), Collator(PROCESSORS, INFO), 8, partners=partners):
+        for turn in range(4):
+            assert not set(zip(batch.ids, batch.others[f"*@{turn}"].ids)) & set(zip(batch.ids, batch.others[f"**@{turn}"].ids))
+            assert all(one != other for one, other in zip(batch.others[f"*@{turn}"].ids, batch.others[f"**@{turn}"].ids))
+
+
+def test_which_row_is_met_does_not_hang_on_what_was_found_broken_before() -> None:
+    dataset = Pairs(9, broken=(2, 6))
+    read = read_by(dataset, skip=True)
+    partners = PartnerReader(read, INFO, {"*": ["a"]}, 8, 0)
+    batches = EvaluationBatches(read, Collator(PROCESSORS, INFO), 3, partners=partners)
+    first, second = list(batches), list(batches)  # by the second time all broken rows are known
+    assert set(read.skipped) == {2, 6}
+    for once, again in zip(first, second):
+        for name, rows in once.others.items():
+            assert rows.ids == again.others[name].ids
+            assert not rows.having
 
 
 def test_only_what_views_want_is_read_of_other_rows() -> None:
