@@ -30,7 +30,7 @@ class ConfigError(MSDError, ValueError):
 
     def __init__(self, *problems: Problem | str):
         self.problems = tuple(p if isinstance(p, Problem) else Problem("", p) for p in problems)
-        super().__init__("\n".join(str(p) for p in self.problems))
+        super().__init__("\n".join(map(str, self.problems)))
 
 
 class DataError(MSDError, ValueError):

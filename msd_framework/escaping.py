@@ -42,7 +42,7 @@ class CsvWriter:
         self._writer = csv.writer(file)
 
     def writerow(self, row: Iterable[Any]) -> None:
-        self._writer.writerow([cell(value) for value in row])
+        self._writer.writerow(map(cell, row))
 
 
 def _is_number(text: str) -> bool:

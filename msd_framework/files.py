@@ -43,7 +43,7 @@ def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
 def csv_line(cells: Iterable[Any]) -> str:
     """Cells as a line of a CSV file, without its end; texts that a spreadsheet would run are made harmless."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([cell(value) for value in cells])
+    csv.writer(line, lineterminator="").writerow(map(cell, cells))
     return line.getvalue()
 
 
@@ -70,7 +70,7 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
+        return list(map(finite, value))
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

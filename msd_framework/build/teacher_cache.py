@@ -162,7 +162,7 @@ class CachedSplit:
         return comparisons
 
     def _stale_error(self, store: TeacherStore, batch: Batch, rows: Rows, comparison: Comparison) -> CacheError:
-        view, example = (int(i) for i in comparison.wrong.nonzero()[0])
+        view, example = map(int, comparison.wrong.nonzero()[0])
         stored, live = comparison.stored[view, example], comparison.live[view, example]
         number = int((stored - live).abs().argmax())
         what, name = "logit of class" if store.layout.num_classes else "feature", self.key.layout.views[view]

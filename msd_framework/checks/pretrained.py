@@ -129,7 +129,7 @@ def _wanted(name: str, download: bool) -> Iterator[tuple[str, Any]]:
         for theirs, ours in (("image_mean", "mean"), ("image_std", "std")):
             values = settings.get(theirs)
             if isinstance(values, list) and all(isinstance(v, (int, float)) for v in values):
-                yield ours, [float(v) for v in values]
+                yield ours, list(map(float, values))
     else:
         yield from (("mean", [0.0, 0.0, 0.0]), ("std", [1.0, 1.0, 1.0]))
     if sides := _sides(settings.get("crop_size" if settings.get("do_center_crop") else "size"), file):

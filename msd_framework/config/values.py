@@ -120,7 +120,7 @@ def listed(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: listed(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [listed(one) for one in value]
+        return list(map(listed, value))
     return str(value) if isinstance(value, PurePath) else value
 
 

@@ -208,7 +208,7 @@ def padded(loaded: Sequence[Tensor], value: float = 0.0, at_least_one: bool = Fa
     values = pad_sequence(list(loaded), batch_first=True, padding_value=value)
     if at_least_one and not values.shape[1]:
         values = values.new_zeros(len(values), 1, *values.shape[2:])
-    return values, torch.arange(values.shape[1]) < torch.tensor([len(rows) for rows in loaded])[:, None]
+    return values, torch.arange(values.shape[1]) < torch.tensor(list(map(len, loaded)))[:, None]
 
 
 def input_name(value: Any) -> tuple[type, str] | None:

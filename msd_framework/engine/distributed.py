@@ -170,7 +170,7 @@ class World:
         size = torch.tensor(len(content), device=self.device)
         sizes = [torch.zeros_like(size) for _ in range(self.size)]
         dist.all_gather(sizes, size)
-        longest = max(int(n) for n in sizes)
+        longest = max(map(int, sizes))
         padded = F.pad(content, (0, longest - len(content)))
         contents = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(contents, padded)

@@ -108,7 +108,7 @@ def layer_factors(module: nn.Module, decay: float) -> dict[str, float]:
                 factors[name] = decay ** (num_layers - layer)
                 break
         else:
-            if any(BELOW.search(word) for word in words):
+            if any(map(BELOW.search, words)):
                 nearest = max(stacks, key=lambda s: (_num_shared(words, s.split(".")), stacks[s]))
                 factors[name] = decay ** (stacks[nearest] + 1)
     return factors

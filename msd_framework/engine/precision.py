@@ -195,7 +195,7 @@ def median_seconds(
         times.append([seconds(step, precision, device) for precision in candidates])
         if len(times) >= rounds and time.monotonic() - started >= at_least:
             break
-    return [statistics.median(own) for own in zip(*times, strict=True)]
+    return list(map(statistics.median, zip(*times, strict=True)))
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return list(map(_plain, value))
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
 
 

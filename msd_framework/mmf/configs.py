@@ -220,7 +220,7 @@ def _places(mmf: str | None, file: Path) -> list[Path]:
             raise ConfigError(Problem("mmf", f"{mmf} holds no `configs/`; wanted the folder `mmf` of MMF's source."))
         return [folder]
     spec = importlib.util.find_spec("mmf")
-    installed = [Path(p) for p in spec.submodule_search_locations or ()] if spec else []
+    installed = list(map(Path, spec.submodule_search_locations or ())) if spec else []
     around = [folder / "mmf" for folder in file.resolve().parents]
     return [folder for folder in [*installed, *around] if (folder / "configs").is_dir()]
 
@@ -292,7 +292,7 @@ def _model(out: Converted, family: str, own: Mapping[str, Any], place: Place) ->
     elif classes not in (None, NUM_LABELS[place.type]):
         out.left[f"{at}.num_labels"] = f"{classes!r}: ours has as many outputs as the data set has classes"
     wanted = LOSSES[place.task]
-    losses = [_type_of(loss) for loss in own.get("losses") or [wanted]]
+    losses = list(map(_type_of, own.get("losses") or [wanted]))
     if losses != [wanted]:
         out.left[f"{at}.losses"] = f"{losses}: this data set is learned with {wanted}; see `msd components task_losses`"
 

@@ -89,7 +89,7 @@ class ConcatModel(ImageTextModel):
 
     def classify(self, summary: Tensor) -> Tensor:
         if summary.ndim > 2:  # one view at a time, since a batch norm would mix them
-            return torch.stack([self.classify(view) for view in summary])
+            return torch.stack(list(map(self.classify, summary)))
         return cast(Tensor, self.classifier(summary))
 
     @abstractmethod

@@ -78,7 +78,7 @@ class SequentialPriority(GradientModulation):
     def watch_teacher(self, batch: Batch, predictions: Mapping[str, ModelOutput], shown: Callable[[str], Tensor | None]) -> None:
         if self.training and self.stage is not None:
             logits = [predictions[m].logits for m in self.modalities]  # [M] of [N, C]
-            self.scores.append(summed_confidence(self.right, logits, batch, [shown(m) for m in self.modalities]))
+            self.scores.append(summed_confidence(self.right, logits, batch, list(map(shown, self.modalities))))
 
     def forward(self, model: MultimodalModel, batch: Batch) -> dict[str, Tensor]:
         if not model.separable:

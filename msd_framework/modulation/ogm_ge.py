@@ -98,7 +98,7 @@ class OnTheFlyModulation(GradientModulation):
         """S of the examples of a batch, float64 [M]; of a modality that some lack, as if the others spoke for them."""
         with evaluated(model):
             logits = model.forward_views([{m: batch.inputs[m]} for m in self.modalities]).logits  # [M, B, C]
-        return summed_confidence(self.right, logits, batch, [batch.having.get(m) for m in self.modalities])
+        return summed_confidence(self.right, logits, batch, list(map(batch.having.get, self.modalities)))
 
     def after_backward(self, mean: Mean) -> None:
         if not self.scores:

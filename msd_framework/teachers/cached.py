@@ -89,7 +89,7 @@ def _read(store: TeacherStore, rows: Rows, views: Sequence[str], turns: Sequence
     for view in views:
         names += in_turn(view, met)
     first = [names.index(in_turn(view, met)[0]) for view in views]
-    step = torch.tensor([met.index(turn) for turn in turns])  # [B], how far from the first a view's name for the turn stands
+    step = torch.tensor(list(map(met.index, turns)))  # [B], how far from the first a view's name for the turn stands
     values = {}
     for column, read in store.read(rows, names).items():
         of_views = []

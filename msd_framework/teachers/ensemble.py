@@ -184,7 +184,7 @@ class EnsembleTeacher(Teacher):
         return torch.stack(each).any(0) if each else None
 
     def _sides(self, batch: Batch) -> list[Batch]:
-        return [batch.for_teacher(k) for k in range(len(self.teachers))]
+        return list(map(batch.for_teacher, range(len(self.teachers))))
 
     def _combine(self, logits: Mapping[int, Tensor], has_input: Mapping[int, Tensor | None]) -> Tensor:
         """The common logits [B, C] of some teachers; one does not count for examples that it sees nothing of."""

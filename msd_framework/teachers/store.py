@@ -225,7 +225,7 @@ class TeacherStore:
         for view in views:
             if view not in stored:
                 raise ValueError(f"view {view!r} is not in the teacher cache {self.folder}, only {', '.join(stored)}")
-        columns, values = [stored.index(view) for view in views], {}
+        columns, values = list(map(stored.index, views)), {}
         for name, column in self.columns.items():
             read = column[rows]  # [B, V, ..]
             if columns != list(range(len(stored))):

@@ -58,8 +58,8 @@ class Kinds:
         """
         table = np.zeros((2, *map(len, self.signs.values())))
         for name, kind in self.kinds.items():
-            shown = [[names.index(sign) for sign in kind.signs[m]] for m, names in self.signs.items()]
-            table[np.ix_([kind.label], *shown)] += mix.get(name, 0.0) / np.prod([len(signs) for signs in shown])
+            shown = [list(map(names.index, kind.signs[m])) for m, names in self.signs.items()]
+            table[np.ix_([kind.label], *shown)] += mix.get(name, 0.0) / np.prod(list(map(len, shown)))
         return table
 
 

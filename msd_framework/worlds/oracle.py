@@ -82,7 +82,7 @@ def read_oracle(folder: str | Path, split: str) -> dict[str, OracleRow]:
     path = Path(folder) / f"oracle_{split}.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no such file. Only a folder made by make_world has an oracle, one for each of its splits.")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
     if any("posteriors" not in row for row in rows):
         raise DataError(f"{path}: it has no posteriors; they are known for the layouts hateful_memes and talking_cards only.")
     fields = OracleRow.__dataclass_fields__

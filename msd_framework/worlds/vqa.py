@@ -58,7 +58,7 @@ def is_it_this(digit: int, ink: int, generator: np.random.Generator) -> Question
 
 def what_sum(digit: int, ink: int, generator: np.random.Generator) -> Question:
     """Asks for a sum that has nothing to do with the card."""
-    first, second = (int(term) for term in generator.integers(0, 5, 2))
+    first, second = map(int, generator.integers(0, 5, 2))
     return Question(f"what is {NUMBERS[first]} plus {NUMBERS[second]}", "what is", str(first + second), decided_by="text")
 
 

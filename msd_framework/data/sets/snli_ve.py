@@ -76,7 +76,7 @@ class SNLIVE(RowDataset):
         texts = rows.texts("sentence2")
         for key in {_photo_key(record) for record in rows.records}:
             rows.ids(key)
-        photos = rows.paths(self.folder, [photo_of(record) for record in rows.records])
+        photos = rows.paths(self.folder, list(map(photo_of, rows.records)))
         rows.labels("gold_label", LABELS)
         rows.texts("decided_by", optional=True)
         return zip(plain_texts(texts), photos)

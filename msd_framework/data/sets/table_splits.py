@@ -75,7 +75,7 @@ class OneFile:
     def of(cls, options: Mapping[str, Any]) -> OneFile | None:
         """What a table's options say of it; None where each split has a file."""
         names = ("split_column", "split_values", "split_shares", "group")
-        column, values, shares, group = (options.get(name) for name in names)
+        column, values, shares, group = map(options.get, names)
         if options.get("file") is None:
             for name in names:
                 if options.get(name) is not None:

@@ -76,7 +76,7 @@ class PackedRows:
         if self.kept is None:
             return self._split(x)
         # the n-th position that a row kept stands n - 1 places after the row's first one
-        firsts = torch.split(self.first[self.rank], [len(kept) for kept in self.kept])
+        firsts = torch.split(self.first[self.rank], list(map(len, self.kept)))
         return [F.embedding(first[:, None] + kept.cumsum(1) - 1, x) for first, kept in zip(firsts, self.kept)]
 
     def attend(self, attention: Attention, place: Move, x: Tensor) -> Tensor:
@@ -177,11 +177,11 @@ def _embed(views: Sequence[Sequence[Segment]], kept: Sequence[Tensor]) -> tuple[
         for identity, group in groups.items():
             # A token is embedded if any view keeps it; the content of the first segment is that of all of them.
             take, place = _taking(reduce(or_, (keep for _, keep in group)))
-            contents.append([take(content) for content in group[0][0].contents])
+            contents.append(list(map(take, group[0][0].contents)))
             tokens[identity] = place + num_tokens
             num_tokens += len(contents[-1][0])
         # One call for all that share `embed`; where there is one group, nothing is copied.
-        joined = contents[0] if len(contents) == 1 else [torch.cat(same) for same in zip(*contents)]
+        joined = contents[0] if len(contents) == 1 else list(map(torch.cat, zip(*contents)))
         embedded.append(embed(*joined))  # [U', D]
     tokens_of_views = []
     for view in views:
@@ -236,7 +236,7 @@ def _short_rows(
     token = torch.zeros_like(token).masked_scatter(filled, token[keep])
     mask = torch.zeros_like(mask).masked_scatter(filled, mask[keep])
     # older versions of torch have no tolist within torch.func.jvp
-    counted = [int(length) for length in lengths.unbind()]
+    counted = list(map(int, lengths.unbind()))
     # no block holds rows of both kinds: what is behind must be one slice of the sequence (`layers/recorded.py`)
     front = len(counted) - int(behind.sum())
     ends = _cuts(counted[:front], tolerance) + [(front + end, length) for end, length in _cuts(counted[front:], tolerance)]

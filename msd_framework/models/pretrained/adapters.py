@@ -113,7 +113,7 @@ class ByArguments(Adapter):
         raise ValueError(f"the configuration of {config.model_type} does not tell its hidden_size")
 
     def unused(self, model: Any) -> Unused:
-        return [model.get_submodule(name) for name in self.idle]
+        return list(map(model.get_submodule, self.idle))
 
     def layers(self, config: Any, carriers: Sequence[str]) -> dict[str, range]:
         if not (getattr(config, "num_hidden_layers", None) is not None and getattr(config, "hidden_size", None)):

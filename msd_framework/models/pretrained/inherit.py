@@ -80,7 +80,7 @@ class Inheritance:
         own = self.model.state_dict()
         tensors = {}
         for name, there in self.taken.items():
-            tensors[name] = self.state[there][tuple(slice(size) for size in own[name].shape)]
+            tensors[name] = self.state[there][tuple(map(slice, own[name].shape))]
         for name, (attention, other) in self.attentions.items():
             if _sizes(attention) != _sizes(other):
                 for part, tensor in smaller_attention(attention, other, self.cut).items():
