@@ -43,6 +43,20 @@ class View:
         """Whether it shows something of another row."""
         return recombines(self.teacher) or recombines(self.student)
 
+    def rows_shown(self, to_teacher: Sequence[str], to_student: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """What it shows to each side of the modalities that it takes, each with its row: answers to different rows say nothing."""
+        theirs, ours = rows_shown(self.teacher, to_teacher), rows_shown(self.student, to_student)
+        if all(row.startswith(OTHER) for row in (*theirs.values(), *ours.values())):
+            raise ValueError(f"view {self.name!r} shows other rows alone. Leave the {OTHER} of one modality out.")
+        differ = [m for m in theirs if m in ours and theirs[m] != ours[m]]
+        if differ:
+            text = f"shows the teacher another row's {differ[0]} than the student. Mark it alike on both sides, or on none."
+            raise ValueError(f"view {self.name!r} {text}")
+        if set(theirs.values()).isdisjoint(ours.values()):
+            text = "shows the teacher other rows than the student. Let both see something of one row."
+            raise ValueError(f"view {self.name!r} {text}")
+        return theirs, ours
+
 
 def recombines(view: str) -> bool:
     """Whether a view shows something of another row, as `image+text*` and `image^+text` do."""
@@ -78,7 +92,12 @@ def rows_shown(view: str, modalities: Sequence[str]) -> dict[str, str]:
     if view == FULL:
         return dict.fromkeys(known, "")
     named, hides = named_in(view), view.startswith("~")
+    if len(named) <= view.count("+"):
+        raise ValueError(f"view {view!r} names a modality twice. Name each once: a view shows one row of it.")
     for name in named:
+        if name not in known and name == FULL:
+            text = f"shows every modality of the example, so it stands alone. Name modalities in its place: {', '.join(known)}."
+            raise ValueError(f"view {view!r}: {FULL} {text}")
         if name not in known:
             hint = did_you_mean(name, [*modalities, FULL])
             raise ValueError(f"view {view!r} names {name!r}, which is not one of the modalities {', '.join(known)}.{hint}")

@@ -21,7 +21,7 @@ from msd_framework.schedules import Number, share_scheduled
 from msd_framework.structures import Batch, LossTerm, ModelOutput, Setting, StepOutput, Task, check_logits
 from msd_framework.teachers.base import Teacher
 from msd_framework.teachers.live import LiveTeacher
-from msd_framework.views import FULL, View, visible_modalities
+from msd_framework.views import FULL, View, refuse_other_rows
 from msd_framework.weighting.base import mean_of_shown
 from msd_framework.weighting.rank_filter import kendall
 
@@ -170,8 +170,8 @@ class ProxyObjective(Objective):
             problems += [f"type: c2kd {text}" for text in NonTargetKL.check(setting.data)]
         try:
             view = View.parse(options.get("view", FULL))
-            visible_modalities(view.teacher, setting.teacher_modalities or tuple(setting.data.modalities))
-            visible_modalities(view.student, setting.student_modalities)
+            view.rows_shown(setting.teacher_modalities or tuple(setting.data.modalities), setting.student_modalities)
+            refuse_other_rows(view.name)
         except ValueError as error:
             problems.append(f"view: {error}")
         return problems

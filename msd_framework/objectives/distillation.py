@@ -38,7 +38,7 @@ from msd_framework.structures import (
     unknown_like,
 )
 from msd_framework.teachers.base import Teacher
-from msd_framework.views import FULL, OTHER, View, refuse_other_rows, rows_shown, visible_modalities
+from msd_framework.views import FULL, View, refuse_other_rows, visible_modalities
 from msd_framework.weighting.base import WEIGHTINGS, Evidence, WeightingStrategy, mean_of_shown
 from msd_framework.weighting.fixed import UniformWeights
 
@@ -399,10 +399,8 @@ class DistillationObjective(Objective):
         for i, spec in enumerate(options["views"]):
             try:
                 view = View.parse(spec)
-                for_teacher = rows_shown(view.teacher, setting.teacher_modalities or tuple(setting.data.modalities))
-                for_student = rows_shown(view.student, setting.student_modalities)
-                if all(row.startswith(OTHER) for row in (*for_teacher.values(), *for_student.values())):
-                    raise ValueError(f"view {view.name!r} shows other rows alone. Leave the {OTHER} of one modality out.")
+                of_teacher = setting.teacher_modalities or tuple(setting.data.modalities)
+                for_teacher, for_student = view.rows_shown(of_teacher, setting.student_modalities)
             except ValueError as error:
                 problems.append(f"views[{i}]: {error}")
                 continue
@@ -412,12 +410,18 @@ class DistillationObjective(Objective):
                 problems.append(f"views[{i}]: {view.name!r} shows the same as {first!r}.")
         if len(set(views)) < len(views):
             problems.append("views: a view is listed twice.")
+        learned: dict[tuple[str, ...], str] = {}
         for i, name in enumerate(options.get("task_views") or ()):
             try:
-                visible_modalities(name, setting.student_modalities)
+                shown = visible_modalities(name, setting.student_modalities)
                 refuse_other_rows(name)
             except ValueError as error:
                 problems.append(f"task_views[{i}]: {error}")
+                continue
+            if shown in learned:
+                same = "is listed twice" if learned[shown] == name else f"shows the same as {learned[shown]!r}"
+                problems.append(f"task_views[{i}]: {name!r} {same}.")
+            learned.setdefault(shown, name)
         if options.get("weighting") is not None:
             name, given = split(options["weighting"], "weighting", WEIGHTINGS)
             problems += [f"weighting.{text}" for text in WEIGHTINGS.get(name).check(given, setting, tuple(views))]

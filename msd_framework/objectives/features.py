@@ -19,7 +19,7 @@ from msd_framework.models.features import FUSED, listing, numbered, parsed
 from msd_framework.schedules import Number, Scheduled
 from msd_framework.structures import Batch, Feature, FeatureKind, FeatureShape, LossTerm, Setting
 from msd_framework.teachers.base import Teacher
-from msd_framework.views import FULL, View, named_in, visible_modalities
+from msd_framework.views import FULL, View, named_in
 
 Side: TypeAlias = Literal["student", "teacher"]
 Shown: TypeAlias = Callable[[Batch, View], Tensor | None]  # which examples have something of a view, bool [B]; None if all do
@@ -98,8 +98,7 @@ class FeatureTerm:
         try:
             view = View.parse(options.get("view", FULL))
             all_of_teacher = setting.teacher_modalities or tuple(setting.data.modalities)
-            of_teacher = visible_modalities(view.teacher, all_of_teacher)
-            of_student = visible_modalities(view.student, setting.student_modalities)
+            of_teacher, of_student = view.rows_shown(all_of_teacher, setting.student_modalities)
         except ValueError as error:
             return [f"view: {error}"]
         problems = []

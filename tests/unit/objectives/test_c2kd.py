@@ -208,6 +208,8 @@ def test_data_and_views_that_do_not_fit_are_told() -> None:
     assert check("single_label", 2)[0].startswith("type: c2kd needs three classes or more, got 2")
     assert check("soft_target", 5)[0].startswith("type: c2kd leaves the right class out, and soft targets have several")
     assert check("single_label", 3, "txt")[0].startswith("view: view 'txt' names 'txt'")
+    view = {"teacher": "image+text*", "student": "image"}
+    assert check("single_label", 3, view)[0].startswith("view: view 'image+text*>image' shows another row's modality")
 
 
 def test_a_run_trains_both_and_its_checkpoint_holds_the_teacher_s_copy(tiny_config, tiny_world, tmp_path) -> None:

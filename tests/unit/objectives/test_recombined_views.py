@@ -160,6 +160,18 @@ SETTING = Setting(
 @pytest.mark.parametrize(
     ("views", "wanted"),
     [
+        (["image+text+text*"], "views[0]: view 'image+text+text*' names a modality twice."),
+        (["image*+image+text"], "views[0]: view 'image*+image+text' names a modality twice."),
+        (["full*"], "views[0]: view 'full*': full shows every modality of the example, so it stands alone. Name modalities"),
+        (["full+text*"], "views[0]: view 'full+text*': full shows every modality of the example, so it stands alone."),
+        (
+            [{"teacher": "image+text*", "student": "image+text"}],
+            "views[0]: view 'image+text*>image+text' shows the teacher another row's text than the student. Mark it alike",
+        ),
+        (
+            [{"teacher": "text*", "student": "image"}],
+            "views[0]: view 'text*>image' shows the teacher other rows than the student. Let both see something of one row.",
+        ),
         (["image*+text*"], "views[0]: view 'image*+text*' shows other rows alone. Leave the * of one modality out."),
         (["~text*"], "views[0]: view '~text*' hides another row's modality. Name what it shows, such as image+text*."),
         (["image+txt*"], "views[0]: view 'image+txt*' names 'txt', which is not one of the modalities image, text. Did you mean"),
@@ -168,10 +180,34 @@ SETTING = Setting(
         (["image+text*", "text*+image"], "views[1]: 'text*+image' shows the same as 'image+text*'."),
     ],
 )
-def test_a_view_that_cannot_be_shown_is_a_sentence(views: list[str], wanted: str) -> None:
+def test_a_view_that_cannot_be_shown_is_a_sentence(views: list[Any], wanted: str) -> None:
     problems = DistillationObjective.check({"views": views}, SETTING)
     assert len(problems) == 1
     assert problems[0].startswith(wanted)
+
+
+@pytest.mark.parametrize("student", ["image", "image+text*"])
+def test_teacher_and_student_may_see_more_or_less_of_the_same_rows(student: str) -> None:
+    assert not DistillationObjective.check({"views": [{"teacher": "image+text*", "student": student}]}, SETTING)
+
+
+def test_intermediates_of_different_rows_are_not_compared() -> None:
+    view = {"teacher": "image+text*", "student": "image+text"}
+    problems = FeatureTerm.check({"student": "image.pooled", "view": view}, SETTING)
+    assert [problem.partition(" than")[0] for problem in problems] == [
+        "view: view 'image+text*>image+text' shows the teacher another row's text"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["full", "full", "image"], "task_views[1]: 'full' is listed twice."),
+        (["full", "image", "~text"], "task_views[2]: '~text' shows the same as 'image'."),
+    ],
+)
+def test_a_view_that_would_count_twice_for_the_label_is_refused(names: list[str], wanted: str) -> None:
+    assert DistillationObjective.check({"views": ["full"], "task_views": names}, SETTING) == [wanted]
 
 
 def test_a_batch_without_other_rows_says_how_to_get_them() -> None:
