@@ -102,7 +102,7 @@ def modulation(run: RunFacts) -> Iterator[Problem]:
 
 
 def maskers(run: RunFacts) -> Iterator[Problem]:
-    """Maskers that cannot hide what a view hides, or leave out what a model needs."""
+    """Maskers that cannot hide what a view hides, leave out what a model needs, or would measure views with more than they show."""
     of_teacher = ("masker", run.masker) if run.teacher_masker is None else ("teacher.masker", run.teacher_masker)
     teachers = [(*of_teacher, "teacher", run.teacher, setting) for setting in run.teacher_settings]
     sides = [("masker", run.masker, "model", run.student, run.setting), *teachers]
@@ -128,6 +128,12 @@ def maskers(run: RunFacts) -> Iterator[Problem]:
         if model is not None and not model.subsets and leaves_out:
             text = f"leaves modalities out, and the {side} needs all of them. Take {path}=attention, or constant."
             yield Problem(path, text)
+    measuring = {run.masker_of("test", number)[0] for number in (None, *range(len(run.teachers)))}
+    measures = {path: masker for path, masker, _, _, _ in sides if path in measuring and masker.leaves_some}
+    for path, masker in measures.items() if in_evaluation else ():
+        hidden = ", ".join(view for view in run.config.evaluation.views if view != FULL)
+        text = f"{type(masker).__name__} shows a part of what a view hides, and evaluation.views are measured with it: {hidden}."
+        yield Problem(path, f"{text} Set evaluation.masker to another one, such as attention.")
 
 
 def held_out(run: RunFacts) -> Iterator[Problem]:

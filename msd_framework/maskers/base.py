@@ -31,7 +31,7 @@ class Masker(nn.Module, ABC):
     random: bool = False  # whether chance or the rest of the batch decides what replaces the content
     keeps_repeats: ClassVar[bool] = False  # whether equal inputs stay equal once they are hidden, so that each is encoded once
     needs_fit: bool = False  # whether `fit` must see the training examples before the first view
-    leaves_some: ClassVar[bool] = False  # whether a part of what it hides is still to be seen
+    leaves_some: bool = False  # whether a part of what it hides is still to be seen
 
     @abstractmethod
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:

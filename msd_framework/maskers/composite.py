@@ -33,6 +33,7 @@ class ModalityMasker(Masker):
         self.removes = any(child.removes for child in children)
         self.random = any(child.random for child in children)
         self.needs_fit = any(child.needs_fit for child in children)
+        self.leaves_some = any(child.leaves_some for child in children)
 
     def hide(self, modality: str, inputs: ModalityInputs) -> ModalityInputs | None:
         return self._masker_of(modality).hide(modality, inputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -33,7 +32,7 @@ class PartialMasker(Masker):
     """
 
     random = True
-    leaves_some: ClassVar[bool] = True
+    leaves_some = True
 
     def __init__(self, share: float = 0.5, grid: int = 4):
         super().__init__()

@@ -79,6 +79,16 @@ MISTAKES = [
         r"evaluation\.masker: MeanMasker cannot hide 'text', whose values are tokens",
     ),
     Mistake(
+        "a part left of what is measured as hidden",
+        ["evaluation.views=[full, image]", "evaluation.masker=partial"],
+        r"evaluation\.masker: PartialMasker shows a part of what a view hides,.* measured with it: image\. Set",
+    ),
+    Mistake(
+        "a part left of one modality",
+        ["evaluation.views=[full, image]", "evaluation.masker={type: by_modality, maskers: {text: partial}, otherwise: drop}"],
+        r"evaluation\.masker: ModalityMasker shows a part of what a view hides",
+    ),
+    Mistake(
         "more dropped than there is", ["objective.modality_dropout=0.6"], r"modality_dropout must lie between 0 and 1/2, got 0\.6"
     ),
     Mistake(

@@ -673,10 +673,17 @@ class NeedsBoth(LateFusion):
 
 
 @pytest.mark.parametrize(
-    "words", [["evaluation.views=[full, image]"], student("teacher.masker=attention")], ids=["evaluation", "views"]
+    ("words", "wanted"),
+    [
+        (["evaluation.views=[full, image]"], "leaves modalities out, and the model needs all of them. Take masker=attention"),
+        (student("teacher.masker=attention"), "leaves modalities out, and the model needs all of them. Take masker=attention"),
+        # where none is named, it is measured by what it trains with
+        (["evaluation.views=[full, image]", "masker=partial"], "PartialMasker shows a part of what a view hides"),
+    ],
+    ids=["evaluation", "views", "partial"],
 )
 def test_a_model_that_needs_all_modalities_cannot_be_shown_a_part(
-    words, monkeypatch, tmp_path, tiny_config, tiny_world, tiny_teacher, capsys
+    words, wanted, monkeypatch, tmp_path, tiny_config, tiny_world, tiny_teacher, capsys
 ):
     MODELS.names()
     monkeypatch.setitem(MODELS._classes, "needs_both", NeedsBoth)
@@ -684,7 +691,7 @@ def test_a_model_that_needs_all_modalities_cannot_be_shown_a_part(
     words = [*words, f"model={{type: needs_both, encoders: {encoders}}}"]
     assert msd(words, tmp_path, tiny_config, tiny_world, tiny_teacher) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "masker: leaves modalities out, and the model needs all of them. Take masker=attention" in line
+    assert f"masker: {wanted}" in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

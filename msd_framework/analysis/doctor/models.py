@@ -146,7 +146,8 @@ def check_effect(modality: str, model: MultimodalModel, ask: Ask, masker: Masker
         return replace(effect, untried=effect.untried or "the masker leaves it out, and the model needs all modalities")
     hidden = ask(batch, f"~{modality}").float()
     effect = replace(effect, hide=distance(full, hidden, outcomes))
-    return replace(effect, leak=check_leak(modality, ask, masker, batch)) if differ else effect
+    # a masker that leaves a part on purpose leaks
+    return replace(effect, leak=check_leak(modality, ask, masker, batch)) if differ and not masker.leaves_some else effect
 
 
 @torch.no_grad()
