@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from msd_framework.build.data import Data, class_counts
+from msd_framework.build.data import Data, OnDevice, class_counts
 from msd_framework.build.models import Maskers, card_of_student, problems_of
 from msd_framework.build.splits import limit
 from msd_framework.build.teachers import Teachers
@@ -77,10 +77,13 @@ def _dry_run(objective: Objective, data: Data, teachers: Teachers) -> None:
         objective.dry_run(batch.to(data.world.device), live, len(reader.dataset))
 
 
-def fit_objective(data: Data, objective: Objective) -> None:
-    """Takes what an objective needs of the training split before the first update: statistics, and class counts of its losses."""
+def fit_objective(data: Data, objective: Objective, examples: OnDevice | None = None) -> None:
+    """Takes what an objective needs of the training split before the first update: statistics, and class counts of its losses.
+
+    Statistics are those of the examples given, or of the whole split.
+    """
     if objective.needs_fit:
-        objective.fit(data.all_training_examples())
+        objective.fit(data.all_training_examples() if examples is None else examples)
     losses = [m for m in objective.modules() if isinstance(m, WeighedTaskLoss) and m.needs_counts]
     if losses:
         counts = class_counts(data)

@@ -218,6 +218,21 @@ def test_several_teachers_are_looked_at_one_by_one(config, teacher, tmp_path):
     assert {f["where"] for f in found["findings"] if f["is_fault"]} == {f"teacher 2 ({other})"}
 
 
+def test_a_view_of_two_rows_is_measured_as_a_term_and_scored_nowhere(config, teacher, tmp_path):
+    words = ["objective={type: distillation, views: [full, image+text*]}", "masker=partial"]
+    found = diagnosis(config, taught(teacher, tmp_path, *words), tmp_path / "doctor.json")
+    assert found["ok"]
+    assert [list(score["right"]) for score in found["scores"]] == [["full"]]
+    assert [t["name"] for t in found["terms"]] == ["task", "distill/full", "distill/image+text*"]
+    assert [e["leak"] for m in found["models"] for e in m["effects"]] == [None] * 4  # `partial` shows a part on purpose
+
+
+def test_class_weights_are_counted_as_a_run_counts_them(config, teacher, tmp_path):
+    words = ["objective.task_loss={type: cross_entropy, class_weights: balanced}"]
+    found = diagnosis(config, taught(teacher, tmp_path, *words), tmp_path / "doctor.json")
+    assert found["ok"]
+
+
 def test_an_average_of_the_student_needs_no_checkpoint(config, tmp_path):
     objective = "objective={type: distillation, views: [full]}"
     found = diagnosis(config, [objective, "teacher={ema: 0.9}", f"env.save_dir={tmp_path}"], tmp_path / "doctor.json")
@@ -269,8 +284,11 @@ def test_a_student_that_is_blind_to_the_image_is_found(config, teacher, tmp_path
     assert re.search(r"^1 to fix, in [\d.]+ s\.$", said, re.MULTILINE)
 
 
-def test_a_masker_that_leaks_is_found(config, teacher, tmp_path):
-    found = faults(diagnosis(config, taught(teacher, tmp_path, f"masker={HERE}.HalfMasker"), tmp_path / "doctor.json"))
+def test_a_masker_that_leaks_is_found(config, teacher, tmp_path, healthy):
+    leaking = diagnosis(config, taught(teacher, tmp_path, f"masker={HERE}.HalfMasker"), tmp_path / "doctor.json")
+    # a teacher is scored on the views that a run would measure, whatever it trains on
+    assert leaking["scores"][0]["right"] == healthy["scores"][0]["right"]
+    found = faults(leaking)
     for who in ("student", "teacher"):
         for modality in ("image", "text"):
             wanted = f"{who}, {modality}: hidden by the masker, its content still changes the answers"

@@ -22,7 +22,7 @@ from msd_framework.build.models import Maskers, build_maskers, build_metrics, bu
 from msd_framework.build.splits import Splits, check_splits, content, open_splits
 from msd_framework.build.teacher_cache import CachedSplit
 from msd_framework.build.teachers import Teachers, build_teachers, cached_split, dry_run, trained_teachers
-from msd_framework.build.training import Batches, build_batches, build_objective
+from msd_framework.build.training import Batches, build_batches, build_objective, fit_objective
 from msd_framework.build.try_out import try_models
 from msd_framework.checks.run import checked
 from msd_framework.config.cards import card_of
@@ -121,8 +121,7 @@ def _examine(
             built = build_objective(data, model, teachers, maskers)
             examples = OnDevice(data, data.reader(Subset(rows, evenly(len(rows), training_rows))))
             maskers.fit(examples)
-            if built.needs_fit:
-                built.fit(examples)
+            fit_objective(data, built, examples)
             objective = built
             batches = build_batches(data, objective.held_out)
         if objective is not None:
@@ -139,7 +138,7 @@ def _examine(
         for one, name in zip(teachers.trained, _by_name(teachers)):
             if name not in cannot_score:
                 with errors.caught(name):
-                    check = score.measure(name, data, one, build_metrics(data), validation_rows)
+                    check = score.measure(name, data, one, maskers, build_metrics(data), validation_rows)
                     diagnosis.scores = (*diagnosis.scores, check)
         if objective is not None and batches is not None:
             objective.begin_update(Progress(0, batches.num_updates))

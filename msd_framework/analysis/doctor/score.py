@@ -15,6 +15,7 @@ from msd_framework.analysis.doctor.finding import Finding, listed
 from msd_framework.analysis.doctor.recorded import Recorded, read_predictions, read_recorded
 from msd_framework.build.data import Data
 from msd_framework.build.extreme_rows import evenly
+from msd_framework.build.models import Maskers
 from msd_framework.build.teachers import TrainedTeacher
 from msd_framework.components.registry import plain
 from msd_framework.data.base import MultimodalDataset
@@ -27,7 +28,7 @@ from msd_framework.errors import ConfigError
 from msd_framework.metrics.base import Metric
 from msd_framework.registry import METRICS
 from msd_framework.structures import Batch, Outcomes, probabilities
-from msd_framework.views import FULL
+from msd_framework.views import FULL, recombines
 
 ROUNDING = 0.002  # how far a score of all rows may lie from the recorded one beside one row that is answered otherwise
 OFF = {"fp32": 0.002, "medium": 0.005}  # how far a probability may lie from the one that was recorded in this precision
@@ -60,16 +61,19 @@ class ScoreCheck:
     note: str = ""  # why something was not compared
 
 
-def measure(who: str, data: Data, one: TrainedTeacher, usual: Mapping[str, Metric], num_rows: int) -> ScoreCheck:
-    """Scores a teacher on rows of the validation split, by its own run's metrics or else the usual ones."""
+def measure(who: str, data: Data, one: TrainedTeacher, maskers: Maskers, usual: Mapping[str, Metric], num_rows: int) -> ScoreCheck:
+    """Scores a teacher on rows of the validation split, by its own run's metrics or else the usual ones.
+
+    Its views are made as any run measures them; those of two rows have no label to be scored by.
+    """
     name = data.config.data.validation
     if name is None:
         return ScoreCheck(who, one.folder, note="data.validation names no split, so the teacher was not scored")
     recorded = read_recorded(one.folder, data.config)
     whole = data.splits["validation"]
     places = evenly(len(whole), num_rows)
-    views = list(dict.fromkeys([FULL, *one.views["train"]]))
-    teacher, batches = one.live(), batches_of(data, Subset(whole, places))
+    views = list(dict.fromkeys([FULL, *(view for view in one.views["train"] if not recombines(view))]))
+    teacher, batches = one.with_views_of(maskers, "validation"), batches_of(data, Subset(whole, places))
 
     def ask(batch: Batch, views: Sequence[str]) -> Tensor:
         return teacher.predict(batch.for_teacher(one.number), views).logits
