@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from io import BytesIO
@@ -14,7 +15,8 @@ from msd_framework.errors import DataError, is_memory
 
 HEADER, TAG, COMPRESSED = 128, 8, 15  # bytes before the first element and before its content; the type of a compressed one
 MOST_BYTES = 2**29  # of a file once it is unpacked: a few bytes can be made to unpack to any size
-NUMBERS = ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+NUMBERS = {"double": 8, "single": 4} | {f"{sign}int{bits}": bits // 8 for bits in (8, 16, 32, 64) for sign in ("", "u")}
+"""The classes of numbers, and the bytes of one number."""
 
 
 def read_mat(file: Path) -> NDArray[Any]:
@@ -36,7 +38,10 @@ def read_mat(file: Path) -> NDArray[Any]:
         if len(held) != 1 or held[0][2] not in NUMBERS:
             kinds = ", ".join(f"{name!r} ({kind})" for name, _, kind in held)
             raise DataError(f"{file}: holds {kinds or 'nothing'}, {wanted}")
-        array: NDArray[Any] = loadmat(BytesIO(unpacked))[held[0][0]]
+        name, shape, kind = held[0]
+        if math.prod(shape) * NUMBERS[kind] > MOST_BYTES:
+            raise DataError(f"{file}: holds {name!r} {list(shape)} ({kind}), which has more than {MOST_BYTES:,} bytes, {wanted}")
+        array: NDArray[Any] = loadmat(BytesIO(unpacked))[name]
     except DataError:
         raise
     except Exception as error:  # of a file that was cut or changed, scipy raises anything
@@ -55,6 +60,12 @@ def _unpacked(raw: bytes) -> bytes:
         part = raw[at:end]
         if kind == COMPRESSED:
             part = zlib.decompressobj().decompress(part[TAG:], room + 1)
+            if len(part) <= room:
+                # the reader would unpack what is packed once more without a limit
+                inner, length = struct.unpack_from("<II", part)
+                if inner == COMPRESSED or TAG + length > len(part):
+                    raise ValueError("a packed element holds no whole one that is not packed")
+                part = part[: TAG + length]
         room -= len(part)
         if end > len(raw) or room < 0:
             raise ValueError("it was cut off" if end > len(raw) else f"it unpacks to more than {MOST_BYTES:,} bytes")

@@ -96,12 +96,47 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest
         read_mat(file)
 
 
+def packed(content: bytes) -> bytes:
+    """An element of a file, packed."""
+    content = zlib.compress(content)
+    return struct.pack("<II", 15, len(content)) + content
+
+
+def test_what_is_packed_twice_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.mat"
+    savemat(file, {"x": np.zeros((1000, 1000))}, do_compression=True)
+    head, bomb = file.read_bytes()[:128], file.read_bytes()[128:]
+    savemat(file, {"y": np.eye(2)})
+    small = file.read_bytes()[128:]
+    longer = small[:4] + struct.pack("<I", len(small)) + small[8:]  # as if it went on for 8 bytes, after which a bomb comes
+    monkeypatch.setattr(mat_files, "MOST_BYTES", 1_000_000)
+    for content in (packed(bomb), packed(longer) + packed(b"\0" * 8 + bomb)):
+        file.write_bytes(head + content)
+        with pytest.raises(DataError, match=r"a\.mat: is damaged \(a packed element holds no whole one that is not packed\)"):
+            read_mat(file)
+    file.write_bytes(head + packed(small + bomb))
+    np.testing.assert_array_equal(read_mat(file), np.eye(2))  # what comes after the one element is left out, as a reader does
+
+
+def test_an_array_is_no_larger_than_a_file_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.mat"
+    savemat(file, {"x": np.eye(4)})
+    raw = bytearray(file.read_bytes())
+    struct.pack_into("<ii", raw, 160, 2**20, 2**10)  # its sizes
+    file.write_bytes(raw)
+    monkeypatch.setattr("scipy.io.loadmat", None)
+    with pytest.raises(
+        DataError, match=r"a\.mat: holds 'x' \[1048576, 1024\] \(double\), which has more than 536,870,912 bytes, w"
+    ):
+        read_mat(file)
+
+
 def test_a_matrix_that_claims_more_than_it_holds_is_told(tmp_path: Path) -> None:
     file = tmp_path / "a.mat"
     savemat(file, {"x": np.eye(4)}, do_compression=True)
     raw = file.read_bytes()
     matrix = bytearray(zlib.decompress(raw[136:]))
-    struct.pack_into("<ii", matrix, 32, 2**20, 2**10)  # its sizes
+    struct.pack_into("<ii", matrix, 32, 2**10, 2**10)  # its sizes
     packed = zlib.compress(bytes(matrix))
     file.write_bytes(raw[:128] + struct.pack("<II", 15, len(packed)) + packed)
     with pytest.raises(DataError, match=r"a.mat: is damaged \(.*, wanted one array"):
