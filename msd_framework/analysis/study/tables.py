@@ -16,6 +16,7 @@ from msd_framework.screen import Screen
 from msd_framework.table import Table
 
 KINDS = ("means", "differences")
+START = "<!-- msd tables "
 BLOCK = re.compile(r"(<!-- msd tables (?P<kind>\S+) (?P<files>[^>]+) -->\n).*?(<!-- end of the table -->)", re.DOTALL)
 """A marked part of a page: ``<!-- msd tables means FILE ... -->``; ``FILE#metric`` names a metric of a study."""
 
@@ -23,7 +24,7 @@ BLOCK = re.compile(r"(<!-- msd tables (?P<kind>\S+) (?P<files>[^>]+) -->\n).*?(<
 def tables(
     studies: list[str] | None = None,
     pages: list[str] | None = None,
-    kind: str = "means",
+    kind: str | None = None,
     out: str | None = None,
 ) -> Table | None:
     """Shows one table of several studies, or rebuilds those in pages.
@@ -31,17 +32,22 @@ def tables(
     Args:
         studies: the `summary.json` of each study, or its folder; ``FILE#metric`` takes another metric than the study's first.
         pages: Markdown files whose marked tables are rebuilt from the files that they name, relative to the working directory.
-        kind: `means` (a row a method) or `differences` (a row a comparison with a baseline).
+        kind: `means` (a row a method, the usual one) or `differences` (a row a comparison with a baseline).
         out: a file of Markdown to write the table to, and beside it one of JSON.
     """
     if bool(studies) == bool(pages):
         raise ConfigError(Problem("studies", "give either studies=[FILE, ...] or pages=[PAGE, ...]."))
+    if pages and (kind is not None or out is not None):
+        key = "kind" if kind is not None else "out"
+        raise ConfigError(Problem(key, "is for studies=[FILE, ...]; the marks in a page say what its tables are. Leave it out."))
+    if out is not None and Path(out).suffix == ".json":
+        raise ConfigError(Problem("out", f"is for Markdown, and the JSON would be written over it: {out}. Take the ending .md."))
     for page in pages or ():
         path = Path(page)
         write_text(path, rebuilt_page(_read_text(path, "pages"), page))
     if not studies:
         return None
-    table = table_of(kind, studies)
+    table = table_of(kind or KINDS[0], studies)
     if out is not None:
         write_text(Path(out), "\n".join(table.markdown()) + "\n")
         write_json(Path(out).with_suffix(".json"), [dict(zip(table.columns, row)) for row in table.rows])
@@ -51,8 +57,12 @@ def tables(
 
 def rebuilt_page(text: str, page: str) -> str:
     """A page with each marked table as its files have it."""
-    if not BLOCK.search(text):
+    blocks, num_starts = len(BLOCK.findall(text)), text.count(START)
+    if not blocks:
         raise ConfigError(Problem("pages", f"{page} has no table between <!-- msd tables means FILE --> and its end."))
+    if blocks < num_starts:  # its text up to another table's end would be taken for a table
+        whole = f"{page} begins {num_starts} tables, of which {blocks} name their files and end"
+        raise ConfigError(Problem("pages", f"{whole}. Put <!-- end of the table --> after each."))
 
     def filled(block: re.Match[str]) -> str:
         lines = table_of(block["kind"], block["files"].split()).markdown()
@@ -67,9 +77,9 @@ def table_of(kind: str, studies: Sequence[str]) -> Table:
         raise ConfigError(Problem("kind", f"{kind!r} is none of {', '.join(KINDS)}.{did_you_mean(kind, KINDS)}"))
     columns, by_study = [""], []
     for study in studies:
-        summary, metric = _read(study)
-        columns.append(f"{summary['name']}, {metric.removeprefix('test/')}")
-        by_study.append(_means(summary, metric) if kind == "means" else _differences(summary, metric))
+        title, cells = _column(kind, study)
+        columns.append(title)
+        by_study.append(cells)
     names = list(dict.fromkeys(name for cells in by_study for name in cells))
     return Table(columns, [[name, *(cells.get(name, "-") for cells in by_study)] for name in names])
 
@@ -87,21 +97,25 @@ def _differences(summary: Mapping[str, Any], metric: str) -> dict[str, str]:
     return cells
 
 
-def _read(study: str) -> tuple[dict[str, Any], str]:
-    """A study's summary and the metric to show, its main one if none is named."""
+def _column(kind: str, study: str) -> tuple[str, dict[str, str]]:
+    """A study's column: its title, and a cell for each row, in the metric that is named or else the study's main one."""
     name, _, metric = study.partition("#")
     path = Path(name) / "summary.json" if Path(name).is_dir() else Path(name)
     try:
         summary: dict[str, Any] = json.loads(_read_text(path, "studies"))
         known = list(dict.fromkeys(metric for row in summary["table"] for metric in row["metrics"]))
-        summary["name"], summary["seeds"], summary["differences"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        if not known:
+            raise ValueError("its table has no metric")
+        metric = metric or known[0]
+        if metric not in known:
+            text = f"{escaped(summary['name'])} has no metric {metric!r}, only {', '.join(known)}.{did_you_mean(metric, known)}"
+            raise ConfigError(Problem("studies", text))
+        cells = _means(summary, metric) if kind == "means" else _differences(summary, metric)
+        return f"{summary['name']}, {metric.removeprefix('test/')}", cells
+    except ConfigError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(Problem("studies", f"{path} is no summary.json of a study ({type(error).__name__}: {error}).")) from error
-    metric = metric or known[0]
-    if metric not in known:
-        text = f"{escaped(summary['name'])} has no metric {metric!r}, only {', '.join(known)}.{did_you_mean(metric, known)}"
-        raise ConfigError(Problem("studies", text))
-    return summary, metric
 
 
 def _read_text(path: Path, key: str) -> str:

@@ -77,9 +77,41 @@ def test_the_table_is_written_as_markdown_and_json(two: list[str], tmp_path: Pat
         ),
         (["studies=[{0}]", "kind=difference"], r"kind: 'difference' is none of means, differences\. Did you mean 'differences'\?"),
         (["pages=[{broken}]"], r"pages: .*broken\.json has no table between"),
+        (["pages=[{broken}]", "kind=differences"], r"kind: is for studies=\[FILE, \.\.\.\]; the marks in a page say"),
+        (["pages=[{broken}]", "out=t.md"], r"out: is for studies=\[FILE, \.\.\.\]; the marks in a page say"),
+        (["studies=[{0}]", "out=t.json"], r"out: is for Markdown, and the JSON would be written over it: t\.json\. Take"),
     ],
 )
 def test_a_mistake_is_a_sentence(two: list[str], tmp_path: Path, words: list[str], wanted: str) -> None:
     (tmp_path / "broken.json").write_text('{"name": "x"}')
     with pytest.raises(ConfigError, match=wanted):
         command.main([word.format(*two, broken=tmp_path / "broken.json") for word in words])
+
+
+@pytest.mark.parametrize("mark", ["means {0}", "differences {0}", "means"])
+def test_a_table_without_its_end_swallows_no_text(two: list[str], tmp_path: Path, mark: str) -> None:
+    page, whole = tmp_path / "page.md", f"<!-- msd tables means {two[0]} -->\n<!-- end of the table -->\n"
+    for text in (
+        f"<!-- msd tables {mark.format(*two)} -->\nkept\n{whole}",
+        f"{whole}<!-- msd tables {mark.format(*two)} -->\nkept\n",
+    ):
+        page.write_text(text)
+        with pytest.raises(ConfigError, match=r"pages: .*page\.md begins 2 tables, of which 1 name their files and end\. Put"):
+            tables(pages=[str(page)])
+        assert page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "wanted"),
+    [
+        ({"table": []}, "means", r"\(ValueError: its table has no metric\)"),
+        ({"table": [{"name": "kd", "metrics": {"test/accuracy": {}}}]}, "means", r"\(KeyError: 'mean'\)"),
+        ({"table": [{"name": "kd", "metrics": {"test/accuracy": {"mean": 0.5}}}]}, "means", r"\(KeyError: 'sd'\)"),
+        ({"differences": [{"metric": "test/accuracy"}]}, "differences", r"\(KeyError: 'wins'\)"),
+        ({"differences": None}, "differences", r"\(TypeError: "),
+    ],
+)
+def test_a_summary_without_what_a_table_shows_is_a_sentence(tmp_path: Path, more: dict[str, Any], kind: str, wanted: str) -> None:
+    file = study(tmp_path, "cards", {"kd": 0.5}, **more)
+    with pytest.raises(ConfigError, match=rf"studies: .*summary\.json is no summary\.json of a study {wanted}"):
+        table_of(kind, [file])
