@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from msd_framework.analysis.plots import draw_lines
+from msd_framework.build.data import Data
 from msd_framework.build.facts import RunFacts
 from msd_framework.build.run import build
 from msd_framework.checks.run import checked
@@ -78,16 +79,29 @@ def measured(folder: str, use: str, metric: str | None) -> Measured:
     views = {m: without(m, modalities) for m in modalities}
     source = load(path, [*alone, f"evaluation.views={flow([FULL, *views.values()])}", "evaluation.monitor=null", "callbacks=[]"])
     run = build(RunFacts(checked(source)), World.alone(source.values.get("env", {}).get("device", "auto")))
+    name = metric or next(iter(run.metrics))
+    function = run.metrics.get(name) or _other_metric(name, run.data)
     run.load_trained()
     split = {"val": "validation"}.get(use, use)
     predictions = run.predict(run.data.evaluation[split]).together()
     predictions = predictions.at(predictions.labelled)
     if not len(predictions.places):
         raise DataError(f"{folder}: no example of its split for {split} has a label, as in a blind test; take another one.")
-    name = metric or next(iter(run.metrics))
-    function = run.metrics.get(name) or METRICS.build(name, "metric", run.data.known)
     ids = [run.data.splits[split][place].id for place in predictions.places.tolist()]
     return Measured(Path(folder).name, ids, predictions, views, name, function)
+
+
+def _other_metric(name: str, data: Data) -> Metric:
+    """A metric that a run does not have, of its targets."""
+
+    def fits(metric: str) -> bool:
+        cls = METRICS.get(metric, "metric")
+        return data.info.task in getattr(cls, "tasks", (data.info.task,)) and not cls.check(data.info)
+
+    if not fits(name):
+        text = f"{name} does not fit the data set's {data.info.task} targets."
+        raise ConfigError(Problem("metric", f"{text} Those that do: {', '.join(filter(fits, METRICS.names()))}."))
+    return METRICS.build(name, "metric", data.known)
 
 
 def missing(

@@ -52,6 +52,11 @@ def test_what_lacks_a_modality_at_a_share_lacks_it_at_all_larger_ones_and_is_as_
         (["runs=[x]", "points=1"], "points: wanted at least 2, got 1"),
         (["runs=[x]", "split=train"], "split: wanted validation or test, got 'train'"),
         (["points=3"], "runs: must be given"),
+        (
+            ["runs=[RUN]", "metric=map"],
+            "metric: map does not fit the data set's single_label targets. Those that do: accuracy, auroc",
+        ),
+        (["runs=[RUN]", "metric=vqa_accuracy"], "metric: vqa_accuracy does not fit the data set's single_label targets."),
         (["runs=[RUN]", "metric=acuracy"], "metric: no metric is named 'acuracy'. Did you mean 'accuracy'?"),
     ],
 )
