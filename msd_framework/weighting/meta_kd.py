@@ -105,5 +105,5 @@ class ModalityImportance(WeightingStrategy):
 
 def _is_pair(view: View) -> bool:
     """Whether one modality alone teaches another one alone."""
-    single = all(side != FULL and side.isidentifier() and list(named_in(side)) == [side] for side in (view.teacher, view.student))
+    single = all(side != FULL and list(named_in(side)) == [side] for side in (view.teacher, view.student))
     return single and view.teacher != view.student

@@ -88,6 +88,12 @@ def test_parts_and_processes_are_averaged_before_a_step() -> None:
     torch.testing.assert_close(learned([slopes]), 0.1 * torch.tensor([0.9 - 0.3, 0.3 - 0.9]))  # Adam's first mean
 
 
+def test_a_pair_is_of_two_modalities_whatever_they_are_called() -> None:
+    pairs = [View("text-en", "image"), View("3d", "image 2"), View("audio", "image")]
+    others = [View("~text-en", "image"), View("image*", "text"), View("audio+image", "text"), View("full", "text")]
+    assert ModalityImportance().learned((*pairs, *others)) == (True,) * 3 + (False,) * 4
+
+
 def test_they_learn_only_in_their_updates() -> None:
     weighting = ModalityImportance(every=3)
     weighting.prepare((View("image", "text"),))
