@@ -12,6 +12,7 @@ from msd_framework.errors import did_you_mean
 from msd_framework.models.base import ENCODERS, Encoded, Encoder
 from msd_framework.models.layers.pooling import visible
 from msd_framework.models.pretrained.weights import is_weight_file, load_exactly, read_tensors
+from msd_framework.ranges import positive
 from msd_framework.structures import ModalityInputs
 
 
@@ -28,7 +29,7 @@ class Timm(Encoder):
         name: what timm calls it, such as tf_efficientnet_lite0, or with the name of its weights, vit_tiny_patch16_224.augreg_in21k.
         weights: a file, .safetensors or .pth, with timm's names, with or without a classifier; or DEFAULT, timm's own, which it
             downloads; random if left out.
-        image_size: pixels of a side, or [height, width], for networks that take one size alone.
+        image_size: pixels of a side, or [height, width], for networks that take one size alone; others take images of any size.
         image_channels: colours.
         freeze_batch_norm: whether the batch norms keep the statistics and scales of the weights.
         freeze: whether it does not learn, batch norms included.
@@ -47,6 +48,7 @@ class Timm(Encoder):
         freeze: bool = False,
     ):
         super().__init__()
+        positive(image_channels=image_channels)
         self.network = _network(name, weights, image_size, image_channels)
         if freeze_batch_norm:
             from timm.layers import freeze_batch_norm_2d

@@ -88,6 +88,7 @@ def test_the_published_weights_are_those_that_timm_loads(monkeypatch: pytest.Mon
         ({"name": "test_efficientnett"}, "timm has no model 'test_efficientnett'. Did you mean 'test_efficientnet'"),
         ({"name": "test_vit", "weights": "IMAGENET"}, "weights are DEFAULT or a file that ends in .safetensors or .pth, got 'IMAG"),
         ({"name": "test_vit", "weights": "/nowhere/x.pth"}, "there is no weight file /nowhere/x.pth"),
+        ({"name": "test_efficientnet", "image_channels": 0}, "image_channels must be above 0, got 0"),
         ({"name": "test_vit.of_ours", "weights": "DEFAULT"}, "timm cannot make test_vit.of_ours: Invalid pretrained tag"),
     ],
 )
