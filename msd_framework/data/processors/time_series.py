@@ -62,6 +62,8 @@ class TimeSeries(FeatureProcessor):
             features = self._features(value)
             self.feature_size = features.shape[1]
             count, total, squares = count + len(features), total + features.sum(0), squares + (features**2).sum(0)
+        if not count:
+            raise DataError("no training example has a time series, whose means and deviations are to be learned")
         self.mean = total / count
         self.std = np.sqrt(np.maximum(squares / count - self.mean**2, 0)).clip(SMALLEST_STD)
 

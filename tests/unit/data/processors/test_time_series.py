@@ -40,6 +40,11 @@ def test_a_feature_that_never_changes_is_zero() -> None:
     assert not processor.load(np.full((3, 2), 7.0)).any()
 
 
+def test_nothing_is_not_learned_from() -> None:
+    with pytest.raises(DataError, match="no training example has a time series, whose means and deviations are to be learned"):
+        TimeSeries(feature_size=3).fit([])
+
+
 def test_what_does_not_move_is_taken_off() -> None:
     joints = np.random.default_rng(0).normal(size=(20, 3, 6))
     found = TimeSeries(time_axis=2, subtract_median=True).load(joints).numpy().reshape(6, 20, 3)
