@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from msd_framework.models.base import MultimodalModel
 from msd_framework.modulation.base import MODULATIONS, GradientModulation
-from msd_framework.modulation.ogm_ge import right_class, right_labels, summed_confidence
+from msd_framework.modulation.ogm_ge import confidence_sums, right_class, right_labels, summed_confidence
 from msd_framework.schedules import Mean, Progress
 from msd_framework.structures import Batch, ModelOutput, Outcomes, Setting, Task, outcomes_of
 
@@ -56,7 +56,7 @@ class SequentialPriority(GradientModulation):
         self.right = right_class if task == "single_label" else partial(right_labels, outcomes=outcomes_of(task, outcomes))
         self.modalities: tuple[str, ...] = ()
         self.stage: int | None = None  # which of the weaker modalities leads, from 0; None once all learn together
-        self.scores: list[Tensor] = []  # rho of each part of this update, [M]
+        self.scores: list[Tensor] = []  # what rho is made of, of each part of this update, [3, M]
         self.encoders: list[list[nn.Parameter]] = []  # of the model that was looked at last
 
     def prepare(self, modalities: tuple[str, ...]) -> None:
@@ -78,7 +78,7 @@ class SequentialPriority(GradientModulation):
     def watch_teacher(self, batch: Batch, predictions: Mapping[str, ModelOutput], shown: Callable[[str], Tensor | None]) -> None:
         if self.training and self.stage is not None:
             logits = [predictions[m].logits for m in self.modalities]  # [M] of [N, C]
-            self.scores.append(summed_confidence(self.right, logits, batch, list(map(shown, self.modalities))))
+            self.scores.append(confidence_sums(self.right, logits, batch, list(map(shown, self.modalities))))
 
     def forward(self, model: MultimodalModel, batch: Batch) -> dict[str, Tensor]:
         if not model.separable:
@@ -92,7 +92,7 @@ class SequentialPriority(GradientModulation):
     def after_backward(self, mean: Mean) -> None:
         if self.stage is None or not self.scores:
             return
-        rho = mean(torch.stack(self.scores).sum(0))  # [M]
+        rho = summed_confidence(mean(torch.stack(self.scores).sum(0)))  # [M]
         leads = rho.argsort(stable=True)[self.stage]
         self.coefficients.copy_(torch.arange(len(rho), device=rho.device) == leads)
         for k, parameters in zip(self.coefficients, self.encoders):

@@ -70,7 +70,7 @@ class OnTheFlyModulation(GradientModulation):
         self.right = right_class if task == "single_label" else partial(right_labels, outcomes=outcomes_of(task, outcomes))
         self.modalities: tuple[str, ...] = ()
         self.update, self.acts = 0, False
-        self.scores: list[Tensor] = []  # s of each part of this update, [M]
+        self.scores: list[Tensor] = []  # what s is made of, of each part of this update, [3, M]
         self.encoders: list[list[nn.Parameter]] = []  # of the model that was looked at last
 
     def prepare(self, modalities: tuple[str, ...]) -> None:
@@ -95,15 +95,15 @@ class OnTheFlyModulation(GradientModulation):
 
     @torch.no_grad()
     def _scores(self, model: MultimodalModel, batch: Batch) -> Tensor:
-        """S of the examples of a batch, float64 [M]; of a modality that some lack, as if the others spoke for them."""
+        """What s is made of, float64 [3, M]."""
         with evaluated(model):
             logits = model.forward_views([{m: batch.inputs[m]} for m in self.modalities]).logits  # [M, B, C]
-        return summed_confidence(self.right, logits, batch, list(map(batch.having.get, self.modalities)))
+        return confidence_sums(self.right, logits, batch, list(map(batch.having.get, self.modalities)))
 
     def after_backward(self, mean: Mean) -> None:
         if not self.scores:
             return
-        s = mean(torch.stack(self.scores).sum(0))  # [M]
+        s = summed_confidence(mean(torch.stack(self.scores).sum(0)))  # [M]
         rho = s / ((s.sum() - s) / max(1, len(s) - 1)).clamp(min=SMALLEST)
         self.coefficients.copy_(torch.where(rho > 1, 1 - torch.tanh(self.alpha * rho), 1.0))
         generator = torch.Generator(s.device).manual_seed(stream_seed(self.seed, self.update))
@@ -119,20 +119,36 @@ def _noise(gradient: Tensor, generator: torch.Generator) -> Tensor:
     return drawn * gradient.std(correction=0)
 
 
-def summed_confidence(
+def confidence_sums(
     right: Callable[[Tensor, Tensor], Tensor], logits: Iterable[Tensor], batch: Batch, having: Sequence[Tensor | None]
 ) -> Tensor:
-    """The probability of what is right, summed over the examples of a batch, float64 [M], of M modalities' logits [N, C].
+    """What `summed_confidence` is made of, for M modalities' logits [N, C]; that of parts of a batch adds up to that of the whole.
 
-    Where some examples lack a modality (`having`, bool [B], is False), it is as if the others spoke for them.
+    Args:
+        having: which examples have each modality, bool [B]; None where all do.
+
+    Returns:
+        float64 [3, M]: the probability of what is right, summed over the examples that have the modality; how many of those with a
+        label have it; and how many have a label.
     """
-    confidence = []
+    labelled = batch.mean_of_targets(batch.labelled.double()) > 0  # [B]
+    confidence, known = [], []
     for z, there in zip(logits, having):
         values = batch.mean_of_targets(right(at_least_float32(z), batch.targets).double())  # [B]
-        if there is not None:
-            values = values * there * (len(batch) / there.sum().clamp(min=1))
-        confidence.append(values)
-    return torch.stack(confidence).sum(1)
+        confidence.append(values if there is None else values * there)
+        known.append(labelled if there is None else labelled & there)
+    sums, counts = torch.stack(confidence).sum(1), torch.stack(known).sum(1)  # [M] each
+    return torch.stack([sums, counts, labelled.sum().expand_as(counts)])
+
+
+def summed_confidence(sums: Tensor) -> Tensor:
+    """The probability of what is right, summed over examples, [M]: of those that lack a modality, as if the others spoke for them.
+
+    >>> summed_confidence(torch.tensor([[3.0, 2.0], [4.0, 2.0], [4.0, 4.0]]))  # two of four have the second modality
+    tensor([3., 4.])
+    """
+    confidence, num_there, num_labelled = sums
+    return confidence * (num_labelled / num_there.clamp(min=SMALLEST))
 
 
 def right_class(logits: Tensor, targets: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from msd_framework.models.base import MultimodalModel
 from msd_framework.models.encoders.region_features import RegionFeatures
 from msd_framework.models.late_fusion import LateFusion
 from msd_framework.models.logit_fusion import LogitFusion
-from msd_framework.modulation.ogm_ge import OnTheFlyModulation, right_class, right_labels
+from msd_framework.modulation.ogm_ge import OnTheFlyModulation, right_class, right_labels, summed_confidence
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.supervised import SupervisedObjective
 from msd_framework.registry import MODULATIONS, WEIGHTINGS
@@ -30,7 +30,7 @@ from msd_framework.run import run
 from msd_framework.schedules import Progress
 from msd_framework.structures import Batch, DatasetInfo, ModalityInputs, ModelOutput, Setting
 from msd_framework.teachers.live import LiveTeacher
-from msd_framework.testing import made_batch
+from msd_framework.testing import made_batch, take
 from tests.runs import tiny_model, tiny_runner
 
 SIZES = {"image": 6, "sound": 4}
@@ -180,7 +180,7 @@ def test_a_long_answer_counts_as_much_as_a_short_one() -> None:
     modulation(TwoAnswers(logits), batch)  # type: ignore[arg-type]
     p, q = logits.softmax(1), (-logits).softmax(1)
     expected = [(x[0, 2] + x[1, 0]) / 2 + x[3, 1] for x in (p, q)]
-    torch.testing.assert_close(modulation.scores[0], torch.stack(expected), rtol=1e-12, atol=0)
+    torch.testing.assert_close(summed_confidence(modulation.scores[0]), torch.stack(expected), rtol=1e-12, atol=0)
 
 
 def test_examples_without_a_label_have_no_say() -> None:
@@ -287,6 +287,23 @@ def test_parts_of_a_batch_are_modulated_as_the_whole() -> None:
     for ours, theirs in zip(others.rows, rows.rows, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-9)
     assert min(row["modulation/sound"] for row in rows.rows) < 0.7
+
+
+def test_parts_in_which_some_examples_lack_a_modality_or_a_label_are_modulated_as_the_whole() -> None:
+    """Of the four examples with a label three have a sound, of whose scores the whole takes 4 / 3."""
+    batch = features_of(made_batch(6))
+    batch = replace(batch, targets=batch.targets.where(torch.arange(6) < 4, -100))
+    having, found = torch.tensor([True, False, True, True, False, False]), []
+    for parts in ([range(6)], [range(2), range(2, 6)], [range(2), range(2, 4), range(4, 6)]):
+        modulation = OnTheFlyModulation(0.5, noise=False)
+        built = objective(modulation)
+        gradients(built, [replace(take(batch, [*rows]), having={"sound": having[[*rows]]}) for rows in parts])
+        found.append(modulation.coefficients.clone())
+        wanted = scores(built.model, take(batch, [0, 2, 3]))["sound"] * 4 / 3
+        s = summed_confidence(torch.stack(modulation.scores).sum(0))
+        assert s.tolist() == pytest.approx([scores(built.model, take(batch, [0, 1, 2, 3]))["image"], wanted], rel=1e-12)
+    assert found[0].min() < 1
+    torch.testing.assert_close(torch.stack(found[1:]), found[0].expand(2, -1), rtol=1e-12, atol=0)  # the order of float64 sums
 
 
 def test_looking_changes_no_bit_of_a_run() -> None:
