@@ -22,7 +22,7 @@ class PartialMasker(Masker):
     """Hides each part of the content with a probability, and shows the others.
 
     A part is a token, a feature, a cell of a grid over the pixels (which is black: 0 after normalisation is the mean colour), or a
-    sixteenth of a sound, which is silent. Tokens and features are masked out where they stand. In training mode each call draws
+    sixteenth of a sound's own length, which is silent. Tokens and features are masked out where they stand. In training mode each call draws
     anew. In eval mode what is hidden of an example depends on its id alone. Scores of single views are best measured by another
     masker (`evaluation.masker`), since this one leaves a part of what a view hides.
 
@@ -58,14 +58,20 @@ class PartialMasker(Masker):
     def _num_parts(self, inputs: ModalityInputs) -> int:
         if inputs.values.ndim == 4:
             return self.grid**2
-        return SPANS if inputs.values.ndim == 2 and inputs.values.is_floating_point() else inputs.mask.shape[1]
+        return SPANS if _is_sound(inputs) else inputs.mask.shape[1]
 
     def _hide(self, inputs: ModalityInputs, kept: Tensor) -> ModalityInputs:
         """The inputs with the parts that are kept, bool [B, P]."""
         if inputs.values.ndim == 4:
             cells = kept.view(len(kept), 1, self.grid, self.grid).to(inputs.values.dtype)
             return replace(inputs, values=inputs.values * F.interpolate(cells, inputs.values.shape[2:]))
-        if kept.shape[1] == inputs.mask.shape[1]:
+        if not _is_sound(inputs):
             return replace(inputs, mask=inputs.mask & (inputs.special | kept))
-        spans = F.interpolate(kept[:, None].to(inputs.values.dtype), inputs.values.shape[1])[:, 0]  # [B, T]
-        return replace(inputs, values=inputs.values * spans)
+        length = inputs.mask.sum(1, keepdim=True).clamp(min=1)  # [B, 1]
+        # a span is a part of the row's own samples, so that what is beside it in the batch changes nothing
+        spans = (inputs.mask.cumsum(1) - 1).clamp(min=0) * SPANS // length  # [B, T]
+        return replace(inputs, values=inputs.values * kept.gather(1, spans))
+
+
+def _is_sound(inputs: ModalityInputs) -> bool:
+    return inputs.values.ndim == 2 and inputs.values.is_floating_point()

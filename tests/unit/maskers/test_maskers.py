@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -681,6 +682,36 @@ def test_partial_in_eval_mode_hides_of_an_example_the_same_in_any_batch() -> Non
     masker.train()
     drawn = [masker.hidden(alone, "regions") for _ in range(8)]
     assert any(not torch.equal(first.mask, other.mask) for other in drawn if other is not None)
+
+
+def padded(inputs: ModalityInputs, more: int) -> ModalityInputs:
+    """The inputs beside longer ones; pixels are as large in each row."""
+    if inputs.values.ndim == 4:
+        return inputs
+    grown = F.pad(inputs.values, (0, 0) * (inputs.values.ndim - 2) + (0, more))
+    return ModalityInputs(grown, F.pad(inputs.mask, (0, more)), {n: F.pad(x, (0, more)) for n, x in inputs.extras.items()})
+
+
+@pytest.mark.parametrize("length", [5, 16, 37])  # shorter than, equal to and longer than the number of spans
+@pytest.mark.parametrize("modality", ["audio", "image", "regions", "text"])
+def test_partial_in_eval_mode_hides_of_a_row_the_same_beside_a_longer_one(modality: str, length: int) -> None:
+    mask = torch.ones(4, length, dtype=torch.bool)
+    inputs = {
+        "audio": ModalityInputs(torch.ones(4, length), mask),
+        "image": ModalityInputs(torch.ones(4, 1, 8, 8), mask[:, :1]),
+        "regions": ModalityInputs(torch.ones(4, length, 3), mask),
+        "text": ModalityInputs(torch.ones(4, length).long(), mask, {"special": torch.arange(length).expand(4, -1) == 0}),
+    }[modality]
+    masker, ids = build("partial").eval(), ("a", "b", "c", "d")
+    alone, beside = (
+        masker.hidden(Batch({modality: x}, torch.zeros(4).long(), ids), modality) for x in (inputs, padded(inputs, 29))
+    )
+    assert alone is not None
+    assert beside is not None
+    wanted = padded(alone, 29)
+    assert torch.equal(beside.values, wanted.values)
+    assert torch.equal(beside.mask, wanted.mask)
+    assert not torch.equal(alone.values * alone.mask.view(4, -1, *[1] * (alone.values.ndim - 2)), inputs.values)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5])
