@@ -37,7 +37,7 @@ def test_temperature_loss_and_gradient_are_the_released_code_s() -> None:
     loss = LearnedTemperature(strength={"start": 0, "end": 1, "over": 0.04, "shape": "cosine"}).double()
     optimizer = torch.optim.SGD(loss.parameters(), lr=2.0)
     for update, (temperature, value, gradient) in enumerate(RELEASED):
-        loss.strength.begin_update(Progress(update, 100))  # grows over the first 4 of 100 updates
+        begin(loss, Progress(update, 100))  # the strength grows over the first 4 of 100 updates
         student = STUDENT.clone().requires_grad_()
         found = loss(ModelOutput(student), ModelOutput(TEACHER)).mean()
         optimizer.zero_grad()
@@ -45,21 +45,47 @@ def test_temperature_loss_and_gradient_are_the_released_code_s() -> None:
         got = loss.logged()["temperature"].item(), found.item(), student.grad.abs().sum().item()
         assert got == pytest.approx((temperature, value, gradient), rel=1e-12)  # the same float64 formulas
         optimizer.step()
+        loss.end_update(lambda value: value)
+
+
+def begin(loss: LearnedTemperature, progress: Progress) -> None:
+    for hook in (loss, loss.strength):
+        hook.begin_update(progress)
+
+
+OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD, "RMSprop": torch.optim.RMSprop}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_temperature_of_a_hundredth_of_the_strength_moves_about_a_hundredth_of_the_way(optimizer: str) -> None:
+    moved = {}
+    for strength in (0.0, 0.01, 1.0):
+        loss = LearnedTemperature(strength=strength).double()
+        first, steps = loss.theta.item(), OPTIMIZERS[optimizer]([loss.theta], lr=1e-3)
+        for update in range(20):
+            begin(loss, Progress(update, 20))
+            loss(ModelOutput(STUDENT), ModelOutput(TEACHER)).mean().backward()
+            steps.step()
+            steps.zero_grad()
+            loss.end_update(lambda value: value)
+        moved[strength] = loss.theta.item() - first
+    assert moved[0.0] == 0
+    assert moved[0.01] / moved[1.0] == pytest.approx(0.01, rel=0.05)  # gradients change a little on the way
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 1000), strength=st.floats(0, 2), name=st.sampled_from(["ctkd", "bernoulli_ctkd"]))
-def test_the_temperature_climbs_what_the_student_descends(seed: int, strength: float, name: str) -> None:
+@given(seed=st.integers(0, 1000), name=st.sampled_from(["ctkd", "bernoulli_ctkd"]))
+def test_the_temperature_climbs_what_the_student_descends(seed: int, name: str) -> None:
     generator = torch.Generator().manual_seed(seed)
     student, teacher = 2 * torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
-    loss = DISTILLATION_LOSSES.build({"type": name, "strength": strength}).double()
+    loss = DISTILLATION_LOSSES.build({"type": name}).double()
     loss(ModelOutput(student), ModelOutput(teacher)).sum().backward()
     plain, around = {"ctkd": SoftenedKL, "bernoulli_ctkd": BernoulliKL}[name], []
     for theta in (1 + 1e-5, 1 - 1e-5):
         temperature = 1 + 20 / (1 + math.exp(-theta))
         around.append(plain(temperature)(ModelOutput(student), ModelOutput(teacher)).sum().item())
     slope = (around[0] - around[1]) / 2e-5
-    assert loss.theta.grad.item() == pytest.approx(-strength * slope, rel=1e-4, abs=1e-7)  # the error of the differences
+    assert loss.theta.grad.item() == pytest.approx(-slope, rel=1e-4, abs=1e-7)  # the error of the differences
 
 
 def test_at_any_temperature_it_is_kl_at_that_temperature() -> None:
