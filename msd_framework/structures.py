@@ -9,7 +9,7 @@ example, N = B. Where examples have several, `Batch.example_of` says whose each 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, cast
@@ -21,6 +21,7 @@ from msd_framework.errors import ConfigError
 from msd_framework.views import MIXED, rows_shown
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 Task: TypeAlias = Literal["single_label", "multi_label", "soft_target"]
 """How targets are read: a class [N], a set of labels [N, C] of 0 and 1, or a score a class [N, C] in [0, 1]."""
@@ -118,7 +119,7 @@ class Batch:
         example_of: int64 [N], the example that each target belongs to, where examples have several; None where N = B.
         others: for each example another row, by the name that views have for it: ``*`` in `image+text*`, ``**`` for a second one,
             ``^`` for one that it is mixed with; ``*@3`` is the row of the fourth turn, where a teacher is asked about all turns at
-            once. They hold the modalities that views want.
+            once. They hold the modalities that views want. `having` of those that it is mixed with is that of the mixtures.
         turns: which turn each example is at, where it meets a few other rows in turn; a cached teacher keeps an answer for each.
         own_share: of rows that examples are mixed with, how much the example itself counts, float [B] between 0 and 1.
     """
@@ -166,8 +167,26 @@ class Batch:
                 teacher_having=self.teacher_having,
                 own_share=torch.rand(len(self), device=self.targets.device) if name == MIXED else None,
             )
-            others[name] = replace(tree_map(partial(torch.roll, shifts=k, dims=0), rows), ids=self.ids[-k:] + self.ids[:-k])
+            rows = replace(tree_map(partial(torch.roll, shifts=k, dims=0), rows), ids=self.ids[-k:] + self.ids[:-k])
+            others[name] = rows if rows.own_share is None else self.mixed_with(rows, rows.token_inputs)
         return replace(self, others=others)
+
+    def mixed_with(self, rows: Batch, tokens: Collection[object]) -> Batch:
+        """Other rows whose `having` is that of their mixtures with these.
+
+        Tokens of a mixture are those of the row with the larger share, so it has them if that row does; what is added up is there
+        if either row has it.
+        """
+        assert rows.own_share is not None
+        is_own = rows.own_share >= 0.5  # [B]
+        having = _having_mixed(self.having, rows.having, is_own, tokens)
+        return replace(rows, having=having, teacher_having=_having_mixed(self.teacher_having, rows.teacher_having, is_own, tokens))
+
+    @property
+    def token_inputs(self) -> set[str | TeacherKey]:
+        """The modalities whose values are tokens, as the student sees them and as teachers do."""
+        inputs: list[tuple[str | TeacherKey, ModalityInputs | None]] = [*self.inputs.items(), *self.teacher_inputs.items()]
+        return {key for key, x in inputs if x is not None and not x.values.is_floating_point()}
 
     @property
     def without_labels(self) -> Batch:
@@ -250,6 +269,16 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch in memory that a GPU copies faster; torch's loader calls this."""
         return tree_map(lambda t: t.pin_memory(), self)
+
+
+def _having_mixed(
+    own: Mapping[K, Tensor], other: Mapping[K, Tensor], is_own: Tensor, tokens: Collection[object]
+) -> dict[K, Tensor]:
+    having, everyone = {}, torch.ones_like(is_own)
+    for key in dict.fromkeys([*own, *other]):
+        mine, theirs = own.get(key, everyone), other.get(key, everyone)
+        having[key] = torch.where(is_own, mine, theirs) if key in tokens else mine | theirs
+    return having
 
 
 FeatureKind: TypeAlias = Literal["pooled", "hidden", "attention", "scores"]

@@ -33,8 +33,8 @@ class LearnedTemperature(OfClasses, UpdateHook):
     default has the same share. Its strength scales the gradient of T, whose optimizer is SGD; here it scales the step, since
     Adam's steps are as large as the rate whatever the gradient. For the same reason T has a rate of its own, and does not decay.
     The instance-wise form, in which a net reads T from both models' logits, is left out: the released code has none. Lambda and
-    the views' weights scale the gradient of T as they scale D. In a loop of your own s acts through the objective's `begin_update` and
-    `end_update`.
+    the views' weights scale the gradient of T as they scale D. In a loop of your own s acts through `begin_update` and
+    `end_update` of the objective.
 
     `temperature` in the log is T.
 

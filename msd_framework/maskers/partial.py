@@ -22,9 +22,9 @@ class PartialMasker(Masker):
     """Hides each part of the content with a probability, and shows the others.
 
     A part is a token, a feature, a cell of a grid over the pixels (which is black: 0 after normalisation is the mean colour), or a
-    sixteenth of a sound's own length, which is silent. Tokens and features are masked out where they stand. In training mode each call draws
-    anew. In eval mode what is hidden of an example depends on its id alone. Scores of single views are best measured by another
-    masker (`evaluation.masker`), since this one leaves a part of what a view hides.
+    sixteenth of a sound's own length, which is silent. Tokens and features are masked out where they stand. In training mode each
+    call draws anew. In eval mode what is hidden of an example depends on its id alone. Scores of single views are best measured by
+    another masker (`evaluation.masker`), since this one leaves a part of what a view hides.
 
     Args:
         share: the probability that a part is hidden, above 0 and at most 1.

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd_framework.data.base import Example
+from msd_framework.data.base import Example, Processor
 from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.plan import stream_seed
-from msd_framework.data.batches.reader import ExampleReader, Kept, Loaded, read_example
+from msd_framework.data.batches.reader import ExampleReader, Kept, Loaded, NotMade, read_example
 from msd_framework.errors import DataError
-from msd_framework.structures import Batch, DatasetInfo
+from msd_framework.structures import Batch, DatasetInfo, TeacherKey
 from msd_framework.views import MIXED, TURN
 
 UNKNOWN = -1
@@ -45,12 +45,15 @@ class PartnerReader:
         self.dataset = reader.dataset
         self.order = np.random.default_rng(stream_seed(seed, ORDER)).permutation(len(self.dataset)).astype(np.int32)
         self.readers, self.collators = {}, {}
+        self.tokens: dict[str, set[str | TeacherKey]] = {}  # modalities of tokens, by the name of the row
         for name, modalities in wanted.items():
             processors = {m: reader.processors[m] for m in modalities if m in reader.processors}
             overrides = {key: own for key, own in reader.teacher_overrides.items() if key[0] in modalities}
             # Broken rows are its own to find: what the run finds broken in other modalities, and when, must not count here.
             self.readers[name] = ExampleReader(self.dataset, processors, reader.decoded, reader.skip_errors, overrides)
             self.collators[name] = Collator(processors, info, teacher_overrides=overrides)
+            both: list[tuple[str | TeacherKey, Processor | NotMade]] = [*processors.items(), *overrides.items()]
+            self.tokens[name] = {key for key, processor in both if processor.kind == "tokens"}
         # What was found out of the rows, by their place: the number that an id has (crc32), and whether they have what is wanted.
         self.numbers = np.full(len(self.dataset), UNKNOWN, np.int64)
         self.fits = {name: np.full(len(self.dataset), UNKNOWN, np.int8) for name in wanted}
@@ -58,11 +61,11 @@ class PartnerReader:
     def beside(self, batch: Batch, examples: Sequence[Example], epochs: Sequence[int], decoded: Kept) -> Batch:
         """The batch of some examples with the other row of each at its turn; of all turns where it is of no epoch."""
         if not epochs:
-            return replace(batch, others=self._in_each_turn(examples, decoded))
+            return replace(batch, others=self._in_each_turn(batch, examples, decoded))
         turns = tuple(epochs) if self.num_turns is None else tuple(epoch % self.num_turns for epoch in epochs)
-        return replace(batch, others=self._at(examples, turns, decoded), turns=turns)
+        return replace(batch, others=self._at(batch, examples, turns, decoded), turns=turns)
 
-    def _at(self, examples: Sequence[Example], turns: Sequence[int], decoded: Kept) -> dict[str, Batch]:
+    def _at(self, batch: Batch, examples: Sequence[Example], turns: Sequence[int], decoded: Kept) -> dict[str, Batch]:
         others = {}
         taken: list[set[int]] = [set() for _ in examples]  # the rows that each example meets at its turn
         for number, name in enumerate(self.wanted):
@@ -72,15 +75,17 @@ class PartnerReader:
                 met.add(place)
                 loaded.append(self._read(place, name, decoded))
             rows = self.collators[name](loaded)
-            others[name] = replace(rows, own_share=self._own_shares(examples, turns)) if name == MIXED else rows
+            if name == MIXED:
+                rows = batch.mixed_with(replace(rows, own_share=self._own_shares(examples, turns)), self.tokens[name])
+            others[name] = rows
         return others
 
-    def _in_each_turn(self, examples: Sequence[Example], decoded: Kept) -> dict[str, Batch]:
+    def _in_each_turn(self, batch: Batch, examples: Sequence[Example], decoded: Kept) -> dict[str, Batch]:
         """As a teacher is asked for all its answers at once: the rows are `*@0`, `*@1` and so on."""
         assert self.num_turns is not None
         others = {}
         for turn in range(self.num_turns):
-            for name, rows in self._at(examples, [turn] * len(examples), decoded).items():
+            for name, rows in self._at(batch, examples, [turn] * len(examples), decoded).items():
                 others[f"{name}{TURN}{turn}"] = rows
         return others
 

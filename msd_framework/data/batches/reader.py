@@ -13,7 +13,7 @@ from msd_framework.components.registry import raised_at
 from msd_framework.data.base import Example, MultimodalDataset, Processor, input_name
 from msd_framework.data.files import FilesThatAreThere
 from msd_framework.errors import DataError, MSDError, did_you_mean, is_memory
-from msd_framework.structures import TeacherKey
+from msd_framework.structures import ModalityKind, TeacherKey
 
 
 class Loaded(NamedTuple):
@@ -29,6 +29,10 @@ class NotMade:
     """A processor of a cached teacher, whose inputs are not made: it only says which examples have the modality."""
 
     processor: Processor
+
+    @property
+    def kind(self) -> ModalityKind:
+        return self.processor.kind
 
     def is_present(self, value: Any) -> bool:
         """Whether the teacher sees anything of an input; what is in files that are gone since was there."""

@@ -143,6 +143,34 @@ def test_texts_of_two_lengths_are_mixed() -> None:
     assert mixed.mask.sum(1).tolist() == [3, 5]
 
 
+@pytest.mark.parametrize("mine", [True, False])
+@pytest.mark.parametrize("theirs", [True, False])
+@pytest.mark.parametrize("share", [0.9, 0.1])
+def test_a_mixture_shows_a_modality_just_where_it_has_content(mine: bool, theirs: bool, share: float) -> None:
+    def lacking(batch: Batch, there: bool) -> Batch:
+        inputs = {m: replace(x, mask=x.mask & (x.special | there)) for m, x in batch.inputs.items()}
+        return replace(batch, inputs=inputs, having={} if there else dict.fromkeys(inputs, torch.zeros(2, dtype=torch.bool)))
+
+    own, other = lacking(made_batch(2), mine), lacking(made_batch(2, seed=1), theirs)
+    rows = own.mixed_with(replace(other, own_share=torch.full((2,), share)), own.token_inputs)
+    batch = replace(own, others={"^": rows})
+    for modality in ("image", "text"):
+        has_content = DropMasker().view(batch, f"{modality}^").inputs[modality].present
+        shown = batch.shown(f"{modality}^", ("image", "text"))
+        assert torch.equal(torch.ones(2, dtype=torch.bool) if shown is None else shown, has_content)
+    text = batch.others["^"].having.get("text")
+    assert (text is None or bool(text.all())) is (mine if share > 0.5 else theirs)
+
+
+def test_mixtures_out_of_a_batch_itself_say_what_they_have() -> None:
+    having = torch.tensor([True, False, True])
+    batch = replace(made_batch(3), having={"image": having, "text": having}).paired(["^"])
+    rows = batch.others["^"]
+    assert rows.own_share is not None
+    assert torch.equal(rows.having["image"], having | having.roll(1))
+    assert torch.equal(rows.having["text"], torch.where(rows.own_share >= 0.5, having, having.roll(1)))
+
+
 def test_a_teacher_of_one_modality_is_asked_about_the_row_that_it_sees() -> None:
     modalities = [("image", "text"), ("text",), ("image",)]
     assert names_by_teacher("image+text*", modalities, MeanOfTeachers()) == {0: "image+text*", 1: "text*", 2: "full"}

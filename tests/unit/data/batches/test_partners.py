@@ -12,7 +12,7 @@ from msd_framework.data.batches.collate import Collator
 from msd_framework.data.batches.loader import EvaluationBatches, TrainingBatches
 from msd_framework.data.batches.partners import PartnerReader
 from msd_framework.data.batches.plan import TrainingPlan
-from msd_framework.data.batches.reader import ExampleReader
+from msd_framework.data.batches.reader import ExampleReader, NotMade
 from msd_framework.data.batches.subset import Subset
 from msd_framework.errors import DataError
 from msd_framework.structures import Batch, DatasetInfo, ModalityInputs
@@ -159,6 +159,26 @@ def test_which_row_is_met_does_not_hang_on_what_was_found_broken_before() -> Non
         for name, rows in once.others.items():
             assert rows.ids == again.others[name].ids
             assert not rows.having
+
+
+@pytest.mark.parametrize("kind", ["features", "tokens"])
+def test_what_a_mixture_has_is_said_of_it_also_where_a_cached_teacher_s_tensors_are_not_made(kind: str) -> None:
+    class Made(Number):
+        pass
+
+    Made.kind = kind  # type: ignore[assignment]
+    dataset, processors, key = Pairs(9, lacking=(1, 4)), {"a": Number(), "b": Made()}, ("b", (0,))
+    reader = ExampleReader(dataset, processors, teacher_overrides={key: NotMade(Made())})
+    partners = PartnerReader(reader, INFO, {"^": ["b"]}, 8, 0)
+    collator = Collator(processors, INFO, teacher_overrides=reader.teacher_overrides)
+    (batch,) = EvaluationBatches(reader, collator, 9, partners=partners)
+    for turn in range(8):
+        rows, everyone = batch.others[f"^@{turn}"], torch.ones(9, dtype=torch.bool)
+        assert rows.own_share is not None
+        own = batch.having["b"]  # all rows that are met have it
+        wanted = torch.where(rows.own_share >= 0.5, own, everyone) if kind == "tokens" else everyone
+        assert torch.equal(rows.having["b"], wanted)
+        assert torch.equal(rows.teacher_having[key], wanted)
 
 
 def test_only_what_views_want_is_read_of_other_rows() -> None:
