@@ -22,6 +22,7 @@ from msd_framework.models.layers.distinct import mixes_examples
 from msd_framework.modulation.base import GradientModulation
 from msd_framework.objectives.base import OBJECTIVES, Objective
 from msd_framework.objectives.features import FEATURE_TERMS, FeaturesByView, FeatureTerm, FeatureTerms
+from msd_framework.objectives.shown import shown_to_both, targets_shown
 from msd_framework.objectives.traced import MIXED, TracedPass, trace
 from msd_framework.saliency.base import scores_of
 from msd_framework.schedules import HeldOut, Number, Step, share_scheduled
@@ -172,7 +173,8 @@ class DistillationObjective(Objective):
         logits, features = self.student_outputs(inputs, traced)
         student = self.by_view(check_logits(logits, batch, type(self.model).__name__))  # [1 + V, N, C], the full view first
         teacher, teacher_features = self.teacher_outputs(views)
-        full, shown = ModelOutput(student[0]), self.shown(batch)  # [V, N]
+        full = ModelOutput(student[0])
+        shown = targets_shown(batch, self.views, self.teacher, self.model.modalities)  # [V, N]
 
         lam = self.distill_weight.value
         task = self.task_losses(dict(zip(self.student_views, logits)), batch)  # l, [B]
@@ -206,23 +208,7 @@ class DistillationObjective(Objective):
 
     def shown_in(self, batch: Batch, view: View) -> Tensor | None:
         """Which examples have something of a view on the teacher's side and on the student's, bool [B]; None where all do."""
-        for_teacher = self.teacher.shown(batch, view.teacher)
-        for_student = batch.shown(view.student, self.model.modalities)
-        if for_teacher is None or for_student is None:
-            return for_student if for_teacher is None else for_teacher
-        return for_teacher & for_student
-
-    def shown(self, batch: Batch) -> Tensor | None:
-        """Which targets are distilled on each view, bool [V, N]: no padding, and of examples that it shows; None where all are."""
-        if not batch.having and not batch.teacher_having and batch.example_of is None:
-            return None
-        everyone = torch.ones(len(batch), dtype=torch.bool, device=batch.targets.device)
-        examples = []
-        for view in self.views:
-            shown = self.shown_in(batch, view)
-            examples.append(everyone if shown is None else shown)
-        targets = batch.spread(torch.stack(examples))
-        return targets if batch.is_target is None else targets & batch.is_target
+        return shown_to_both(batch, view, self.teacher, self.model.modalities)
 
     def student_outputs(self, inputs: Sequence[Inputs], traced: TracedPass | None) -> tuple[Tensor, FeaturesByView]:
         """The student's logits on its views, [V', N, C], and the intermediates that are compared.

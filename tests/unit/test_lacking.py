@@ -28,6 +28,7 @@ from msd_framework.metrics.classification import Accuracy
 from msd_framework.objectives.agreement import AgreementObjective
 from msd_framework.objectives.distillation import DistillationObjective
 from msd_framework.objectives.features import FeatureTerm
+from msd_framework.objectives.shown import targets_shown
 from msd_framework.registry import MASKERS, WEIGHTINGS
 from msd_framework.run import run
 from msd_framework.saliency.base import scores_of
@@ -183,7 +184,7 @@ def test_every_weighting_gives_finite_weights_and_none_to_a_view_of_nothing(name
     if objective.needs_fit:
         objective.fit([batch])
     output = objective(batch)
-    shown = objective.shown(batch)
+    shown = targets_shown(batch, objective.views, objective.teacher, objective.model.modalities)
     assert shown is not None
     weights = seen[0] if seen[0].ndim == 2 else seen[0][:, None].expand(3, 6)
     assert weights.isfinite().all()

@@ -108,6 +108,14 @@ def test_an_example_that_meets_a_row_without_a_text_is_taught_on_what_is_left() 
     assert lacking.shown("image+text", ("image", "text")) is None
 
 
+def test_of_a_batch_that_lacks_nothing_a_row_that_is_met_may() -> None:
+    batch, nothing = made_batch(4).paired(["*"]), torch.zeros(4, dtype=torch.bool)
+    batch = replace(batch, others={"*": replace(batch.others["*"], having={"text": nothing})})
+    view = {"teacher": "image", "student": "text*"}
+    assert float(objective([view])(batch).terms["distill/image>text*"]) == 0
+    assert float(objective([view])(made_batch(4).paired(["*"])).terms["distill/image>text*"]) > 0
+
+
 def test_intermediates_are_compared_where_the_row_that_is_shown_has_the_modality() -> None:
     term = FeatureTerm(FEATURE_LOSSES.build("hint"), student="text.1.hidden", teacher="text.1.hidden", view="image+text*")
     made = objective(["full"], features=[term])
