@@ -67,7 +67,7 @@ class TrainedTeacher:
     def with_views_of(self, maskers: Maskers, use: str) -> LiveTeacher:
         """It, with its views made as those of a split, by the use of the split."""
         live, masker = self.live(), maskers.of(use).teachers[self.number]
-        return live if masker is live.masker else LiveTeacher(live.model, masker)
+        return live if masker is live.masker else live.with_masker(masker)
 
 
 @dataclass(frozen=True)

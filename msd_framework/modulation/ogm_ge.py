@@ -147,7 +147,7 @@ def summed_confidence(sums: Tensor) -> Tensor:
     >>> summed_confidence(torch.tensor([[3.0, 2.0], [4.0, 2.0], [4.0, 4.0]]))  # two of four have the second modality
     tensor([3., 4.])
     """
-    confidence, num_there, num_labelled = sums
+    confidence, num_there, num_labelled = sums.unbind()
     return confidence * (num_labelled / num_there.clamp(min=SMALLEST))
 
 

@@ -23,6 +23,7 @@ class Objective(nn.Module, ABC):
     """A loss of a model. Data-parallel training wraps the objective, not the model, so that one call is one step."""
 
     needs_teacher: ClassVar[bool] = False
+    copies_teacher: ClassVar[bool] = False  # whether it trains a copy of the teacher, which must be one finished run that runs live
     takes_unlabelled: ClassVar[bool] = False  # whether it can learn from batches in which some examples have no label
 
     renamed: ClassVar[Mapping[str, str]] = {"learn": "after_step", "change_gradients": "after_backward", "looks_ahead": "rehearses"}
@@ -37,13 +38,18 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: Batch) -> StepOutput: ...
 
     def train(self: T, mode: bool = True) -> T:
-        """As torch's, but for parts of the model in which nothing learns: they drop nothing and keep their statistics."""
+        """As torch's, but for parts of the models in which nothing learns: they drop nothing and keep their statistics."""
         super().train(mode)
-        for part in self.model.modules():
+        for part in (part for model in self.trained_models for part in model.modules()):
             parameters = list(part.parameters())
             if parameters and not any(p.requires_grad for p in parameters):
                 part.eval()
         return self
+
+    @property
+    def trained_models(self) -> tuple[MultimodalModel, ...]:
+        """The models that it trains, the student first."""
+        return (self.model,)
 
     @property
     def teacher_views(self) -> tuple[str, ...]:

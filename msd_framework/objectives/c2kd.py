@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +16,7 @@ from msd_framework.losses.labelled import labelled_losses
 from msd_framework.maskers.base import Masker, Views
 from msd_framework.models.base import MultimodalModel
 from msd_framework.objectives.base import OBJECTIVES, Objective
+from msd_framework.objectives.shown import targets_shown
 from msd_framework.schedules import Number, share_scheduled
 from msd_framework.structures import Batch, LossTerm, ModelOutput, Setting, StepOutput, Task, check_logits
 from msd_framework.teachers.base import Teacher
@@ -51,8 +51,9 @@ class ProxyObjective(Objective):
     Modality Gap for Cross-Modal Knowledge Distillation, CVPR 2024. The terms are those of the released code, with
     :math:`\lambda = \tfrac12` for its equal weights. `kept` in the log is the share of examples with :math:`r = 1`.
 
-    The teacher that learns is a copy, which checkpoints hold with the objective; the finished run is not changed, and the
-    agreement in reports is with that. Without a teacher that learns, take `non_target_kl` and `rank_filter`.
+    The teacher that learns is a copy, which checkpoints hold with the objective; what its model has frozen (`freeze: true`) stays
+    frozen. The finished run is not changed, and the agreement in reports is with that. Without a teacher that learns, take
+    `non_target_kl` and `rank_filter`.
 
     **What differs from the paper.** A proxy reads a summary, through a linear map with a bias and a layer norm, where the paper's
     reads a map, through a convolution and a batch norm: so an example does not depend on its batch. The right class is taken out
@@ -69,6 +70,7 @@ class ProxyObjective(Objective):
     """
 
     needs_teacher: ClassVar[bool] = True
+    copies_teacher: ClassVar[bool] = True
     takes_unlabelled: ClassVar[bool] = True
 
     masker: Masker
@@ -91,7 +93,7 @@ class ProxyObjective(Objective):
         if not -1 <= threshold < 1:
             raise ValueError(f"threshold must be at least -1 and below 1, got {threshold}.")
         self.model, self.teacher, self.masker = model, teacher, masker
-        self.view, self.threshold = View.parse(view), threshold
+        self.view, self.threshold = _labelled_view(view), threshold
         self.student_summary, self.teacher_summary = student_summary, teacher_summary or student_summary
         self.task_loss = task_loss or default_task_loss(task)
         self.divergence = default_distillation_loss(task, self.task_loss.outcomes)
@@ -108,24 +110,24 @@ class ProxyObjective(Objective):
             raise ConfigError(
                 Problem("teacher", f"{text} Name one checkpoint, set cache=false, or take the objective distillation.")
             )
-        self.peer, self.peer_masker = deepcopy(live.model).requires_grad_(True), live.masker
+        self.peer, self.peer_masker = live.trainable_copy(), live.masker
         self.student_proxy = _proxy(self.model, batch, self.student_summary, "student_summary")
         self.teacher_proxy = _proxy(self.peer, batch.teacher_side, self.teacher_summary, "teacher_summary")
 
     def forward(self, batch: Batch) -> StepOutput:
         views, theirs = Views(self.masker, batch), Views(self.peer_masker, batch.teacher_side)
-        names = tuple(dict.fromkeys([FULL, self.view.student]))
+        names = self.student_views
         wanted = [{self.student_summary} if name == self.view.student else set[str]() for name in names]
         output, features = self.model.forward_features([views[name].inputs for name in names], wanted)
         z = dict(zip(names, check_logits(output.logits, batch, type(self.model).__name__)))
-        z_s, u_s = z[self.view.student], self._proxied(self.student_proxy, features[-1][self.student_summary].values, batch)
+        summary = dict(zip(names, features))[self.view.student][self.student_summary].values
+        z_s, u_s = z[self.view.student], self._proxied(self.student_proxy, summary, batch)
         output, features = self.peer.forward_features([theirs[self.view.teacher].inputs], [{self.teacher_summary}])
         (z_t,) = check_logits(output.logits, batch, type(self.peer).__name__)
         u_t = self._proxied(self.teacher_proxy, features[0][self.teacher_summary].values, batch)
 
         of_teacher = self.teacher.shown(batch, self.view.teacher)  # [B], or None
-        shown = _both(batch.shown(self.view.student, self.model.modalities), of_teacher)
-        shown = _both(None if shown is None else batch.spread(shown), batch.is_target)  # [N]
+        shown = targets_shown(batch, [self.view], self.teacher, self.model.modalities)  # [1, N], or None
         task = labelled_losses(self.task_loss, ModelOutput(z[FULL]), batch)  # [B]
         teacher_task = labelled_losses(self.task_loss, ModelOutput(z_t), batch)
         teacher_task = teacher_task if of_teacher is None else teacher_task.where(of_teacher, 0.0)
@@ -143,7 +145,7 @@ class ProxyObjective(Objective):
             LossTerm("across", batch.mean_of_targets(across), lam),
         )
         logged = {term.name: term.values.detach().mean() for term in terms}
-        logged["kept"] = mean_of_shown(kept[None], None if shown is None else shown[None])[0]
+        logged["kept"] = mean_of_shown(kept[None], shown)[0]
         loss = torch.stack([term.contribution for term in terms]).sum()
         return StepOutput(loss, logged, ModelOutput(z[FULL]), terms)
 
@@ -152,8 +154,18 @@ class ProxyObjective(Objective):
         return batch.spread(at_least_float32(proxy(summary)).T).T
 
     def _summed(self, pairs: Sequence[tuple[DistillationLoss, Tensor, Tensor]], batch: Batch, shown: Tensor | None) -> Tensor:
-        """The sum of some losses, each of logits [N, C] that learn and of others that do not, [N]."""
-        return torch.stack([compare_shown(loss, z, fixed, batch.targets, shown) for loss, z, fixed in pairs]).sum(0)
+        """The sum of some losses, each of logits [N, C] that learn and of others that do not, [N]; `shown` is bool [1, N]."""
+        rows = None if shown is None else shown[0]
+        return torch.stack([compare_shown(loss, z, fixed, batch.targets, rows) for loss, z, fixed in pairs]).sum(0)
+
+    @property
+    def trained_models(self) -> tuple[MultimodalModel, ...]:
+        return (self.model, self.peer) if hasattr(self, "peer") else (self.model,)
+
+    @property
+    def student_views(self) -> tuple[str, ...]:
+        """The distinct views on which the student predicts, the full view first."""
+        return tuple(dict.fromkeys([FULL, self.view.student]))
 
     @property
     def teacher_views(self) -> tuple[str, ...]:
@@ -169,12 +181,18 @@ class ProxyObjective(Objective):
         elif setting.data.task == "single_label":
             problems += [f"type: c2kd {text}" for text in NonTargetKL.check(setting.data)]
         try:
-            view = View.parse(options.get("view", FULL))
+            view = _labelled_view(options.get("view", FULL))
             view.rows_shown(setting.teacher_modalities or tuple(setting.data.modalities), setting.student_modalities)
-            refuse_other_rows(view.name)
         except ValueError as error:
             problems.append(f"view: {error}")
         return problems
+
+
+def _labelled_view(spec: str | Mapping[str, str]) -> View:
+    """A view of the example alone: both models learn its label."""
+    view = View.parse(spec)
+    refuse_other_rows(view.name)
+    return view
 
 
 def _proxy(model: MultimodalModel, batch: Batch, name: str, option: str) -> Proxy:
@@ -190,10 +208,3 @@ def _proxy(model: MultimodalModel, batch: Batch, name: str, option: str) -> Prox
     model.train(was_training)
     values = features[name].values
     return Proxy(values.shape[-1], model.num_classes).to(values.device, next(model.parameters()).dtype)
-
-
-def _both(ours: Tensor | None, theirs: Tensor | None) -> Tensor | None:
-    """Which examples or targets both show, bool; None stands for all of them."""
-    if ours is None or theirs is None:
-        return theirs if ours is None else ours
-    return ours & theirs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy, deepcopy
 
 import torch
 from torch import Tensor
@@ -17,8 +18,23 @@ class LiveTeacher(Teacher):
     """Runs a model on each view; it is put in eval mode and frozen, and stays so."""
 
     def __init__(self, model: MultimodalModel, masker: Masker):
+        # for who trains a copy of it
+        self.learned = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
         self.model, self.masker = model.requires_grad_(False).eval(), masker
         self.modalities, self.num_classes = model.modalities, model.num_classes
+
+    def with_masker(self, masker: Masker) -> LiveTeacher:
+        """The same teacher with its views made by another masker."""
+        other = copy(self)
+        other.masker = masker
+        return other
+
+    def trainable_copy(self) -> MultimodalModel:
+        """A copy of its model in which that learns which did before it was frozen."""
+        model = deepcopy(self.model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in self.learned)
+        return model
 
     @torch.no_grad()
     def predict(self, batch: Batch, views: Sequence[str], shown: Views | None = None) -> ModelOutput:
