@@ -213,8 +213,10 @@ def trained_precision(config: RunConfig) -> Choice:
 
 @contextmanager
 def problems_of(key: str) -> Iterator[None]:
-    """What is refused while this lasts is a problem of a key."""
+    """What is refused while this lasts is a problem of a key, unless it names one itself."""
     try:
         yield
     except ValueError as error:
+        if isinstance(error, ConfigError) and all(problem.path for problem in error.problems):
+            raise
         raise ConfigError(Problem(key, str(error))) from error

@@ -12,7 +12,7 @@ from msd_framework.build.facts import RunFacts
 from msd_framework.checks.components import under
 from msd_framework.checks.folders import other_processors, unwritable
 from msd_framework.components.specs import Spec
-from msd_framework.config.cards import other_tensors
+from msd_framework.config.cards import other_tensors, read_as
 from msd_framework.config.schema import TeacherConfig
 from msd_framework.errors import CheckpointError, ConfigError, Problem, did_you_mean
 from msd_framework.models.base import MultimodalModel
@@ -26,6 +26,7 @@ from msd_framework.teachers.store import SUMMARY
 from msd_framework.views import recombines, shows, visible_modalities
 
 OFF = "or set teacher.cache=false"
+INSTEAD_OF_COPY = "or take objective.type=distillation"
 # what does not go with an average of the student
 AGAINST_EMA = {
     "checkpoint": "is another teacher than the average of the student. Give either it or teacher.ema.",
@@ -101,16 +102,40 @@ def agreement(run: RunFacts) -> Iterator[Problem]:
         yield Problem("teacher", text)
     if teacher is None or not run.config.has_teacher or not objective.cls.needs_teacher:
         return
-    problems: list[Problem] = []
+    is_copied = objective.cls.copies_teacher and not run.config.is_evaluated
+    problems = list(_copied(run, teacher)) if is_copied else []
     for folder in run.config.teacher_folders:
         try:
             problems += _trained_otherwise(run, folder)
+            problems += _read_otherwise(run, folder) if is_copied else []
         except (CheckpointError, ConfigError) as error:
             problems.append(Problem("teacher.checkpoint", str(error)))
     problems = problems or [*_processors(run, teacher), *_other_tensors(run)]
     yield from dict.fromkeys(problems)
     if len(run.teachers) > 1 and not problems:
         yield from _combination(run)
+
+
+def _copied(run: RunFacts, teacher: TeacherConfig) -> Iterator[Problem]:
+    """Why an objective cannot train a copy of the teacher."""
+    text, folders, instead = f"{run.objective.name} trains a copy of one finished run", teacher.folders, INSTEAD_OF_COPY
+    if teacher.ema is not None:
+        yield Problem("teacher.ema", f"{text}, and the average of the student is none. Name a teacher.checkpoint, {instead}.")
+    if len(folders) > 1:
+        yield Problem("teacher.checkpoint", f"{text}, and there are {len(folders)}. Name one of them, {instead}.")
+    if teacher.cache:
+        why = "of which a teacher cache keeps what it said before"
+        yield Problem("teacher.cache", f"{text}, {why}. Set teacher.cache=false, {instead}.")
+
+
+def _read_otherwise(run: RunFacts, folder: str) -> Iterator[Problem]:
+    """Why a teacher whose logits are read in another way than the student's cannot be copied."""
+    theirs, ours = read_as(run.card(folder)), run.info.outcomes
+    if theirs != ours:
+        text = (
+            f"{run.objective.name} compares logits of both models, and the teacher's are read by {theirs}, the student's by {ours}."
+        )
+        yield Problem("teacher.checkpoint", f"{text} Take another one, {INSTEAD_OF_COPY}.")
 
 
 def _trained_otherwise(run: RunFacts, folder: str) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from scipy.stats import kendalltau
 from torch import Tensor
 
+from msd_framework.build.models import problems_of
 from msd_framework.callbacks.base import Callback
 from msd_framework.engine.resume import resume
 from msd_framework.errors import ConfigError
@@ -105,6 +106,27 @@ def test_the_finished_teacher_is_not_changed() -> None:
     optimizer.step()
     assert all(torch.equal(b, p) for b, p in zip(before, built.teacher.model.parameters()))
     assert any(not torch.equal(p, q) for p, q in zip(built.teacher.model.parameters(), built.peer.parameters()))
+
+
+def test_what_the_teacher_s_run_had_frozen_stays_as_it_is_in_the_copy() -> None:
+    masker, student, teacher = DropMasker(), tiny_model(2, dropout=0.5), tiny_model(1, 16, dropout=0.5)
+    frozen = {name for name, _ in teacher.named_parameters() if name.startswith("embeddings.")}
+    assert frozen
+    teacher.embeddings.requires_grad_(False)
+    live = LiveTeacher(teacher, DropMasker()).with_masker(masker)
+    built = ProxyObjective(student, live, masker, VIEW)
+    built.dry_run(made_batch(4))
+    assert {name for name, p in built.peer.named_parameters() if not p.requires_grad} == frozen
+    built.train()
+    assert built.peer.training
+    assert not any(part.training for part in built.peer.embeddings.modules() if list(part.parameters()))
+    assert built.model.embeddings.training
+    before = {name: p.clone() for name, p in built.peer.named_parameters()}
+    built(made_batch(6)).loss.backward()
+    torch.optim.SGD(built.parameters(), lr=0.1).step()
+    moved = {name for name, p in built.peer.named_parameters() if not torch.equal(p, before[name])}
+    assert moved
+    assert not moved & frozen
 
 
 def test_of_examples_that_one_side_does_not_show_only_labels_count() -> None:
@@ -207,9 +229,51 @@ def test_data_and_views_that_do_not_fit_are_told() -> None:
     assert check("single_label", 3) == check("multi_label", 2) == []
     assert check("single_label", 2)[0].startswith("type: c2kd needs three classes or more, got 2")
     assert check("soft_target", 5)[0].startswith("type: c2kd leaves the right class out, and soft targets have several")
+    for view in ("image+text*", {"teacher": "full", "student": "image^"}, {"teacher": "image+text*", "student": "image"}):
+        assert "shows another row's modality, and such a row has no label" in check("single_label", 3, view)[0]
     assert check("single_label", 3, "txt")[0].startswith("view: view 'txt' names 'txt'")
     view = {"teacher": "image+text*", "student": "image"}
     assert check("single_label", 3, view)[0].startswith("view: view 'image+text*>image' shows another row's modality")
+
+
+def test_the_student_s_view_is_among_those_that_a_dry_run_tries() -> None:
+    assert objective().student_views == ("full", "text")
+    assert objective(view="full").student_views == ("full",)
+
+
+COPIED_OTHERWISE = [
+    (["teacher.ema=0.9"], r"teacher\.ema: c2kd trains a copy of one finished run, and the average of the student is none\."),
+    (["teacher.checkpoint=[{0}, {1}]"], r"teacher\.checkpoint: c2kd trains a copy of one finished run, and there are 2\."),
+    (
+        ["teacher.checkpoint={0}", "teacher.cache=true"],
+        r"teacher\.cache: c2kd trains a copy .*keeps what it said before\. Set teacher\.cache=false, or",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), COPIED_OTHERWISE)
+def test_teachers_that_cannot_be_copied_are_refused_before_anything_is_loaded(
+    tiny_config, tiny_teacher, tmp_path, monkeypatch, words: list[str], said: str
+) -> None:
+    monkeypatch.setattr("msd_framework.run.try_out", lambda config: pytest.fail("it came as far as the dry run"))
+    second = shutil.copytree(tiny_teacher, tmp_path / "second")
+    words = [word.format(tiny_teacher, second) for word in words]
+    with pytest.raises(ConfigError, match=said) as error:
+        run(tiny_config, [*words, "objective=c2kd", "run_type=check", f"env.save_dir={tmp_path / 'run'}"])
+    assert not [problem for problem in error.value.problems if problem.path.startswith("objective.features")]
+
+
+def test_a_teacher_whose_logits_are_read_in_another_way_is_refused(tiny_config, tiny_teacher, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("msd_framework.checks.teacher.read_as", lambda card: "bernoulli")
+    words = [f"teacher.checkpoint={tiny_teacher}", "objective=c2kd", "run_type=check", f"env.save_dir={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"teacher\.checkpoint: c2kd compares .* by bernoulli, the student's by softmax"):
+        run(tiny_config, words)
+
+
+def test_what_a_dry_run_refuses_keeps_the_key_that_it_names() -> None:
+    with pytest.raises(ConfigError) as error, problems_of("objective.features"):
+        objective(student_summary="fused.poled")
+    assert [problem.path for problem in error.value.problems] == ["objective.student_summary"]
 
 
 def test_a_run_trains_both_and_its_checkpoint_holds_the_teacher_s_copy(tiny_config, tiny_world, tmp_path) -> None:
