@@ -90,7 +90,7 @@ def evaluate_split(run: Run, use: str) -> tuple[dict[str, float], dict[str, floa
     root, split = plain(run.config.data.dataset).get("root"), getattr(run.config.data, use)
     ours, theirs = in_step(run.data.evaluation[use])  # both are asked about a batch before the next one is read
     student, teacher = run.predict(ours), run.ask_teacher(use, theirs)
-    reader = ExactReader.of(root, split, student.modalities, info.class_names)
+    reader = ExactReader.of(root, split, student.modalities, info)
     table = PredictionTable(dataset, info, student.views)
     submission = dataset.submission if FULL in student.views else None
     measured = {} if run.config.run_type == "predict" else run.metrics

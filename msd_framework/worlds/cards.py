@@ -15,6 +15,11 @@ RED = INKS.index("red")
 COLOURS = np.array([[70, 130, 255], [40, 220, 90], [250, 220, 60], [240, 240, 240], [255, 40, 40]], np.float32) / 255
 
 
+def card_sign(digit: int, ink: int) -> str:
+    """What a card shows, in words."""
+    return f"{INKS[ink]} {digit}"
+
+
 def draw_card(
     digits: NDArray[np.int64], inks: NDArray[np.int64], bank: GlyphBank, noise: float, generator: np.random.Generator
 ) -> NDArray[np.uint8]:

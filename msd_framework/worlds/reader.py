@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from msd_framework.engine.evaluation import Predictions
+from msd_framework.structures import DatasetInfo
 from msd_framework.views import FULL, visible_modalities
-from msd_framework.worlds.oracle import OracleRow, find_oracle
+from msd_framework.worlds.oracle import OracleRow, Posterior, find_oracle
 
 SMALLEST = 1e-12  # the nearest that a probability comes to 0 or 1
 
@@ -25,18 +26,23 @@ class ExactReader:
 
     rows: Mapping[str, OracleRow]
     modalities: Sequence[str]  # those of the model
-    positive: int  # the class of label 1
+    classes: Sequence[str]
+    is_softmax: bool
 
     @classmethod
-    def of(cls, root: object, split: str, modalities: Sequence[str], class_names: Sequence[str]) -> ExactReader | None:
-        """None where no posteriors are known, or the world has no such modalities."""
+    def of(cls, root: object, split: str, modalities: Sequence[str], info: DatasetInfo) -> ExactReader | None:
+        """None where no posteriors are known, or the world has no such modalities or classes."""
         rows = find_oracle(root, split)
         if not rows:
             return None
-        known = next(iter(rows.values())).saliency
-        if len(class_names or (0, 1)) != 2 or not set(modalities) <= set(known):
+        row = next(iter(rows.values()))
+        is_binary = isinstance(row.posteriors[FULL], float)
+        classes = tuple(info.class_names)
+        if is_binary and "1" not in classes:
+            classes = ("0", "1")
+        if not set(modalities) <= set(row.saliency) or len(classes) != info.num_classes:
             return None
-        return cls(rows, modalities, list(class_names).index("1") if "1" in class_names else 1)
+        return cls(rows, modalities, classes, info.outcomes == "softmax")
 
     def knows(self, ids: Sequence[str]) -> bool:
         return all(name in self.rows for name in ids)
@@ -49,6 +55,12 @@ class ExactReader:
     def _logits(self, ids: Sequence[str], view: str) -> Tensor:
         shown, known = visible_modalities(view, self.modalities), self.rows[ids[0]].saliency
         name = FULL if len(shown) == len(known) else "+".join(shown)
-        p = torch.tensor([self.rows[i].posteriors[name] for i in ids], dtype=torch.float64).clamp(SMALLEST, 1 - SMALLEST)
-        of_each = [(1 - p).log(), p.log()]  # of label 0 and label 1
-        return torch.stack(of_each if self.positive == 1 else of_each[::-1], 1)  # [N, 2]
+        p = torch.tensor([self._probabilities(self.rows[i].posteriors[name]) for i in ids], dtype=torch.float64)
+        p = p.clamp(SMALLEST, 1 - SMALLEST)  # [N, C]
+        return p.log() if self.is_softmax else p.logit()
+
+    def _probabilities(self, posterior: float | Posterior) -> list[float]:
+        """Of each class; a class that no row of the world can have has 0."""
+        if isinstance(posterior, float):
+            posterior = {"0": 1 - posterior, "1": posterior}
+        return [posterior.get(name, 0.0) for name in self.classes]

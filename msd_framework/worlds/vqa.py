@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from msd_framework.files import write_text
-from msd_framework.worlds.cards import INKS, PLAIN_INKS, draw_card
+from msd_framework.worlds.cards import INKS, PLAIN_INKS, card_sign, draw_card
 from msd_framework.worlds.layout import Drawn, Layout, Recipe, Split, draw_kinds, spoil
+from msd_framework.worlds.oracle import label_posteriors, label_saliency
 from msd_framework.worlds.words import BIG, NOUNS, NUMBERS, SMALL, choose
 
 # all that is ever answered; numbers are written as digits, as the official normalisation of VQA has them
@@ -27,6 +29,7 @@ ANNOTATOR_NOISE = 0.1  # how often one of the ten gives an answer at random
 class Question:
     """A question about a card."""
 
+    asks: str  # what it asks, however it is put
     text: str
     type: str  # as the publisher calls it
     answer: str
@@ -35,31 +38,51 @@ class Question:
 
 def which_digit(digit: int, ink: int, generator: np.random.Generator) -> Question:
     frames = ("what number is this", "what digit is on this {noun}", "what number is on the {noun}")
-    return Question(choose(frames, generator).format(noun=choose(NOUNS, generator)), "what", str(digit))
+    return Question("digit", choose(frames, generator).format(noun=choose(NOUNS, generator)), "what", str(digit))
 
 
 def which_ink(digit: int, ink: int, generator: np.random.Generator) -> Question:
     frames = ("what color is the digit", "what color is the ink on this {noun}", "what color is the {noun}")
-    return Question(choose(frames, generator).format(noun=choose(NOUNS, generator)), "what color is the", INKS[ink])
+    return Question("ink", choose(frames, generator).format(noun=choose(NOUNS, generator)), "what color is the", INKS[ink])
 
 
 def is_it_big(digit: int, ink: int, generator: np.random.Generator) -> Question:
     """Asks whether the digit is big, which is 5 or more, or small."""
     big = bool(generator.random() < 0.5)
     text = f"is the number on this {choose(NOUNS, generator)} {choose(BIG if big else SMALL, generator)}"
-    return Question(text, "is the", _yes_no((digit >= 5) == big))
+    return Question(_size(big), text, "is the", _yes_no((digit >= 5) == big))
 
 
 def is_it_this(digit: int, ink: int, generator: np.random.Generator) -> Question:
     """Asks whether the digit is a given one, which it is in half of the questions and by chance."""
     named = digit if generator.random() < 0.5 else int(generator.integers(10))
-    return Question(f"is the number on this {choose(NOUNS, generator)} {NUMBERS[named]}", "is the", _yes_no(digit == named))
+    text = f"is the number on this {choose(NOUNS, generator)} {NUMBERS[named]}"
+    return Question(NUMBERS[named], text, "is the", _yes_no(digit == named))
 
 
 def what_sum(digit: int, ink: int, generator: np.random.Generator) -> Question:
     """Asks for a sum that has nothing to do with the card."""
     first, second = map(int, generator.integers(0, 5, 2))
-    return Question(f"what is {NUMBERS[first]} plus {NUMBERS[second]}", "what is", str(first + second), decided_by="text")
+    text = f"what is {NUMBERS[first]} plus {NUMBERS[second]}"
+    return Question(f"the sum {first + second}", text, "what is", str(first + second), decided_by="text")
+
+
+def joint(mix: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+    """How often an answer, a card and what is asked occur together: each kind's choices are counted, as they are drawn above."""
+    shares: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    cards = list(product(range(10), range(len(PLAIN_INKS))))
+    for digit, ink in cards:
+        card, share = card_sign(digit, ink), {kind: of_kind / len(cards) for kind, of_kind in mix.items()}
+        shares[str(digit), card, "digit"] += share.get("digit", 0.0)
+        shares[INKS[ink], card, "ink"] += share.get("ink", 0.0)
+        for big in (True, False):
+            shares[_yes_no((digit >= 5) == big), card, _size(big)] += share.get("size", 0.0) / 2
+        shares["yes", card, NUMBERS[digit]] += share.get("check", 0.0) / 2
+        for named in range(10):
+            shares[_yes_no(digit == named), card, NUMBERS[named]] += share.get("check", 0.0) / 2 / 10
+        for first, second in product(range(5), range(5)):
+            shares[str(first + second), card, f"the sum {first + second}"] += share.get("sum", 0.0) / 25
+    return {key: share for key, share in shares.items() if share > 0}
 
 
 KINDS = {"digit": which_digit, "ink": which_ink, "size": is_it_big, "check": is_it_this, "sum": what_sum}
@@ -95,6 +118,9 @@ class VqaLayout(Layout):
             records.append(_record(number, question, np.take(ANSWERS, row).tolist()))
             known = {"id": question_id(number), "kind": kind, "decided_by": question.decided_by, "label": question.answer}
             oracle.append({**known, "ink": INKS[ink], "digit": int(digit)})
+        signs = [(card_sign(d, i), question.asks) for d, i, question in zip(digits, inks, questions)]
+        for known, posteriors in zip(oracle, label_posteriors(joint(recipe.mix), ("image", "text"), signs)):
+            known |= {"posteriors": posteriors, "saliency": label_saliency(posteriors)}
         return Drawn(images, records, oracle)
 
     def write_index(self, folder: Path, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -125,6 +151,10 @@ def _record(number: int, question: Question, answers: Sequence[str]) -> dict[str
             "decided_by": question.decided_by,
         },
     }
+
+
+def _size(big: bool) -> str:
+    return "big" if big else "small"
 
 
 def _yes_no(true: bool) -> str:

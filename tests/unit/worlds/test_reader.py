@@ -9,9 +9,11 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from msd_framework.data.batches.collate import Collator
 from msd_framework.engine.evaluation import Predictions, measure
-from msd_framework.registry import METRICS
-from msd_framework.worlds import make_world
+from msd_framework.registry import DATASETS, METRICS
+from msd_framework.structures import DatasetInfo
+from msd_framework.worlds import LAYOUTS, make_world
 from msd_framework.worlds.reader import ExactReader
 
 VIEWS = ("full", "image", "text")
@@ -30,9 +32,13 @@ def rows_of(world):
         return [json.loads(line) for line in lines]
 
 
+def memes(names=()):
+    return DatasetInfo({"image": "pixels", "text": "tokens"}, 2, "single_label", names)
+
+
 def exact(world, modalities=BOTH, names=()):
     """The reader's metrics, a batch of all rows."""
-    reader, rows = ExactReader.of(world, "test_seen", modalities, names), rows_of(world)
+    reader, rows = ExactReader.of(world, "test_seen", modalities, memes(names)), rows_of(world)
     targets = torch.tensor([row["label"] for row in rows])
     if names == ("1", "0"):
         targets = 1 - targets
@@ -67,8 +73,30 @@ def test_classes_that_are_named_the_other_way_round_are_read_so(world):
 
 
 def test_there_is_none_where_nothing_is_known(world, tmp_path):
-    make_world("snli_ve", tmp_path / "entailed", sizes={"train": 1, "dev": 1, "test": 1})
-    assert ExactReader.of(str(tmp_path / "entailed"), "test", BOTH, ()) is None  # of three classes no posteriors are written
-    assert ExactReader.of(str(tmp_path), "test", BOTH, ()) is None
-    assert ExactReader.of(None, "test", BOTH, ()) is None
-    assert ExactReader.of(world, "test_seen", ("smell", "text"), ()) is None
+    assert ExactReader.of(str(tmp_path), "test", BOTH, memes()) is None
+    assert ExactReader.of(None, "test", BOTH, memes()) is None
+    assert ExactReader.of(world, "test_seen", ("smell", "text"), memes()) is None
+
+
+@pytest.mark.parametrize(
+    ("layout", "split", "metric", "more", "bounds"),
+    [
+        ("snli_ve", "test", "accuracy", {}, {"full": 1.0, "image": 0.5, "text": 0.617}),
+        ("vqa_v2", "test2015", "vqa_accuracy", {"min_count": 1}, {"full": 1.0, "image": 0.236, "text": 0.490}),
+        ("mm_imdb", "test", "f1_micro", {}, {"full": 0.843, "image": 0.624, "text": 0.651}),  # of 20,000 films
+    ],
+)
+def test_what_is_possible_on_other_layouts_is_what_their_pages_say(layout, split, metric, more, bounds, tmp_path):
+    sizes = dict.fromkeys(LAYOUTS[layout].splits, 100) | {split: 600}
+    make_world(layout, tmp_path, sizes=sizes)
+    options = {"root": str(tmp_path), **more}
+    name = LAYOUTS[layout].dataset["type"]
+    dataset, info = DATASETS.get(name)(split, **options), DATASETS.get(name).describe(options)
+    reader = ExactReader.of(str(tmp_path), split, BOTH, info)
+    examples = [dataset[i] for i in range(len(dataset))]
+    targets = Collator({}, info).targets(examples)
+    model = Predictions(torch.arange(600), targets, {view: torch.zeros(600, info.num_classes) for view in VIEWS})
+    found = measure(reader.predict([example.id for example in examples], model), {metric: METRICS.build(metric)})
+    for view, bound in bounds.items():
+        value = found[metric if view == "full" else f"{view}/{metric}"]
+        assert value == pytest.approx(bound, abs=1e-3 if bound == 1 else 0.06)  # three standard errors of 600
