@@ -17,6 +17,9 @@ PYTEST := -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 quickstart: $(VENV)/.installed  ## a teacher and three students on the embedded data, in minutes
 	$(BIN)/msd quickstart env.save_dir=$(SAVE_DIR) $(ARGS)
 
+# kept compiled, for each process that a test starts would compile the package again
+test test-floor: export PYTHONDONTWRITEBYTECODE =
+
 test: $(VENV)/.tested  ## the whole suite, with the newest versions
 	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
