@@ -9,7 +9,9 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -161,16 +163,25 @@ def _with_bases(own: Source, path: Path, stack: tuple[Path, ...]) -> list[Source
 
 
 def parse(path: Path) -> Source:
+    """What a file says, with the line of each key."""
     try:
         text = read_text(path)
+    except DataError as error:
+        raise ConfigError(f"{error}.") from error
+    found = _parsed(path, text)
+    return _expanded(Source(deepcopy(found.values), dict(found.origins)))
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, text: str) -> Source:
+    """The same; a base of many files, or a file that is asked about twice, is parsed once."""
+    try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if _size(node, {}) > MOST_VALUES:
             raise ConfigError(f"{path}: its aliases (*name) stand for more than {MOST_VALUES:,} values. Write out what is meant.")
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if node is not None else {}
     except ConfigError:
         raise
-    except DataError as error:
-        raise ConfigError(f"{error}.") from error
     except RecursionError as error:
         text = "is nested too deep, or without end: an alias (*name) stands inside what it names."
         raise ConfigError(f"{path}: {text}") from error
@@ -187,7 +198,7 @@ def parse(path: Path) -> Source:
     if not isinstance(values, dict) or isinstance(node, yaml.ScalarNode):
         raise ConfigError(f"{path}: wanted a mapping of options, `key: value` on each line, got {values!r:.60}.")
     origins = {at: f"{path}:{line}" for at, line in _lines(node)}
-    return _expanded(Source({str(k): v for k, v in values.items()}, origins))
+    return Source({str(k): v for k, v in values.items()}, origins)
 
 
 def _from_values(values: Mapping[str, Any], origin: str) -> Source:
