@@ -57,6 +57,8 @@ def _unpacked(raw: bytes) -> bytes:
     while at < len(raw):
         kind, size = struct.unpack_from("<II", raw, at)
         end = at + TAG + size
+        if end > len(raw):
+            raise ValueError("it was cut off")
         part = raw[at:end]
         if kind == COMPRESSED:
             part = zlib.decompressobj().decompress(part[TAG:], room + 1)
@@ -67,8 +69,8 @@ def _unpacked(raw: bytes) -> bytes:
                     raise ValueError("a packed element holds no whole one that is not packed")
                 part = part[: TAG + length]
         room -= len(part)
-        if end > len(raw) or room < 0:
-            raise ValueError("it was cut off" if end > len(raw) else f"it unpacks to more than {MOST_BYTES:,} bytes")
+        if room < 0:
+            raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
         parts.append(part)
         at = end
     return b"".join(parts)
